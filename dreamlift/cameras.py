@@ -1,0 +1,138 @@
+"""Cameras: looking at the origin, sampling views, and the rays of their pixels.
+
+The frame is the one of :mod:`dreamlift.types`: world +y up and +z front, cameras with OpenCV axes. Sampling ranges follow
+DreamFusion (Poole et al. 2022, section 3.1, https://arxiv.org/abs/2209.14988) and threestudio's ``uncond.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dreamlift.types import Cameras, RayBundle
+
+
+def spherical_to_cartesian(azimuth: Tensor, elevation: Tensor, distance: Tensor) -> Tensor:
+    """Positions ``(B, 3)`` of cameras at ``(B,)`` azimuth, elevation (radians) and distance."""
+    return torch.stack(
+        [
+            distance * elevation.cos() * azimuth.sin(),
+            distance * elevation.sin(),
+            distance * elevation.cos() * azimuth.cos(),
+        ],
+        dim=-1,
+    )
+
+
+def look_at(position: Tensor, target: Tensor, up: Tensor) -> Tensor:
+    """Camera-to-world matrices ``(B, 4, 4)`` of cameras at ``position (B, 3)`` that look at ``target (B, 3)``.
+
+    ``up (B, 3)`` fixes the roll. Straight above or below the target, where ``up`` gives none, the picture's upper
+    edge points away from +z, so that a camera over the front stays continuous with one in front.
+    """
+    forward = torch.nn.functional.normalize(target - position, dim=-1)
+    right = torch.linalg.cross(forward, up)
+    # At the poles forward is parallel to up; the limit of a camera that climbs from the front has right = +x.
+    pole = right.norm(dim=-1, keepdim=True) < 1e-6
+    fallback = torch.tensor([1.0, 0.0, 0.0], dtype=position.dtype, device=position.device).expand_as(right)
+    right = torch.nn.functional.normalize(torch.where(pole, fallback, right), dim=-1)
+    down = torch.linalg.cross(forward, right)
+    c2w = torch.eye(4, dtype=position.dtype, device=position.device).repeat(position.shape[0], 1, 1)
+    c2w[:, :3, 0], c2w[:, :3, 1], c2w[:, :3, 2], c2w[:, :3, 3] = right, down, forward, position
+    return c2w
+
+
+def intrinsics(fov_y: Tensor, width: int, height: int) -> Tensor:
+    """Matrices ``K (B, 3, 3)`` in pixels for vertical fields of view ``fov_y (B,)`` in radians; square pixels."""
+    focal = 0.5 * height / torch.tan(0.5 * fov_y)
+    K = torch.zeros(fov_y.shape[0], 3, 3, dtype=fov_y.dtype, device=fov_y.device)
+    K[:, 0, 0], K[:, 1, 1] = focal, focal
+    K[:, 0, 2], K[:, 1, 2], K[:, 2, 2] = 0.5 * width, 0.5 * height, 1.0
+    return K
+
+
+def orbit_cameras(
+    azimuth: Tensor, elevation: Tensor, distance: Tensor, fov_y: Tensor, width: int, height: int | None = None
+) -> Cameras:
+    """Cameras that look at the origin from ``(B,)`` azimuth, elevation, distance, with ``fov_y (B,)`` (radians)."""
+    height = width if height is None else height
+    position = spherical_to_cartesian(azimuth, elevation, distance)
+    up = torch.tensor([0.0, 1.0, 0.0], dtype=position.dtype, device=position.device).expand_as(position)
+    c2w = look_at(position, torch.zeros_like(position), up)
+    return Cameras(c2w, intrinsics(fov_y, width, height), width, height, azimuth, elevation, distance)
+
+
+def turntable(
+    count: int, elevation_deg: float = 15.0, distance: float = 3.0, fov_deg: float = 45.0, size: int = 256
+) -> Cameras:
+    """``count`` cameras evenly around the object, the first in front of it."""
+    azimuth = torch.arange(count, dtype=torch.float32) * (2 * math.pi / count)
+    ones = torch.ones(count)
+    return orbit_cameras(
+        azimuth, ones * math.radians(elevation_deg), ones * distance, ones * math.radians(fov_deg), size
+    )
+
+
+def rays_of(cameras: Cameras) -> RayBundle:
+    """The ray through every pixel centre: origins and unit directions ``(B, H, W, 3)``."""
+    device, dtype = cameras.c2w.device, cameras.c2w.dtype
+    v, u = torch.meshgrid(
+        torch.arange(cameras.height, device=device, dtype=dtype) + 0.5,
+        torch.arange(cameras.width, device=device, dtype=dtype) + 0.5,
+        indexing="ij",
+    )
+    pixels = torch.stack([u, v, torch.ones_like(u)], dim=-1)  # (H, W, 3)
+    local = torch.einsum("bij,hwj->bhwi", torch.linalg.inv(cameras.K), pixels)
+    directions = torch.einsum("bij,bhwj->bhwi", cameras.c2w[:, :3, :3], local)
+    directions = torch.nn.functional.normalize(directions, dim=-1)
+    origins = cameras.c2w[:, None, None, :3, 3].expand_as(directions)
+    return RayBundle(origins, directions)
+
+
+def project(cameras: Cameras, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixel coordinates ``(B, N, 2)`` and depths along the camera's axis ``(B, N)`` of world ``points (N, 3)``."""
+    w2c = torch.linalg.inv(cameras.c2w)
+    local = torch.einsum("bij,nj->bni", w2c[:, :3, :3], points) + w2c[:, None, :3, 3]
+    image = torch.einsum("bij,bnj->bni", cameras.K, local)
+    return image[..., :2] / image[..., 2:], local[..., 2]
+
+
+@dataclass(frozen=True)
+class CameraSampler:
+    """Random views on a sphere around the object. Calling it with a step gives that step's cameras.
+
+    The azimuths of one batch are stratified around the circle (threestudio's ``batch_uniform_azimuth``), so that two
+    views of one step see different sides.
+    """
+
+    views: int = 2  # pictures a step
+    resolution: tuple[int, ...] = (64,)  # picture size; several values are a ladder, evenly over the run
+    elevation_deg: tuple[float, float] = (-10.0, 60.0)
+    azimuth_deg: tuple[float, float] = (-180.0, 180.0)
+    distance: tuple[float, float] = (2.6, 3.2)
+    fov_deg: tuple[float, float] = (40.0, 55.0)  # vertical field of view
+    fill: float | None = None  # if set, the distance follows the fov so that this radius fills the picture's height
+
+    def __call__(self, progress: float, rng: torch.Generator) -> Cameras:
+        """Cameras for a run that is ``progress`` (0..1) done."""
+        count = self.views
+
+        def uniform(low: float, high: float) -> Tensor:
+            return low + (high - low) * torch.rand(count, generator=rng)
+
+        low, high = math.radians(self.azimuth_deg[0]), math.radians(self.azimuth_deg[1])
+        strata = (torch.arange(count) + torch.rand(count, generator=rng)) / count
+        shift = torch.rand(1, generator=rng)
+        azimuth = low + (high - low) * ((strata + shift) % 1.0)
+        # Uniform in the sine of the elevation: every patch of the sphere is equally likely.
+        sines = uniform(math.sin(math.radians(self.elevation_deg[0])), math.sin(math.radians(self.elevation_deg[1])))
+        elevation = torch.asin(sines)
+        fov = uniform(math.radians(self.fov_deg[0]), math.radians(self.fov_deg[1]))
+        distance = uniform(*self.distance)
+        if self.fill is not None:
+            distance = self.fill / torch.sin(0.5 * fov)
+        rung = min(int(progress * len(self.resolution)), len(self.resolution) - 1)
+        return orbit_cameras(azimuth, elevation, distance, fov, self.resolution[rung])
