@@ -136,3 +136,30 @@ class CameraSampler:
             distance = self.fill / torch.sin(0.5 * fov)
         rung = min(int(progress * len(self.resolution)), len(self.resolution) - 1)
         return orbit_cameras(azimuth, elevation, distance, fov, self.resolution[rung])
+
+
+@dataclass(frozen=True)
+class PosedCameras:
+    """Draws its views from a given set, without repeats within one step: for teachers that know only some poses."""
+
+    cameras: Cameras
+    views: int = 2
+
+    def __call__(self, progress: float, rng: torch.Generator) -> Cameras:
+        chosen = torch.randperm(len(self.cameras), generator=rng)[: self.views]
+        pool = self.cameras
+        return Cameras(
+            pool.c2w[chosen], pool.K[chosen], pool.width, pool.height,
+            pool.azimuth[chosen], pool.elevation[chosen], pool.distance[chosen],
+        )  # fmt: skip
+
+
+def fibonacci_cameras(count: int, low_deg: float, high_deg: float, distance: float, fov_deg: float, size: int) -> Cameras:
+    """``count`` cameras spread evenly over the part of the sphere between two elevations."""
+    index = torch.arange(count, dtype=torch.float32) + 0.5
+    low, high = math.sin(math.radians(low_deg)), math.sin(math.radians(high_deg))
+    elevation = torch.asin(low + (high - low) * index / count)
+    azimuth = index * (math.pi * (3.0 - math.sqrt(5.0)))
+    azimuth = torch.remainder(azimuth + math.pi, 2 * math.pi) - math.pi
+    ones = torch.ones(count)
+    return orbit_cameras(azimuth, elevation, ones * distance, ones * math.radians(fov_deg), size)

@@ -125,6 +125,7 @@ class Step:
     cameras: Cameras
     render: RenderOutput
     guidance: GuidanceOutput
+    note: str = ""  # what the watchdogs did, in words; empty in a good step
 
 
 @dataclass(frozen=True)

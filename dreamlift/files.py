@@ -1,0 +1,64 @@
+"""Writing files so that a crash, a full disk or a power cut leaves either the old file or the new one, never a half.
+
+The new bytes go to a temporary name in the same folder (a rename is atomic only within one filesystem), reach the disk
+(``fsync``), take the final name (``os.replace``), and then the folder itself is synced, so that the rename survives too.
+The order follows "All File Systems Are Not Created Equal" (Pillai et al. 2014),
+https://www.usenix.org/conference/osdi14/technical-sessions/presentation/pillai.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+
+def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write ``data`` to ``path``, whole or not at all.
+
+    Raises:
+        FileNotFoundError: the folder does not exist (it is not created: a deleted run folder must not come back).
+        OSError: the disk is full or the folder is read-only; the old file is intact and no temporary file is left.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"the folder {path.parent} does not exist: create it before writing {path.name}")
+    # A short name of its own: the target's name plus a suffix could pass the filesystem's limit of 255 bytes.
+    temporary = path.parent / f".tmp-{secrets.token_hex(8)}"
+    try:
+        _write_and_sync(temporary, data)
+        os.replace(temporary, path)
+    except OSError as error:
+        # Name the file that was asked for: the temporary name means nothing to the reader of the message.
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    _sync_folder(path.parent)
+
+
+def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write ``text`` as UTF-8, without changing its newlines, whole or not at all. Errors as the bytes' writer."""
+    atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def _write_and_sync(path: Path, data: bytes) -> None:
+    """A new file with the user's usual permissions (``tempfile`` would make it private), flushed to the disk."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags, 0o666), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable. Windows cannot open a folder, and some network filesystems refuse to sync one."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

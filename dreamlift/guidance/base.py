@@ -1,0 +1,77 @@
+"""What every distillation loss is, and the step that all of them share.
+
+The step: draw t and eps, make x_t = alpha x + sigma eps, ask the prior for eps_hat, and turn it into a gradient on x.
+A loss is a frozen dataclass; calling it does its work. What it learns on the way (a LoRA, say) is made by ``init`` and
+passed back in, never stored on it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dreamlift.priors.base import Prior
+from dreamlift.schedules import Schedule, value_at
+from dreamlift.types import Conditioning, GuidanceOutput
+
+Weighting = Literal["sigma2", "uniform", "alpha_sigma", "x0"]
+"""w(t), the weight of (eps_hat - eps): sigma^2 (DreamFusion), 1, alpha sigma, or sigma / alpha. The last makes the gradient x - x0_hat."""
+
+
+class Guidance(ABC):
+    """A distillation loss on latents."""
+
+    @abstractmethod
+    def init(self, prior: Prior, rng: torch.Generator) -> nn.Module | None:
+        """What the loss learns during a run; None where nothing."""
+
+    @abstractmethod
+    def __call__(
+        self, prior: Prior, latents: Tensor, cond: Conditioning, progress: float, rng: torch.Generator,
+        state: nn.Module | None,
+    ) -> GuidanceOutput:  # fmt: skip
+        """The loss for ``latents (B, C, h, w)`` of a run that is ``progress`` (0..1) done."""
+
+
+def draw_t(count: int, low: float | Schedule, high: float | Schedule, progress: float, rng: torch.Generator) -> Tensor:
+    """``(count,)`` diffusion times, uniform between the two (scheduled) bounds."""
+    a, b = value_at(low, progress), value_at(high, progress)
+    return a + (b - a) * torch.rand(count, generator=rng)
+
+
+def draw_noise(like: Tensor, rng: torch.Generator) -> Tensor:
+    """N(0, 1) noise of the shape of ``like``, drawn on the CPU so that every device sees the same."""
+    return torch.randn(like.shape, generator=rng).to(like)
+
+
+def weight_of(weighting: Weighting, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """w(t) in the shape of ``alpha`` (see :data:`Weighting`)."""
+    if weighting == "sigma2":
+        return sigma.square()
+    if weighting == "alpha_sigma":
+        return alpha * sigma
+    if weighting == "x0":
+        return sigma / alpha.clamp_min(1e-4)
+    return torch.ones_like(alpha)
+
+
+def inject(latents: Tensor, gradient: Tensor) -> Tensor:
+    """A scalar whose gradient with respect to ``latents (B, C, h, w)`` is exactly ``gradient / B``.
+
+    It is 0.5 ||x - stopgrad(x - g)||^2 / B. Its value, 0.5 ||g||^2 / B, means nothing else. The mean over the batch
+    keeps the weight of the other loss terms independent of the number of views.
+    """
+    target = (latents - gradient).detach()
+    return 0.5 * (latents - target).square().sum() / latents.shape[0]
+
+
+def limit_norm(gradient: Tensor, limit: float | None) -> Tensor:
+    """``gradient (B, C, h, w)`` with each picture's root mean square at most ``limit``; non-finite values become 0."""
+    gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+    if limit is None:
+        return gradient
+    rms = gradient.square().mean((1, 2, 3), keepdim=True).sqrt()
+    return gradient * (limit / rms.clamp_min(1e-12)).clamp(max=1.0)

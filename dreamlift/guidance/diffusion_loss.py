@@ -1,0 +1,46 @@
+"""The full diffusion loss, with the U-Net's Jacobian (Poole et al. 2022, https://arxiv.org/abs/2209.14988, eq. 2).
+
+    L_Diff = E_{t, eps} [ w(t) ||eps_hat(alpha x + sigma eps; y, t) - eps||^2 ],
+    grad_x L_Diff = E [ 2 w(t) (eps_hat - eps) (d eps_hat / d x_t) alpha ]
+
+It is here so that its effect can be seen: the Jacobian is dear (a backward pass through the network), badly conditioned
+at small noise, and its minimiser is not a good sample. Use :mod:`dreamlift.guidance.sds` to make assets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from dreamlift.guidance.base import Guidance, Weighting, draw_noise, draw_t, weight_of
+from dreamlift.priors.base import Prior
+from dreamlift.schedules import SCHEDULES, Schedule
+from dreamlift.types import Conditioning, GuidanceOutput
+
+
+@dataclass(frozen=True)
+class DiffusionLoss(Guidance):
+    """The training loss of the diffusion model, minimised over its input."""
+
+    guidance_scale: float = 100.0  # uncond + s (cond - uncond)
+    t_min: float | Schedule = field(default=0.02, metadata={"choices": SCHEDULES})
+    t_max: float | Schedule = field(default=0.98, metadata={"choices": SCHEDULES})
+    weighting: Weighting = "sigma2"
+
+    def init(self, prior: Prior, rng: torch.Generator) -> None:
+        return None
+
+    def __call__(
+        self, prior: Prior, latents: Tensor, cond: Conditioning, progress: float, rng: torch.Generator, state: None
+    ) -> GuidanceOutput:
+        t = draw_t(latents.shape[0], self.t_min, self.t_max, progress, rng).to(latents.device)
+        eps = draw_noise(latents, rng)
+        alpha, sigma = prior.schedule(t)
+        x_t = alpha * latents + sigma * eps
+        eps_hat = prior.predict_noise(x_t, t, cond, self.guidance_scale)  # differentiated, unlike SDS
+        error = (weight_of(self.weighting, alpha, sigma) * (eps_hat - eps).square()).sum()
+        x0 = ((x_t - sigma * eps_hat) / alpha.clamp_min(1e-4)).detach()
+        loss = error / latents.shape[0]
+        return GuidanceOutput(loss, x0, t, {"grad_rms": float("nan"), "t": float(t.mean())})

@@ -1,0 +1,137 @@
+"""Cleaning an extracted mesh: floaters and hidden cavities out, fewer faces, less staircase.
+
+Decimation is quadric error metrics (Garland and Heckbert 1997, https://doi.org/10.1145/258734.258849) as in the
+fast-simplification package; smoothing is Taubin 1995, "A Signal Processing Approach to Fair Surface Design",
+https://doi.org/10.1145/218380.218473, which does not shrink the object as plain Laplacian smoothing does.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+
+from dreamlift.meshing.geometry import (
+    area_vectors,
+    check_mesh,
+    compact,
+    face_areas,
+    face_components,
+    face_volumes,
+    is_closed,
+    signed_volume,
+)
+from dreamlift.types import Mesh
+
+# A face below this share of the squared size of the mesh is degenerate: its normal is rounding noise in float32.
+DEGENERATE_AREA = 1e-13
+
+
+def remove_floaters(mesh: Mesh, keep_ratio: float = 0.05) -> Mesh:
+    """Drop the connected parts whose area is under ``keep_ratio`` (0..1) of the largest part's, and all cavities.
+
+    A cavity is a closed part that is wound the other way (negative volume): the wall of a hollow that no picture
+    shows, which would take texture space and faces. Attributes of the kept vertices stay.
+
+    Raises:
+        EmptySceneError, ValueError: the mesh is empty or malformed, or the ratio lies outside 0..1.
+    """
+    check_mesh(mesh)
+    if not 0 <= keep_ratio <= 1:
+        raise ValueError(f"keep_ratio must lie in 0..1, not {keep_ratio}")
+    part = face_components(mesh.faces, len(mesh.vertices))
+    vectors = area_vectors(mesh.vertices, mesh.faces)
+    area = np.bincount(part, np.linalg.norm(vectors, axis=1))
+    volume = np.bincount(part, face_volumes(mesh.vertices, mesh.faces))
+    # The area vectors of a closed surface cancel; those of an open sheet do not, and its volume means nothing.
+    gap = np.linalg.norm([np.bincount(part, vectors[:, axis]) for axis in range(3)], axis=0)
+    cavity = (volume < 0) & (gap < 1e-4 * area)
+    if cavity.all():
+        raise ValueError("the mesh is inside out: every closed part has a negative volume (flip the faces' order)")
+    keep = ~cavity & (area >= keep_ratio * area[~cavity].max())
+    return _select(mesh, keep[part])
+
+
+def decimate(mesh: Mesh, faces: int) -> Mesh:
+    """The mesh with about ``faces`` faces at most; geometry only, so do it before unwrapping and colouring.
+
+    The result is checked: finite, no degenerate face, still closed if it was, positive volume within a tenth of the
+    old one. If a try fails, gentler ones follow, and at last the mesh is returned as it was, with a warning.
+
+    Raises:
+        EmptySceneError, ValueError: the mesh is empty or malformed, or fewer than 4 faces are asked for.
+    """
+    import fast_simplification
+
+    check_mesh(mesh)
+    if faces < 4:
+        raise ValueError(f"a closed mesh needs at least 4 faces, not {faces}")
+    if len(mesh.faces) <= faces:
+        return mesh
+    closed = is_closed(mesh.faces)
+    volume = signed_volume(mesh.vertices, mesh.faces)
+    for aggressiveness, factor in ((7.0, 1.0), (5.0, 1.0), (3.0, 1.0), (5.0, 1.5), (5.0, 2.5)):
+        target = int(faces * factor)
+        if target >= len(mesh.faces):
+            break
+        points, triangles = fast_simplification.simplify(
+            mesh.vertices.astype(np.float64), mesh.faces.astype(np.int32), target_count=target, agg=aggressiveness
+        )
+        if len(triangles) == 0 or not np.isfinite(points).all():
+            continue
+        vertices, kept, _ = compact(points.astype(np.float32), triangles)
+        if _is_sound(vertices, kept, closed, volume):
+            return Mesh(vertices, kept, metallic=mesh.metallic, roughness=mesh.roughness)
+    warnings.warn(
+        f"the mesh could not be decimated to {faces} faces without damage: its {len(mesh.faces)} faces are kept",
+        stacklevel=2,
+    )
+    return mesh
+
+
+def smooth(mesh: Mesh, iterations: int = 10, shrink: float = 0.5, inflate: float = -0.53) -> Mesh:
+    """Taubin smoothing: each iteration moves the vertices toward (``shrink``), then from (``inflate``) their neighbours.
+
+    Colours and UVs stay, normals are dropped. Should the volume turn, as it can on a few flat faces, the mesh is
+    returned as it was.
+
+    Raises:
+        EmptySceneError, ValueError: the mesh is empty or malformed, or the factors do not satisfy 0 < shrink < -inflate.
+    """
+    check_mesh(mesh)
+    if not 0 < shrink < -inflate:
+        raise ValueError(f"Taubin smoothing needs 0 < shrink < -inflate, not shrink={shrink}, inflate={inflate}")
+    count = len(mesh.vertices)
+    # In a closed mesh each edge comes once in each direction, so these are all neighbours, each once.
+    a, b = mesh.faces[:, [0, 1, 2]].ravel(), mesh.faces[:, [1, 2, 0]].ravel()
+    degree = np.maximum(np.bincount(a, minlength=count), 1)[:, None]
+    points = mesh.vertices.astype(np.float64)
+    for _ in range(iterations):
+        for factor in (shrink, inflate):
+            sums = np.stack([np.bincount(a, points[b, axis], minlength=count) for axis in range(3)], axis=1)
+            points = points + factor * (sums / degree - points)
+    vertices = points.astype(np.float32)
+    old = signed_volume(mesh.vertices, mesh.faces)
+    if not _is_sound(vertices, mesh.faces, False, old):
+        return mesh
+    return replace(mesh, vertices=vertices, vertex_normals=None)
+
+
+def _is_sound(vertices: np.ndarray, faces: np.ndarray, closed: bool, volume: float) -> bool:
+    """True if a changed mesh may replace one of ``volume`` (which is compared only if it was positive)."""
+    if not np.isfinite(vertices).all() or (closed and not is_closed(faces)):
+        return False
+    size = float(np.linalg.norm(np.ptp(vertices, axis=0)))
+    if face_areas(vertices, faces).min() <= DEGENERATE_AREA * size * size:
+        return False
+    return volume <= 0 or abs(signed_volume(vertices, faces) / volume - 1) < 0.1
+
+
+def _select(mesh: Mesh, keep: np.ndarray) -> Mesh:
+    """The mesh of the faces where ``keep (F,)`` is true, with the attributes of their vertices."""
+    vertices, faces, used = compact(mesh.vertices, mesh.faces[keep])
+    uvs, colors, normals = (
+        None if values is None else values[used] for values in (mesh.uvs, mesh.vertex_colors, mesh.vertex_normals)
+    )
+    return replace(mesh, vertices=vertices, faces=faces, uvs=uvs, vertex_colors=colors, vertex_normals=normals)

@@ -1,0 +1,174 @@
+"""The loop, a generator of :class:`~dreamlift.types.Step`: render, ask the prior, go back, step.
+
+The progress bar, the checkpoints, previews and tests all consume the same steps; there are no callbacks. All randomness
+of step ``index`` follows from (seed, index, attempt) alone, so a resumed run repeats the interrupted one bit by bit.
+
+Two watchdogs look at every step. A value that is not finite, or a scene that has emptied, rolls the state back to the
+last good copy and goes on with other random numbers; the step's ``note`` says so. After three times the run ends with
+:class:`DivergedError`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dreamlift.presets import Config
+from dreamlift.priors.base import Prior
+from dreamlift.prompts import PromptEmbeds
+from dreamlift.scenes.base import Scene
+from dreamlift.schedules import value_at
+from dreamlift.types import Step
+
+SNAPSHOT_EVERY = 25  # steps between two copies of the last good state
+ATTEMPTS = 3
+EMPTY = 1e-3  # mean opacity of a render below which nothing is left to lift
+
+
+class DivergedError(RuntimeError):
+    """The run went wrong again and again; the message says how, and what to change."""
+
+
+@dataclass
+class State:
+    """All that changes during a run."""
+
+    scene: Scene
+    guidance: nn.Module | None  # what the loss learns, where it learns something
+    optimizer: torch.optim.Optimizer
+    base_lrs: tuple[float, ...]  # learning rates of the optimiser's groups before any schedule
+    index: int = 0  # the next step
+    attempt: int = 0  # how often the run was rolled back
+    good: dict[str, Any] = field(default_factory=dict)  # the last good copy
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a checkpoint must hold."""
+        learned = self.guidance.state_dict() if self.guidance is not None else {}
+        return {
+            "index": self.index,
+            "attempt": self.attempt,
+            "scene": dict(self.scene.state_dict()),
+            "guidance": dict(learned),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        self.index, self.attempt = saved["index"], saved["attempt"]
+        self.scene.load_state_dict(saved["scene"])
+        if self.guidance is not None:
+            self.guidance.load_state_dict(saved["guidance"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+
+
+def random_stream(*key: int | str) -> torch.Generator:
+    """A CPU generator whose numbers follow from ``key`` alone."""
+    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def start(config: Config, prior: Prior) -> State:
+    """A fresh state on the prior's device."""
+    scene = config.scene.build(random_stream(config.seed, "scene"), prior.device).train()
+    learned = config.guidance.init(prior, random_stream(config.seed, "guidance"))
+    groups = scene.param_groups()
+    adam = config.adam
+    optimizer = torch.optim.Adam(groups, betas=(adam.beta1, adam.beta2), eps=adam.eps)
+    return State(scene, learned, optimizer, tuple(group["lr"] for group in groups))
+
+
+def optimize(config: Config, prior: Prior, embeds: PromptEmbeds, state: State) -> Iterator[Step]:
+    """Steps from ``state.index`` to ``config.steps``; ``state`` is changed in place, and right after each step.
+
+    Raises:
+        DivergedError: three roll-backs did not help.
+    """
+    state.good = snapshot(state)
+    while state.index < config.steps:
+        step, trouble = take_step(config, prior, embeds, state)
+        if trouble:
+            step = Step(step.index, step.loss, step.terms, step.cameras, step.render, step.guidance, roll_back(state, trouble))
+        else:
+            state.index += 1
+            if state.index % SNAPSHOT_EVERY == 0:
+                state.good = snapshot(state)
+        yield step
+
+
+def take_step(config: Config, prior: Prior, embeds: PromptEmbeds, state: State) -> tuple[Step, str]:
+    """One step, and what is wrong with it ("" if nothing; otherwise the scene was not touched)."""
+    index, scene = state.index, state.scene
+    progress = index / config.steps
+    rng = random_stream(config.seed, index, state.attempt)
+    cameras = config.cameras(progress, rng).to(prior.device)
+    shading = config.lighting(cameras, progress, rng)
+    weights = config.weights.at(progress)
+    render = scene.render(cameras, rng, shading, progress=progress, normals="orientation" in weights)
+    out = config.guidance(prior, prior.encode(render.rgb), embeds.at(cameras), progress, rng, state.guidance)
+    raw = scene.regularize(render, progress, tuple(weights)) if weights else {}
+    terms = {name: weights[name] * value for name, value in raw.items()}
+    total = out.loss + sum(terms.values())
+
+    optimizer = state.optimizer
+    for group, lr in zip(optimizer.param_groups, state.base_lrs, strict=True):
+        group["lr"] = lr * value_at(config.adam.lr_scale, progress)
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    norm = gradient_norm(scene, config.adam.clip_norm)
+    trouble = find_trouble(total, norm, render.opacity)
+    if not trouble:
+        optimizer.step()
+        scene.after_step(index, progress, rng)
+    values = {name: float(value.detach()) for name, value in terms.items()} | {"grad_norm": float(norm)}
+    return Step(index, float(total.detach()), values | out.metrics, cameras, render, out), trouble
+
+
+def gradient_norm(scene: Scene, limit: float | None) -> Tensor:
+    """The norm () of all the scene's gradients; they are scaled down to ``limit`` if one is given."""
+    parameters = [parameter for parameter in scene.parameters() if parameter.grad is not None]
+    if limit is not None:
+        return nn.utils.clip_grad_norm_(parameters, limit)
+    return torch.stack([parameter.grad.norm() for parameter in parameters if parameter.grad is not None]).norm()
+
+
+def find_trouble(total: Tensor, norm: Tensor, opacity: Tensor) -> str:
+    """What the watchdogs see, in words; "" if all is well."""
+    if not bool(torch.isfinite(total)):
+        return "the loss is not a finite number"
+    if not bool(torch.isfinite(norm)):
+        return "the gradient is not a finite number"
+    if float(opacity.detach().mean()) < EMPTY:
+        return "the scene has become empty"
+    return ""
+
+
+def snapshot(state: State) -> dict[str, Any]:
+    """A deep copy of the state's values."""
+    return _copied(state.state_dict())
+
+
+def roll_back(state: State, trouble: str) -> str:
+    """Go back to the last good copy, with other random numbers from there; returns what happened, for the user."""
+    failed, attempt = state.index, state.attempt + 1
+    if attempt > ATTEMPTS:
+        raise DivergedError(
+            f"step {failed}: {trouble}, after {ATTEMPTS} roll-backs. Lower adam.lr_scale or guidance.guidance_scale, "
+            "or the weights.sparsity and weights.opaque if the scene empties"
+        )
+    state.load_state_dict(_copied(state.good))
+    state.attempt = attempt
+    return f"step {failed}: {trouble}; rolled back to step {state.index} (attempt {attempt} of {ATTEMPTS})"
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: _copied(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copied(entry) for entry in value)
+    return value

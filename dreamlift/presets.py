@@ -1,0 +1,124 @@
+"""What can be set (:class:`Config`), and named settings, each with the paper that it follows and what it costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from dreamlift.cameras import CameraSampler
+from dreamlift.guidance import GUIDANCE
+from dreamlift.guidance.base import Guidance
+from dreamlift.guidance.sds import SDS
+from dreamlift.lighting import Lighting
+from dreamlift.meshing.extract import Extract
+from dreamlift.prompts import WORDINGS, Compass, FourViews, Wording
+from dreamlift.scenes import SCENES
+from dreamlift.scenes.background import Learned, Random
+from dreamlift.scenes.field import Blob
+from dreamlift.scenes.hashgrid import Hashgrid
+from dreamlift.scenes.nerf import Nerf
+from dreamlift.scenes.voxel import Voxel
+from dreamlift.schedules import SCHEDULES, Linear, Schedule, value_at
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of the scene's regularisers; 0 switches a term off and it is not computed."""
+
+    sparsity: float | Schedule = field(default=0.0, metadata={"choices": SCHEDULES})
+    opaque: float | Schedule = field(default=0.0, metadata={"choices": SCHEDULES})
+    orientation: float | Schedule = field(default=0.0, metadata={"choices": SCHEDULES})
+    distortion: float | Schedule = field(default=0.0, metadata={"choices": SCHEDULES})
+    tv: float | Schedule = field(default=0.0, metadata={"choices": SCHEDULES})
+    depth_variance: float | Schedule = field(default=0.0, metadata={"choices": SCHEDULES})
+
+    def at(self, progress: float) -> Mapping[str, float]:
+        """The terms that are on, with their weights."""
+        values = {name: value_at(value, progress) for name, value in vars(self).items()}
+        return {name: value for name, value in values.items() if value != 0.0}
+
+
+@dataclass(frozen=True)
+class Adam:
+    """The optimiser. Learning rates come from the scene's parts; this scales and shapes them."""
+
+    lr_scale: float | Schedule = field(default=1.0, metadata={"choices": SCHEDULES})
+    beta1: float = 0.9
+    beta2: float = 0.99
+    eps: float = 1e-15  # as in Instant-NGP and threestudio: grids get tiny gradients
+    clip_norm: float | None = None  # largest norm of all gradients together
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run; a run's ``config.yaml`` is exactly this."""
+
+    prompt: str = ""
+    negative: str = ""  # what is not wanted; "" is the empty prompt
+    prior: str = "toybox"  # a known name, a hub name, or a diffusers folder
+    seed: int = 0
+    device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", "mps"
+    steps: int = 300
+    cameras: CameraSampler = field(default_factory=CameraSampler)
+    wording: Wording = field(default_factory=Compass, metadata={"choices": WORDINGS})
+    lighting: Lighting = field(default_factory=Lighting)
+    scene: Nerf = field(default_factory=Nerf, metadata={"choices": SCENES})
+    guidance: Guidance = field(default_factory=SDS, metadata={"choices": GUIDANCE})
+    weights: Weights = field(default_factory=Weights)
+    adam: Adam = field(default_factory=Adam)
+    mesh: Extract = field(default_factory=Extract)
+    checkpoint_every: int = 50  # steps between two checkpoints
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}; accepted: 0 to 2^63 - 1")
+
+
+TOYBOX = Config(
+    steps=300,
+    cameras=CameraSampler(views=2, resolution=(64,), elevation_deg=(-10.0, 60.0), fov_deg=(40.0, 55.0), fill=1.0),
+    wording=Compass(),
+    scene=Nerf(field=Voxel(), background=Random()),
+    guidance=SDS(
+        guidance_scale=3.0, t_min=Linear(0.22, 0.02), t_max=Linear(0.98, 0.5), weighting="x0", clip_x0=1.0
+    ),
+    weights=Weights(),
+)
+"""DreamFusion's method on the embedded prior: annealed t, gradient x - x0_hat with clipped x0_hat, 8 view words."""
+
+DREAMFUSION_IF = replace(
+    TOYBOX,
+    prior="deepfloyd-if",
+    steps=10_000,
+    cameras=CameraSampler(
+        views=1, resolution=(64,), elevation_deg=(-10.0, 90.0), distance=(1.5, 2.0), fov_deg=(40.0, 70.0)
+    ),
+    wording=FourViews(),
+    lighting=Lighting(lambertian=0.75, textureless=0.5, start=0.2),
+    scene=Nerf(
+        field=Hashgrid(blob=Blob("cone", 10.0, 0.5)), background=Learned(), samples=512, bounds=1.0
+    ),
+    guidance=SDS(guidance_scale=21.0, weighting="sigma2"),
+    weights=Weights(orientation=Linear(10.0, 1000.0, 0.0, 0.5), sparsity=1.0),
+    checkpoint_every=500,
+)
+"""threestudio's dreamfusion-if row (its guidance 20 is 21 in dreamlift's convention)."""
+
+PRESETS: dict[str, Config] = {
+    "toybox": TOYBOX,
+    "dreamfusion-if": DREAMFUSION_IF,
+    "dreamfusion-sd": replace(
+        DREAMFUSION_IF,
+        prior="sd-2.1-base",
+        cameras=replace(DREAMFUSION_IF.cameras, elevation_deg=(-10.0, 45.0)),
+        guidance=SDS(guidance_scale=101.0, weighting="sigma2"),
+    ),
+}
+"""Named settings. ``toybox`` is the default."""

@@ -1,0 +1,26 @@
+"""The 2D diffusion models that teach, all behind :class:`dreamlift.priors.base.Prior`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from dreamlift.priors.base import Prior
+
+
+def load_prior(folder: Path, device: torch.device) -> Prior:
+    """The prior in a diffusers ``folder``: latent where it has a VAE, else on pixels. Half precision on a GPU."""
+    import torch
+
+    from dreamlift.priors.latent import LatentPrior
+    from dreamlift.priors.pixel import PixelPrior
+
+    # On CPUs without bf16 units half precision is some 60 times slower than fp32.
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    kinds: dict[bool, Callable[[Path, torch.device, torch.dtype], Prior]] = {True: LatentPrior, False: PixelPrior}
+    return kinds[(folder / "vae").is_dir()](folder, device, dtype)

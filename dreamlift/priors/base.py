@@ -1,0 +1,100 @@
+"""What every 2D prior can do, and how several predictions are combined into a guided one.
+
+A prior is a diffusion model with x_t = alpha(t) x + sigma(t) eps. ``schedule`` and ``predict_noise`` are enough for every
+distillation loss, since x0 = (x_t - sigma eps_hat) / alpha in every family; v-prediction and rectified flow are turned
+into eps once, inside the prior.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from dreamlift.types import Conditioning
+
+
+class Prior(ABC):
+    """A frozen 2D diffusion model (or an exact stand-in for one). ``t`` is in [0, 1]."""
+
+    resolution: int  # side of the pictures that it was made for, in pixels
+    device: torch.device
+
+    @abstractmethod
+    def encode(self, rgb: Tensor) -> Tensor:
+        """Pictures ``(B, H, W, 3)`` in [0, 1] to latents ``(B, C, h, w)``, differentiably; any H, W."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents ``(B, C, h, w)`` to pictures ``(B, H, W, 3)`` in [0, 1]."""
+
+    @abstractmethod
+    def embed_text(self, prompts: list[str]) -> Tensor:
+        """Text states ``(V, L, D)`` of V prompts."""
+
+    @abstractmethod
+    def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha, sigma, both ``(B, 1, 1, 1)``, for ``t (B,)``."""
+
+    @abstractmethod
+    def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
+        """eps_hat ``(B, C, h, w)`` for ``x_t (B, C, h, w)`` at ``t (B,)``, guided as :func:`guide` says."""
+
+
+def guide(uncond: Tensor, cond: Tensor, guidance_scale: float) -> Tensor:
+    """Classifier-free guidance, ``uncond + s (cond - uncond)`` (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598).
+
+    Beware: several systems publish s for ``cond + s (cond - uncond)``, which is s + 1 here.
+    """
+    return uncond + guidance_scale * (cond - uncond)
+
+
+def perp_neg(uncond: Tensor, cond: Tensor, negatives: Tensor, weights: Tensor, guidance_scale: float) -> Tensor:
+    """Perp-Neg (Armandpour et al. 2023, https://arxiv.org/abs/2304.04968, eq. 8).
+
+    Each unwanted direction acts only with its part that is perpendicular to the wanted one, so it cannot undo it:
+    ``uncond + s (d + sum_i w_i (d_i - <d_i, d> / <d, d> d))`` with d = cond - uncond, d_i = negative_i - uncond.
+
+    Args:
+        uncond, cond: ``(B, C, h, w)``.
+        negatives: ``(B, N, C, h, w)``.
+        weights: ``(B, N)``, <= 0.
+    """
+    main = (cond - uncond).unsqueeze(1)
+    other = negatives - uncond.unsqueeze(1)
+    dims = (-3, -2, -1)
+    along = (other * main).sum(dims, keepdim=True) / main.square().sum(dims, keepdim=True).clamp_min(1e-12)
+    perpendicular = other - along * main
+    total = main.squeeze(1) + (weights[..., None, None, None] * perpendicular).sum(1)
+    return uncond + guidance_scale * total
+
+
+def stack_text(cond: Conditioning, guidance_scale: float) -> Tensor:
+    """All text states that one guided prediction needs, ``(P * B, L, D)``: negative, prompt, then Perp-Neg's others.
+
+    With ``guidance_scale`` 1 and no Perp-Neg the prompt alone is enough (P = 1), and half of the cost is saved.
+    """
+    if cond.perp_embeds is None:
+        if guidance_scale == 1.0:
+            return cond.prompt_embeds
+        return torch.cat([cond.negative_prompt_embeds, cond.prompt_embeds])
+    others = cond.perp_embeds.transpose(0, 1).flatten(0, 1)  # (N * B, L, D)
+    return torch.cat([cond.negative_prompt_embeds, cond.prompt_embeds, others])
+
+
+def combine(noise: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
+    """The guided eps_hat ``(B, C, h, w)`` from the predictions ``(P * B, C, h, w)`` in :func:`stack_text`'s order."""
+    batch = cond.prompt_embeds.shape[0]
+    if noise.shape[0] == batch:
+        return noise
+    parts = noise.unflatten(0, (-1, batch))
+    if cond.perp_embeds is None or cond.perp_weights is None:
+        return guide(parts[0], parts[1], guidance_scale)
+    return perp_neg(parts[0], parts[1], parts[2:].transpose(0, 1), cond.perp_weights, guidance_scale)
+
+
+def cosine_schedule(t: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha = cos(pi t / 2), sigma = sin(pi t / 2), both ``(B, 1, 1, 1)`` (variance preserving)."""
+    angle = (0.5 * torch.pi * t).view(-1, 1, 1, 1)
+    return angle.cos(), angle.sin()

@@ -1,0 +1,50 @@
+"""Latent diffusion (Rombach et al. 2022, https://arxiv.org/abs/2112.10752): Stable Diffusion 1.x and 2.x.
+
+The render goes through the VAE's encoder with gradients, as in stable-dreamfusion and threestudio: latents are
+``scaling_factor * mean of the encoder's posterior``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreamlift.priors.base import Prior
+from dreamlift.priors.network import DenoisingNetwork, load_part
+from dreamlift.priors.pixel import resize
+from dreamlift.priors.text import encode_prompts
+from dreamlift.types import Conditioning
+
+
+class LatentPrior(Prior):
+    """A latent-space diffusers folder (``vae``, ``unet``, ``text_encoder``, ``tokenizer``, ``scheduler``)."""
+
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+        from diffusers import AutoencoderKL
+
+        self.folder, self.device, self.dtype = folder, device, dtype
+        self.network = DenoisingNetwork(folder, device, dtype)
+        self.vae: Any = load_part(AutoencoderKL, folder / "vae", dtype).to(device).eval().requires_grad_(False)
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.resolution = self.network.sample_size * factor
+
+    def encode(self, rgb: Tensor) -> Tensor:
+        """``(B, H, W, 3)`` in [0, 1] to ``(B, 4, S/8, S/8)``, the posterior's mean, scaled."""
+        pictures = resize(rgb.permute(0, 3, 1, 2), self.resolution) * 2 - 1
+        return self.vae.encode(pictures.to(self.dtype)).latent_dist.mean.float() * self.vae.config.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        pictures = self.vae.decode((latents / self.vae.config.scaling_factor).to(self.dtype)).sample.float()
+        return (pictures.permute(0, 2, 3, 1) * 0.5 + 0.5).clamp(0, 1)
+
+    def embed_text(self, prompts: list[str]) -> Tensor:
+        return encode_prompts(self.folder, prompts, self.device, self.dtype)
+
+    def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.schedule(t)
+
+    def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
+        return self.network.predict_noise(x_t, t, cond, guidance_scale)

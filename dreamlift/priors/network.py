@@ -1,0 +1,84 @@
+"""The denoising U-Net of a diffusers folder, frozen, with its noise schedule: shared by pixel and latent priors.
+
+Whatever the network predicts is turned into eps here, once: for v-prediction (Salimans & Ho 2022,
+https://arxiv.org/abs/2202.00512) eps = alpha v + sigma x_t, for sample prediction eps = (x_t - alpha x0) / sigma.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreamlift.priors.base import combine, stack_text
+from dreamlift.types import Conditioning
+
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
+
+class DenoisingNetwork:
+    """``unet`` and ``scheduler`` of a diffusers folder. All calls are differentiable in x_t; no weight is trained."""
+
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+        from diffusers import DDPMScheduler, UNet2DConditionModel
+
+        self.unet: Any = load_part(UNet2DConditionModel, folder / "unet", dtype).to(device).eval().requires_grad_(False)
+        scheduler: Any = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
+        self.alphas_cumprod = scheduler.alphas_cumprod.to(device=device, dtype=torch.float32)
+        self.prediction: str = scheduler.config.prediction_type
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(
+                f"{folder / 'scheduler'} has prediction_type {self.prediction!r}; accepted: {', '.join(PREDICTIONS)}"
+            )
+        self.device, self.dtype = device, dtype
+        self.channels: int = self.unet.config.in_channels
+        self.sample_size: int = self.unet.config.sample_size
+
+    def timestep(self, t: Tensor) -> Tensor:
+        """Integer training timesteps ``(B,)`` of ``t (B,)`` in [0, 1]."""
+        last = self.alphas_cumprod.shape[0] - 1
+        return (t.to(self.device) * last).round().long().clamp(0, last)
+
+    def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha, sigma ``(B, 1, 1, 1)`` at the nearest training timestep."""
+        abar = self.alphas_cumprod[self.timestep(t)].view(-1, 1, 1, 1)
+        return abar.sqrt(), (1 - abar).sqrt()
+
+    def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
+        """Guided eps_hat ``(B, C, h, w)``, by one call of the network for all prompts."""
+        text = stack_text(cond, guidance_scale)
+        copies = text.shape[0] // x_t.shape[0]
+        steps = self.timestep(t)
+        out = self.unet(
+            x_t.repeat(copies, 1, 1, 1).to(self.dtype), steps.repeat(copies), text.to(self.device, self.dtype)
+        ).sample.float()
+        out = out[:, : self.channels]  # DeepFloyd IF predicts a variance in further channels
+        return combine(self._to_noise(out, x_t.repeat(copies, 1, 1, 1), steps.repeat(copies)), cond, guidance_scale)
+
+    def _to_noise(self, out: Tensor, x_t: Tensor, steps: Tensor) -> Tensor:
+        abar = self.alphas_cumprod[steps].view(-1, 1, 1, 1)
+        if self.prediction == "v_prediction":
+            return abar.sqrt() * out + (1 - abar).sqrt() * x_t
+        if self.prediction == "sample":
+            return (x_t - abar.sqrt() * out) / (1 - abar).sqrt().clamp_min(1e-6)
+        return out
+
+
+def load_part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """One network of a diffusers folder, from safetensors only, half-precision files where a GPU wants them.
+
+    Raises:
+        FileNotFoundError: the folder has no safetensors weights (pickled ones are never opened).
+    """
+    files = list(folder.glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(
+            f"no .safetensors weights in {folder}: convert the model with safetensors (pickled weights are never opened)"
+        )
+    full = [file for file in files if ".fp16." not in file.name]
+    use_half = not full or (dtype == torch.float16 and len(full) < len(files))
+    return kind.from_pretrained(
+        folder, torch_dtype=dtype, variant="fp16" if use_half else None, use_safetensors=True, low_cpu_mem_usage=False
+    )

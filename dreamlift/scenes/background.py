@@ -1,0 +1,98 @@
+"""What lies behind the object: one colour, a new random colour for every view, or a learned sphere of colour.
+
+Random colours keep a field from hiding fog or holes against a backdrop that it knows (Dream Fields, Jain et al. 2022,
+section 3.3). The learned sphere is DreamFusion's small MLP on the encoded ray direction (Poole et al. 2022, section
+3.2), which random colours replace in a part of the steps (threestudio's ``random_aug``).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dreamlift.scenes.base import ParamGroup
+
+
+@dataclass(frozen=True)
+class Solid:
+    """One colour."""
+
+    color: tuple[float, float, float] = (1.0, 1.0, 1.0)  # sRGB in [0, 1]
+
+    def build(self, rng: torch.Generator) -> Background:
+        return Background(self.color, 0.0, None)
+
+
+@dataclass(frozen=True)
+class Random:
+    """A new colour for every view while training; ``color`` in pictures of a scene in ``eval()``."""
+
+    probability: float = 1.0  # share of the views that get a random colour; the others get ``color``
+    color: tuple[float, float, float] = (1.0, 1.0, 1.0)  # sRGB in [0, 1]
+
+    def build(self, rng: torch.Generator) -> Background:
+        return Background(self.color, self.probability, None)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A small MLP on the frequency-encoded ray direction."""
+
+    hidden: int = 16  # width of its two layers (threestudio: 2 x 16)
+    frequencies: int = 2  # octaves of the encoding: the backdrop must not draw the object
+    random_probability: float = 0.5  # share of the training views whose backdrop is a random colour instead
+    lr: float = 1e-3
+
+    def build(self, rng: torch.Generator) -> Background:
+        sizes = [3 + 6 * self.frequencies, self.hidden, self.hidden, 3]
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in itertools.pairwise(sizes):
+            layer = nn.Linear(fan_in, fan_out)
+            with torch.no_grad():  # drawn from rng, not from torch's global generator
+                limit = math.sqrt(6.0 / fan_in)
+                layer.weight.copy_((torch.rand(fan_out, fan_in, generator=rng) * 2 - 1) * limit)
+                layer.bias.zero_()
+            layers += [layer, nn.ReLU()]
+        return Background((1.0, 1.0, 1.0), self.random_probability, nn.Sequential(*layers[:-1]), self.lr)
+
+
+BACKGROUNDS = {"solid": Solid, "random": Random, "learned": Learned}
+
+
+class Background(nn.Module):
+    """A colour or a network, and how often random colours take its place in training."""
+
+    color: Tensor
+
+    def __init__(
+        self, color: tuple[float, float, float], probability: float, network: nn.Sequential | None, lr: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.probability, self.network, self.lr = probability, network, lr
+        self.register_buffer("color", torch.tensor(color), persistent=False)
+
+    def forward(self, directions: Tensor, rng: torch.Generator) -> Tensor:
+        """Colours ``(B, H, W, 3)`` in [0, 1] behind unit ``directions (B, H, W, 3)``; random in training mode only."""
+        views = directions.shape[0]
+        if self.network is None:
+            base = self.color.expand_as(directions)
+        else:
+            first = self.network[0].weight  # (hidden, 3 + 6 frequencies)
+            octaves = (first.shape[1] - 3) // 6  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue]
+            scaled = [directions * math.pi * 2.0**k for k in range(octaves)]
+            encoded = torch.cat([directions, *[f(x) for x in scaled for f in (torch.sin, torch.cos)]], dim=-1)
+            base = self.network(encoded).sigmoid()
+        if not self.training or self.probability <= 0:
+            return base
+        draw = torch.rand(views, 4, generator=rng).to(directions)
+        chosen = (draw[:, 3] < self.probability)[:, None, None, None]
+        return torch.where(chosen, draw[:, None, None, :3].expand_as(base), base)
+
+    def param_groups(self) -> list[ParamGroup]:
+        if self.network is None:
+            return []
+        return [{"name": "background", "params": list(self.network.parameters()), "lr": self.lr}]

@@ -1,0 +1,172 @@
+"""The scene ``nerf``: a field of density and colour, an occupancy grid and a background, rendered by ray marching.
+
+NeRF (Mildenhall et al. 2020, https://arxiv.org/abs/2003.08934), lit as in DreamFusion (Poole et al. 2022, section 3.1,
+https://arxiv.org/abs/2209.14988): with the normal ``n = -grad density / |grad density|`` and a point light at ``l``,
+
+    colour = albedo * (ambient + (1 - ambient) * max(0, n . (l - x) / |l - x|))
+
+where albedo is white for a "textureless" picture.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dreamlift.cameras import rays_of
+from dreamlift.scenes import regularizers
+from dreamlift.scenes.background import BACKGROUNDS, Background, Learned, Random, Solid
+from dreamlift.scenes.base import ParamGroup, Scene
+from dreamlift.scenes.field import Field, FieldSamples, safe_normalize
+from dreamlift.scenes.hashgrid import Hashgrid
+from dreamlift.scenes.occupancy import Occupancy, OccupancyGrid
+from dreamlift.scenes.volume import composite, ray_offsets, sample_points, sample_rays
+from dreamlift.scenes.voxel import Voxel
+from dreamlift.types import Cameras, RaySamples, RenderOutput, Shading
+
+FIELDS = {"voxel": Voxel, "hashgrid": Hashgrid}
+
+
+@dataclass(frozen=True)
+class Nerf:
+    """Settings of a radiance field scene; :meth:`build` makes the scene."""
+
+    field: Voxel | Hashgrid = dataclasses.field(default_factory=Voxel, metadata={"choices": FIELDS})
+    background: Random | Solid | Learned = dataclasses.field(default_factory=Random, metadata={"choices": BACKGROUNDS})
+    occupancy: Occupancy = dataclasses.field(default_factory=Occupancy)
+    samples: int = 64  # intervals of every ray through the cube, before empty ones are skipped
+    stop: float = 1e-3  # a sample that less light than this reaches is not drawn (early termination)
+    bounds: float = 1.0  # half the cube's edge, world units
+
+    def __post_init__(self) -> None:
+        if self.samples < 2:
+            raise ValueError(f"Nerf.samples is {self.samples}; use at least 2 (64 is the default).")
+        if self.bounds <= 0:
+            raise ValueError(f"Nerf.bounds is {self.bounds}; it must be positive.")
+
+    def build(self, rng: torch.Generator, device: torch.device | str = "cpu") -> NerfScene:
+        """A new scene; ``rng`` is a CPU generator that draws the initial parameters."""
+        return NerfScene(self, self.field.build(self.bounds, rng), self.background.build(rng)).to(device)
+
+
+class NerfScene(Scene):
+    """See the module's docstring. In ``eval()`` mode rays are not jittered and the background is not random."""
+
+    def __init__(self, settings: Nerf, volume: Field, background: Background) -> None:
+        super().__init__()
+        self.settings, self.bounds = settings, settings.bounds
+        self.field, self.background = volume, background
+        self.occupancy = OccupancyGrid(settings.occupancy, settings.bounds)
+
+    def render(
+        self,
+        cameras: Cameras,
+        rng: torch.Generator,
+        shading: Shading | None = None,
+        *,
+        background: Tensor | None = None,
+        progress: float = 1.0,
+        normals: bool = False,
+    ) -> RenderOutput:
+        """See :meth:`Scene.render`. ``progress`` is not used: levels change in :meth:`after_step` only."""
+        device = self.occupancy.average.device
+        rays = rays_of(cameras.to(device))
+        views, height, width = rays.directions.shape[:3]
+        origins, directions = rays.origins.reshape(-1, 3), rays.directions.reshape(-1, 3)
+        samples = self._samples(origins, directions, rng)
+        offsets = ray_offsets(samples, origins.shape[0])
+        points = sample_points(origins, directions, samples)
+        lit = shading is not None and bool((shading.lambertian > 0).any())
+        found = self.field.query(points, normals or lit)
+        colors = found.albedo
+        if shading is not None:
+            colors = shade(found, points, samples.ray_indices // (height * width), shading)
+        values = torch.cat([colors, found.normal], -1) if normals and found.normal is not None else colors
+        rays_out = composite(found.density, values, samples, offsets, self.settings.stop)
+        opacity = rays_out.opacity.view(views, height, width, 1)
+        depth = rays_out.depth_sum.view(views, height, width, 1) / opacity.clamp(min=1e-6)
+        if background is None:
+            backdrop = self.background(rays.directions, rng)
+        else:
+            backdrop = background.to(device)
+            if backdrop.dim() == 2:
+                backdrop = backdrop[:, None, None]
+        rgb = rays_out.values[:, :3].view(views, height, width, 3) + (1 - opacity) * backdrop
+        normal = rays_out.values[:, 3:].view(views, height, width, 3) if normals else None
+        aux = {
+            "weights": rays_out.weights, "ray_indices": samples.ray_indices, "starts": samples.starts,
+            "ends": samples.ends, "offsets": offsets,
+        }  # fmt: skip
+        if found.normal is not None:
+            aux |= {"normals": found.normal, "directions": directions}
+        if found.grid is not None:
+            aux["grid"] = found.grid
+        return RenderOutput(rgb, opacity, depth, normal, aux)
+
+    def _samples(self, origins: Tensor, directions: Tensor, rng: torch.Generator) -> RaySamples:
+        if self.training:
+            jitter = torch.rand(origins.shape[0], generator=rng).to(origins)
+        else:
+            jitter = torch.full_like(origins[:, 0], 0.5)
+        return sample_rays(
+            origins, directions, self.bounds, self.settings.samples, jitter, self.occupancy.cells()
+        )  # fmt: skip
+
+    def regularize(
+        self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None
+    ) -> dict[str, Tensor]:
+        """Raw terms: sparsity, opaque, distortion, depth_variance; orientation with normals; tv with a voxel field."""
+        aux = render.aux
+        samples = RaySamples(aux["ray_indices"], aux["starts"], aux["ends"])
+        rays = render.opacity.numel()
+        terms = {}
+        for name in TERMS if only is None else only:
+            if name == "sparsity":
+                terms[name] = regularizers.sparsity(render.opacity)
+            elif name == "opaque":
+                terms[name] = regularizers.opaque(render.opacity)
+            elif name == "distortion":
+                terms[name] = regularizers.distortion(aux["weights"], samples, aux["offsets"])
+            elif name == "depth_variance":
+                terms[name] = regularizers.depth_variance(aux["weights"], samples, aux["offsets"])
+            elif name == "orientation" and "normals" in aux:
+                toward = aux["directions"][samples.ray_indices]
+                terms[name] = regularizers.orientation(aux["weights"], aux["normals"], toward, rays)
+            elif name == "tv" and "grid" in aux:
+                terms[name] = regularizers.total_variation(aux["grid"])
+            elif name not in TERMS:
+                raise ValueError(f"Unknown regulariser {name!r}; a nerf scene has {', '.join(TERMS)}.")
+        return terms
+
+    def param_groups(self) -> list[ParamGroup]:
+        return [*self.field.param_groups(), *self.background.param_groups()]
+
+    @torch.no_grad()
+    def after_step(self, index: int, progress: float, rng: torch.Generator) -> None:
+        self.field.advance(progress)
+        self.occupancy.after_step(index, self.field, rng)
+
+    def density(self, points: Tensor) -> Tensor:
+        return self.field.density(points)
+
+    def albedo(self, points: Tensor) -> Tensor:
+        return self.field.query(points).albedo
+
+
+TERMS = ("sparsity", "opaque", "distortion", "depth_variance", "orientation", "tv")
+
+
+def shade(found: FieldSamples, points: Tensor, view: Tensor, shading: Shading) -> Tensor:
+    """Colours ``(N, 3)`` of samples at ``points (N, 3)`` seen in ``view (N,)``, lit by that view's light."""
+    textureless = shading.textureless.to(points)[view, None]
+    albedo = found.albedo + textureless * (1 - found.albedo)
+    if found.normal is None:
+        return albedo
+    toward = safe_normalize(shading.light.to(points)[view] - points)
+    diffuse = (found.normal * toward).sum(-1, keepdim=True).clamp(min=0.0)
+    brightness = shading.ambient + (1 - shading.ambient) * diffuse
+    mix = shading.lambertian.to(points)[view, None]
+    return albedo * (1 + mix * (brightness - 1))

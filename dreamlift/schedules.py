@@ -1,0 +1,149 @@
+"""Numbers that change while a run goes on: objects that map progress (a fraction of the run, in [0, 1]) to a float.
+
+Schedules count progress and not steps, so that a shorter run, or one that accumulates gradients, keeps their shape.
+A setting annotated ``float | Schedule`` takes a plain number too; :func:`value_at` reads both.
+
+Sources: threestudio's ``C()`` (Guo et al. 2023, ``threestudio/utils/misc.py``,
+https://github.com/threestudio-project/threestudio) reads ``[start_step, start_value, end_value, end_step]``, here
+:class:`Linear`; its jumps such as ``[5000, 0.98, 0.5, 5001]`` are :class:`Switch`. :class:`Sqrt` is the time annealing
+of HiFA (Zhu and Zhuang 2023, https://arxiv.org/abs/2305.18766).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same value at all times."""
+
+    value: float  # finite
+
+    def __post_init__(self) -> None:
+        _require_finite(value=self.value)
+
+    def __call__(self, progress: float) -> float:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Linear:
+    """``start_value`` until ``start``, a straight line, ``end_value`` from ``end`` on.
+
+    threestudio's ``[start_step, start_value, end_value, end_step]`` over N steps is
+    ``Linear(start_value, end_value, start_step / N, end_step / N)``.
+    """
+
+    start_value: float  # finite
+    end_value: float  # finite
+    start: float = 0.0  # progress in [0, 1) where the line begins
+    end: float = 1.0  # progress in (start, 1] where it is over
+
+    def __post_init__(self) -> None:
+        _require_finite(start_value=self.start_value, end_value=self.end_value, start=self.start, end=self.end)
+        if not 0.0 <= self.start < self.end <= 1.0:
+            raise ValueError(f"start and end are progress with 0 <= start < end <= 1, got {self.start} and {self.end}")
+
+    def __call__(self, progress: float) -> float:
+        return _between((self.start, self.start_value), (self.end, self.end_value), progress)
+
+
+@dataclass(frozen=True)
+class Piecewise:
+    """Straight lines through ``points``, flat before the first and after the last."""
+
+    points: tuple[tuple[float, float], ...]  # (progress, value) pairs, at least one; progress rises within [0, 1]
+
+    def __post_init__(self) -> None:
+        if not self.points:
+            raise ValueError("points is empty: give at least one (progress, value) pair")
+        for at, value in self.points:
+            _require_finite(points=at)
+            _require_finite(points=value)
+        places = [at for at, _ in self.points]
+        rising = all(left < right for left, right in itertools.pairwise(places))
+        if not rising or places[0] < 0.0 or places[-1] > 1.0:
+            raise ValueError(f"points must rise in progress, within [0, 1], got progress {places}")
+
+    def __call__(self, progress: float) -> float:
+        # The line to the first point that is not yet passed; behind the last point its value stays.
+        previous = self.points[0]
+        for point in self.points:
+            if progress <= point[0]:
+                return _between(previous, point, progress)
+            previous = point
+        return previous[1]
+
+
+@dataclass(frozen=True)
+class Sqrt:
+    """HiFA's time annealing ``t = t_max - (t_max - t_min) sqrt(p)`` with ``start_value = t_max, end_value = t_min``.
+
+    It moves fast at first and slowly later. threestudio's ``hifa.yaml`` goes from 0.98 to 0.3.
+    """
+
+    start_value: float  # at progress 0; finite
+    end_value: float  # at progress 1; finite
+
+    def __post_init__(self) -> None:
+        _require_finite(start_value=self.start_value, end_value=self.end_value)
+
+    def __call__(self, progress: float) -> float:
+        root = math.sqrt(progress)
+        return self.start_value * (1.0 - root) + self.end_value * root
+
+
+@dataclass(frozen=True)
+class Switch:
+    """``before`` until progress ``at``, and ``after`` from there on.
+
+    ProlificDreamer's largest t (Wang et al. 2023) is 0.98 for 5k of 25k steps and then 0.5: ``Switch(0.98, 0.5, 0.2)``.
+    """
+
+    before: float  # finite
+    after: float  # finite
+    at: float  # progress in [0, 1]
+
+    def __post_init__(self) -> None:
+        _require_finite(before=self.before, after=self.after, at=self.at)
+        if not 0.0 <= self.at <= 1.0:
+            raise ValueError(f"at is progress in [0, 1], got {self.at}")
+
+    def __call__(self, progress: float) -> float:
+        return self.before if progress < self.at else self.after
+
+
+Schedule: TypeAlias = Constant | Linear | Piecewise | Sqrt | Switch
+
+SCHEDULES = {"constant": Constant, "linear": Linear, "piecewise": Piecewise, "sqrt": Sqrt, "switch": Switch}
+
+
+def value_at(schedule: float | Schedule, progress: float) -> float:
+    """The value of a plain number or of a schedule at ``progress``.
+
+    Raises:
+        ValueError: ``progress`` lies outside [0, 1] (or is NaN); a step index was probably passed by mistake.
+    """
+    if not 0.0 <= progress <= 1.0:
+        raise ValueError(f"progress is a fraction of the run in [0, 1] (step / steps), got {progress}")
+    return float(schedule) if isinstance(schedule, (int, float)) else schedule(progress)
+
+
+def _between(left: tuple[float, float], right: tuple[float, float], at: float) -> float:
+    """Linear interpolation between two (progress, value) points, exact at both and flat outside of them."""
+    if at <= left[0]:
+        return left[1]
+    if at >= right[0]:
+        return right[1]
+    share = (at - left[0]) / (right[0] - left[0])
+    return left[1] * (1.0 - share) + right[1] * share
+
+
+def _require_finite(**values: float) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, got {value}")

@@ -1,0 +1,121 @@
+"""The training set of the embedded prior: pictures of the toy world with captions, in shards on disk.
+
+Picture ``i`` is made from seed ``i`` alone, so the set is the same on every machine and any part of it can be made
+again. Captions are put together at training time (view words, and now and then none), from a few integers a picture.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dreamlift.files import atomic_write_bytes
+from dreamlift.prompts import article, compass_words
+from dreamlift.toybox.render import sample_picture
+from dreamlift.toybox.world import CATEGORIES, COLORS
+
+SHARD = 500  # pictures a file
+STYLES = {"lit": "", "albedo": ", unlit", "clay": ", grey clay"}  # shading of the picture -> its words in the caption
+HANDED = {"mug", "teapot"}  # their handle is always on +x, their spout too: a mirror image would contradict the view words
+COMMON_WORDS = "a an the of in on with and view toy , unlit grey clay".split()
+
+
+def vocabulary() -> list[str]:
+    """Every word that a caption can hold."""
+    directions = {w for az in np.linspace(-np.pi, np.pi, 33) for el in (-1.0, 0.3, 1.4)
+                  for w in compass_words(float(az), el).replace(",", " ").split()}  # fmt: skip
+    names = {w for name in [*CATEGORIES, *COLORS] for w in name.replace("_", " ").split()}
+    return sorted({*COMMON_WORDS, *directions, *names})
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures with what their captions are made from."""
+
+    rgb: np.ndarray  # (N, S, S, 3) uint8
+    category: np.ndarray  # (N,) index into CATEGORIES
+    color: np.ndarray  # (N,) index into COLORS
+    azimuth: np.ndarray  # (N,) radians
+    elevation: np.ndarray  # (N,) radians
+    style: np.ndarray  # (N,) index into STYLES
+
+    def __len__(self) -> int:
+        return len(self.rgb)
+
+    def mirrored(self, i: int) -> bool:
+        """Whether picture ``i`` may be mirrored (its azimuth changes sign then)."""
+        return list(CATEGORIES)[self.category[i]] not in HANDED
+
+    def caption(self, i: int, rng: np.random.Generator, flip: bool = False) -> str:
+        """A caption of picture ``i`` (of its mirror image): the empty one in 10% (for classifier-free guidance), viewless in another 10%."""
+        draw = rng.random()
+        if draw < 0.1:
+            return ""
+        name = list(CATEGORIES)[self.category[i]].replace("_", " ")
+        style = list(STYLES)[self.style[i]]
+        color = list(COLORS)[self.color[i]]
+        # Grey clay shows no colour, so its caption usually names none.
+        noun = name if style == "clay" and rng.random() < 0.5 else f"{color} {name}"
+        words = f"{article(noun)} {noun}{STYLES[style]}"
+        if draw < 0.2:
+            return words
+        azimuth = -self.azimuth[i] if flip else self.azimuth[i]
+        return f"{words}, {compass_words(float(azimuth), float(self.elevation[i]))}"
+
+
+def make_shard(folder: Path, index: int, size: int = 64) -> Path:
+    """Render pictures ``index * SHARD ...`` into ``folder`` and return the file; one that exists is kept."""
+    path = folder / f"pictures-{size}-{index:05d}.npz"
+    if path.exists():
+        return path
+    rows = [sample_picture(index * SHARD + i, size) for i in range(SHARD)]
+    categories, colors, styles = list(CATEGORIES), list(COLORS), list(STYLES)
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        rgb=np.stack([row.rgb for row in rows]),
+        category=np.array([categories.index(row.category) for row in rows], dtype=np.int16),
+        color=np.array([colors.index(row.color) for row in rows], dtype=np.int16),
+        azimuth=np.array([row.azimuth for row in rows], dtype=np.float32),
+        elevation=np.array([row.elevation for row in rows], dtype=np.float32),
+        style=np.array([styles.index(row.style) for row in rows], dtype=np.int16),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write_bytes(path, buffer.getvalue())
+    return path
+
+
+def load_shards(folder: Path, size: int = 64) -> Pictures:
+    """All the shards in ``folder``.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    files = sorted(folder.glob(f"pictures-{size}-*.npz"))
+    if not files:
+        raise FileNotFoundError(f"no pictures in {folder}; make them with: python -m dreamlift.toybox.train --data {folder}")
+    parts = [dict(np.load(file)) for file in files]
+    return Pictures(**{key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
+
+
+def main() -> None:
+    import argparse
+
+    parser = argparse.ArgumentParser(description="Render shards of the training set (those that are missing).")
+    parser.add_argument("--data", type=Path, default=Path("data/toybox"))
+    parser.add_argument("--shards", type=int, default=60)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--stride", type=int, default=1, help="every stride-th shard, to share the work")
+    arguments = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(1)
+    for index in range(arguments.first, arguments.shards, arguments.stride):
+        print(make_shard(arguments.data, index), flush=True)
+
+
+if __name__ == "__main__":
+    main()

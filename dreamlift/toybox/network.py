@@ -1,0 +1,147 @@
+"""The embedded prior's networks: a small text-to-image U-Net, T5 encoder and word tokenizer, in diffusers' own classes.
+
+The shape follows DeepFloyd IF's first stage (https://github.com/deep-floyd/IF): pixels, a T5 encoder, its pooled text
+added to the time embedding, and six output channels, the last three of which IF uses for a learned variance (here they
+stay untrained, and the scheduler does not read them). So stock ``IFPipeline`` opens the folder and samples from it.
+Schedule: cosine (Nichol & Dhariwal 2021) rescaled to zero terminal SNR, v-prediction (Lin et al. 2023,
+https://arxiv.org/abs/2305.08891).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dreamlift.files import atomic_write_text
+
+TEXT_LENGTH = 77  # IFPipeline pads every prompt to 77 tokens, so training does the same
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What is trained together and saved as one diffusers folder."""
+
+    unet: Any  # diffusers.UNet2DConditionModel
+    text_encoder: Any  # transformers.T5EncoderModel
+    tokenizer: Any  # transformers.PreTrainedTokenizerFast
+    scheduler: Any  # diffusers.DDPMScheduler
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [*self.unet.parameters(), *self.text_encoder.parameters()]
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """All weights under one flat namespace, without the entries that share memory with another."""
+        state = {f"unet.{k}": v for k, v in self.unet.state_dict().items()}
+        text = {f"text.{k}": v for k, v in self.text_encoder.state_dict().items()}
+        text.pop("text.encoder.embed_tokens.weight", None)  # tied to text.shared.weight
+        return state | text
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        text = {k[5:]: v for k, v in state.items() if k.startswith("text.")}
+        text["encoder.embed_tokens.weight"] = text["shared.weight"]
+        self.unet.load_state_dict({k[5:]: v for k, v in state.items() if k.startswith("unet.")})
+        self.text_encoder.load_state_dict(text)
+
+    def tokenize(self, captions: list[str]) -> dict[str, torch.Tensor]:
+        """Token ids and attention mask, ``(B, 77)`` each."""
+        out = self.tokenizer(
+            captions, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt"
+        )
+        return {"input_ids": out["input_ids"], "attention_mask": out["attention_mask"]}
+
+    def encode_text(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Text states ``(B, 77, D)``."""
+        return self.text_encoder(**tokens)[0]
+
+
+def make_tokenizer(words: list[str]) -> Any:
+    """A lower-case word tokenizer over ``words``, with T5's special tokens (pad, end of sentence, unknown)."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "</s>", "<unk>"]
+    vocabulary = {word: i for i, word in enumerate(special + sorted(set(words)))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
+        model_max_length=TEXT_LENGTH,
+    )  # fmt: skip
+
+
+def make_networks(words: list[str], size: int = 64, channels: tuple[int, ...] = (16, 32, 96, 160)) -> Networks:
+    """Freshly initialised networks for ``size`` pixels; the random state is torch's global one."""
+    from diffusers import DDPMScheduler, UNet2DConditionModel
+    from transformers import T5Config, T5EncoderModel
+
+    tokenizer = make_tokenizer(words)
+    width, levels = 128, len(channels)
+    text_config = T5Config(
+        vocab_size=len(tokenizer), d_model=width, d_kv=32, d_ff=256, num_layers=2, num_heads=4, dropout_rate=0.0,
+        feed_forward_proj="gated-gelu", is_encoder_decoder=False, use_cache=False, pad_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=size,
+        in_channels=3,
+        out_channels=6,
+        block_out_channels=channels,
+        layers_per_block=1,
+        # Attention only at the lowest level: at full resolution it costs more than all convolutions together.
+        down_block_types=("DownBlock2D",) * (levels - 1) + ("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
+        cross_attention_dim=width,
+        attention_head_dim=4,  # diffusers' name for the NUMBER of heads
+        norm_num_groups=8,
+        encoder_hid_dim=width,
+        encoder_hid_dim_type="text_proj",
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+    )
+    scheduler = DDPMScheduler(
+        num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction",
+        rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=True, variance_type="fixed_small",
+    )  # fmt: skip
+    return Networks(unet, T5EncoderModel(text_config), tokenizer, scheduler)
+
+
+def save_folder(networks: Networks, folder: Path, half: bool = True) -> None:
+    """Write a standard diffusers folder (safetensors; fp16 unless ``half`` is off)."""
+    dtype = torch.float16 if half else torch.float32
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("unet", "text_encoder"):
+        module = getattr(networks, name)
+        module.to(dtype).save_pretrained(folder / name, safe_serialization=True)
+        module.to(torch.float32)
+    networks.tokenizer.save_pretrained(folder / "tokenizer")
+    networks.scheduler.save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": "IFPipeline",
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "text_encoder": ["transformers", "T5EncoderModel"],
+        "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "watermarker": [None, None],
+    }
+    atomic_write_text(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
+
+
+def load_folder(folder: Path) -> Networks:
+    """Read what :func:`save_folder` wrote, in fp32 (for going on with the training)."""
+    from diffusers import DDPMScheduler, UNet2DConditionModel
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    return Networks(
+        UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
+        T5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
+        AutoTokenizer.from_pretrained(folder / "tokenizer"),
+        DDPMScheduler.from_pretrained(folder / "scheduler"),
+    )

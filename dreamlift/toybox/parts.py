@@ -1,0 +1,151 @@
+"""What things are made of: coloured parts, the thing they add up to, and the dice that vary it.
+
+Parts are folded in order. A plain part is united with what came before (smoothly, if it has a ``blend`` radius), a
+``carve`` part is cut out of what came before and colours the cut, and a ``paint`` part changes no shape: it recolours
+the surface inside its volume. Points are ``(N, 3)`` in the world's frame (+y up, +z front); colours are sRGB in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamlift.toybox.sdf import Shape, smooth_minimum
+
+Rgb = tuple[float, float, float]
+
+# Told apart by name at a glance, and far enough from the corners of the cube to keep their hue when lit.
+COLORS: dict[str, Rgb] = {
+    "red": (0.83, 0.14, 0.13),
+    "orange": (0.95, 0.50, 0.10),
+    "yellow": (0.97, 0.83, 0.20),
+    "green": (0.20, 0.62, 0.25),
+    "blue": (0.14, 0.36, 0.80),
+    "purple": (0.48, 0.22, 0.66),
+    "pink": (0.96, 0.56, 0.72),
+    "white": (0.95, 0.94, 0.92),
+}
+
+BLACK: Rgb = (0.10, 0.10, 0.11)
+DARK: Rgb = (0.20, 0.20, 0.22)
+GREY: Rgb = (0.52, 0.53, 0.55)
+SILVER: Rgb = (0.76, 0.77, 0.79)
+CREAM: Rgb = (0.96, 0.90, 0.78)
+BROWN: Rgb = (0.43, 0.27, 0.16)
+WOOD: Rgb = (0.66, 0.45, 0.27)
+GLASS: Rgb = (0.30, 0.42, 0.52)
+SKY: Rgb = (0.62, 0.80, 0.90)
+GLOW: Rgb = (1.00, 0.93, 0.66)
+
+
+def shade(rgb: Rgb, factor: float) -> Rgb:
+    """The colour made darker (factor < 1)."""
+    return (rgb[0] * factor, rgb[1] * factor, rgb[2] * factor)
+
+
+def accent(rgb: Rgb, *choices: Rgb) -> Rgb:
+    """The first of ``choices`` that stands well apart from ``rgb``, or else the farthest."""
+    gaps = [float(np.linalg.norm(np.subtract(rgb, choice))) for choice in choices]
+    return next((c for c, gap in zip(choices, gaps, strict=True) if gap > 0.45), choices[int(np.argmax(gaps))])
+
+
+@dataclass(frozen=True)
+class Part:
+    """One named piece of a thing."""
+
+    name: str
+    shape: Shape  # signed distance in the builder's frame
+    rgb: Rgb
+    blend: float = 0.0  # radius of the smooth union with the parts before, builder's units
+    carve: bool = False  # cut out of the parts before
+    paint: bool = False  # recolour the surface inside, leave the shape
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An object of the toybox. ``world = (builder's frame - center) * scale``."""
+
+    category: str
+    color: str
+    parts: tuple[Part, ...]
+    center: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    scale: float = 1.0
+
+    @property
+    def caption(self) -> str:
+        """What a picture of it is called, such as "a red mug"."""
+        article = "an" if self.color[0] in "aeiou" else "a"
+        return f"{article} {self.color} {self.category}"
+
+    def _local(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, y, z = points.unbind(-1)
+        inverse = 1.0 / self.scale
+        return x * inverse + self.center[0], y * inverse + self.center[1], z * inverse + self.center[2]
+
+    def sdf(self, points: Tensor) -> Tensor:
+        """Signed distance ``(N,)`` of world ``points (N, 3)``, negative inside."""
+        x, y, z = self._local(points)
+        total = torch.full_like(x, 1e3)
+        for part in self.parts:
+            if not part.paint:
+                total = _fold(total, part, part.shape(x, y, z))
+        return total * self.scale
+
+    def occupancy(self, points: Tensor) -> Tensor:
+        """Whether each of ``points (N, 3)`` is inside, ``(N,)`` bool."""
+        return self.sdf(points) < 0.0
+
+    def part_labels(self, points: Tensor) -> Tensor:
+        """Index into ``parts`` ``(N,)`` int64 of the part that makes the surface nearest to ``points (N, 3)``."""
+        x, y, z = self._local(points)
+        total = torch.full_like(x, 1e3)
+        nearest = torch.full_like(x, 1e3)
+        labels = torch.zeros(x.shape[0], dtype=torch.int64, device=points.device)
+        for index, part in enumerate(self.parts):
+            own = part.shape(x, y, z)
+            if part.paint:
+                wins = own < 0.0
+            elif part.carve:
+                wins = -own > total
+                nearest = torch.maximum(nearest, -own)
+            else:
+                wins = own < nearest
+                nearest = torch.minimum(nearest, own)
+            labels = torch.where(wins, index, labels)
+            total = total if part.paint else _fold(total, part, own)
+        return labels
+
+    def albedo(self, points: Tensor) -> Tensor:
+        """sRGB colour ``(N, 3)`` of the part nearest to ``points (N, 3)``."""
+        table = torch.tensor([part.rgb for part in self.parts], dtype=points.dtype, device=points.device)
+        return table[self.part_labels(points)]
+
+
+def _fold(total: Tensor, part: Part, own: Tensor) -> Tensor:
+    if part.carve:
+        return torch.maximum(total, -own)
+    return smooth_minimum(total, own, part.blend) if part.blend else torch.minimum(total, own)
+
+
+@dataclass(frozen=True)
+class Dice:
+    """Random proportions for builders."""
+
+    rng: np.random.Generator
+
+    def __call__(self, size: float, spread: float = 0.15) -> float:
+        """``size`` give or take the fraction ``spread``."""
+        return float(size * self.rng.uniform(1.0 - spread, 1.0 + spread))
+
+    def between(self, low: float, high: float) -> float:
+        return float(self.rng.uniform(low, high))
+
+    def chance(self, probability: float) -> bool:
+        return bool(self.rng.random() < probability)
+
+    def pick(self, choices: Sequence[Rgb]) -> Rgb:
+        return choices[int(self.rng.integers(len(choices)))]

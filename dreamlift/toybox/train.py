@@ -1,0 +1,209 @@
+"""Train the embedded prior from nothing: ``python -m dreamlift.toybox.train``.
+
+v-prediction (Salimans & Ho 2022, https://arxiv.org/abs/2202.00512): the network predicts v = alpha eps - sigma x and the
+loss is ||v_hat - v||^2, over uniform t. The exponential moving average of the weights is what is saved. The first part
+of the run sees smaller pictures (as Stable Diffusion's own training did): the same network learns words, colours and
+layout there at a quarter of the cost, and then the last part teaches it the full resolution.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+from torch.nn import functional
+
+from dreamlift.files import atomic_write_bytes, atomic_write_text
+from dreamlift.toybox.dataset import SHARD, Pictures, load_shards, make_shard, vocabulary
+from dreamlift.toybox.network import Networks, make_networks, save_folder
+
+
+@dataclass(frozen=True)
+class Training:
+    """Settings of a training run; the defaults are those of the shipped weights."""
+
+    steps: int = 7000
+    batch: int = 16
+    small_steps: int = 3600  # of them, the first ones at half the resolution, with twice the batch
+    size: int = 64
+    lr: float = 7e-4
+    warmup: int = 200
+    ema: float = 0.999
+    seed: int = 0
+
+    def rate(self, step: int) -> float:
+        """Learning rate: linear warm-up, constant, then cosine to a tenth over the last 40%."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        tail = max(0.0, (step / self.steps - 0.6) / 0.4)
+        return self.lr * (0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * min(tail, 1.0))))
+
+
+def draw_batch(pictures: Pictures, settings: Training, step: int) -> tuple[Tensor, list[str]]:
+    """The pictures ``(B, 3, S, S)`` in [-1, 1] and captions of one step: a function of the seed and the step alone."""
+    rng = np.random.default_rng([settings.seed, step])
+    small = step < settings.small_steps
+    rows = rng.integers(0, len(pictures), settings.batch * (2 if small else 1))
+    flips = [pictures.mirrored(int(i)) and rng.random() < 0.5 for i in rows]
+    chosen = np.stack([pictures.rgb[i, :, ::-1] if flip else pictures.rgb[i] for i, flip in zip(rows, flips, strict=True)])
+    rgb = torch.from_numpy(chosen).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    if small:
+        rgb = functional.avg_pool2d(rgb, 2)
+    return rgb, [pictures.caption(int(i), rng, flip) for i, flip in zip(rows, flips, strict=True)]
+
+
+def v_loss(networks: Networks, x: Tensor, captions: list[str], generator: torch.Generator) -> Tensor:
+    """The v-prediction loss () of pictures ``x (B, 3, S, S)``."""
+    device = networks.unet.device
+    abar = networks.scheduler.alphas_cumprod
+    t = torch.randint(0, len(abar), (x.shape[0],), generator=generator)
+    eps = torch.randn(x.shape, generator=generator).to(device)
+    alpha = abar[t].sqrt().view(-1, 1, 1, 1).to(device)
+    sigma = (1 - abar[t]).sqrt().view(-1, 1, 1, 1).to(device)
+    x = x.to(device)
+    tokens = {k: v.to(device) for k, v in networks.tokenize(captions).items()}
+    out = networks.unet(alpha * x + sigma * eps, t.to(device), networks.encode_text(tokens)).sample[:, :3]
+    return functional.mse_loss(out, alpha * eps - sigma * x)
+
+
+def save_state(folder: Path, step: int, networks: Networks, ema: dict[str, Tensor], optimizer: torch.optim.Adam) -> None:
+    """Everything needed to go on, in one file that appears whole or not at all."""
+    state = {f"net.{k}": v for k, v in networks.state_dict().items()} | {f"ema.{k}": v for k, v in ema.items()}
+    for i, entry in optimizer.state_dict()["state"].items():
+        state |= {f"adam.{i}.{k}": torch.as_tensor(v) for k, v in entry.items()}
+    state = {k: v.detach().contiguous() for k, v in state.items()}
+    atomic_write_bytes(folder / "training.safetensors", save(state, metadata={"step": str(step)}))
+
+
+def load_state(folder: Path, networks: Networks, ema: dict[str, Tensor], optimizer: torch.optim.Adam) -> int:
+    """Restore :func:`save_state`; returns the next step (0 where nothing was saved)."""
+    path = folder / "training.safetensors"
+    if not path.exists():
+        return 0
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        step = int(file.metadata()["step"])
+    state = load_file(path)
+    networks.load_state_dict({k[4:]: v for k, v in state.items() if k.startswith("net.")})
+    ema.update({k[4:]: v for k, v in state.items() if k.startswith("ema.")})
+    entries: dict[int, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        if key.startswith("adam."):
+            _, i, name = key.split(".")
+            entries.setdefault(int(i), {})[name] = value
+    whole = optimizer.state_dict()
+    whole["state"] = entries
+    optimizer.load_state_dict(whole)
+    return step
+
+
+@torch.no_grad()
+def sample_grid(networks: Networks, prompts: list[str], size: int, seed: int = 0, guidance_scale: float = 3.0) -> Tensor:
+    """Pictures ``(N, S, S, 3)`` in [0, 1] by 20 DDIM steps with classifier-free guidance."""
+    from diffusers import DDIMScheduler
+
+    device = networks.unet.device
+    scheduler = DDIMScheduler.from_config(networks.scheduler.config)
+    scheduler.set_timesteps(20)
+    tokens = {k: v.to(device) for k, v in networks.tokenize([*prompts, *[""] * len(prompts)]).items()}
+    text = networks.encode_text(tokens)
+    x = torch.randn(len(prompts), 3, size, size, generator=torch.Generator().manual_seed(seed)).to(device)
+    for t in scheduler.timesteps:
+        cond, uncond = networks.unet(torch.cat([x, x]), t, text).sample[:, :3].chunk(2)
+        x = scheduler.step(uncond + guidance_scale * (cond - uncond), t, x).prev_sample
+    return (x.permute(0, 2, 3, 1) * 0.5 + 0.5).clamp(0, 1).cpu()
+
+
+def save_grid(path: Path, pictures: Tensor, columns: int, scale: int = 2) -> None:
+    """Write pictures ``(N, S, S, 3)`` in [0, 1] as one PNG with ``columns`` columns."""
+    from PIL import Image
+
+    n, s = pictures.shape[0], pictures.shape[1]
+    rows = -(-n // columns)
+    sheet = np.full((rows * s, columns * s, 3), 255, dtype=np.uint8)
+    for i, picture in enumerate((pictures * 255).round().to(torch.uint8).numpy()):
+        sheet[i // columns * s : (i // columns + 1) * s, i % columns * s : (i % columns + 1) * s] = picture
+    Image.fromarray(sheet).resize((columns * s * scale, rows * s * scale), Image.Resampling.NEAREST).save(path)
+
+
+def milestone(folder: Path, networks: Networks, ema: dict[str, Tensor], size: int) -> None:
+    """Save the averaged weights as a diffusers folder and a grid of samples beside it."""
+    from dreamlift.prompts import DIRECTIONS, article
+    from dreamlift.toybox.world import CATEGORIES, COLORS
+
+    live = {k: v.clone() for k, v in networks.state_dict().items()}
+    networks.load_state_dict(ema)
+    try:
+        colors = list(COLORS)
+        nouns = [f"{colors[i % len(colors)]} {name.replace('_', ' ')}" for i, name in enumerate(CATEGORIES)]
+        prompts = [f"{article(n)} {n}, {view}" for n, view in zip(nouns, DIRECTIONS * len(nouns), strict=False)]
+        save_grid(folder / "samples.png", sample_grid(networks, prompts, size), columns=8)
+        save_folder(networks, folder / "prior")
+    finally:
+        networks.load_state_dict(live)  # fp16 saving rounded the averaged copy, never the live weights
+
+
+def train(settings: Training, folder: Path, data: Path, device: str, save_every: int) -> None:
+    """Train until ``settings.steps``, going on from what ``folder`` holds; refreshes the data as shards arrive."""
+    torch.manual_seed(settings.seed)
+    networks = make_networks(vocabulary(), settings.size)
+    networks.unet.to(device)
+    networks.text_encoder.to(device)
+    optimizer = torch.optim.AdamW(networks.parameters(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=1e-2)
+    ema = {k: v.detach().clone() for k, v in networks.state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    start = load_state(folder, networks, ema, optimizer)
+    pictures, begun, smooth = load_shards(data, settings.size), time.time(), None
+    for step in range(start, settings.steps):
+        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.rate(step)
+        loss = v_loss(networks, *draw_batch(pictures, settings, step), generator)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
+        optimizer.step()
+        decay = min(settings.ema, (step + 1) / (step + 10))
+        for key, value in networks.state_dict().items():
+            ema[key].lerp_(value, 1 - decay)
+        smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
+        if step % 50 == 0:
+            row = {"step": step, "loss": round(smooth, 5), "seconds": round(time.time() - begun, 1), "pictures": len(pictures)}
+            print(json.dumps(row), flush=True)
+            with (folder / "loss.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        if (step + 1) % save_every == 0 or step + 1 == settings.steps:
+            save_state(folder, step + 1, networks, ema, optimizer)
+            milestone(folder, networks, ema, settings.size if step >= settings.small_steps else settings.size // 2)
+            pictures = load_shards(data, settings.size)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the embedded prior; run again to go on where it stopped.")
+    parser.add_argument("--out", type=Path, default=Path("outputs/toybox-prior"))
+    parser.add_argument("--data", type=Path, default=Path("data/toybox"), help="folder of the rendered pictures")
+    parser.add_argument("--pictures", type=int, default=30_000, help="rendered first, those that are missing")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--save-every", type=int, default=500)
+    for name, default in vars(Training()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    arguments = vars(parser.parse_args())
+    folder, data, device, every = (arguments.pop(key) for key in ("out", "data", "device", "save_every"))
+    for index in range(-(-arguments.pop("pictures") // SHARD)):
+        make_shard(data, index, arguments["size"])
+    settings = Training(**arguments)
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(folder / "training.json", json.dumps(vars(settings), indent=2) + "\n")
+    train(settings, folder, data, device, every)
+
+
+if __name__ == "__main__":
+    main()
