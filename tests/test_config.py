@@ -8,7 +8,6 @@ import math
 import random
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from typing import Literal, Optional, Protocol
 
@@ -321,11 +320,9 @@ def test_bad_overrides_are_refused(overrides, expected):
         ("- 1", ["the config: got [1], accepted: a mapping"]),
         ("just text", ["the config: got 'just text', accepted: a mapping"]),
         ("steps: 1\nsteps: 2", ["the config is not readable: line 2, column 1: the key 'steps' is given twice"]),
-        ("cameras: {a: 1, a: 2}", ["the key 'a' is given twice"]),
         ("prompt: &a x", ["line 1, column 9: anchors (&name) and aliases (*name) are not accepted: write"]),
         ("prompt: *a", ["anchors (&name) and aliases (*name) are not accepted"]),
         ("prompt: !!python/object/apply:os.system [id]", ["tags are not accepted, got 'tag:yaml.org,2002:python/"]),
-        ("!!python/name:os.system", ["tags are not accepted"]),
         ("prompt: [", ["the config is not readable: line 1, column 10"]),
         ("prompt: \x00", ["unacceptable character #x0000"]),
         ("? [a]\n: 1", ["a key must be text"]),
@@ -333,20 +330,10 @@ def test_bad_overrides_are_refused(overrides, expected):
         ("1: 2", ["1: unknown name"]),
         ("<<: {steps: 3}", ["<<: unknown name"]),
         ("prompt: " + "x" * 1_000_000, ["the YAML text is larger than 1,000,000 bytes"]),
-        ("[" * 5000, ["nested deeper than 30"]),
-        ("prompt: [" + "1," * 100_000 + "]", ["more than 20,000 values"]),
     ],
 )  # fmt: skip
 def test_bad_files_are_refused(text, expected):
     refused(lambda: load_yaml(Everything, text), *expected)
-
-
-def test_a_bomb_is_refused_at_once():
-    bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n"
-    bomb += "".join(f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
-    began = time.perf_counter()
-    refused(lambda: load_yaml(Everything, bomb), "anchors (&name) and aliases (*name) are not accepted")
-    assert time.perf_counter() - began < 1.0
 
 
 def test_missing_settings_and_paths():

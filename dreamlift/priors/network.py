@@ -70,11 +70,11 @@ def load_part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     """One network of a diffusers folder, from safetensors only, half-precision files where a GPU wants them.
 
     Raises:
-        FileNotFoundError: the folder has no safetensors weights (pickled ones are never opened).
+        ValueError: the folder has no safetensors weights (pickled ones are never opened).
     """
     files = list(folder.glob("*.safetensors"))
     if not files:
-        raise FileNotFoundError(
+        raise ValueError(
             f"no .safetensors weights in {folder}: convert the model with safetensors (pickled weights are never opened)"
         )
     full = [file for file in files if ".fp16." not in file.name]

@@ -51,7 +51,7 @@ class Learned:
         sizes = [3 + 6 * self.frequencies, self.hidden, self.hidden, 3]
         layers: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise(sizes):
-            layer = nn.Linear(fan_in, fan_out)
+            layer = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
             with torch.no_grad():  # drawn from rng, not from torch's global generator
                 limit = math.sqrt(6.0 / fan_in)
                 layer.weight.copy_((torch.rand(fan_out, fan_in, generator=rng) * 2 - 1) * limit)

@@ -42,13 +42,13 @@ class Hashgrid:
     start_at: float = 0.2  # progress (0..1) at which the next level joins
     every: float = 0.05  # progress between further levels
     activation: str = "softplus"  # "softplus" or "exp"
-    blob: Blob = dataclasses.field(default_factory=Blob)
+    blob: Blob = dataclasses.field(default_factory=Blob)  # the initial density
     normal_eps: float = 0.01  # step of the finite differences, world units
     lr: float = 0.01  # Adam, on the table
     mlp_lr: float = 0.001  # Adam, on the MLP (threestudio's ProlificDreamer)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.start_levels or self.levels < 1 or self.features < 1 or not 4 <= self.log2_rows <= 24:
+        if self.start_levels < 1 or self.levels < 1 or self.features < 1 or not 4 <= self.log2_rows <= 24:
             raise ValueError(
                 f"Hashgrid: levels={self.levels}, start_levels={self.start_levels}, features={self.features} must be "
                 f"at least 1 and log2_rows={self.log2_rows} in 4..24."

@@ -35,7 +35,7 @@ class Voxel:
     resolutions: tuple[int, ...] = (17, 33, 65)  # corners a side, coarse to fine; each n - 1 divides the next
     switch_on: tuple[float, ...] = (0.0, 0.0, 0.2)  # progress (0..1) from which each level takes part
     activation: str = "softplus"  # "softplus" or "exp"
-    blob: Blob = dataclasses.field(default_factory=Blob)
+    blob: Blob = dataclasses.field(default_factory=Blob)  # the initial density
     lr: float = 0.05  # Adam, on raw values of the order of the blob's scale
 
     def __post_init__(self) -> None:
@@ -142,7 +142,7 @@ class _Combine(torch.autograd.Function):
 
 
 def combine(bias: Tensor, levels: list[Tensor]) -> Tensor:
-    """One grid ``(m, m, m, 4)``: nested ``levels (n, n, n, 4)``, coarse to fine, and ``bias (m, m, m)`` in channel 0."""
+    """One grid ``(m, m, m, 4)``: nested ``levels (n, n, n, 4)``, coarse to fine; ``bias (m, m, m)`` joins channel 0."""
     if kernels.usable(bias, *levels):
         return _Combine.apply(bias, *levels)  # pyright: ignore[reportReturnType]
     return combine_torch(bias, levels)

@@ -22,7 +22,20 @@ from dreamlift.toybox.parts import (
     shade,
 )  # fmt: skip
 from dreamlift.toybox.sdf import (
-    bar, bowl, box, cone, cylinder, difference, ellipsoid, intersection, mirror, place, prism, sphere, torus, union,
+    bar,
+    bowl,
+    box,
+    cone,
+    cylinder,
+    difference,
+    ellipsoid,
+    intersection,
+    mirror,
+    place,
+    prism,
+    sphere,
+    torus,
+    union,
 )  # fmt: skip
 
 
@@ -119,7 +132,7 @@ def house(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
     gable_front = dice.chance(0.6)
     span, run = (w, d) if gable_front else (d, w)
     # The roof is two slabs: a prism less the same prism, lowered. The gable fills it up to the walls.
-    outline = [(-span - over, -0.09), (span + over, -0.09), (0.0, rise + 0.06)]
+    outline = [(-span - over, -0.03), (span + over, -0.03), (0.0, rise + 0.07)]
     attic = [(x, y - 0.11) for x, y in outline]
     axis = "z" if gable_front else "x"
     roof = difference(prism(outline, run + over, axis), prism(attic, run + 1.0, axis))

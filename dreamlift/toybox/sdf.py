@@ -139,8 +139,11 @@ def prism(outline: Sequence[tuple[float, float]], half: float, axis: str = "z", 
     """A convex polygon, counter-clockwise, extruded by ``half`` both ways (rounding is added around it).
 
     The polygon lies in ``(x, y)`` for axis z, ``(z, y)`` for axis x and ``(x, z)`` for axis y. The distance is that to
-    the farthest face plane: exact at the faces, short beyond the edges.
+    the farthest plane, of the faces and of their bounding box: exact at the faces, short beyond the edges. (The box
+    matters at sharp tips, where the faces' own planes are all close by.)
     """
+    us, vs = zip(*outline, strict=True)
+    mid_u, half_u, mid_v, half_v = *_span(us), *_span(vs)
     planes = []
     for (ax, ay), (bx, by) in zip(outline, [*outline[1:], outline[0]], strict=True):
         size = math.hypot(bx - ax, by - ay)
@@ -149,12 +152,18 @@ def prism(outline: Sequence[tuple[float, float]], half: float, axis: str = "z", 
 
     def distance(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
         u, v, w = {"z": (x, y, z), "x": (z, y, x), "y": (x, z, y)}[axis]
-        farthest = w.abs() - half
+        farthest = torch.maximum(w.abs() - half, torch.maximum((u - mid_u).abs() - half_u, (v - mid_v).abs() - half_v))
         for nx, ny, offset in planes:
             farthest = torch.maximum(farthest, u * nx + v * ny - offset)
         return farthest - rounding
 
     return distance
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    """Middle and half width of some values."""
+    low, high = min(values), max(values)
+    return 0.5 * (low + high), 0.5 * (high - low)
 
 
 def place(shape: Shape, at: Vec = (0.0, 0.0, 0.0), turn_deg: Vec = (0.0, 0.0, 0.0)) -> Shape:

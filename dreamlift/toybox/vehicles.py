@@ -82,7 +82,7 @@ def rocket(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
     outline = [(r * 0.5, -h - 0.02), (r + reach, -h - 0.22), (r + reach, -h + 0.06), (r * 0.5, -h + high + 0.15)]
     fin = prism(outline, 0.045, "z")
     fins = union(*(place(fin, turn_deg=(0.0, 360.0 * (i + 0.5) / count - 90.0, 0.0)) for i in range(count)))
-    tip = place(ogive(r, nose * 1.25), (0.0, h, 0.0))
+    tip = place(ogive(r, nose), (0.0, h, 0.0))
     port_y = h * 0.42
     return (
         Part("body", cone(r * dice.between(0.8, 1.0), r, h), rgb),

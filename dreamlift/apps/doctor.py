@@ -1,0 +1,91 @@
+"""What this machine has and lacks, and which priors are known. Prints what a run will need before it is started."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+from importlib import metadata
+from pathlib import Path
+
+from dreamlift.priors.sources import EMBEDDED, KNOWN
+
+REQUIRED = ("torch", "numpy", "diffusers", "transformers", "safetensors", "pillow", "trimesh", "xatlas",
+            "fast-simplification", "pyyaml", "rich")  # fmt: skip
+OPTIONAL = {
+    "numba": ("fast", "compiled CPU kernels: a step is several times faster"),
+    "warp": ("gpu", "GPU kernels"),
+    "viser": ("web", "live viewer"),
+    "ray": ("cluster", "many assets on many machines"),
+    "scipy": ("eval", "metrics"),
+    "imageio_ffmpeg": ("video", "mp4 turntables"),
+    "pxr": ("usd", "USDZ export"),
+}
+NEEDED_GB = 2.5  # the default preset's peak memory stays below
+
+
+def diagnose() -> tuple[str, bool]:
+    """A report, and whether the default preset can run."""
+    lines = [f"python        {platform.python_version()} on {platform.system()} {platform.machine()}"]
+    healthy = True
+    for package in REQUIRED:
+        try:
+            lines.append(f"{package:20s}{metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            healthy = False
+            lines.append(f"{package:20s}MISSING: pip install {package}")
+    for module, (extra, use) in OPTIONAL.items():
+        found = importlib.util.find_spec(module) is not None
+        state = "present" if found else f"not installed: pip install 'dreamlift[{extra}]'"
+        lines.append(f"{module:20s}{state}  ({use})")
+    lines += _devices()
+    memory = _memory_gb()
+    if memory is not None:
+        enough = memory >= NEEDED_GB
+        healthy &= enough
+        lines.append(f"free memory         {memory:.1f} GB ({'enough' if enough else 'too little'} for the default preset)")
+    lines.append(f"free disk           {shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB here")
+    embedded = (EMBEDDED / "toybox" / "model_index.json").is_file()
+    healthy &= embedded
+    lines.append(f"embedded prior      {'present' if embedded else 'MISSING: install dreamlift again'}")
+    lines.append("ready: dreamlift generate \"a red mug\"" if healthy else "not ready: see the lines above")
+    return "\n".join(lines), healthy
+
+
+def list_priors() -> str:
+    """The known priors, with what to know before one is chosen."""
+    lines = []
+    for name, source in KNOWN.items():
+        place = ", ".join(source.addresses) if source.addresses else "embedded"
+        lines.append(
+            f"{name}\n  where       {place}\n  pictures    {source.resolution}x{source.resolution} {source.space}\n"
+            f"  memory      about {source.memory_gb:g} GB (estimate)\n  licence     {source.licence}\n"
+            f"  note        {source.note}"
+        )
+    lines.append("Beside these, --prior takes a local diffusers folder (safetensors) or a hub name owner/model.")
+    return "\n".join(lines)
+
+
+def _devices() -> list[str]:
+    try:
+        import torch
+    except ImportError:
+        return []
+    lines = [f"cpu                 {os.cpu_count()} cores, {torch.get_num_threads()} torch threads"]
+    if not torch.cuda.is_available():
+        return [*lines, "cuda                none found: the CPU is used, with the embedded prior"]
+    for i in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(i)
+        lines.append(f"cuda:{i}              {torch.cuda.get_device_name(i)}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free")
+    return lines
+
+
+def _memory_gb() -> float | None:
+    """Memory that can be had without swapping (GB); None where the system does not tell."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+    except OSError:
+        return None
+    rows = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return float(rows["MemAvailable"].split()[0]) / 1e6 if "MemAvailable" in rows else None

@@ -1,0 +1,174 @@
+"""A run with its folder: steps, metrics, checkpoints, and at the end all the files that a user expects."""
+
+from __future__ import annotations
+
+import platform
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dreamlift
+from dreamlift.apps.progress import Reporter
+from dreamlift.cameras import turntable
+from dreamlift.config import config_hash, load_yaml, save_yaml
+from dreamlift.export import EXPORTERS
+from dreamlift.export.page import save_page
+from dreamlift.export.roundtrip import load_glb, psnr
+from dreamlift.export.video import contact_sheet, save_turntable
+from dreamlift.files import atomic_write_bytes
+from dreamlift.generate import Asset, Job, finish, prepare
+from dreamlift.meshing.raster import render_mesh
+from dreamlift.optimize import optimize, random_stream
+from dreamlift.presets import Config
+from dreamlift.run import Run, RunError, stop_signals
+
+POOR_PSNR = 22.0  # dB; below it the exported file does not look like the scene
+PACKAGES = ("torch", "numpy", "diffusers", "transformers", "safetensors", "trimesh", "xatlas", "numba")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    folder: Path
+    finished: bool  # False: a signal stopped it, and it can be resumed
+    asset: Asset | None
+
+
+def start_run(config: Config, out: Path | None, reporter: Reporter) -> Outcome:
+    """A new run. Nothing is written before the prior and the prompt are known to be good."""
+    begun = time.monotonic()
+    with _warnings_to(reporter):
+        job = prepare(config)
+    info = {"seed": config.seed, "prior": config.prior, "prior_revision": job.prior_revision, **versions()}
+    run = Run.create(
+        out, job.config.prompt, config_text=save_yaml(job.config), config_hash=config_hash(job.config), info=info,
+        keep=config.keep_checkpoints,
+    )  # fmt: skip
+    with run, _warnings_to(reporter):
+        return _carry_out(run, job, reporter, begun)
+
+
+def resume_run(folder: Path, reporter: Reporter) -> Outcome:
+    """Go on with a run that was stopped, from its last whole checkpoint; on the CPU bit by bit as if it never was."""
+    begun = time.monotonic()
+    config = read_config(folder)
+    with Run.open(folder, config_hash=config_hash(config), keep=config.keep_checkpoints) as run:
+        with _warnings_to(reporter):
+            job = prepare(config)
+            _, saved = run.resume()
+            if saved:
+                job.state.load_state_dict(saved)
+            return _carry_out(run, job, reporter, begun)
+
+
+def export_run(folder: Path, config: Config, formats: list[str], reporter: Reporter) -> list[Path]:
+    """Mesh a run's last checkpoint anew, in one or several formats, beside what is there."""
+    unknown = [name for name in formats if name not in EXPORTERS]
+    if unknown:
+        raise ValueError(f"unknown format {unknown[0]!r}; accepted: {', '.join(EXPORTERS)}")
+    original = read_config(folder)
+    with Run.open(folder, config_hash=config_hash(original), keep=original.keep_checkpoints) as run:
+        found = run.load_latest()
+        if found is None:
+            raise RunError(f"{folder} has no checkpoint yet: let the run go on with `dreamlift resume {folder}`")
+        scene = config.scene.build(random_stream(config.seed, "scene"), "cpu")
+        scene.load_state_dict(found[1]["scene"])
+        asset = finish(config, scene, reporter.stage)
+        return [asset.save(folder / f"asset.{name}") for name in formats]
+
+
+def read_config(folder: Path) -> Config:
+    """The ``config.yaml`` of a run. Raises RunError where there is none."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise RunError(f"{folder} is not a run folder: it has no config.yaml")
+    return load_yaml(Config, path.read_text(encoding="utf-8"))
+
+
+def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
+    config, state = job.config, job.state
+    reporter.stage(f"lifting {config.prompt!r} with {config.prior} on {job.prior.device}, into {run.folder}")
+    try:
+        with stop_signals() as stop:
+            for step in optimize(config, job.prior, job.embeds, state):
+                run.log(step.index, {"loss": step.loss, **step.terms})
+                reporter.step(step, config.steps)
+                if step.note:
+                    run.event("rolled back", {"note": step.note})
+                    reporter.note(step.note)
+                elif state.index % config.checkpoint_every == 0 or state.index == config.steps or stop.requested:
+                    run.save_checkpoint(state.index, state.state_dict())
+                if stop.requested and not step.note:
+                    run.set_status("stopped", {"signal": stop.name, "step": state.index})
+                    reporter.note(f"stopped by {stop.name}; go on with: dreamlift resume {run.folder}")
+                    return Outcome(run.folder, False, None)
+        asset = finish(config, state.scene, reporter.stage)
+        write_results(run, asset, reporter, begun)
+    except Exception as error:
+        run.set_status("failed", {"error": f"{type(error).__name__}: {error}"})
+        raise
+    return Outcome(run.folder, True, asset)
+
+
+def write_results(run: Run, asset: Asset, reporter: Reporter, begun: float) -> None:
+    """asset.glb, preview.png, turntable.webp, view.html, and the figures in run.json."""
+    folder, glb = run.folder, run.folder / "asset.glb"
+    asset.save(glb)
+    reporter.stage("checking the file against the scene")
+    shown = render_mesh(load_glb(glb), asset.cameras).rgb
+    metrics = {**asset.metrics, "roundtrip_psnr": psnr(shown, asset.views)}
+    if metrics["roundtrip_psnr"] < POOR_PSNR:
+        reporter.note(
+            f"the exported file matches the scene's renders poorly ({metrics['roundtrip_psnr']:.1f} dB): raise "
+            "mesh.resolution, mesh.faces or mesh.texture_size"
+        )
+    atomic_write_bytes(folder / "preview.png", contact_sheet(torch.cat([asset.views, shown]), columns=8))
+    frames = render_mesh(load_glb(glb), turntable(36, distance=2.9, fov_deg=42.0, size=192)).rgb
+    save_turntable(frames, folder / "turntable.webp")
+    save_page(glb, folder / "view.html", asset.config.prompt)
+    seconds = round(time.monotonic() - begun, 1)
+    run.set_status("finished", {"seconds": seconds, "peak_memory_gb": peak_memory_gb(), "metrics": metrics})
+    reporter.done({"asset": str(glb), "seconds": seconds, "roundtrip_psnr": round(metrics["roundtrip_psnr"], 1),
+                   "faces": int(metrics["faces"])})  # fmt: skip
+
+
+def versions() -> dict[str, Any]:
+    """What the run was made with."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"dreamlift": dreamlift.__version__, "python": platform.python_version(), "packages": found}
+
+
+def peak_memory_gb() -> float:
+    """The largest resident memory of this process so far (GB), plus the GPU's where there is one."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    unit = 1 if platform.system() == "Darwin" else 1024
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return round((host + device) / 1e9, 3)
+
+
+@contextmanager
+def _warnings_to(reporter: Reporter) -> Iterator[None]:
+    """Show the package's own warnings as one line each; those of other libraries mean nothing to a user."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for warning in caught:
+        if "dreamlift" in warning.filename:
+            reporter.note(str(warning.message))

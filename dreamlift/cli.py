@@ -1,0 +1,227 @@
+"""The command line: ``dreamlift generate "a red mug"``. Imports nothing heavy until a verb needs it.
+
+Exit codes: 0 done, 1 the run failed, 2 bad input (one line says what and how to mend it), 130 stopped by a signal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+OVERRIDE = re.compile(r"--([a-z_]+(?:\.[a-z0-9_]+)+)(?:=(.*))?", re.DOTALL)
+# Short options of generate and the setting that each one is.
+SHORT = {
+    "prior": "prior", "seed": "seed", "steps": "steps", "device": "device", "negative": "negative",
+    "faces": "mesh.faces", "texture_size": "mesh.texture_size",
+}  # fmt: skip
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with one line an error."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"dreamlift: error: {message} (see: {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    from dreamlift.startup import tune_process
+
+    tune_process()
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        rest, overrides = split_overrides(words)
+        arguments = build_parser().parse_args(rest)
+        return VERBS[arguments.verb](arguments, overrides)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        code = exit_code(error)
+        if code is None:
+            raise
+        print(f"dreamlift: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return code
+
+
+def exit_code(error: Exception) -> int | None:
+    """1 for a run that failed, 2 for bad input, None for a defect of dreamlift (its traceback is wanted)."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & {"RunError", "DivergedError", "EmptySceneError", "OSError", "OutOfMemoryError", "MemoryError"}:
+        return 1
+    return 2 if "ValueError" in names else None
+
+
+def split_overrides(words: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Take ``--guidance.guidance_scale 7.5`` (or with ``=``) out of the command line. After ``--`` nothing is taken."""
+    rest: list[str] = []
+    overrides: dict[str, str] = {}
+    i = 0
+    while i < len(words):
+        match = OVERRIDE.fullmatch(words[i])
+        if words[i] == "--":
+            return rest + words[i:], overrides
+        if match is None:
+            rest.append(words[i])
+        elif match[2] is not None:
+            overrides[match[1]] = match[2]
+        elif i + 1 < len(words):
+            i += 1
+            overrides[match[1]] = words[i]
+        else:
+            raise ValueError(f"{words[i]} needs a value")
+        i += 1
+    return rest, overrides
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The verbs and their options."""
+    parser = _Parser(prog="dreamlift", description="Text to a textured 3D asset, taught by a 2D diffusion model.")
+    parser.add_argument("--version", action="version", version=f"dreamlift {_version()}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+
+    make = verbs.add_parser("generate", help="lift a prompt to a textured GLB", epilog=(
+        "Every setting can be given as --section.name value (for example --guidance.guidance_scale 5); "
+        "`dreamlift settings` lists them. A prompt that begins with a dash goes after `--`."))  # fmt: skip
+    make.add_argument("prompt", nargs="?", help='what to make, for example "a red mug"')
+    make.add_argument("--preset", default=None, help="named settings (default: toybox)")
+    make.add_argument("--config", type=Path, default=None, help="a run's config.yaml, to make it again")
+    make.add_argument("--out", type=Path, default=None, help="the run's folder (default: outputs/<prompt>-<time>)")
+    for name, target in SHORT.items():
+        make.add_argument(f"--{name.replace('_', '-')}", default=None, help=f"the setting {target}")
+    make.add_argument("--json", action="store_true", help="print events as JSON, one a line")
+
+    again = verbs.add_parser("resume", help="go on with a run that was stopped")
+    again.add_argument("run", type=Path)
+    again.add_argument("--json", action="store_true")
+
+    export = verbs.add_parser("export", help="mesh a run's last checkpoint anew, in one or several formats")
+    export.add_argument("run", type=Path)
+    export.add_argument("--format", default="glb", help="glb,obj,ply")
+    export.add_argument("--faces", default=None)
+    export.add_argument("--texture-size", default=None)
+    export.add_argument("--json", action="store_true")
+
+    listing = verbs.add_parser("settings", help="every setting with its type, default and meaning")
+    listing.add_argument("--preset", default="toybox")
+    verbs.add_parser("priors", help="the 2D models that are known: where they live, licence, memory")
+    verbs.add_parser("doctor", help="device, memory, versions; what is missing and how to get it")
+    return parser
+
+
+def _generate(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from dataclasses import replace
+
+    from dreamlift.apps.lift import start_run
+    from dreamlift.apps.progress import choose
+    from dreamlift.config import apply_overrides, load_yaml
+    from dreamlift.presets import Config
+
+    if arguments.config is not None and arguments.preset is not None:
+        raise ValueError("--config and --preset are two starting points: give one of them")
+    if arguments.config is not None:
+        config = load_yaml(Config, _read_text(arguments.config))
+    else:
+        config = _preset(arguments.preset or "toybox")
+    if arguments.prompt is not None:
+        config = replace(config, prompt=arguments.prompt)
+    given = {SHORT[name]: getattr(arguments, name) for name in SHORT if getattr(arguments, name) is not None}
+    config = apply_overrides(config, {**given, **overrides})
+    outcome = start_run(config, arguments.out, choose(arguments.json))
+    return 0 if outcome.finished else 130
+
+
+def _resume(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from dreamlift.apps.lift import resume_run
+    from dreamlift.apps.progress import choose
+
+    _refuse(overrides, "resume")
+    return 0 if resume_run(arguments.run, choose(arguments.json)).finished else 130
+
+
+def _export(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from dreamlift.apps.lift import export_run, read_config
+    from dreamlift.apps.progress import choose
+    from dreamlift.config import apply_overrides
+
+    short = {"mesh.faces": arguments.faces, "mesh.texture_size": arguments.texture_size}
+    given = {name: value for name, value in short.items() if value is not None} | overrides
+    other = [name for name in given if not name.startswith("mesh.")]
+    if other:
+        raise ValueError(f"export takes settings of the mesh only (--mesh.faces and so on), not --{other[0]}")
+    config = apply_overrides(read_config(arguments.run), given)
+    formats = [name.strip().lower() for name in arguments.format.split(",") if name.strip()]
+    for path in export_run(arguments.run, config, formats or ["glb"], choose(arguments.json)):
+        print(path)
+    return 0
+
+
+def _settings(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from dreamlift.config import describe_fields
+
+    _refuse(overrides, "settings")
+    for name, kind, default, comment in describe_fields(_preset(arguments.preset)):
+        print(f"--{name} {default}  ({kind}){'  ' + comment if comment else ''}")
+    return 0
+
+
+def _priors(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from dreamlift.apps.doctor import list_priors
+
+    _refuse(overrides, "priors")
+    print(list_priors())
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from dreamlift.apps.doctor import diagnose
+
+    _refuse(overrides, "doctor")
+    report, healthy = diagnose()
+    print(report)
+    return 0 if healthy else 1
+
+
+VERBS = {
+    "generate": _generate, "resume": _resume, "export": _export,
+    "settings": _settings, "priors": _priors, "doctor": _doctor,
+}  # fmt: skip
+
+
+def _preset(name: str):  # noqa: ANN202 (Config is imported late)
+    import difflib
+
+    from dreamlift.presets import PRESETS
+
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"unknown preset {name!r}{hint}; accepted: {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def _refuse(overrides: dict[str, str], verb: str) -> None:
+    if overrides:
+        raise ValueError(f"{verb} takes no settings, but --{next(iter(overrides))} was given")
+
+
+def _read_text(path: Path) -> str:
+    if not path.is_file():
+        raise ValueError(f"there is no config file {str(path)!r}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{str(path)!r} is not UTF-8 text") from None
+
+
+def _version() -> str:
+    from dreamlift import __version__
+
+    return __version__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

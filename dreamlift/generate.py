@@ -1,0 +1,144 @@
+"""START HERE: a prompt becomes an asset, on one page of plain calls.
+
+    prepare: load the prior, encode the prompt, build the scene       (fails before the first expensive step)
+    optimize: the loop (dreamlift/optimize.py)
+    finish: the scene becomes a mesh with a baked texture
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dreamlift.cameras import turntable
+from dreamlift.export import EXPORTERS
+from dreamlift.optimize import State, optimize, random_stream, start
+from dreamlift.presets import TOYBOX, Config
+from dreamlift.priors import load_prior
+from dreamlift.priors.base import Prior
+from dreamlift.priors.sources import locate, revision_of
+from dreamlift.prompts import PromptEmbeds, embed_prompt
+from dreamlift.run import check_prompt
+from dreamlift.scenes.base import Scene
+from dreamlift.types import Cameras, Mesh
+
+VIEW_SIZE = 128  # pixels of the renders that the exported file is compared with
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is ready to go."""
+
+    config: Config
+    prior: Prior
+    prior_revision: str
+    embeds: PromptEmbeds
+    state: State
+
+
+@dataclass(frozen=True)
+class Asset:
+    """What a run makes."""
+
+    mesh: Mesh
+    config: Config
+    cameras: Cameras  # 8 views around the object
+    views: Tensor  # (8, S, S, 3) the scene's own renders from them, on white
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
+
+    def save(self, path: str | Path) -> Path:
+        """Write the asset in the format that the suffix names (.glb, .obj, .ply).
+
+        Raises:
+            ValueError: the suffix is not one of :data:`dreamlift.export.EXPORTERS`.
+        """
+        path = Path(path)
+        kind = path.suffix.lower().lstrip(".")
+        if kind not in EXPORTERS:
+            raise ValueError(f"unknown format {path.suffix!r} in {path.name!r}; accepted: {', '.join(EXPORTERS)}")
+        EXPORTERS[kind](self.mesh, path, {"prompt": self.config.prompt, "seed": self.config.seed})
+        return path
+
+
+def generate(prompt: str, config: Config = TOYBOX) -> Asset:
+    """Lift ``prompt`` to a textured mesh; nothing is written. ``config`` is a preset, or one changed by ``replace``.
+
+    Raises:
+        ValueError: a prompt or a setting that is not accepted, or a prior that is not to be had.
+        DivergedError: the optimisation went wrong again and again.
+        EmptySceneError: nothing was left in the scene.
+    """
+    job = prepare(dataclasses.replace(config, prompt=prompt))
+    for _ in optimize(job.config, job.prior, job.embeds, job.state):
+        pass
+    return finish(job.config, job.state.scene)
+
+
+def prepare(config: Config) -> Job:
+    """Everything that can fail early: the prompt, the device, the prior, the words."""
+    config = dataclasses.replace(config, prompt=check_prompt(config.prompt))
+    folder = locate(config.prior)
+    prior = load_prior(folder, find_device(config.device))
+    embeds = embed_prompt(config.prompt, config.negative, config.wording, prior.embed_text)
+    return Job(config, prior, revision_of(folder), embeds, start(config, prior))
+
+
+def finish(config: Config, scene: Scene, on_stage: Callable[[str], None] = lambda name: None) -> Asset:
+    """Mesh, texture and reference views of an optimised scene."""
+    scene.eval()
+    on_stage("mesh and texture")
+    device = next(scene.parameters()).device
+
+    def density(points: Tensor) -> Tensor:
+        with torch.no_grad():
+            return scene.density(points.to(device))
+
+    def albedo(points: Tensor) -> Tensor:
+        with torch.no_grad():
+            return scene.albedo(points.to(device))
+
+    mesh = config.mesh(density, albedo, scene.bounds)
+    on_stage("views")
+    cameras = turntable(8, distance=2.9, fov_deg=42.0, size=VIEW_SIZE)
+    views = render_views(scene, cameras)
+    metrics = {"faces": float(len(mesh.faces)), "vertices": float(len(mesh.vertices))}
+    return Asset(mesh, config, cameras, views, metrics)
+
+
+@torch.no_grad()
+def render_views(scene: Scene, cameras: Cameras) -> Tensor:
+    """Pictures ``(B, H, W, 3)`` of the scene on white, on the CPU."""
+    device = next(scene.parameters()).device
+    white = torch.ones(3, device=device)
+    rng = random_stream("views")
+    parts = [scene.render(cameras[i : i + 1].to(device), rng, background=white).rgb.cpu() for i in range(len(cameras))]
+    return torch.cat(parts).clamp(0, 1)
+
+
+def find_device(name: str) -> torch.device:
+    """The torch device of "auto", "cpu", "cuda", "cuda:1" or "mps".
+
+    Raises:
+        ValueError: there is no such device, or it is not there now.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"unknown device {name!r}; accepted: auto, cpu, cuda, cuda:1, mps") from None
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(f"device {name!r} is not there ({count} CUDA devices found); use --device auto or cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device 'mps' is not there; use --device auto or cpu")
+    return device

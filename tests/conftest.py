@@ -1,0 +1,7 @@
+"""Set-up of all tests: process settings before torch is imported, and type checks at the public boundaries."""
+
+from __future__ import annotations
+
+from dreamlift.startup import tune_process
+
+tune_process()
