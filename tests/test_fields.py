@@ -62,6 +62,18 @@ def test_voxel_kernels_against_twins(rng):
 
 
 @needs_kernels
+def test_slopes_kernel_against_twin(rng):
+    grid, probe = torch.randn(9, 9, 9, 4, generator=rng), torch.randn(9, 9, 9, 4, generator=rng)
+    results = []
+    for call in (voxel.slopes, voxel.slopes_torch):
+        own = grid.clone().requires_grad_()
+        out = call(own)
+        results.append((out, torch.autograd.grad(out, own, probe)[0]))
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+@needs_kernels
 def test_grid_backward_does_not_depend_on_the_number_of_threads(rng):
     grid, points = torch.randn(17, 17, 17, 4, generator=rng).requires_grad_(), points_in_cube(30000, rng)
     threads, grads = torch.get_num_threads(), []

@@ -51,11 +51,11 @@ class Learned:
         sizes = [3 + 6 * self.frequencies, self.hidden, self.hidden, 3]
         layers: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise(sizes):
-            layer = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
-            with torch.no_grad():  # drawn from rng, not from torch's global generator
-                limit = math.sqrt(6.0 / fan_in)
-                layer.weight.copy_((torch.rand(fan_out, fan_in, generator=rng) * 2 - 1) * limit)
-                layer.bias.zero_()
+            # Drawn from rng; nn.Linear's own initialisation would use torch's global generator.
+            layer: nn.Linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)  # pyright: ignore[reportAssignmentType]
+            limit = math.sqrt(6.0 / fan_in)
+            layer.weight.data = (torch.rand(fan_out, fan_in, generator=rng) * 2 - 1) * limit
+            layer.bias.data = torch.zeros(fan_out)
             layers += [layer, nn.ReLU()]
         return Background((1.0, 1.0, 1.0), self.random_probability, nn.Sequential(*layers[:-1]), self.lr)
 

@@ -149,6 +149,54 @@ def upsample_backward(grad: np.ndarray, out: np.ndarray) -> None:
 
 
 @compiled
+def slopes_forward(grid: np.ndarray, low: int, high: int, out: np.ndarray) -> None:
+    """Central differences of channel 0 of ``grid (n, n, n, 4)``: ``out (n, n, n, 4)`` is (0, d x, d y, d z).
+
+    Planes z in ``low..high``; differences are per cell, one-sided at the border.
+    """
+    n = grid.shape[0]
+    half, one = np.float32(0.5), np.float32(1.0)
+    for z in range(low, high):
+        z0, z1 = max(z - 1, 0), min(z + 1, n - 1)
+        wz = half if z1 - z0 == 2 else one
+        for y in range(n):
+            y0, y1 = max(y - 1, 0), min(y + 1, n - 1)
+            wy = half if y1 - y0 == 2 else one
+            for x in range(n):
+                x0, x1 = max(x - 1, 0), min(x + 1, n - 1)
+                wx = half if x1 - x0 == 2 else one
+                out[z, y, x, 0] = 0.0
+                out[z, y, x, 1] = wx * (grid[z, y, x1, 0] - grid[z, y, x0, 0])
+                out[z, y, x, 2] = wy * (grid[z, y1, x, 0] - grid[z, y0, x, 0])
+                out[z, y, x, 3] = wz * (grid[z1, y, x, 0] - grid[z0, y, x, 0])
+
+
+@compiled
+def slopes_backward(grad: np.ndarray, out: np.ndarray) -> None:
+    """Add the transpose of :func:`slopes_forward` to channel 0 of ``out (n, n, n, 4)``."""
+    n = out.shape[0]
+    half, one = np.float32(0.5), np.float32(1.0)
+    for z in range(n):
+        z0, z1 = max(z - 1, 0), min(z + 1, n - 1)
+        wz = half if z1 - z0 == 2 else one
+        for y in range(n):
+            y0, y1 = max(y - 1, 0), min(y + 1, n - 1)
+            wy = half if y1 - y0 == 2 else one
+            for x in range(n):
+                gx, gy, gz = grad[z, y, x, 1], grad[z, y, x, 2], grad[z, y, x, 3]
+                if gx == 0.0 and gy == 0.0 and gz == 0.0:
+                    continue
+                x0, x1 = max(x - 1, 0), min(x + 1, n - 1)
+                wx = half if x1 - x0 == 2 else one
+                out[z, y, x1, 0] += wx * gx
+                out[z, y, x0, 0] -= wx * gx
+                out[z, y1, x, 0] += wy * gy
+                out[z, y0, x, 0] -= wy * gy
+                out[z1, y, x, 0] += wz * gz
+                out[z0, y, x, 0] -= wz * gz
+
+
+@compiled
 def hash_forward(table: np.ndarray, points: np.ndarray, layout: tuple, low: int, high: int, out: np.ndarray) -> None:
     """Encode points ``low..high`` (N, 3) in [0, 1]: ``out (L * 2, N)`` from ``table (S, 2)``.
 

@@ -20,13 +20,14 @@ from dreamlift.cameras import rays_of
 from dreamlift.scenes import regularizers
 from dreamlift.scenes.background import BACKGROUNDS, Background, Learned, Random, Solid
 from dreamlift.scenes.base import ParamGroup, Scene
-from dreamlift.scenes.field import Field, FieldSamples, safe_normalize
+from dreamlift.scenes.field import Field, FieldSamples, dot, safe_normalize
 from dreamlift.scenes.hashgrid import Hashgrid
 from dreamlift.scenes.occupancy import Occupancy, OccupancyGrid
-from dreamlift.scenes.volume import composite, ray_offsets, sample_points, sample_rays
+from dreamlift.scenes.volume import Composited, composite, ray_offsets, sample_points, sample_rays
 from dreamlift.scenes.voxel import Voxel
 from dreamlift.types import Cameras, RaySamples, RenderOutput, Shading
 
+RAYS_AT_ONCE = 32768  # of a render without gradients: bounds its memory
 FIELDS = {"voxel": Voxel, "hashgrid": Hashgrid}
 
 
@@ -71,49 +72,66 @@ class NerfScene(Scene):
         progress: float = 1.0,
         normals: bool = False,
     ) -> RenderOutput:
-        """See :meth:`Scene.render`. ``progress`` is not used: levels change in :meth:`after_step` only."""
-        device = self.occupancy.average.device
-        rays = rays_of(cameras.to(device))
-        views, height, width = rays.directions.shape[:3]
-        origins, directions = rays.origins.reshape(-1, 3), rays.directions.reshape(-1, 3)
-        samples = self._samples(origins, directions, rng)
-        offsets = ray_offsets(samples, origins.shape[0])
-        points = sample_points(origins, directions, samples)
-        lit = shading is not None and bool((shading.lambertian > 0).any())
-        found = self.field.query(points, normals or lit)
-        colors = found.albedo
-        if shading is not None:
-            colors = shade(found, points, samples.ray_indices // (height * width), shading)
-        values = torch.cat([colors, found.normal], -1) if normals and found.normal is not None else colors
-        rays_out = composite(found.density, values, samples, offsets, self.settings.stop)
-        opacity = rays_out.opacity.view(views, height, width, 1)
-        depth = rays_out.depth_sum.view(views, height, width, 1) / opacity.clamp(min=1e-6)
+        """See :meth:`Scene.render`. ``progress`` is not used: levels change in :meth:`after_step` only.
+
+        Where no gradient is wanted, large pictures are rendered piece by piece and ``aux`` is empty.
+        """
+        like = self.occupancy.average  # this scene's device and precision
+        device, rays = like.device, rays_of(cameras.to(like.device))
+        shape = rays.directions.shape[:3]
+        origins, directions = rays.origins.reshape(-1, 3).to(like), rays.directions.reshape(-1, 3).to(like)
+        view = torch.arange(shape[0], device=device).repeat_interleave(shape[1] * shape[2])
+        aux: dict[str, Tensor] = {}
+        if torch.is_grad_enabled():
+            out, aux = self._march((origins, directions, view), rng, shading, normals)
+            sums = (out.opacity, out.depth_sum, out.values)
+        else:
+            pieces = []
+            for piece in zip(*(x.split(RAYS_AT_ONCE) for x in (origins, directions, view)), strict=True):
+                out, _ = self._march(piece, rng, shading, normals)
+                pieces.append((out.opacity, out.depth_sum, out.values))
+            sums = tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
+        opacity, depth_sum = sums[0].view(*shape, 1), sums[1].view(*shape, 1)
+        values = sums[2].view(*shape, -1)
         if background is None:
             backdrop = self.background(rays.directions, rng)
         else:
             backdrop = background.to(device)
             if backdrop.dim() == 2:
                 backdrop = backdrop[:, None, None]
-        rgb = rays_out.values[:, :3].view(views, height, width, 3) + (1 - opacity) * backdrop
-        normal = rays_out.values[:, 3:].view(views, height, width, 3) if normals else None
+        rgb = values[..., :3] + (1 - opacity) * backdrop
+        depth = depth_sum / opacity.clamp(min=1e-6)
+        return RenderOutput(rgb, opacity, depth, values[..., 3:] if normals else None, aux)
+
+    def _march(
+        self, rays: tuple[Tensor, ...], rng: torch.Generator, shading: Shading | None, normals: bool
+    ) -> tuple[Composited, dict[str, Tensor]]:
+        """What rays ``(origins (R, 3), directions (R, 3), view (R,))`` collect, and the values of their samples."""
+        origins, directions, view = rays
+        if self.training:
+            jitter = torch.rand(origins.shape[0], generator=rng).to(origins)
+        else:
+            jitter = torch.full_like(origins[:, 0], 0.5)
+        cells = self.occupancy.cells()
+        samples = sample_rays(origins, directions, self.bounds, self.settings.samples, jitter, cells)
+        offsets = ray_offsets(samples, origins.shape[0])
+        points = sample_points(origins, directions, samples)
+        lit = shading is not None and bool((shading.lambertian > 0).any())
+        found = self.field.query(points, normals or lit)
+        colors = found.albedo
+        if shading is not None:
+            colors = shade(found, points, view.index_select(0, samples.ray_indices), shading)
+        values = torch.cat([colors, found.normal], -1) if normals and found.normal is not None else colors
+        out = composite(found.density, values, samples, offsets, self.settings.stop)
         aux = {
-            "weights": rays_out.weights, "ray_indices": samples.ray_indices, "starts": samples.starts,
+            "weights": out.weights, "ray_indices": samples.ray_indices, "starts": samples.starts,
             "ends": samples.ends, "offsets": offsets,
         }  # fmt: skip
         if found.normal is not None:
             aux |= {"normals": found.normal, "directions": directions}
         if found.grid is not None:
             aux["grid"] = found.grid
-        return RenderOutput(rgb, opacity, depth, normal, aux)
-
-    def _samples(self, origins: Tensor, directions: Tensor, rng: torch.Generator) -> RaySamples:
-        if self.training:
-            jitter = torch.rand(origins.shape[0], generator=rng).to(origins)
-        else:
-            jitter = torch.full_like(origins[:, 0], 0.5)
-        return sample_rays(
-            origins, directions, self.bounds, self.settings.samples, jitter, self.occupancy.cells()
-        )  # fmt: skip
+        return out, aux
 
     def regularize(
         self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None
@@ -161,12 +179,12 @@ TERMS = ("sparsity", "opaque", "distortion", "depth_variance", "orientation", "t
 
 def shade(found: FieldSamples, points: Tensor, view: Tensor, shading: Shading) -> Tensor:
     """Colours ``(N, 3)`` of samples at ``points (N, 3)`` seen in ``view (N,)``, lit by that view's light."""
-    textureless = shading.textureless.to(points)[view, None]
+    textureless = shading.textureless.to(points)[:, None].index_select(0, view)
     albedo = found.albedo + textureless * (1 - found.albedo)
     if found.normal is None:
         return albedo
-    toward = safe_normalize(shading.light.to(points)[view] - points)
-    diffuse = (found.normal * toward).sum(-1, keepdim=True).clamp(min=0.0)
+    toward = safe_normalize(shading.light.to(points).index_select(0, view) - points)
+    diffuse = dot(found.normal, toward).clamp(min=0.0)
     brightness = shading.ambient + (1 - shading.ambient) * diffuse
-    mix = shading.lambertian.to(points)[view, None]
+    mix = shading.lambertian.to(points)[:, None].index_select(0, view)
     return albedo * (1 + mix * (brightness - 1))

@@ -25,9 +25,9 @@ class Occupancy:
 
     resolution: int = 32  # cells a side; 0 switches it off
     every: int = 16  # steps between two refreshes
-    warmup: int = 64  # steps before anything is skipped
-    decay: float = 0.9  # of the running maximum, at each refresh
-    min_density: float = 0.02  # inverse world units: less than 4% opacity across the whole cube counts as empty
+    warmup: int = 32  # steps before anything is skipped
+    decay: float = 0.8  # of the running maximum, at each refresh
+    min_density: float = 0.05  # inverse world units: 10% opacity across a cube of edge 2 still counts as empty
     explore: float = 0.01  # share of the empty cells that are rendered all the same
 
 
@@ -57,8 +57,8 @@ class OccupancyGrid(nn.Module):
         axis = torch.arange(size, dtype=torch.float32)
         z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
         inside = torch.stack([x, y, z], dim=-1) + torch.rand(size, size, size, 3, generator=rng)
-        points = (inside * (2 * self.bounds / size) - self.bounds).to(self.average.device)
-        density = field.density(points.view(-1, 3)).view(size, size, size).float()
+        points = (inside * (2 * self.bounds / size) - self.bounds).to(self.average)
+        density = field.density(points.view(-1, 3)).view(size, size, size)
         self.average.copy_(torch.maximum(self.settings.decay * self.average, density))
         explored = (torch.rand(size, size, size, generator=rng) < self.settings.explore).to(self.average.device)
         if index + 1 < self.settings.warmup:

@@ -148,8 +148,8 @@ def combine(bias: Tensor, levels: list[Tensor]) -> Tensor:
     return combine_torch(bias, levels)
 
 
-def slopes(grid: Tensor) -> Tensor:
-    """Central differences ``(D, H, W, 4)`` of channel 0 along (-, x, y, z), per cell; one-sided at the border."""
+def slopes_torch(grid: Tensor) -> Tensor:
+    """Torch twin of :func:`slopes`."""
     raw = grid[..., 0]
     parts = [torch.zeros_like(raw)]
     for axis in (2, 1, 0):
@@ -159,6 +159,30 @@ def slopes(grid: Tensor) -> Tensor:
         final = raw.narrow(axis, last, 1) - raw.narrow(axis, last - 1, 1)
         parts.append(torch.cat([first, inner, final], dim=axis))
     return torch.stack(parts, dim=-1)
+
+
+class _Slopes(torch.autograd.Function):
+    """The compiled :func:`slopes`."""
+
+    @staticmethod
+    def forward(ctx, grid: Tensor) -> Tensor:
+        out = torch.empty_like(grid)
+        kernels.spread(partial(field_kernels.slopes_forward, kernels.array(grid), out=out.numpy()), grid.shape[0], 16)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> Tensor:
+        out = torch.zeros_like(grad, memory_format=torch.contiguous_format)
+        field_kernels.slopes_backward(kernels.array(grad), out.numpy())
+        return out
+
+
+def slopes(grid: Tensor) -> Tensor:
+    """Central differences ``(n, n, n, 4)`` of channel 0 as (0, x, y, z), per cell; one-sided at the border."""
+    if kernels.usable(grid):
+        return _Slopes.apply(grid)  # pyright: ignore[reportReturnType]
+    return slopes_torch(grid)
 
 
 def sample_grid_torch(grid: Tensor, points: Tensor, bounds: float) -> tuple[Tensor, Tensor]:
