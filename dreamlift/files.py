@@ -1,7 +1,7 @@
 """Writing files so that a crash, a full disk or a power cut leaves either the old file or the new one, never a half.
 
 The new bytes go to a temporary name in the same folder (a rename is atomic only within one filesystem), reach the disk
-(``fsync``), take the final name (``os.replace``), and then the folder itself is synced, so that the rename survives too.
+(``fsync``), take the final name (``os.replace``), and then the folder itself is synced, so that the rename survives.
 The order follows "All File Systems Are Not Created Equal" (Pillai et al. 2014),
 https://www.usenix.org/conference/osdi14/technical-sessions/presentation/pillai.
 """

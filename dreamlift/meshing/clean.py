@@ -75,9 +75,10 @@ def decimate(mesh: Mesh, faces: int) -> Mesh:
         target = int(faces * factor)
         if target >= len(mesh.faces):
             break
-        points, triangles = fast_simplification.simplify(
+        found = fast_simplification.simplify(
             mesh.vertices.astype(np.float64), mesh.faces.astype(np.int32), target_count=target, agg=aggressiveness
         )
+        points, triangles = found[0], found[1]
         if len(triangles) == 0 or not np.isfinite(points).all():
             continue
         vertices, kept, _ = compact(points.astype(np.float32), triangles)
@@ -91,13 +92,13 @@ def decimate(mesh: Mesh, faces: int) -> Mesh:
 
 
 def smooth(mesh: Mesh, iterations: int = 10, shrink: float = 0.5, inflate: float = -0.53) -> Mesh:
-    """Taubin smoothing: each iteration moves the vertices toward (``shrink``), then from (``inflate``) their neighbours.
+    """Taubin smoothing: each iteration moves vertices toward (``shrink``), then from (``inflate``) their neighbours.
 
     Colours and UVs stay, normals are dropped. Should the volume turn, as it can on a few flat faces, the mesh is
     returned as it was.
 
     Raises:
-        EmptySceneError, ValueError: the mesh is empty or malformed, or the factors do not satisfy 0 < shrink < -inflate.
+        EmptySceneError, ValueError: the mesh is empty or malformed, or not 0 < shrink < -inflate.
     """
     check_mesh(mesh)
     if not 0 < shrink < -inflate:

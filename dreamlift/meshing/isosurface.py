@@ -1,10 +1,10 @@
 """Marching cubes in plain torch: the surface where a scalar grid crosses a threshold, always closed and manifold.
 
-The method is Lorensen and Cline 1987, "Marching Cubes", https://doi.org/10.1145/37402.37422. The usual 256-row table is
+The method is Lorensen and Cline 1987, "Marching Cubes", https://doi.org/10.1145/37402.37422. The table is
 not copied but derived here: on each face of a cube every run of inside corners is cut off by one directed segment, the
-segments chain into loops around the inside, and each loop is cut into triangles without a diagonal on a face of the cube.
-Both cubes of a face cut it the same way, so the output has no holes, and each edge has exactly two triangles (the
-published table lacks the first property, and tables that only repair it lack the second).
+segments chain into loops around the inside, and each loop is cut into triangles without a diagonal on a face of the
+cube. Both cubes of a face cut it the same way, so the output has no holes (the paper's 15 cases leave some), and no
+diagonal of one cube meets one of its neighbour's, so each edge has exactly two triangles.
 
 The threshold of a density is chosen so that the mesh's outlines match the rendered ones: see :func:`find_threshold`.
 """
@@ -43,7 +43,7 @@ def isosurface(
         high: world position of ``values[-1, -1, -1]``.
 
     Returns:
-        vertices ``(V, 3)`` in the dtype of ``values`` (differentiable with respect to them), and faces ``(F, 3)`` int64,
+        vertices ``(V, 3)`` in the dtype of ``values`` (differentiable in them), and faces ``(F, 3)`` int64,
         counter-clockwise from outside. An inside that touches the border is capped 0.05 cells outside of it.
 
     Raises:
@@ -91,11 +91,12 @@ def find_threshold(density: Tensor, cell: float) -> float:
     seen = max(float(opacity.max()) for opacity in opacities)
     if seen < VISIBLE_OPACITY:
         raise EmptySceneError(
-            f"the scene is empty: no ray through it is dimmed by more than {100 * seen:.2g}% ({100 * VISIBLE_OPACITY:g}% "
-            "is needed). Train longer, start from a denser field, or lower the weight of the opacity and sparsity losses"
+            f"the scene is empty: no ray through it is dimmed by more than {100 * seen:.2g}% (at least "
+            f"{100 * VISIBLE_OPACITY:g}% is needed). Train longer, start from a denser field, or lower the weights of "
+            "the opacity and sparsity losses"
         )
-    # Candidates are even in the opacity of one cell, the scale on which a renderer sees the density. The largest is left
-    # out, or a field of one value would give a mesh of nothing.
+    # Candidates are even in the opacity of one cell, the scale on which a renderer sees the density. The largest is
+    # left out, or a field of one value would give a mesh of nothing.
     peak = 1 - torch.exp(-density.max() * cell)
     levels = torch.linspace(0, 1, 258, dtype=torch.float64)[1:-1] * float(peak)
     candidates = -torch.log1p(-levels.clamp_max(1 - 1e-12)) / cell
@@ -136,7 +137,7 @@ def _outline_error(peaks: Tensor, opacity: Tensor, candidates: Tensor) -> Tensor
 
 def _check_grid(values: Tensor) -> None:
     if values.ndim != 3 or min(values.shape) < 2:
-        raise ValueError(f"the grid must have shape (X, Y, Z) with at least 2 values an axis, not {tuple(values.shape)}")
+        raise ValueError(f"the grid must have shape (X, Y, Z), each at least 2, not {tuple(values.shape)}")
     if not bool(torch.isfinite(values).all()):
         raise ValueError("the grid holds values that are not finite (NaN or infinity)")
 
@@ -152,7 +153,7 @@ def _pad(values: Tensor, threshold: float) -> Tensor:
 
 
 def _edge_vertices(values: Tensor, threshold: float) -> tuple[Tensor, list[Tensor]]:
-    """The crossings ``(V, 3)`` in grid units, and for each axis the ``(X, Y, Z)`` int32 numbers of its edges' vertices."""
+    """The crossings ``(V, 3)`` in grid units, and for each axis the numbers ``(X, Y, Z)`` of its edges' vertices."""
     inside = values > threshold
     vertices, ids, count = [], [], 0
     for axis in range(3):

@@ -65,7 +65,7 @@ def render_mesh(
     """Pictures of a mesh with its texture (bilinear), or else its vertex colours, or else mid grey.
 
     Args:
-        background: a number, or a tensor that broadcasts to ``(B, H, W, 3)``, in [0, 1].
+        background: a number, ``(B, 3)``, or what broadcasts to ``(B, H, W, 3)``, in [0, 1].
         shading: as for a scene's renders; None shows the plain base colour.
         supersample: samples a pixel along each axis, averaged in sRGB as the scenes' own renders are.
 
@@ -79,11 +79,13 @@ def render_mesh(
     # (B, H, W, 8): colour, opacity, depth, normal, all times the coverage
     mean = torch.cat([_box_filter(part, supersample) for part in parts])
     backdrop = torch.as_tensor(background, dtype=mean.dtype).cpu()
+    if backdrop.ndim == 2:
+        backdrop = backdrop[:, None, None]
     opacity = mean[..., 3:4]
     return RenderOutput(
         rgb=mean[..., :3] + (1 - opacity) * backdrop,
         opacity=opacity,
-        depth=mean[..., 4:5],
+        depth=mean[..., 4:5] / opacity.clamp_min(1e-6),  # the mean over what is hit; 0 where nothing is
         normal=mean[..., 5:8],
     )
 
@@ -136,7 +138,8 @@ def _rasterize_view(corners: Tensor, K: Tensor, width: int, height: int) -> tupl
     high[volume == 0] = -1  # seen edge-on, or degenerate: no pixel
     pixels = width * height
     nearest = torch.full((pixels,), torch.inf, dtype=torch.float64)
-    winner = torch.full((pixels,), -1, dtype=torch.int64)
+    nobody = len(corners)  # above every face, so that the lowest number wins
+    winner = torch.full((pixels,), nobody, dtype=torch.int64)
     rays = torch.stack(
         [
             (torch.arange(pixels) % width).double() + 0.5,
@@ -154,23 +157,25 @@ def _rasterize_view(corners: Tensor, K: Tensor, width: int, height: int) -> tupl
         hit = torch.nonzero(same_side & (z > NEAR)).flatten()
         pixel, z, owner = pixel[hit], z[hit], owner[hit]
         closer = nearest.scatter_reduce(0, pixel, z, "amin")
-        winner[closer < nearest] = len(corners)
+        winner[closer < nearest] = nobody
         front = z == closer[pixel]
         # Two triangles at one depth (a shared edge): the lower number wins, so that pictures repeat bit by bit.
-        winner[winner < 0] = len(corners)
         winner.scatter_reduce_(0, pixel[front], owner[front], "amin")
-        winner[winner == len(corners)] = -1
         nearest = closer
-    hit = torch.nonzero(winner >= 0).flatten()
+    hit = torch.nonzero(winner < nobody).flatten()
     bary, z = torch.zeros(pixels, 3, dtype=torch.float64), torch.zeros(pixels, dtype=torch.float64)
     b = torch.einsum("nij,nj->ni", edges[winner[hit]], rays[hit])
     bary[hit] = b / b.sum(dim=1, keepdim=True)
     z[hit] = nearest[hit]
+    winner[winner == nobody] = -1
     return winner, bary, z, rays.norm(dim=1)
 
 
 def _boxes(corners: Tensor, K: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
-    """Inclusive boxes ``(F, 2)`` of the pixels whose centres a triangle may cover; the whole picture if it passes the camera."""
+    """Inclusive boxes ``(F, 2)`` of the pixels whose centres a triangle may cover.
+
+    They are the whole picture for one that passes the camera's plane, and empty for one behind it.
+    """
     image = corners @ K.T
     z = image[..., 2]
     in_front, behind = (z > NEAR).all(dim=1), (z <= NEAR).all(dim=1)

@@ -81,7 +81,7 @@ def bake(mesh: Mesh, color_function: ColorFunction, size: int = 1024, padding: i
     assert mesh.vertex_normals is not None
     texel, face, bary = rasterize_uvs(mesh.uvs, mesh.faces, size)
     if len(texel) == 0:
-        raise ValueError(f"no texel of a {size} x {size} texture lies in a UV triangle: use a larger size, or unwrap anew")
+        raise ValueError(f"no texel of a {size} x {size} texture is in a UV triangle: raise the size, or unwrap anew")
     corners = torch.from_numpy(mesh.faces).long()[face]
     vertices, normals = torch.from_numpy(mesh.vertices).float(), torch.from_numpy(mesh.vertex_normals).float()
     image = torch.zeros(size * size, 3)

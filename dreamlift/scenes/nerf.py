@@ -94,9 +94,9 @@ class NerfScene(Scene):
         opacity, depth_sum = sums[0].view(*shape, 1), sums[1].view(*shape, 1)
         values = sums[2].view(*shape, -1)
         if background is None:
-            backdrop = self.background(rays.directions, rng)
+            backdrop = self.background(directions.view(*shape, 3), rng)
         else:
-            backdrop = background.to(device)
+            backdrop = background.to(like)
             if backdrop.dim() == 2:
                 backdrop = backdrop[:, None, None]
         rgb = values[..., :3] + (1 - opacity) * backdrop

@@ -1,0 +1,214 @@
+"""glTF 2.0 binary (GLB): one file with the mesh, its normals, UVs and its texture as an embedded PNG.
+
+The container is a 12-byte header, a JSON chunk and a binary chunk, each padded to 4 bytes: glTF 2.0 specification,
+section 4.4 "GLB File Format Specification", https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html. The files pass
+the Khronos validator without errors and warnings. The reader is trimesh's, which shares no code with the writer.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamlift.files import atomic_write_bytes
+from dreamlift.meshing.geometry import check_mesh, with_normals
+from dreamlift.types import Mesh
+
+FLOAT, UNSIGNED_SHORT, UNSIGNED_INT = 5126, 5123, 5125
+ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
+LINEAR, LINEAR_MIPMAP_LINEAR, CLAMP_TO_EDGE = 9729, 9987, 33071
+
+
+def save_glb(mesh: Mesh, path: str | Path, extras: Mapping[str, Any] | None = None) -> None:
+    """Write ``mesh`` as one GLB file; the coordinates stay as they are (+y up, +z front, one unit is one metre).
+
+    Args:
+        extras: what to remember about the asset (prompt, seed, ...), as values that JSON holds; goes to asset.extras.
+
+    Raises:
+        EmptySceneError, ValueError: the mesh is empty or malformed, or the extras do not fit in JSON.
+        OSError: the file cannot be written; an old one is intact.
+    """
+    check_mesh(mesh)
+    mesh = with_normals(mesh)
+    buffer = _Buffer()
+    attributes = {
+        "POSITION": buffer.add_vectors(mesh.vertices, bounds=True),
+        "NORMAL": buffer.add_vectors(_unit(mesh.vertex_normals)),
+    }
+    if mesh.uvs is not None:
+        attributes["TEXCOORD_0"] = buffer.add_vectors(mesh.uvs)
+    if mesh.base_color is None and mesh.vertex_colors is not None:
+        # The specification wants linear light here, unlike in textures (section 3.7.2.1).
+        attributes["COLOR_0"] = buffer.add_vectors(srgb_to_linear(np.clip(mesh.vertex_colors, 0, 1)))
+    primitive = {"attributes": attributes, "indices": buffer.add_indices(mesh.faces, len(mesh.vertices)), "material": 0}
+    material: dict[str, Any] = {
+        "name": "baked",
+        "pbrMetallicRoughness": {"metallicFactor": float(mesh.metallic), "roughnessFactor": float(mesh.roughness)},
+    }
+    document: dict[str, Any] = {
+        "asset": {"version": "2.0", "generator": "dreamlift", **({"extras": dict(extras)} if extras else {})},
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0, "name": "asset"}],
+        "meshes": [{"name": "asset", "primitives": [primitive]}],
+        "materials": [material],
+    }
+    if mesh.base_color is not None:
+        material["pbrMetallicRoughness"]["baseColorTexture"] = {"index": 0}
+        document["textures"] = [{"sampler": 0, "source": 0}]
+        document["images"] = [{"mimeType": "image/png", "bufferView": buffer.add_view(png_bytes(mesh.base_color))}]
+        document["samplers"] = [
+            {"magFilter": LINEAR, "minFilter": LINEAR_MIPMAP_LINEAR, "wrapS": CLAMP_TO_EDGE, "wrapT": CLAMP_TO_EDGE}
+        ]
+    document["accessors"] = buffer.accessors
+    document["bufferViews"] = buffer.views
+    document["buffers"] = [{"byteLength": len(buffer.data)}]
+    atomic_write_bytes(path, _container(document, bytes(buffer.data)))
+
+
+def load_glb(path: str | Path) -> Mesh:
+    """Read a GLB file back, through trimesh. Only a file of one mesh is taken, as :func:`save_glb` writes it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a GLB, or holds no mesh or several.
+    """
+    import trimesh
+
+    data = Path(path).read_bytes()
+    try:
+        # From memory: without a folder, a hostile file cannot name other files.
+        scene = trimesh.load_scene(io.BytesIO(data), file_type="glb", process=False)
+        parts = list(scene.geometry.values())
+    except Exception as error:  # a damaged file can fail anywhere in the reader, with any exception
+        raise ValueError(f"{path} cannot be read as a GLB file: {type(error).__name__}: {error}") from error
+    if len(parts) != 1 or not isinstance(parts[0], trimesh.Trimesh):
+        raise ValueError(f"{path} must hold exactly one mesh, not {len(parts)} parts")
+    found = parts[0]
+    uvs, texture, colors, metallic, roughness = _appearance(found)
+    mesh = Mesh(
+        vertices=np.asarray(found.vertices, dtype=np.float32),
+        faces=np.asarray(found.faces, dtype=np.int32),
+        uvs=uvs,
+        base_color=texture,
+        vertex_colors=colors,
+        vertex_normals=np.asarray(found.vertex_normals, dtype=np.float32),
+        metallic=metallic,
+        roughness=roughness,
+    )
+    check_mesh(mesh)
+    return mesh
+
+
+def png_bytes(image: np.ndarray) -> bytes:
+    """An ``(H, W, 3)`` uint8 picture as a PNG file."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, format="PNG")
+    return out.getvalue()
+
+
+def srgb_to_linear(color: np.ndarray) -> np.ndarray:
+    """IEC 61966-2-1, on values in [0, 1]."""
+    return np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
+
+
+def linear_to_srgb(color: np.ndarray) -> np.ndarray:
+    """The inverse of :func:`srgb_to_linear`."""
+    return np.where(color <= 0.0031308, color * 12.92, 1.055 * np.maximum(color, 0) ** (1 / 2.4) - 0.055)
+
+
+@dataclass
+class _Buffer:
+    """The binary chunk while it grows, with the JSON entries that describe it."""
+
+    data: bytearray = field(default_factory=bytearray)
+    views: list[dict[str, Any]] = field(default_factory=list)
+    accessors: list[dict[str, Any]] = field(default_factory=list)
+
+    def add_view(self, data: bytes, target: int | None = None) -> int:
+        """Append bytes at a multiple of 4; the number of their buffer view."""
+        self.data += b"\0" * (-len(self.data) % 4)
+        view = {"buffer": 0, "byteOffset": len(self.data), "byteLength": len(data)}
+        self.views.append(view if target is None else {**view, "target": target})
+        self.data += data
+        return len(self.views) - 1
+
+    def add_vectors(self, values: np.ndarray, bounds: bool = False) -> int:
+        """Append ``(V, 2 or 3)`` as float32; the number of the accessor."""
+        values = np.ascontiguousarray(values, dtype="<f4")
+        accessor = {
+            "bufferView": self.add_view(values.tobytes(), ARRAY_BUFFER),
+            "componentType": FLOAT,
+            "count": len(values),
+            "type": f"VEC{values.shape[1]}",
+        }
+        if bounds:
+            accessor |= {"min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist()}
+        self.accessors.append(accessor)
+        return len(self.accessors) - 1
+
+    def add_indices(self, faces: np.ndarray, count: int) -> int:
+        """Append ``(F, 3)`` vertex numbers below ``count`` in the smallest type that holds them."""
+        # The type's largest value means "restart" to a GPU and is not an index (section 3.7.2.1).
+        small = count <= 65535
+        values = np.ascontiguousarray(faces.ravel(), dtype="<u2" if small else "<u4")
+        self.accessors.append({
+            "bufferView": self.add_view(values.tobytes(), ELEMENT_ARRAY_BUFFER),
+            "componentType": UNSIGNED_SHORT if small else UNSIGNED_INT,
+            "count": len(values),
+            "type": "SCALAR",
+        })  # fmt: skip
+        return len(self.accessors) - 1
+
+
+def _container(document: dict[str, Any], binary: bytes) -> bytes:
+    """Header, JSON chunk (padded by spaces) and binary chunk (padded by zeros)."""
+    try:
+        text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a GLB's extras must be JSON values (text, finite numbers, lists, dicts): {error}") from None
+    encoded = text.encode("utf-8", errors="replace")  # a lone surrogate in a prompt becomes "?"
+    encoded += b" " * (-len(encoded) % 4)
+    binary += b"\0" * (-len(binary) % 4)
+    chunks = struct.pack("<I4s", len(encoded), b"JSON") + encoded + struct.pack("<I4s", len(binary), b"BIN\0") + binary
+    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+
+
+def _unit(normals: np.ndarray | None) -> np.ndarray:
+    """Normals of length 1; a zero one becomes +y, since the validator counts any other length as an error."""
+    assert normals is not None
+    lengths = np.linalg.norm(normals.astype(np.float64), axis=1, keepdims=True)
+    return np.where(lengths > 1e-8, normals / np.maximum(lengths, 1e-8), [0.0, 1.0, 0.0])
+
+
+def _appearance(found: Any) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None, float, float]:
+    """UVs, texture, vertex colours, metallic and roughness of a mesh that trimesh loaded."""
+    visual, uvs, texture, colors = found.visual, None, None, None
+    material = getattr(visual, "material", None)
+    if getattr(visual, "uv", None) is not None:
+        # trimesh turns v over on loading, since it keeps OBJ's convention.
+        uvs = (np.asarray(visual.uv, dtype=np.float64) * [1, -1] + [0, 1]).astype(np.float32)
+    image = getattr(material, "baseColorTexture", None)
+    if image is not None and uvs is not None:
+        texture = np.asarray(image.convert("RGB"), dtype=np.uint8)
+    stored = found.vertex_attributes.get("color") if image is None else None
+    if stored is None and image is None and visual.kind == "vertex":
+        stored = visual.vertex_colors
+    if stored is not None:
+        linear = np.asarray(stored)
+        scale = np.iinfo(linear.dtype).max if linear.dtype.kind == "u" else 1.0
+        colors = linear_to_srgb(linear[:, :3].astype(np.float64) / scale).astype(np.float32)
+    # glTF's own default is 1 where a file does not say.
+    metallic, roughness = getattr(material, "metallicFactor", None), getattr(material, "roughnessFactor", None)
+    metallic, roughness = 1.0 if metallic is None else metallic, 1.0 if roughness is None else roughness
+    return uvs, texture, colors, float(metallic), float(roughness)

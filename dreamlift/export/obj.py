@@ -1,0 +1,68 @@
+"""Wavefront OBJ with its material (.mtl) and texture (.png) beside it, under the same name.
+
+The format: Bourke's copy of the Wavefront appendix B1, https://paulbourke.net/dataformats/obj/, and of the MTL
+specification, https://paulbourke.net/dataformats/mtl/. OBJ counts from 1 and has v = 0 at the *bottom* of a texture.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamlift.export.glb import png_bytes
+from dreamlift.files import atomic_write_bytes, atomic_write_text
+from dreamlift.meshing.geometry import check_mesh, with_normals
+from dreamlift.types import Mesh
+
+
+def save_obj(mesh: Mesh, path: str | Path, extras: Mapping[str, Any] | None = None) -> None:
+    """Write ``mesh`` to ``path``, and where it has a texture ``NAME.mtl`` and ``NAME.png`` beside it.
+
+    The OBJ comes last, so that it never names files that are not there. Vertex colours (without a texture) follow the
+    coordinates, as most readers understand. ``extras`` become one comment line of JSON.
+
+    Raises:
+        EmptySceneError, ValueError: the mesh is empty or malformed.
+        OSError: a file cannot be written; an old one of that name is intact.
+    """
+    check_mesh(mesh)
+    mesh = with_normals(mesh)
+    path = Path(path)
+    # Readers end a file's name in an OBJ or MTL at the first space.
+    stem = re.sub(r"\s+", "_", path.stem)
+    # JSON's escapes keep a prompt with line breaks on one line: it cannot add lines to the file.
+    lines = ["# dreamlift " + json.dumps(dict(extras or {}), default=str)]
+    if mesh.base_color is not None:
+        atomic_write_bytes(path.with_name(f"{stem}.png"), png_bytes(mesh.base_color))
+        atomic_write_text(path.with_name(f"{stem}.mtl"), _material(mesh, f"{stem}.png"))
+        lines += [f"mtllib {stem}.mtl", "usemtl baked"]
+    colored = mesh.base_color is None and mesh.vertex_colors is not None
+    points = np.hstack([mesh.vertices, mesh.vertex_colors]) if colored else mesh.vertices  # type: ignore[list-item]
+    lines += _rows("v", points)
+    if mesh.uvs is not None:
+        lines += _rows("vt", np.stack([mesh.uvs[:, 0], 1 - mesh.uvs[:, 1]], axis=1))
+    assert mesh.vertex_normals is not None
+    lines += _rows("vn", mesh.vertex_normals)
+    corner = "{0}/{0}/{0}" if mesh.uvs is not None else "{0}//{0}"
+    pattern = f"f {corner} {corner.replace('0', '1')} {corner.replace('0', '2')}"
+    lines += [pattern.format(*face) for face in (mesh.faces + 1).tolist()]
+    atomic_write_text(path, "\n".join(lines) + "\n")
+
+
+def _rows(key: str, values: np.ndarray) -> list[str]:
+    """One line a row; 9 significant digits hold a float32 exactly."""
+    pattern = key + " %.9g" * values.shape[1]
+    return [pattern % tuple(row) for row in values.tolist()]
+
+
+def _material(mesh: Mesh, texture: str) -> str:
+    """The MTL text, with the metallic-roughness extension that Blender and others read (Pm, Pr)."""
+    return (
+        f"newmtl baked\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nillum 1\n"
+        f"Pm {mesh.metallic:.6g}\nPr {mesh.roughness:.6g}\nmap_Kd {texture}\n"
+    )
