@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     # Loaded on first use, so that `import dreamlift` and `dreamlift --help` stay quick.
     if name in ("Asset", "generate"):
-        from dreamlift import generate as module
-
+        # Not `from dreamlift import generate`, which would ask this function again, and so on for ever.
+        module = importlib.import_module("dreamlift.generate")
+        # The import has put the module under the function's name: from now on the function stands there.
+        globals()["generate"] = module.generate
         return getattr(module, name)
     if name == "Config":
         from dreamlift.presets import Config

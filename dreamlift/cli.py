@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the run failed, 2 bad input (one line says what and how to
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ class _Parser(argparse.ArgumentParser):
     """argparse with one line an error."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"dreamlift: error: {message} (see: {self.prog} --help)\n")
+        self.exit(2, f"dreamlift: error: {' '.join(message.split())} (see: {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,11 +35,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     tune_process()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        rest, overrides = split_overrides(words)
-        arguments = build_parser().parse_args(rest)
-        return VERBS[arguments.verb](arguments, overrides)
+        try:
+            rest, overrides = split_overrides(words)
+            arguments = build_parser().parse_args(rest)
+            return VERBS[arguments.verb](arguments, overrides)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where a reader that went away can still be dealt with
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # as in `dreamlift settings | head -1`: nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's last flush complains
+        return 1
     except Exception as error:
         code = exit_code(error)
         if code is None:
@@ -154,8 +162,12 @@ def _export(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
         raise ValueError(f"export takes settings of the mesh only (--mesh.faces and so on), not --{other[0]}")
     config = apply_overrides(read_config(arguments.run), given)
     formats = [name.strip().lower() for name in arguments.format.split(",") if name.strip()]
-    for path in export_run(arguments.run, config, formats or ["glb"], choose(arguments.json)):
-        print(path)
+    reporter = choose(arguments.json)
+    paths = [str(path) for path in export_run(arguments.run, config, formats or ["glb"], reporter)]
+    if arguments.json:
+        reporter.done({"files": paths})
+    else:
+        print("\n".join(paths))
     return 0
 
 

@@ -87,6 +87,9 @@ def prepare(config: Config) -> Job:
     """Everything that can fail early: the prompt, the device, the prior, the words."""
     config = dataclasses.replace(config, prompt=check_prompt(config.prompt))
     folder = locate(config.prior)
+    if folder == Path(config.prior).expanduser():
+        # A relative path means another folder as soon as the run is resumed from somewhere else.
+        config = dataclasses.replace(config, prior=str(folder.resolve()))
     prior = load_prior(folder, find_device(config.device))
     embeds = embed_prompt(config.prompt, config.negative, config.wording, prior.embed_text)
     return Job(config, prior, revision_of(folder), embeds, start(config, prior))

@@ -4,8 +4,8 @@ The progress bar, the checkpoints, previews and tests all consume the same steps
 of step ``index`` follows from (seed, index, attempt) alone, so a resumed run repeats the interrupted one bit by bit.
 
 Two watchdogs look at every step. A value that is not finite, or a scene that has emptied, rolls the state back to the
-last good copy and goes on with other random numbers; the step's ``note`` says so. After three times the run ends with
-:class:`DivergedError`.
+last good copy and goes on with other random numbers; the step's ``note`` says so. After three times without reaching
+the next copy the run ends with :class:`DivergedError`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class State:
     optimizer: torch.optim.Optimizer
     base_lrs: tuple[float, ...]  # learning rates of the optimiser's groups before any schedule
     index: int = 0  # the next step
-    attempt: int = 0  # how often the run was rolled back
+    attempt: int = 0  # how often the run was rolled back to the last good copy
     good: dict[str, Any] = field(default_factory=dict)  # the last good copy
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def optimize(config: Config, prior: Prior, embeds: PromptEmbeds, state: State) -
     """Steps from ``state.index`` to ``config.steps``; ``state`` is changed in place, and right after each step.
 
     Raises:
-        DivergedError: three roll-backs did not help.
+        DivergedError: three roll-backs to the same copy did not help.
     """
     state.good = snapshot(state)
     while state.index < config.steps:
@@ -95,12 +95,13 @@ def optimize(config: Config, prior: Prior, embeds: PromptEmbeds, state: State) -
         else:
             state.index += 1
             if state.index % SNAPSHOT_EVERY == 0:
+                state.attempt = 0  # past the trouble: a long run may meet more of it than three times
                 state.good = snapshot(state)
         yield step
 
 
 def take_step(config: Config, prior: Prior, embeds: PromptEmbeds, state: State) -> tuple[Step, str]:
-    """One step, and what is wrong with it ("" if nothing; otherwise the scene was not touched)."""
+    """One step, and what is wrong with it ("" if nothing; otherwise the state must be rolled back)."""
     index, scene = state.index, state.scene
     progress = index / config.steps
     rng = random_stream(config.seed, index, state.attempt)
@@ -119,10 +120,11 @@ def take_step(config: Config, prior: Prior, embeds: PromptEmbeds, state: State) 
     optimizer.zero_grad(set_to_none=True)
     total.backward()
     norm = gradient_norm(scene, config.adam.clip_norm)
-    trouble = find_trouble(total, norm, render.opacity)
+    trouble = find_trouble(total, norm, render.opacity, out.x0)
     if not trouble:
         optimizer.step()
         scene.after_step(index, progress, rng)
+        trouble = "" if is_finite(scene) else "the scene has values that are not finite numbers"
     values = {name: float(value.detach()) for name, value in terms.items()} | {"grad_norm": float(norm)}
     return Step(index, float(total.detach()), values | out.metrics, cameras, render, out), trouble
 
@@ -135,8 +137,11 @@ def gradient_norm(scene: Scene, limit: float | None) -> Tensor:
     return torch.stack([parameter.grad.norm() for parameter in parameters if parameter.grad is not None]).norm()
 
 
-def find_trouble(total: Tensor, norm: Tensor, opacity: Tensor) -> str:
-    """What the watchdogs see, in words; "" if all is well."""
+def find_trouble(total: Tensor, norm: Tensor, opacity: Tensor, x0: Tensor) -> str:
+    """What the watchdogs see before a step, in words; "" if all is well."""
+    # Losses leave such values out of their gradient, so without this look a broken prior would teach nothing, unnoticed.
+    if not bool(torch.isfinite(x0).all()):
+        return "the prior's answer is not finite numbers"
     if not bool(torch.isfinite(total)):
         return "the loss is not a finite number"
     if not bool(torch.isfinite(norm)):
@@ -144,6 +149,11 @@ def find_trouble(total: Tensor, norm: Tensor, opacity: Tensor) -> str:
     if float(opacity.detach().mean()) < EMPTY:
         return "the scene has become empty"
     return ""
+
+
+def is_finite(scene: Scene) -> bool:
+    """Whether every parameter is finite. The sum is enough: it is not finite as soon as one of its terms is not."""
+    return bool(torch.isfinite(torch.stack([parameter.detach().sum() for parameter in scene.parameters()])).all())
 
 
 def snapshot(state: State) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import platform
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -15,8 +15,10 @@ from typing import Any
 import torch
 
 import dreamlift
+from dreamlift import locks
 from dreamlift.apps.progress import Reporter
 from dreamlift.cameras import turntable
+from dreamlift.checkpoints import explain
 from dreamlift.config import config_hash, load_yaml, save_yaml
 from dreamlift.export import EXPORTERS
 from dreamlift.export.page import save_page
@@ -45,6 +47,7 @@ class Outcome:
 def start_run(config: Config, out: Path | None, reporter: Reporter) -> Outcome:
     """A new run. Nothing is written before the prior and the prompt are known to be good."""
     begun = time.monotonic()
+    check_out(out)
     with _warnings_to(reporter):
         job = prepare(config)
     info = {"seed": config.seed, "prior": config.prior, "prior_revision": job.prior_revision, **versions()}
@@ -81,8 +84,29 @@ def export_run(folder: Path, config: Config, formats: list[str], reporter: Repor
             raise RunError(f"{folder} has no checkpoint yet: let the run go on with `dreamlift resume {folder}`")
         scene = config.scene.build(random_stream(config.seed, "scene"), "cpu")
         scene.load_state_dict(found[1]["scene"])
-        asset = finish(config, scene, reporter.stage)
-        return [asset.save(folder / f"asset.{name}") for name in formats]
+        with _warnings_to(reporter):
+            asset = finish(config, scene, reporter.stage)
+        try:
+            return [asset.save(folder / f"asset.{name}") for name in formats]
+        except OSError as error:
+            raise explain("write", Path(error.filename or folder), error) from error
+
+
+def check_out(out: Path | None) -> None:
+    """Refuse a folder that holds something already, before the prior is loaded (``Run.create`` looks once more).
+
+    Raises:
+        ValueError: one line with the fix.
+    """
+    folder = None if out is None else out.expanduser()
+    if folder is None or not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file: give --out a new or an empty folder")
+    if (folder / "run.json").exists():
+        raise ValueError(f"{folder} holds a run already: `dreamlift resume {folder}`, or give --out another folder")
+    if any(path.name != locks.NAME for path in folder.iterdir()):
+        raise ValueError(f"{folder} is not empty, and nothing is overwritten: give --out a new or an empty folder")
 
 
 def read_config(folder: Path) -> Config:
@@ -113,8 +137,13 @@ def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
         asset = finish(config, state.scene, reporter.stage)
         write_results(run, asset, reporter, begun)
     except Exception as error:
-        run.set_status("failed", {"error": f"{type(error).__name__}: {error}"})
-        raise
+        full = isinstance(error, OSError) and error.filename is not None
+        failure = explain("write", Path(error.filename), error) if full else error
+        with suppress(RunError):  # where the status cannot be written either, the first error is the one to show
+            run.set_status("failed", {"error": f"{type(failure).__name__}: {failure}"})
+        if failure is error:
+            raise
+        raise failure from error
     return Outcome(run.folder, True, asset)
 
 
@@ -165,10 +194,17 @@ def peak_memory_gb() -> float:
 
 @contextmanager
 def _warnings_to(reporter: Reporter) -> Iterator[None]:
-    """Show the package's own warnings as one line each; those of other libraries mean nothing to a user."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
+    """Show the package's own warnings as notes, at once and each once; other libraries' mean nothing to a user."""
+    own, seen = str(Path(dreamlift.__file__).parent), set()
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *_: Any, **__: Any) -> None:
+        text = str(message)
+        if filename.startswith(own) and text not in seen:
+            seen.add(text)
+            reporter.note(text)
+
+    with warnings.catch_warnings():
+        for category in (UserWarning, RuntimeWarning):
+            warnings.simplefilter("always", category)
+        warnings.showwarning = show
         yield
-    for warning in caught:
-        if "dreamlift" in warning.filename:
-            reporter.note(str(warning.message))

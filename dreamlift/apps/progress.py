@@ -28,7 +28,7 @@ class Plain:
     """One line every few seconds, on standard error."""
 
     def __init__(self) -> None:
-        self.begun, self.first, self.last = time.monotonic(), -1, 0.0
+        self.begun, self.first, self.last = time.monotonic(), -1, time.monotonic()
 
     def stage(self, name: str) -> None:
         print(name, file=sys.stderr, flush=True)

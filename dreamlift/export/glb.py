@@ -201,9 +201,11 @@ def _appearance(found: Any) -> tuple[np.ndarray | None, np.ndarray | None, np.nd
     image = getattr(material, "baseColorTexture", None)
     if image is not None and uvs is not None:
         texture = np.asarray(image.convert("RGB"), dtype=np.uint8)
-    stored = found.vertex_attributes.get("color") if image is None else None
-    if stored is None and image is None and visual.kind == "vertex":
+    stored = None
+    if image is None and visual.kind == "vertex":  # a file without a material
         stored = visual.vertex_colors
+    elif image is None and "color" in visual.vertex_attributes:
+        stored = visual.vertex_attributes["color"]
     if stored is not None:
         linear = np.asarray(stored)
         scale = np.iinfo(linear.dtype).max if linear.dtype.kind == "u" else 1.0

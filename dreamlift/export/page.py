@@ -13,9 +13,10 @@ from pathlib import Path
 
 from dreamlift.files import atomic_write_text
 
-# 'unsafe-inline' and 'unsafe-eval' (for WebAssembly decoders) concern the page's own text; no address is allowed.
+# The script is part of the page ('unsafe-inline') and compiles a mesh decoder of its own ('wasm-unsafe-eval'). Pictures
+# and the GLB come from the page's own data; no address is allowed.
 POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' blob:; style-src 'unsafe-inline'; "
+    "default-src 'none'; script-src 'unsafe-inline' 'wasm-unsafe-eval' blob:; style-src 'unsafe-inline'; "
     "img-src data: blob:; connect-src data: blob:; worker-src blob:"
 )
 

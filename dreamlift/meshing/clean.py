@@ -54,10 +54,11 @@ def remove_floaters(mesh: Mesh, keep_ratio: float = 0.05) -> Mesh:
 
 
 def decimate(mesh: Mesh, faces: int) -> Mesh:
-    """The mesh with about ``faces`` faces at most; geometry only, so do it before unwrapping and colouring.
+    """The mesh with ``faces`` faces at most; geometry only, so do it before unwrapping and colouring.
 
     The result is checked: finite, no degenerate face, still closed if it was, positive volume within a tenth of the
-    old one. If a try fails, gentler ones follow, and at last the mesh is returned as it was, with a warning.
+    old one. If a try fails, gentler ones follow. If none of the sound meshes keeps to the budget, the smallest is
+    returned (at worst the mesh as it was), with a warning.
 
     Raises:
         EmptySceneError, ValueError: the mesh is empty or malformed, or fewer than 4 faces are asked for.
@@ -71,6 +72,7 @@ def decimate(mesh: Mesh, faces: int) -> Mesh:
         return mesh
     closed = is_closed(mesh.faces)
     volume = signed_volume(mesh.vertices, mesh.faces)
+    best = mesh
     for aggressiveness, factor in ((7.0, 1.0), (5.0, 1.0), (3.0, 1.0), (5.0, 1.5), (5.0, 2.5)):
         target = int(faces * factor)
         if target >= len(mesh.faces):
@@ -82,13 +84,16 @@ def decimate(mesh: Mesh, faces: int) -> Mesh:
         if len(triangles) == 0 or not np.isfinite(points).all():
             continue
         vertices, kept, _ = compact(points.astype(np.float32), triangles)
-        if _is_sound(vertices, kept, closed, volume):
-            return Mesh(vertices, kept, metallic=mesh.metallic, roughness=mesh.roughness)
+        if len(kept) < len(best.faces) and _is_sound(vertices, kept, closed, volume):
+            best = Mesh(vertices, kept, metallic=mesh.metallic, roughness=mesh.roughness)
+        if len(best.faces) <= faces:
+            return best
     warnings.warn(
-        f"the mesh could not be decimated to {faces} faces without damage: its {len(mesh.faces)} faces are kept",
+        f"the mesh of {len(mesh.faces)} faces could not be decimated to {faces} without damage: "
+        f"{len(best.faces)} are left",
         stacklevel=2,
     )
-    return mesh
+    return best
 
 
 def smooth(mesh: Mesh, iterations: int = 10, shrink: float = 0.5, inflate: float = -0.53) -> Mesh:

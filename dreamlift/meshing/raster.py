@@ -93,7 +93,7 @@ def render_mesh(
 def sample_texture(texture: np.ndarray, uvs: Tensor) -> Tensor:
     """Bilinear colours ``(N, 3)`` in [0, 1] of a ``(H, W, 3)`` uint8 texture at ``uvs (N, 2)``; edges are repeated."""
     height, width = texture.shape[:2]
-    image = torch.from_numpy(np.ascontiguousarray(texture)).view(-1, 3)
+    image = torch.from_numpy(np.array(texture)).view(-1, 3)  # a copy: readers hand out read-only arrays
     # Texel centres lie at +0.5, and v = 0 is the upper edge of the first row.
     x = (uvs[:, 0] * width - 0.5).clamp(0, width - 1)
     y = (uvs[:, 1] * height - 0.5).clamp(0, height - 1)

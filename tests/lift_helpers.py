@@ -1,0 +1,45 @@
+"""What the tests of whole runs share: a prior that is small and ready at once, and settings for a run of seconds."""
+
+import torch
+
+from dreamlift.cli import main
+from dreamlift.toybox.network import make_networks, save_folder
+
+WORDS = "a an red mug teapot front back left right view from above below".split()
+TINY = (
+    "--steps 6 --scene.field.resolutions [9,17] --scene.field.switch_on [0,0.5] --scene.samples 24 "
+    "--cameras.resolution [32] --mesh.resolution 32 --mesh.texture_size 64 --mesh.faces 500"
+).split()
+
+
+def save_stub(folder):
+    """A diffusers folder with random weights: its pictures mean nothing, but it is loaded and asked as any other."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_folder(make_networks(WORDS, size=32, channels=(8, 16)), folder)
+    return folder
+
+
+def run_main(*words):
+    """The exit code, also where argparse exits by itself."""
+    try:
+        return main([str(word) for word in words])
+    except SystemExit as error:
+        return error.code
+
+
+def generate_words(prior, out, *more, prompt="a red mug"):
+    return ["generate", prompt, "--prior", str(prior), *TINY, "--out", str(out), *map(str, more)]
+
+
+def small_pictures(monkeypatch):
+    """Fewer and smaller result pictures, where the test does not look at them."""
+    from dreamlift import cameras
+
+    monkeypatch.setattr("dreamlift.generate.VIEW_SIZE", 32)
+    monkeypatch.setattr("dreamlift.apps.lift.turntable", lambda count, **kw: cameras.turntable(3, **kw | {"size": 32}))
+
+
+def tree(folder):
+    """Every file below a folder with its bytes."""
+    return {path.relative_to(folder): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
