@@ -21,12 +21,14 @@ tune_process()
 from dreamlift.cameras import PosedCameras, fibonacci_cameras  # noqa: E402
 from dreamlift.guidance.sds import SDS  # noqa: E402
 from dreamlift.meshing.isosurface import find_threshold  # noqa: E402
+from dreamlift.meshing.solid import solidity  # noqa: E402
 from dreamlift.optimize import State, optimize, random_stream, start  # noqa: E402
 from dreamlift.presets import TOYBOX, Config, Weights  # noqa: E402
 from dreamlift.priors.empirical import EmpiricalPrior  # noqa: E402
 from dreamlift.prompts import NoViews, embed_prompt  # noqa: E402
 from dreamlift.scenes.background import Solid  # noqa: E402
 from dreamlift.scenes.base import Scene  # noqa: E402
+from dreamlift.scenes.field import Blob  # noqa: E402
 from dreamlift.scenes.nerf import Nerf  # noqa: E402
 from dreamlift.scenes.voxel import Voxel  # noqa: E402
 from dreamlift.schedules import Linear  # noqa: E402
@@ -37,10 +39,10 @@ GREY = (0.5, 0.5, 0.5)
 CONFIG = replace(
     TOYBOX,
     steps=400,
-    scene=Nerf(field=Voxel(), background=Solid(GREY), samples=96),
+    scene=Nerf(field=Voxel(activation="exp", blob=Blob("cone", 3.0, 0.6), lr=0.1), background=Solid(GREY)),
     wording=NoViews(),
     guidance=SDS(guidance_scale=1.0, t_min=0.02, t_max=Linear(0.98, 0.3), weighting="x0"),
-    weights=Weights(),
+    weights=Weights(sparsity=30.0),
 )
 
 
@@ -52,10 +54,11 @@ def occupancy_grid(size: int = 48) -> torch.Tensor:
 
 @torch.no_grad()
 def iou_of(scene: Scene, thing: Thing, size: int = 48) -> float:
-    """Occupancy IoU at ``size^3``; the scene's threshold is found as for a mesh, without a look at the truth."""
+    """Occupancy IoU at ``size^3``; what is solid is found as for a mesh, without a look at the truth."""
     points = occupancy_grid(size)
     density = scene.density(points).view(size, size, size)
-    inside = density.flatten() > find_threshold(density, 2.0 / size)
+    cell = 2.0 / size
+    inside = solidity(density, cell, find_threshold(density, cell)).flatten() > 0.5
     truth = thing.occupancy(points)
     return float((inside & truth).sum() / (inside | truth).sum())
 

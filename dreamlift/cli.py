@@ -11,7 +11,10 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from dreamlift.presets import Config
 
 OVERRIDE = re.compile(r"--([a-z_]+(?:\.[a-z0-9_]+)+)(?:=(.*))?", re.DOTALL)
 # Short options of generate and the setting that each one is.
@@ -203,7 +206,7 @@ VERBS = {
 }  # fmt: skip
 
 
-def _preset(name: str):  # noqa: ANN202 (Config is imported late)
+def _preset(name: str) -> Config:
     import difflib
 
     from dreamlift.presets import PRESETS

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -91,7 +91,7 @@ def optimize(config: Config, prior: Prior, embeds: PromptEmbeds, state: State) -
     while state.index < config.steps:
         step, trouble = take_step(config, prior, embeds, state)
         if trouble:
-            step = Step(step.index, step.loss, step.terms, step.cameras, step.render, step.guidance, roll_back(state, trouble))
+            step = replace(step, note=roll_back(state, trouble))
         else:
             state.index += 1
             if state.index % SNAPSHOT_EVERY == 0:
@@ -139,7 +139,7 @@ def gradient_norm(scene: Scene, limit: float | None) -> Tensor:
 
 def find_trouble(total: Tensor, norm: Tensor, opacity: Tensor, x0: Tensor) -> str:
     """What the watchdogs see before a step, in words; "" if all is well."""
-    # Losses leave such values out of their gradient, so without this look a broken prior would teach nothing, unnoticed.
+    # Losses leave such values out of their gradient: without this look a broken prior would teach nothing, unnoticed.
     if not bool(torch.isfinite(x0).all()):
         return "the prior's answer is not finite numbers"
     if not bool(torch.isfinite(total)):

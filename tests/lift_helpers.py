@@ -5,11 +5,11 @@ import torch
 from dreamlift.cli import main
 from dreamlift.toybox.network import make_networks, save_folder
 
-WORDS = "a an red mug teapot front back left right view from above below".split()
-TINY = (
-    "--steps 6 --scene.field.resolutions [9,17] --scene.field.switch_on [0,0.5] --scene.samples 24 "
-    "--cameras.resolution [32] --mesh.resolution 32 --mesh.texture_size 64 --mesh.faces 500"
-).split()
+WORDS = ["a", "an", "red", "mug", "teapot", "front", "back", "left", "right", "view", "from", "above", "below"]
+TINY = [
+    "--steps=6", "--scene.field.resolutions=[9,17]", "--scene.field.switch_on=[0,0.5]", "--scene.samples=24",
+    "--cameras.resolution=[32]", "--mesh.resolution=32", "--mesh.texture_size=64", "--mesh.faces=500",
+]  # fmt: skip
 
 
 def save_stub(folder):

@@ -326,3 +326,50 @@ def test_a_render_of_the_baked_mesh_shows_the_field(baked: Mesh):
     hit = found.faces >= 0
     points = (rays.origins + found.depth[..., None] * rays.directions)[hit]
     assert (out.rgb[hit] - color_of(points, points)).abs().max() < 0.06
+
+
+def test_visibility_of_a_slab_is_beer_lambert_from_the_nearest_side():
+    from dreamlift.meshing.solid import visibility
+
+    density = torch.zeros(9, 9, 9)
+    density[3:6] = 2.0  # a slab across x; light along +x or -x crosses least of it, except from the open sides
+    got = visibility(density, 0.5)
+    # centre of the slab's first layer: half a cell of matter
+    assert float(got[3, 4, 4]) == pytest.approx(math.exp(-2.0 * 0.25), abs=1e-6)
+    assert float(got[4, 4, 4]) == pytest.approx(math.exp(-2.0 * 0.75), abs=1e-6)
+    assert float(got[0, 4, 4]) == 1.0
+
+
+def test_visibility_by_brute_force_along_every_lattice_ray():
+    import itertools
+
+    from dreamlift.meshing.solid import visibility
+
+    density = torch.rand(5, 6, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 3
+    expected = torch.zeros_like(density)
+    for place in itertools.product(range(5), range(6), range(4)):
+        best = math.inf
+        for step in itertools.product((-1, 0, 1), repeat=3):
+            if step == (0, 0, 0):
+                continue
+            length = 0.3 * math.sqrt(sum(abs(s) for s in step))
+            depth, at = 0.5 * length * float(density[place]), tuple(p - s for p, s in zip(place, step, strict=True))
+            while all(0 <= a < n for a, n in zip(at, density.shape, strict=True)):
+                depth += length * float(density[at])
+                at = tuple(a - s for a, s in zip(at, step, strict=True))
+            best = min(best, depth)
+        expected[place] = math.exp(-best)
+    torch.testing.assert_close(visibility(density, 0.3), expected)
+
+
+def test_a_hollow_shell_becomes_solid_and_haze_does_not():
+    from dreamlift.meshing.solid import solidity
+
+    axis = torch.linspace(-1, 1, 49)
+    x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
+    radius = torch.sqrt(x * x + y * y + z * z)
+    density = 200.0 * ((radius > 0.5) & (radius < 0.6)).float() + 0.05 * (radius < 0.95).float()
+    inside = solidity(density, 2 / 48, 10.0) > 0.5
+    truth = radius < 0.6
+    assert float((inside & truth).sum() / (inside | truth).sum()) > 0.9
+    assert not bool(inside[radius > 0.7].any())

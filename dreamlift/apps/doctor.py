@@ -44,7 +44,8 @@ def diagnose() -> tuple[str, bool]:
     if memory is not None:
         enough = memory >= NEEDED_GB
         healthy &= enough
-        lines.append(f"free memory         {memory:.1f} GB ({'enough' if enough else 'too little'} for the default preset)")
+        verdict = "enough" if enough else "too little"
+        lines.append(f"free memory         {memory:.1f} GB ({verdict} for the default preset)")
     lines.append(f"free disk           {shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB here")
     embedded = (EMBEDDED / "toybox" / "model_index.json").is_file()
     healthy &= embedded
@@ -77,7 +78,8 @@ def _devices() -> list[str]:
         return [*lines, "cuda                none found: the CPU is used, with the embedded prior"]
     for i in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(i)
-        lines.append(f"cuda:{i}              {torch.cuda.get_device_name(i)}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free")
+        memory = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+        lines.append(f"cuda:{i}              {torch.cuda.get_device_name(i)}, {memory}")
     return lines
 
 

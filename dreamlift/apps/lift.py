@@ -63,13 +63,13 @@ def resume_run(folder: Path, reporter: Reporter) -> Outcome:
     """Go on with a run that was stopped, from its last whole checkpoint; on the CPU bit by bit as if it never was."""
     begun = time.monotonic()
     config = read_config(folder)
-    with Run.open(folder, config_hash=config_hash(config), keep=config.keep_checkpoints) as run:
-        with _warnings_to(reporter):
-            job = prepare(config)
-            _, saved = run.resume()
-            if saved:
-                job.state.load_state_dict(saved)
-            return _carry_out(run, job, reporter, begun)
+    opened = Run.open(folder, config_hash=config_hash(config), keep=config.keep_checkpoints)
+    with opened as run, _warnings_to(reporter):
+        job = prepare(config)
+        _, saved = run.resume()
+        if saved:
+            job.state.load_state_dict(saved)
+        return _carry_out(run, job, reporter, begun)
 
 
 def export_run(folder: Path, config: Config, formats: list[str], reporter: Reporter) -> list[Path]:
@@ -137,13 +137,11 @@ def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
         asset = finish(config, state.scene, reporter.stage)
         write_results(run, asset, reporter, begun)
     except Exception as error:
-        full = isinstance(error, OSError) and error.filename is not None
-        failure = explain("write", Path(error.filename), error) if full else error
         with suppress(RunError):  # where the status cannot be written either, the first error is the one to show
-            run.set_status("failed", {"error": f"{type(failure).__name__}: {failure}"})
-        if failure is error:
-            raise
-        raise failure from error
+            run.set_status("failed", {"error": f"{type(error).__name__}: {error}"})
+        if isinstance(error, OSError) and error.filename is not None:
+            raise explain("write", Path(error.filename), error) from error
+        raise
     return Outcome(run.folder, True, asset)
 
 

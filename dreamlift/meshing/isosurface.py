@@ -12,12 +12,14 @@ The threshold of a density is chosen so that the mesh's outlines match the rende
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from dreamlift.meshing.geometry import EmptySceneError, signed_volume
+from dreamlift.meshing.solid import solidity
 
 # A crossing stays this far (in cells) from the grid points, or the vertices around a grid point that equals the
 # threshold would coincide and their triangles would have no area.
@@ -114,18 +116,21 @@ def find_threshold(density: Tensor, cell: float) -> float:
 def surface_of_density(
     density: Tensor, low: Sequence[float] | Tensor, high: Sequence[float] | Tensor, threshold: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The mesh of a density field: threshold found if none is given, crossings placed on the opacity of one cell.
+    """The mesh of what is solid in a density field (:func:`dreamlift.meshing.solid.solidity`).
 
-    The raw density jumps from 0 to hundreds within a cell, and a linear crossing of it lies almost at the outer grid
-    point; the opacity 1 - exp(-density * cell) is bounded, so its crossings are smooth. Arguments, results and errors
-    as :func:`isosurface` and :func:`find_threshold`.
+    With a ``threshold``, the mesh of that density instead: crossings then lie on the opacity of one cell, since the
+    raw density jumps from 0 to hundreds within a cell, and a linear crossing of it would lie almost at the outer grid
+    point. Arguments, results and errors otherwise as :func:`isosurface` and :func:`find_threshold`.
     """
     _check_grid(density)
     size = torch.as_tensor(high, dtype=torch.float64) - torch.as_tensor(low, dtype=torch.float64)
     cell = float((size / (torch.tensor(density.shape) - 1)).mean())
-    level = find_threshold(density, cell) if threshold is None else threshold
-    opacity = -torch.expm1(-density.detach().double().clamp_min(0) * cell)
-    vertices, faces = isosurface(opacity, -float(torch.expm1(torch.tensor(-level * cell).double())), low, high)
+    density = density.detach().double().clamp_min(0)
+    if threshold is None:
+        field, level = solidity(density, cell, find_threshold(density, cell)), 0.5
+    else:
+        field, level = -torch.expm1(-density * cell), -math.expm1(-threshold * cell)
+    vertices, faces = isosurface(field, level, low, high)
     return vertices.float(), faces
 
 

@@ -1,0 +1,108 @@
+"""The named settings: each is a whole config, can be written and read back, and fits the parts that it names."""
+
+import dataclasses
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dreamlift.cameras import CameraSampler
+from dreamlift.config import apply_overrides, config_hash, describe_fields, from_plain, load_yaml, save_yaml, to_plain
+from dreamlift.optimize import optimize, random_stream, start
+from dreamlift.presets import PRESETS, TOYBOX, Config, Weights
+from dreamlift.priors.gaussian import GaussianPrior
+from dreamlift.priors.sources import KNOWN
+from dreamlift.prompts import embed_prompt
+from dreamlift.scenes.nerf import TERMS
+from dreamlift.schedules import Linear, value_at
+
+EACH = pytest.mark.parametrize("name", PRESETS)
+PROGRESS = [0.0, 0.1, 0.25, 0.5, 0.75, 1.0]
+
+
+@EACH
+def test_a_preset_round_trips(name):
+    config = PRESETS[name]
+    text = save_yaml(config)
+    assert load_yaml(Config, text) == config
+    assert from_plain(Config, to_plain(config)) == config
+    assert save_yaml(load_yaml(Config, text)) == text
+    assert config_hash(load_yaml(Config, text)) == config_hash(config)
+
+
+@EACH
+def test_every_setting_of_a_preset_can_be_given_as_it_is_listed(name):
+    config = PRESETS[name]
+    rows = {row[0]: row[2] for row in describe_fields(config)}
+    assert apply_overrides(config, rows) == config
+    assert apply_overrides(Config(), rows) == config  # so the list is the whole preset
+
+
+def test_presets_differ():
+    hashes = {name: config_hash(config) for name, config in PRESETS.items()}
+    assert len(set(hashes.values())) == len(PRESETS)
+    assert PRESETS["toybox"] is TOYBOX
+    assert all(config.prompt == "" for config in PRESETS.values())
+
+
+@EACH
+def test_a_preset_names_a_known_prior(name):
+    assert PRESETS[name].prior in KNOWN
+
+
+@EACH
+def test_the_regularisers_of_a_preset_are_terms_of_its_scene(name):
+    config = PRESETS[name]
+    assert {field.name for field in dataclasses.fields(Weights)} == set(TERMS)
+    scene = config.scene.build(random_stream())
+    cameras = replace(config.cameras, resolution=(8,))(0.5, random_stream())
+    for progress in PROGRESS:
+        on = config.weights.at(progress)
+        render = scene.train().render(cameras, random_stream(), progress=progress, normals="orientation" in on)
+        terms = scene.regularize(render, progress, tuple(on))
+        assert set(terms) == set(on), "a term that is on has no value"
+        assert all(bool(torch.isfinite(value)) and value.ndim == 0 for value in terms.values())
+
+
+@EACH
+def test_the_schedules_of_a_preset_stay_in_range(name):
+    guidance = PRESETS[name].guidance
+    for progress in PROGRESS:
+        low, high = value_at(guidance.t_min, progress), value_at(guidance.t_max, progress)
+        assert 0.0 < low < high < 1.0
+    assert guidance.guidance_scale > 1.0
+    assert value_at(PRESETS[name].adam.lr_scale, 0.0) > 0.0
+
+
+@EACH
+def test_two_steps_of_a_preset(name):
+    # The preset's own scene, losses and weights, with few rays: every part fits the others.
+    full = PRESETS[name]
+    config = replace(
+        full, steps=2, prompt="a mug", cameras=replace(full.cameras, resolution=(8,)), scene=replace(full.scene, samples=32)
+    )
+    prior = GaussianPrior(torch.rand(1, 3, 8, 8, generator=random_stream("mean")), torch.ones(1))
+    state = start(config, prior)
+    embeds = embed_prompt(config.prompt, config.negative, config.wording, prior.embed_text)
+    steps = list(optimize(config, prior, embeds, state))
+    assert [step.index for step in steps] == [0, 1]
+    assert all(torch.isfinite(parameter).all() for parameter in state.scene.parameters())
+    assert any(float(entry["exp_avg"].abs().max()) > 0 for entry in state.optimizer.state_dict()["state"].values())
+
+
+def test_a_weight_of_zero_is_off():
+    weights = Weights(sparsity=Linear(1.0, 0.0, 0.0, 0.5), opaque=0.0, tv=2.0)
+    assert weights.at(0.0) == {"sparsity": 1.0, "tv": 2.0}
+    assert weights.at(0.5) == {"tv": 2.0}
+
+
+@pytest.mark.parametrize("name", ["steps", "checkpoint_every", "keep_checkpoints"])
+def test_counts_begin_at_one(name):
+    with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
+        replace(TOYBOX, **{name: 0})
+
+
+def test_the_default_is_the_toybox_on_any_device():
+    assert (TOYBOX.prior, TOYBOX.device) == ("toybox", "auto")
+    assert isinstance(TOYBOX.cameras, CameraSampler)
+    assert not KNOWN[TOYBOX.prior].addresses  # embedded: no network is needed
