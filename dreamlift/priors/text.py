@@ -25,7 +25,7 @@ def encode_prompts(folder: Path, prompts: list[str], device: torch.device, dtype
 
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False)
     for message in complaints(tokenizer, prompts):
-        warnings.warn(message, stacklevel=2)
+        warnings.warn(message, stacklevel=1)  # the caller's file would be torch's: no_grad stands between
     name = _architecture(folder / "text_encoder")
     encoder: Any = load_part(getattr(transformers, name), folder / "text_encoder", dtype).to(device).eval()
     tokens = tokenizer(prompts, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt")
@@ -38,7 +38,7 @@ def encode_prompts(folder: Path, prompts: list[str], device: torch.device, dtype
 def complaints(tokenizer: Any, prompts: list[str]) -> list[str]:
     """One line for each word that the tokenizer does not know (with the nearest it knows), and one if cut off."""
     lines = []
-    if max(len(tokenizer(prompt)["input_ids"]) for prompt in prompts) > TEXT_LENGTH:
+    if max(len(tokenizer(prompt, verbose=False)["input_ids"]) for prompt in prompts) > TEXT_LENGTH:
         lines.append(f"the prompt is longer than {TEXT_LENGTH} tokens: what comes after is not read")
     unknown = tokenizer.unk_token_id
     # A tokenizer with sub-words (CLIP, T5) spells out anything; a word tokenizer has a closed vocabulary.

@@ -1,0 +1,57 @@
+"""Twelve prompts through the shipped command, default preset, on one sheet to look at.
+
+    python benchmarks/contact_sheet.py --out docs/pictures/contact_sheet.png
+
+One row a prompt: the scene's own renders from 8 sides above, the exported GLB read back and rendered below. Beside it a
+table of seconds, peak memory and the round trip's PSNR.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+PROMPTS = (
+    "a red mug", "a blue chair", "an orange rocket", "a green car", "a yellow duck", "a purple teapot",
+    "a white house", "a pink mushroom", "a blue robot", "a red table", "a green tree", "an orange boat",
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("docs/pictures/contact_sheet.png"))
+    parser.add_argument("--runs", type=Path, default=Path("outputs/contact_sheet"), help="folders are kept and reused")
+    parser.add_argument("--prompts", nargs="+", default=PROMPTS)
+    parser.add_argument("settings", nargs=argparse.REMAINDER, help="after --, passed on to generate")
+    arguments = parser.parse_args()
+    extra = [word for word in arguments.settings if word != "--"]
+    rows = []
+    print(f"{'prompt':20s} {'s':>6s} {'GB':>5s} {'PSNR dB':>8s} {'faces':>6s}")
+    for prompt in arguments.prompts:
+        folder = arguments.runs / prompt.replace(" ", "-")
+        if not (folder / "preview.png").is_file():
+            command = [sys.executable, "-m", "dreamlift.cli", "generate", prompt, "--out", str(folder), *extra]
+            subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+        run = json.loads((folder / "run.json").read_text())
+        metrics = run["metrics"]
+        print(f"{prompt:20s} {run['seconds']:6.0f} {run['peak_memory_gb']:5.2f} {metrics['roundtrip_psnr']:8.1f} "
+              f"{metrics['faces']:6.0f}", flush=True)  # fmt: skip
+        rows.append((prompt, Image.open(folder / "preview.png").convert("RGB")))
+    width, height = rows[0][1].size
+    sheet = Image.new("RGB", (width, len(rows) * (height + 16)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for i, (prompt, picture) in enumerate(rows):
+        pen.text((4, i * (height + 16) + 2), prompt, fill="black")
+        sheet.paste(picture, (0, i * (height + 16) + 16))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(arguments.out)
+    print(arguments.out)
+
+
+if __name__ == "__main__":
+    main()

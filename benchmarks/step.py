@@ -1,0 +1,70 @@
+"""What a step costs over its floor: the frozen U-Net's own forward passes in that step, measured in the same run.
+
+    python benchmarks/step.py [--steps 40] [--threads 2]
+
+A step renders 2 views of 64x64, asks the embedded prior with classifier-free guidance (4 pictures through the U-Net), goes
+back through the renderer and updates the scene. The first steps are left out, since nothing is skipped there yet.
+"""
+
+from __future__ import annotations
+
+from dreamlift.startup import tune_process
+
+tune_process()  # before torch
+
+import argparse  # noqa: E402
+import statistics  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from dataclasses import replace  # noqa: E402
+
+import torch  # noqa: E402
+
+from dreamlift.generate import prepare  # noqa: E402
+from dreamlift.optimize import take_step  # noqa: E402
+from dreamlift.presets import TOYBOX  # noqa: E402
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """(CPU ms over all threads, wall ms) of one call."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    work()
+    return 1e3 * (time.process_time() - cpu), 1e3 * (time.perf_counter() - wall)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=40, help="steps that are measured")
+    parser.add_argument("--skip", type=int, default=80, help="steps before")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    job = prepare(replace(TOYBOX, prompt="a red mug"))
+    views = job.config.cameras.views
+    latents, t = torch.randn(views, 3, job.prior.resolution, job.prior.resolution), torch.full((views,), 0.5)
+    cond = job.embeds.at(job.config.cameras(0.0, torch.Generator().manual_seed(0)))
+    rows: dict[str, list[tuple[float, float]]] = {"floor": [], "step": []}
+
+    def floor() -> None:
+        with torch.no_grad():
+            job.prior.predict_noise(latents, t, cond, 3.0)
+
+    def step() -> None:
+        take_step(job.config, job.prior, job.embeds, job.state)
+        job.state.index += 1
+
+    for i in range(arguments.skip + arguments.steps):
+        result = timed(step)
+        if i >= arguments.skip:
+            rows["step"].append(result)
+            rows["floor"].append(timed(floor))  # in turn, so that a busy machine slows both alike
+    print(f"{views} views of 64x64, {arguments.threads} threads, medians of {arguments.steps}")
+    for name, values in rows.items():
+        print(f"{name:6s} {statistics.median(v[0] for v in values):8.1f} CPU ms {statistics.median(v[1] for v in values):8.1f} wall ms")
+    for i, kind in enumerate(("CPU", "wall")):
+        ratio = statistics.median(s[i] / f[i] for s, f in zip(rows["step"], rows["floor"], strict=True))
+        print(f"step over floor, {kind}: {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    main()

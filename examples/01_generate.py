@@ -1,0 +1,19 @@
+"""A prompt to a GLB, from Python. Run: python examples/01_generate.py "a red mug" mug.glb"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+from dreamlift import generate
+from dreamlift.presets import PRESETS
+
+
+def main(prompt: str = "a red mug", path: str = "mug.glb", steps: str = "300") -> None:
+    config = replace(PRESETS["toybox"], seed=1, steps=int(steps))
+    asset = generate(prompt, config)
+    print(asset.save(path), asset.metrics)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,412 @@
+"""Whole runs with their folder: every file is there and can be read, and nothing that goes wrong loses the work."""
+
+import base64
+import errno
+import html
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from lift_helpers import TINY, generate_words, run_main, save_stub, small_pictures, tree
+from PIL import Image
+from run_helpers import names, same
+
+from dreamlift.apps import lift
+from dreamlift.checkpoints import load_latest
+from dreamlift.config import config_hash, load_yaml
+from dreamlift.presets import Config
+from dreamlift.run import read_metrics
+
+FILES = ["asset.glb", "checkpoints", "config.yaml", "events.jsonl", "metrics.jsonl", "preview.png", "run.json",
+         "turntable.webp", "view.html"]  # fmt: skip
+PROMPT = 'a red "mug" & <script>alert(1)</script>'
+
+
+@pytest.fixture(scope="module")
+def stub(tmp_path_factory):
+    return save_stub(tmp_path_factory.mktemp("prior") / "stub")
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    small_pictures(monkeypatch)
+
+
+@pytest.fixture
+def cwd(tmp_path, monkeypatch):
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def strict_json(text):
+    """JSON has no NaN, which Python's reader would let pass."""
+
+    def refuse(name):
+        raise ValueError(f"{name} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def status_of(folder):
+    return strict_json((folder / "run.json").read_text(encoding="utf-8"))
+
+
+def checkpoint_of(folder):
+    config = load_yaml(Config, (folder / "config.yaml").read_text(encoding="utf-8"))
+    return load_latest(folder / "checkpoints", config_hash(config))
+
+
+def read_trimesh(path):
+    (mesh,) = trimesh.load_scene(path).geometry.values()
+    return mesh
+
+
+# A run that ends well
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(folder, the process): the default preset and the embedded prior, as a user starts them."""
+    cwd = tmp_path_factory.mktemp("finished")
+    command = [sys.executable, "-m", "dreamlift.cli", "generate", PROMPT, *TINY, "--seed=3", "--out=run", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert names(cwd) == ["run"], "something was written outside of --out"
+    return cwd / "run", done
+
+
+def test_all_files_of_a_run_are_there(finished):
+    folder, _ = finished
+    assert names(folder) == FILES
+    assert names(folder / "checkpoints") == ["step-000006"]
+    config = load_yaml(Config, (folder / "config.yaml").read_text())
+    assert (config.prompt, config.prior, config.steps, config.seed) == (PROMPT, "toybox", 6, 3)
+    events = [strict_json(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events] == ["created", "checkpoint"]
+    lines = [strict_json(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(6))
+    assert all(line["loss"] > 0 and line["grad_norm"] > 0 and 0 < line["t"] < 1 for line in lines)
+
+
+def test_the_status_says_what_made_the_run(finished):
+    folder, _ = finished
+    found = status_of(folder)
+    assert (found["status"], found["prompt"], found["seed"], found["prior"]) == ("finished", PROMPT, 3, "toybox")
+    assert re.fullmatch("[0-9a-f]{16,40}", found["prior_revision"])
+    assert found["config_hash"] == config_hash(load_yaml(Config, (folder / "config.yaml").read_text()))
+    assert found["packages"]["torch"] == torch.__version__
+    assert {"numpy", "diffusers", "transformers", "trimesh"} <= set(found["packages"])
+    assert 0 < found["seconds"] < 120
+    assert 0.1 < found["peak_memory_gb"] < 10
+    assert 15 < found["metrics"]["roundtrip_psnr"] <= 100
+    mesh = read_trimesh(folder / "asset.glb")
+    assert (found["metrics"]["faces"], found["metrics"]["vertices"]) == (len(mesh.faces), len(mesh.vertices))
+
+
+def test_the_asset_has_a_texture_to_another_reader(finished):
+    mesh = read_trimesh(finished[0] / "asset.glb")
+    picture = mesh.visual.material.baseColorTexture
+    assert picture.size == (64, 64)
+    assert np.asarray(picture.convert("RGB")).std() > 1
+    assert 50 < len(mesh.faces) <= 500
+    assert mesh.visual.uv.shape == (len(mesh.vertices), 2)
+    assert np.abs(mesh.vertices).max() <= 1.0
+
+
+def test_the_pictures_show_the_asset_from_all_sides(finished):
+    folder, _ = finished
+    with Image.open(folder / "preview.png") as sheet:
+        assert sheet.size == (8 * 128, 2 * 128)  # the scene above, the file below
+        pixels = np.asarray(sheet.convert("RGB")).astype(float)
+    views = pixels.reshape(2, 128, 8, 128, 3).swapaxes(1, 2)
+    assert (views.std(axis=(2, 3, 4)) > 5).all(), "a view shows nothing"
+    error = np.square((views[0] - views[1]) / 255).mean()
+    assert -10 * math.log10(error) == pytest.approx(status_of(folder)["metrics"]["roundtrip_psnr"], abs=0.1)
+    with Image.open(folder / "turntable.webp") as film:
+        assert (film.n_frames, film.size) == (36, (192, 192))
+
+
+def test_the_page_holds_the_asset_and_shows_the_prompt_as_text(finished):
+    folder, _ = finished
+    page = (folder / "view.html").read_text(encoding="utf-8")
+    assert base64.b64encode((folder / "asset.glb").read_bytes()).decode() in page
+    assert f"<h1>{html.escape(PROMPT)}</h1>" in page
+    assert PROMPT not in page
+
+
+def test_json_events_are_one_object_a_line(finished):
+    folder, done = finished
+    events = [strict_json(line) for line in done.stdout.splitlines()]
+    assert [event["step"] for event in events if event["event"] == "step"] == list(range(6))
+    assert {event["event"] for event in events} == {"stage", "step", "note", "done"}
+    last = events[-1]
+    assert last["event"] == "done"
+    assert last["asset"].endswith("asset.glb")
+    assert last["roundtrip_psnr"] == pytest.approx(status_of(folder)["metrics"]["roundtrip_psnr"], abs=0.05)
+    # The embedded prior has a small vocabulary: what it does not know is said before the first step.
+    kinds = [event["event"] for event in events]
+    assert kinds.index("note") < kinds.index("step")
+    assert any("does not know the word" in event.get("text", "") for event in events)
+
+
+def test_a_run_is_made_again_from_its_own_config(finished, cwd, quick):
+    folder, _ = finished
+    before = tree(folder)
+    assert run_main("generate", "--config", folder / "config.yaml", "--out", "again") == 0
+    assert (cwd / "again" / "asset.glb").read_bytes() == (folder / "asset.glb").read_bytes()
+    assert same(checkpoint_of(cwd / "again"), checkpoint_of(folder))
+    assert run_main("generate", "--config", folder / "config.yaml", "--out", "other", "--seed", "4") == 0
+    assert (cwd / "other" / "asset.glb").read_bytes() != (folder / "asset.glb").read_bytes()
+    assert tree(folder) == before
+
+
+def test_export_makes_every_format_and_changes_no_setting(cwd, quick, stub, capsys):
+    assert run_main(*generate_words(stub, "run")) == 0
+    kept = {name: (cwd / "run" / name).read_bytes() for name in ("asset.glb", "config.yaml", "metrics.jsonl")}
+    capsys.readouterr()
+    assert run_main("export", "run", "--format", "glb, OBJ,ply") == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [os.path.join("run", f"asset.{kind}") for kind in ("glb", "obj", "ply")]
+    assert all((cwd / "run" / name).read_bytes() == data for name, data in kept.items())
+    sizes = {len(trimesh.load(path, force="mesh", process=False).faces) for path in printed}
+    assert len(sizes) == 1
+    assert names(cwd) == ["run"]
+    assert not [name for name in names(cwd / "run") if name.startswith(".")]
+
+    assert run_main("export", "run", "--faces", "100", "--texture-size", "32", "--json") == 0
+    events = [strict_json(line) for line in capsys.readouterr().out.splitlines()]
+    assert events[-1] == {"event": "done", "files": [os.path.join("run", "asset.glb")]}
+    mesh = read_trimesh(cwd / "run" / "asset.glb")
+    assert len(mesh.faces) <= 100
+    assert mesh.visual.material.baseColorTexture.size == (32, 32)
+    assert (cwd / "run" / "config.yaml").read_bytes() == kept["config.yaml"]
+
+
+def test_a_finished_run_can_be_resumed_to_the_same_end(cwd, quick, stub):
+    assert run_main(*generate_words(stub, "run")) == 0
+    glb, metrics = (cwd / "run" / "asset.glb").read_bytes(), read_metrics(cwd / "run")
+    assert run_main("resume", "run") == 0
+    assert (cwd / "run" / "asset.glb").read_bytes() == glb
+    assert read_metrics(cwd / "run") == metrics
+    assert status_of(cwd / "run")["status"] == "finished"
+
+
+# Runs that fail
+
+
+def failed(capsys, words, *expected):
+    """The one line of a run that failed; what was said before it are stages and steps."""
+    assert run_main(*words) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    (line,) = [line for line in err.splitlines() if line.startswith("dreamlift: error: ")]
+    assert err.endswith(line + "\n")
+    assert all(part in line for part in expected), line
+    return line
+
+
+@pytest.mark.parametrize("where", ["export.glb.atomic_write_bytes", "apps.lift.atomic_write_bytes"])
+def test_a_full_disk_at_the_end_loses_no_work(cwd, quick, stub, capsys, monkeypatch, where):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    name = "asset.glb" if "glb" in where else "preview.png"
+    with monkeypatch.context() as patched:
+        patched.setattr(f"dreamlift.{where}", full)
+        said = failed(capsys, generate_words(stub, "run"), f"cannot write run/{name}: No space left on device; free some")
+    folder = cwd / "run"
+    status = status_of(folder)
+    assert status["status"] == "failed"
+    assert "No space left on device" in status["error"]
+    assert name not in names(folder)
+    assert not [found for found in names(folder) if found.startswith(".")], said
+    assert checkpoint_of(folder)[0] == 6
+    assert run_main("export", "run") == 0
+    assert len(read_trimesh(folder / "asset.glb").faces) > 50
+    assert run_main("resume", "run") == 0
+    assert status_of(folder)["status"] == "finished"
+    assert names(folder) == FILES
+
+
+def test_a_full_disk_while_exporting_keeps_the_old_file(cwd, quick, stub, capsys, monkeypatch):
+    assert run_main(*generate_words(stub, "run")) == 0
+    before = tree(cwd)
+
+    def full(path, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("dreamlift.export.glb.atomic_write_bytes", full)
+    capsys.readouterr()
+    failed(capsys, ["export", "run", "--faces", "50"], "cannot write run/asset.glb: No space left on device")
+    assert tree(cwd) == before
+
+
+def test_an_empty_scene_makes_no_asset(cwd, quick, stub, capsys, monkeypatch):
+    steps = lift.optimize
+
+    def emptied(config, prior, embeds, state):
+        for step in steps(config, prior, embeds, state):
+            if state.index == config.steps:
+                with torch.no_grad():
+                    for level in state.scene.field.levels:
+                        level[..., 0] = -1e3
+            yield step
+
+    monkeypatch.setattr(lift, "optimize", emptied)
+    failed(capsys, generate_words(stub, "run"), "the scene is empty")
+    assert status_of(cwd / "run")["status"] == "failed"
+    assert "EmptySceneError" in status_of(cwd / "run")["error"]
+    failed(capsys, ["export", "run", "--format", "glb,obj,ply"], "the scene is empty")
+    assert not [name for name in names(cwd / "run") if name.startswith("asset")]
+
+
+def test_a_run_that_diverges_fails_with_advice(cwd, quick, stub, capsys, monkeypatch):
+    monkeypatch.setattr("dreamlift.optimize.find_trouble", lambda *_: "the loss is not a finite number")
+    failed(capsys, generate_words(stub, "run"), "step 0: the loss is not a finite number", "Lower adam.lr_scale")
+    assert status_of(cwd / "run")["status"] == "failed"
+    lines = [strict_json(line) for line in (cwd / "run" / "events.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["created"] + ["rolled back"] * 3
+    assert not (cwd / "run" / "asset.glb").exists()
+    failed(capsys, ["export", "run"], "run has no checkpoint yet: let the run go on with `dreamlift resume run`")
+
+
+def test_events_of_a_step_that_was_rolled_back_are_json(cwd, quick, stub, capsys, monkeypatch):
+    from dreamlift.guidance.sds import SDS
+
+    call, calls = SDS.__call__, []
+
+    def broken_once(self, prior, latents, cond, progress, rng, state):
+        out = call(self, prior, latents, cond, progress, rng, state)
+        calls.append(progress)
+        return out if len(calls) != 3 else type(out)(out.loss * float("nan"), out.x0, out.t, {"grad_rms": float("inf")})
+
+    monkeypatch.setattr(SDS, "__call__", broken_once)
+    assert run_main(*generate_words(stub, "run"), "--json") == 0
+    events = [strict_json(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["step"] for event in events if event["event"] == "step"] == [0, 1, 2, 0, 1, 2, 3, 4, 5]
+    assert any("rolled back to step 0" in event.get("text", "") for event in events)
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_it_is_used(cwd, quick, stub, capsys):
+    config = cwd / "mine.yaml"
+    config.write_text("checkpoint_every: 4\n")
+    words = ["generate", "a red mug", "--config", config, "--prior", stub, *TINY, "--out", "run"]
+    assert run_main(*words) == 0
+    glb = (cwd / "run" / "asset.glb").read_bytes()
+    newest = cwd / "run" / "checkpoints" / "step-000006" / "tensors.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1] + b"\xff")
+    capsys.readouterr()
+    assert run_main("resume", "run") == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: the checkpoint ")]
+    assert len(notes) == 1
+    assert "step-000006 is not used: tensors.safetensors was changed" in notes[0]
+    assert (cwd / "run" / "asset.glb").read_bytes() == glb
+
+
+# Runs that are stopped or killed, each in a process of its own
+
+HARNESS = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+import diffusers.models.unets.unet_2d_condition, transformers.models.t5.modeling_t5  # once, not in every child
+sys.path.insert(0, sys.argv[1])
+from lift_helpers import generate_words, run_main
+from dreamlift import cameras
+import dreamlift.apps.lift as lift, dreamlift.generate
+sys.modules["dreamlift.generate"].VIEW_SIZE = 32
+lift.turntable = lambda count, **kw: cameras.turntable(3, **kw | {"size": 32})
+stub, pick, log = sys.argv[2], random.Random(0), open("log.txt", "w")
+
+def fork(*words):
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            os.dup2(log.fileno(), 2)
+            code = run_main(*words)
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    return child
+
+def count(folder, name, text=b"\\n"):
+    path = Path(folder, name)
+    return path.read_bytes().count(text) if path.exists() else 0
+
+def wait_for(done):
+    limit = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < limit, "the run does not get on"
+        time.sleep(0.002)
+
+def ended(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def start(folder):
+    return fork(*generate_words(stub, folder, "--config", "mine.yaml", "--steps", 20))
+
+Path("mine.yaml").write_text("checkpoint_every: 2\\n")
+found = {"whole": ended(start("whole"))}
+
+child = start("stopped")
+wait_for(lambda: count("stopped", "metrics.jsonl") >= 3)
+os.kill(child, signal.SIGSTOP)  # so that it is still there when the others come
+found["second"] = [ended(fork("resume", "stopped")), ended(fork("export", "stopped"))]
+os.kill(child, signal.SIGTERM)
+os.kill(child, signal.SIGCONT)
+found["stopped"] = [ended(child), json.loads(Path("stopped/run.json").read_text())["status"]]
+found["resumed"] = ended(fork("resume", "stopped"))
+
+child, found["killed"] = start("killed"), []
+wait_for(lambda: count("killed", "metrics.jsonl") >= 3)
+for times in range(1, 4):
+    time.sleep(pick.uniform(0, 0.1))
+    os.kill(child, signal.SIGKILL)
+    found["killed"].append(ended(child))
+    child = fork("resume", "killed")
+    if times < 3:  # the first two are killed among their steps, the last at any time
+        wait_for(lambda: count("killed", "events.jsonl", b"resumed") == times)
+time.sleep(pick.uniform(0, 0.5))
+os.kill(child, signal.SIGKILL)
+found["killed"].append(ended(child))
+found["went on"] = ended(fork("resume", "killed"))
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes of POSIX")
+def test_stopped_and_killed_runs_end_as_if_nothing_had_been(tmp_path, stub):
+    here = os.path.dirname(__file__)
+    command = [sys.executable, "-c", HARNESS, here, str(stub)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=200)
+    log = (tmp_path / "log.txt").read_text()
+    assert done.returncode == 0, done.stderr + log
+    found = json.loads(done.stdout)
+    assert len(found["killed"]) == 4
+    assert found["killed"].count(-9) >= 2  # a fast machine may have ended one before
+    assert found == {**found, "whole": 0, "second": [1, 1], "stopped": [130, "stopped"], "resumed": 0, "went on": 0}
+    assert log.count("is in use by process") == 2
+    assert "stopped by SIGTERM; go on with: dreamlift resume stopped" in log
+    assert "Traceback" not in log
+
+    whole = tmp_path / "whole"
+    for name in ("stopped", "killed"):
+        folder = tmp_path / name
+        assert names(folder) == names(whole) == FILES
+        assert status_of(folder)["status"] == "finished"
+        assert same(checkpoint_of(folder), checkpoint_of(whole))
+        assert (folder / "asset.glb").read_bytes() == (whole / "asset.glb").read_bytes()
+        assert read_metrics(folder) == read_metrics(whole)
+        events = [json.loads(line)["event"] for line in (folder / "events.jsonl").read_text().splitlines()]
+        assert events.count("created") == 1
+        assert events.count("resumed") in ([1] if name == "stopped" else [3, 4])
+    assert names(tmp_path) == ["killed", "log.txt", "mine.yaml", "stopped", "whole"]
