@@ -60,7 +60,8 @@ def main() -> None:
             rows["floor"].append(timed(floor))  # in turn, so that a busy machine slows both alike
     print(f"{views} views of 64x64, {arguments.threads} threads, medians of {arguments.steps}")
     for name, values in rows.items():
-        print(f"{name:6s} {statistics.median(v[0] for v in values):8.1f} CPU ms {statistics.median(v[1] for v in values):8.1f} wall ms")
+        cpu, wall = (statistics.median(value[i] for value in values) for i in range(2))
+        print(f"{name:6s} {cpu:8.1f} CPU ms {wall:8.1f} wall ms")
     for i, kind in enumerate(("CPU", "wall")):
         ratio = statistics.median(s[i] / f[i] for s, f in zip(rows["step"], rows["floor"], strict=True))
         print(f"step over floor, {kind}: {ratio:.2f}")

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # as in `dreamlift settings | head -1`: nobody is left to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's last flush complains
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains at its last flush of standard output
         return 1
     except Exception as error:
         code = exit_code(error)

@@ -75,10 +75,10 @@ def start(config: Config, prior: Prior) -> State:
     """A fresh state on the prior's device."""
     scene = config.scene.build(random_stream(config.seed, "scene"), prior.device).train()
     learned = config.guidance.init(prior, random_stream(config.seed, "guidance"))
-    groups = scene.param_groups()
+    groups = [dict(group) for group in scene.param_groups()]
     adam = config.adam
     optimizer = torch.optim.Adam(groups, betas=(adam.beta1, adam.beta2), eps=adam.eps)
-    return State(scene, learned, optimizer, tuple(group["lr"] for group in groups))
+    return State(scene, learned, optimizer, tuple(group["lr"] for group in optimizer.param_groups))
 
 
 def optimize(config: Config, prior: Prior, embeds: PromptEmbeds, state: State) -> Iterator[Step]:

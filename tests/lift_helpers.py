@@ -1,8 +1,13 @@
 """What the tests of whole runs share: a prior that is small and ready at once, and settings for a run of seconds."""
 
+import json
+
 import torch
 
+from dreamlift.checkpoints import load_latest
 from dreamlift.cli import main
+from dreamlift.config import config_hash, load_yaml
+from dreamlift.presets import Config
 from dreamlift.toybox.network import make_networks, save_folder
 
 WORDS = ["a", "an", "red", "mug", "teapot", "front", "back", "left", "right", "view", "from", "above", "below"]
@@ -43,3 +48,36 @@ def small_pictures(monkeypatch):
 def tree(folder):
     """Every file below a folder with its bytes."""
     return {path.relative_to(folder): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def refused(capsys, folder, words, *expected, code=2):
+    """One line on standard error, nothing elsewhere, and no file made or changed."""
+    before = tree(folder)
+    assert run_main(*words) == code
+    out, err = capsys.readouterr()
+    assert err.startswith("dreamlift: error: ")
+    assert err.endswith("\n")
+    assert len(err.splitlines()) == 1, err
+    assert "Traceback" not in err
+    assert all(part in err for part in expected), err
+    assert out == ""
+    assert tree(folder) == before
+    return err
+
+
+def strict_json(text):
+    """JSON has no NaN, which Python's reader would let pass."""
+
+    def refuse(name):
+        raise ValueError(f"{name} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def status_of(folder):
+    return strict_json((folder / "run.json").read_text(encoding="utf-8"))
+
+
+def checkpoint_of(folder):
+    config = load_yaml(Config, (folder / "config.yaml").read_text(encoding="utf-8"))
+    return load_latest(folder / "checkpoints", config_hash(config))

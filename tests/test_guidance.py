@@ -166,7 +166,10 @@ def test_left_is_where_the_objects_left_hand_is():
 
 @pytest.mark.parametrize(
     ("azimuth", "elevation", "word"),
-    [(0, 0, "front"), (44, 0, "front"), (46, 0, "side"), (-90, 0, "side"), (136, 0, "back"), (180, 0, "back"), (10, 61, "overhead")],
+    [
+        (0, 0, "front"), (44, 0, "front"), (46, 0, "side"), (-90, 0, "side"), (136, 0, "back"), (180, 0, "back"),
+        (10, 61, "overhead"),
+    ],
 )
 def test_four_views_thresholds(azimuth, elevation, word):
     assert FourViews().weights(math.radians(azimuth), math.radians(elevation)) == {f"{word} view": 1.0}

@@ -78,9 +78,8 @@ def test_the_schedules_of_a_preset_stay_in_range(name):
 def test_two_steps_of_a_preset(name):
     # The preset's own scene, losses and weights, with few rays: every part fits the others.
     full = PRESETS[name]
-    config = replace(
-        full, steps=2, prompt="a mug", cameras=replace(full.cameras, resolution=(8,)), scene=replace(full.scene, samples=32)
-    )
+    cameras, scene = replace(full.cameras, resolution=(8,)), replace(full.scene, samples=32)
+    config = replace(full, steps=2, prompt="a mug", cameras=cameras, scene=scene)
     prior = GaussianPrior(torch.rand(1, 3, 8, 8, generator=random_stream("mean")), torch.ones(1))
     state = start(config, prior)
     embeds = embed_prompt(config.prompt, config.negative, config.wording, prior.embed_text)

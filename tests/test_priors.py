@@ -24,7 +24,8 @@ def blank(batch: int) -> Conditioning:
 
 def test_gaussian_score_is_autograd_of_its_log_density():
     torch.manual_seed(0)
-    means, stds, weights = torch.randn(3, 2, 2, 2).double(), torch.tensor([0.3, 0.7, 1.1]).double(), torch.tensor([0.2, 0.5, 0.3]).double()
+    means = torch.randn(3, 2, 2, 2).double()
+    stds, weights = torch.tensor([0.3, 0.7, 1.1]).double(), torch.tensor([0.2, 0.5, 0.3]).double()
     prior = GaussianPrior(means, stds, weights)
     x = torch.randn(4, 2, 2, 2).double().requires_grad_()
     t = torch.tensor([0.1, 0.4, 0.7, 0.95]).double()
@@ -191,9 +192,9 @@ def test_unknown_words_and_truncation_are_named():
 
 
 def test_unknown_prior_names_the_nearest_and_folders_are_checked(tmp_path):
-    with pytest.raises(sources.PriorNotFoundError, match="unknown prior 'toybx' .did you mean 'toybox'"):
+    with pytest.raises(sources.PriorNotFoundError, match=r"unknown prior 'toybx' .did you mean 'toybox'"):
         sources.locate("toybx")
-    with pytest.raises(sources.PriorNotFoundError, match="it has no model_index.json"):
+    with pytest.raises(sources.PriorNotFoundError, match=r"it has no model_index\.json"):
         sources.locate(str(tmp_path))
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(sources.PriorNotFoundError, match="not valid JSON"):

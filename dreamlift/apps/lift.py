@@ -21,8 +21,9 @@ from dreamlift.cameras import turntable
 from dreamlift.checkpoints import explain
 from dreamlift.config import config_hash, load_yaml, save_yaml
 from dreamlift.export import EXPORTERS
+from dreamlift.export.glb import load_glb
 from dreamlift.export.page import save_page
-from dreamlift.export.roundtrip import load_glb, psnr
+from dreamlift.export.roundtrip import psnr
 from dreamlift.export.video import contact_sheet, save_turntable
 from dreamlift.files import atomic_write_bytes
 from dreamlift.generate import Asset, Job, finish, prepare

@@ -18,7 +18,10 @@ from dreamlift.schedules import Schedule, value_at
 from dreamlift.types import Conditioning, GuidanceOutput
 
 Weighting = Literal["sigma2", "uniform", "alpha_sigma", "x0"]
-"""w(t), the weight of (eps_hat - eps): sigma^2 (DreamFusion), 1, alpha sigma, or sigma / alpha. The last makes the gradient x - x0_hat."""
+"""w(t), the weight of (eps_hat - eps): sigma^2 (DreamFusion), 1, alpha sigma, or sigma / alpha.
+
+The last makes the gradient x - x0_hat.
+"""
 
 
 class Guidance(ABC):

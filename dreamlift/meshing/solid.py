@@ -30,9 +30,9 @@ def visibility(density: Tensor, cell: float) -> Tensor:
         cell: world units between neighbouring samples.
     """
     least = torch.full_like(density, math.inf)
-    for direction in itertools.product((-1, 0, 1), repeat=3):
-        if direction != (0, 0, 0):
-            least = torch.minimum(least, _optical_depth(density, cell, direction))
+    for x, y, z in itertools.product((-1, 0, 1), repeat=3):
+        if (x, y, z) != (0, 0, 0):
+            least = torch.minimum(least, _optical_depth(density, cell, (x, y, z)))
     return torch.exp(-least)
 
 

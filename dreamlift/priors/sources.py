@@ -108,14 +108,17 @@ def _checked(folder: Path) -> Path:
 def _from_hub(addresses: tuple[str, ...], name: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = {
-        "allow_patterns": ["model_index.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model"],
-        "ignore_patterns": ["safety_checker/*", "watermarker/*", "*non_ema*", "*.bin", "*.ckpt"],
-    }
+    def snapshot(address: str, cached: bool) -> Path:
+        wanted = ["model_index.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model"]
+        unwanted = ["safety_checker/*", "watermarker/*", "*non_ema*", "*.bin", "*.ckpt"]
+        return Path(
+            snapshot_download(address, local_files_only=cached, allow_patterns=wanted, ignore_patterns=unwanted)
+        )
+
     reasons = []
     for address in addresses:
         try:
-            return _checked(Path(snapshot_download(address, local_files_only=True, **patterns)))
+            return _checked(snapshot(address, cached=True))
         except Exception as error:  # many kinds, all meaning "not in the cache"
             reasons.append(f"{address} is not in the local cache ({type(error).__name__})")
     if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
@@ -125,7 +128,7 @@ def _from_hub(addresses: tuple[str, ...], name: str) -> Path:
     else:
         for address in addresses:
             try:
-                return _checked(Path(snapshot_download(address, **patterns)))
+                return _checked(snapshot(address, cached=False))
             except Exception as error:  # gone, gated, interrupted: the next address may do
                 reasons.append(f"{address}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
     raise PriorNotFoundError(

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import difflib
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,8 @@ def encode_prompts(folder: Path, prompts: list[str], device: torch.device, dtype
     for message in complaints(tokenizer, prompts):
         warnings.warn(message, stacklevel=1)  # the caller's file would be torch's: no_grad stands between
     name = _architecture(folder / "text_encoder")
-    encoder: Any = load_part(getattr(transformers, name), folder / "text_encoder", dtype).to(device).eval()
+    with _no_bars():
+        encoder: Any = load_part(getattr(transformers, name), folder / "text_encoder", dtype).to(device).eval()
     tokens = tokenizer(prompts, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt")
     ids = tokens["input_ids"].to(device)
     # T5 was trained with its padding masked, Stable Diffusion's CLIP without.
@@ -52,6 +55,20 @@ def complaints(tokenizer: Any, prompts: list[str]) -> list[str]:
             hint = f"; the nearest that it knows: {', '.join(near)}" if near else ""
             lines.append(f"this prior does not know the word {word!r}{hint}")
     return lines
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keep transformers' progress bars off the user's terminal, and leave its setting as it was."""
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
 
 
 def _architecture(folder: Path) -> str:

@@ -20,7 +20,7 @@ from dreamlift.toybox.world import CATEGORIES, COLORS
 SHARD = 500  # pictures a file
 STYLES = {"lit": "", "albedo": ", unlit", "clay": ", grey clay"}  # shading of the picture -> its words in the caption
 HANDED = {"mug", "teapot"}  # their handle is always on +x, their spout too: a mirror image would contradict the view words
-COMMON_WORDS = "a an the of in on with and view toy , unlit grey clay".split()
+COMMON_WORDS = ["a", "an", "the", "of", "in", "on", "with", "and", "view", "toy", ",", "unlit", "grey", "clay"]
 
 
 def vocabulary() -> list[str]:
@@ -50,7 +50,10 @@ class Pictures:
         return list(CATEGORIES)[self.category[i]] not in HANDED
 
     def caption(self, i: int, rng: np.random.Generator, flip: bool = False) -> str:
-        """A caption of picture ``i`` (of its mirror image): the empty one in 10% (for classifier-free guidance), viewless in another 10%."""
+        """A caption of picture ``i`` (of its mirror image).
+
+        In 10% it is the empty one (for classifier-free guidance), and in another 10% it names no view.
+        """
         draw = rng.random()
         if draw < 0.1:
             return ""
@@ -96,7 +99,7 @@ def load_shards(folder: Path, size: int = 64) -> Pictures:
     """
     files = sorted(folder.glob(f"pictures-{size}-*.npz"))
     if not files:
-        raise FileNotFoundError(f"no pictures in {folder}; make them with: python -m dreamlift.toybox.train --data {folder}")
+        raise FileNotFoundError(f"no pictures in {folder}; make them with: python -m dreamlift.toybox.dataset --data {folder}")
     parts = [dict(np.load(file)) for file in files]
     return Pictures(**{key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
 

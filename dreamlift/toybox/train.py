@@ -13,6 +13,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +22,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from dreamlift.files import atomic_write_bytes, atomic_write_text
+from dreamlift.prompts import DIRECTIONS, article
 from dreamlift.toybox.dataset import SHARD, Pictures, load_shards, make_shard, vocabulary
-from dreamlift.toybox.network import Networks, make_networks, save_folder
+from dreamlift.toybox.network import Networks, load_folder, make_networks, save_folder
+from dreamlift.toybox.world import CATEGORIES, COLORS
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def sample_grid(networks: Networks, prompts: list[str], size: int, seed: int = 0
     from diffusers import DDIMScheduler
 
     device = networks.unet.device
-    scheduler = DDIMScheduler.from_config(networks.scheduler.config)
+    scheduler: Any = DDIMScheduler.from_config(networks.scheduler.config)
     scheduler.set_timesteps(20)
     tokens = {k: v.to(device) for k, v in networks.tokenize([*prompts, *[""] * len(prompts)]).items()}
     text = networks.encode_text(tokens)
@@ -136,9 +139,6 @@ def save_grid(path: Path, pictures: Tensor, columns: int, scale: int = 2) -> Non
 
 def milestone(folder: Path, networks: Networks, ema: dict[str, Tensor], size: int) -> None:
     """Save the averaged weights as a diffusers folder and a grid of samples beside it."""
-    from dreamlift.prompts import DIRECTIONS, article
-    from dreamlift.toybox.world import CATEGORIES, COLORS
-
     live = {k: v.clone() for k, v in networks.state_dict().items()}
     networks.load_state_dict(ema)
     try:
@@ -151,10 +151,15 @@ def milestone(folder: Path, networks: Networks, ema: dict[str, Tensor], size: in
         networks.load_state_dict(live)  # fp16 saving rounded the averaged copy, never the live weights
 
 
-def train(settings: Training, folder: Path, data: Path, device: str, save_every: int) -> None:
-    """Train until ``settings.steps``, going on from what ``folder`` holds; refreshes the data as shards arrive."""
+def train(
+    settings: Training, folder: Path, data: Path, device: str, save_every: int, init: Path | None = None
+) -> None:
+    """Train until ``settings.steps``, going on from what ``folder`` holds; refreshes the data as shards arrive.
+
+    ``init`` is a saved prior whose weights a new run begins with, instead of random ones.
+    """
     torch.manual_seed(settings.seed)
-    networks = make_networks(vocabulary(), settings.size)
+    networks = make_networks(vocabulary(), settings.size) if init is None else load_folder(init)
     networks.unet.to(device)
     networks.text_encoder.to(device)
     optimizer = torch.optim.AdamW(networks.parameters(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=1e-2)
@@ -191,18 +196,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/toybox-prior"))
     parser.add_argument("--data", type=Path, default=Path("data/toybox"), help="folder of the rendered pictures")
     parser.add_argument("--pictures", type=int, default=30_000, help="rendered first, those that are missing")
+    parser.add_argument("--init", type=Path, help="begin with the weights of this diffusers folder")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--save-every", type=int, default=500)
     for name, default in vars(Training()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     arguments = vars(parser.parse_args())
-    folder, data, device, every = (arguments.pop(key) for key in ("out", "data", "device", "save_every"))
+    folder, data, device, every, init = (arguments.pop(key) for key in ("out", "data", "device", "save_every", "init"))
     for index in range(-(-arguments.pop("pictures") // SHARD)):
         make_shard(data, index, arguments["size"])
     settings = Training(**arguments)
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write_text(folder / "training.json", json.dumps(vars(settings), indent=2) + "\n")
-    train(settings, folder, data, device, every)
+    train(settings, folder, data, device, every, init)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,229 @@
+"""What the command line is given: bad input is refused in one line with nothing written, odd input is only text."""
+
+import json
+import unicodedata
+
+import pytest
+import torch
+import yaml
+from lift_helpers import WORDS, generate_words, refused, run_main, save_stub
+
+from dreamlift.apps.lift import Outcome
+from dreamlift.config import load_yaml, save_yaml
+from dreamlift.presets import Config
+from dreamlift.priors.gaussian import GaussianPrior
+
+
+@pytest.fixture(scope="module")
+def stub(tmp_path_factory):
+    return save_stub(tmp_path_factory.mktemp("prior") / "stub")
+
+
+@pytest.fixture
+def cwd(tmp_path, monkeypatch):
+    """An empty folder to stand in, and no network."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return folder
+
+
+@pytest.fixture
+def no_steps(monkeypatch):
+    """Runs are prepared and their folders made, but nothing is lifted."""
+    prior = GaussianPrior(torch.zeros(1, 3, 8, 8), torch.ones(1))
+    monkeypatch.setattr("dreamlift.generate.load_prior", lambda folder, device: prior)
+    monkeypatch.setattr("dreamlift.apps.lift._carry_out", lambda run, *_: Outcome(run.folder, True, None))
+
+
+# Prompts
+
+
+REFUSED = {
+    "nothing": ("", "the prompt is empty"),
+    "spaces": (" \t ", "the prompt is empty"),
+    "invisible": ("\u200b\u200d", "the prompt is empty"),
+    "too long": ("x" * 1001, "accepted: at most 1000 characters"),
+    "ten kilobytes": ("mug " * 2500, "accepted: at most 1000 characters"),
+    "too many bytes": ("\U0001fad6" * 1000 + "x" * 200, "4096 bytes"),
+    "NUL": ("a\0mug", "a control character (U+0000) at character 2: remove it"),
+    "two lines": ("a mug\na car", "the prompt has more than one line"),
+    "line separator": ("a mug\u2028a car", "the prompt has more than one line"),
+    "escape": ("a \x1b[31mred mug", "a control character (U+001B)"),
+    "right to left": ("a \u202egum", "a text-direction override (U+202E)"),
+    "half a surrogate": ("a \udcff mug", "a control character (U+DCFF)"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_prompts_are_refused(cwd, capsys, no_steps, name):
+    prompt, said = REFUSED[name]
+    err = refused(capsys, cwd, ["generate", prompt], said)
+    assert err.isascii()  # nothing of the prompt reaches the terminal
+
+
+# These look like something else to a shell, a path, YAML, a browser or a spreadsheet.
+TRICKY = [
+    "../../../x", "/abs", "~root", "${oc.env:HOME}", "3", "null", "true", "[1,2]", "a: b, {c", "a=b", "#x", "- a", "&a",
+    "\U0001fad6 teapot", "\u8336\u7897", "un cafe\u0301", "CON", "NUL", "mug...", "mug.", "...",
+    "<script>alert(1)</script>", "=cmd|' /C calc'!A0", "%s %d {0}", "'\"`\\", "a" * 999,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("prompt", TRICKY)
+def test_odd_prompts_are_text_and_nothing_else(cwd, no_steps, stub, prompt):
+    assert run_main("generate", prompt, "--prior", stub) == 0
+    (folder,) = (cwd / "outputs").iterdir()
+    assert [path.name for path in cwd.iterdir()] == ["outputs"]
+    assert folder.is_dir()
+    assert len(folder.name.encode()) < 200
+    assert not set(folder.name) & set('<>:"/\\|?*.$~ ')
+    assert folder.name.split("-")[0].upper() not in ("CON", "NUL") or "asset" in folder.name
+    meant = unicodedata.normalize("NFC", prompt)
+    text = (folder / "config.yaml").read_text(encoding="utf-8")
+    assert load_yaml(Config, text).prompt == meant
+    assert yaml.safe_load(text)["prompt"] == meant
+    assert json.loads((folder / "run.json").read_text())["prompt"] == meant
+
+
+@pytest.mark.parametrize("prompt", ["--help", "-v", "--steps", "--guidance.guidance_scale", "--", "--x.y=3"])
+def test_prompts_that_begin_with_a_dash_go_after_two_dashes(cwd, no_steps, stub, prompt):
+    assert run_main("generate", "--prior", stub, "--seed", "3", "--guidance.guidance_scale", "5", "--", prompt) == 0
+    (folder,) = (cwd / "outputs").iterdir()
+    config = load_yaml(Config, (folder / "config.yaml").read_text())
+    assert (config.prompt, config.seed, config.guidance.guidance_scale) == (prompt, 3, 5.0)
+
+
+def test_the_two_spellings_of_an_accent_are_one_prompt_and_equal_slugs_two_folders(cwd, no_steps, stub):
+    for prompt in ("caf\u00e9", "cafe\u0301", "Caf\u00e9!"):
+        assert run_main("generate", prompt, "--prior", stub) == 0
+    folders = list((cwd / "outputs").iterdir())
+    assert len(folders) == 3
+    prompts = sorted(json.loads((folder / "run.json").read_text())["prompt"] for folder in folders)
+    assert prompts == sorted(["caf\u00e9", "caf\u00e9", "Caf\u00e9!"])
+
+
+def test_what_the_prior_does_not_read_is_said(cwd, capsys, monkeypatch, stub):
+    monkeypatch.setattr("dreamlift.apps.lift._carry_out", lambda run, *_: Outcome(run.folder, True, None))
+    assert run_main("generate", "red mug " * 40, "--prior", stub, "--out", "long") == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert notes == ["note: the prompt is longer than 77 tokens: what comes after is not read"]
+    assert run_main("generate", "a read mug", "--prior", stub, "--out", "typo") == 0
+    assert "does not know the word 'read'; the nearest that it knows: red" in capsys.readouterr().err
+    assert run_main("generate", " ".join(WORDS[:4]), "--prior", stub, "--out", "fine") == 0
+    assert "note: " not in capsys.readouterr().err
+
+
+# Options
+
+
+BAD_OPTIONS = {
+    "preset": (["--preset", "toybx"], "unknown preset 'toybx' (did you mean 'toybox'?)", "dreamfusion-if"),
+    "prior": (["--prior", "toybax"], "unknown prior 'toybax' (did you mean 'toybox'?)", "or a diffusers folder"),
+    "prior folder": (["--prior", "."], "is not a diffusers folder"),
+    "prior escape": (["--prior", "\x1b[31m"], r"unknown prior '\x1b[31m'"),
+    "prior not cached": (["--prior", "sd-2.1-base"], "HF_HUB_OFFLINE is set", "--prior toybox"),
+    "hub name": (["--prior", "nobody/nothing"], "'nobody/nothing' cannot be had", "is not in the local cache"),
+    "setting": (["--guidance.guidence_scale", "5"], "unknown name", "did you mean 'guidance.guidance_scale'?"),
+    "section": (["--guidence.t_min", "0.1"], "unknown name", "did you mean 'guidance'?"),
+    "deeper": (["--scene.resolutions=[9]"], "did you mean 'scene.field.resolutions'?"),
+    "choice": (["--guidance.type", "sdss"], "guidance.type: got 'sdss', accepted: sds", "did you mean 'sds'?"),
+    "no value": (["--guidance.guidance_scale"], "--guidance.guidance_scale needs a value"),
+    "whole and part": (["--mesh", "{}", "--mesh.faces", "9"], "unrecognized arguments: --mesh"),
+    "word for a number": (["--steps", "ten"], "steps: got 'ten', accepted: a whole number"),
+    "fraction": (["--steps", "1.5"], "steps: got '1.5', accepted: a whole number"),
+    "negative steps": (["--steps", "-5"], "steps is -5; it must be at least 1"),
+    "no steps": (["--steps", "0"], "steps is 0; it must be at least 1"),
+    "negative seed": (["--seed=-1"], "seed is -1; accepted: 0 to 2^63 - 1"),
+    "large seed": (["--seed", str(2**63)], "accepted: 0 to 2^63 - 1"),
+    "nan": (["--adam.lr_scale", "nan"], "adam.lr_scale: got 'nan', accepted: a number"),
+    "infinite": (["--adam.lr_scale", "1e999"], "adam.lr_scale: got inf, accepted: a finite number"),
+    "nan schedule": (["--adam.lr_scale", "{type: constant, value: .nan}"], "adam.lr_scale.value: got '.nan'"),
+    "coarse mesh": (["--mesh.resolution", "4"], "mesh: resolution is 4; accepted: 8 to 512"),
+    "no faces": (["--faces", "0"], "mesh: faces is 0"),
+    "texture": (["--texture-size", "1000000"], "mesh: texture_size is 1000000"),
+    "grid": (["--scene.field.resolutions", "[9,18]"], "scene.field: Voxel.resolutions are (9, 18); they must grow"),
+    "device": (["--device", "gpu"], "unknown device 'gpu'; accepted: auto, cpu, cuda"),
+    "no such device": (["--device", "cuda:99"], "device 'cuda:99' is not there"),
+    "unknown option": (["--stepz", "5"], "unrecognized arguments: --stepz 5", "dreamlift --help"),
+    "line end": (["--step\nz"], "unrecognized arguments: --step z"),
+    "second prompt": (["a car"], "unrecognized arguments: a car"),
+    "option without value": (["--steps"], "argument --steps: expected one argument"),
+    "config and preset": (["--config", "c.yaml", "--preset", "toybox"], "give one of them"),
+    "no config": (["--config", "nowhere.yaml"], "there is no config file 'nowhere.yaml'"),
+    "config is a folder": (["--config", "."], "there is no config file '.'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_OPTIONS)
+def test_bad_options_are_refused(cwd, capsys, name):
+    options, *expected = BAD_OPTIONS[name]
+    refused(capsys, cwd, ["generate", "a red mug", *options], *expected)
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
+BAD_CONFIGS = {
+    "bomb": (BOMB, "the config is not readable: "),
+    "nested": ("a: " + "[" * 50_000, "the config is not readable: "),
+    "code": ("prompt: !!python/object/apply:os.system ['touch pwned']\n", "the config is not readable: "),
+    "twice": ("steps: 3\nsteps: 4\n", "steps"),
+    "unknown": ("stps: 3\n", "stps: unknown name", "did you mean 'steps'?"),
+    "wrong type": ("steps: many\n", "steps: got 'many', accepted: a whole number"),
+    "flag for a number": ("seed: true\n", "seed: got True, accepted: a whole number"),
+    "negative": ("steps: -1\n", "steps is -1"),
+    "nan": ("adam: {lr_scale: .nan}\n", "adam.lr_scale: got nan, accepted: a finite number"),
+    "list": ("- 1\n", "accepted: a mapping"),
+    "text": ("just words\n", "accepted: a mapping"),
+    "not UTF-8": (b"prompt: caf\xe9\n", "is not UTF-8 text"),
+    "zeros": (b"\0" * 1000, "the config is not readable: "),
+    "empty": ("", "the prompt is empty"),  # all defaults, so no prompt
+}
+
+
+@pytest.mark.parametrize("name", BAD_CONFIGS)
+def test_bad_config_files_are_refused(cwd, capsys, name):
+    text, *expected = BAD_CONFIGS[name]
+    (cwd / "config.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    refused(capsys, cwd, ["generate", "--config", "config.yaml"], *expected)
+
+
+def test_a_config_is_the_starting_point_and_options_come_on_top(cwd, no_steps, stub):
+    given = load_yaml(Config, f"prompt: a mug\nprior: {stub}\nseed: 5\nguidance: {{type: sds, t_max: 0.9}}\n")
+    (cwd / "mine.yaml").write_text(save_yaml(given))
+    assert run_main("generate", "--config", "mine.yaml", "--out", "run", "--seed", "6", "--guidance.t_min=0.1") == 0
+    config = load_yaml(Config, (cwd / "run" / "config.yaml").read_text())
+    assert (config.prompt, config.seed, config.guidance.t_min, config.guidance.t_max) == ("a mug", 6, 0.1, 0.9)
+
+
+def test_a_relative_prior_is_found_again_from_elsewhere(cwd, no_steps, stub, monkeypatch):
+    monkeypatch.chdir(stub.parent)
+    assert run_main("generate", "a mug", "--prior", stub.name, "--out", cwd / "run") == 0
+    assert load_yaml(Config, (cwd / "run" / "config.yaml").read_text()).prior == str(stub.resolve())
+
+
+def test_folders_in_use_are_refused_before_the_prior_is_loaded(cwd, capsys, monkeypatch, stub):
+    def load(*_):
+        raise AssertionError("the prior was loaded")
+
+    monkeypatch.setattr("dreamlift.generate.load_prior", load)
+    (cwd / "full").mkdir()
+    (cwd / "full" / "photo.png").write_bytes(b"mine")
+    refused(capsys, cwd, generate_words(stub, "full"), "full is not empty, and nothing is overwritten: give --out")
+    refused(capsys, cwd, generate_words(stub, "full/photo.png"), "photo.png is a file: give --out")
+    (cwd / "full" / "run.json").write_text("{}")
+    refused(capsys, cwd, generate_words(stub, "full"), "full holds a run already: `dreamlift resume full`")
+
+
+def test_a_folder_that_cannot_be_made_is_named(cwd, capsys, no_steps, stub):
+    (cwd / "file").write_bytes(b"")
+    refused(capsys, cwd, generate_words(stub, "file/run"), "cannot create the run folder file/run: Not a dir", code=1)
+
+
+def test_an_empty_folder_will_do(cwd, no_steps, stub):
+    (cwd / "run").mkdir()
+    (cwd / "run" / ".lock").write_text("left by a run that never began")
+    assert run_main(*generate_words(stub, "run")) == 0
+    assert (cwd / "run" / "run.json").is_file()

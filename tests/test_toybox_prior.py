@@ -1,0 +1,174 @@
+"""The embedded prior: a stock diffusers folder, and a training that can be stopped and repeated."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dreamlift.priors import load_prior
+from dreamlift.priors.sources import EMBEDDED, KNOWN, locate
+from dreamlift.toybox.dataset import STYLES, Pictures, load_shards, make_shard, vocabulary
+from dreamlift.toybox.network import load_folder, make_networks
+from dreamlift.toybox.train import Training, draw_batch, train, v_loss
+from dreamlift.toybox.world import CATEGORIES, COLORS
+from dreamlift.types import Conditioning
+
+FOLDER = EMBEDDED / "toybox"
+
+
+def test_folder_is_small_and_has_no_pickles():
+    files = [path for path in FOLDER.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 30e6
+    assert not [path for path in files if path.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
+    assert locate("toybox") == FOLDER
+    assert KNOWN["toybox"].resolution == 64
+
+
+def test_stock_pipeline_opens_the_folder_and_samples():
+    from diffusers import DDIMScheduler, DiffusionPipeline
+
+    pipeline = DiffusionPipeline.from_pretrained(FOLDER, torch_dtype=torch.float32)
+    assert type(pipeline).__name__ == "IFPipeline"
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    generator = torch.Generator().manual_seed(0)
+    pictures = pipeline(
+        ["a red mug, front view", "a blue chair, front view"], num_inference_steps=8, guidance_scale=3.0,
+        generator=generator, output_type="pt",
+    ).images  # fmt: skip
+    assert pictures.shape == (2, 3, 64, 64)
+    centre = pictures[:, :, 24:40, 24:40].mean((2, 3))
+    assert float(centre[0, 0] - centre[0, 2]) > 0.2  # the red one is red
+    assert float(centre[1, 2] - centre[1, 0]) > 0.2  # the blue one is blue
+
+
+def test_our_prior_agrees_with_the_stock_classes():
+    from diffusers import UNet2DConditionModel
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    prior = load_prior(FOLDER, torch.device("cpu"))
+    unet = UNet2DConditionModel.from_pretrained(FOLDER / "unet", torch_dtype=torch.float32)
+    encoder = T5EncoderModel.from_pretrained(FOLDER / "text_encoder", dtype=torch.float32)
+    tokens = AutoTokenizer.from_pretrained(FOLDER / "tokenizer")(
+        ["a green car, back view"], padding="max_length", max_length=77, return_tensors="pt"
+    )
+    text = encoder(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])[0]
+    torch.testing.assert_close(prior.embed_text(["a green car, back view"]), text)
+    x, step = torch.randn(1, 3, 64, 64), 600
+    with torch.no_grad():
+        v = unet(x, step, text).sample[:, :3]
+        t = torch.tensor([step / 999])
+        alpha, sigma = prior.schedule(t)
+        eps = prior.predict_noise(x, t, Conditioning(text, text), 1.0)
+    # v-prediction by its definition: x0 = alpha x_t - sigma v
+    torch.testing.assert_close((x - sigma * eps) / alpha, alpha * x - sigma * v, atol=1e-4, rtol=1e-3)
+
+
+def test_schedule_ends_in_pure_noise():
+    prior = load_prior(FOLDER, torch.device("cpu"))
+    alpha, sigma = prior.schedule(torch.tensor([0.0, 1.0]))
+    assert float(alpha[1]) == pytest.approx(0.0, abs=1e-4)
+    assert float(sigma[1]) == pytest.approx(1.0, abs=1e-4)
+    assert float(alpha[0]) > 0.999
+
+
+def pictures(count: int = 12) -> Pictures:
+    rng = np.random.default_rng(0)
+    return Pictures(
+        rgb=rng.integers(0, 255, (count, 16, 16, 3), dtype=np.uint8),
+        category=np.arange(count, dtype=np.int16) % len(CATEGORIES),
+        color=np.arange(count, dtype=np.int16) % len(COLORS),
+        azimuth=np.linspace(-3, 3, count, dtype=np.float32),
+        elevation=np.zeros(count, dtype=np.float32),
+        style=np.arange(count, dtype=np.int16) % len(STYLES),
+    )
+
+
+def test_captions_are_within_the_vocabulary_and_state_what_is_shown():
+    known, data = set(vocabulary()), pictures(48)
+    seen = set()
+    for i in range(48):
+        for draw in range(6):
+            caption = data.caption(i, np.random.default_rng([i, draw]))
+            assert set(caption.replace(",", " , ").split()) <= known
+            if caption:
+                assert list(CATEGORIES)[data.category[i]].replace("_", " ") in caption
+            seen.add(caption == "")
+    assert seen == {True, False}
+
+
+def test_a_mirrored_picture_gets_the_mirrored_words():
+    data = pictures(12)
+    i = next(k for k in range(12) if data.mirrored(k) and 0.6 < data.azimuth[k] < 2.2)
+    for draw in range(200):
+        plain = data.caption(i, np.random.default_rng(draw))
+        flipped = data.caption(i, np.random.default_rng(draw), flip=True)
+        if "view" in plain:
+            assert "left" in plain
+            assert flipped == plain.replace("left", "right")
+            return
+    pytest.fail("no caption with view words in 200 draws")
+
+
+def test_shards_repeat_bit_by_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr("dreamlift.toybox.dataset.SHARD", 2)
+    first = make_shard(tmp_path / "a", 3, 32).read_bytes()
+    again = make_shard(tmp_path / "b", 3, 32).read_bytes()
+    with np.load(io.BytesIO(first)) as one, np.load(io.BytesIO(again)) as other:
+        for key in one.files:
+            assert np.array_equal(one[key], other[key])
+    assert len(load_shards(tmp_path / "a", 32)) == 2
+    with pytest.raises(FileNotFoundError, match="no pictures in"):
+        load_shards(tmp_path / "none", 32)
+
+
+def test_v_loss_of_a_network_that_says_nothing_is_the_mean_square_of_v():
+    networks = make_networks(vocabulary(), 16, (8, 16))
+    for parameter in networks.unet.conv_out.parameters():
+        torch.nn.init.zeros_(parameter)
+    x = torch.rand(4, 3, 16, 16) * 2 - 1
+    got = v_loss(networks, x, [""] * 4, torch.Generator().manual_seed(5))
+    generator = torch.Generator().manual_seed(5)
+    t = torch.randint(0, 1000, (4,), generator=generator)
+    eps = torch.randn(x.shape, generator=generator)
+    abar = networks.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
+    v = abar.sqrt() * eps - (1 - abar).sqrt() * x
+    assert float(got) == pytest.approx(float(v.square().mean()), rel=1e-5)
+
+
+def test_training_resumes_bit_by_bit(tmp_path, monkeypatch):
+    settings = Training(steps=6, batch=2, small_steps=2, size=16, warmup=2)
+    monkeypatch.setattr("dreamlift.toybox.train.load_shards", lambda *_: pictures())
+    monkeypatch.setattr("dreamlift.toybox.train.milestone", lambda *_: None)
+    monkeypatch.setattr("dreamlift.toybox.train.make_networks", lambda words, size: make_networks(words, size, (8, 16)))
+    train(settings, tmp_path / "whole", tmp_path, "cpu", 6)
+    # The learning rate's shape follows from the total, so the first half runs with the same settings and is cut short.
+    monkeypatch.setattr("dreamlift.toybox.train.draw_batch", _stop_at(3))
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, tmp_path / "parts", tmp_path, "cpu", 3)
+    monkeypatch.setattr("dreamlift.toybox.train.draw_batch", draw_batch)
+    train(settings, tmp_path / "parts", tmp_path, "cpu", 3)
+    whole = (tmp_path / "whole" / "training.safetensors").read_bytes()
+    assert (tmp_path / "parts" / "training.safetensors").read_bytes() == whole
+    other = replace(settings, seed=1)
+    train(other, tmp_path / "other", tmp_path, "cpu", 6)
+    assert (tmp_path / "other" / "training.safetensors").read_bytes() != whole
+
+
+def _stop_at(step: int):
+    def draw(data, settings, index):
+        if index == step:
+            raise KeyboardInterrupt
+        return draw_batch(data, settings, index)
+
+    return draw
+
+
+def test_saved_folder_is_read_back_for_further_training():
+    networks = load_folder(FOLDER)
+    assert networks.unet.dtype == torch.float32
+    assert len(networks.tokenizer) == len(vocabulary()) + 3
