@@ -217,7 +217,7 @@ def test_a_reader_that_goes_away_is_no_error(cwd, words):
 
 
 def test_errors_of_a_process_are_one_line(cwd):
-    done = python("-m", "dreamlift.cli", "generate", "a mug", "--steps", "-5", cwd=cwd)
-    expected = "dreamlift: error: steps is -5; it must be at least 1\n"
+    done = python("-m", "dreamlift.cli", "resume", "nowhere", "--guidance.t_max", cwd=cwd)
+    expected = "dreamlift: error: --guidance.t_max needs a value\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
     assert tree(cwd) == {}
