@@ -145,6 +145,7 @@ BAD_OPTIONS = {
     "texture": (["--texture-size", "1000000"], "mesh: texture_size is 1000000"),
     "grid": (["--scene.field.resolutions", "[9,18]"], "scene.field: Voxel.resolutions are (9, 18); they must grow"),
     "device": (["--device", "gpu"], "unknown device 'gpu'; accepted: auto, cpu, cuda"),
+    "device without values": (["--device", "meta"], "unknown device 'meta'; accepted: auto, cpu, cuda"),
     "no such device": (["--device", "cuda:99"], "device 'cuda:99' is not there"),
     "unknown option": (["--stepz", "5"], "unrecognized arguments: --stepz 5", "dreamlift --help"),
     "line end": (["--step\nz"], "unrecognized arguments: --step z"),
