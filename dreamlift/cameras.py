@@ -116,6 +116,19 @@ class CameraSampler:
     fov_deg: tuple[float, float] = (40.0, 55.0)  # vertical field of view
     fill: float | None = None  # if set, the distance follows the fov so that this radius fills the picture's height
 
+    def __post_init__(self) -> None:
+        if self.views < 1:
+            raise ValueError(f"views is {self.views}; it must be at least 1")
+        if not self.resolution or min(self.resolution) < 4:
+            raise ValueError(f"resolution is {list(self.resolution)}; give one or several sizes of at least 4 pixels")
+        limits = {"elevation_deg": (-90.0, 90.0), "azimuth_deg": (-360.0, 360.0), "fov_deg": (1.0, 170.0)}
+        for name, (low, high) in {**limits, "distance": (0.01, 1e4)}.items():
+            first, last = getattr(self, name)
+            if not low <= first <= last <= high:
+                raise ValueError(f"{name} is [{first:g}, {last:g}]; accepted: a rising range within {low:g} to {high:g}")
+        if self.fill is not None and self.fill <= 0:
+            raise ValueError(f"fill is {self.fill:g}; it must be positive")
+
     def __call__(self, progress: float, rng: torch.Generator) -> Cameras:
         """Cameras for a run that is ``progress`` (0..1) done."""
         count = self.views

@@ -51,6 +51,15 @@ class Adam:
     eps: float = 1e-15  # as in Instant-NGP and threestudio: grids get tiny gradients
     clip_norm: float | None = None  # largest norm of all gradients together
 
+    def __post_init__(self) -> None:
+        for name in ("beta1", "beta2"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} is {getattr(self, name):g}; accepted: 0 up to, but not including, 1")
+        if self.eps <= 0 or (self.clip_norm is not None and self.clip_norm <= 0):
+            raise ValueError(f"eps is {self.eps:g} and clip_norm {self.clip_norm}; both must be positive")
+        if min(value_at(self.lr_scale, progress) for progress in (0.0, 0.5, 1.0)) < 0:
+            raise ValueError("lr_scale becomes negative; it must be 0 or more at all times")
+
 
 @dataclass(frozen=True)
 class Config:

@@ -138,5 +138,5 @@ def test_lighting_shares_and_side():
     assert bool(((distance >= 2.0 - 1e-4) & (distance <= 3.0 + 1e-4)).all())
     toward = (shading.light * cameras.c2w[:, :3, 3]).sum(-1)
     assert float((toward > 0).float().mean()) > 0.9  # on the camera's side
-    with pytest.raises(ValueError, match="lambertian is 1.5; accepted: 0 to 1"):
+    with pytest.raises(ValueError, match=r"lambertian is 1.5; accepted: 0 to 1"):
         Lighting(lambertian=1.5)

@@ -269,7 +269,6 @@ def test_a_run_that_diverges_fails_with_advice(cwd, quick, stub, capsys, monkeyp
     failed(capsys, ["export", "run"], "run has no checkpoint yet: let the run go on with `dreamlift resume run`")
 
 
-@pytest.mark.xfail(strict=True, reason="the JSON reporter writes NaN and Infinity, which are not JSON")
 def test_events_of_a_step_that_was_rolled_back_are_json(cwd, quick, stub, capsys, monkeypatch):
     from dreamlift.guidance.sds import SDS
 

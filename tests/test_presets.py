@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from dreamlift.cameras import CameraSampler
-from dreamlift.config import apply_overrides, config_hash, describe_fields, from_plain, load_yaml, save_yaml, to_plain
+from dreamlift.config import (
+    ConfigError,
+    apply_overrides,
+    config_hash,
+    describe_fields,
+    from_plain,
+    load_yaml,
+    save_yaml,
+    to_plain,
+)
 from dreamlift.optimize import optimize, random_stream, start
 from dreamlift.presets import PRESETS, TOYBOX, Config, Weights
 from dreamlift.priors.gaussian import GaussianPrior
@@ -105,3 +114,27 @@ def test_the_default_is_the_toybox_on_any_device():
     assert (TOYBOX.prior, TOYBOX.device) == ("toybox", "auto")
     assert isinstance(TOYBOX.cameras, CameraSampler)
     assert not KNOWN[TOYBOX.prior].addresses  # embedded: no network is needed
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("cameras.views", "0", "cameras: views is 0; it must be at least 1"),
+        ("cameras.resolution", "[]", "resolution is []; give one or several sizes of at least 4 pixels"),
+        ("cameras.fov_deg", "[200, 300]", "fov_deg is [200, 300]; accepted: a rising range within 1 to 170"),
+        ("cameras.distance", "[0, 0]", "distance is [0, 0]; accepted: a rising range within 0.01 to 10000"),
+        ("guidance.t_min", "2", "t_min is 2 and t_max"),
+        ("guidance.t_max", "0.01", "accepted: 0 <= t_min <= t_max <= 1"),
+        ("guidance.guidance_scale", "-1", "guidance_scale is -1; it must not be negative"),
+        ("adam.beta1", "2", "beta1 is 2; accepted: 0 up to, but not including, 1"),
+        ("adam.lr_scale", "-1", "lr_scale becomes negative"),
+        ("mesh.keep_parts", "5", "keep_parts is 5; accepted: 0 to 1"),
+        ("mesh.depth", "-0.1", "depth and threshold must be positive"),
+        ("scene.occupancy.every", "0", "every 0, warmup 32; accepted: resolution"),
+    ],
+)
+def test_values_out_of_range_are_named_before_anything_is_loaded(setting, value, message):
+    with pytest.raises(ConfigError) as caught:
+        apply_overrides(PRESETS["toybox"], {setting: value})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

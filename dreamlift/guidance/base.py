@@ -39,6 +39,22 @@ class Guidance(ABC):
         """The loss for ``latents (B, C, h, w)`` of a run that is ``progress`` (0..1) done."""
 
 
+def check_range(t_min: float | Schedule, t_max: float | Schedule, guidance_scale: float) -> None:
+    """Refuse diffusion times outside [0, 1], a lower bound above the upper one, and a negative guidance scale.
+
+    Raises:
+        ValueError: with the setting's name, what it is, and what is accepted.
+    """
+    if guidance_scale < 0:
+        raise ValueError(f"guidance_scale is {guidance_scale:g}; it must not be negative")
+    for progress in (0.0, 0.25, 0.5, 0.75, 1.0):
+        low, high = value_at(t_min, progress), value_at(t_max, progress)
+        if not 0.0 <= low <= high <= 1.0:
+            raise ValueError(
+                f"t_min is {low:g} and t_max {high:g} at progress {progress:g}; accepted: 0 <= t_min <= t_max <= 1"
+            )
+
+
 def draw_t(count: int, low: float | Schedule, high: float | Schedule, progress: float, rng: torch.Generator) -> Tensor:
     """``(count,)`` diffusion times, uniform between the two (scheduled) bounds."""
     a, b = value_at(low, progress), value_at(high, progress)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dreamlift.guidance.base import Guidance, Weighting, draw_noise, draw_t, weight_of
+from dreamlift.guidance.base import Guidance, Weighting, check_range, draw_noise, draw_t, weight_of
 from dreamlift.priors.base import Prior
 from dreamlift.schedules import SCHEDULES, Schedule
 from dreamlift.types import Conditioning, GuidanceOutput
@@ -28,6 +28,9 @@ class DiffusionLoss(Guidance):
     t_min: float | Schedule = field(default=0.02, metadata={"choices": SCHEDULES})
     t_max: float | Schedule = field(default=0.98, metadata={"choices": SCHEDULES})
     weighting: Weighting = "sigma2"
+
+    def __post_init__(self) -> None:
+        check_range(self.t_min, self.t_max, self.guidance_scale)
 
     def init(self, prior: Prior, rng: torch.Generator) -> None:
         return None

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dreamlift.guidance.base import Guidance, Weighting, draw_noise, draw_t, inject, limit_norm, weight_of
+from dreamlift.guidance.base import Guidance, Weighting, check_range, draw_noise, draw_t, inject, limit_norm, weight_of
 from dreamlift.priors.base import Prior
 from dreamlift.schedules import SCHEDULES, Schedule
 from dreamlift.types import Conditioning, GuidanceOutput
@@ -30,6 +30,9 @@ class SDS(Guidance):
     weighting: Weighting = "sigma2"
     clip_x0: float | None = None  # largest |x0_hat|; 1 for pixel priors, None for latents
     clip_rms: float | None = None  # largest root mean square of one picture's gradient
+
+    def __post_init__(self) -> None:
+        check_range(self.t_min, self.t_max, self.guidance_scale)
 
     def init(self, prior: Prior, rng: torch.Generator) -> None:
         return None

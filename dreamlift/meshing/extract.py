@@ -39,6 +39,10 @@ class Extract:
         for name, low, high in (("resolution", 8, 512), ("faces", 4, 5_000_000), ("texture_size", 16, 8192)):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} is {getattr(self, name)}; accepted: {low} to {high}")
+        if not 0.0 <= self.keep_parts <= 1.0:
+            raise ValueError(f"keep_parts is {self.keep_parts:g}; accepted: 0 to 1")
+        if self.depth <= 0 or self.smooth < 0 or (self.threshold is not None and self.threshold <= 0):
+            raise ValueError("depth and threshold must be positive, and smooth must not be negative")
 
     def __call__(self, density: Density, albedo: Albedo, bounds: float) -> Mesh:
         """The textured mesh of a field inside ``[-bounds, bounds]^3``.

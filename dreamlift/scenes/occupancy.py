@@ -30,6 +30,13 @@ class Occupancy:
     min_density: float = 0.05  # inverse world units: 10% opacity across a cube of edge 2 still counts as empty
     explore: float = 0.01  # share of the empty cells that are rendered all the same
 
+    def __post_init__(self) -> None:
+        if self.resolution < 0 or self.every < 1 or self.warmup < 0:
+            raise ValueError(
+                f"resolution is {self.resolution}, every {self.every}, warmup {self.warmup}; accepted: resolution and "
+                "warmup from 0, every from 1"
+            )
+
 
 class OccupancyGrid(nn.Module):
     """The grid's state: everything that changes is a buffer."""
