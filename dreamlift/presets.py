@@ -109,7 +109,9 @@ TOYBOX = Config(
         weighting="x0",
         clip_x0=1.0,
     ),
-    weights=Weights(sparsity=600.0),
+    # First nothing may stand where it is not needed; later, what is left has to be opaque, or the background shines
+    # through and the mesh loses it.
+    weights=Weights(sparsity=Linear(600.0, 50.0, 0.4, 0.7), opaque=Linear(0.0, 600.0, 0.4, 0.9)),
 )
 """DreamFusion's method on the embedded prior: annealed t, gradient x - x0_hat with clipped x0_hat, 8 view words.
 
