@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 
 PROMPTS = (
     "a red mug", "a blue chair", "an orange rocket", "a green car", "a yellow duck", "a purple teapot",
-    "a white house", "a pink mushroom", "a blue robot", "a red table", "a green tree", "an orange boat",
+    "a purple house", "a pink mushroom", "a blue robot", "a red table", "a green tree", "an orange boat",
 )  # fmt: skip
 
 
