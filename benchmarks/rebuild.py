@@ -38,7 +38,7 @@ from dreamlift.toybox.world import Thing, make_thing  # noqa: E402
 GREY = (0.5, 0.5, 0.5)
 CONFIG = replace(
     TOYBOX,
-    steps=400,
+    steps=300,
     scene=Nerf(field=Voxel(activation="exp", blob=Blob("cone", 3.0, 0.6), lr=0.1), background=Solid(GREY)),
     wording=NoViews(),
     guidance=SDS(guidance_scale=1.0, t_min=0.02, t_max=Linear(0.98, 0.3), weighting="x0"),
