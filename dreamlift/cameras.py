@@ -76,6 +76,14 @@ def turntable(
     )
 
 
+def rescaled(cameras: Cameras, factor: float) -> Cameras:
+    """The same views with ``factor`` times as many pixels along each side."""
+    K = cameras.K.clone()
+    K[:, :2] *= factor
+    width, height = round(cameras.width * factor), round(cameras.height * factor)
+    return Cameras(cameras.c2w, K, width, height, cameras.azimuth, cameras.elevation, cameras.distance)
+
+
 def rays_of(cameras: Cameras) -> RayBundle:
     """The ray through every pixel centre: origins and unit directions ``(B, H, W, 3)``."""
     device, dtype = cameras.c2w.device, cameras.c2w.dtype

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamlift.files import atomic_write_bytes
+from dreamlift.files import atomic_write_bytes, sync_folder
 
 SCHEMA = 1
 MANIFEST = "MANIFEST.json"
@@ -82,13 +82,13 @@ def save_checkpoint(root: Path, step: int, state: Mapping[str, Any], config_hash
     try:
         if not root.exists():
             os.mkdir(root)  # not its parents: a run folder that was deleted must not come back by halves
-            _sync_folder(root.parent)
+            sync_folder(root.parent)
         os.mkdir(temporary)
         for name, data in files.items():
             atomic_write_bytes(temporary / name, data)
         atomic_write_bytes(temporary / MANIFEST, json.dumps(manifest, indent=1).encode("ascii"))
         os.rename(temporary, final)
-        _sync_folder(root)
+        sync_folder(root)
     except OSError as error:
         raise explain("write the checkpoint", final, error) from error
     finally:
@@ -206,17 +206,6 @@ def _sha256(data: bytes) -> str:
 
 def _checksum(manifest: Mapping[str, Any]) -> str:
     return _sha256(json.dumps(manifest, sort_keys=True).encode("ascii"))
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` durable (Windows cannot open a folder; some network filesystems refuse)."""
-    if os.name != "nt":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            with contextlib.suppress(OSError):
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 # The state as files

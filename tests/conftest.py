@@ -1,4 +1,4 @@
-"""Set-up of all tests: process settings before torch is imported, and type checks at the public boundaries."""
+"""Set-up of all tests: process settings before torch is imported."""
 
 from __future__ import annotations
 

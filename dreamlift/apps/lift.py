@@ -151,7 +151,8 @@ def write_results(run: Run, asset: Asset, reporter: Reporter, begun: float) -> N
     folder, glb = run.folder, run.folder / "asset.glb"
     asset.save(glb)
     reporter.stage("checking the file against the scene")
-    shown = render_mesh(load_glb(glb), asset.cameras).rgb
+    mesh = load_glb(glb)
+    shown = render_mesh(mesh, asset.cameras).rgb
     metrics = {**asset.metrics, "roundtrip_psnr": psnr(shown, asset.views)}
     if metrics["roundtrip_psnr"] < POOR_PSNR:
         reporter.note(
@@ -159,7 +160,7 @@ def write_results(run: Run, asset: Asset, reporter: Reporter, begun: float) -> N
             "mesh.resolution, mesh.faces or mesh.texture_size"
         )
     atomic_write_bytes(folder / "preview.png", contact_sheet(torch.cat([asset.views, shown]), columns=8))
-    frames = render_mesh(load_glb(glb), turntable(36, distance=2.9, fov_deg=42.0, size=192)).rgb
+    frames = render_mesh(mesh, turntable(36, distance=2.9, fov_deg=42.0, size=192)).rgb
     save_turntable(frames, folder / "turntable.webp")
     save_page(glb, folder / "view.html", asset.config.prompt)
     seconds = round(time.monotonic() - begun, 1)

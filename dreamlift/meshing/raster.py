@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreamlift.cameras import rescaled
 from dreamlift.meshing.geometry import area_vectors, check_mesh
 from dreamlift.types import Cameras, Mesh, RenderOutput, Shading
 
@@ -73,7 +74,7 @@ def render_mesh(
         EmptySceneError, ValueError: the mesh is empty or malformed.
     """
     check_mesh(mesh)
-    fine = _scaled(cameras, supersample)
+    fine = rescaled(cameras.to("cpu"), supersample)
     parts = [_shade(mesh, rasterize(mesh.vertices, mesh.faces, fine[i : i + 1]), fine[i : i + 1], _one(shading, i))
              for i in range(len(cameras))]  # fmt: skip
     # (B, H, W, 8): colour, opacity, depth, normal, all times the coverage
@@ -237,16 +238,6 @@ def _one(shading: Shading | None, index: int) -> Shading | None:
         return None
     part = slice(index, index + 1)
     return Shading(shading.lambertian[part], shading.textureless[part], shading.light[part], shading.ambient)
-
-
-def _scaled(cameras: Cameras, factor: int) -> Cameras:
-    """The same views with ``factor`` times as many pixels along each axis."""
-    K = cameras.K.cpu().clone()
-    K[:, :2] *= factor
-    return Cameras(
-        cameras.c2w.cpu(), K, cameras.width * factor, cameras.height * factor,
-        cameras.azimuth.cpu(), cameras.elevation.cpu(), cameras.distance.cpu(),
-    )  # fmt: skip
 
 
 def _box_filter(image: Tensor, factor: int) -> Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreamlift.prompts import article
 from dreamlift.toybox.sdf import Shape, smooth_minimum
 
 Rgb = tuple[float, float, float]
@@ -78,8 +79,7 @@ class Thing:
     @property
     def caption(self) -> str:
         """What a picture of it is called, such as "a red mug"."""
-        article = "an" if self.color[0] in "aeiou" else "a"
-        return f"{article} {self.color} {self.category}"
+        return f"{article(self.color)} {self.color} {self.category}"
 
     def _local(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, y, z = points.unbind(-1)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamlift.cameras import orbit_cameras, rays_of
+from dreamlift.cameras import orbit_cameras, rays_of, rescaled
 from dreamlift.toybox.world import CATEGORIES, COLORS, FIT_RADIUS, Thing, make_thing
 from dreamlift.types import Cameras
 
@@ -68,7 +68,7 @@ def render(
     if shading not in ("lit", "albedo", "clay"):
         raise ValueError(f"unknown shading {shading!r}; accepted: lit, albedo, clay")
     lighting, background = lighting or Lighting(), background or Background()
-    fine = _finer(cameras, supersample)
+    fine = rescaled(cameras, supersample)
     bundle = rays_of(fine)
     origins, directions = bundle.origins.reshape(-1, 3), bundle.directions.reshape(-1, 3)
     skip = starting_depths(thing, fine, BLOCK) if fine.width % BLOCK == fine.height % BLOCK == 0 else None
@@ -90,14 +90,6 @@ def render(
     rgb = full[..., 0:3] + (1.0 - opacity) * backdrop[None, :, None, :]
     distance = full[..., 9:10] / opacity.clamp_min(1e-6)
     return Rendered(rgb.clamp(0.0, 1.0), opacity, full[..., 3:6], distance, full[..., 6:9])
-
-
-def _finer(cameras: Cameras, factor: float) -> Cameras:
-    """The same views with ``factor`` times as many pixels each way."""
-    K = cameras.K.clone()
-    K[:, :2] *= factor
-    width, height = round(cameras.width * factor), round(cameras.height * factor)
-    return Cameras(cameras.c2w, K, width, height, cameras.azimuth, cameras.elevation, cameras.distance)
 
 
 def trace(thing: Thing, origins: Tensor, directions: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,7 +126,7 @@ def starting_depths(thing: Thing, cameras: Cameras, block: int = 4) -> Tensor:
     One cone of rays a block is marched until the thing may be inside the cone. With ``d`` the distance at depth ``t``
     on the axis and ``s`` the cone's opening, every ray of the block is free up to ``t + (d - s t) / (1 + s)``.
     """
-    coarse = rays_of(_finer(cameras, 1.0 / block))
+    coarse = rays_of(rescaled(cameras, 1.0 / block))
     shape = coarse.directions.shape[:3]
     origins, directions = coarse.origins.reshape(-1, 3), coarse.directions.reshape(-1, 3)
     opening = float(0.75 * block / cameras.K[:, 0, 0].min())  # a little over half a block's diagonal
