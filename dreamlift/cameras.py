@@ -71,9 +71,7 @@ def turntable(
     """``count`` cameras evenly around the object, the first in front of it."""
     azimuth = torch.arange(count, dtype=torch.float32) * (2 * math.pi / count)
     ones = torch.ones(count)
-    return orbit_cameras(
-        azimuth, ones * math.radians(elevation_deg), ones * distance, ones * math.radians(fov_deg), size
-    )
+    return orbit_cameras(azimuth, ones * math.radians(elevation_deg), ones * distance, ones * math.radians(fov_deg), size)
 
 
 def rescaled(cameras: Cameras, factor: float) -> Cameras:

@@ -110,9 +110,7 @@ def load_latest(root: Path, config_hash: str) -> tuple[int, dict[str, Any]] | No
             return step, _read(path, step, config_hash)
         except _DamagedError as error:
             damages.append(f"{path.name}: {error}")
-            warnings.warn(
-                f"the checkpoint {path} is not used: {error}; trying the one before it", RuntimeWarning, stacklevel=2
-            )
+            warnings.warn(f"the checkpoint {path} is not used: {error}; trying the one before it", RuntimeWarning, stacklevel=2)
     if damages:
         raise RunError(f"no usable checkpoint in {root} ({'; '.join(damages)}); start the run again in a new folder")
     return None

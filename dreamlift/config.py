@@ -77,9 +77,7 @@ def apply_overrides(obj: T, overrides: Mapping[str, str]) -> T:
         for parent in parents:
             level = level.setdefault(parent, {})
             if not isinstance(level, dict):
-                raise ConfigError(
-                    f"{_join('', name)}: {parent!r} is given both as a whole and in parts; give one of them"
-                )
+                raise ConfigError(f"{_join('', name)}: {parent!r} is given both as a whole and in parts; give one of them")
         if isinstance(level.get(last), dict):
             raise ConfigError(f"{_join('', name)}: {last!r} is given both as a whole and in parts; give one of them")
         level[last] = text
@@ -127,8 +125,7 @@ def _build(kind: Kind, value: Any, path: str, text: bool, base: Any) -> Any:
             raise ConfigError(f"{path}: got {len(value)} values, accepted: {kind}")
         kinds = kind.items * len(value) if kind.repeats else kind.items
         return tuple(
-            _build(item, each, f"{path}[{i}]", text, None)
-            for i, (item, each) in enumerate(zip(kinds, value, strict=True))
+            _build(item, each, f"{path}[{i}]", text, None) for i, (item, each) in enumerate(zip(kinds, value, strict=True))
         )
     return _scalar(kind, value, path)
 
@@ -192,9 +189,7 @@ def _scalar(kind: Kind, value: Any, path: str) -> Any:
         if not math.isfinite(number):
             raise ConfigError(f"{path}: got {_show(value)}, accepted: a finite number")
         return number if float in kind.scalars else Constant(number)
-    raise ConfigError(
-        f"{path or 'the config'}: got {_show(value)}, accepted: {kind}{_nearest(value, map(str, kind.options))}"
-    )
+    raise ConfigError(f"{path or 'the config'}: got {_show(value)}, accepted: {kind}{_nearest(value, map(str, kind.options))}")
 
 
 def _from_text(kind: Kind, text: str, path: str) -> Any:
@@ -211,9 +206,7 @@ def _from_text(kind: Kind, text: str, path: str) -> Any:
         return word in ("true", "True")
     if int in kind.scalars and re.fullmatch(r"[-+]?[0-9]{1,1000}", word):
         return int(word)
-    if (float in kind.scalars or kind.constant) and re.fullmatch(
-        r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", word
-    ):
+    if (float in kind.scalars or kind.constant) and re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", word):
         return _scalar(kind, float(word), path)
     raise ConfigError(f"{path}: got {_show(text)}, accepted: {kind}{_nearest(word, map(str, kind.options))}")
 
@@ -256,9 +249,7 @@ def _nearest(given: Any, known: Any) -> str:
 
 def _show(value: Any) -> str:
     """A value for a message: its repr (which escapes line ends and control characters), not longer than 80."""
-    text = (
-        repr(value) if not isinstance(value, Mapping) else f"a mapping with {', '.join(map(repr, value)) or 'nothing'}"
-    )
+    text = repr(value) if not isinstance(value, Mapping) else f"a mapping with {', '.join(map(repr, value)) or 'nothing'}"
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -88,9 +88,7 @@ def _kind(hint: Any, choices: Mapping[str, type] | None, where: str) -> Kind:
     optional = type(None) in members or None in members
     members = [member for member in members if member not in (type(None), None)]
     scalars = tuple(member for member in members if member in _SCALARS)
-    options = tuple(
-        o for member in members if typing.get_origin(member) is typing.Literal for o in typing.get_args(member)
-    )
+    options = tuple(o for member in members if typing.get_origin(member) is typing.Literal for o in typing.get_args(member))
     tuples = [member for member in members if typing.get_origin(member) is tuple]
     others = [m for m in members if m not in _SCALARS and typing.get_origin(m) not in (typing.Literal, tuple)]
     if len(tuples) > 1 or (str in scalars and len(members) > 1):

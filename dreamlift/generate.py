@@ -1,8 +1,8 @@
 """START HERE: a prompt becomes an asset, on one page of plain calls.
 
-    prepare: load the prior, encode the prompt, build the scene       (fails before the first expensive step)
-    optimize: the loop (dreamlift/optimize.py)
-    finish: the scene becomes a mesh with a baked texture
+prepare: load the prior, encode the prompt, build the scene       (fails before the first expensive step)
+optimize: the loop (dreamlift/optimize.py)
+finish: the scene becomes a mesh with a baked texture
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def prepare(config: Config) -> Job:
     if folder == Path(config.prior).expanduser():
         # A relative path means another folder as soon as the run is resumed from somewhere else.
         config = dataclasses.replace(config, prior=str(folder.resolve()))
-    prior = load_prior(folder, find_device(config.device))
+    prior = load_prior(folder, find_device(config.device), config.see_cameras)
     embeds = embed_prompt(config.prompt, config.negative, config.wording, prior.embed_text)
     return Job(config, prior, revision_of(folder), embeds, start(config, prior))
 

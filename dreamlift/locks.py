@@ -70,9 +70,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
         holder["pid"] = int(holder["pid"])
-        return (
-            holder if all(isinstance(holder[k], str) for k in ("host", "boot", "started", "since", "token")) else None
-        )
+        return holder if all(isinstance(holder[k], str) for k in ("host", "boot", "started", "since", "token")) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -68,6 +68,7 @@ class Config:
     prompt: str = ""
     negative: str = ""  # what is not wanted; "" is the empty prompt
     prior: str = "toybox"  # a known name, a hub name, or a diffusers folder
+    see_cameras: bool = True  # tell the prior each picture's camera, if it was trained to take one
     seed: int = 0
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", "mps"
     steps: int = 300
@@ -122,14 +123,10 @@ DREAMFUSION_IF = replace(
     TOYBOX,
     prior="deepfloyd-if",
     steps=10_000,
-    cameras=CameraSampler(
-        views=1, resolution=(64,), elevation_deg=(-10.0, 90.0), distance=(1.5, 2.0), fov_deg=(40.0, 70.0)
-    ),
+    cameras=CameraSampler(views=1, resolution=(64,), elevation_deg=(-10.0, 90.0), distance=(1.5, 2.0), fov_deg=(40.0, 70.0)),
     wording=FourViews(),
     lighting=Lighting(lambertian=0.75, textureless=0.5, start=0.2),
-    scene=Nerf(
-        field=Hashgrid(blob=Blob("cone", 10.0, 0.5)), background=Learned(), samples=512, bounds=1.0
-    ),
+    scene=Nerf(field=Hashgrid(blob=Blob("cone", 10.0, 0.5)), background=Learned(), samples=512, bounds=1.0),
     guidance=SDS(guidance_scale=21.0, weighting="sigma2"),
     weights=Weights(orientation=Linear(10.0, 1000.0, 0.0, 0.5), sparsity=1.0),
     checkpoint_every=500,

@@ -29,7 +29,7 @@ DIRECTIONS = (
 
 
 def article(noun: str) -> str:
-    """"a" or "an"."""
+    """ "a" or "an"."""
     return "an" if noun[:1].lower() in "aeiou" else "a"
 
 
@@ -165,9 +165,7 @@ class PromptEmbeds:
         return sum(share * self.prompt_embeds[self.phrases.index(phrase)] for phrase, share in shares.items())  # pyright: ignore[reportReturnType]
 
 
-def embed_prompt(
-    prompt: str, negative: str, wording: Wording, embed_text: Callable[[list[str]], Tensor]
-) -> PromptEmbeds:
+def embed_prompt(prompt: str, negative: str, wording: Wording, embed_text: Callable[[list[str]], Tensor]) -> PromptEmbeds:
     """Encode ``prompt`` with every view phrase, and the negative prompt ("" is the empty one)."""
     phrases = wording.phrases()
     texts = [f"{prompt}, {phrase}" if phrase else prompt for phrase in phrases]

@@ -51,9 +51,7 @@ def load(text: str, leaves_as_text: bool = False) -> Any:
 
 def dump(data: Any) -> str:
     """YAML text of plain data (dict, list, str, int, float, bool, None) that :func:`load` reads back exactly."""
-    return yaml.dump(
-        data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=float("inf")
-    )
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=float("inf"))
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -139,9 +139,7 @@ def test_only_damaged_checkpoints_is_an_error_and_never_a_silent_start(run):
     run.save_checkpoint(1, numbers(1))
     (run.folder / "checkpoints" / "step-000001" / "MANIFEST.json").unlink()
     with pytest.warns(RuntimeWarning, match="MANIFEST.json is missing"):
-        refused(
-            run.load_latest, "no usable checkpoint in", "(step-000001: MANIFEST.json is missing); start the run again"
-        )
+        refused(run.load_latest, "no usable checkpoint in", "(step-000001: MANIFEST.json is missing); start the run again")
 
 
 def forge(run, **changes):

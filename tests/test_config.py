@@ -154,9 +154,7 @@ def test_saved_yaml_reads_well():
     text = save_yaml(Everything(guidance=SDS(t_max=Linear(0.98, 0.5)), lr=1e-5))
     assert "lr: 1.0e-05\n" in text
     assert "  fov_deg: [40.0, 70.0]\n" in text
-    assert (
-        "guidance:\n  type: sds\n  guidance_scale: 100.0\n  t_max:\n    type: linear\n    start_value: 0.98\n" in text
-    )
+    assert "guidance:\n  type: sds\n  guidance_scale: 100.0\n  t_max:\n    type: linear\n    start_value: 0.98\n" in text
 
 
 def test_numbers_by_annotation():

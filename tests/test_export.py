@@ -66,6 +66,7 @@ def meshes(textured: Mesh) -> dict[str, Mesh]:
 
 # ---- GLB
 
+
 def parse_glb(data: bytes) -> tuple[dict, bytes]:
     """The chunks, by the letter of the specification."""
     magic, version, length = struct.unpack_from("<4sII", data)
@@ -187,6 +188,7 @@ def test_damaged_and_hostile_glb_files_give_a_value_error(textured: Mesh, tmp_pa
 
 # ---- all exporters
 
+
 def test_the_table_lists_every_format():
     modules = {path.stem for path in (ROOT / "dreamlift" / "export").glob("*.py")}
     assert modules - {"__init__", "page", "video", "roundtrip"} == set(EXPORTERS)
@@ -264,6 +266,7 @@ def test_srgb_curve_has_its_known_values():
 
 # ---- round trip
 
+
 def test_round_trip_sees_the_same_pictures_and_notices_a_change(textured: Mesh, tmp_path: Path):
     cameras = turntable(2, 20.0, 3.0, 45.0, 64)
     reference = render_mesh(textured, cameras, 0.0).rgb
@@ -284,6 +287,7 @@ def test_psnr_by_hand():
 
 
 # ---- page
+
 
 class Page(HTMLParser):
     """Tags with their attributes, and the text of the title and the heading."""
@@ -356,6 +360,7 @@ def test_the_viewer_is_embedded_whole_and_licensed(textured: Mesh, tmp_path: Pat
 
 
 # ---- pictures
+
 
 def test_turntable_is_an_endless_animation_with_the_given_frames(tmp_path: Path):
     frames = torch.zeros(5, 32, 48, 3)

@@ -167,7 +167,12 @@ def test_left_is_where_the_objects_left_hand_is():
 @pytest.mark.parametrize(
     ("azimuth", "elevation", "word"),
     [
-        (0, 0, "front"), (44, 0, "front"), (46, 0, "side"), (-90, 0, "side"), (136, 0, "back"), (180, 0, "back"),
+        (0, 0, "front"),
+        (44, 0, "front"),
+        (46, 0, "side"),
+        (-90, 0, "side"),
+        (136, 0, "back"),
+        (180, 0, "back"),
         (10, 61, "overhead"),
     ],
 )

@@ -54,6 +54,7 @@ def baked() -> Mesh:
 
 # ---- isosurface
 
+
 def test_sphere_has_the_closed_forms_of_volume_area_and_genus():
     mesh = mesh_of(sphere_sdf(grid(64)))
     solid = as_trimesh(mesh)
@@ -169,6 +170,7 @@ def test_a_threshold_is_found_for_flat_and_tiny_fields():
 
 # ---- cleaning
 
+
 def test_floaters_and_cavities_go_and_the_rest_stays():
     points = grid(64)
     shell = torch.maximum(sphere_sdf(points, 0.5), -sphere_sdf(points, 0.3))
@@ -242,6 +244,7 @@ def test_bad_meshes_are_refused():
 
 
 # ---- unwrap and bake
+
 
 def test_unwrap_keeps_the_surface_and_overlaps_nothing():
     mesh = decimate(mesh_of(torus_sdf(grid(40))), 1000)

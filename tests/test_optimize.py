@@ -302,8 +302,7 @@ def test_gradients_are_clipped_to_the_norm():
     limited, steps = begin(replace(CONFIG, adam=Adam(clip_norm=1e-3)))
     next(steps)
     norms = [
-        torch.stack([p.grad.norm() for p in it.scene.parameters() if p.grad is not None]).norm()
-        for it in (limited, state)
+        torch.stack([p.grad.norm() for p in it.scene.parameters() if p.grad is not None]).norm() for it in (limited, state)
     ]
     assert float(norms[0]) == pytest.approx(1e-3, rel=1e-3)
     assert float(norms[1]) > 2e-3

@@ -117,14 +117,10 @@ def test_a_new_run_holds_its_config_and_status(run):
 
 def test_nothing_is_overwritten(run, tmp_path):
     before = (run.folder / "run.json").read_bytes()
-    refused(
-        lambda: Run.create(run.folder, "a cup"), "holds a run already: resume that one, or give --out another folder"
-    )
+    refused(lambda: Run.create(run.folder, "a cup"), "holds a run already: resume that one, or give --out another folder")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
-    refused(
-        lambda: Run.create(tmp_path / "mine", "a cup"), "is not empty, and nothing is overwritten: give --out a new"
-    )
+    refused(lambda: Run.create(tmp_path / "mine", "a cup"), "is not empty, and nothing is overwritten: give --out a new")
     refused(lambda: Run.create(tmp_path / "mine" / "thesis.tex", "a cup"), "is a file: give --out a new or an empty")
     refused(lambda: Run.create(tmp_path / "mine" / "thesis.tex" / "x", "a cup"), "cannot create the run folder")
     assert (run.folder / "run.json").read_bytes() == before

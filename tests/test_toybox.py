@@ -11,9 +11,20 @@ from torch import Tensor
 
 from dreamlift.cameras import orbit_cameras, rays_of, turntable
 from dreamlift.toybox import sdf
-from dreamlift.toybox.parts import COLORS, Part, Thing
-from dreamlift.toybox.render import Background, render, sample_picture, sample_view, starting_depths, trace
-from dreamlift.toybox.world import CATEGORIES, FIT_RADIUS, caption_of, make_thing
+from dreamlift.toybox.parts import COLORS, PATTERNS, Part, Thing
+from dreamlift.toybox.render import Background, is_symmetric, render, sample_picture, sample_view, starting_depths, trace
+from dreamlift.toybox.world import (
+    ATTRIBUTES,
+    CATEGORIES,
+    FIT_RADIUS,
+    GROUPS,
+    SYNONYMS,
+    Description,
+    can_wear,
+    describe,
+    held_out,
+    make_thing,
+)  # fmt: skip
 
 SHAPES = {  # name -> a shape within [-1, 1]^3 and its volume
     "sphere": (sdf.sphere(0.7), 4 / 3 * math.pi * 0.7**3),
@@ -209,13 +220,13 @@ def test_background_and_shading() -> None:
 def test_pictures_follow_from_their_seed() -> None:
     first, again, other = sample_picture(7), sample_picture(7), sample_picture(8)
     np.testing.assert_array_equal(first.rgb, again.rgb)
-    assert (first.category, first.color, first.style) == (again.category, again.color, again.style)
+    assert (first.description, first.style) == (again.description, again.style)
     assert (first.azimuth, first.elevation) == (again.azimuth, again.elevation)
     assert first.rgb.shape == (64, 64, 3)
     assert first.rgb.dtype == np.uint8
     assert not np.array_equal(first.rgb, other.rgb)
-    assert first.category in CATEGORIES
-    assert first.color in COLORS
+    assert first.description.category in CATEGORIES
+    assert first.description.color in COLORS
 
 
 def test_views_stay_in_their_range() -> None:
@@ -234,9 +245,87 @@ def test_one_seed_gives_one_shape_in_every_colour() -> None:
 
 
 def test_names_and_errors() -> None:
-    assert caption_of("mug", "red") == "a red mug"
-    assert caption_of("hat", "orange") == "an orange hat"
+    assert Description("mug", "red").caption() == "a red mug"
+    assert Description("ice_cream", "orange").caption() == "an orange ice cream"
+    assert Description("duck", "red", "tall", "orange").caption() == "a tall red duck wearing an orange hat"
+    assert Description("bear", "red", box=True).caption("teddy bear", colored=False) == "a teddy bear on a wooden box"
     with pytest.raises(ValueError, match="unknown category 'dragon'; the toybox has: mug"):
         make_thing("dragon", "red", 0)
     with pytest.raises(ValueError, match="unknown color 'beige'; the toybox has: red"):
         make_thing("mug", "beige", 0)
+    with pytest.raises(ValueError, match="unknown attribute 'fluffy'; the toybox has: tall"):
+        make_thing("mug", "red", 0, "fluffy")
+    with pytest.raises(ValueError, match="no 'blue' hat for a mug; accepted: categories with a head only"):
+        make_thing("mug", "red", 0, hat="blue")
+
+
+def test_the_world_is_large_and_its_words_are_its_own() -> None:
+    assert len(CATEGORIES) == sum(len(group) for group in GROUPS.values()) >= 40
+    assert len(COLORS) >= 12
+    assert len(GROUPS) >= 8
+    assert set(SYNONYMS) <= set(CATEGORIES)
+    nouns = [noun for nouns in SYNONYMS.values() for noun in nouns]
+    assert len(set(nouns) | set(CATEGORIES)) == len(nouns) + len(CATEGORIES)  # no word has two meanings
+
+
+def test_held_out_combinations_are_never_drawn_for_training() -> None:
+    drawn = [describe(np.random.default_rng(seed)) for seed in range(800)]
+    assert not [told for told in drawn if held_out(told.category, told.color, told.accessory)]
+    assert {told.accessory for told in drawn} == {"", "hat", "box"}
+    assert {told.attribute for told in drawn} == set(ATTRIBUTES)
+    share = np.mean([held_out(category, color) for category in CATEGORIES for color in COLORS])
+    assert 0.07 < share < 0.18
+    assert any(
+        held_out(t.category, t.color, t.accessory) for t in (describe(np.random.default_rng(i), False) for i in range(60))
+    )
+
+
+@pytest.mark.parametrize(("attribute", "factor"), [("tall", 1.4), ("short", 0.68)])
+def test_stretching_changes_the_proportions_by_its_factor(attribute: str, factor: float) -> None:
+    points = cube(100_000)
+
+    def aspect(word: str) -> float:
+        inside = points[make_thing("bottle", "red", 3, word).occupancy(points)]
+        extent = inside.amax(0) - inside.amin(0)
+        return float(extent[1] / extent[0])
+
+    assert aspect(attribute) / aspect("") == pytest.approx(factor, rel=0.06)
+
+
+@pytest.mark.parametrize("finish", PATTERNS)
+def test_a_finish_recolours_the_main_colour_only(finish: str) -> None:
+    plain, made, points = make_thing("car", "red", 2), make_thing("car", "red", 2, finish), cube(4000)
+    torch.testing.assert_close(plain.sdf(points), made.sdf(points))
+    before, after = plain.albedo(points), made.albedo(points)
+    main = (before - torch.tensor(COLORS["red"])).abs().amax(-1) < 1e-6
+    torch.testing.assert_close(before[~main], after[~main])
+    changed = ((before - after).abs().amax(-1) > 0.1)[main].float().mean()
+    assert 0.1 < float(changed) < 0.9
+
+
+def test_a_metallic_thing_mirrors_the_sky() -> None:
+    plain, shiny = (render(make_thing("bell", "blue", 2, word), turntable(2, size=48)) for word in ("", "metallic"))
+    solid = plain.opacity[..., 0] > 0.99
+    torch.testing.assert_close(plain.albedo, shiny.albedo)
+    assert float(shiny.rgb[solid].mean(-1).std()) > 1.3 * float(plain.rgb[solid].mean(-1).std())
+
+
+def test_accessories_stand_where_they_belong() -> None:
+    points = cube(60_000)
+    for category in [name for name in CATEGORIES if can_wear(name)]:
+        thing = make_thing(category, "red", 1, hat="blue")
+        inside = points[thing.occupancy(points)]
+        hat = inside[thing.part_labels(inside) == [part.name for part in thing.parts].index("hat")]
+        assert float(hat[:, 1].mean()) > 0.3  # near the top
+        assert len(hat) > 20
+    boxed = make_thing("mug", "red", 1, box=True)
+    inside = points[boxed.occupancy(points)]
+    names = [part.name for part in boxed.parts]
+    wood = inside[boxed.part_labels(inside) >= names.index("box")]
+    assert float(wood[:, 1].max()) < float(inside[boxed.part_labels(inside) == names.index("body")][:, 1].mean())
+
+
+def test_symmetry_is_told_from_the_shape() -> None:
+    assert is_symmetric(make_thing("chair", "red", 0))
+    assert not is_symmetric(make_thing("mug", "red", 0))
+    assert not is_symmetric(make_thing("teapot", "red", 0))

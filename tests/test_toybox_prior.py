@@ -13,8 +13,8 @@ from dreamlift.priors import load_prior
 from dreamlift.priors.sources import EMBEDDED, KNOWN, locate
 from dreamlift.toybox.dataset import STYLES, Pictures, load_shards, make_shard, vocabulary
 from dreamlift.toybox.network import load_folder, make_networks
-from dreamlift.toybox.train import Training, draw_batch, train, v_loss
-from dreamlift.toybox.world import CATEGORIES, COLORS
+from dreamlift.toybox.train import Training, draw_batch, train, x0_loss
+from dreamlift.toybox.world import ATTRIBUTES, CATEGORIES, COLORS, SYNONYMS
 from dreamlift.types import Conditioning
 
 FOLDER = EMBEDDED / "toybox"
@@ -82,9 +82,13 @@ def pictures(count: int = 12) -> Pictures:
         rgb=rng.integers(0, 255, (count, 16, 16, 3), dtype=np.uint8),
         category=np.arange(count, dtype=np.int16) % len(CATEGORIES),
         color=np.arange(count, dtype=np.int16) % len(COLORS),
+        attribute=np.arange(count, dtype=np.int16) % len(ATTRIBUTES),
+        hat=np.arange(count, dtype=np.int16) % 3 - 1,
+        box=np.arange(count) % 5 == 0,
         azimuth=np.linspace(-3, 3, count, dtype=np.float32),
         elevation=np.zeros(count, dtype=np.float32),
         style=np.arange(count, dtype=np.int16) % len(STYLES),
+        mirrored=np.arange(count) % 2 == 0,
     )
 
 
@@ -96,14 +100,16 @@ def test_captions_are_within_the_vocabulary_and_state_what_is_shown():
             caption = data.caption(i, np.random.default_rng([i, draw]))
             assert set(caption.replace(",", " , ").split()) <= known
             if caption:
-                assert list(CATEGORIES)[data.category[i]].replace("_", " ") in caption
+                told = data.description(i)
+                nouns = (told.category.replace("_", " "), *SYNONYMS.get(told.category, ()))
+                assert any(noun in caption for noun in nouns)
             seen.add(caption == "")
     assert seen == {True, False}
 
 
 def test_a_mirrored_picture_gets_the_mirrored_words():
     data = pictures(12)
-    i = next(k for k in range(12) if data.mirrored(k) and 0.6 < data.azimuth[k] < 2.2)
+    i = next(k for k in range(12) if 0.6 < data.azimuth[k] < 2.2)
     for draw in range(200):
         plain = data.caption(i, np.random.default_rng(draw))
         flipped = data.caption(i, np.random.default_rng(draw), flip=True)
@@ -126,18 +132,32 @@ def test_shards_repeat_bit_by_bit(tmp_path, monkeypatch):
         load_shards(tmp_path / "none", 32)
 
 
-def test_v_loss_of_a_network_that_says_nothing_is_the_mean_square_of_v():
+def test_x0_loss_of_a_network_that_says_nothing_is_the_mean_square_of_the_picture():
     networks = make_networks(vocabulary(), 16, (8, 16))
     for parameter in networks.unet.conv_out.parameters():
         torch.nn.init.zeros_(parameter)
-    x = torch.rand(4, 3, 16, 16) * 2 - 1
-    got = v_loss(networks, x, [""] * 4, torch.Generator().manual_seed(5))
-    generator = torch.Generator().manual_seed(5)
-    t = torch.randint(0, 1000, (4,), generator=generator)
-    eps = torch.randn(x.shape, generator=generator)
-    abar = networks.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
-    v = abar.sqrt() * eps - (1 - abar).sqrt() * x
-    assert float(got) == pytest.approx(float(v.square().mean()), rel=1e-5)
+    x = torch.rand(4, 12, 8, 8) * 2 - 1
+    got = x0_loss(networks, x, [""] * 4, torch.zeros(4, 8), torch.Generator().manual_seed(5))
+    assert float(got) == pytest.approx(float(x.square().mean()), rel=1e-5)
+
+
+def test_a_batch_is_packed_captioned_and_told_some_cameras():
+    data, settings = pictures(48), Training(batch=32, small_steps=0, size=16)
+    x, captions, cameras = draw_batch(data, settings, 3)
+    assert x.shape == (32, 12, 8, 8)
+    told = cameras.abs().sum(-1) > 0
+    assert 0.2 < float(told.float().mean()) < 0.8
+    assert not any(told[i] for i in range(32) if captions[i] == "")  # the unconditional case knows no view
+    rgb = torch.nn.functional.pixel_shuffle(x, 2)[told][0].permute(1, 2, 0)
+    gaps = [
+        min(float((rgb - side).abs().mean()) for side in (picture, picture.flip(1)))
+        for picture in torch.from_numpy(data.rgb).float() / 127.5 - 1
+    ]
+    assert min(gaps) < 1e-6
+    # sin and cos of the azimuth, by the formula
+    i = int(np.argmin(gaps))
+    assert abs(abs(float(cameras[told][0, 1])) - abs(np.sin(data.azimuth[i]))) < 1e-5
+    assert abs(float(cameras[told][0, 2]) - np.cos(data.azimuth[i])) < 1e-5
 
 
 def test_training_resumes_bit_by_bit(tmp_path, monkeypatch):

@@ -50,7 +50,7 @@ def diagnose() -> tuple[str, bool]:
     embedded = (EMBEDDED / "toybox" / "model_index.json").is_file()
     healthy &= embedded
     lines.append(f"embedded prior      {'present' if embedded else 'MISSING: install dreamlift again'}")
-    lines.append("ready: dreamlift generate \"a red mug\"" if healthy else "not ready: see the lines above")
+    lines.append('ready: dreamlift generate "a red mug"' if healthy else "not ready: see the lines above")
     return "\n".join(lines), healthy
 
 

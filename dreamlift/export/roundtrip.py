@@ -19,9 +19,7 @@ __all__ = ["load_glb", "psnr", "round_trip_psnr"]
 HIGHEST = 100.0  # dB; equal pictures would give infinity, which JSON does not hold
 
 
-def round_trip_psnr(
-    glb_path: str | Path, cameras: Cameras, reference_rgb: Tensor, background: float | Tensor = 1.0
-) -> float:
+def round_trip_psnr(glb_path: str | Path, cameras: Cameras, reference_rgb: Tensor, background: float | Tensor = 1.0) -> float:
     """PSNR (dB) between the GLB file's renders and the scene's own ``reference_rgb (B, H, W, 3)`` in [0, 1].
 
     Args:

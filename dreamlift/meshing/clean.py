@@ -89,8 +89,7 @@ def decimate(mesh: Mesh, faces: int) -> Mesh:
         if len(best.faces) <= faces:
             return best
     warnings.warn(
-        f"the mesh of {len(mesh.faces)} faces could not be decimated to {faces} without damage: "
-        f"{len(best.faces)} are left",
+        f"the mesh of {len(mesh.faces)} faces could not be decimated to {faces} without damage: {len(best.faces)} are left",
         stacklevel=2,
     )
     return best

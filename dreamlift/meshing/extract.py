@@ -68,9 +68,7 @@ def sample_grid(density: Density, bounds: float, resolution: int, chunk: int = 1
     return values.view(resolution, resolution, resolution)
 
 
-def surface_color(
-    density: Density, albedo: Albedo, points: Tensor, normals: Tensor, depth: float, samples: int = 8
-) -> Tensor:
+def surface_color(density: Density, albedo: Albedo, points: Tensor, normals: Tensor, depth: float, samples: int = 8) -> Tensor:
     """Colours ``(N, 3)`` that rays against the ``normals (N, 3)`` collect around surface ``points (N, 3)``.
 
     The ray starts a third of ``depth`` outside and ends ``depth`` inside; what light is left at its end takes the

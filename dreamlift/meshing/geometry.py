@@ -113,9 +113,7 @@ def check_mesh(mesh: Mesh) -> None:
         ValueError: a wrong shape, a value that is not finite, an index out of range, or a texture without UVs.
     """
     if mesh.vertices.ndim != 2 or mesh.vertices.shape[1] != 3 or mesh.faces.ndim != 2 or mesh.faces.shape[1] != 3:
-        raise ValueError(
-            f"a mesh needs vertices (V, 3) and faces (F, 3), not {mesh.vertices.shape} and {mesh.faces.shape}"
-        )
+        raise ValueError(f"a mesh needs vertices (V, 3) and faces (F, 3), not {mesh.vertices.shape} and {mesh.faces.shape}")
     if len(mesh.faces) == 0:
         raise EmptySceneError("the mesh has no faces: nothing to export (lower the threshold, or train longer)")
     count = len(mesh.vertices)
@@ -133,6 +131,4 @@ def check_mesh(mesh: Mesh) -> None:
         if mesh.uvs is None:
             raise ValueError("a mesh with a texture (base_color) needs uvs: call meshing.texture.unwrap first")
         if mesh.base_color.dtype != np.uint8 or mesh.base_color.ndim != 3 or mesh.base_color.shape[2] != 3:
-            raise ValueError(
-                f"base_color must be (T, T, 3) uint8, not {mesh.base_color.shape} {mesh.base_color.dtype}"
-            )
+            raise ValueError(f"base_color must be (T, T, 3) uint8, not {mesh.base_color.shape} {mesh.base_color.dtype}")

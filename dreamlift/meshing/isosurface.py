@@ -216,10 +216,7 @@ def _faces(inside: Tensor, ids: list[Tensor]) -> Tensor:
     cases = case[cubes[:, 0], cubes[:, 1], cubes[:, 2]].long()
     # The vertex number of each of the 12 edges of each crossed cube; edges that are not crossed give a 0 nobody reads.
     numbers = torch.stack(
-        [
-            ids[axis][cubes[:, 0] + (c & 1), cubes[:, 1] + (c >> 1 & 1), cubes[:, 2] + (c >> 2 & 1)]
-            for axis, c in EDGES
-        ],
+        [ids[axis][cubes[:, 0] + (c & 1), cubes[:, 1] + (c >> 1 & 1), cubes[:, 2] + (c >> 2 & 1)] for axis, c in EDGES],
         dim=1,
     ).long()
     table, counts = (tensor.to(inside.device) for tensor in triangle_table())
@@ -291,6 +288,4 @@ def _triangulate(loop: tuple[int, ...]) -> tuple[int, list[tuple[int, int, int]]
 def _share_face(a: int, b: int) -> bool:
     """True if two edges of the cube lie on one of its faces."""
     (axis_a, corner_a), (axis_b, corner_b) = EDGES[a], EDGES[b]
-    return any(
-        axis not in (axis_a, axis_b) and (corner_a >> axis & 1) == (corner_b >> axis & 1) for axis in range(3)
-    )
+    return any(axis not in (axis_a, axis_b) and (corner_a >> axis & 1) == (corner_b >> axis & 1) for axis in range(3))

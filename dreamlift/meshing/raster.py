@@ -223,9 +223,7 @@ def _shade(mesh: Mesh, fragments: Fragments, camera: Cameras, shading: Shading |
 
 def _lit(albedo: Tensor, points: Tensor, normal: Tensor, shading: Shading) -> Tensor:
     """DreamFusion's shading (Poole et al. 2022, equation 6) of one view's points ``(N, 3)``."""
-    light, lambertian, textureless = (
-        value[0].to(albedo) for value in (shading.light, shading.lambertian, shading.textureless)
-    )
+    light, lambertian, textureless = (value[0].to(albedo) for value in (shading.light, shading.lambertian, shading.textureless))
     toward = torch.nn.functional.normalize(light - points, dim=-1)
     diffuse = (normal * toward).sum(dim=-1, keepdim=True).clamp_min(0)
     lit = shading.ambient + (1 - shading.ambient) * diffuse

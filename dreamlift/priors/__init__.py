@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from dreamlift.priors.base import Prior
 
 
-def load_prior(folder: Path, device: torch.device) -> Prior:
-    """The prior in a diffusers ``folder``: latent where it has a VAE, else on pixels. Half precision on a GPU."""
+def load_prior(folder: Path, device: torch.device, see_cameras: bool = True) -> Prior:
+    """The prior in a diffusers ``folder``: latent where it has a VAE, else on pixels. Half precision on a GPU.
+
+    ``see_cameras``: tell a camera-conditioned network where the camera stands; others have only the words.
+    """
     import torch
 
     from dreamlift.priors.latent import LatentPrior
@@ -22,5 +25,5 @@ def load_prior(folder: Path, device: torch.device) -> Prior:
 
     # On CPUs without bf16 units half precision is some 60 times slower than fp32.
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    kinds: dict[bool, Callable[[Path, torch.device, torch.dtype], Prior]] = {True: LatentPrior, False: PixelPrior}
-    return kinds[(folder / "vae").is_dir()](folder, device, dtype)
+    kinds: dict[bool, Callable[[Path, torch.device, torch.dtype, bool], Prior]] = {True: LatentPrior, False: PixelPrior}
+    return kinds[(folder / "vae").is_dir()](folder, device, dtype, see_cameras)

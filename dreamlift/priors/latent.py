@@ -22,11 +22,11 @@ from dreamlift.types import Conditioning
 class LatentPrior(Prior):
     """A latent-space diffusers folder (``vae``, ``unet``, ``text_encoder``, ``tokenizer``, ``scheduler``)."""
 
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, see_cameras: bool = True) -> None:
         from diffusers import AutoencoderKL
 
         self.folder, self.device, self.dtype = folder, device, dtype
-        self.network = DenoisingNetwork(folder, device, dtype)
+        self.network = DenoisingNetwork(folder, device, dtype, see_cameras)
         self.vae: Any = load_part(AutoencoderKL, folder / "vae", dtype).to(device).eval().requires_grad_(False)
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.resolution = self.network.sample_size * factor

@@ -15,13 +15,27 @@ from torch import Tensor
 from dreamlift.priors.base import combine, stack_text
 from dreamlift.types import Conditioning
 
+CAMERA_FEATURES = 8  # width of a network's ``time_cond_proj_dim`` that is read as camera conditioning
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
-class DenoisingNetwork:
-    """``unet`` and ``scheduler`` of a diffusers folder. All calls are differentiable in x_t; no weight is trained."""
+def camera_features(azimuth: Tensor, elevation: Tensor) -> Tensor:
+    """What a camera-conditioned U-Net is told of a view, ``(B, 8)``, from azimuth and elevation ``(B,)`` in radians.
 
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+    It goes in as ``timestep_cond``: a linear map without bias that is added to the time embedding, as in MVDream (Shi et
+    al. 2023, https://arxiv.org/abs/2308.16512, section 3.1). All zeros means "no camera", the same as leaving it out.
+    """
+    harmonics = [f(k * azimuth) for k in (1, 2, 3) for f in (torch.sin, torch.cos)]
+    return torch.stack([torch.ones_like(azimuth), *harmonics, torch.sin(elevation)], dim=-1)
+
+
+class DenoisingNetwork:
+    """``unet`` and ``scheduler`` of a diffusers folder. All calls are differentiable in x_t; no weight is trained.
+
+    ``see_cameras`` can be switched off, to leave the view to the words; a network that takes no cameras never sees them.
+    """
+
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, see_cameras: bool = True) -> None:
         from diffusers import DDPMScheduler, UNet2DConditionModel
 
         self.unet: Any = load_part(UNet2DConditionModel, folder / "unet", dtype).to(device).eval().requires_grad_(False)
@@ -33,6 +47,7 @@ class DenoisingNetwork:
                 f"{folder / 'scheduler'} has prediction_type {self.prediction!r}; accepted: {', '.join(PREDICTIONS)}"
             )
         self.device, self.dtype = device, dtype
+        self.see_cameras = see_cameras and self.unet.config.time_cond_proj_dim == CAMERA_FEATURES
         self.channels: int = self.unet.config.in_channels
         self.sample_size: int = self.unet.config.sample_size
 
@@ -47,13 +62,21 @@ class DenoisingNetwork:
         return abar.sqrt(), (1 - abar).sqrt()
 
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
-        """Guided eps_hat ``(B, C, h, w)``, by one call of the network for all prompts."""
+        """Guided eps_hat ``(B, C, h, w)``, by one call of the network for all prompts.
+
+        A network that takes cameras is told ``cond.cameras``, where they are given, beside every prompt but the negative
+        one: so that guidance strengthens the view as it does the words.
+        """
         text = stack_text(cond, guidance_scale)
         copies = text.shape[0] // x_t.shape[0]
-        steps = self.timestep(t)
+        steps, told = self.timestep(t), None
+        if self.see_cameras and cond.cameras is not None:
+            camera = camera_features(cond.cameras.azimuth, cond.cameras.elevation).to(self.device, self.dtype)
+            told = torch.cat([torch.zeros_like(camera), *[camera] * (copies - 1)]) if copies > 1 else camera
         out = self.unet(
-            x_t.repeat(copies, 1, 1, 1).to(self.dtype), steps.repeat(copies), text.to(self.device, self.dtype)
-        ).sample.float()
+            x_t.repeat(copies, 1, 1, 1).to(self.dtype), steps.repeat(copies), text.to(self.device, self.dtype),
+            timestep_cond=told,
+        ).sample.float()  # fmt: skip
         out = out[:, : self.channels]  # DeepFloyd IF predicts a variance in further channels
         return combine(self._to_noise(out, x_t.repeat(copies, 1, 1, 1), steps.repeat(copies)), cond, guidance_scale)
 

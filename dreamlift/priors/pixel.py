@@ -1,10 +1,13 @@
 """Diffusion models on pixels: DeepFloyd IF's first stage, and the embedded ``toybox`` prior, which has its shape.
 
-IF: https://github.com/deep-floyd/IF. Pictures are resized to the model's own resolution and mapped to [-1, 1].
+IF: https://github.com/deep-floyd/IF. Pictures are resized to the model's own resolution and mapped to [-1, 1]. A network
+with 3 k^2 channels works on pictures packed by k (pixel unshuffle, Shi et al. 2016, https://arxiv.org/abs/1609.05158):
+each k x k block of pixels becomes one, of k^2 times the channels. That loses nothing and costs a k^2-th.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -20,17 +23,20 @@ from dreamlift.types import Conditioning
 class PixelPrior(Prior):
     """A pixel-space diffusers folder (``unet``, ``text_encoder``, ``tokenizer``, ``scheduler``)."""
 
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, see_cameras: bool = True) -> None:
         self.folder, self.device, self.dtype = folder, device, dtype
-        self.network = DenoisingNetwork(folder, device, dtype)
-        self.resolution = self.network.sample_size
+        self.network = DenoisingNetwork(folder, device, dtype, see_cameras)
+        self.packing = math.isqrt(self.network.channels // 3)
+        if self.network.channels != 3 * self.packing**2:
+            raise ValueError(f"{folder / 'unet'} has {self.network.channels} channels; a pixel prior has 3, 12, 27 or 48")
+        self.resolution = self.network.sample_size * self.packing
 
     def encode(self, rgb: Tensor) -> Tensor:
-        """``(B, H, W, 3)`` in [0, 1] to ``(B, 3, S, S)`` in [-1, 1]."""
-        return resize(rgb.permute(0, 3, 1, 2), self.resolution) * 2 - 1
+        """``(B, H, W, 3)`` in [0, 1] to ``(B, 3 k^2, S / k, S / k)`` in [-1, 1]."""
+        return functional.pixel_unshuffle(resize(rgb.permute(0, 3, 1, 2), self.resolution) * 2 - 1, self.packing)
 
     def decode(self, latents: Tensor) -> Tensor:
-        return (latents.permute(0, 2, 3, 1) * 0.5 + 0.5).clamp(0, 1)
+        return (functional.pixel_shuffle(latents, self.packing).permute(0, 2, 3, 1) * 0.5 + 0.5).clamp(0, 1)
 
     def embed_text(self, prompts: list[str]) -> Tensor:
         return encode_prompts(self.folder, prompts, self.device, self.dtype)

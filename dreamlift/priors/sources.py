@@ -111,9 +111,7 @@ def _from_hub(addresses: tuple[str, ...], name: str) -> Path:
     def snapshot(address: str, cached: bool) -> Path:
         wanted = ["model_index.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model"]
         unwanted = ["safety_checker/*", "watermarker/*", "*non_ema*", "*.bin", "*.ckpt"]
-        return Path(
-            snapshot_download(address, local_files_only=cached, allow_patterns=wanted, ignore_patterns=unwanted)
-        )
+        return Path(snapshot_download(address, local_files_only=cached, allow_patterns=wanted, ignore_patterns=unwanted))
 
     reasons = []
     for address in addresses:

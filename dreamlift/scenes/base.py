@@ -52,9 +52,7 @@ class Scene(nn.Module, ABC):
         """
 
     @abstractmethod
-    def regularize(
-        self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None
-    ) -> dict[str, Tensor]:
+    def regularize(self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None) -> dict[str, Tensor]:
         """Raw, unweighted scalar terms of a training render; ``only`` names those that are wanted (None: all)."""
 
     @abstractmethod

@@ -170,9 +170,7 @@ def composite_forward(
 
 
 @compiled
-def composite_backward(
-    values: np.ndarray, samples: tuple, saved: tuple, grads: tuple, low: int, high: int, out: tuple
-) -> None:
+def composite_backward(values: np.ndarray, samples: tuple, saved: tuple, grads: tuple, low: int, high: int, out: tuple) -> None:
     """The transpose of :func:`composite_forward` for rays ``low..high``.
 
     With ``g_i`` the gradient of weight i, ``d/d tau_i = after_i g_i - sum_{j>i} w_j g_j``. ``saved`` is (weights,

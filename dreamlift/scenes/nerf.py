@@ -133,9 +133,7 @@ class NerfScene(Scene):
             aux["grid"] = found.grid
         return out, aux
 
-    def regularize(
-        self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None
-    ) -> dict[str, Tensor]:
+    def regularize(self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None) -> dict[str, Tensor]:
         """Raw terms: sparsity, opaque, distortion, depth_variance; orientation with normals; tv with a voxel field."""
         aux = render.aux
         samples = RaySamples(aux["ray_indices"], aux["starts"], aux["ends"])

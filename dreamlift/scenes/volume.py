@@ -73,9 +73,7 @@ def sample_points(origins: Tensor, directions: Tensor, samples: RaySamples) -> T
         out = origins.new_empty(samples.starts.shape[0], 3)
         rays = (kernels.array(origins), kernels.array(directions))
         packed = (kernels.array(samples.ray_indices), kernels.array(samples.starts), kernels.array(samples.ends))
-        kernels.spread(
-            lambda low, high: kernels.points_kernel(rays, packed, low, high, out.numpy()), out.shape[0], 16384
-        )
+        kernels.spread(lambda low, high: kernels.points_kernel(rays, packed, low, high, out.numpy()), out.shape[0], 16384)
         return out
     middles = 0.5 * (samples.starts + samples.ends)
     return origins[samples.ray_indices] + middles[:, None] * directions[samples.ray_indices]
@@ -110,9 +108,7 @@ class Composited:
     values: Tensor  # (R, C) sum of w_i v_i
 
 
-def composite_torch(
-    density: Tensor, values: Tensor, samples: RaySamples, offsets: Tensor, stop: float = 0.0
-) -> Composited:
+def composite_torch(density: Tensor, values: Tensor, samples: RaySamples, offsets: Tensor, stop: float = 0.0) -> Composited:
     """Torch twin of :func:`composite`."""
     rays = offsets.shape[0] - 1
     tau = density * (samples.ends - samples.starts)
@@ -141,9 +137,7 @@ class _Composite(torch.autograd.Function):
         sigma, seen = kernels.array(density), kernels.array(values)
         packed = (kernels.array(offsets), kernels.array(samples.starts), kernels.array(samples.ends))
         out = (weights.numpy(), after.numpy(), sums.numpy())
-        kernels.spread(
-            lambda low, high: kernels.composite_forward(sigma, seen, packed, stop, low, high, out), rays, 256
-        )
+        kernels.spread(lambda low, high: kernels.composite_forward(sigma, seen, packed, stop, low, high, out), rays, 256)
         ctx.save_for_backward(values, weights, after)
         ctx.packed = packed
         ctx.set_materialize_grads(False)
@@ -160,9 +154,7 @@ class _Composite(torch.autograd.Function):
         seen, saved = kernels.array(values), (kernels.array(weights), kernels.array(after))
         grads = (kernels.array(none), kernels.array(sums))
         out = (grad_density.numpy(), grad_values.numpy())
-        kernels.spread(
-            lambda low, high: kernels.composite_backward(seen, ctx.packed, saved, grads, low, high, out), rays, 256
-        )
+        kernels.spread(lambda low, high: kernels.composite_backward(seen, ctx.packed, saved, grads, low, high, out), rays, 256)
         return grad_density, grad_values, None, None, None
 
 

@@ -7,28 +7,36 @@ again. Captions are put together at training time (view words, and now and then 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 
 from dreamlift.files import atomic_write_bytes
-from dreamlift.prompts import article, compass_words
+from dreamlift.prompts import compass_words
 from dreamlift.toybox.render import sample_picture
-from dreamlift.toybox.world import CATEGORIES, COLORS
+from dreamlift.toybox.world import ATTRIBUTES, CATEGORIES, COLORS, FINISHES, SYNONYMS, Description
 
 SHARD = 500  # pictures a file
 STYLES = {"lit": "", "albedo": ", unlit", "clay": ", grey clay"}  # shading of the picture -> its words in the caption
-HANDED = {"mug", "teapot"}  # their handle is always on +x, their spout too: a mirror image would contradict the view words
-COMMON_WORDS = ["a", "an", "the", "of", "in", "on", "with", "and", "view", "toy", ",", "unlit", "grey", "clay"]
 
 
 def vocabulary() -> list[str]:
     """Every word that a caption can hold."""
     directions = {w for az in np.linspace(-np.pi, np.pi, 33) for el in (-1.0, 0.3, 1.4)
-                  for w in compass_words(float(az), el).replace(",", " ").split()}  # fmt: skip
-    names = {w for name in [*CATEGORIES, *COLORS] for w in name.replace("_", " ").split()}
-    return sorted({*COMMON_WORDS, *directions, *names})
+                  for w in compass_words(float(az), el).split()}  # fmt: skip
+    nouns = [*CATEGORIES, *(noun for nouns in SYNONYMS.values() for noun in nouns)]
+    captions = [
+        f"{Description(noun, color, attribute, hat='red').caption()} {Description(noun, color, box=True).caption()} {style}"
+        for noun in nouns for color, attribute, style in zip_longest(COLORS, ATTRIBUTES, STYLES.values(), fillvalue="")
+    ]  # fmt: skip
+    words = {word for text in [*captions, *directions, "an a the of with and view toy"] for word in _split(text)}
+    return sorted(words | {","})
+
+
+def _split(text: str) -> list[str]:
+    return text.replace(",", " ").split()
 
 
 @dataclass(frozen=True)
@@ -38,16 +46,22 @@ class Pictures:
     rgb: np.ndarray  # (N, S, S, 3) uint8
     category: np.ndarray  # (N,) index into CATEGORIES
     color: np.ndarray  # (N,) index into COLORS
+    attribute: np.ndarray  # (N,) index into ATTRIBUTES
+    hat: np.ndarray  # (N,) index into COLORS, -1 for none
+    box: np.ndarray  # (N,) bool
     azimuth: np.ndarray  # (N,) radians
     elevation: np.ndarray  # (N,) radians
     style: np.ndarray  # (N,) index into STYLES
+    mirrored: np.ndarray  # (N,) bool: the mirror image is a picture of the same thing, its azimuth of the other sign
 
     def __len__(self) -> int:
         return len(self.rgb)
 
-    def mirrored(self, i: int) -> bool:
-        """Whether picture ``i`` may be mirrored (its azimuth changes sign then)."""
-        return list(CATEGORIES)[self.category[i]] not in HANDED
+    def description(self, i: int) -> Description:
+        """What picture ``i`` shows."""
+        hat = list(COLORS)[self.hat[i]] if self.hat[i] >= 0 else ""
+        category, color = list(CATEGORIES)[self.category[i]], list(COLORS)[self.color[i]]
+        return Description(category, color, ATTRIBUTES[self.attribute[i]], hat, bool(self.box[i]))
 
     def caption(self, i: int, rng: np.random.Generator, flip: bool = False) -> str:
         """A caption of picture ``i`` (of its mirror image).
@@ -57,12 +71,12 @@ class Pictures:
         draw = rng.random()
         if draw < 0.1:
             return ""
-        name = list(CATEGORIES)[self.category[i]].replace("_", " ")
-        style = list(STYLES)[self.style[i]]
-        color = list(COLORS)[self.color[i]]
-        # Grey clay shows no colour, so its caption usually names none.
-        noun = name if style == "clay" and rng.random() < 0.5 else f"{color} {name}"
-        words = f"{article(noun)} {noun}{STYLES[style]}"
+        told, style = self.description(i), list(STYLES)[self.style[i]]
+        if style == "clay" and told.attribute in FINISHES:  # grey clay shows neither finish nor colour
+            told = replace(told, attribute="")
+        nouns = (told.category.replace("_", " "), *SYNONYMS.get(told.category, ()))
+        noun = nouns[0] if rng.random() < 0.7 else nouns[int(rng.integers(len(nouns)))]
+        words = told.caption(noun, colored=style != "clay" or rng.random() < 0.5) + STYLES[style]
         if draw < 0.2:
             return words
         azimuth = -self.azimuth[i] if flip else self.azimuth[i]
@@ -75,16 +89,20 @@ def make_shard(folder: Path, index: int, size: int = 64) -> Path:
     if path.exists():
         return path
     rows = [sample_picture(index * SHARD + i, size) for i in range(SHARD)]
-    categories, colors, styles = list(CATEGORIES), list(COLORS), list(STYLES)
+    categories, colors, styles, told = list(CATEGORIES), list(COLORS), list(STYLES), [row.description for row in rows]
     buffer = io.BytesIO()
     np.savez(
         buffer,
         rgb=np.stack([row.rgb for row in rows]),
-        category=np.array([categories.index(row.category) for row in rows], dtype=np.int16),
-        color=np.array([colors.index(row.color) for row in rows], dtype=np.int16),
+        category=np.array([categories.index(each.category) for each in told], dtype=np.int16),
+        color=np.array([colors.index(each.color) for each in told], dtype=np.int16),
+        attribute=np.array([ATTRIBUTES.index(each.attribute) for each in told], dtype=np.int16),
+        hat=np.array([colors.index(each.hat) if each.hat else -1 for each in told], dtype=np.int16),
+        box=np.array([each.box for each in told]),
         azimuth=np.array([row.azimuth for row in rows], dtype=np.float32),
         elevation=np.array([row.elevation for row in rows], dtype=np.float32),
         style=np.array([styles.index(row.style) for row in rows], dtype=np.int16),
+        mirrored=np.array([row.mirrored for row in rows]),
     )
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write_bytes(path, buffer.getvalue())

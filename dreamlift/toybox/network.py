@@ -3,8 +3,12 @@
 The shape follows DeepFloyd IF's first stage (https://github.com/deep-floyd/IF): pixels, a T5 encoder, its pooled text
 added to the time embedding, and six output channels, the last three of which IF uses for a learned variance (here they
 stay untrained, and the scheduler does not read them). So stock ``IFPipeline`` opens the folder and samples from it.
-Schedule: cosine (Nichol & Dhariwal 2021) rescaled to zero terminal SNR, v-prediction (Lin et al. 2023,
-https://arxiv.org/abs/2305.08891).
+Schedule: cosine (Nichol & Dhariwal 2021) rescaled to zero terminal SNR (Lin et al. 2023,
+https://arxiv.org/abs/2305.08891); the network predicts the clean picture, which is well posed there as v-prediction is.
+
+Pictures are packed by 2 (:mod:`dreamlift.priors.pixel`), so stock pipelines return packed pictures with
+``output_type="pt"``: ``torch.nn.functional.pixel_shuffle(images, 2)`` unpacks them. The camera goes in as the stock
+argument ``timestep_cond`` (:func:`dreamlift.priors.network.camera_features`), and may be left out.
 """
 
 from __future__ import annotations
@@ -17,7 +21,9 @@ from typing import Any
 import torch
 
 from dreamlift.files import atomic_write_text
+from dreamlift.priors.network import CAMERA_FEATURES
 
+PACKING = 2  # each channel of a picture is split into PACKING^2, at a PACKING-th of the size: the same picture, far cheaper
 TEXT_LENGTH = 77  # IFPipeline pads every prompt to 77 tokens, so training does the same
 
 
@@ -48,9 +54,7 @@ class Networks:
 
     def tokenize(self, captions: list[str]) -> dict[str, torch.Tensor]:
         """Token ids and attention mask, ``(B, 77)`` each."""
-        out = self.tokenizer(
-            captions, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt"
-        )
+        out = self.tokenizer(captions, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt")
         return {"input_ids": out["input_ids"], "attention_mask": out["attention_mask"]}
 
     def encode_text(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -75,7 +79,7 @@ def make_tokenizer(words: list[str]) -> Any:
     )  # fmt: skip
 
 
-def make_networks(words: list[str], size: int = 64, channels: tuple[int, ...] = (16, 32, 96, 160)) -> Networks:
+def make_networks(words: list[str], size: int = 64, channels: tuple[int, ...] = (32, 64, 128)) -> Networks:
     """Freshly initialised networks for ``size`` pixels; the random state is torch's global one."""
     from diffusers import DDPMScheduler, UNet2DConditionModel
     from transformers import T5Config, T5EncoderModel
@@ -87,9 +91,9 @@ def make_networks(words: list[str], size: int = 64, channels: tuple[int, ...] = 
         feed_forward_proj="gated-gelu", is_encoder_decoder=False, use_cache=False, pad_token_id=0, eos_token_id=1,
     )  # fmt: skip
     unet = UNet2DConditionModel(
-        sample_size=size,
-        in_channels=3,
-        out_channels=6,
+        sample_size=size // PACKING,
+        in_channels=3 * PACKING**2,
+        out_channels=6 * PACKING**2,
         block_out_channels=channels,
         layers_per_block=1,
         # Attention only at the lowest level: at full resolution it costs more than all convolutions together.
@@ -102,9 +106,10 @@ def make_networks(words: list[str], size: int = 64, channels: tuple[int, ...] = 
         encoder_hid_dim_type="text_proj",
         addition_embed_type="text",
         addition_embed_type_num_heads=4,
+        time_cond_proj_dim=CAMERA_FEATURES,
     )
     scheduler = DDPMScheduler(
-        num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction",
+        num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="sample",
         rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=True, variance_type="fixed_small",
     )  # fmt: skip
     return Networks(unet, T5EncoderModel(text_config), tokenizer, scheduler)
@@ -132,6 +137,21 @@ def save_folder(networks: Networks, folder: Path, half: bool = True) -> None:
         "watermarker": [None, None],
     }
     atomic_write_text(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
+
+
+def begin_with(networks: Networks, folder: Path) -> None:
+    """Copy the weights of a saved prior into ``networks`` of the same shape; words are matched by their spelling.
+
+    So a prior can go on learning when the world's vocabulary has grown: new words keep their fresh embeddings.
+    """
+    old = load_folder(folder)
+    networks.unet.load_state_dict(old.unet.state_dict())
+    state, words = old.text_encoder.state_dict(), old.tokenizer.get_vocab()
+    table = networks.text_encoder.state_dict()["shared.weight"].clone()
+    for word, row in networks.tokenizer.get_vocab().items():
+        if word in words:
+            table[row] = state["shared.weight"][words[word]]
+    networks.text_encoder.load_state_dict(state | {"shared.weight": table, "encoder.embed_tokens.weight": table})
 
 
 def load_folder(folder: Path) -> Networks:

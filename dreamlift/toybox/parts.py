@@ -7,15 +7,15 @@ the surface inside its volume. Points are ``(N, 3)`` in the world's frame (+y up
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dreamlift.prompts import article
-from dreamlift.toybox.sdf import Shape, smooth_minimum
+from dreamlift.toybox.sdf import Shape, length, smooth_minimum
 
 Rgb = tuple[float, float, float]
 
@@ -29,6 +29,10 @@ COLORS: dict[str, Rgb] = {
     "purple": (0.48, 0.22, 0.66),
     "pink": (0.96, 0.56, 0.72),
     "white": (0.95, 0.94, 0.92),
+    "black": (0.13, 0.13, 0.14),
+    "brown": (0.46, 0.28, 0.15),
+    "grey": (0.55, 0.56, 0.58),
+    "turquoise": (0.15, 0.72, 0.72),
 }
 
 BLACK: Rgb = (0.10, 0.10, 0.11)
@@ -54,6 +58,29 @@ def accent(rgb: Rgb, *choices: Rgb) -> Rgb:
     return next((c for c, gap in zip(choices, gaps, strict=True) if gap > 0.45), choices[int(np.argmax(gaps))])
 
 
+def stripes(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """Share of the second colour ``(N,)`` at world points: level bands, 0.26 apart."""
+    return (torch.sin(y * (2 * math.pi / 0.26)) > 0.2).to(y)
+
+
+def spots(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """Share of the second colour ``(N,)`` at world points: balls on a body-centred lattice."""
+    nearest = torch.full_like(y, 9.0)
+    for shift in (0.25, 0.75):
+        cells = [axis / 0.42 + shift for axis in (x, y, z)]
+        nearest = torch.minimum(nearest, length(*[cell - cell.round() for cell in cells]))
+    return (nearest < 0.27).to(y)
+
+
+def grain(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """Share of the dark colour ``(N,)`` at world points: rings of a trunk that stands a little askew."""
+    radius = ((x + 0.9 + 0.15 * y).square() + (z + 0.35 - 0.1 * y).square()).sqrt()
+    return 0.75 * (0.5 + 0.5 * torch.sin(radius * (2 * math.pi / 0.17))) ** 2
+
+
+PATTERNS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"striped": stripes, "spotted": spots, "wooden": grain}
+
+
 @dataclass(frozen=True)
 class Part:
     """One named piece of a thing."""
@@ -64,27 +91,26 @@ class Part:
     blend: float = 0.0  # radius of the smooth union with the parts before, builder's units
     carve: bool = False  # cut out of the parts before
     paint: bool = False  # recolour the surface inside, leave the shape
+    crown: tuple[float, float, float, float] | None = None  # where a hat sits on it: brim centre x, y, z and head radius
 
 
 @dataclass(frozen=True)
 class Thing:
-    """An object of the toybox. ``world = (builder's frame - center) * scale``."""
+    """An object of the toybox. ``world = (builder's frame - center) * scale``, then stretched along y."""
 
     category: str
     color: str
     parts: tuple[Part, ...]
     center: tuple[float, float, float] = (0.0, 0.0, 0.0)
     scale: float = 1.0
-
-    @property
-    def caption(self) -> str:
-        """What a picture of it is called, such as "a red mug"."""
-        return f"{article(self.color)} {self.color} {self.category}"
+    stretch: float = 1.0  # along y, of the thing itself
+    finish: str = ""  # of the main colour: "", "striped", "spotted", "wooden" or "metallic"
 
     def _local(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, y, z = points.unbind(-1)
         inverse = 1.0 / self.scale
-        return x * inverse + self.center[0], y * inverse + self.center[1], z * inverse + self.center[2]
+        y = y * (inverse / self.stretch)
+        return x * inverse + self.center[0], y + self.center[1], z * inverse + self.center[2]
 
     def sdf(self, points: Tensor) -> Tensor:
         """Signed distance ``(N,)`` of world ``points (N, 3)``, negative inside."""
@@ -93,7 +119,8 @@ class Thing:
         for part in self.parts:
             if not part.paint:
                 total = _fold(total, part, part.shape(x, y, z))
-        return total * self.scale
+        # Squeezing steepens the distance, so that a squeezed thing reports it shortened; pulling only flattens it.
+        return total * (self.scale * min(1.0, self.stretch))
 
     def occupancy(self, points: Tensor) -> Tensor:
         """Whether each of ``points (N, 3)`` is inside, ``(N,)`` bool."""
@@ -120,9 +147,17 @@ class Thing:
         return labels
 
     def albedo(self, points: Tensor) -> Tensor:
-        """sRGB colour ``(N, 3)`` of the part nearest to ``points (N, 3)``."""
+        """sRGB colour ``(N, 3)`` of the part nearest to ``points (N, 3)``, with the finish on parts of the main colour."""
         table = torch.tensor([part.rgb for part in self.parts], dtype=points.dtype, device=points.device)
-        return table[self.part_labels(points)]
+        labels = self.part_labels(points)
+        colors = table[labels]
+        if self.finish not in PATTERNS:
+            return colors
+        own = COLORS[self.color]
+        main = torch.tensor([part.rgb == own for part in self.parts], device=points.device)[labels]
+        share = PATTERNS[self.finish](*points.unbind(-1)) * main
+        other = shade(own, 0.45) if self.finish == "wooden" else accent(own, COLORS["white"], DARK)
+        return torch.lerp(colors, torch.tensor(other, dtype=points.dtype, device=points.device), share[:, None])
 
 
 def _fold(total: Tensor, part: Part, own: Tensor) -> Tensor:

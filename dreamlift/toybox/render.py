@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dreamlift.cameras import orbit_cameras, rays_of, rescaled
-from dreamlift.toybox.world import CATEGORIES, COLORS, FIT_RADIUS, Thing, make_thing
+from dreamlift.toybox.world import COLORS, FIT_RADIUS, Description, Thing, describe, make_thing
 from dreamlift.types import Cameras
 
 BOUND = FIT_RADIUS + 0.05  # rays that miss this sphere miss the thing
@@ -35,6 +35,7 @@ class Lighting:
     key: float = 0.62
     sky: float = 0.58  # ambient light from straight above
     ground: float = 0.34  # ambient light from straight below
+    softness: float = 0.25  # 0 is a point far away; the larger, the farther the light reaches around the thing
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def render(
     normal = normals(thing, points)
     albedo = thing.albedo(points)
     base = torch.full_like(albedo, 0.82) if shading == "clay" else albedo
-    lit = base if shading == "albedo" else shade_points(thing, points, normal, base, lighting)
+    lit = base if shading == "albedo" else shade_points(thing, points, normal, base, lighting, directions[hits])
     values = torch.cat([lit, normal, albedo, depth[:, None], torch.ones_like(depth)[:, None]], dim=-1)
     full = torch.zeros(origins.shape[0], values.shape[-1])
     full[hits] = values
@@ -161,16 +162,27 @@ def normals(thing: Thing, points: Tensor, width: float = 4e-3) -> Tensor:
     return torch.nn.functional.normalize(values.T @ _TETRAHEDRON, dim=-1)
 
 
-def shade_points(thing: Thing, points: Tensor, normal: Tensor, base: Tensor, lighting: Lighting) -> Tensor:
-    """Lit sRGB colours ``(N, 3)`` of surface ``points (N, 3)`` with ``normal`` and sRGB ``base`` colour."""
+def shade_points(thing: Thing, points: Tensor, normal: Tensor, base: Tensor, lighting: Lighting, heading: Tensor) -> Tensor:
+    """Lit sRGB colours ``(N, 3)`` of surface ``points (N, 3)`` with ``normal`` and sRGB ``base`` colour.
+
+    ``heading (N, 3)`` are the directions of the rays that arrive there: what a metallic thing mirrors depends on them.
+    """
     direction = torch.nn.functional.normalize(torch.tensor(lighting.direction), dim=0)
     open_sky = occlusion(thing, points, normal)
     up = 0.5 + 0.5 * normal[:, 1]
     ambient = (lighting.ground + (lighting.sky - lighting.ground) * up) * open_sky
     # A wrapped cosine: the terminator is soft, as under a large light.
-    facing = ((normal @ direction + 0.25) / 1.25).clamp_min(0.0)
+    facing = ((normal @ direction + lighting.softness) / (1.0 + lighting.softness)).clamp_min(0.0)
     light = ambient + lighting.key * facing * (0.4 + 0.6 * open_sky)
-    return (base**2.2 * light[:, None]).clamp(0.0, 1.0) ** (1 / 2.2)
+    linear = base**2.2 * light[:, None]
+    if thing.finish == "metallic":
+        mirrored = heading - 2.0 * (heading * normal).sum(-1, keepdim=True) * normal
+        # A bright sky over a dark floor with a horizon between, and the key light as a glint.
+        sky = torch.sigmoid(mirrored[:, 1:2] * 9.0 - 1.0) * 1.15 + 0.18
+        glint = (mirrored @ direction).clamp_min(0.0)[:, None] ** 24
+        tint = base**2.2 * 0.8 + 0.12
+        linear = 0.25 * linear + tint * sky * (0.35 + 0.65 * open_sky[:, None]) + 0.7 * glint
+    return linear.clamp(0.0, 1.0) ** (1 / 2.2)
 
 
 def occlusion(thing: Thing, points: Tensor, normal: Tensor) -> Tensor:
@@ -197,7 +209,8 @@ def sample_lighting(rng: np.random.Generator, azimuth: float) -> Lighting:
     angle = azimuth + rng.uniform(-1.3, 1.3)
     height = math.radians(rng.uniform(25.0, 75.0))
     direction = (math.cos(height) * math.sin(angle), math.sin(height), math.cos(height) * math.cos(angle))
-    return Lighting(direction, rng.uniform(0.5, 0.72), rng.uniform(0.52, 0.66), rng.uniform(0.3, 0.42))
+    strength, softness = (rng.uniform(0.5, 0.72), rng.uniform(0.52, 0.66), rng.uniform(0.3, 0.42)), rng.uniform(0.05, 0.6)
+    return Lighting(direction, *strength, softness)
 
 
 def sample_background(rng: np.random.Generator, color: str) -> Background:
@@ -218,28 +231,40 @@ class Sampled:
     """A picture of the training distribution with what its caption is made from."""
 
     rgb: np.ndarray  # (S, S, 3) uint8
-    category: str
-    color: str
+    description: Description
     azimuth: float  # radians
     elevation: float  # radians
     style: str  # the shading: "lit", "albedo" or "clay"
+    mirrored: bool  # whether the thing is its own mirror image, so that the picture's is one of the same thing
 
 
-def sample_picture(seed: int, size: int = 64) -> Sampled:
-    """A random picture of ``size`` pixels, by seed alone: 80% lit, 12% plain albedo, 8% grey clay."""
+def is_symmetric(thing: Thing) -> bool:
+    """Whether the thing is the same left and right, by distance and colour at some fixed points near its surface."""
+    points = torch.rand(400, 3, generator=torch.Generator().manual_seed(0)) * 1.7 - 0.85
+    flipped = points * torch.tensor([-1.0, 1.0, 1.0])
+    if not torch.allclose(thing.sdf(points), thing.sdf(flipped), atol=2e-3):
+        return False
+    return float((thing.part_labels(points) != thing.part_labels(flipped)).float().mean()) < 0.02
+
+
+def sample_picture(seed: int, size: int = 64, training: bool = True) -> Sampled:
+    """A random picture of ``size`` pixels, by seed alone: 80% lit, 12% plain albedo, 8% grey clay.
+
+    In ``training`` no held-out combination is drawn (:func:`dreamlift.toybox.world.held_out`).
+    """
     rng = np.random.default_rng(seed)
-    category = list(CATEGORIES)[int(rng.integers(len(CATEGORIES)))]
-    color = list(COLORS)[int(rng.integers(len(COLORS)))]
-    thing = make_thing(category, color, int(rng.integers(2**31)))
+    told = describe(rng, training)
+    thing = make_thing(told.category, told.color, int(rng.integers(2**31)), told.attribute, told.hat, told.box)
     cameras = sample_view(rng, size)
     azimuth, elevation = float(cameras.azimuth), float(cameras.elevation)
-    lighting, background = sample_lighting(rng, azimuth), sample_background(rng, color)
+    lighting, background = sample_lighting(rng, azimuth), sample_background(rng, told.color)
     draw = rng.random()
     style = "lit" if draw < 0.8 else "albedo" if draw < 0.92 else "clay"
     with torch.inference_mode():
         picture = render(thing, cameras, lighting, background, shading=style).rgb[0]
+        symmetric = is_symmetric(thing)
     pixels = (picture * 255.0 + 0.5).to(torch.uint8).numpy()
-    return Sampled(pixels, category, color, azimuth, elevation, style)
+    return Sampled(pixels, told, azimuth, elevation, style, symmetric)
 
 
 def contact_sheet(count: int, first_seed: int = 0, zoom: int = 1) -> np.ndarray:
@@ -254,7 +279,7 @@ def contact_sheet(count: int, first_seed: int = 0, zoom: int = 1) -> np.ndarray:
         sampled = sample_picture(first_seed + i)
         x, y = (i % columns) * (cell + 4), (i // columns) * (cell + 16)
         sheet.paste(Image.fromarray(sampled.rgb).resize((cell, cell), Image.Resampling.NEAREST), (x, y))
-        pen.text((x + 1, y + cell + 1), f"{sampled.color} {sampled.category}"[: cell // 6], fill="black")
+        pen.text((x + 1, y + cell + 1), sampled.description.caption()[: cell // 6], fill="black")
     return np.asarray(sheet)
 
 

@@ -188,9 +188,7 @@ def place(shape: Shape, at: Vec = (0.0, 0.0, 0.0), turn_deg: Vec = (0.0, 0.0, 0.
 
 def mirror(shape: Shape, axes: str = "x") -> Shape:
     """The shape and its mirror images across the planes of ``axes``; it must lie on the positive side of each."""
-    return lambda x, y, z: shape(
-        x.abs() if "x" in axes else x, y.abs() if "y" in axes else y, z.abs() if "z" in axes else z
-    )
+    return lambda x, y, z: shape(x.abs() if "x" in axes else x, y.abs() if "y" in axes else y, z.abs() if "z" in axes else z)
 
 
 def union(*shapes: Shape) -> Shape:

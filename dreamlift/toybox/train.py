@@ -1,9 +1,10 @@
 """Train the embedded prior from nothing: ``python -m dreamlift.toybox.train``.
 
-v-prediction (Salimans & Ho 2022, https://arxiv.org/abs/2202.00512): the network predicts v = alpha eps - sigma x and the
-loss is ||v_hat - v||^2, over uniform t. The exponential moving average of the weights is what is saved. The first part
-of the run sees smaller pictures (as Stable Diffusion's own training did): the same network learns words, colours and
-layout there at a quarter of the cost, and then the last part teaches it the full resolution.
+The network predicts the clean picture and the loss is ||x0_hat - x0||^2 over uniform t. At low noise v, like eps, is all
+but the noise itself: a small network on packed pictures spends its width on passing that noise through, and learns
+pictures some three times slower (docs/quality.md; Li & He 2025, https://arxiv.org/abs/2511.13720, find the same). The
+exponential moving average of the weights is what is saved. A first part of the run can see smaller pictures, as Stable
+Diffusion's own training did.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from dreamlift.files import atomic_write_bytes, atomic_write_text
+from dreamlift.priors.network import camera_features
 from dreamlift.prompts import DIRECTIONS, article
+from dreamlift.startup import tune_process
 from dreamlift.toybox.dataset import SHARD, Pictures, load_shards, make_shard, vocabulary
-from dreamlift.toybox.network import Networks, load_folder, make_networks, save_folder
+from dreamlift.toybox.network import PACKING, Networks, begin_with, make_networks, save_folder
 from dreamlift.toybox.world import CATEGORIES, COLORS
 
 
@@ -49,21 +52,29 @@ class Training:
         return self.lr * (0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * min(tail, 1.0))))
 
 
-def draw_batch(pictures: Pictures, settings: Training, step: int) -> tuple[Tensor, list[str]]:
-    """The pictures ``(B, 3, S, S)`` in [-1, 1] and captions of one step: a function of the seed and the step alone."""
+def draw_batch(pictures: Pictures, settings: Training, step: int) -> tuple[Tensor, list[str], Tensor]:
+    """Packed pictures ``(B, C, S, S)`` in [-1, 1], captions and camera features ``(B, 8)`` of one step.
+
+    A function of the seed and the step alone. Half of the captioned pictures come with their camera; the rest have zeros.
+    """
     rng = np.random.default_rng([settings.seed, step])
     small = step < settings.small_steps
     rows = rng.integers(0, len(pictures), settings.batch * (2 if small else 1))
-    flips = [pictures.mirrored(int(i)) and rng.random() < 0.5 for i in rows]
+    flips = [pictures.mirrored[i] and rng.random() < 0.5 for i in rows]
     chosen = np.stack([pictures.rgb[i, :, ::-1] if flip else pictures.rgb[i] for i, flip in zip(rows, flips, strict=True)])
     rgb = torch.from_numpy(chosen).permute(0, 3, 1, 2).float() / 127.5 - 1.0
     if small:
         rgb = functional.avg_pool2d(rgb, 2)
-    return rgb, [pictures.caption(int(i), rng, flip) for i, flip in zip(rows, flips, strict=True)]
+    captions = [pictures.caption(int(i), rng, flip) for i, flip in zip(rows, flips, strict=True)]
+    signs = np.where(flips, -1.0, 1.0)
+    given = torch.tensor([bool(caption) and rng.random() < 0.5 for caption in captions])
+    azimuth = torch.from_numpy(pictures.azimuth[rows] * signs).float()
+    camera = camera_features(azimuth, torch.from_numpy(pictures.elevation[rows]).float()) * given[:, None]
+    return functional.pixel_unshuffle(rgb, PACKING), captions, camera
 
 
-def v_loss(networks: Networks, x: Tensor, captions: list[str], generator: torch.Generator) -> Tensor:
-    """The v-prediction loss () of pictures ``x (B, 3, S, S)``."""
+def x0_loss(networks: Networks, x: Tensor, captions: list[str], camera: Tensor, generator: torch.Generator) -> Tensor:
+    """The loss () of the predicted clean pictures against packed pictures ``x (B, C, S, S)``."""
     device = networks.unet.device
     abar = networks.scheduler.alphas_cumprod
     t = torch.randint(0, len(abar), (x.shape[0],), generator=generator)
@@ -72,8 +83,9 @@ def v_loss(networks: Networks, x: Tensor, captions: list[str], generator: torch.
     sigma = (1 - abar[t]).sqrt().view(-1, 1, 1, 1).to(device)
     x = x.to(device)
     tokens = {k: v.to(device) for k, v in networks.tokenize(captions).items()}
-    out = networks.unet(alpha * x + sigma * eps, t.to(device), networks.encode_text(tokens)).sample[:, :3]
-    return functional.mse_loss(out, alpha * eps - sigma * x)
+    text, x_t = networks.encode_text(tokens), alpha * x + sigma * eps
+    out = networks.unet(x_t, t.to(device), text, timestep_cond=camera.to(device)).sample[:, : x.shape[1]]
+    return functional.mse_loss(out, x)
 
 
 def save_state(folder: Path, step: int, networks: Networks, ema: dict[str, Tensor], optimizer: torch.optim.Adam) -> None:
@@ -118,11 +130,12 @@ def sample_grid(networks: Networks, prompts: list[str], size: int, seed: int = 0
     scheduler.set_timesteps(20)
     tokens = {k: v.to(device) for k, v in networks.tokenize([*prompts, *[""] * len(prompts)]).items()}
     text = networks.encode_text(tokens)
-    x = torch.randn(len(prompts), 3, size, size, generator=torch.Generator().manual_seed(seed)).to(device)
+    shape = (len(prompts), 3 * PACKING**2, size // PACKING, size // PACKING)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
     for t in scheduler.timesteps:
-        cond, uncond = networks.unet(torch.cat([x, x]), t, text).sample[:, :3].chunk(2)
+        cond, uncond = networks.unet(torch.cat([x, x]), t, text).sample[:, : shape[1]].chunk(2)
         x = scheduler.step(uncond + guidance_scale * (cond - uncond), t, x).prev_sample
-    return (x.permute(0, 2, 3, 1) * 0.5 + 0.5).clamp(0, 1).cpu()
+    return (functional.pixel_shuffle(x, PACKING).permute(0, 2, 3, 1) * 0.5 + 0.5).clamp(0, 1).cpu()
 
 
 def save_grid(path: Path, pictures: Tensor, columns: int, scale: int = 2) -> None:
@@ -151,18 +164,18 @@ def milestone(folder: Path, networks: Networks, ema: dict[str, Tensor], size: in
         networks.load_state_dict(live)  # fp16 saving rounded the averaged copy, never the live weights
 
 
-def train(
-    settings: Training, folder: Path, data: Path, device: str, save_every: int, init: Path | None = None
-) -> None:
+def train(settings: Training, folder: Path, data: Path, device: str, save_every: int, init: Path | None = None) -> None:
     """Train until ``settings.steps``, going on from what ``folder`` holds; refreshes the data as shards arrive.
 
     ``init`` is a saved prior whose weights a new run begins with, instead of random ones.
     """
     torch.manual_seed(settings.seed)
-    networks = make_networks(vocabulary(), settings.size) if init is None else load_folder(init)
-    networks.unet.to(device)
+    networks = make_networks(vocabulary(), settings.size)
+    if init is not None:
+        begin_with(networks, init)
+    networks.unet.to(device, memory_format=torch.channels_last)
     networks.text_encoder.to(device)
-    optimizer = torch.optim.AdamW(networks.parameters(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(networks.parameters(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=1e-2, fused=True)
     ema = {k: v.detach().clone() for k, v in networks.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
     start = load_state(folder, networks, ema, optimizer)
@@ -171,7 +184,7 @@ def train(
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
         for group in optimizer.param_groups:
             group["lr"] = settings.rate(step)
-        loss = v_loss(networks, *draw_batch(pictures, settings, step), generator)
+        loss = x0_loss(networks, *draw_batch(pictures, settings, step), generator)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
@@ -202,6 +215,7 @@ def main() -> None:
     for name, default in vars(Training()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     arguments = vars(parser.parse_args())
+    tune_process()
     folder, data, device, every, init = (arguments.pop(key) for key in ("out", "data", "device", "save_every", "init"))
     for index in range(-(-arguments.pop("pictures") // SHARD)):
         make_shard(data, index, arguments["size"])
