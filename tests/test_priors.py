@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from dreamlift.cameras import fibonacci_cameras
+from dreamlift.cameras import fibonacci_cameras, orbit_cameras
 from dreamlift.priors import load_prior, sources
 from dreamlift.priors.base import guide, perp_neg
 from dreamlift.priors.empirical import EmpiricalPrior
@@ -141,7 +141,7 @@ def test_network_priors_agree_with_diffusers_scheduler(tmp_path, kind):
     prior = load_prior(tiny_folder(tmp_path, kind), CPU)
     text = prior.embed_text(["a red mug", ""])
     latents = prior.encode(torch.rand(1, 20, 20, 3))
-    assert latents.shape[-1] == (32 if kind == "pixel" else 16)
+    assert latents.shape[1:] == ((12, 16, 16) if kind == "pixel" else (4, 16, 16))  # pixels come packed by 2
     cond = Conditioning(text[:1], text[1:])
     scheduler = DDIMScheduler.from_pretrained(tmp_path / "scheduler", clip_sample=False)
     scheduler.set_timesteps(1000)
@@ -152,6 +152,49 @@ def test_network_priors_agree_with_diffusers_scheduler(tmp_path, kind):
     raw = prior.network.unet(latents, torch.tensor([step]), text[:1]).sample[:, : latents.shape[1]]
     expected = scheduler.step(raw, step, latents).pred_original_sample
     torch.testing.assert_close((latents - sigma * eps_hat) / alpha, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_packed_pictures_come_back_whole(tmp_path):
+    prior = load_prior(tiny_folder(tmp_path, "pixel"), CPU)
+    picture = torch.rand(2, 32, 32, 3)
+    latents = prior.encode(picture)
+    torch.testing.assert_close(prior.decode(latents), picture)
+    # the four pixels of one block are the four channels of one colour
+    block = picture[0, 4:6, 8:10, 1].flatten() * 2 - 1
+    torch.testing.assert_close(latents[0, 4:8, 2, 4], block)
+    assert prior.resolution == 32
+
+
+def test_the_camera_is_told_to_the_prompt_and_not_to_the_empty_one(tmp_path):
+    folder = tiny_folder(tmp_path, "pixel")
+    prior, blind = load_prior(folder, CPU), load_prior(folder, CPU, see_cameras=False)
+    text, x, t = prior.embed_text(["a red mug", ""]), torch.randn(2, 12, 16, 16), torch.tensor([0.5, 0.7])
+    cameras = orbit_cameras(
+        torch.tensor([0.3, 2.0]), torch.tensor([0.1, 0.6]), torch.full((2,), 2.5), torch.full((2,), 0.8), 32
+    )
+    wanted, empty = text[:1].expand(2, -1, -1), text[1:].expand(2, -1, -1)
+    cond = Conditioning(wanted, empty, cameras=cameras)
+    unet, steps = prior.network.unet, (t * 999).round().long()
+    a, e = torch.tensor([0.3, 2.0]), torch.tensor([0.1, 0.6])
+    told = torch.stack(
+        [torch.ones(2), a.sin(), a.cos(), (2 * a).sin(), (2 * a).cos(), (3 * a).sin(), (3 * a).cos(), e.sin()], -1
+    )
+    alpha, sigma = prior.schedule(t)
+
+    def noise(text: torch.Tensor, camera: torch.Tensor | None) -> torch.Tensor:
+        out = unet(x, steps, text, timestep_cond=camera).sample[:, :12]
+        return (x - alpha * out) / sigma
+
+    def close(got: torch.Tensor, expected: torch.Tensor) -> None:
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+
+    seen, unseen, uncond = noise(wanted, told), noise(wanted, None), noise(empty, None)
+    assert float((seen - unseen).abs().max()) > 1e-4
+    close(noise(wanted, torch.zeros(2, 8)), unseen)  # zeros mean "no camera"
+    close(prior.predict_noise(x, t, cond, 1.0), seen)
+    close(prior.predict_noise(x, t, cond, 3.0), uncond + 3.0 * (seen - uncond))
+    close(blind.predict_noise(x, t, cond, 3.0), uncond + 3.0 * (unseen - uncond))
+    close(prior.predict_noise(x, t, Conditioning(wanted, empty), 3.0), uncond + 3.0 * (unseen - uncond))
 
 
 @pytest.mark.parametrize("kind", ["pixel", "latent"])

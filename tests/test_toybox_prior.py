@@ -12,7 +12,7 @@ import torch
 from dreamlift.priors import load_prior
 from dreamlift.priors.sources import EMBEDDED, KNOWN, locate
 from dreamlift.toybox.dataset import STYLES, Pictures, load_shards, make_shard, vocabulary
-from dreamlift.toybox.network import load_folder, make_networks
+from dreamlift.toybox.network import begin_with, load_folder, make_networks, save_folder
 from dreamlift.toybox.train import Training, draw_batch, train, x0_loss
 from dreamlift.toybox.world import ATTRIBUTES, CATEGORIES, COLORS, SYNONYMS
 from dreamlift.types import Conditioning
@@ -40,7 +40,8 @@ def test_stock_pipeline_opens_the_folder_and_samples():
         ["a red mug, front view", "a blue chair, front view"], num_inference_steps=8, guidance_scale=3.0,
         generator=generator, output_type="pt",
     ).images  # fmt: skip
-    assert pictures.shape == (2, 3, 64, 64)
+    assert pictures.shape == (2, 12, 32, 32)  # packed by 2, as the folder says
+    pictures = torch.nn.functional.pixel_shuffle(pictures, 2)
     centre = pictures[:, :, 24:40, 24:40].mean((2, 3))
     assert float(centre[0, 0] - centre[0, 2]) > 0.2  # the red one is red
     assert float(centre[1, 2] - centre[1, 0]) > 0.2  # the blue one is blue
@@ -58,14 +59,13 @@ def test_our_prior_agrees_with_the_stock_classes():
     )
     text = encoder(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])[0]
     torch.testing.assert_close(prior.embed_text(["a green car, back view"]), text)
-    x, step = torch.randn(1, 3, 64, 64), 600
+    x, step = torch.randn(1, 12, 32, 32), 600
     with torch.no_grad():
-        v = unet(x, step, text).sample[:, :3]
+        x0 = unet(x, step, text).sample[:, :12]
         t = torch.tensor([step / 999])
         alpha, sigma = prior.schedule(t)
         eps = prior.predict_noise(x, t, Conditioning(text, text), 1.0)
-    # v-prediction by its definition: x0 = alpha x_t - sigma v
-    torch.testing.assert_close((x - sigma * eps) / alpha, alpha * x - sigma * v, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close((x - sigma * eps) / alpha, x0, atol=1e-4, rtol=1e-3)  # it predicts the clean picture
 
 
 def test_schedule_ends_in_pure_noise():
@@ -191,4 +191,17 @@ def _stop_at(step: int):
 def test_saved_folder_is_read_back_for_further_training():
     networks = load_folder(FOLDER)
     assert networks.unet.dtype == torch.float32
-    assert len(networks.tokenizer) == len(vocabulary()) + 3
+    assert set(networks.tokenizer.get_vocab()) <= {*vocabulary(), "<pad>", "</s>", "<unk>"}
+
+
+def test_a_grown_vocabulary_keeps_what_was_learnt(tmp_path):
+    torch.manual_seed(0)
+    old = make_networks(["a", "mug", "red"], 16, (8, 16))
+    save_folder(old, tmp_path, half=False)
+    new = make_networks(["a", "blue", "mug", "plate", "red"], 16, (8, 16))
+    begin_with(new, tmp_path)
+    x, t = torch.randn(1, 12, 8, 8), torch.tensor([500])
+    for networks in (old, new):
+        networks.text_encoder.eval()
+    one, other = (n.unet(x, t, n.encode_text(n.tokenize(["a red mug"]))).sample for n in (old, new))
+    torch.testing.assert_close(one, other)

@@ -132,7 +132,7 @@ def lighthouse(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
     windows = [place(box(0.06, 0.08, 0.5), (0.0, h * y, 0.5)) for y in (0.02, 0.70)]
     rail = difference(cylinder(top + 0.14, 0.10, 0.02), place(cylinder(top + 0.005, 0.10), (0.0, 0.09, 0.0)))
     return (
-        Part("rock", place(ellipsoid(bottom + 0.12, 0.24, bottom + 0.10), (0.0, -h - 0.06, 0.0)), accent(rgb, GREY, BROWN)),
+        Part("rock", place(ellipsoid(bottom + 0.12, 0.30, bottom + 0.10), (0.0, -h - 0.06, 0.0)), accent(rgb, GREY, BROWN)),
         Part("tower", cone(bottom, top, h), rgb),
         Part("bands", intersection(union(*bands), cylinder(bottom, h + 0.01)), band, paint=True),
         Part("gallery", place(rail, (0.0, h + 0.04, 0.0)), accent(rgb, DARK, WHITE)),

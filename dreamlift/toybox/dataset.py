@@ -1,7 +1,8 @@
 """The training set of the embedded prior: pictures of the toy world with captions, in shards on disk.
 
-Picture ``i`` is made from seed ``i`` alone, so the set is the same on every machine and any part of it can be made
-again. Captions are put together at training time (view words, and now and then none), from a few integers a picture.
+Pictures are made in fours, from one seed each (:func:`dreamlift.toybox.render.sample_pictures`), so the set is the same on
+every machine and any part of it can be made again. Captions are put together at training time (view words, and now and then
+none), from a few integers a picture.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from dreamlift.files import atomic_write_bytes
 from dreamlift.prompts import compass_words
-from dreamlift.toybox.render import sample_picture
+from dreamlift.toybox.render import VIEWS, sample_pictures
 from dreamlift.toybox.world import ATTRIBUTES, CATEGORIES, COLORS, FINISHES, SYNONYMS, Description
 
 SHARD = 500  # pictures a file
@@ -88,7 +89,8 @@ def make_shard(folder: Path, index: int, size: int = 64) -> Path:
     path = folder / f"pictures-{size}-{index:05d}.npz"
     if path.exists():
         return path
-    rows = [sample_picture(index * SHARD + i, size) for i in range(SHARD)]
+    first = index * SHARD // VIEWS
+    rows = [row for i in range(SHARD // VIEWS) for row in sample_pictures(first + i, size)]
     categories, colors, styles, told = list(CATEGORIES), list(COLORS), list(STYLES), [row.description for row in rows]
     buffer = io.BytesIO()
     np.savez(

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dreamlift.toybox.parts import BROWN, CREAM, DARK, GLOW, GREY, SKY, WOOD, Dice, Part, Rgb, accent, shade
-from dreamlift.toybox.sdf import bar, box, cone, cylinder, mirror, place, sphere, torus, union
+from dreamlift.toybox.sdf import Shape, bar, box, cone, cylinder, difference, mirror, place, sphere, torus, union
 
 RED: Rgb = (0.80, 0.20, 0.17)
 TEAL: Rgb = (0.12, 0.45, 0.52)
 MUSTARD: Rgb = (0.92, 0.70, 0.20)
 LINEN: Rgb = (0.97, 0.96, 0.92)
+PAGES: Rgb = (0.90, 0.85, 0.74)
 
 
 def chair(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
@@ -38,13 +39,13 @@ def chair(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
 
 def table(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
     """A flat top, round or square, on four legs or on one foot."""
-    height = dice(0.78, 0.2)
+    height = dice(0.82, 0.18)
     if dice.chance(0.35):
-        r = dice(0.66)
+        r, height = dice(0.64, 0.12), max(height, 0.76)
         return (
             Part("top", cylinder(r, 0.065, 0.025), rgb),
             Part("post", place(cylinder(0.095, height / 2), (0.0, -height / 2, 0.0)), shade(rgb, 0.8)),
-            Part("foot", place(cylinder(r * 0.5, 0.06, 0.02), (0.0, -height, 0.0)), shade(rgb, 0.8), blend=0.12),
+            Part("foot", place(cylinder(r * 0.6, 0.06, 0.02), (0.0, -height, 0.0)), shade(rgb, 0.8), blend=0.12),
         )
     w, d, t = dice(0.74), dice(0.50, 0.2), 0.072
     return (
@@ -56,16 +57,17 @@ def table(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
 
 def lamp(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
     """A table lamp: foot, stem, and an open shade with the bulb in it."""
-    r, h, stem = dice(0.50), dice(0.31), dice(0.52)
+    r, h, stem = dice(0.48, 0.12), dice(0.31), dice(0.58, 0.12)
     metal = dice.pick((DARK, BROWN, (0.62, 0.50, 0.26)))
     top = r * dice.between(0.42, 0.65)
     return (
         Part("shade", place(cone(r, top, h), (0.0, stem + h, 0.0)), rgb),
-        Part("hollow", place(cone(r - 0.11, top - 0.11, h), (0.0, stem + h - 0.10, 0.0)), GLOW, carve=True),
+        Part("hollow", place(cone(r - 0.11, top - 0.11, h), (0.0, stem + h - 0.19, 0.0)), GLOW, carve=True),
+        Part("well", place(cylinder(top - 0.10, 0.09), (0.0, stem + 2 * h, 0.0)), GLOW, carve=True),
         Part("bulb", place(sphere(0.13), (0.0, stem + h * 0.6, 0.0)), (1.0, 0.97, 0.85)),
-        Part("stem", place(cylinder(0.065, (stem + h) / 2), (0.0, (stem + h) / 2 - 0.05, 0.0)), metal),
-        Part("foot", place(cone(dice(0.30), 0.12, 0.06, 0.03), (0.0, -0.08, 0.0)), metal, blend=0.08),
-        Part("knob", place(sphere(0.08), (0.0, stem + 2 * h + 0.02, 0.0)), metal),
+        Part("stem", place(cylinder(0.065, stem / 2 + h), (0.0, stem / 2 + h - 0.05, 0.0)), metal),
+        Part("foot", place(cone(dice(0.34), 0.12, 0.06, 0.03), (0.0, -0.08, 0.0)), metal, blend=0.08),
+        Part("knob", place(sphere(0.09), (0.0, stem + 2 * h + 0.0, 0.0)), metal),
     )
 
 
@@ -90,21 +92,25 @@ def stool(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
 
 def bed(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
     """A bed, its head at -z: a blanket of the named colour with its sheet turned down, white pillows."""
-    w, d, head, end = dice(0.50, 0.2), dice(0.84, 0.08), dice(0.42), dice.between(0.10, 0.24)
+    w, d, head, end = dice(0.50, 0.2), dice(0.84, 0.08), dice(0.40, 0.12), dice.between(0.06, 0.18)
     linen, tone, wood = accent(rgb, LINEN, SKY), shade(rgb, 0.72), accent(rgb, WOOD, BROWN, CREAM)
     fold = -d * dice.between(0.22, 0.34)
     pillow = box(w * 0.70, 0.10, 0.18, 0.09)
     if w > 0.48:
         pillow = mirror(place(box(w * 0.42, 0.10, 0.18, 0.09), (w * 0.47, 0.0, 0.0)))
+    spots = ((w + 0.04, 2.0 * head - 0.28, -d - 0.03), (w + 0.04, end + 0.04, d + 0.03))
+    posts = [place(cylinder(0.085, 0.5 * y + 0.21), (x, 0.5 * y - 0.21, z)) for x, y, z in spots]
+    knobs = [place(sphere(0.115), (x, y + 0.06, z)) for x, y, z in spots]
     return (
         Part("frame", place(box(w, 0.10, d, 0.03), (0.0, -0.10, 0.0)), tone),
-        Part("legs", mirror(place(box(0.08, 0.17, 0.08, 0.02), (w - 0.09, -0.25, d - 0.05)), "xz"), wood),
+        Part("posts", mirror(union(*posts)), wood),
+        Part("knobs", mirror(union(*knobs)), wood),
         Part("mattress", place(box(w - 0.02, 0.13, d - 0.03, 0.07), (0.0, 0.06, 0.0)), linen),
         Part("blanket", place(box(w + 0.035, 0.17, 0.5 * (d - fold), 0.08), (0.0, 0.06, 0.5 * (d + fold))), rgb),
         Part("fold", place(box(1.0, 0.5, 0.085), (0.0, 0.55, fold + 0.06)), linen, paint=True),
         Part("pillows", place(pillow, (0.0, 0.24, -d + 0.27), (-14.0, 0.0, 0.0)), linen),
-        Part("head", place(box(w + 0.05, head, 0.075, 0.06), (0.0, head - 0.28, -d - 0.03)), rgb),
-        Part("foot", place(box(w + 0.05, 0.16 + 0.5 * end, 0.07, 0.06), (0.0, 0.5 * end - 0.12, d + 0.03)), rgb),
+        Part("head", place(box(w + 0.02, head, 0.075, 0.06), (0.0, head - 0.28, -d - 0.03)), rgb),
+        Part("foot", place(box(w + 0.02, 0.16 + 0.5 * end, 0.07, 0.06), (0.0, 0.5 * end - 0.12, d + 0.03)), rgb),
     )
 
 
@@ -136,31 +142,35 @@ def sofa(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
 
 
 def bookshelf(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
-    """A case open to +z with two or three shelves of books."""
+    """An open case with two or three shelves of books, their spines to +z, and a few books on top."""
     w, d, board = dice(0.52), dice(0.22, 0.1), 0.065
     rows = 3 if dice.chance(0.6) else 2
     gap = dice(0.42, 0.1) if rows == 3 else dice(0.52, 0.1)  # from board to board
     half = 0.5 * rows * gap + board
     room = 0.5 * gap - board
     levels = [(i - 0.5 * (rows - 1)) * gap for i in range(rows)]
-    hole = box(w - 2.0 * board, room, d)
+    hole = box(w - 2.0 * board, room, 1.0)
     first, second = accent(rgb, RED, TEAL), accent(rgb, MUSTARD, CREAM)
     third = accent(rgb, CREAM, TEAL)
-    books: dict[Rgb, list] = {first: [], second: [], third: []}
+    books: dict[Rgb, list[Shape]] = {first: [], second: [], third: []}
     for i, y in enumerate(levels):
         left = -1.0 if (i + rows) % 2 else 1.0
         x = left * (w - 2.0 * board)
-        for j, tint in enumerate((first, second, third)):
+        for j in range(3):
             tint = (first, second, third)[(i + j) % 3]
             thick, tall = dice.between(0.055, 0.10), room * dice.between(0.66, 0.88)
             x -= left * thick
-            books[tint].append(place(box(thick, tall, d - 0.06, 0.015), (x, y - room + tall, 0.03)))
+            books[tint].append(place(box(thick, tall, d - 0.06, 0.015), (x, y - room + tall - 0.004, 0.03)))
             x -= left * (thick + 0.004)
+    x, y = dice.between(-0.4, 0.4) * w, half + 0.06
+    books[first].append(place(box(0.24, 0.07, d - 0.02, 0.015), (x, y + 0.07, 0.0), (0.0, 6.0, 0.0)))
+    books[second].append(place(box(0.19, 0.06, d - 0.05, 0.015), (x + 0.02, y + 0.20, 0.0), (0.0, -14.0, 0.0)))
+    holes = union(*(place(hole, (0.0, y, 0.0)) for y in levels))
     return (
-        Part("case", box(w, half, d, 0.02), rgb),
+        *(Part(f"books {n}", union(*shapes), tint) for n, (tint, shapes) in enumerate(books.items(), 1)),
+        Part("pages", place(box(2.0, 2.0, 1.0), (0.0, 0.0, -1.06)), accent(rgb, PAGES, WOOD), paint=True),
+        Part("case", difference(box(w, half, d, 0.02), holes), rgb),
         Part("top", place(box(w + 0.05, 0.06, d + 0.04, 0.02), (0.0, half, 0.0)), rgb),
-        Part("holes", union(*(place(hole, (0.0, y, 0.11)) for y in levels)), shade(rgb, 0.55), carve=True),
-        *(Part(f"books {n}", union(*shapes), tint) for n, (tint, shapes) in enumerate(books.items(), 1) if shapes),
     )
 
 
@@ -168,22 +178,23 @@ def bench(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
     """A park bench facing +z: slats for seat and back between two iron sides with armrests."""
     w, d, leg, back = dice(0.84, 0.1), dice(0.30, 0.1), dice(0.42), dice(0.56, 0.12)
     iron = accent(rgb, DARK, GREY)
-    slat = box(w, 0.06, d * 0.28, 0.025)
+    slat = box(w, 0.075, d * 0.285, 0.025)
     seat = union(*(place(slat, (0.0, 0.0, z * d)) for z in (-0.68, 0.0, 0.68)))
     count = 3 if back > 0.56 else 2
     tall = 0.30 * back / count
     rest = [
-        place(box(w, tall, 0.055, 0.025), (0.0, y, -d - 0.02 - 0.16 * y), (-9.0, 0.0, 0.0))
+        place(box(w, tall, 0.072, 0.025), (0.0, y, -d - 0.02 - 0.16 * y), (-9.0, 0.0, 0.0))
         for y in (back * (0.30 + 0.66 * i / (count - 1)) for i in range(count))
     ]
     x = w - 0.16
     side = union(
         bar((x, -0.06, d * 0.75), (x, -leg, d * 0.95), 0.075),
         bar((x, -leg, -d * 0.95), (x, 0.0, -d - 0.02), 0.075),
+        bar((x, -0.09, -d), (x, -0.09, d * 0.75), 0.07),
         bar((x, 0.0, -d - 0.05), (x, back, -d - 0.09 - 0.16 * back), 0.065),
     )
     arm = union(
-        place(box(0.065, 0.05, d + 0.05, 0.03), (w - 0.06, 0.30, 0.0)),
+        place(box(0.07, 0.065, d + 0.05, 0.03), (w - 0.06, 0.30, 0.0)),
         bar((w - 0.06, 0.0, d * 0.8), (w - 0.06, 0.30, d * 0.8), 0.06),
     )
     return (

@@ -1,7 +1,7 @@
 """Pictures of the toybox: sphere tracing, soft light, and random views.
 
 Conventions are those of :mod:`dreamlift.types`. Light is added up in linear light and stored as sRGB. Everything about
-``sample_picture(seed)`` (thing, view, light, background) follows from the seed alone.
+``sample_pictures(seed)`` (thing, view, light, background) follows from the seed alone.
 
 Sphere tracing: Hart, *Sphere tracing* (The Visual Computer, 1996). Ambient occlusion from a few distance samples along
 the normal: Evans, *Fast approximations for global illumination on dynamic scenes* (SIGGRAPH 2006 course).
@@ -10,7 +10,9 @@ the normal: Evans, *Fast approximations for global illumination on dynamic scene
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +26,8 @@ BOUND = FIT_RADIUS + 0.05  # rays that miss this sphere miss the thing
 HIT = 2e-3  # distance at which a ray has arrived: a sixth of a pixel of a 128-pixel picture
 STEPS = 28
 CONE_STEPS = 12
+VIEWS = 4  # pictures of one thing
+SHADINGS = ("lit", "albedo", "clay")
 BLOCK = 4  # rays that share a first march, each way
 
 
@@ -36,6 +40,16 @@ class Lighting:
     sky: float = 0.58  # ambient light from straight above
     ground: float = 0.34  # ambient light from straight below
     softness: float = 0.25  # 0 is a point far away; the larger, the farther the light reaches around the thing
+
+
+class Lights(NamedTuple):
+    """:class:`Lighting`, one entry a point."""
+
+    direction: Tensor  # (N, 3)
+    key: Tensor  # (N,), as the rest
+    sky: Tensor
+    ground: Tensor
+    softness: Tensor
 
 
 @dataclass(frozen=True)
@@ -60,37 +74,51 @@ class Rendered:
 def render(
     thing: Thing,
     cameras: Cameras,
-    lighting: Lighting | None = None,
-    background: Background | None = None,
+    lighting: Lighting | Sequence[Lighting] | None = None,
+    background: Background | Sequence[Background] | None = None,
     supersample: int = 2,
-    shading: str = "lit",
+    shading: str | Sequence[str] = "lit",
 ) -> Rendered:
-    """Pictures of ``thing`` from ``cameras``; ``shading`` is "lit", "albedo" (no light) or "clay" (no colour)."""
-    if shading not in ("lit", "albedo", "clay"):
-        raise ValueError(f"unknown shading {shading!r}; accepted: lit, albedo, clay")
-    lighting, background = lighting or Lighting(), background or Background()
+    """Pictures of ``thing`` from ``cameras``; ``shading`` is "lit", "albedo" (no light) or "clay" (no colour).
+
+    Light, background and shading are the same for all cameras, or a sequence with one of each a camera.
+    """
+    count = len(cameras)
+    lights, backdrops = _one_each(lighting or Lighting(), count), _one_each(background or Background(), count)
+    styles = [shading] * count if isinstance(shading, str) else list(shading)
+    if not set(styles) <= set(SHADINGS):
+        raise ValueError(f"unknown shading {shading!r}; accepted: {', '.join(SHADINGS)}")
     fine = rescaled(cameras, supersample)
     bundle = rays_of(fine)
     origins, directions = bundle.origins.reshape(-1, 3), bundle.directions.reshape(-1, 3)
     skip = starting_depths(thing, fine, BLOCK) if fine.width % BLOCK == fine.height % BLOCK == 0 else None
     skip = torch.zeros(origins.shape[0]) if skip is None else skip.reshape(-1)
     hits, depth = trace(thing, origins, directions, skip)
+    view = hits // (fine.width * fine.height)  # which camera each hit belongs to
     points = origins[hits] + depth[:, None] * directions[hits]
     normal = normals(thing, points)
     albedo = thing.albedo(points)
-    base = torch.full_like(albedo, 0.82) if shading == "clay" else albedo
-    lit = base if shading == "albedo" else shade_points(thing, points, normal, base, lighting, directions[hits])
+    clay, unlit = (torch.tensor([style == name for style in styles])[view, None] for name in ("clay", "albedo"))
+    base = torch.where(clay, torch.full_like(albedo, 0.82), albedo)
+    light = Lights(*(torch.tensor([getattr(each, name) for each in lights])[view] for name in Lights._fields))
+    lit = torch.where(unlit, base, shade_points(thing, points, normal, base, light, directions[hits]))
     values = torch.cat([lit, normal, albedo, depth[:, None], torch.ones_like(depth)[:, None]], dim=-1)
     full = torch.zeros(origins.shape[0], values.shape[-1])
     full[hits] = values
-    b, h, w, s = len(cameras), cameras.height, cameras.width, supersample
-    full = full.view(b, h, s, w, s, -1).mean(dim=(2, 4))
+    h, w, s = cameras.height, cameras.width, supersample
+    full = full.view(count, h, s, w, s, -1).mean(dim=(2, 4))
     opacity = full[..., 10:11]
+    top, bottom = (
+        torch.tensor([getattr(each, name) for each in backdrops], dtype=torch.float32)[:, None] for name in ("top", "bottom")
+    )
     ramp = torch.linspace(0.0, 1.0, h)[:, None]
-    backdrop = (1.0 - ramp) * torch.tensor(background.top) + ramp * torch.tensor(background.bottom)  # (H, 3)
-    rgb = full[..., 0:3] + (1.0 - opacity) * backdrop[None, :, None, :]
+    rgb = full[..., 0:3] + (1.0 - opacity) * torch.lerp(top, bottom, ramp)[:, :, None]  # the ramp is (B, H, 3)
     distance = full[..., 9:10] / opacity.clamp_min(1e-6)
     return Rendered(rgb.clamp(0.0, 1.0), opacity, full[..., 3:6], distance, full[..., 6:9])
+
+
+def _one_each(value: Any, count: int) -> list[Any]:
+    return list(value) if isinstance(value, Sequence) else [value] * count
 
 
 def trace(thing: Thing, origins: Tensor, directions: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,24 +190,24 @@ def normals(thing: Thing, points: Tensor, width: float = 4e-3) -> Tensor:
     return torch.nn.functional.normalize(values.T @ _TETRAHEDRON, dim=-1)
 
 
-def shade_points(thing: Thing, points: Tensor, normal: Tensor, base: Tensor, lighting: Lighting, heading: Tensor) -> Tensor:
+def shade_points(thing: Thing, points: Tensor, normal: Tensor, base: Tensor, light: Lights, heading: Tensor) -> Tensor:
     """Lit sRGB colours ``(N, 3)`` of surface ``points (N, 3)`` with ``normal`` and sRGB ``base`` colour.
 
     ``heading (N, 3)`` are the directions of the rays that arrive there: what a metallic thing mirrors depends on them.
     """
-    direction = torch.nn.functional.normalize(torch.tensor(lighting.direction), dim=0)
+    direction = torch.nn.functional.normalize(light.direction, dim=-1)
     open_sky = occlusion(thing, points, normal)
     up = 0.5 + 0.5 * normal[:, 1]
-    ambient = (lighting.ground + (lighting.sky - lighting.ground) * up) * open_sky
+    ambient = torch.lerp(light.ground, light.sky, up) * open_sky
     # A wrapped cosine: the terminator is soft, as under a large light.
-    facing = ((normal @ direction + lighting.softness) / (1.0 + lighting.softness)).clamp_min(0.0)
-    light = ambient + lighting.key * facing * (0.4 + 0.6 * open_sky)
-    linear = base**2.2 * light[:, None]
+    facing = (((normal * direction).sum(-1) + light.softness) / (1.0 + light.softness)).clamp_min(0.0)
+    strength = ambient + light.key * facing * (0.4 + 0.6 * open_sky)
+    linear = base**2.2 * strength[:, None]
     if thing.finish == "metallic":
         mirrored = heading - 2.0 * (heading * normal).sum(-1, keepdim=True) * normal
         # A bright sky over a dark floor with a horizon between, and the key light as a glint.
         sky = torch.sigmoid(mirrored[:, 1:2] * 9.0 - 1.0) * 1.15 + 0.18
-        glint = (mirrored @ direction).clamp_min(0.0)[:, None] ** 24
+        glint = (mirrored * direction).sum(-1, keepdim=True).clamp_min(0.0) ** 24
         tint = base**2.2 * 0.8 + 0.12
         linear = 0.25 * linear + tint * sky * (0.35 + 0.65 * open_sky[:, None]) + 0.7 * glint
     return linear.clamp(0.0, 1.0) ** (1 / 2.2)
@@ -194,14 +222,14 @@ def occlusion(thing: Thing, points: Tensor, normal: Tensor) -> Tensor:
     return (values / taps[:, None]).clamp(0.0, 1.0).mul(weights[:, None]).sum(0)
 
 
-def sample_view(rng: np.random.Generator, size: int = 64) -> Cameras:
-    """One random camera around the things of the toybox."""
-    azimuth = rng.uniform(-math.pi, math.pi)
-    elevation = math.radians(rng.uniform(-10.0, 60.0))
+def sample_views(rng: np.random.Generator, count: int, size: int = 64) -> Cameras:
+    """Random cameras around the things of the toybox; all share one field of view."""
+    azimuth = rng.uniform(-math.pi, math.pi, count)
+    elevation = np.radians(rng.uniform(-10.0, 60.0, count))
     fov = math.radians(rng.uniform(40.0, 55.0))
-    distance = rng.uniform(0.95, 1.1) / math.sin(0.5 * fov)
-    view = torch.tensor([[azimuth], [elevation], [distance], [fov]], dtype=torch.float32)
-    return orbit_cameras(view[0], view[1], view[2], view[3], size)
+    distance = rng.uniform(0.95, 1.1, count) / math.sin(0.5 * fov)
+    angles = [torch.from_numpy(values).float() for values in (azimuth, elevation, distance)]
+    return orbit_cameras(*angles, torch.full((count,), fov), size)
 
 
 def sample_lighting(rng: np.random.Generator, azimuth: float) -> Lighting:
@@ -247,24 +275,25 @@ def is_symmetric(thing: Thing) -> bool:
     return float((thing.part_labels(points) != thing.part_labels(flipped)).float().mean()) < 0.02
 
 
-def sample_picture(seed: int, size: int = 64, training: bool = True) -> Sampled:
-    """A random picture of ``size`` pixels, by seed alone: 80% lit, 12% plain albedo, 8% grey clay.
+def sample_pictures(seed: int, size: int = 64, training: bool = True) -> list[Sampled]:
+    """Pictures of ``size`` pixels of one random thing from ``VIEWS`` random cameras, by seed alone.
 
-    In ``training`` no held-out combination is drawn (:func:`dreamlift.toybox.world.held_out`).
+    Each has its own light and background; 80% are lit, 12% plain albedo, 8% grey clay. Several views of one thing cost
+    little more than one. In ``training`` no held-out combination is drawn (:func:`dreamlift.toybox.world.held_out`).
     """
     rng = np.random.default_rng(seed)
     told = describe(rng, training)
     thing = make_thing(told.category, told.color, int(rng.integers(2**31)), told.attribute, told.hat, told.box)
-    cameras = sample_view(rng, size)
-    azimuth, elevation = float(cameras.azimuth), float(cameras.elevation)
-    lighting, background = sample_lighting(rng, azimuth), sample_background(rng, told.color)
-    draw = rng.random()
-    style = "lit" if draw < 0.8 else "albedo" if draw < 0.92 else "clay"
+    cameras = sample_views(rng, VIEWS, size)
+    lights = [sample_lighting(rng, float(azimuth)) for azimuth in cameras.azimuth]
+    backdrops = [sample_background(rng, told.color) for _ in range(VIEWS)]
+    styles = [SHADINGS[int(index)] for index in rng.choice(3, VIEWS, p=(0.8, 0.12, 0.08))]
     with torch.inference_mode():
-        picture = render(thing, cameras, lighting, background, shading=style).rgb[0]
+        pictures = render(thing, cameras, lights, backdrops, shading=styles).rgb
         symmetric = is_symmetric(thing)
-    pixels = (picture * 255.0 + 0.5).to(torch.uint8).numpy()
-    return Sampled(pixels, told, azimuth, elevation, style, symmetric)
+    pixels = (pictures * 255.0 + 0.5).to(torch.uint8).numpy()
+    azimuths, elevations = cameras.azimuth.tolist(), cameras.elevation.tolist()
+    return [Sampled(pixels[i], told, azimuths[i], elevations[i], styles[i], symmetric) for i in range(VIEWS)]
 
 
 def contact_sheet(count: int, first_seed: int = 0, zoom: int = 1) -> np.ndarray:
@@ -276,7 +305,7 @@ def contact_sheet(count: int, first_seed: int = 0, zoom: int = 1) -> np.ndarray:
     sheet = Image.new("RGB", (columns * (cell + 4), rows * (cell + 16)), "white")
     pen = ImageDraw.Draw(sheet)
     for i in range(count):
-        sampled = sample_picture(first_seed + i)
+        sampled = sample_pictures(first_seed + i)[0]
         x, y = (i % columns) * (cell + 4), (i // columns) * (cell + 16)
         sheet.paste(Image.fromarray(sampled.rgb).resize((cell, cell), Image.Resampling.NEAREST), (x, y))
         pen.text((x + 1, y + cell + 1), sampled.description.caption()[: cell // 6], fill="black")

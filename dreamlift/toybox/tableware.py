@@ -13,6 +13,7 @@ from dreamlift.toybox.sdf import (
     box,
     cone,
     cylinder,
+    difference,
     ellipsoid,
     intersection,
     mirror,
@@ -21,9 +22,6 @@ from dreamlift.toybox.sdf import (
     torus,
     union,
 )  # fmt: skip
-from dreamlift.toybox.sdf import (
-    bowl as dish,
-)
 
 GOLD: Rgb = (0.96, 0.76, 0.22)
 YOLK: Rgb = (0.98, 0.70, 0.12)
@@ -66,28 +64,29 @@ def teapot(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
 
 
 def bowl(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
-    """A deep round bowl on a foot, darker inside, some with a band around it."""
+    """A deep round bowl with a round rim, on a foot; darker inside, some with a band around it."""
     r, thick = dice(0.72, 0.08), 0.15
-    depth = r * dice.between(0.60, 0.82)
+    depth = r * dice.between(0.62, 0.88)
     curve = (r * r + depth * depth) / (2.0 * depth)
     foot = r * dice.between(0.42, 0.55)
+    cut = place(box(2.0, 2.0, 2.0), (0.0, depth - curve - 2.0, 0.0))
+    shell = intersection(difference(sphere(curve + 0.5 * thick), sphere(curve - 0.5 * thick)), cut)
     parts = [
-        Part("body", dish(r, depth, thick), rgb),
-        Part("rim", place(torus(r - 0.05, 0.085), (0.0, depth - 0.01, 0.0), (90.0, 0.0, 0.0)), rgb),
+        Part("body", place(shell, (0.0, curve, 0.0)), rgb),
+        Part("rim", place(torus(r, 0.08), (0.0, depth - 0.01, 0.0), (90.0, 0.0, 0.0)), rgb),
         Part("foot", place(cylinder(foot, 0.10, 0.03), (0.0, -0.05, 0.0)), rgb, blend=0.05),
-        Part("hollow", place(sphere(curve - 0.5 * thick), (0.0, curve, 0.0)), shade(rgb, 0.55), carve=True),
     ]
     if dice.chance(0.5):
-        band = place(cylinder(2.0, 0.05), (0.0, depth * 0.62, 0.0))
         tint = accent(rgb, dice.pick((PALE, NAVY, GOLD)), PALE, NAVY)
-        core = place(sphere(curve - 0.5 * thick + 0.03), (0.0, curve, 0.0))
-        parts += [Part("band", band, tint, paint=True), Part("inside", core, shade(rgb, 0.55), paint=True)]
+        parts.append(Part("band", place(cylinder(2.0, 0.06), (0.0, depth * 0.60, 0.0)), tint, paint=True))
+    hollow = intersection(sphere(curve - 0.5 * thick + 0.03), place(cut, (0.0, -0.03, 0.0)))
+    parts.append(Part("inside", place(hollow, (0.0, curve, 0.0)), shade(rgb, 0.55), paint=True))
     return tuple(parts)
 
 
 def bottle(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
     """A round bottle with sloping shoulders, a neck, a cap, and a label on +z."""
-    r, half, neck = dice(0.36, 0.12), dice(0.50), dice(0.22)
+    r, half, neck = dice(0.34, 0.12), dice(0.52, 0.12), dice(0.24, 0.12)
     slope, thin = dice(0.17), r * dice.between(0.36, 0.46)
     top = half + 2.0 * slope
     tint = accent(rgb, PALE, NAVY)
@@ -97,7 +96,7 @@ def bottle(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
         Part("body", cylinder(r, half, 0.06), rgb),
         Part("shoulders", place(cone(r - 0.05, thin - 0.03, slope, 0.03), (0.0, half + slope - 0.05, 0.0)), rgb, 0.06),
         Part("neck", place(cylinder(thin, neck), (0.0, top + 0.5 * neck, 0.0)), rgb, 0.05),
-        Part("cap", place(cylinder(thin + 0.05, 0.11, 0.03), (0.0, top + 1.5 * neck, 0.0)), accent(rgb, DARK, WOOD)),
+        Part("cap", place(cylinder(thin + 0.04, 0.10, 0.03), (0.0, top + 1.5 * neck, 0.0)), accent(rgb, DARK, WOOD)),
         Part("label", label, tint, paint=True),
         Part("mark", mark, accent(tint, dice.pick((ROSE, LEAF, GOLD)), ROSE), paint=True),
     )
@@ -105,8 +104,8 @@ def bottle(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
 
 def vase(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
     """A bellied vase with a flared, open mouth; often with three flowers in it."""
-    r, h, neck = dice(0.42, 0.12), dice(0.48, 0.12), dice(0.16)
-    thin, lip = r * dice.between(0.52, 0.62), r * dice.between(0.80, 0.98)
+    r, h, neck = dice(0.47, 0.1), dice(0.43, 0.12), dice(0.16)
+    thin, lip = r * dice.between(0.48, 0.58), r * dice.between(0.70, 0.86)
     y = h * 0.82 + neck
     top = y + neck
     parts = [
@@ -125,7 +124,9 @@ def vase(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
         tint, high = accent(rgb, dice.pick((ROSE, GOLD, PALE)), ROSE, GOLD), top + dice.between(0.34, 0.46)
         wide = dice.between(0.26, 0.34)
         spot = (wide, high - 0.12, 0.06)
-        stems = union(bar((0.0, y, 0.0), (0.0, high, -0.06), 0.055), mirror(bar((0.05, y, 0.0), spot, 0.055)))
+        stems = union(
+            bar((0.0, y - neck - 0.08, 0.0), (0.0, high, -0.06), 0.055), mirror(bar((0.03, y - neck - 0.08, 0.0), spot, 0.055))
+        )
         blooms = union(place(sphere(0.17), (0.0, high, -0.06)), mirror(place(sphere(0.16), spot)))
         eyes = union(place(sphere(0.11), (0.0, high + 0.13, 0.03)), mirror(place(sphere(0.10), (wide + 0.03, high, 0.12))))
         parts += [

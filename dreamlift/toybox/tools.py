@@ -54,7 +54,7 @@ def hat(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
 
 def hammer(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
     """Upright: a heavy head of the named colour, its face on +x and a claw or a wedge on -x; a wooden handle."""
-    r, long, reach = dice(0.19, 0.1), dice(0.46, 0.1), dice(1.02, 0.1)
+    r, long, reach = dice(0.19, 0.1), dice(0.44, 0.1), dice(1.12, 0.1)
     wood = accent(rgb, WOOD, BROWN, CREAM)
     turned = (0.0, 0.0, 90.0)
     if dice.chance(0.6):
@@ -78,7 +78,7 @@ def hammer(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
 
 def key(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
     """An old-fashioned key held upright: a ring or a trefoil on top, a collar, two or three teeth on +x."""
-    long, ring = dice(0.95, 0.1), dice(0.25, 0.1)
+    long, ring = dice(1.02, 0.1), dice(0.25, 0.1)
     count, bit = 3 if dice.chance(0.4) else 2, dice(0.30)
     if dice.chance(0.5):
         bow: Shape = place(torus(ring, 0.115, dice.between(0.95, 1.05)), (0.0, ring, 0.0))
@@ -100,21 +100,23 @@ def key(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
 
 def umbrella(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
     """An open umbrella leaning back: eight panels with a scalloped hem, a point on top, a hooked handle."""
-    r, depth, long = dice(0.85, 0.08), dice(0.46, 0.1), dice(1.15, 0.12)
-    tilt, hook = dice.between(12.0, 30.0), 0.17
+    r, depth, long = dice(0.85, 0.08), dice(0.44, 0.1), dice(1.28, 0.1)
+    tilt, hook = dice.between(8.0, 22.0), 0.17
     curve = (r * r + depth * depth) / (2.0 * depth)
     rod, s, u = accent(rgb, DARK, WOOD), math.sin(math.pi / 8), math.cos(math.pi / 8)
     panel = prism([(0.0, 0.0), (2 * u, 2 * s), (2 * s, 2 * u)], 2.0, "y")
     bite = 0.36 * r
-    far, low = r * 1.02, -depth - 0.20
+    far, low = r * 1.02, -depth - 0.15
     arcs = [place(sphere(bite), at) for at in ((far, low, 0.0), (0.0, low, far), (far * 0.7071, low, far * 0.7071))]
+    hem = place(box(2.0, 1.0, 2.0), (0.0, 1.0 - depth, 0.0))
+    canopy = intersection(place(bowl(r, depth, 0.125), turn_deg=(180.0, 0.0, 0.0)), hem)
     crook = difference(torus(hook, 0.07), place(box(1.0, 0.5, 1.0), (0.0, 0.5, 0.0)))
 
     def lean(shape: Shape) -> Shape:
         return place(shape, turn_deg=(-tilt, 0.0, 0.0))
 
     return (
-        Part("canopy", lean(place(bowl(r, depth, 0.12), turn_deg=(180.0, 0.0, 0.0))), rgb),
+        Part("canopy", lean(canopy), rgb),
         Part("scallops", lean(mirror(union(*arcs), "xz")), rgb, carve=True),
         Part("rod", lean(bar((0.0, 0.17, 0.0), (0.0, -long, 0.0), 0.062)), rod),
         Part("hook", lean(place(union(crook, place(sphere(0.07), (2 * hook * 0.5, 0.0, 0.0))), (hook, -long, 0.0))), rod),
@@ -129,6 +131,7 @@ def bell(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
     """A flared bell with a clapper below and a band around it; a loop or a wooden handle on top."""
     r, h = dice(0.36, 0.1), dice(0.34, 0.12)
     lip = r * dice.between(1.55, 1.75)
+    low = -h - 0.25
     metal, wood = accent(rgb, GOLD, SILVER), accent(rgb, WOOD, BROWN, CREAM)
     if dice.chance(0.5):
         grip = Part("loop", place(torus(0.15, 0.075), (0.0, h + r * 0.8 + 0.13, 0.0)), rgb)
@@ -142,8 +145,8 @@ def bell(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
         Part("waist", place(cone(r * 1.18, r, h), (0.0, 0.0, 0.0)), rgb),
         Part("dome", place(ellipsoid(r, r * 0.85, r), (0.0, h - 0.01, 0.0)), rgb),
         Part("lip", place(cone(lip, r * 1.15, 0.15, 0.03), (0.0, -h - 0.05, 0.0)), rgb, blend=0.16),
-        Part("hollow", place(cone(lip - 0.10, r * 0.8, 0.30), (0.0, -h - 0.04, 0.0)), shade(rgb, 0.40), carve=True),
-        Part("clapper", place(sphere(0.17), (0.0, -h - 0.23, 0.0)), metal),
+        Part("hollow", place(cone(lip - 0.11, r * 0.7, 0.28), (0.0, -h - 0.06, 0.0)), shade(rgb, 0.40), carve=True),
+        Part("clapper", union(place(sphere(0.18), (0.0, low, 0.0)), bar((0.0, low, 0.0), (0.0, 0.3, 0.0), 0.06)), metal),
         Part("band", place(cylinder(2.0, 0.05), (0.0, -h + 0.16, 0.0)), metal, paint=True),
         grip,
     )
@@ -160,7 +163,7 @@ def guitar(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
     front = d + 0.02
     return (
         Part("lower bout", place(cylinder(low, d, 0.03), turn_deg=flat), rgb),
-        Part("upper bout", place(cylinder(up, d, 0.03), (0.0, y, 0.0), flat), rgb, blend=0.14),
+        Part("upper bout", place(cylinder(up, d - 0.02, 0.03), (0.0, y, 0.0), flat), rgb, blend=0.10),
         Part("hole", place(cylinder(0.155, 0.1), (0.0, y * 0.55, front), flat), BLACK, paint=True),
         Part("neck", place(box(0.078, 0.5 * (neck + up), 0.065, 0.02), (0.0, end - 0.5 * (neck + up), d - 0.02)), dark),
         Part("bridge", place(box(0.20, 0.05, 0.05, 0.02), (0.0, -low * 0.35, d)), dark),
@@ -189,7 +192,7 @@ def watering_can(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
         Part("spout", bar(start, end, 0.13, 0.08), rgb, blend=0.05),
         Part("arch", place(torus(arch, 0.075), (0.0, h, 0.0)), tone),
         Part("handle", place(torus(h * 0.58, 0.075), (-0.5 * (r + top) - 0.12, 0.02, 0.0)), tone),
-        Part("hollow", place(cylinder(top - wall, h), (0.0, h * 0.8, 0.0)), shade(rgb, 0.42), carve=True),
+        Part("hollow", place(cylinder(top - wall, 0.6 * h), (0.0, 0.4 * h + 0.01, 0.0)), shade(rgb, 0.42), carve=True),
         Part("sprinkler", place(cone(0.06, 0.17, 0.09, 0.02), nose, turn), rgb),
         Part("holes", place(cylinder(0.14, 0.03), face, turn), accent(rgb, SILVER, DARK), paint=True),
     )

@@ -77,7 +77,8 @@ def x0_loss(networks: Networks, x: Tensor, captions: list[str], camera: Tensor, 
     """The loss () of the predicted clean pictures against packed pictures ``x (B, C, S, S)``."""
     device = networks.unet.device
     abar = networks.scheduler.alphas_cumprod
-    t = torch.randint(0, len(abar), (x.shape[0],), generator=generator)
+    # Density proportional to t: what the words say is decided at high noise, and the least is left to learn at low noise.
+    t = (torch.rand(x.shape[0], generator=generator).sqrt() * len(abar)).long()
     eps = torch.randn(x.shape, generator=generator).to(device)
     alpha = abar[t].sqrt().view(-1, 1, 1, 1).to(device)
     sigma = (1 - abar[t]).sqrt().view(-1, 1, 1, 1).to(device)
@@ -110,9 +111,12 @@ def load_state(folder: Path, networks: Networks, ema: dict[str, Tensor], optimiz
     networks.load_state_dict({k[4:]: v for k, v in state.items() if k.startswith("net.")})
     ema.update({k[4:]: v for k, v in state.items() if k.startswith("ema.")})
     entries: dict[int, dict[str, Tensor]] = {}
+    parameters = networks.parameters()
     for key, value in state.items():
         if key.startswith("adam."):
             _, i, name = key.split(".")
+            if name != "step":  # the fused optimiser wants its averages in the memory order of the parameter
+                value = torch.empty_like(parameters[int(i)]).copy_(value)
             entries.setdefault(int(i), {})[name] = value
     whole = optimizer.state_dict()
     whole["state"] = entries

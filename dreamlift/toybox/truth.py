@@ -1,0 +1,65 @@
+"""The truth about a thing of the toybox, to judge results by: occupancy, posed pictures, and a textured mesh.
+
+    python -m dreamlift.toybox.truth "duck" --color red --hat blue --out duck.glb
+
+Occupancy, part labels and signed distance are methods of :class:`~dreamlift.toybox.parts.Thing`; pictures, silhouettes
+(``opacity``), albedo, normals and depth from any camera are :func:`dreamlift.toybox.render.render`'s.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamlift.meshing.clean import decimate
+from dreamlift.meshing.extract import sample_grid
+from dreamlift.meshing.isosurface import isosurface
+from dreamlift.meshing.texture import bake, unwrap
+from dreamlift.toybox.world import ATTRIBUTES, CATEGORIES, COLORS, Thing, make_thing
+from dreamlift.types import Mesh
+
+
+def occupancy_grid(thing: Thing, size: int = 48) -> Tensor:
+    """Whether the centre of each cell of a ``size^3`` grid over the unit cube is inside, ``(S, S, S)`` bool, x, y, z."""
+    axis = (torch.arange(size) + 0.5) / size * 2 - 1
+    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).view(-1, 3)
+    return thing.occupancy(points).view(size, size, size)
+
+
+def mesh_of(thing: Thing, resolution: int = 160, faces: int = 20_000, texture_size: int = 1024) -> Mesh:
+    """The thing's surface with its unlit colours as a texture."""
+    grid = sample_grid(lambda points: -thing.sdf(points), 1.0, resolution)
+    vertices, triangles = isosurface(grid, 0.0, -1.0, 1.0)
+    mesh = decimate(Mesh(vertices.numpy(), triangles.numpy().astype(np.int32)), faces)
+    return bake(unwrap(mesh, texture_size), lambda points, _: thing.albedo(points), texture_size)
+
+
+def main() -> None:
+    import argparse
+
+    from dreamlift.export import EXPORTERS
+
+    parser = argparse.ArgumentParser(description="Write the ground truth of a thing of the toybox as a mesh file.")
+    parser.add_argument("category", choices=CATEGORIES, metavar="category", help=", ".join(CATEGORIES))
+    parser.add_argument("--color", choices=COLORS, default="red")
+    parser.add_argument("--attribute", choices=ATTRIBUTES, default="")
+    parser.add_argument("--hat", choices=["", *COLORS], default="")
+    parser.add_argument("--box", action="store_true", help="on a wooden box")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help=f"a file ending in {', '.join(EXPORTERS)}")
+    told = parser.parse_args()
+    kind = told.out.suffix.lower().lstrip(".")
+    if kind not in EXPORTERS:
+        parser.error(f"unknown format {told.out.suffix!r}; accepted: {', '.join(EXPORTERS)}")
+    try:
+        thing = make_thing(told.category, told.color, told.seed, told.attribute, told.hat, told.box)
+    except ValueError as error:
+        parser.error(str(error))
+    EXPORTERS[kind](mesh_of(thing), told.out, {"prompt": thing.category, "seed": told.seed})
+
+
+if __name__ == "__main__":
+    main()
