@@ -1,10 +1,9 @@
 """Train the embedded prior from nothing: ``python -m dreamlift.toybox.train``.
 
-The network predicts the clean picture and the loss is ||x0_hat - x0||^2 over uniform t. At low noise v, like eps, is all
-but the noise itself: a small network on packed pictures spends its width on passing that noise through, and learns
-pictures some three times slower (docs/quality.md; Li & He 2025, https://arxiv.org/abs/2511.13720, find the same). The
-exponential moving average of the weights is what is saved. A first part of the run can see smaller pictures, as Stable
-Diffusion's own training did.
+The network predicts the clean picture, and the loss is ||x0_hat - x0||^2. At low noise v, like eps, is all but the noise
+itself: a small network on packed pictures spends its width on passing that through (docs/toybox.md has what was seen; Li &
+He 2025, https://arxiv.org/abs/2511.13720, find the same of large patches). The exponential moving average of the weights
+is what is saved. A first part of the run can see smaller pictures, as Stable Diffusion's own training did.
 """
 
 from __future__ import annotations
