@@ -32,7 +32,7 @@ def vocabulary() -> list[str]:
         f"{Description(noun, color, attribute, hat='red').caption()} {Description(noun, color, box=True).caption()} {style}"
         for noun in nouns for color, attribute, style in zip_longest(COLORS, ATTRIBUTES, STYLES.values(), fillvalue="")
     ]  # fmt: skip
-    words = {word for text in [*captions, *directions, "an a the of with and view toy"] for word in _split(text)}
+    words = {word for text in [*captions, *directions, "an a the of in with and view toy"] for word in _split(text)}
     return sorted(words | {","})
 
 

@@ -228,8 +228,8 @@ def sample_views(rng: np.random.Generator, count: int, size: int = 64) -> Camera
     elevation = np.radians(rng.uniform(-10.0, 60.0, count))
     fov = math.radians(rng.uniform(40.0, 55.0))
     distance = rng.uniform(0.95, 1.1, count) / math.sin(0.5 * fov)
-    angles = [torch.from_numpy(values).float() for values in (azimuth, elevation, distance)]
-    return orbit_cameras(*angles, torch.full((count,), fov), size)
+    place = torch.from_numpy(np.stack([azimuth, elevation, distance])).float()
+    return orbit_cameras(place[0], place[1], place[2], torch.full((count,), fov), size)
 
 
 def sample_lighting(rng: np.random.Generator, azimuth: float) -> Lighting:
@@ -237,8 +237,8 @@ def sample_lighting(rng: np.random.Generator, azimuth: float) -> Lighting:
     angle = azimuth + rng.uniform(-1.3, 1.3)
     height = math.radians(rng.uniform(25.0, 75.0))
     direction = (math.cos(height) * math.sin(angle), math.sin(height), math.cos(height) * math.cos(angle))
-    strength, softness = (rng.uniform(0.5, 0.72), rng.uniform(0.52, 0.66), rng.uniform(0.3, 0.42)), rng.uniform(0.05, 0.6)
-    return Lighting(direction, *strength, softness)
+    key, sky, ground = rng.uniform(0.5, 0.72), rng.uniform(0.52, 0.66), rng.uniform(0.3, 0.42)
+    return Lighting(direction, key, sky, ground, softness=rng.uniform(0.05, 0.6))
 
 
 def sample_background(rng: np.random.Generator, color: str) -> Background:

@@ -59,7 +59,7 @@ def draw_batch(pictures: Pictures, settings: Training, step: int) -> tuple[Tenso
     rng = np.random.default_rng([settings.seed, step])
     small = step < settings.small_steps
     rows = rng.integers(0, len(pictures), settings.batch * (2 if small else 1))
-    flips = [pictures.mirrored[i] and rng.random() < 0.5 for i in rows]
+    flips = [bool(pictures.mirrored[i]) and rng.random() < 0.5 for i in rows]
     chosen = np.stack([pictures.rgb[i, :, ::-1] if flip else pictures.rgb[i] for i, flip in zip(rows, flips, strict=True)])
     rgb = torch.from_numpy(chosen).permute(0, 3, 1, 2).float() / 127.5 - 1.0
     if small:

@@ -216,7 +216,7 @@ def bus(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
     """A bus, front at +z: rows of windows, one deck or two, a door on its right, a sign over the windscreen."""
     w, long, wheel, double = dice(0.33, 0.08), dice(0.86, 0.08), dice(0.17, 0.08), dice.chance(0.35)
     h = dice(0.50, 0.06) if double else dice(0.36, 0.08)
-    rows = (h * 0.58, -h * 0.18) if double else (h * 0.30,)
+    rows = [h * 0.58, -h * 0.18] if double else [h * 0.30]
     tall, count, turned = h * (0.20 if double else 0.30), 5, (0.0, 0.0, 90.0)
     step = 2.0 * (long - 0.10) / count
     pane = box(1.0, tall, step * 0.5 - 0.04)
