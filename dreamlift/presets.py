@@ -111,9 +111,8 @@ TOYBOX = Config(
         clip_x0=1.0,
     ),
     # First nothing may stand where it is not needed; later, what is left has to be opaque, or the background shines
-    # through and the mesh loses it. Total variation and a falling learning rate take the speckle out of the grid.
-    weights=Weights(sparsity=Linear(200.0, 20.0, 0.4, 0.7), opaque=Linear(0.0, 200.0, 0.4, 0.9), tv=10.0),
-    adam=Adam(lr_scale=Linear(1.0, 0.1, 0.4, 1.0)),
+    # through and the mesh loses it.
+    weights=Weights(sparsity=Linear(600.0, 50.0, 0.4, 0.7), opaque=Linear(0.0, 600.0, 0.4, 0.9)),
 )
 """DreamFusion's method on the embedded prior: annealed t, gradient x - x0_hat with clipped x0_hat, 8 view words.
 

@@ -18,20 +18,23 @@ from dreamlift.toybox.world import ATTRIBUTES, CATEGORIES, COLORS, SYNONYMS
 from dreamlift.types import Conditioning
 
 FOLDER = EMBEDDED / "toybox"
+PACKED = EMBEDDED / "toybox-packed"  # the network of dreamlift/toybox/network.py; the other is an older one
 
 
 def test_folder_is_small_and_has_no_pickles():
-    files = [path for path in FOLDER.rglob("*") if path.is_file()]
+    files = [path for path in EMBEDDED.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 30e6
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
     assert locate("toybox") == FOLDER
-    assert KNOWN["toybox"].resolution == 64
+    assert locate("toybox-packed") == PACKED
+    assert KNOWN["toybox"].resolution == KNOWN["toybox-packed"].resolution == 64
 
 
-def test_stock_pipeline_opens_the_folder_and_samples():
+@pytest.mark.parametrize(("folder", "packing"), [(FOLDER, 1), (PACKED, 2)])
+def test_stock_pipeline_opens_the_folder_and_samples(folder, packing):
     from diffusers import DDIMScheduler, DiffusionPipeline
 
-    pipeline = DiffusionPipeline.from_pretrained(FOLDER, torch_dtype=torch.float32)
+    pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
     assert type(pipeline).__name__ == "IFPipeline"
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
@@ -40,32 +43,36 @@ def test_stock_pipeline_opens_the_folder_and_samples():
         ["a red mug, front view", "a blue chair, front view"], num_inference_steps=8, guidance_scale=3.0,
         generator=generator, output_type="pt",
     ).images  # fmt: skip
-    assert pictures.shape == (2, 12, 32, 32)  # packed by 2, as the folder says
-    pictures = torch.nn.functional.pixel_shuffle(pictures, 2)
+    pictures = torch.nn.functional.pixel_shuffle(pictures, packing)
+    assert pictures.shape == (2, 3, 64, 64)
     centre = pictures[:, :, 24:40, 24:40].mean((2, 3))
     assert float(centre[0, 0] - centre[0, 2]) > 0.2  # the red one is red
     assert float(centre[1, 2] - centre[1, 0]) > 0.2  # the blue one is blue
 
 
-def test_our_prior_agrees_with_the_stock_classes():
+@pytest.mark.parametrize("folder", [FOLDER, PACKED])
+def test_our_prior_agrees_with_the_stock_classes(folder):
     from diffusers import UNet2DConditionModel
     from transformers import AutoTokenizer, T5EncoderModel
 
-    prior = load_prior(FOLDER, torch.device("cpu"))
-    unet = UNet2DConditionModel.from_pretrained(FOLDER / "unet", torch_dtype=torch.float32)
-    encoder = T5EncoderModel.from_pretrained(FOLDER / "text_encoder", dtype=torch.float32)
-    tokens = AutoTokenizer.from_pretrained(FOLDER / "tokenizer")(
+    prior = load_prior(folder, torch.device("cpu"))
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+    encoder = T5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+    tokens = AutoTokenizer.from_pretrained(folder / "tokenizer")(
         ["a green car, back view"], padding="max_length", max_length=77, return_tensors="pt"
     )
     text = encoder(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])[0]
     torch.testing.assert_close(prior.embed_text(["a green car, back view"]), text)
-    x, step = torch.randn(1, 12, 32, 32), 600
+    channels, size = unet.config.in_channels, unet.config.sample_size
+    x, step = torch.randn(1, channels, size, size), 600
     with torch.no_grad():
-        x0 = unet(x, step, text).sample[:, :12]
+        out = unet(x, step, text).sample[:, :channels]
         t = torch.tensor([step / 999])
         alpha, sigma = prior.schedule(t)
         eps = prior.predict_noise(x, t, Conditioning(text, text), 1.0)
-    torch.testing.assert_close((x - sigma * eps) / alpha, x0, atol=1e-4, rtol=1e-3)  # it predicts the clean picture
+    # v-prediction by its definition: x0 = alpha x_t - sigma v
+    x0 = out if prior.network.prediction == "sample" else alpha * x - sigma * out
+    torch.testing.assert_close((x - sigma * eps) / alpha, x0, atol=1e-4, rtol=1e-3)
 
 
 def test_schedule_ends_in_pure_noise():
@@ -189,7 +196,7 @@ def _stop_at(step: int):
 
 
 def test_saved_folder_is_read_back_for_further_training():
-    networks = load_folder(FOLDER)
+    networks = load_folder(PACKED)
     assert networks.unet.dtype == torch.float32
     assert set(networks.tokenizer.get_vocab()) <= {*vocabulary(), "<pad>", "</s>", "<unk>"}
 

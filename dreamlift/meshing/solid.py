@@ -18,7 +18,7 @@ import math
 import torch
 from torch import Tensor
 
-REACHED = 0.5  # share of the light, from the best side, at which the surface is drawn
+REACHED = 0.75  # share of the light, from the best side, at which the surface is drawn
 DENSE = 2.0  # times the outline threshold: solid whatever light comes through
 
 
