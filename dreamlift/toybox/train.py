@@ -32,7 +32,7 @@ from dreamlift.toybox.world import CATEGORIES, COLORS
 
 @dataclass(frozen=True)
 class Training:
-    """Settings of a training run. The shipped weights stopped early: 1500 small steps and 2050 full ones."""
+    """Settings of a training run. The shipped weights stopped early: 4200 of 4400 steps, none of them small."""
 
     steps: int = 7000
     batch: int = 16
@@ -218,7 +218,7 @@ def main() -> None:
     for name, default in vars(Training()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     arguments = vars(parser.parse_args())
-    tune_process()
+    tune_process()  # torch is here already: its malloc is what matters in this loop
     folder, data, device, every, init = (arguments.pop(key) for key in ("out", "data", "device", "save_every", "init"))
     for index in range(-(-arguments.pop("pictures") // SHARD)):
         make_shard(data, index, arguments["size"])
