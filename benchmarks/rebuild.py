@@ -33,6 +33,7 @@ from dreamlift.scenes.nerf import Nerf  # noqa: E402
 from dreamlift.scenes.voxel import Voxel  # noqa: E402
 from dreamlift.schedules import Linear  # noqa: E402
 from dreamlift.toybox.render import Background, render  # noqa: E402
+from dreamlift.toybox.truth import cell_centers  # noqa: E402
 from dreamlift.toybox.world import COLORS, Thing, make_thing  # noqa: E402
 
 GREY = (0.5, 0.5, 0.5)
@@ -47,16 +48,10 @@ CONFIG = replace(
 )
 
 
-def occupancy_grid(size: int = 48) -> torch.Tensor:
-    """Cell centres ``(size^3, 3)`` of the cube."""
-    axis = (torch.arange(size) + 0.5) / size * 2 - 1
-    return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).view(-1, 3)
-
-
 @torch.no_grad()
 def iou_of(scene: Scene, thing: Thing, size: int = 48) -> float:
     """Occupancy IoU at ``size^3``; what is solid is found as for a mesh, without a look at the truth."""
-    points = occupancy_grid(size)
+    points = cell_centers(size)
     density = scene.density(points).view(size, size, size)
     cell = 2.0 / size
     inside = solidity(density, cell, find_threshold(density, cell)).flatten() > 0.5

@@ -1,7 +1,38 @@
-"""Set-up of all tests: process settings before torch is imported."""
+"""Set-up of all tests: process settings before torch is imported, and the fixtures of whole runs."""
 
 from __future__ import annotations
 
 from dreamlift.startup import tune_process
 
 tune_process()
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from lift_helpers import save_stub  # noqa: E402
+
+from dreamlift.apps.lift import Outcome  # noqa: E402
+from dreamlift.priors.gaussian import GaussianPrior  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def stub(tmp_path_factory):
+    """A prior that is small and ready at once."""
+    return save_stub(tmp_path_factory.mktemp("prior") / "stub")
+
+
+@pytest.fixture
+def cwd(tmp_path, monkeypatch):
+    """An empty folder to stand in, and no network."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return folder
+
+
+@pytest.fixture
+def no_steps(monkeypatch):
+    """Runs are prepared and their folders made, but nothing is lifted."""
+    prior = GaussianPrior(torch.zeros(1, 3, 8, 8), torch.ones(1))
+    monkeypatch.setattr("dreamlift.generate.load_prior", lambda folder, device, see_cameras: prior)
+    monkeypatch.setattr("dreamlift.apps.lift._carry_out", lambda run, *_: Outcome(run.folder, True, None))

@@ -4,38 +4,12 @@ import json
 import unicodedata
 
 import pytest
-import torch
 import yaml
-from lift_helpers import WORDS, generate_words, refused, run_main, save_stub
+from lift_helpers import WORDS, generate_words, refused, run_main
 
 from dreamlift.apps.lift import Outcome
 from dreamlift.config import load_yaml, save_yaml
 from dreamlift.presets import Config
-from dreamlift.priors.gaussian import GaussianPrior
-
-
-@pytest.fixture(scope="module")
-def stub(tmp_path_factory):
-    return save_stub(tmp_path_factory.mktemp("prior") / "stub")
-
-
-@pytest.fixture
-def cwd(tmp_path, monkeypatch):
-    """An empty folder to stand in, and no network."""
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    return folder
-
-
-@pytest.fixture
-def no_steps(monkeypatch):
-    """Runs are prepared and their folders made, but nothing is lifted."""
-    prior = GaussianPrior(torch.zeros(1, 3, 8, 8), torch.ones(1))
-    monkeypatch.setattr("dreamlift.generate.load_prior", lambda folder, device, see_cameras: prior)
-    monkeypatch.setattr("dreamlift.apps.lift._carry_out", lambda run, *_: Outcome(run.folder, True, None))
-
 
 # Prompts
 

@@ -18,7 +18,6 @@ from lift_helpers import (
     checkpoint_of,
     generate_words,
     run_main,
-    save_stub,
     small_pictures,
     status_of,
     strict_json,
@@ -37,22 +36,9 @@ FILES = ["asset.glb", "checkpoints", "config.yaml", "events.jsonl", "metrics.jso
 PROMPT = 'a red "mug" & <script>alert(1)</script>'
 
 
-@pytest.fixture(scope="module")
-def stub(tmp_path_factory):
-    return save_stub(tmp_path_factory.mktemp("prior") / "stub")
-
-
 @pytest.fixture
 def quick(monkeypatch):
     small_pictures(monkeypatch)
-
-
-@pytest.fixture
-def cwd(tmp_path, monkeypatch):
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
 
 
 def read_trimesh(path):

@@ -25,6 +25,7 @@ from dreamlift.scenes.occupancy import Occupancy
 from dreamlift.scenes.voxel import Voxel
 from dreamlift.schedules import Linear
 from dreamlift.toybox.render import Background, render
+from dreamlift.toybox.truth import cell_centers
 from dreamlift.toybox.world import make_thing
 from dreamlift.types import GuidanceOutput
 
@@ -374,8 +375,7 @@ def rebuilt(category, mirrored=False):
 
 @torch.no_grad()
 def iou(scene, thing, size=32):
-    axis = (torch.arange(size) + 0.5) / size * 2 - 1
-    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).view(-1, 3)
+    points = cell_centers(size)
     density = scene.density(points)
     inside = density > find_threshold(density.view(size, size, size), 2.0 / size)
     truth = thing.occupancy(points)  # from the thing's exact distances: no renderer and no camera takes part

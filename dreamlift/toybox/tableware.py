@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dreamlift.toybox.parts import BLACK, BROWN, DARK, GREY, SILVER, WOOD, Dice, Part, Rgb, accent, shade
+from dreamlift.toybox.parts import BLACK, BROWN, DARK, GOLD, GREY, SILVER, WOOD, Dice, Part, Rgb, accent, shade
 from dreamlift.toybox.sdf import (
     bar,
     box,
@@ -23,7 +23,6 @@ from dreamlift.toybox.sdf import (
     union,
 )  # fmt: skip
 
-GOLD: Rgb = (0.96, 0.76, 0.22)
 YOLK: Rgb = (0.98, 0.70, 0.12)
 LEAF: Rgb = (0.22, 0.52, 0.24)
 ROSE: Rgb = (0.86, 0.22, 0.30)

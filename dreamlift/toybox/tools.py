@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from dreamlift.toybox.parts import BLACK, BROWN, CREAM, DARK, GREY, SILVER, WOOD, Dice, Part, Rgb, accent, shade
+from dreamlift.toybox.parts import BLACK, BROWN, CREAM, DARK, GOLD, GREY, SILVER, WOOD, Dice, Part, Rgb, accent, shade
 from dreamlift.toybox.sdf import (
     Shape,
     bar,
@@ -26,8 +26,6 @@ from dreamlift.toybox.sdf import (
     torus,
     union,
 )  # fmt: skip
-
-GOLD: Rgb = (0.96, 0.76, 0.22)
 
 
 def hat(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:

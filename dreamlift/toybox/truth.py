@@ -22,11 +22,15 @@ from dreamlift.toybox.world import ATTRIBUTES, CATEGORIES, COLORS, Thing, make_t
 from dreamlift.types import Mesh
 
 
+def cell_centers(size: int = 48) -> Tensor:
+    """Centres ``(size^3, 3)`` of the cells of a grid over the unit cube; x is the slowest axis, z the fastest."""
+    axis = (torch.arange(size) + 0.5) / size * 2 - 1
+    return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).view(-1, 3)
+
+
 def occupancy_grid(thing: Thing, size: int = 48) -> Tensor:
     """Whether the centre of each cell of a ``size^3`` grid over the unit cube is inside, ``(S, S, S)`` bool, x, y, z."""
-    axis = (torch.arange(size) + 0.5) / size * 2 - 1
-    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).view(-1, 3)
-    return thing.occupancy(points).view(size, size, size)
+    return thing.occupancy(cell_centers(size)).view(size, size, size)
 
 
 def mesh_of(thing: Thing, resolution: int = 160, faces: int = 20_000, texture_size: int = 1024) -> Mesh:
