@@ -126,9 +126,7 @@ def main() -> None:
     }
     for step in rows.values():
         step()
-    print(
-        f"threads {args.threads}, malloc tuned: {tuned}, cold start {time.process_time() - started:.1f} s of CPU time"
-    )
+    print(f"threads {args.threads}, malloc tuned: {tuned}, cold start {time.process_time() - started:.1f} s of CPU time")
     cpu: dict[str, list[float]] = {name: [] for name in rows}
     wall: dict[str, list[float]] = {name: [] for name in rows}
     for _ in range(args.runs):

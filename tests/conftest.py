@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 from dreamlift.startup import tune_process
 
 tune_process()
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # the GPU's kernels then run in Python; Triton reads this when it is imported
+
 from lift_helpers import save_stub  # noqa: E402
 
 from dreamlift.apps.lift import Outcome  # noqa: E402

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -13,8 +14,9 @@ from dreamlift.priors import load_prior
 from dreamlift.priors.sources import EMBEDDED, KNOWN, locate
 from dreamlift.toybox.dataset import STYLES, Pictures, load_shards, make_shard, vocabulary
 from dreamlift.toybox.network import begin_with, load_folder, make_networks, save_folder
-from dreamlift.toybox.train import Training, draw_batch, train, x0_loss
-from dreamlift.toybox.world import ATTRIBUTES, CATEGORIES, COLORS, SYNONYMS
+from dreamlift.toybox.render import sample_pictures
+from dreamlift.toybox.train import Batch, Training, draw_batch, learn, train, x0_loss
+from dreamlift.toybox.world import ATTRIBUTES, CATEGORIES, COLORS, SYNONYMS, describe
 from dreamlift.types import Conditioning
 
 FOLDER = EMBEDDED / "toybox"
@@ -144,13 +146,16 @@ def test_x0_loss_of_a_network_that_says_nothing_is_the_mean_square_of_the_pictur
     for parameter in networks.unet.conv_out.parameters():
         torch.nn.init.zeros_(parameter)
     x = torch.rand(4, 12, 8, 8) * 2 - 1
-    got = x0_loss(networks, x, [""] * 4, torch.zeros(4, 8), torch.Generator().manual_seed(5))
+    batch = Batch(x, [""] * 4, torch.zeros(4, 8), torch.tensor([0, 10, 500, 999]), torch.randn(x.shape))
+    got = x0_loss(networks, batch)
     assert float(got.detach()) == pytest.approx(float(x.square().mean()), rel=1e-5)
 
 
 def test_a_batch_is_packed_captioned_and_told_some_cameras():
     data, settings = pictures(48), Training(batch=32, small_steps=0, size=16)
-    x, captions, cameras = draw_batch(data, settings, 3)
+    x, captions, cameras, t, eps = draw_batch(data, settings, 3)
+    assert eps.shape == x.shape
+    assert 500 < float(t.float().mean()) < 850  # a density proportional to t has its mean at two thirds
     assert x.shape == (32, 12, 8, 8)
     told = cameras.abs().sum(-1) > 0
     assert 0.2 < float(told.float().mean()) < 0.8
@@ -165,6 +170,32 @@ def test_a_batch_is_packed_captioned_and_told_some_cameras():
     i = int(np.argmin(gaps))
     assert abs(abs(float(cameras[told][0, 1])) - abs(np.sin(data.azimuth[i]))) < 1e-5
     assert abs(float(cameras[told][0, 2]) - np.cos(data.azimuth[i])) < 1e-5
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_workers_learn_what_one_whole_batch_teaches(workers):
+    torch.manual_seed(0)
+    networks = make_networks(vocabulary(), 16, (8, 16))
+    batch = draw_batch(pictures(48), Training(batch=12, small_steps=0, size=16), 0)
+    with ThreadPoolExecutor(workers) as pool:
+        loss = learn(networks, batch, pool, workers)
+    whole = x0_loss(networks, batch)
+    grads = torch.autograd.grad(whole, networks.parameters(), allow_unused=True)
+    assert loss == pytest.approx(float(whole.detach()), rel=1e-5)
+    for parameter, want in zip(networks.parameters(), grads, strict=True):
+        assert (parameter.grad is None) == (want is None)
+        if want is not None:
+            torch.testing.assert_close(parameter.grad, want, rtol=1e-3, atol=1e-6)
+
+
+def test_a_chosen_few_kinds():
+    few = ("mug", "car")
+    words = set(vocabulary(few))
+    assert {"mug", "cup", "car", "automobile", "red", "striped", "hat", "box", "clay"} <= words < set(vocabulary())
+    assert not {"chair", "duck", "bunny"} & words
+    rng = np.random.default_rng(0)
+    assert {describe(rng, kinds=few).category for _ in range(50)} == set(few)
+    assert {row.description.category for row in sample_pictures(0, 8, kinds=few)} <= set(few)
 
 
 def test_training_resumes_bit_by_bit(tmp_path, monkeypatch):

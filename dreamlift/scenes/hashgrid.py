@@ -9,6 +9,7 @@ and a point's encoding is the trilinear mix of its cell's eight rows, all levels
 al. 2022), eqs. 2-4, https://arxiv.org/abs/2201.05989. Finer levels join one by one over the run, as threestudio's
 ``ProgressiveBandHashGrid``. Normals are finite differences of the density (threestudio's ``finite_difference``).
 
+Compiled kernels do the encoding where they can: numba's on a CPU, Triton's (:mod:`dreamlift.scenes.hash_triton`) on a GPU.
 Everything is features-first, ``(C, N)``: each level of the encoding is then written in one stretch, and the MLP is two
 plain matrix products.
 """
@@ -18,6 +19,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -78,6 +81,16 @@ def layout_of(settings: Hashgrid) -> Layout:
     return Layout(tuple(resolutions), tuple(first))
 
 
+@lru_cache
+def levels_of(layout: Layout, device: torch.device) -> Tensor:
+    """What the Triton kernels are told of the levels, ``(L, 3)`` int32: resolution, first row, rows - 1 where hashed (or 0)."""
+    rows = [
+        (n, first, 0 if after - first == (n + 1) ** 3 else after - first - 1)
+        for n, first, after in zip(layout.resolutions, layout.first, layout.first[1:], strict=False)
+    ]
+    return torch.tensor(rows, dtype=torch.int32, device=device)
+
+
 def encode_torch(table: Tensor, points: Tensor, layout: Layout, active: int) -> Tensor:
     """Torch twin of :func:`encode`."""
     parts = []
@@ -135,6 +148,10 @@ def encode(table: Tensor, points: Tensor, layout: Layout, active: int) -> Tensor
     """
     if table.shape[1] == 2 and kernels.usable(table, points):
         return _Encode.apply(table, points, layout, active)  # pyright: ignore[reportReturnType]
+    if table.is_cuda and table.dtype == torch.float32 and find_spec("triton"):
+        from dreamlift.scenes.hash_triton import EncodeTriton
+
+        return EncodeTriton.apply(table, points, levels_of(layout, table.device), active)  # pyright: ignore[reportReturnType]
     return encode_torch(table, points, layout, active)
 
 

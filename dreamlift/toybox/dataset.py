@@ -8,6 +8,7 @@ none), from a few integers a picture.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -23,11 +24,12 @@ SHARD = 500  # pictures a file
 STYLES = {"lit": "", "albedo": ", unlit", "clay": ", grey clay"}  # shading of the picture -> its words in the caption
 
 
-def vocabulary() -> list[str]:
-    """Every word that a caption can hold."""
+def vocabulary(kinds: Sequence[str] = ()) -> list[str]:
+    """Every word that a caption can hold (of the categories ``kinds``, where any are named)."""
+    kinds = kinds or tuple(CATEGORIES)
     directions = {w for az in np.linspace(-np.pi, np.pi, 33) for el in (-1.0, 0.3, 1.4)
                   for w in compass_words(float(az), el).split()}  # fmt: skip
-    nouns = [*CATEGORIES, *(noun for nouns in SYNONYMS.values() for noun in nouns)]
+    nouns = [noun for kind in kinds for noun in (kind, *SYNONYMS.get(kind, ()))]
     captions = [
         f"{Description(noun, color, attribute, hat='red').caption()} {Description(noun, color, box=True).caption()} {style}"
         for noun in nouns for color, attribute, style in zip_longest(COLORS, ATTRIBUTES, STYLES.values(), fillvalue="")
@@ -84,13 +86,13 @@ class Pictures:
         return f"{words}, {compass_words(float(azimuth), float(self.elevation[i]))}"
 
 
-def make_shard(folder: Path, index: int, size: int = 64) -> Path:
+def make_shard(folder: Path, index: int, size: int = 64, kinds: Sequence[str] = ()) -> Path:
     """Render pictures ``index * SHARD ...`` into ``folder`` and return the file; one that exists is kept."""
     path = folder / f"pictures-{size}-{index:05d}.npz"
     if path.exists():
         return path
     first = index * SHARD // VIEWS
-    rows = [row for i in range(SHARD // VIEWS) for row in sample_pictures(first + i, size)]
+    rows = [row for i in range(SHARD // VIEWS) for row in sample_pictures(first + i, size, kinds=kinds)]
     categories, colors, styles, told = list(CATEGORIES), list(COLORS), list(STYLES), [row.description for row in rows]
     buffer = io.BytesIO()
     np.savez(
@@ -132,12 +134,13 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=60)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--stride", type=int, default=1, help="every stride-th shard, to share the work")
+    parser.add_argument("--kinds", nargs="+", choices=CATEGORIES, default=(), metavar="KIND", help="categories; default: all")
     arguments = parser.parse_args()
     import torch
 
     torch.set_num_threads(1)
     for index in range(arguments.first, arguments.shards, arguments.stride):
-        print(make_shard(arguments.data, index), flush=True)
+        print(make_shard(arguments.data, index, kinds=arguments.kinds), flush=True)
 
 
 if __name__ == "__main__":

@@ -275,14 +275,16 @@ def is_symmetric(thing: Thing) -> bool:
     return float((thing.part_labels(points) != thing.part_labels(flipped)).float().mean()) < 0.02
 
 
-def sample_pictures(seed: int, size: int = 64, training: bool = True) -> list[Sampled]:
-    """Pictures of ``size`` pixels of one random thing from ``VIEWS`` random cameras, by seed alone.
+def sample_pictures(seed: int, size: int = 64, training: bool = True, kinds: Sequence[str] = ()) -> list[Sampled]:
+    """Pictures of ``size`` pixels of one random thing (of ``kinds``, where any are named) from ``VIEWS`` random cameras.
+
+    A function of its arguments alone.
 
     Each has its own light and background; 80% are lit, 12% plain albedo, 8% grey clay. Several views of one thing cost
     little more than one. In ``training`` no held-out combination is drawn (:func:`dreamlift.toybox.world.held_out`).
     """
     rng = np.random.default_rng(seed)
-    told = describe(rng, training)
+    told = describe(rng, training, kinds)
     thing = make_thing(told.category, told.color, int(rng.integers(2**31)), told.attribute, told.hat, told.box)
     cameras = sample_views(rng, VIEWS, size)
     lights = [sample_lighting(rng, float(azimuth)) for azimuth in cameras.azimuth]

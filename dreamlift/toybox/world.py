@@ -11,7 +11,7 @@ prior makes of words that it knows in an order that it has not seen.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -83,9 +83,10 @@ def can_wear(category: str) -> bool:
     return any(part.crown for part in parts)
 
 
-def describe(rng: np.random.Generator, training: bool = True) -> Description:
-    """A random description; in ``training`` never a held-out one."""
-    names, colors = list(CATEGORIES), list(COLORS)
+def describe(rng: np.random.Generator, training: bool = True, kinds: Sequence[str] = ()) -> Description:
+    """A random description of one of the categories ``kinds`` (of all, where none is named); in ``training`` never a
+    held-out one."""
+    names, colors = list(kinds or CATEGORIES), list(COLORS)
     while True:
         category, color = names[int(rng.integers(len(names)))], colors[int(rng.integers(len(colors)))]
         attribute = ATTRIBUTES[int(rng.integers(1, len(ATTRIBUTES)))] if rng.random() < 0.4 else ""

@@ -1,0 +1,64 @@
+"""Muon against the singular value decomposition and a plain loop."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dreamlift.toybox.muon import Muon, orthogonalized, takes
+
+
+@pytest.mark.parametrize("shape", [(24, 90), (90, 24), (32, 32), (1, 12)])
+def test_every_singular_value_goes_through_the_polynomial(shape):
+    """The iteration acts on the singular values alone: five times s -> a s + b s^3 + c s^5, starting from s / |M|."""
+    matrix = torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    u, s, vt = np.linalg.svd(matrix.numpy(), full_matrices=False)
+    s = s / np.linalg.norm(s)
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    assert s.min() > 0.6
+    assert s.max() < 1.25
+    np.testing.assert_allclose(orthogonalized(matrix).numpy(), u * s @ vt, atol=1e-6)
+
+
+def test_steps_follow_the_formula():
+    rng = torch.Generator().manual_seed(0)
+    kernel = nn.Parameter(torch.randn(16, 10, 3, 3, generator=rng).to(memory_format=torch.channels_last))
+    want, average = kernel.detach().clone(), torch.zeros(16, 10, 3, 3)
+    optimizer = Muon([kernel], lr=0.01, weight_decay=0.1)
+    for _ in range(3):
+        kernel.grad = torch.randn(16, 10, 3, 3, generator=rng)
+        average = 0.95 * average + 0.05 * kernel.grad
+        update = orthogonalized((0.05 * kernel.grad + 0.95 * average).reshape(16, 90)).reshape(16, 10, 3, 3)
+        want = want * (1 - 0.01 * 0.1) - 0.01 * 0.2 * 90**0.5 * update
+        optimizer.step()
+    torch.testing.assert_close(kernel.detach(), want, rtol=1e-4, atol=1e-5)
+    kernel.grad = None
+    optimizer.step()
+    torch.testing.assert_close(kernel.detach(), want, rtol=1e-4, atol=1e-5)
+
+
+def test_an_ill_conditioned_quadratic_is_solved_faster_than_by_gradient_descent():
+    """|A W - B|^2 with singular values of A from 1 down to 0.01: orthogonal updates do not wait for the small ones."""
+    rng = torch.Generator().manual_seed(0)
+    q = torch.linalg.qr(torch.randn(16, 16, generator=rng)).Q
+    a, goal = q @ torch.diag(torch.logspace(0, -2, 16)), torch.randn(16, 16, generator=rng)
+
+    def gap(make) -> float:
+        weight = nn.Parameter(torch.zeros(16, 16))
+        optimizer = make([weight])
+        for step in range(200):
+            optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * (1 - step / 200)
+            optimizer.zero_grad()
+            (a @ (weight - goal)).square().sum().backward()
+            optimizer.step()
+        return float((weight.detach() - goal).norm() / goal.norm())
+
+    descent = gap(lambda p: torch.optim.SGD(p, lr=0.4))
+    assert gap(lambda p: Muon(p, lr=0.1, weight_decay=0.0)) < 0.75 * descent
+
+
+def test_small_and_flat_parameters_are_left_to_another():
+    assert takes(nn.Parameter(torch.zeros(16, 3, 3, 3)))
+    assert not takes(nn.Parameter(torch.zeros(16)))
+    assert not takes(nn.Parameter(torch.zeros(64, 8)))
