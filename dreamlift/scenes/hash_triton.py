@@ -5,6 +5,9 @@ added in registers. Triton comes with torch's CUDA builds. With ``TRITON_INTERPR
 CPU, which is how they are tested where there is no GPU.
 """
 
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportIndexIssue=false
+# (types of the language inside the kernels)
+
 from __future__ import annotations
 
 import torch
