@@ -20,7 +20,7 @@ from dataclasses import replace  # noqa: E402
 
 import torch  # noqa: E402
 
-from dreamlift.generate import prepare  # noqa: E402
+from dreamlift.lifting import prepare  # noqa: E402
 from dreamlift.optimize import take_step  # noqa: E402
 from dreamlift.presets import TOYBOX  # noqa: E402
 

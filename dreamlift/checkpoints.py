@@ -137,9 +137,16 @@ def _list(root: Path) -> list[tuple[int, int, Path]]:
 
 
 def _prune(root: Path, newest: Path, step: int, keep: int) -> None:
-    """Keep the ``keep`` newest up to ``step``. Later ones were passed over when the run went back: set them aside."""
+    """Keep the ``keep`` newest up to ``step``.
+
+    Later ones were passed over when the run went back: they are set aside, until it goes back another time.
+    """
     earlier: list[tuple[int, Path]] = []
-    for found, _, path in _list(root):
+    known = _list(root)
+    if any(found > step for found, _, _ in known):
+        for path in root.glob("aside-*"):
+            shutil.rmtree(path, ignore_errors=True)
+    for found, _, path in known:
         if found > step:
             os.rename(path, root / f"aside-{path.name}-{secrets.token_hex(4)}")
         elif path != newest:

@@ -158,6 +158,10 @@ class Run:
         self.event("resumed", {"step": step})
         return step, state
 
+    def status(self) -> dict[str, Any]:
+        """What ``run.json`` holds."""
+        return _read_status(self.folder)
+
     def log(self, index: int, values: Mapping[str, float]) -> None:
         """Append one line to ``metrics.jsonl``. Raises RunError; a line that did not fit leaves nothing behind."""
         record = {"step": index} | {name: _number(value) for name, value in values.items()} | {"step": index}
@@ -245,18 +249,20 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[Stop]:
+def stop_signals(at_once: bool = False) -> Iterator[Stop]:
     """Turn the first SIGINT or SIGTERM into ``stop.requested``, so that the step is finished and saved.
 
-    A SIGINT after that raises KeyboardInterrupt at once. The earlier handlers come back at the end. Outside the main
-    thread Python accepts no handlers: there the flag stays False.
+    A SIGINT after that raises KeyboardInterrupt, and so does the first signal where there is nothing to finish
+    (``at_once``). The earlier handlers come back at the end. Outside the main thread Python accepts no handlers: there
+    the flag stays False.
     """
     stop = Stop()
 
     def handle(number: int, _: FrameType | None) -> None:
-        if stop.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        again = stop.requested and number == signal.SIGINT
         stop.requested, stop.name = True, signal.Signals(number).name
+        if again or at_once:
+            raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield stop

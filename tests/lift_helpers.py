@@ -41,7 +41,7 @@ def small_pictures(monkeypatch):
     """Fewer and smaller result pictures, where the test does not look at them."""
     from dreamlift import cameras
 
-    monkeypatch.setattr("dreamlift.generate.VIEW_SIZE", 32)
+    monkeypatch.setattr("dreamlift.lifting.VIEW_SIZE", 32)
     monkeypatch.setattr("dreamlift.apps.lift.turntable", lambda count, **kw: cameras.turntable(3, **kw | {"size": 32}))
 
 

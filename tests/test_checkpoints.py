@@ -103,6 +103,9 @@ def test_going_back_sets_later_checkpoints_aside(run):
     assert run.load_latest()[1]["weights"][0] == 21
     run.save_checkpoint(30, numbers(30))
     assert run.load_latest()[0] == 30
+    run.save_checkpoint(15, numbers(15))  # back once more: only the last detour is kept
+    assert [name.split("-")[0] for name in names(folder)] == ["aside", "aside", "step", "step"]
+    assert sum(name.startswith("aside-step-000020-2") for name in names(folder)) == 1
 
 
 @pytest.mark.parametrize("name", ["state.json", "tensors.safetensors", "arrays.safetensors", "MANIFEST.json"])

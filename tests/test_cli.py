@@ -31,13 +31,13 @@ def python(*words, cwd, **more):
         (["genrate", "a mug"], 2, "invalid choice: 'genrate'"),
         (["generate"], 2, "the prompt is empty"),
         (["resume"], 2, "the following arguments are required: run"),
-        (["resume", "nowhere"], 1, "nowhere is not a run folder"),
+        (["resume", "nowhere"], 2, "nowhere is not a run folder"),
         (["resume", ".", "--guidance.t_min", "0.1"], 2, "resume takes no settings, but --guidance.t_min was given"),
         (["settings", "--mesh.faces=5"], 2, "settings takes no settings, but --mesh.faces"),
         (["settings", "--preset", "nope"], 2, "unknown preset 'nope'"),
         (["priors", "--mesh.faces=5"], 2, "priors takes no settings"),
         (["doctor", "--mesh.faces=5"], 2, "doctor takes no settings"),
-        (["export", "nowhere"], 1, "nowhere is not a run folder"),
+        (["export", "nowhere"], 2, "nowhere is not a run folder"),
         (["export", ".", "--seed.x", "1"], 2, "export takes settings of the mesh only"),
     ],
 )
@@ -79,7 +79,7 @@ def test_lack_of_gpu_memory_is_one_line(cwd, capsys, monkeypatch, stub):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0 has 1 GiB free.")
 
-    monkeypatch.setattr("dreamlift.generate.load_prior", full)
+    monkeypatch.setattr("dreamlift.lifting.load_prior", full)
     refused(capsys, cwd, generate_words(stub, "run"), "CUDA out of memory. Tried to allocate 2 GiB. GPU 0", code=1)
 
 
@@ -168,7 +168,7 @@ later = {"diffusers", "transformers", "trimesh", "PIL", "numba", "rich"}
 assert not later & set(sys.modules)
 from dreamlift import Asset, Config, generate
 assert callable(generate) and callable(dreamlift.generate) and generate is dreamlift.generate
-assert Config.__module__ == "dreamlift.presets" and Asset.__module__ == "dreamlift.generate"
+assert Config.__module__ == "dreamlift.presets" and Asset.__module__ == "dreamlift.lifting"
 assert not {"diffusers", "transformers", "trimesh"} & set(sys.modules)
 try:
     dreamlift.nothing
@@ -196,3 +196,8 @@ def test_errors_of_a_process_are_one_line(cwd):
     expected = "dreamlift: error: --guidance.t_max needs a value\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
     assert tree(cwd) == {}
+
+
+def test_the_function_keeps_its_name_whatever_is_imported_first(cwd):
+    code = "import dreamlift.apps.lift, dreamlift.lifting; from dreamlift import generate; print(generate.__name__)"
+    assert python("-c", code, cwd=cwd).stdout.strip() == "generate"

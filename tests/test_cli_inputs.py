@@ -183,7 +183,7 @@ def test_folders_in_use_are_refused_before_the_prior_is_loaded(cwd, capsys, monk
     def load(*_):
         raise AssertionError("the prior was loaded")
 
-    monkeypatch.setattr("dreamlift.generate.load_prior", load)
+    monkeypatch.setattr("dreamlift.lifting.load_prior", load)
     (cwd / "full").mkdir()
     (cwd / "full" / "photo.png").write_bytes(b"mine")
     refused(capsys, cwd, generate_words(stub, "full"), "full is not empty, and nothing is overwritten: give --out")

@@ -6,6 +6,7 @@ import html
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from lift_helpers import (
     checkpoint_of,
     generate_words,
     run_main,
+    save_stub,
     small_pictures,
     status_of,
     strict_json,
@@ -25,6 +27,7 @@ from lift_helpers import (
 )
 from PIL import Image
 from run_helpers import names, same
+from safetensors.torch import load_file, save_file
 
 from dreamlift.apps import lift
 from dreamlift.config import config_hash, load_yaml
@@ -174,6 +177,32 @@ def test_a_finished_run_can_be_resumed_to_the_same_end(cwd, quick, stub):
     assert (cwd / "run" / "asset.glb").read_bytes() == glb
     assert read_metrics(cwd / "run") == metrics
     assert status_of(cwd / "run")["status"] == "finished"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_meshing_stops_the_run_for_later(cwd, quick, stub, capsys, monkeypatch, number):
+    with monkeypatch.context() as patched:
+        patched.setattr("dreamlift.apps.lift.finish", lambda *_: signal.raise_signal(number))
+        assert run_main(*generate_words(stub, "run")) == 130
+    assert f"stopped by {number.name}; go on with: dreamlift resume run" in capsys.readouterr().err
+    assert (status_of(cwd / "run")["status"], status_of(cwd / "run")["step"]) == ("stopped", 6)
+    assert run_main("resume", "run") == 0
+    assert status_of(cwd / "run")["status"] == "finished"
+
+
+def test_resume_says_that_the_prior_is_another_one(cwd, quick, tmp_path, capsys):
+    prior = save_stub(tmp_path / "prior")
+    assert run_main(*generate_words(prior, "run")) == 0
+    before = status_of(cwd / "run")["prior_revision"]
+    capsys.readouterr()
+    assert run_main("resume", "run") == 0
+    assert "has changed since" not in capsys.readouterr().err
+    weights = prior / "unet" / "diffusion_pytorch_model.safetensors"
+    state = load_file(weights)
+    save_file({name: value * 1.01 for name, value in state.items()}, weights)
+    assert run_main("resume", "run") == 0
+    assert "has changed since this run began" in capsys.readouterr().err
+    assert status_of(cwd / "run")["prior_revision"] != before
 
 
 # Runs that fail

@@ -18,8 +18,8 @@ import diffusers.models.unets.unet_2d_condition, transformers.models.t5.modeling
 sys.path.insert(0, sys.argv[1])
 from lift_helpers import generate_words, run_main
 from dreamlift import cameras
-import dreamlift.apps.lift as lift, dreamlift.generate
-sys.modules["dreamlift.generate"].VIEW_SIZE = 32
+import dreamlift.apps.lift as lift, dreamlift.lifting
+dreamlift.lifting.VIEW_SIZE = 32
 lift.turntable = lambda count, **kw: cameras.turntable(3, **kw | {"size": 32})
 stub, pick, log = sys.argv[2], random.Random(0), open("log.txt", "w")
 

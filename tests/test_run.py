@@ -210,6 +210,13 @@ def test_the_first_signal_asks_and_the_second_interrupts():
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_at_once_the_first_signal_interrupts(number):
+    with stop_signals(at_once=True) as stop, pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(number)
+    assert stop.name == number.name
+
+
 def test_sigterm_is_a_request():
     with stop_signals() as stop:
         os.kill(os.getpid(), signal.SIGTERM)

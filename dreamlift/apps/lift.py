@@ -26,11 +26,11 @@ from dreamlift.export.page import save_page
 from dreamlift.export.roundtrip import psnr
 from dreamlift.export.video import contact_sheet, save_turntable
 from dreamlift.files import atomic_write_bytes
-from dreamlift.generate import Asset, Job, finish, prepare
+from dreamlift.lifting import Asset, Job, finish, prepare
 from dreamlift.meshing.raster import render_mesh
 from dreamlift.optimize import optimize, random_stream
 from dreamlift.presets import Config
-from dreamlift.run import Run, RunError, stop_signals
+from dreamlift.run import Run, RunError, Stop, stop_signals
 
 POOR_PSNR = 22.0  # dB; below it the exported file does not look like the scene
 PACKAGES = ("torch", "numpy", "diffusers", "transformers", "safetensors", "trimesh", "xatlas", "numba")
@@ -67,6 +67,10 @@ def resume_run(folder: Path, reporter: Reporter) -> Outcome:
     opened = Run.open(folder, config_hash=config_hash(config), keep=config.keep_checkpoints)
     with opened as run, _warnings_to(reporter):
         job = prepare(config)
+        known = run.status().get("prior_revision")
+        if known not in (None, job.prior_revision):
+            reporter.note(f"the prior {config.prior} has changed since this run began; it goes on with the one of now")
+            run.set_status("running", {"prior_revision": job.prior_revision})
         _, saved = run.resume()
         if saved:
             job.state.load_state_dict(saved)
@@ -111,15 +115,16 @@ def check_out(out: Path | None) -> None:
 
 
 def read_config(folder: Path) -> Config:
-    """The ``config.yaml`` of a run. Raises RunError where there is none."""
+    """The ``config.yaml`` of a run. Raises ValueError where there is none."""
     path = folder / "config.yaml"
     if not path.is_file():
-        raise RunError(f"{folder} is not a run folder: it has no config.yaml")
+        raise ValueError(f"{folder} is not a run folder: it has no config.yaml")
     return load_yaml(Config, path.read_text(encoding="utf-8"))
 
 
 def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
     config, state = job.config, job.state
+    stop = Stop()
     reporter.stage(f"lifting {config.prompt!r} with {config.prior} on {job.prior.device}, into {run.folder}")
     try:
         with stop_signals() as stop:
@@ -132,11 +137,12 @@ def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
                 elif state.index % config.checkpoint_every == 0 or state.index == config.steps or stop.requested:
                     run.save_checkpoint(state.index, state.state_dict())
                 if stop.requested and not step.note:
-                    run.set_status("stopped", {"signal": stop.name, "step": state.index})
-                    reporter.note(f"stopped by {stop.name}; go on with: dreamlift resume {run.folder}")
-                    return Outcome(run.folder, False, None)
-        asset = finish(config, state.scene, reporter.stage)
-        write_results(run, asset, reporter, begun)
+                    return _stopped(run, state.index, stop.name, reporter)
+        with stop_signals(at_once=True) as stop:
+            asset = finish(config, state.scene, reporter.stage)
+            write_results(run, asset, reporter, begun)
+    except KeyboardInterrupt:
+        return _stopped(run, state.index, stop.name or "SIGINT", reporter)
     except Exception as error:
         with suppress(RunError):  # where the status cannot be written either, the first error is the one to show
             run.set_status("failed", {"error": f"{type(error).__name__}: {error}"})
@@ -144,6 +150,13 @@ def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
             raise explain("write", Path(error.filename), error) from error
         raise
     return Outcome(run.folder, True, asset)
+
+
+def _stopped(run: Run, step: int, signal: str, reporter: Reporter) -> Outcome:
+    with suppress(RunError):  # stopping must not fail
+        run.set_status("stopped", {"signal": signal, "step": step})
+    reporter.note(f"stopped by {signal}; go on with: dreamlift resume {run.folder}")
+    return Outcome(run.folder, False, None)
 
 
 def write_results(run: Run, asset: Asset, reporter: Reporter, begun: float) -> None:
