@@ -15,7 +15,7 @@ REQUIRED = ("torch", "numpy", "diffusers", "transformers", "safetensors", "pillo
             "fast-simplification", "pyyaml", "rich")  # fmt: skip
 OPTIONAL = {
     "numba": ("fast", "compiled CPU kernels: a step is several times faster"),
-    "warp": ("gpu", "GPU kernels"),
+    "triton": ("gpu", "the hash grid's kernels on a GPU"),
     "viser": ("web", "live viewer"),
     "ray": ("cluster", "many assets on many machines"),
     "scipy": ("eval", "metrics"),

@@ -35,7 +35,6 @@ class Source:
 
 KNOWN: dict[str, Source] = {
     "toybox": Source((), "pixel", 64, 0.6, "Apache-2.0", "embedded in dreamlift; 16 kinds of toys, no network needed"),
-    "toybox-packed": Source((), "pixel", 64, 0.5, "Apache-2.0", "embedded too: packed pictures, sees the camera; less trained"),
     "deepfloyd-if": Source(
         ("DeepFloyd/IF-I-XL-v1.0",), "pixel", 64, 14.0, "DeepFloyd IF License (gated)", "DreamFusion's setting; T5-XXL"
     ),
