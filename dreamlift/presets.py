@@ -102,7 +102,7 @@ TOYBOX = Config(
         background=Learned(lr=0.05, random_probability=0.0),
     ),
     guidance=SDS(
-        guidance_scale=5.0,
+        guidance_scale=3.0,
         # High noise for the first half: there the prior says what the prompt looks like from this side. At lower noise
         # it believes the blob that it is shown.
         t_min=Piecewise(((0.0, 0.9), (0.5, 0.9), (1.0, 0.2))),
@@ -112,7 +112,7 @@ TOYBOX = Config(
     ),
     # First nothing may stand where it is not needed; later, what is left has to be opaque, or the background shines
     # through and the mesh loses it.
-    weights=Weights(sparsity=Linear(600.0, 50.0, 0.4, 0.7), opaque=Linear(0.0, 600.0, 0.4, 0.9)),
+    weights=Weights(sparsity=Linear(200.0, 20.0, 0.4, 0.7), opaque=Linear(0.0, 300.0, 0.5, 0.9)),
 )
 """DreamFusion's method on the embedded prior: annealed t, gradient x - x0_hat with clipped x0_hat, 8 view words.
 
