@@ -41,7 +41,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     job = prepare(replace(TOYBOX, prompt="a red mug"))
     views = job.config.cameras.views
-    latents, t = torch.randn(views, 3, job.prior.resolution, job.prior.resolution), torch.full((views,), 0.5)
+    pictures, t = torch.rand(views, job.prior.resolution, job.prior.resolution, 3), torch.full((views,), 0.5)
+    latents = job.prior.encode(pictures)
     cond = job.embeds.at(job.config.cameras(0.0, torch.Generator().manual_seed(0)))
     rows: dict[str, list[tuple[float, float]]] = {"floor": [], "step": []}
 

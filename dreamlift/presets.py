@@ -116,7 +116,7 @@ TOYBOX = Config(
 )
 """DreamFusion's method on the embedded prior: annealed t, gradient x - x0_hat with clipped x0_hat, 8 view words.
 
-On 2 CPU cores it takes one to one and a half minutes and 1.2 GB (BENCHMARKS.md).
+On 2 CPU cores it takes a minute and 1.2 GB (BENCHMARKS.md).
 """
 
 DREAMFUSION_IF = replace(

@@ -112,11 +112,12 @@ def choose(as_json: bool) -> Reporter:
 
 
 def describe(step: Step, total: int, seconds: float, first: int) -> str:
-    """``step 120/300  grad 0.012  t 0.41  3.1 it/s  58 s left``."""
-    done = step.index + 1 - first
-    speed = done / max(seconds, 1e-9)
-    left = (total - step.index - 1) / max(speed, 1e-9)
-    return f"step {step.index + 1}/{total}  {_terms(step)}  {speed:.1f} it/s  {left:.0f} s left"
+    """``step 120/300  grad 0.012  t 0.41  3.1 it/s  58 s left``; ``seconds`` have passed since step ``first`` was done."""
+    words = f"step {step.index + 1}/{total}  {_terms(step)}"
+    if step.index == first:
+        return words
+    speed = (step.index - first) / max(seconds, 1e-9)
+    return f"{words}  {speed:.1f} it/s  {(total - step.index - 1) / speed:.0f} s left"
 
 
 def _terms(step: Step) -> str:
