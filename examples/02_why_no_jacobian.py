@@ -27,7 +27,8 @@ from dreamlift.types import Conditioning
 
 def descend(loss: Guidance, prior: Prior, cond: Conditioning, steps: int) -> list[torch.Tensor]:
     """The picture ``(S, S, 3)`` at five moments of the descent from grey."""
-    latents = torch.zeros(1, 3, prior.resolution, prior.resolution, requires_grad=True)
+    grey = torch.full((1, prior.resolution, prior.resolution, 3), 0.5)
+    latents = prior.encode(grey).requires_grad_()
     optimizer = torch.optim.Adam([latents], lr=0.03)
     kept = []
     for i in range(steps):
