@@ -51,12 +51,13 @@ def _forward(table, points, levels, out, count, features: tl.constexpr, block: t
     level = tl.program_id(1)
     index = tl.program_id(0) * block + tl.arange(0, block)
     inside = index < count
-    for f in tl.static_range(features):
-        total = tl.zeros((block,), tl.float32)
-        for k in tl.static_range(8):
-            row, weight = _corner(levels, points, level, index, inside, k)
-            total += weight * tl.load(table + row * features + f, mask=inside, other=0.0)
-        tl.store(out + (level * features + f).to(tl.int64) * count + index, total, mask=inside)
+    column = tl.arange(0, triton.next_power_of_2(features))[None, :]
+    used = inside[:, None] & (column < features)
+    total = tl.zeros((block, triton.next_power_of_2(features)), tl.float32)
+    for k in tl.static_range(8):
+        row, weight = _corner(levels, points, level, index, inside, k)
+        total += weight[:, None] * tl.load(table + row[:, None] * features + column, mask=used, other=0.0)
+    tl.store(out + (level * features + column).to(tl.int64) * count + index[:, None], total, mask=used)
 
 
 @triton.jit
@@ -64,11 +65,12 @@ def _backward(grad_table, points, levels, grad, count, features: tl.constexpr, b
     level = tl.program_id(1)
     index = tl.program_id(0) * block + tl.arange(0, block)
     inside = index < count
+    column = tl.arange(0, triton.next_power_of_2(features))[None, :]
+    used = inside[:, None] & (column < features)
+    seen = tl.load(grad + (level * features + column).to(tl.int64) * count + index[:, None], mask=used, other=0.0)
     for k in tl.static_range(8):
         row, weight = _corner(levels, points, level, index, inside, k)
-        for f in tl.static_range(features):
-            seen = tl.load(grad + (level * features + f).to(tl.int64) * count + index, mask=inside, other=0.0)
-            tl.atomic_add(grad_table + row * features + f, weight * seen, mask=inside)
+        tl.atomic_add(grad_table + row[:, None] * features + column, weight[:, None] * seen, mask=used)
 
 
 class EncodeTriton(torch.autograd.Function):

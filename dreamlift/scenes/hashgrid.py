@@ -30,6 +30,8 @@ from dreamlift.scenes import field_kernels, kernels
 from dreamlift.scenes.base import ParamGroup
 from dreamlift.scenes.field import ACTIVATIONS, Blob, Field, FieldSamples, activate_density, safe_normalize
 
+HAS_TRITON = find_spec("triton") is not None
+
 
 @dataclass(frozen=True)
 class Hashgrid:
@@ -148,7 +150,7 @@ def encode(table: Tensor, points: Tensor, layout: Layout, active: int) -> Tensor
     """
     if table.shape[1] == 2 and kernels.usable(table, points):
         return _Encode.apply(table, points, layout, active)  # pyright: ignore[reportReturnType]
-    if table.is_cuda and table.dtype == torch.float32 and find_spec("triton"):
+    if table.is_cuda and table.dtype == torch.float32 and HAS_TRITON:
         from dreamlift.scenes.hash_triton import EncodeTriton
 
         return EncodeTriton.apply(table, points, levels_of(layout, table.device), active)  # pyright: ignore[reportReturnType]

@@ -24,9 +24,8 @@ SHARD = 500  # pictures a file
 STYLES = {"lit": "", "albedo": ", unlit", "clay": ", grey clay"}  # shading of the picture -> its words in the caption
 
 
-def vocabulary(kinds: Sequence[str] = ()) -> list[str]:
-    """Every word that a caption can hold (of the categories ``kinds``, where any are named)."""
-    kinds = kinds or tuple(CATEGORIES)
+def vocabulary(kinds: Sequence[str] = tuple(CATEGORIES)) -> list[str]:
+    """Every word that a caption of one of the categories ``kinds`` can hold."""
     directions = {w for az in np.linspace(-np.pi, np.pi, 33) for el in (-1.0, 0.3, 1.4)
                   for w in compass_words(float(az), el).split()}  # fmt: skip
     nouns = [noun for kind in kinds for noun in (kind, *SYNONYMS.get(kind, ()))]
@@ -86,7 +85,7 @@ class Pictures:
         return f"{words}, {compass_words(float(azimuth), float(self.elevation[i]))}"
 
 
-def make_shard(folder: Path, index: int, size: int = 64, kinds: Sequence[str] = ()) -> Path:
+def make_shard(folder: Path, index: int, size: int = 64, kinds: Sequence[str] = tuple(CATEGORIES)) -> Path:
     """Render pictures ``index * SHARD ...`` into ``folder`` and return the file; one that exists is kept."""
     path = folder / f"pictures-{size}-{index:05d}.npz"
     if path.exists():
@@ -134,7 +133,8 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=60)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--stride", type=int, default=1, help="every stride-th shard, to share the work")
-    parser.add_argument("--kinds", nargs="+", choices=CATEGORIES, default=(), metavar="KIND", help="categories; default: all")
+    known = tuple(CATEGORIES)
+    parser.add_argument("--kinds", nargs="+", choices=known, default=known, metavar="KIND", help="categories; default: all")
     arguments = parser.parse_args()
     import torch
 

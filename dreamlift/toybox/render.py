@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dreamlift.cameras import orbit_cameras, rays_of, rescaled
-from dreamlift.toybox.world import COLORS, FIT_RADIUS, Description, Thing, describe, make_thing
+from dreamlift.toybox.world import CATEGORIES, COLORS, FIT_RADIUS, Description, Thing, describe, make_thing
 from dreamlift.types import Cameras
 
 BOUND = FIT_RADIUS + 0.05  # rays that miss this sphere miss the thing
@@ -275,8 +275,10 @@ def is_symmetric(thing: Thing) -> bool:
     return float((thing.part_labels(points) != thing.part_labels(flipped)).float().mean()) < 0.02
 
 
-def sample_pictures(seed: int, size: int = 64, training: bool = True, kinds: Sequence[str] = ()) -> list[Sampled]:
-    """Pictures of ``size`` pixels of one random thing (of ``kinds``, where any are named) from ``VIEWS`` random cameras.
+def sample_pictures(
+    seed: int, size: int = 64, training: bool = True, kinds: Sequence[str] = tuple(CATEGORIES)
+) -> list[Sampled]:
+    """Pictures of ``size`` pixels of one random thing of ``kinds`` from ``VIEWS`` random cameras.
 
     A function of its arguments alone.
 

@@ -83,10 +83,9 @@ def can_wear(category: str) -> bool:
     return any(part.crown for part in parts)
 
 
-def describe(rng: np.random.Generator, training: bool = True, kinds: Sequence[str] = ()) -> Description:
-    """A random description of one of the categories ``kinds`` (of all, where none is named); in ``training`` never a
-    held-out one."""
-    names, colors = list(kinds or CATEGORIES), list(COLORS)
+def describe(rng: np.random.Generator, training: bool = True, kinds: Sequence[str] = tuple(CATEGORIES)) -> Description:
+    """A random description of one of the categories ``kinds``; in ``training`` never a held-out one."""
+    names, colors = list(kinds), list(COLORS)
     while True:
         category, color = names[int(rng.integers(len(names)))], colors[int(rng.integers(len(colors)))]
         attribute = ATTRIBUTES[int(rng.integers(1, len(ATTRIBUTES)))] if rng.random() < 0.4 else ""
