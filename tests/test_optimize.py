@@ -382,11 +382,11 @@ def iou(scene, thing, size=32):
     return float((inside & truth).sum() / (inside | truth).sum())
 
 
-@pytest.mark.parametrize(("category", "least_iou", "least_psnr"), [("teapot", 0.88, 28.0), ("chair", 0.38, 24.0)])
+@pytest.mark.parametrize(("category", "least_iou", "least_psnr"), [("teapot", 0.88, 28.0), ("chair", 0.42, 24.0)])
 def test_a_known_object_is_rebuilt_from_scores_alone(category, least_iou, least_psnr):
     # Legs and a thin back are hard for 33 corners a side; from the mirrored chair it would be an IoU of 0.2, and 20 dB.
     found, psnr, before = rebuilt(category)
-    assert found > least_iou > before + 0.15
+    assert found > least_iou > before + 0.2
     assert psnr > least_psnr
 
 
