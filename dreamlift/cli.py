@@ -116,6 +116,13 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--texture-size", default=None)
     export.add_argument("--json", action="store_true")
 
+    judge = verbs.add_parser("evaluate", help="figures for finished runs: is it what was asked for, from every side?")
+    judge.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or GLB files with --prompt")
+    judge.add_argument("--prompt", default=None, help="what the GLB files were meant to be")
+    judge.add_argument("--out", type=Path, default=None, help="the report's folder (default: outputs/evaluation-<time>)")
+    judge.add_argument("--clip", default=None, help="a CLIP model (folder or hub name), for words that the judge does not know")
+    judge.add_argument("--json", action="store_true", help="print the figures as JSON")
+
     listing = verbs.add_parser("settings", help="every setting with its type, default and meaning")
     listing.add_argument("--preset", default="toybox")
     verbs.add_parser("priors", help="the 2D models that are known: where they live, licence, memory")
@@ -174,6 +181,25 @@ def _export(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     return 0
 
 
+def _evaluate(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from dreamlift.apps.evaluate import describe, evaluate, find_items, save_report
+    from dreamlift.apps.lift import check_out
+    from dreamlift.apps.progress import choose
+    from dreamlift.run import empty_folder, new_folder
+
+    _refuse(overrides, "evaluate")
+    check_out(arguments.out)
+    reporter = choose(arguments.json)
+    report, scored = evaluate(find_items(arguments.runs, arguments.prompt), reporter, arguments.clip)
+    folder = new_folder(Path("outputs") / "evaluation") if arguments.out is None else empty_folder(arguments.out.expanduser())
+    save_report(report, scored, folder)
+    if arguments.json:
+        reporter.done({"report": str(folder / "evaluation.json"), **report["mean"]})
+    else:
+        print(f"{describe(report)}\n{folder / 'index.html'}")
+    return 0
+
+
 def _settings(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     from dreamlift.config import describe_fields
 
@@ -201,7 +227,7 @@ def _doctor(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 VERBS = {
-    "generate": _generate, "resume": _resume, "export": _export,
+    "generate": _generate, "resume": _resume, "export": _export, "evaluate": _evaluate,
     "settings": _settings, "priors": _priors, "doctor": _doctor,
 }  # fmt: skip
 

@@ -75,7 +75,7 @@ class Run:
         prompt, keep = check_prompt(prompt), _check_keep(keep)
         target = Path(root) / slugify(prompt) if out is None else Path(out).expanduser()
         try:
-            folder = _new_folder(target) if out is None else _empty_folder(target)
+            folder = new_folder(target) if out is None else empty_folder(target)
             lock = locks.acquire(folder)
         except OSError as error:
             raise checkpoints.explain("create the run folder", target, error) from error
@@ -109,7 +109,7 @@ class Run:
             RunError: there is no run in ``folder``, it is in use, of a newer version, or of another config.
         """
         folder, keep = Path(folder).expanduser(), _check_keep(keep)
-        found = _read_status(folder)
+        found = read_status(folder)
         if found["config_hash"] != config_hash:
             raise RunError(
                 f"{folder} belongs to another config (hash {str(found['config_hash'])[:12]!r}, now"
@@ -160,7 +160,7 @@ class Run:
 
     def status(self) -> dict[str, Any]:
         """What ``run.json`` holds."""
-        return _read_status(self.folder)
+        return read_status(self.folder)
 
     def log(self, index: int, values: Mapping[str, float]) -> None:
         """Append one line to ``metrics.jsonl``. Raises RunError; a line that did not fit leaves nothing behind."""
@@ -174,7 +174,7 @@ class Run:
     def set_status(self, status: str, changes: Mapping[str, Any]) -> None:
         """Write ``run.json`` anew with a status (running, stopped, finished, failed) and further plain values."""
         path = self.folder / "run.json"
-        known = _read_status(self.folder) if path.exists() else {}
+        known = read_status(self.folder) if path.exists() else {}
         fixed = {"schema": SCHEMA, "prompt": self.prompt, "config_hash": self.config_hash, "status": status}
         text = json.dumps({**known, **_plain(changes), **fixed}, indent=1)
         try:
@@ -275,7 +275,7 @@ def stop_signals(at_once: bool = False) -> Iterator[Stop]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was set outside Python
 
 
-def _new_folder(stem: Path) -> Path:
+def new_folder(stem: Path) -> Path:
     """``<stem>-<time>``, with a number where another run has that name already."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     name = f"{stem.name}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -287,7 +287,8 @@ def _new_folder(stem: Path) -> Path:
     raise RunError(f"{stem.parent} holds 999 runs named {name}: give --out")
 
 
-def _empty_folder(folder: Path) -> Path:
+def empty_folder(folder: Path) -> Path:
+    """``folder``, made where it is missing. Raises RunError where it holds something already."""
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file: give --out a new or an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -313,7 +314,8 @@ def _not_empty(folder: Path) -> RunError:
     return RunError(f"{folder} is not empty, and nothing is overwritten: give --out a new or an empty folder")
 
 
-def _read_status(folder: Path) -> dict[str, Any]:
+def read_status(folder: Path) -> dict[str, Any]:
+    """What ``run.json`` of a run folder holds. Raises RunError where there is none, or a damaged one."""
     path = folder / "run.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

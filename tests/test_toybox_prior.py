@@ -13,9 +13,10 @@ import torch
 from dreamlift.priors import load_prior
 from dreamlift.priors.sources import EMBEDDED, KNOWN, locate
 from dreamlift.toybox.dataset import STYLES, Pictures, load_shards, make_shard, vocabulary
+from dreamlift.toybox.learning import set_gradients
 from dreamlift.toybox.network import PACKING, begin_with, load_folder, make_networks, save_folder
 from dreamlift.toybox.render import sample_pictures
-from dreamlift.toybox.train import Batch, Training, draw_batch, learn, train, x0_loss
+from dreamlift.toybox.train import Batch, Training, draw_batch, train, x0_loss
 from dreamlift.toybox.world import ATTRIBUTES, CATEGORIES, COLORS, SYNONYMS, describe
 from dreamlift.types import Conditioning
 
@@ -190,7 +191,7 @@ def test_workers_learn_what_one_whole_batch_teaches(workers):
     networks = make_networks(vocabulary(), 16, (8, 16))
     batch = draw_batch(pictures(48), Training(batch=12, small_steps=0, size=16), 0)
     with ThreadPoolExecutor(workers) as pool:
-        loss = learn(networks, batch, pool, workers)
+        loss = set_gradients(networks.parameters(), lambda i, n: x0_loss(networks, batch.share(i, n)), pool, workers)
     whole = x0_loss(networks, batch)
     grads = torch.autograd.grad(whole, networks.parameters(), allow_unused=True)
     assert loss == pytest.approx(float(whole.detach()), rel=1e-5)

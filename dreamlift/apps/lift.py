@@ -70,8 +70,8 @@ def resume_run(folder: Path, reporter: Reporter) -> Outcome:
         known = run.status().get("prior_revision")
         if known not in (None, job.prior_revision):
             reporter.note(f"the prior {config.prior} has changed since this run began; it goes on with the one of now")
-            run.set_status("running", {"prior_revision": job.prior_revision})
         _, saved = run.resume()
+        run.set_status("running", {"prior_revision": job.prior_revision})
         if saved:
             job.state.load_state_dict(saved)
         return _carry_out(run, job, reporter, begun)

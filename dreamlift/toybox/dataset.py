@@ -59,6 +59,16 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.rgb)
 
+    def draw(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, list[bool], np.ndarray, np.ndarray]:
+        """Random pictures: rows ``(B,)``, which are mirrored, rgb ``(B, S, S, 3)`` uint8 and azimuths ``(B,)`` as shown.
+
+        Half of the pictures whose mirror image shows the same thing are mirrored.
+        """
+        rows = rng.integers(0, len(self), count)
+        flips = [bool(self.mirrored[i]) and rng.random() < 0.5 for i in rows]
+        rgb = np.stack([self.rgb[i, :, ::-1] if flip else self.rgb[i] for i, flip in zip(rows, flips, strict=True)])
+        return rows, flips, rgb, self.azimuth[rows] * np.where(flips, -1.0, 1.0)
+
     def description(self, i: int) -> Description:
         """What picture ``i`` shows."""
         hat = list(COLORS)[self.hat[i]] if self.hat[i] >= 0 else ""
@@ -85,13 +95,18 @@ class Pictures:
         return f"{words}, {compass_words(float(azimuth), float(self.elevation[i]))}"
 
 
-def make_shard(folder: Path, index: int, size: int = 64, kinds: Sequence[str] = tuple(CATEGORIES)) -> Path:
-    """Render pictures ``index * SHARD ...`` into ``folder`` and return the file; one that exists is kept."""
+def make_shard(
+    folder: Path, index: int, size: int = 64, kinds: Sequence[str] = tuple(CATEGORIES), training: bool = True
+) -> Path:
+    """Render pictures ``index * SHARD ...`` into ``folder`` and return the file; one that exists is kept.
+
+    In ``training`` no held-out combination is shown.
+    """
     path = folder / f"pictures-{size}-{index:05d}.npz"
     if path.exists():
         return path
     first = index * SHARD // VIEWS
-    rows = [row for i in range(SHARD // VIEWS) for row in sample_pictures(first + i, size, kinds=kinds)]
+    rows = [row for i in range(SHARD // VIEWS) for row in sample_pictures(first + i, size, training, kinds)]
     categories, colors, styles, told = list(CATEGORIES), list(COLORS), list(STYLES), [row.description for row in rows]
     buffer = io.BytesIO()
     np.savez(

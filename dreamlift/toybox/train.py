@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +27,7 @@ from dreamlift.priors.network import camera_features
 from dreamlift.prompts import DIRECTIONS, article
 from dreamlift.startup import tune_process
 from dreamlift.toybox.dataset import SHARD, Pictures, load_shards, make_shard, vocabulary
+from dreamlift.toybox.learning import learning_rate, make_workers, set_gradients
 from dreamlift.toybox.muon import Muon, takes
 from dreamlift.toybox.network import PACKING, Networks, begin_with, make_networks, save_folder
 from dreamlift.toybox.world import CATEGORIES, COLORS
@@ -46,13 +45,6 @@ class Training:
     warmup: int = 200
     ema: float = 0.999
     seed: int = 0
-
-    def rate(self, step: int) -> float:
-        """Learning rate: linear warm-up, constant, then cosine to a twentieth over the last 40%."""
-        if step < self.warmup:
-            return self.lr * (step + 1) / self.warmup
-        tail = max(0.0, (step / self.steps - 0.6) / 0.4)
-        return self.lr * (0.05 + 0.95 * 0.5 * (1 + np.cos(np.pi * min(tail, 1.0))))
 
 
 class Batch(NamedTuple):
@@ -79,17 +71,14 @@ def draw_batch(pictures: Pictures, settings: Training, step: int, horizon: int =
     """
     rng = np.random.default_rng([settings.seed, step])
     small = step < settings.small_steps
-    rows = rng.integers(0, len(pictures), settings.batch * (2 if small else 1))
-    flips = [bool(pictures.mirrored[i]) and rng.random() < 0.5 for i in rows]
-    chosen = np.stack([pictures.rgb[i, :, ::-1] if flip else pictures.rgb[i] for i, flip in zip(rows, flips, strict=True)])
+    rows, flips, chosen, azimuths = pictures.draw(rng, settings.batch * (2 if small else 1))
     rgb = torch.from_numpy(chosen).permute(0, 3, 1, 2).float() / 127.5 - 1.0
     if small:
         rgb = functional.avg_pool2d(rgb, 2)
     captions = [pictures.caption(int(i), rng, flip) for i, flip in zip(rows, flips, strict=True)]
-    signs = np.where(flips, -1.0, 1.0)
     given = torch.tensor([bool(caption) and rng.random() < 0.75 for caption in captions])
-    azimuth = torch.from_numpy(pictures.azimuth[rows] * signs).float()
-    camera = camera_features(azimuth, torch.from_numpy(pictures.elevation[rows]).float()) * given[:, None]
+    azimuth, elevation = torch.from_numpy(azimuths).float(), torch.from_numpy(pictures.elevation[rows]).float()
+    camera = camera_features(azimuth, elevation) * given[:, None]
     x = functional.pixel_unshuffle(rgb, PACKING)
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
     t = (torch.rand(len(x), generator=generator) ** (1 / 3) * horizon).long()
@@ -104,38 +93,6 @@ def x0_loss(networks: Networks, batch: Batch) -> Tensor:
     text = networks.encode_text({k: v.to(device) for k, v in networks.tokenize(batch.captions).items()})
     out = networks.unet(abar.sqrt() * x + (1 - abar).sqrt() * eps, t, text, timestep_cond=camera).sample
     return functional.mse_loss(out[:, : x.shape[1]], x)
-
-
-@contextmanager
-def make_workers(device: str, most: int) -> Iterator[tuple[ThreadPoolExecutor, int]]:
-    """Threads that compute gradients, and how many: one a core on a CPU, each of one-threaded operations; else one."""
-    threads = torch.get_num_threads()
-    count = min(threads, most) if torch.device(device).type == "cpu" else 1
-    torch.set_num_threads(threads // count)
-    try:
-        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(threads // count,)) as pool:
-            yield pool, count
-    finally:
-        torch.set_num_threads(threads)
-
-
-def learn(networks: Networks, batch: Batch, pool: ThreadPoolExecutor, workers: int) -> float:
-    """Set the gradients of the networks to those of the batch's loss, and return the loss.
-
-    Each worker takes a share of the batch. On CPUs this uses the cores far better than splitting every operation does:
-    on two, a step of small pictures takes about half the time.
-    """
-    parameters = networks.parameters()
-
-    def share(index: int) -> tuple[float, tuple[Tensor | None, ...]]:
-        loss = x0_loss(networks, batch.share(index, workers))
-        return loss.item(), torch.autograd.grad(loss, parameters, allow_unused=True)
-
-    losses, gradients = zip(*pool.map(share, range(workers)), strict=True)
-    for parameter, *parts in zip(parameters, *gradients, strict=True):
-        known = [part for part in parts if part is not None]
-        parameter.grad = torch.stack(known).mean(dim=0) if known else None
-    return sum(losses) / workers
 
 
 Optimizers = tuple[torch.optim.Optimizer, ...]
@@ -250,12 +207,14 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     start = load_state(folder, networks, ema, optimizers)
     pictures, begun, smooth = load_shards(data, settings.size), time.time(), None
+    parameters = networks.parameters()
     with make_workers(device, settings.batch) as (pool, workers):
         for step in range(start, settings.steps):
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-                group["lr"] = settings.rate(step)
-            loss = learn(networks, draw_batch(pictures, settings, step), pool, workers)
-            torch.nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
+                group["lr"] = learning_rate(step, settings.steps, settings.lr, settings.warmup)
+            batch = draw_batch(pictures, settings, step)
+            loss = set_gradients(parameters, lambda i, n, batch=batch: x0_loss(networks, batch.share(i, n)), pool, workers)
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)

@@ -8,16 +8,20 @@ Occupancy, part labels and signed distance are methods of :class:`~dreamlift.toy
 
 from __future__ import annotations
 
+import math
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dreamlift.cameras import orbit_cameras
 from dreamlift.meshing.clean import decimate
 from dreamlift.meshing.extract import sample_grid
 from dreamlift.meshing.isosurface import isosurface
 from dreamlift.meshing.texture import bake, unwrap
+from dreamlift.toybox.render import render
 from dreamlift.toybox.world import ATTRIBUTES, CATEGORIES, COLORS, Thing, make_thing
 from dreamlift.types import Mesh
 
@@ -39,6 +43,36 @@ def mesh_of(thing: Thing, resolution: int = 160, faces: int = 20_000, texture_si
     vertices, triangles = isosurface(grid, 0.0, -1.0, 1.0)
     mesh = decimate(Mesh(vertices.numpy(), triangles.numpy().astype(np.int32)), faces)
     return bake(unwrap(mesh, texture_size), lambda points, _: thing.albedo(points), texture_size)
+
+
+ASYMMETRY = 0.08  # a category of at least this much shows from which side it is seen
+
+
+def asymmetry(category: str, seeds: int = 3, size: int = 32) -> float:
+    """How much things of ``category`` change their look when they are turned about the vertical axis, in [0, 1].
+
+    Unlit pictures from four sides, a quarter turn apart, are compared in pairs: the mean colour difference over the
+    pixels that either covers. The smallest of the pairs counts: a table that looks the same after half a turn has two
+    fronts. The mean over ``seeds`` things is returned.
+    """
+    found = []
+    for seed in range(seeds):
+        thing = make_thing(category, "red", seed)
+        azimuth = torch.deg2rad(torch.tensor([20.0, 110.0, 200.0, 290.0]))
+        level, away = torch.full((4,), math.radians(20.0)), torch.full((4,), 2.6)
+        cameras = orbit_cameras(azimuth, level, away, torch.full((4,), math.radians(45.0)), size)
+        with torch.inference_mode():
+            views = render(thing, cameras, supersample=1, shading="albedo")
+        gaps = [float((views.rgb[i] - views.rgb[j]).abs().mean(-1).sum() / (views.opacity[i] + views.opacity[j] > 0).sum())
+                for i in range(4) for j in range(i)]  # fmt: skip
+        found.append(min(gaps))
+    return sum(found) / seeds
+
+
+@cache
+def asymmetric_categories() -> tuple[str, ...]:
+    """The categories whose pictures tell from which side they were taken."""
+    return tuple(name for name in CATEGORIES if asymmetry(name) >= ASYMMETRY)
 
 
 def main() -> None:

@@ -1,0 +1,41 @@
+"""CLIP R-precision (Park et al. 2021; Jain et al. 2022, https://arxiv.org/abs/2112.01455): does CLIP find the prompt again?
+
+The share of the renders for which CLIP (Radford et al. 2021) ranks the asset's own prompt first among all prompts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training pictures
+
+
+def clip_r_precision(pictures: list[Tensor], prompts: list[str], model: str) -> float:
+    """R-precision in [0, 1] of assets' ``pictures (V, H, W, 3)`` in [0, 1], by the CLIP ``model`` (a folder or hub name).
+
+    Raises:
+        ValueError: fewer than two different prompts, or the model is not to be had.
+    """
+    texts = list(dict.fromkeys(prompts))
+    if len(texts) < 2:
+        raise ValueError("CLIP R-precision ranks prompts: give runs of at least two different ones")
+    from transformers import AutoTokenizer, CLIPModel
+
+    try:
+        clip = CLIPModel.from_pretrained(model).eval()
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"the CLIP model {model!r} cannot be had ({reason}); give a folder with its weights") from error
+    tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+    size = clip.config.vision_config.image_size
+    right = []
+    with torch.no_grad():
+        for views, prompt in zip(pictures, prompts, strict=True):
+            x = functional.interpolate(views.movedim(-1, 1).float(), size=(size, size), mode="bicubic", antialias=True)
+            x = (x.clamp(0, 1) - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+            logits = clip(pixel_values=x, input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
+            right.append((logits.logits_per_image.argmax(dim=1) == texts.index(prompt)).float().mean())
+    return float(torch.stack(right).mean())

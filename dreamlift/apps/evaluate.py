@@ -1,0 +1,169 @@
+"""Figures for finished runs: what the judge sees in them, and how near they come to the world's own things.
+
+They are read from the exported file, since that is what a user gets. Written: ``evaluation.json``, ``sheet.png`` and
+``index.html`` with both.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dreamlift.apps.clip_score import clip_r_precision
+from dreamlift.apps.progress import Reporter
+from dreamlift.export.glb import load_glb
+from dreamlift.export.video import contact_sheet
+from dreamlift.files import atomic_write_bytes, atomic_write_text
+from dreamlift.run import read_status
+from dreamlift.toybox.judge import load_judge, understand
+from dreamlift.toybox.score import Scored, diversity, score_mesh
+
+HEADS = {
+    "category": "cat", "color": "color", "both": "both", "category_textureless": "shape", "azimuth_error_deg": "azim",
+    "front_from_behind": "behind", "janus": "janus", "saturation": "satur", "silhouette_iou": "IoU", "chamfer": "chamf",
+    "seconds": "s", "peak_memory_gb": "GB",
+}  # fmt: skip
+"""Columns of the printed table."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One asset to evaluate."""
+
+    name: str
+    glb: Path
+    prompt: str
+    seconds: float  # NaN where it is not known
+    peak_memory_gb: float
+
+
+def find_items(paths: list[Path], prompt: str | None = None) -> list[Item]:
+    """The assets of run folders, or GLB files with ``prompt``.
+
+    Raises:
+        ValueError: a path that is neither, or a run that has not finished; one line with the fix.
+    """
+    items = []
+    for path in paths:
+        if path.is_dir():
+            if not (path / "run.json").is_file():
+                raise ValueError(f"{path} is not a run folder: it has no run.json")
+            status = read_status(path)
+            if not (path / "asset.glb").is_file():
+                raise ValueError(f"{path} has no asset.glb yet: let the run go on with `dreamlift resume {path}`")
+            known = [float(status.get(name, math.nan)) for name in ("seconds", "peak_memory_gb")]
+            items.append(Item(path.name, path / "asset.glb", str(status["prompt"]), *known))
+        elif path.suffix.lower() == ".glb" and path.is_file():
+            if prompt is None:
+                raise ValueError(f"{path} does not say what it was meant to be: give --prompt")
+            items.append(Item(path.name, path, prompt, math.nan, math.nan))
+        else:
+            raise ValueError(f"{path} is neither a run folder nor a GLB file")
+    return items
+
+
+def evaluate(items: list[Item], reporter: Reporter, clip: str | None = None) -> tuple[dict[str, Any], list[Scored]]:
+    """Figures of each asset, their means, the judge's own accuracy; and what they were read from.
+
+    ``clip`` is a CLIP model's folder or hub name, for prompts beyond the judge's words.
+
+    Raises:
+        ValueError: a file that is no mesh, or a CLIP model that is not to be had.
+    """
+    judge, accuracy = load_judge()
+    scored = []
+    for item in items:
+        reporter.stage(f"judging {item.name}")
+        wanted = understand(item.prompt)
+        if wanted.category not in judge.categories:
+            reporter.note(f"the judge does not know what {item.prompt!r} is: no figure about its kind or shape")
+        try:
+            scored.append(score_mesh(load_glb(item.glb), wanted, judge))
+        except ValueError as error:
+            raise ValueError(f"{item.glb}: {error}") from error
+    rows = [
+        {"name": item.name, "prompt": item.prompt, **asdict(each.score), "seconds": item.seconds,
+         "peak_memory_gb": item.peak_memory_gb, "seen_as": list(each.seen_as)}
+        for item, each in zip(items, scored, strict=True)
+    ]  # fmt: skip
+    report: dict[str, Any] = {"judge": accuracy, "runs": rows, "mean": means(rows), "diversity": _by_prompt(items, scored)}
+    if clip is not None:
+        report["clip_r_precision"] = clip_r_precision([each.pictures for each in scored], [i.prompt for i in items], clip)
+    return report, scored
+
+
+def means(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Means of the figures over the runs that have them."""
+    found = {}
+    for name in HEADS:
+        values = [row[name] for row in rows if not math.isnan(row[name])]
+        found[name] = sum(values) / len(values) if values else math.nan
+    return found
+
+
+def _by_prompt(items: list[Item], scored: list[Scored]) -> dict[str, float]:
+    """Diversity of the prompts that were lifted more than once."""
+    groups: dict[str, list[torch.Tensor]] = {}
+    for item, each in zip(items, scored, strict=True):
+        groups.setdefault(item.prompt, []).append(each.embedding)
+    return {prompt: diversity(group) for prompt, group in groups.items() if len(group) > 1}
+
+
+def describe(report: dict[str, Any]) -> str:
+    """The report as a table to print."""
+    lines = ["prompt                   " + " ".join(f"{head:>6s}" for head in HEADS.values())]
+    for row in [*report["runs"], {"prompt": "mean", **report["mean"]}]:
+        figures = (row[name] for name in HEADS)
+        lines.append(f"{row['prompt'][:24]:25s}" + " ".join(f"{_short(value):>6s}" for value in figures))
+    for prompt, value in report["diversity"].items():
+        lines.append(f"diversity of {prompt!r} over its runs: {value:.3f}")
+    if "clip_r_precision" in report:
+        lines.append(f"CLIP R-precision: {report['clip_r_precision']:.3f}")
+    own = ", ".join(f"{name} {value:g}" for name, value in report["judge"].items())
+    lines.append(f"the judge itself, on true renders that it was not trained on: {own}")
+    return "\n".join(lines)
+
+
+def save_report(report: dict[str, Any], scored: list[Scored], folder: Path) -> None:
+    """Write the figures, the pictures that they were read from, and a page with both.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    atomic_write_text(folder / "evaluation.json", json.dumps(_plain(report), indent=1) + "\n")
+    pictures = torch.cat([torch.cat([each.pictures, each.textureless]) for each in scored])
+    sheet = contact_sheet(pictures, columns=16)
+    atomic_write_bytes(folder / "sheet.png", sheet)
+    atomic_write_text(folder / "index.html", _page(report, base64.b64encode(sheet).decode("ascii")))
+
+
+def _page(report: dict[str, Any], sheet: str) -> str:
+    legend = "".join(f"<dt>{head}</dt><dd>{name}</dd>" for name, head in HEADS.items())
+    return (
+        '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>dreamlift evaluation</title>'
+        "<style>body{font:14px/1.5 system-ui,sans-serif;margin:2em}pre{overflow:auto}img{width:100%;max-width:1024px;"
+        "image-rendering:pixelated}dt{float:left;clear:left;width:5em;font-family:monospace}</style>"
+        f"<h1>Evaluation of {len(report['runs'])} assets</h1><pre>{html.escape(describe(report))}</pre><dl>{legend}</dl>"
+        "<p>One row an asset, in the table's order: eight views with its colours, then of its shape alone.</p>"
+        f'<img alt="contact sheet" src="data:image/png;base64,{sheet}"></html>\n'
+    )
+
+
+def _short(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}" if abs(value) < 10 else f"{value:.0f}"
+
+
+def _plain(value: Any) -> Any:
+    """The same with None in the place of NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
