@@ -186,7 +186,11 @@ def test_a_signal_while_meshing_stops_the_run_for_later(cwd, quick, stub, capsys
         assert run_main(*generate_words(stub, "run")) == 130
     assert f"stopped by {number.name}; go on with: dreamlift resume run" in capsys.readouterr().err
     assert (status_of(cwd / "run")["status"], status_of(cwd / "run")["step"]) == ("stopped", 6)
+    seen = []
+    finish = lift.finish
+    monkeypatch.setattr(lift, "finish", lambda *words: (seen.append(status_of(cwd / "run")["status"]), finish(*words))[1])
     assert run_main("resume", "run") == 0
+    assert seen == ["running"]
     assert status_of(cwd / "run")["status"] == "finished"
 
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from dreamlift.priors import load_prior
+from dreamlift.priors.network import camera_features
 from dreamlift.priors.sources import EMBEDDED, KNOWN, locate
 from dreamlift.toybox.dataset import STYLES, Pictures, load_shards, make_shard, vocabulary
 from dreamlift.toybox.learning import set_gradients
-from dreamlift.toybox.network import PACKING, begin_with, load_folder, make_networks, save_folder
+from dreamlift.toybox.network import PACKING, begin_with, kinds_known, load_folder, make_networks, save_folder
 from dreamlift.toybox.render import sample_pictures
-from dreamlift.toybox.train import Batch, Training, draw_batch, train, x0_loss
+from dreamlift.toybox.train import Batch, Training, draw_batch, sample_grid, train, x0_loss
 from dreamlift.toybox.world import ATTRIBUTES, CATEGORIES, COLORS, SYNONYMS, describe
 from dreamlift.types import Conditioning
 
@@ -209,6 +210,26 @@ def test_a_chosen_few_kinds():
     rng = np.random.default_rng(0)
     assert {describe(rng, kinds=few).category for _ in range(50)} == set(few)
     assert {row.description.category for row in sample_pictures(0, 8, kinds=few)} <= set(few)
+
+
+def test_sampling_takes_a_camera_and_zeros_are_none():
+    torch.manual_seed(0)
+    networks = make_networks(vocabulary(("mug",)), 16, (8, 16))
+    with torch.no_grad():
+        networks.unet.time_embedding.cond_proj.weight.normal_()
+    plain, zeros, told = (
+        sample_grid(networks, ["a red mug"] * 2, 16, camera=camera)
+        for camera in (None, torch.zeros(2, 8), camera_features(torch.tensor([0.0, 2.0]), torch.zeros(2)))
+    )
+    assert torch.equal(plain, zeros)
+    assert plain.shape == (2, 16, 16, 3)
+    assert float((told - plain).abs().max()) > 1e-3
+
+
+def test_the_kinds_of_a_prior_are_read_off_its_words():
+    found = kinds_known(make_networks(vocabulary(("mug", "ice_cream")), 16, (8, 16)).tokenizer)
+    assert set(found) == {"mug", "ice_cream", "hat"}  # hats are in every vocabulary, as accessories
+    assert {"mug", "chair", "rocket"} <= set(kinds_known(load_folder(FOLDER).tokenizer))
 
 
 def test_training_resumes_bit_by_bit(tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ import torch
 
 from dreamlift.files import atomic_write_text
 from dreamlift.priors.network import CAMERA_FEATURES
+from dreamlift.toybox.world import CATEGORIES
 
 PACKING = 2  # each channel of a picture is split into PACKING^2, at a PACKING-th of the size: the same picture, far cheaper
 TEXT_LENGTH = 77  # IFPipeline pads every prompt to 77 tokens, so training does the same
@@ -152,6 +153,12 @@ def begin_with(networks: Networks, folder: Path) -> None:
         if word in words:
             table[row] = state["shared.weight"][words[word]]
     networks.text_encoder.load_state_dict(state | {"shared.weight": table, "encoder.embed_tokens.weight": table})
+
+
+def kinds_known(tokenizer: Any) -> list[str]:
+    """The categories whose names a prior's tokenizer knows: those that it was trained on."""
+    words = tokenizer.get_vocab()
+    return [kind for kind in CATEGORIES if all(word in words for word in kind.split("_"))]
 
 
 def load_folder(folder: Path) -> Networks:

@@ -144,8 +144,13 @@ def load_state(folder: Path, networks: Networks, ema: dict[str, Tensor], optimiz
 
 
 @torch.no_grad()
-def sample_grid(networks: Networks, prompts: list[str], size: int, seed: int = 0, guidance_scale: float = 3.0) -> Tensor:
-    """Pictures ``(N, S, S, 3)`` in [0, 1] by 20 DDIM steps with classifier-free guidance."""
+def sample_grid(
+    networks: Networks, prompts: list[str], size: int, seed: int = 0, guidance_scale: float = 3.0, camera: Tensor | None = None
+) -> Tensor:
+    """Pictures ``(N, S, S, 3)`` in [0, 1] by 20 DDIM steps with classifier-free guidance.
+
+    ``camera (N, 8)`` are camera features, zeros for none (:func:`dreamlift.priors.network.camera_features`).
+    """
     from diffusers import DDIMScheduler
 
     device = networks.unet.device
@@ -153,10 +158,11 @@ def sample_grid(networks: Networks, prompts: list[str], size: int, seed: int = 0
     scheduler.set_timesteps(20)
     tokens = {k: v.to(device) for k, v in networks.tokenize([*prompts, *[""] * len(prompts)]).items()}
     text = networks.encode_text(tokens)
+    told = None if camera is None else torch.cat([camera, torch.zeros_like(camera)]).to(device)
     shape = (len(prompts), 3 * PACKING**2, size // PACKING, size // PACKING)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
     for t in scheduler.timesteps:
-        cond, uncond = networks.unet(torch.cat([x, x]), t, text).sample[:, : shape[1]].chunk(2)
+        cond, uncond = networks.unet(torch.cat([x, x]), t, text, timestep_cond=told).sample[:, : shape[1]].chunk(2)
         x = scheduler.step(uncond + guidance_scale * (cond - uncond), t, x).prev_sample
     return (functional.pixel_shuffle(x, PACKING).permute(0, 2, 3, 1) * 0.5 + 0.5).clamp(0, 1).cpu()
 

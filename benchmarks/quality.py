@@ -1,0 +1,78 @@
+"""How good are the assets? Many prompts through the shipped command, then ``dreamlift evaluate`` on the files.
+
+    python benchmarks/quality.py [--quick] [--jobs 2] [-- --guidance.guidance_scale 4]
+
+48 prompts (12 with --quick): up to half of them combinations of kind and colour that the prior was never shown. What comes after --
+is passed on to generate, so that settings can be compared; give each its own --runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from dreamlift.apps.evaluate import describe, evaluate, find_items, means, save_report
+from dreamlift.apps.progress import Plain
+from dreamlift.priors.sources import locate
+from dreamlift.prompts import article
+from dreamlift.run import slugify
+from dreamlift.toybox.network import kinds_known, load_folder
+from dreamlift.toybox.world import COLORS, held_out
+
+
+def choose_prompts(kinds: list[str], count: int) -> tuple[list[str], list[str]]:
+    """(held-out prompts, shown prompts), ``count // 2`` of each, spread over kinds and colours."""
+    turns = [(kind, list(COLORS)[(5 * i + turn) % len(COLORS)]) for turn in range(len(COLORS)) for i, kind in enumerate(kinds)]
+    chosen = {True: [], False: []}
+    for hidden, found in chosen.items():
+        used: dict[str, int] = {}
+        # The kinds that have had the fewest prompts come first, so that all have some before one has many.
+        pool = [pair for pair in turns if held_out(*pair) is hidden]
+        while pool and len(found) < count // 2:
+            pair = min(pool, key=lambda each: (used.get(each[0], 0), used.get(each[1], 0)))
+            pool.remove(pair)
+            for word in pair:
+                used[word] = used.get(word, 0) + 1
+            kind, color = pair
+            found.append(f"{article(color)} {color} {kind.replace('_', ' ')}")
+    return chosen[True], chosen[False]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="12 prompts instead of 48")
+    parser.add_argument("--runs", type=Path, default=Path("outputs/quality"), help="folders are kept and reused")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its share of the cores")
+    parser.add_argument("settings", nargs=argparse.REMAINDER, help="after --, passed on to generate")
+    arguments = parser.parse_args()
+    extra = [word for word in arguments.settings if word != "--"]
+    hidden, shown = choose_prompts(kinds_known(load_folder(locate("toybox")).tokenizer), 12 if arguments.quick else 48)
+    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
+    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if arguments.jobs > 1 else {})
+
+    def lift(prompt: str) -> Path:
+        folder = arguments.runs / slugify(prompt)
+        if not (folder / "asset.glb").is_file():
+            command = [sys.executable, "-m", "dreamlift.cli", "generate", prompt, "--out", str(folder), *extra]
+            subprocess.run(command, check=True, stderr=subprocess.DEVNULL, env=environment)
+        return folder
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        folders = list(pool.map(lift, [*hidden, *shown]))
+    report, scored = evaluate(find_items(folders), Plain())
+    save_report(report, scored, arguments.runs)
+    print(describe(report))
+    for name, rows in (("held out", report["runs"][: len(hidden)]), ("shown", report["runs"][len(hidden) :])):
+        found = means(rows)
+        print(
+            f"{name:9s} "
+            + ", ".join(f"{key} {found[key]:.3f}" for key in ("category", "color", "both", "category_textureless"))
+        )
+
+
+if __name__ == "__main__":
+    main()
