@@ -10,7 +10,11 @@ import torch
 from dreamlift.cameras import orbit_cameras
 from dreamlift.guidance import GUIDANCE
 from dreamlift.guidance.base import Guidance, inject, limit_norm, weight_of
+from dreamlift.guidance.csd import CSD
 from dreamlift.guidance.diffusion_loss import DiffusionLoss
+from dreamlift.guidance.inversion import invert
+from dreamlift.guidance.ism import ISM
+from dreamlift.guidance.sdi import SDI
 from dreamlift.guidance.sds import SDS
 from dreamlift.priors.gaussian import GaussianPrior
 from dreamlift.prompts import WORDINGS, Compass, FourViews, compass_words, embed_prompt
@@ -208,3 +212,121 @@ def test_prompt_embeds_blend_and_carry_negatives():
     assert cond.perp_weights is not None
     assert cond.perp_embeds.flatten().tolist() == [0.0, 1.0]
     assert float(cond.perp_weights[0, 0]) == pytest.approx(-(1 - math.exp(-1.0)))
+
+
+class ToldPrior(GaussianPrior):
+    """N(m, s^2 I) whose mean m is what the text says: guidance then has an effect with a closed form."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__(torch.zeros(1, 1, 1, 1, dtype=torch.float64), torch.tensor([std], dtype=torch.float64))
+
+    def predict_noise(self, x_t, t, cond, guidance_scale=1.0):
+        def exact(embeds):
+            alpha, sigma = self.schedule(t)
+            variance = alpha.square() * self.stds.square() + sigma.square()
+            return sigma * (x_t - alpha * embeds.mean((1, 2)).view(-1, 1, 1, 1)) / variance
+
+        plain, told = exact(cond.negative_prompt_embeds), exact(cond.prompt_embeds)
+        return plain + guidance_scale * (told - plain)
+
+
+def told(batch: int, wanted: float, other: float = 0.0) -> Conditioning:
+    return Conditioning(torch.full((batch, 1, 1), wanted).double(), torch.full((batch, 1, 1), other).double())
+
+
+def gradient_of(
+    loss: Guidance, prior: GaussianPrior, x: torch.Tensor, cond: Conditioning, progress: float = 0.0
+) -> torch.Tensor:
+    x = x.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(prior, x, cond, 0.0, rng(7), None).loss, x)
+    return gradient
+
+
+def test_csd_is_the_classifier_part_of_guided_sds():
+    prior, x, cond = ToldPrior(0.4), torch.randn(3, 1, 2, 2, generator=rng(1)).double(), told(3, 0.8, -0.1)
+    one, seven = (gradient_of(SDS(s, 0.1, 0.9), prior, x, cond) for s in (1.0, 7.0))
+    part = gradient_of(CSD(1.0, 0.1, 0.9), prior, x, cond)
+    torch.testing.assert_close(seven - one, 6.0 * part)
+    torch.testing.assert_close(gradient_of(CSD(2.5, 0.1, 0.9), prior, x, cond), 2.5 * part)
+    assert float(part.abs().min()) > 1e-4
+
+
+def test_inversion_follows_the_probability_flow():
+    # For N(m, s^2) its exact solution from time r to t is linear: z = (x - alpha m) / sqrt(alpha^2 s^2 + sigma^2) stays.
+    m, s, start = 0.3, 0.5, 0.1
+    prior, x = ToldPrior(s), torch.linspace(-1, 1.5, 5).double().view(5, 1, 1, 1)
+    t = torch.tensor([0.2, 0.4, 0.6, 0.8, 0.95]).double()
+
+    def spread(at: torch.Tensor) -> torch.Tensor:
+        alpha, sigma = prior.schedule(at)
+        return (alpha.square() * s**2 + sigma.square()).sqrt()
+
+    begin = torch.full_like(t, start)
+    z = (x - prior.schedule(begin)[0] * m) / spread(begin)
+    want = prior.schedule(t)[0] * m + z * spread(t)
+    gaps = [float((invert(prior, x, told(5, m), t, steps, 1.0, start) - want).abs().max()) for steps in (10, 40, 160)]
+    assert gaps[2] < 0.02
+    assert gaps[0] > 2.5 * gaps[1] > 6 * gaps[2]  # first order: a quarter of the stride, a quarter of the error
+    early = torch.full_like(t, 0.05)  # before the start there is nowhere to go
+    torch.testing.assert_close(invert(prior, x, told(5, m), early, 3, 1.0, start), x)
+
+
+@pytest.mark.parametrize("settings", [{"inversion_steps": 0}, {"eta": 1.0}])
+def test_sdi_without_inversion_is_sds(settings):
+    prior, x, cond = ToldPrior(0.4), torch.randn(2, 1, 2, 2, generator=rng(1)).double(), told(2, 0.8)
+    loss = SDI(t_min=0.3, t_max=0.6, **settings)
+    torch.testing.assert_close(gradient_of(loss, prior, x, cond), gradient_of(SDS(7.5, 0.3, 0.6), prior, x, cond))
+
+
+def test_sdi_is_repeatable_without_a_draw_and_pulls_toward_the_words():
+    prior, cond = ToldPrior(0.2), told(1, 0.8)
+    x = torch.zeros(1, 1, 2, 2).double()
+    loss = SDI(guidance_scale=1.0, inversion_scale=1.0, eta=0.0, t_min=0.5, t_max=0.5, weighting="x0")
+    first = loss(prior, x, cond, 0.0, rng(1), None)
+    again = loss(prior, x, cond, 0.0, rng(2), None)
+    torch.testing.assert_close(first.x0, again.x0)
+    for _ in range(60):
+        x = x - 0.5 * gradient_of(loss, prior, x, cond)
+    torch.testing.assert_close(x, torch.full_like(x, 0.8), atol=0.02, rtol=0)
+
+
+def test_ism_by_hand_where_nothing_is_inverted():
+    s_, t_, std, x, m = 0.35, 0.4, 0.5, 0.7, 0.8
+    loss = ISM(guidance_scale=3.0, delta=t_ - s_, stride=0.0, t_min=t_, t_max=t_, weighting="uniform")
+    got = gradient_of(loss, ToldPrior(std), torch.full((1, 1, 1, 1), x).double(), told(1, m))
+    stream = rng(7)
+    torch.rand(1, generator=stream)  # the time
+    eps = float(torch.randn((1, 1, 1, 1), dtype=torch.float64, generator=stream))
+
+    def exact(value: float, at: float, mean: float) -> float:
+        alpha, sigma = math.cos(math.pi * at / 2), math.sin(math.pi * at / 2)
+        return sigma * (value - alpha * mean) / (alpha**2 * std**2 + sigma**2)
+
+    alphas, sigmas = ([f(math.pi * at / 2) for at in (s_, t_)] for f in (math.cos, math.sin))
+    x_s = alphas[0] * x + sigmas[0] * eps
+    eps_s = exact(x_s, s_, 0.0)
+    x_t = alphas[1] * (x_s - sigmas[0] * eps_s) / alphas[0] + sigmas[1] * eps_s
+    plain = exact(x_t, t_, 0.0)
+    assert float(got) == pytest.approx(plain + 3.0 * (exact(x_t, t_, m) - plain) - eps_s, rel=1e-5)
+
+
+def test_ism_without_words_has_nothing_to_say_over_a_short_interval():
+    prior, x = ToldPrior(0.5), torch.randn(4, 1, 2, 2, generator=rng(3)).double()
+    long, short = (
+        gradient_of(ISM(1.0, delta, 0.1, 0.6, 0.6, "uniform"), prior, x, told(4, 0.0)).norm() for delta in (0.1, 0.001)
+    )
+    assert float(short) < 0.02 * float(long)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: SDI(eta=1.5), "eta is 1.5; accepted: 0 to 1"),
+        (lambda: SDI(inversion_steps=-1), "inversion_steps is -1"),
+        (lambda: ISM(stride=-0.1), "stride is -0.1"),
+        (lambda: CSD(scale=-1.0), "must not be negative"),
+    ],
+)
+def test_bad_settings_of_losses(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dreamlift.guidance.base import Guidance
+from dreamlift.guidance.csd import CSD
 from dreamlift.guidance.diffusion_loss import DiffusionLoss
+from dreamlift.guidance.ism import ISM
+from dreamlift.guidance.sdi import SDI
 from dreamlift.guidance.sds import SDS
 
 GUIDANCE: dict[str, type[Guidance]] = {
     "sds": SDS,
     "diffusion_loss": DiffusionLoss,
+    "csd": CSD,
+    "ism": ISM,
+    "sdi": SDI,
 }
 """Every loss by its name in a config."""

@@ -66,6 +66,11 @@ def draw_noise(like: Tensor, rng: torch.Generator) -> Tensor:
     return torch.randn(like.shape, generator=rng).to(like)
 
 
+def negative_alone(cond: Conditioning) -> Conditioning:
+    """The negative (or empty) prompt in the prompt's place; like there, no camera is told beside it."""
+    return Conditioning(cond.negative_prompt_embeds, cond.negative_prompt_embeds)
+
+
 def weight_of(weighting: Weighting, alpha: Tensor, sigma: Tensor) -> Tensor:
     """w(t) in the shape of ``alpha`` (see :data:`Weighting`)."""
     if weighting == "sigma2":

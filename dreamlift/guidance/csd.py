@@ -1,0 +1,61 @@
+"""Classifier score distillation (Yu et al. 2023, https://arxiv.org/abs/2310.19415, eq. 7).
+
+    grad_x L_CSD = E_{t, eps} [ w(t) (eps_hat(x_t; y, t) - eps_hat(x_t; t)) ]
+
+Of SDS's guided gradient, (eps_hat(x_t; t) - eps) + s (eps_hat(x_t; y, t) - eps_hat(x_t; t)), it keeps the second part, the
+gradient of an implicit classifier. With a negative prompt the difference is taken to that one (the paper's section 4.3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from dreamlift.guidance.base import (
+    Guidance,
+    Weighting,
+    check_range,
+    draw_noise,
+    draw_t,
+    inject,
+    limit_norm,
+    negative_alone,
+    weight_of,
+)
+from dreamlift.priors.base import Prior
+from dreamlift.schedules import SCHEDULES, Schedule
+from dreamlift.types import Conditioning, GuidanceOutput
+
+
+@dataclass(frozen=True)
+class CSD(Guidance):
+    """The prompt's part of classifier-free guidance, alone."""
+
+    scale: float = 1.0  # of the gradient: what is left of a guidance scale
+    t_min: float | Schedule = field(default=0.02, metadata={"choices": SCHEDULES})  # fraction of the horizon
+    t_max: float | Schedule = field(default=0.98, metadata={"choices": SCHEDULES})
+    weighting: Weighting = "sigma2"
+    clip_rms: float | None = None  # largest root mean square of one picture's gradient
+
+    def __post_init__(self) -> None:
+        check_range(self.t_min, self.t_max, self.scale)
+
+    def init(self, prior: Prior, rng: torch.Generator) -> None:
+        return None
+
+    def __call__(
+        self, prior: Prior, latents: Tensor, cond: Conditioning, progress: float, rng: torch.Generator, state: None
+    ) -> GuidanceOutput:
+        t = draw_t(latents.shape[0], self.t_min, self.t_max, progress, rng).to(latents.device)
+        eps = draw_noise(latents, rng)
+        alpha, sigma = prior.schedule(t)
+        with torch.no_grad():
+            x_t = alpha * latents + sigma * eps
+            wanted = prior.predict_noise(x_t, t, cond, 1.0)
+            other = prior.predict_noise(x_t, t, negative_alone(cond), 1.0)
+            gradient = limit_norm(self.scale * weight_of(self.weighting, alpha, sigma) * (wanted - other), self.clip_rms)
+            x0 = (x_t - sigma * wanted) / alpha.clamp_min(1e-4)
+        metrics = {"grad_rms": float(gradient.square().mean().sqrt()), "t": float(t.mean())}
+        return GuidanceOutput(inject(latents, gradient), x0, t, metrics)
