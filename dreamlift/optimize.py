@@ -75,7 +75,7 @@ def start(config: Config, prior: Prior) -> State:
     """A fresh state on the prior's device."""
     scene = config.scene.build(random_stream(config.seed, "scene"), prior.device).train()
     learned = config.guidance.init(prior, random_stream(config.seed, "guidance"))
-    groups = [dict(group) for group in scene.param_groups()]
+    groups = [dict(group) for part in (scene, learned) if part is not None for group in part.param_groups()]
     adam = config.adam
     optimizer = torch.optim.Adam(groups, betas=(adam.beta1, adam.beta2), eps=adam.eps)
     return State(scene, learned, optimizer, tuple(group["lr"] for group in optimizer.param_groups))
@@ -124,7 +124,10 @@ def take_step(config: Config, prior: Prior, embeds: PromptEmbeds, state: State) 
     if not trouble:
         optimizer.step()
         scene.after_step(index, progress, rng)
-        trouble = "" if is_finite(scene) else "the scene has values that are not finite numbers"
+        if not is_finite(scene):
+            trouble = "the scene has values that are not finite numbers"
+        elif state.guidance is not None and not is_finite(state.guidance):
+            trouble = "what the loss has learnt has values that are not finite numbers"
     values = {name: float(value.detach()) for name, value in terms.items()} | {"grad_norm": float(norm)}
     return Step(index, float(total.detach()), values | out.metrics, cameras, render, out), trouble
 
@@ -151,9 +154,10 @@ def find_trouble(total: Tensor, norm: Tensor, opacity: Tensor, x0: Tensor) -> st
     return ""
 
 
-def is_finite(scene: Scene) -> bool:
+def is_finite(part: nn.Module) -> bool:
     """Whether every parameter is finite. The sum is enough: it is not finite as soon as one of its terms is not."""
-    return bool(torch.isfinite(torch.stack([parameter.detach().sum() for parameter in scene.parameters()])).all())
+    sums = [parameter.detach().sum() for parameter in part.parameters()]
+    return not sums or bool(torch.isfinite(torch.stack(sums)).all())
 
 
 def snapshot(state: State) -> dict[str, Any]:

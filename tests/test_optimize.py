@@ -68,14 +68,21 @@ def all_finite(values):
 # Randomness
 
 
+class Calls(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def param_groups(self):
+        return []
+
+
 @dataclass(frozen=True)
 class Counting(Guidance):
     """SDS with something of its own that is learned: a count of the calls, which changes the gradient."""
 
     def init(self, prior, rng):
-        module = nn.Module()
-        module.register_buffer("calls", torch.zeros(()))
-        return module
+        return Calls()
 
     def __call__(self, prior, latents, cond, progress, rng, state):
         state.calls += 1

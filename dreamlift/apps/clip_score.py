@@ -5,6 +5,8 @@ The share of the renders for which CLIP (Radford et al. 2021) ranks the asset's 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -24,7 +26,7 @@ def clip_r_precision(pictures: list[Tensor], prompts: list[str], model: str) -> 
     from transformers import AutoTokenizer, CLIPModel
 
     try:
-        clip = CLIPModel.from_pretrained(model).eval()
+        clip: Any = CLIPModel.from_pretrained(model).eval()
         tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]

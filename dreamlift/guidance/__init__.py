@@ -8,6 +8,7 @@ from dreamlift.guidance.diffusion_loss import DiffusionLoss
 from dreamlift.guidance.ism import ISM
 from dreamlift.guidance.sdi import SDI
 from dreamlift.guidance.sds import SDS
+from dreamlift.guidance.vsd import VSD
 
 GUIDANCE: dict[str, type[Guidance]] = {
     "sds": SDS,
@@ -15,5 +16,6 @@ GUIDANCE: dict[str, type[Guidance]] = {
     "csd": CSD,
     "ism": ISM,
     "sdi": SDI,
+    "vsd": VSD,
 }
 """Every loss by its name in a config."""

@@ -8,10 +8,10 @@ passed back in, never stored on it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dreamlift.priors.base import Prior
 from dreamlift.schedules import Schedule, value_at
@@ -28,13 +28,13 @@ class Guidance(ABC):
     """A distillation loss on latents."""
 
     @abstractmethod
-    def init(self, prior: Prior, rng: torch.Generator) -> nn.Module | None:
-        """What the loss learns during a run; None where nothing."""
+    def init(self, prior: Prior, rng: torch.Generator) -> Any:
+        """What the loss learns during a run, a module with ``param_groups()`` for the optimiser; None where nothing."""
 
     @abstractmethod
     def __call__(
         self, prior: Prior, latents: Tensor, cond: Conditioning, progress: float, rng: torch.Generator,
-        state: nn.Module | None,
+        state: Any,
     ) -> GuidanceOutput:  # fmt: skip
         """The loss for ``latents (B, C, h, w)`` of a run that is ``progress`` (0..1) done."""
 

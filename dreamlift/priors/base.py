@@ -10,8 +10,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from dreamlift.personalize.lora import Targets
 from dreamlift.types import Conditioning
 
 
@@ -40,6 +41,22 @@ class Prior(ABC):
     @abstractmethod
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
         """eps_hat ``(B, C, h, w)`` for ``x_t (B, C, h, w)`` at ``t (B,)``, guided as :func:`guide` says."""
+
+    @abstractmethod
+    def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
+        """A twin that can learn, and at first says the same as the unguided prior.
+
+        Raises:
+            ValueError: this prior cannot learn.
+        """
+
+
+class Adapted(nn.Module, ABC):
+    """A prior with a low-rank adaptation (its parameters) and the camera as an input."""
+
+    @abstractmethod
+    def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        """eps_hat ``(B, C, h, w)`` for the prompt and ``cond.cameras``, unguided, differentiable in the parameters."""
 
 
 def guide(uncond: Tensor, cond: Tensor, guidance_scale: float) -> Tensor:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dreamlift.priors.base import Prior, cosine_schedule
+from dreamlift.personalize.lora import Targets
+from dreamlift.priors.base import Adapted, Prior, cosine_schedule
 from dreamlift.types import Conditioning
 
 
@@ -53,3 +54,6 @@ class GaussianPrior(Prior):
         log_p = self.log_weights - 0.5 * distance / spread - 0.5 * size * spread.log()
         share = log_p.softmax(dim=1)[..., None, None, None]  # responsibility of each component
         return sigma * (share * offset / variance.unsqueeze(-1)).sum(1)
+
+    def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
+        raise ValueError("an exact prior has no network to adapt; VSD takes one with weights, such as --prior toybox")

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamlift.priors.base import Prior
-from dreamlift.priors.network import DenoisingNetwork, load_part
+from dreamlift.personalize.lora import Targets
+from dreamlift.priors.base import Adapted, Prior
+from dreamlift.priors.network import AdaptedNetwork, DenoisingNetwork, load_part
 from dreamlift.priors.pixel import resize
 from dreamlift.priors.text import encode_prompts
 from dreamlift.types import Conditioning
@@ -48,3 +49,6 @@ class LatentPrior(Prior):
 
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
         return self.network.predict_noise(x_t, t, cond, guidance_scale)
+
+    def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
+        return AdaptedNetwork(self.network, rank, targets, rng)

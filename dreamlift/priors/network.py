@@ -6,14 +6,16 @@ https://arxiv.org/abs/2202.00512) eps = alpha v + sigma x_t, for sample predicti
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dreamlift.priors.base import combine, stack_text
-from dreamlift.types import Conditioning
+from dreamlift.personalize.lora import LoRA, Targets
+from dreamlift.priors.base import Adapted, combine, stack_text
+from dreamlift.types import Cameras, Conditioning
 
 CAMERA_FEATURES = 8  # width of a network's ``time_cond_proj_dim`` that is read as camera conditioning
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -47,7 +49,8 @@ class DenoisingNetwork:
                 f"{folder / 'scheduler'} has prediction_type {self.prediction!r}; accepted: {', '.join(PREDICTIONS)}"
             )
         self.device, self.dtype = device, dtype
-        self.see_cameras = see_cameras and self.unet.config.time_cond_proj_dim == CAMERA_FEATURES
+        self.takes_cameras: bool = self.unet.config.time_cond_proj_dim == CAMERA_FEATURES
+        self.see_cameras = see_cameras and self.takes_cameras
         self.channels: int = self.unet.config.in_channels
         self.sample_size: int = self.unet.config.sample_size
 
@@ -71,22 +74,60 @@ class DenoisingNetwork:
         copies = text.shape[0] // x_t.shape[0]
         steps, told = self.timestep(t), None
         if self.see_cameras and cond.cameras is not None:
-            camera = camera_features(cond.cameras.azimuth, cond.cameras.elevation).to(self.device, self.dtype)
+            camera = self.features(cond.cameras)
             told = torch.cat([torch.zeros_like(camera), *[camera] * (copies - 1)]) if copies > 1 else camera
         out = self.unet(
             x_t.repeat(copies, 1, 1, 1).to(self.dtype), steps.repeat(copies), text.to(self.device, self.dtype),
             timestep_cond=told,
         ).sample.float()  # fmt: skip
-        out = out[:, : self.channels]  # DeepFloyd IF predicts a variance in further channels
-        return combine(self._to_noise(out, x_t.repeat(copies, 1, 1, 1), steps.repeat(copies)), cond, guidance_scale)
+        return combine(self.to_noise(out, x_t.repeat(copies, 1, 1, 1), steps.repeat(copies)), cond, guidance_scale)
 
-    def _to_noise(self, out: Tensor, x_t: Tensor, steps: Tensor) -> Tensor:
+    def features(self, cameras: Cameras) -> Tensor:
+        """What the network is told of the cameras, ``(B, 8)``."""
+        return camera_features(cameras.azimuth, cameras.elevation).to(self.device, self.dtype)
+
+    def to_noise(self, out: Tensor, x_t: Tensor, steps: Tensor) -> Tensor:
+        """eps_hat ``(B, C, h, w)`` from the network's output at integer ``steps (B,)``."""
+        out = out[:, : self.channels]  # DeepFloyd IF predicts a variance in further channels
         abar = self.alphas_cumprod[steps].view(-1, 1, 1, 1)
         if self.prediction == "v_prediction":
             return abar.sqrt() * out + (1 - abar).sqrt() * x_t
         if self.prediction == "sample":
             return (x_t - abar.sqrt() * out) / (1 - abar).sqrt().clamp_min(1e-6)
         return out
+
+
+class AdaptedNetwork(Adapted):
+    """A frozen network with a LoRA. One that takes no cameras gets them as a class embedding, as in ProlificDreamer.
+
+    That one is a linear map of the camera's features that is added to the time embedding, and at first zero.
+    """
+
+    def __init__(self, base: DenoisingNetwork, rank: int, targets: Targets, rng: torch.Generator) -> None:
+        super().__init__()
+        self.base, unet = base, base.unet
+        self.camera: nn.Linear | None = None
+        self.lora = LoRA(unet, rank, targets, rng)
+        if not base.takes_cameras:
+            width = unet.time_embedding.linear_2.out_features
+            self.camera = camera = nn.Linear(CAMERA_FEATURES, width, bias=False, device=base.device)
+            nn.init.zeros_(camera.weight)
+            # A twin that shares all layers and has one more.
+            twin = copy(unet)
+            twin._modules = dict(unet._modules)
+            twin.class_embedding = camera
+            self.lora.holder = (twin,)
+
+    def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        base, steps = self.base, self.base.timestep(t)
+        if cond.cameras is None:
+            told = torch.zeros(x_t.shape[0], CAMERA_FEATURES, device=base.device, dtype=base.dtype)
+        else:
+            told = base.features(cond.cameras)
+        # What is trained stays in fp32, whatever the frozen layers are in.
+        cameras = {"timestep_cond": told} if self.camera is None else {"class_labels": told.float()}
+        text = cond.prompt_embeds.to(base.device, base.dtype)
+        return base.to_noise(self.lora(x_t.to(base.dtype), steps, text, **cameras).sample.float(), x_t, steps)
 
 
 def load_part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:

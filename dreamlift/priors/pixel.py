@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dreamlift.priors.base import Prior
-from dreamlift.priors.network import DenoisingNetwork
+from dreamlift.personalize.lora import Targets
+from dreamlift.priors.base import Adapted, Prior
+from dreamlift.priors.network import AdaptedNetwork, DenoisingNetwork
 from dreamlift.priors.text import encode_prompts
 from dreamlift.types import Conditioning
 
@@ -46,6 +47,9 @@ class PixelPrior(Prior):
 
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
         return self.network.predict_noise(x_t, t, cond, guidance_scale)
+
+    def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
+        return AdaptedNetwork(self.network, rank, targets, rng)
 
 
 def resize(pictures: Tensor, size: int) -> Tensor:

@@ -81,7 +81,8 @@ class Judge(nn.Module):
         if x.shape[-1] != SIZE:
             x = functional.interpolate(x, size=(SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
         embedding, logits = self(x)
-        return Verdict(*(each.softmax(dim=1) for each in logits), functional.normalize(embedding, dim=1))
+        category, color, attribute, sectors = (each.softmax(dim=1) for each in logits)
+        return Verdict(category, color, attribute, sectors, functional.normalize(embedding, dim=1))
 
 
 class _Block(nn.Module):

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 
-def learning_rate(step: int, steps: int, highest: float, warmup: int) -> float:
-    """Linear warm-up, constant, then cosine to a twentieth over the last 40%."""
+def learning_rate(step: int, steps: int, highest: float, warmup: int, hold: float = 0.6) -> float:
+    """Linear warm-up, constant until the share ``hold`` of the steps, then cosine to a twentieth."""
     if step < warmup:
         return highest * (step + 1) / warmup
-    tail = max(0.0, (step / steps - 0.6) / 0.4)
+    tail = max(0.0, (step / steps - hold) / (1.0 - hold))
     return highest * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(tail, 1.0))))
 
 

@@ -43,6 +43,7 @@ class Training:
     size: int = 64
     lr: float = 2e-3
     warmup: int = 200
+    hold: float = 0.6  # share of the steps after which the rate falls
     ema: float = 0.999
     seed: int = 0
 
@@ -217,7 +218,7 @@ def train(
     with make_workers(device, settings.batch) as (pool, workers):
         for step in range(start, settings.steps):
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-                group["lr"] = learning_rate(step, settings.steps, settings.lr, settings.warmup)
+                group["lr"] = learning_rate(step, settings.steps, settings.lr, settings.warmup, settings.hold)
             batch = draw_batch(pictures, settings, step)
             loss = set_gradients(parameters, lambda i, n, batch=batch: x0_loss(networks, batch.share(i, n)), pool, workers)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -109,7 +109,8 @@ def judge_loss(judge: Judge, batch: Batch) -> Tensor:
 def train(settings: Training, pictures: Pictures, width: int = 64) -> Judge:
     """A judge trained on ``pictures``."""
     torch.manual_seed(settings.seed)
-    judge = Judge(tuple(CATEGORIES), width).to(memory_format=torch.channels_last)
+    judge = Judge(tuple(CATEGORIES), width)
+    judge.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     parameters = list(judge.parameters())
     inner = [p for p in judge.stages.parameters() if takes(p)]
     chosen = {id(p) for p in inner}

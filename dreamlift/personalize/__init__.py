@@ -1,0 +1,1 @@
+"""Teaching a prior something new without touching its weights."""

@@ -1,0 +1,200 @@
+"""Variational score distillation: the exact one recovers a distribution, the LoRA one starts as its prior and learns."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from lift_helpers import save_stub
+from run_helpers import same
+from torch import nn
+
+from dreamlift.cameras import CameraSampler, orbit_cameras
+from dreamlift.guidance.sds import SDS
+from dreamlift.guidance.vsd import VSD, Variational
+from dreamlift.optimize import optimize, start
+from dreamlift.personalize.lora import LoRA
+from dreamlift.presets import TOYBOX
+from dreamlift.priors import load_prior
+from dreamlift.priors.base import Adapted
+from dreamlift.priors.gaussian import GaussianPrior
+from dreamlift.prompts import embed_prompt
+from dreamlift.scenes.voxel import Voxel
+from dreamlift.types import Conditioning
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class Exact(Adapted):
+    """The score of the particles themselves, as they are now: what a LoRA of infinite size, trained for ever, would be."""
+
+    def __init__(self, particles: torch.Tensor) -> None:
+        super().__init__()
+        self.particles = particles
+
+    def predict_noise(self, x_t, t, cond):
+        now = self.particles.detach()
+        return GaussianPrior(now, torch.full((len(now),), 1e-3)).predict_noise(x_t, t, cond)
+
+
+def lifted(loss, prior: GaussianPrior, particles: torch.Tensor, steps: int) -> torch.Tensor:
+    """Particles ``(N, C, 1, 1)`` after ``steps`` of ``loss`` with a falling learning rate."""
+    x, stream = particles.clone().requires_grad_(), rng(3)
+    state = Variational(Exact(x), 1e-4) if isinstance(loss, VSD) else None
+    cond = Conditioning(torch.zeros(len(x), 1, 1), torch.zeros(len(x), 1, 1))
+    optimizer = torch.optim.Adam([x], lr=0.02, betas=(0.9, 0.99))
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / steps) + 1e-4
+        optimizer.zero_grad()
+        loss(prior, x, cond, step / steps, stream, state).loss.backward()
+        optimizer.step()
+    return x.detach().view(len(x), -1)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_exact_vsd_keeps_the_spread_that_sds_loses(size):
+    std, mean = 0.5, 0.3
+    prior = GaussianPrior(torch.full((1, size, 1, 1), mean), torch.tensor([std]))
+    begin = torch.randn(8, size, 1, 1, generator=rng(1))
+    vsd = lifted(VSD(1.0, t_max=0.98, weighting="alpha_sigma"), prior, begin, 1500)
+    sds = lifted(SDS(1.0, 0.02, 0.98, "alpha_sigma"), prior, begin, 600)
+    spread = float(vsd.var(dim=0, unbiased=False).mean().sqrt())
+    assert spread == pytest.approx(std, rel=0.15)
+    assert float(sds.var(dim=0, unbiased=False).mean().sqrt()) < 0.05 * std + 0.02
+    assert float((vsd.mean(dim=0) - mean).abs().max()) < 0.1
+    assert float((sds - mean).abs().max()) < 0.1
+
+
+def test_low_rank_changes_by_hand():
+    network = nn.Sequential(nn.Linear(6, 5), nn.Conv2d(3, 4, 2))
+    linear, x = network[0], torch.randn(7, 6)
+    lora = LoRA(network, 2, "all", rng(), gamma=3.0)
+    assert set(lora.weights()) == {"0.weight", "1.weight"}
+    assert {name.split(".")[0] for name, _ in lora.named_parameters()} == {"down", "up"}  # the network is no part of it
+    for name in ("0.weight", "1.weight"):
+        torch.testing.assert_close(lora.weights()[name], dict(network.named_parameters())[name])
+    with torch.no_grad():
+        for value in lora.up.values():
+            value.normal_(generator=rng(1))
+    alone = LoRA(linear, 2, "all", rng(), gamma=3.0)
+    alone.up["weight"].data = lora.up["0/weight"].data
+    a, b = alone.down["weight"], alone.up["weight"]
+    torch.testing.assert_close(alone(x), linear(x) + 1.5 * (x @ a.T) @ b.T)
+    alone(x).square().sum().backward()
+    assert a.grad is not None
+    assert b.grad is not None
+    kernel = lora.weights()["1.weight"] - network[1].weight
+    want = 1.5 * torch.einsum("or,rk->ok", lora.up["1/weight"], lora.down["1/weight"]).view(4, 3, 2, 2)
+    torch.testing.assert_close(kernel, want)
+    with pytest.raises(ValueError, match="nothing to adapt at rank 2"):
+        LoRA(network, 2, "attention", rng())
+    with pytest.raises(ValueError, match="nothing to adapt at rank 9"):
+        LoRA(network, 9, "all", rng())
+
+
+@pytest.fixture(scope="module", params=["sees cameras", "takes none"])
+def prior(request, tmp_path_factory):
+    """A small network that has a place for cameras, and one that has none."""
+    import json
+
+    folder = save_stub(tmp_path_factory.mktemp("stub") / "prior")
+    if request.param == "takes none":
+        from safetensors.torch import load_file, save_file
+
+        path = folder / "unet" / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"time_cond_proj_dim": None}))
+        weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        save_file({k: v for k, v in load_file(weights).items() if "cond_proj" not in k}, weights)
+    return load_prior(folder, torch.device("cpu"))
+
+
+def situation(prior):
+    cameras = orbit_cameras(torch.tensor([0.3, 2.0]), torch.zeros(2), torch.ones(2) * 3, torch.ones(2), 32)
+    text = prior.embed_text(["a red mug", "a red mug", ""])
+    return torch.randn(2, 12, 16, 16, generator=rng(5)), Conditioning(text[:2], text[2:].expand(2, -1, -1), cameras=cameras)
+
+
+def test_at_first_the_renders_score_is_the_priors_so_nothing_moves(prior):
+    x, cond = situation(prior)
+    loss = VSD(guidance_scale=1.0, t_min=0.3, t_max=0.7)
+    state = loss.init(prior, rng(1))
+    t = torch.tensor([0.4, 0.6])
+    torch.testing.assert_close(state.predict_noise(x, t, cond), prior.predict_noise(x, t, cond, 1.0))
+    x = x.requires_grad_()
+    out = loss(prior, x, cond, 0.0, rng(2), state)
+    (gradient,) = torch.autograd.grad(out.loss, x, retain_graph=True)
+    assert float(gradient.abs().max()) < 1e-5
+    learnt = torch.autograd.grad(out.loss, list(state.parameters()), allow_unused=True)
+    assert any(each is not None and float(each.abs().max()) > 0 for each in learnt)
+    assert not any(parameter.requires_grad for parameter in prior.network.unet.parameters())
+    assert prior.network.unet.class_embedding is None
+
+
+@pytest.mark.parametrize("target", ["eps", "v"])
+def test_the_lora_learns_the_renders_and_their_cameras(prior, target):
+    x, cond = situation(prior)
+    loss = VSD(rank=4, targets="all", lora_lr=1e-2, lora_target=target, camera_dropout=0.0)
+    state, stream = loss.init(prior, rng(1)), rng(2)
+    before = {name: value.clone() for name, value in prior.network.unet.state_dict().items()}
+    optimizer = torch.optim.Adam(state.param_groups())
+    with torch.no_grad():
+        first = sum(float(loss.lora_loss(prior, x, cond, rng(i), state)) for i in range(8))
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss.lora_loss(prior, x, cond, stream, state).backward()
+        optimizer.step()
+    with torch.no_grad():
+        last = sum(float(loss.lora_loss(prior, x, cond, rng(i), state)) for i in range(8))
+        t = torch.tensor([0.6, 0.6])
+        turned = replace(cond, cameras=cond.cameras[[1, 0]])
+        told = (state.predict_noise(x, t, cond) - state.predict_noise(x, t, turned)).abs().max()
+    assert last < 0.8 * first
+    assert float(told) > 1e-4
+    assert all(torch.equal(value, before[name]) for name, value in prior.network.unet.state_dict().items())
+
+
+def test_v_error_is_the_noise_error_over_alpha(prior):
+    x, cond = situation(prior)
+    state = VSD().init(prior, rng(1))
+    one = x[:1], Conditioning(cond.prompt_embeds[:1], cond.negative_prompt_embeds[:1], cameras=cond.cameras[:1])
+    with torch.no_grad():
+        eps, v = (float(VSD(lora_target=name).lora_loss(prior, *one, rng(3), state)) for name in ("eps", "v"))
+    t = float(torch.rand(1, generator=rng(3)))
+    assert v * float(prior.schedule(torch.tensor([t]))[0]) ** 2 == pytest.approx(eps, rel=1e-4)
+
+
+def test_a_run_with_it_resumes_bit_by_bit(prior):
+    config = replace(
+        TOYBOX, steps=4, guidance=VSD(targets="all"), cameras=CameraSampler(views=1, resolution=(16,)),
+        scene=replace(TOYBOX.scene, field=Voxel(resolutions=(5, 9), switch_on=(0.0, 0.4)), samples=12),
+    )  # fmt: skip
+    embeds = embed_prompt("a red mug", "", config.wording, prior.embed_text)
+
+    def begin():
+        state = start(config, prior)
+        return state, optimize(config, prior, embeds, state)
+
+    whole, steps = begin()
+    seen = list(steps)
+    assert all(math.isfinite(step.terms["lora_loss"]) for step in seen)
+    first, steps = begin()
+    for _ in range(2):
+        next(steps)
+    second, rest = begin()
+    second.load_state_dict(first.state_dict())
+    list(rest)
+    assert same(second.state_dict(), whole.state_dict())
+    assert whole.state_dict()["guidance"]
+
+
+def test_what_cannot_learn_says_so():
+    prior = GaussianPrior(torch.zeros(1, 1, 1, 1), torch.ones(1))
+    with pytest.raises(ValueError, match="an exact prior has no network to adapt"):
+        VSD().init(prior, rng())
+    for settings, words in (({"rank": 0}, "rank is 0"), ({"lora_lr": 0.0}, "lora_lr 0"), ({"camera_dropout": 2.0}, "is 2;")):
+        with pytest.raises(ValueError, match=words):
+            VSD(**settings)
