@@ -102,7 +102,7 @@ TOYBOX = Config(
         background=Learned(lr=0.05, random_probability=0.0),
     ),
     guidance=SDS(
-        guidance_scale=3.0,
+        guidance_scale=7.5,
         # High noise for the first half: there the prior says what the prompt looks like from this side. At lower noise
         # it believes the blob that it is shown.
         t_min=Piecewise(((0.0, 0.9), (0.5, 0.9), (1.0, 0.2))),

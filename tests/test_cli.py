@@ -89,7 +89,7 @@ def test_settings_lists_everything_that_can_be_set(cwd, capsys):
     names = [line.split()[0] for line in lines]
     assert len(set(names)) == len(names) > 50
     assert {f"--{target}" for target in SHORT.values()} <= set(names)
-    assert "--guidance.guidance_scale 3.0  (a number)  uncond + s (cond - uncond)" in lines
+    assert "--guidance.guidance_scale 7.5  (a number)  uncond + s (cond - uncond)" in lines
     for name in PRESETS:
         assert run_main("settings", "--preset", name) == 0
         assert f"--prior {PRESETS[name].prior}  (text)" in capsys.readouterr().out

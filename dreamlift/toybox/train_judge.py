@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from dreamlift.startup import tune_process
 from dreamlift.toybox.dataset import STYLES, Pictures, load_shards, make_shard
-from dreamlift.toybox.judge import FOLDER, Judge, save_judge, sector_angles
+from dreamlift.toybox.judge import FOLDER, Judge, load_judge, save_judge, sector_angles
 from dreamlift.toybox.learning import learning_rate, make_workers, set_gradients
 from dreamlift.toybox.muon import Muon, takes
 from dreamlift.toybox.world import ATTRIBUTES, CATEGORIES
@@ -106,10 +106,10 @@ def judge_loss(judge: Judge, batch: Batch) -> Tensor:
     return functional.cross_entropy(category, batch.category) + sum(masked) + functional.cross_entropy(sectors, target)
 
 
-def train(settings: Training, pictures: Pictures, width: int = 64) -> Judge:
-    """A judge trained on ``pictures``."""
+def train(settings: Training, pictures: Pictures, width: int = 64, init: Path | None = None) -> Judge:
+    """A judge trained on ``pictures``, from the one saved in ``init`` or from nothing."""
     torch.manual_seed(settings.seed)
-    judge = Judge(tuple(CATEGORIES), width)
+    judge = Judge(tuple(CATEGORIES), width) if init is None else load_judge(init)[0].train().requires_grad_(True)
     judge.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     parameters = list(judge.parameters())
     inner = [p for p in judge.stages.parameters() if takes(p)]
@@ -170,15 +170,17 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=48, help="of 500 pictures each, to learn from")
     parser.add_argument("--test-shards", type=int, default=4)
     parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--init", type=Path, help="go on from the judge in this folder")
     for name, default in vars(Training()).items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
     told = vars(parser.parse_args())
-    out, data, shards, tests, width = (told.pop(key) for key in ("out", "data", "shards", "test_shards", "width"))
+    out, data, init = (told.pop(key) for key in ("out", "data", "init"))
+    shards, tests, width = (told.pop(key) for key in ("shards", "test_shards", "width"))
     tune_process()
     for folder, first, count in ((data / "train", FIRST_SHARD, shards), (data / "test", TEST_SHARD, tests)):
         for index in range(first, first + count):
             make_shard(folder, index, training=False)
-    judge = train(Training(**told), load_shards(data / "train"), width)
+    judge = train(Training(**told), load_shards(data / "train"), width, init)
     accuracy = measure(judge, load_shards(data / "test"), asymmetric_categories())
     print(json.dumps(accuracy))
     save_judge(judge, out, accuracy)
