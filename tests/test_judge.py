@@ -149,10 +149,11 @@ def test_the_shipped_judge_knows_things_that_it_never_saw():
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 6e6
     assert judge.categories == tuple(CATEGORIES)
     found = measure(judge, rendered(range(2_000_000, 2_000_040)), asymmetric_categories())
-    # 160 pictures: three standard errors of a share near 0.95 are 5 points
-    assert found["category"] > accuracy["category"] - 0.06
-    assert found["color"] > accuracy["color"] - 0.06
-    assert found["azimuth_error_deg"] < accuracy["azimuth_error_deg"] + 5.0
+    # 160 pictures of 40 things: three standard errors of a share near 0.9 are about 10 points
+    assert found["category"] > accuracy["category"] - 0.12
+    assert found["color"] > accuracy["color"] - 0.12
+    assert found["azimuth_error_deg"] < accuracy["azimuth_error_deg"] + 20.0
+    assert accuracy["category"] > 0.8
 
 
 def test_asymmetric_categories_have_a_front():

@@ -11,7 +11,7 @@ import trimesh
 
 from dreamlift.cameras import rays_of, turntable
 from dreamlift.meshing import geometry
-from dreamlift.meshing.clean import decimate, remove_floaters, smooth
+from dreamlift.meshing.clean import decimate, remove_floaters, smooth, split_pinches
 from dreamlift.meshing.geometry import EmptySceneError, check_mesh, is_closed, signed_volume
 from dreamlift.meshing.isosurface import find_threshold, isosurface, surface_of_density, triangle_table
 from dreamlift.meshing.raster import rasterize, render_mesh, sample_texture
@@ -376,3 +376,36 @@ def test_a_hollow_shell_becomes_solid_and_haze_does_not():
     truth = radius < 0.6
     assert float((inside & truth).sum() / (inside | truth).sum()) > 0.9
     assert not bool(inside[radius > 0.7].any())
+
+
+def test_sheets_that_touch_along_an_edge_are_parted():
+    """Two tetrahedra that share an edge: its four faces become two pairs, and nothing moves."""
+    points = np.array([[0, 0, 0], [0, 0, 1], [1, 0, 0], [0.5, 1, 0], [-1, 0, 0], [-0.5, -1, 0]], np.float32)
+
+    def tetrahedron(a, b, c, d):
+        faces = np.array([[a, c, b], [a, b, d], [a, d, c], [b, c, d]], np.int32)
+        return faces if signed_volume(points, faces) > 0 else faces[:, ::-1]
+
+    faces = np.concatenate([tetrahedron(0, 1, 2, 3), tetrahedron(0, 1, 4, 5)])
+    assert not is_closed(faces)
+    vertices, parted = split_pinches(points, faces)
+    assert is_closed(parted)
+    assert len(vertices) == 8
+    np.testing.assert_array_equal(vertices[parted], points[faces])
+    same, untouched = split_pinches(points[:4], faces[:4])
+    np.testing.assert_array_equal(same[untouched], points[faces[:4]])
+    assert len(same) == 4
+
+
+def test_a_budget_is_kept_by_a_tangle_that_one_round_cannot_reduce():
+    """Hundreds of thin blades in a fog of spheres: every try of one round leaves edges with four faces."""
+    rng = np.random.default_rng(0)
+    field = torch.from_numpy(rng.normal(size=(40, 40, 40))).float()
+    field = torch.nn.functional.avg_pool3d(field[None, None], 5, 1, 2)[0, 0]
+    vertices, faces = isosurface(field, 0.0, -1.0, 1.0)
+    mesh = remove_floaters(Mesh(vertices.numpy(), faces.numpy().astype(np.int32)))
+    small = decimate(mesh, 6000)
+    assert len(mesh.faces) > 20_000
+    assert len(small.faces) <= 6000
+    assert is_closed(small.faces)
+    assert signed_volume(small.vertices, small.faces) == pytest.approx(signed_volume(mesh.vertices, mesh.faces), rel=0.15)
