@@ -398,14 +398,16 @@ def test_sheets_that_touch_along_an_edge_are_parted():
 
 
 def test_a_budget_is_kept_by_a_tangle_that_one_round_cannot_reduce():
-    """Hundreds of thin blades in a fog of spheres: every try of one round leaves edges with four faces."""
-    rng = np.random.default_rng(0)
-    field = torch.from_numpy(rng.normal(size=(40, 40, 40))).float()
-    field = torch.nn.functional.avg_pool3d(field[None, None], 5, 1, 2)[0, 0]
-    vertices, faces = isosurface(field, 0.0, -1.0, 1.0)
+    """A ball with a rough surface, tunnels and bridges: the first try leaves edges with four faces, the first round 1,500."""
+    noise = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 40, 40))).float()[None, None]
+    for _ in range(2):
+        noise = torch.nn.functional.avg_pool3d(noise, 5, 1, 2)
+    axis = torch.linspace(-1, 1, 40)
+    radius = (axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis**2).sqrt()
+    vertices, faces = isosurface(noise[0, 0] / noise.std() + 6 * (0.75 - radius), 0.0, -1.0, 1.0)
     mesh = remove_floaters(Mesh(vertices.numpy(), faces.numpy().astype(np.int32)))
-    small = decimate(mesh, 6000)
-    assert len(mesh.faces) > 20_000
-    assert len(small.faces) <= 6000
+    small = decimate(mesh, 1000)
+    assert len(mesh.faces) > 15_000
+    assert len(small.faces) <= 1000
     assert is_closed(small.faces)
-    assert signed_volume(small.vertices, small.faces) == pytest.approx(signed_volume(mesh.vertices, mesh.faces), rel=0.15)
+    assert signed_volume(small.vertices, small.faces) == pytest.approx(signed_volume(mesh.vertices, mesh.faces), rel=0.1)
