@@ -32,23 +32,24 @@ def car() -> Mesh:
 
 
 class Lookup:
-    """A judge by brute force: the nearest of the true renders, in colour and of clay, from 24 sides of a few things."""
+    """A judge by brute force: the nearest of the true renders, in colour and of clay, from 72 sides of a few things."""
 
     def __init__(self) -> None:
         self.categories = ("car", "mug", "table")
-        cameras, rows = around(SECTORS), []
+        cameras, rows = around(3 * SECTORS), []
         for kind in self.categories:
             thing = make_thing(kind, "red", 5)
             for style in ("albedo", "clay"):
                 grey = Background(*[(0.86, 0.88, 0.90)] * 2)
-                rows.append(render(thing, cameras, background=grey, shading=style).rgb)
+                rows.append(render(thing, cameras, background=grey, shading=style, supersample=1).rgb)
         self.known = torch.cat(rows).flatten(1)
 
     def judge(self, pictures: torch.Tensor) -> Verdict:
         best = torch.cdist(pictures.flatten(1), self.known).argmin(dim=1)
-        category, sector = best // (2 * SECTORS), best % SECTORS
+        category, sector = best // (6 * SECTORS), (best % (3 * SECTORS) / 3).round().long() % SECTORS
         tints = torch.tensor(list(COLORS.values()))
-        middle = pictures[:, 24:40, 24:40].mean((1, 2))
+        vivid = (pictures.amax(-1) - pictures.amin(-1) > 0.4).float()[..., None]
+        middle = (pictures * vivid).sum((1, 2)) / vivid.sum((1, 2)).clamp_min(1.0)  # the mean of what has a hue
         one_hot = torch.nn.functional.one_hot
         return Verdict(
             one_hot(category, 3).float(), one_hot(torch.cdist(middle, tints).argmin(dim=1), len(tints)).float(),
@@ -119,9 +120,12 @@ def test_two_fronts_are_two_peaks_more_than_90_degrees_apart(peaks, expected):
     assert has_two_fronts(front) is expected
 
 
-def test_one_broad_front_is_not_two():
+def test_one_broad_front_is_not_two_but_a_front_all_around_is():
     angles = torch.arange(36) * (2 * math.pi / 36)
     assert not has_two_fronts((3 * angles.cos()).exp() / math.exp(3))
+    assert not has_two_fronts((angles.cos() > 0.5).float())  # a judge without a doubt, over 120 degrees
+    assert has_two_fronts((angles.cos() > -0.9).float())
+    assert has_two_fronts(torch.ones(36))
 
 
 def test_chamfer_agrees_with_a_tree_search():

@@ -119,17 +119,22 @@ def _compared(score: Score, wanted: Wanted, mesh: Mesh, pictures: Tensor, opacit
 
 
 def has_two_fronts(front: Tensor) -> bool:
-    """Whether the front is seen from two directions more than 90 degrees apart.
+    """Whether the front is seen in two places, their middles more than 90 degrees apart, or over more than half a turn.
 
-    ``front (N,)`` are probabilities at evenly spaced azimuths. A direction counts that is called the front (above one
-    half) and is the likeliest within 45 degrees on either side.
+    ``front (N,)`` are probabilities at evenly spaced azimuths. A place is a run of neighbours that are called the front
+    (above one half).
     """
-    count = len(front)
-    reach = count // 8
-    around_each = torch.stack([front.roll(shift) for shift in range(-reach, reach + 1)])
-    peaks = torch.nonzero((front > 0.5) & (front >= around_each.amax(dim=0))).flatten().tolist()
-    gaps = [min(abs(a - b), count - abs(a - b)) for a in peaks for b in peaks]
-    return max(gaps, default=0) > count / 4
+    count, called = len(front), (front > 0.5).tolist()
+    if all(called) or not any(called):
+        return all(called)
+    begin = called.index(False)  # runs do not pass this one
+    runs: list[list[int]] = []
+    for i in range(begin, begin + count):
+        if called[i % count]:
+            runs = [*runs[:-1], [*runs[-1], i]] if runs and runs[-1][-1] == i - 1 else [*runs, [i]]
+    middles = [0.5 * (run[0] + run[-1]) for run in runs]
+    gaps = [min(abs(a - b), count - abs(a - b)) for a in middles for b in middles]
+    return max(gaps) > count / 4 or max(len(run) for run in runs) > count / 2
 
 
 def diversity(embeddings: list[Tensor]) -> float:
