@@ -21,10 +21,10 @@ import torch  # noqa: E402
 from dreamlift.priors.network import camera_features  # noqa: E402
 from dreamlift.priors.sources import locate  # noqa: E402
 from dreamlift.prompts import DIRECTIONS, article  # noqa: E402
-from dreamlift.toybox.judge import load_judge  # noqa: E402
+from dreamlift.toybox.judge import azimuth_error_deg, load_judge  # noqa: E402
 from dreamlift.toybox.network import kinds_known, load_folder  # noqa: E402
 from dreamlift.toybox.train import sample_grid, save_grid  # noqa: E402
-from dreamlift.toybox.truth import asymmetric_categories  # noqa: E402
+from dreamlift.toybox.truth import is_asymmetric  # noqa: E402
 from dreamlift.toybox.world import COLORS, held_out  # noqa: E402
 
 ELEVATION = math.radians(20.0)
@@ -43,7 +43,7 @@ def main() -> None:
             for side in range(8)]  # fmt: skip
     azimuth = torch.tensor([side * math.pi / 4 for _, _, side in rows])
     camera = camera_features(azimuth, torch.full_like(azimuth, ELEVATION))
-    sided = torch.tensor([kind in asymmetric_categories() for kind, _, _ in rows])
+    sided = torch.tensor([is_asymmetric(kind) for kind, _, _ in rows])
     unseen = torch.tensor([held_out(kind, color) for kind, color, _ in rows])
     names, tints = [judge.categories.index(kind) for kind, _, _ in rows], [colors.index(color) for _, color, _ in rows]
     print(f"{len(rows)} pictures, {len(kinds)} kinds, CFG {arguments.guidance_scale:g}; the judge itself: {accuracy}")
@@ -59,8 +59,7 @@ def main() -> None:
         verdict = judge.judge(pictures)
         right = verdict.category.argmax(dim=1) == torch.tensor(names)
         tinted = verdict.color.argmax(dim=1) == torch.tensor(tints)
-        turn = verdict.azimuth - azimuth
-        error = torch.rad2deg(torch.atan2(turn.sin(), turn.cos()).abs())[sided]
+        error = azimuth_error_deg(verdict.azimuth, azimuth)[sided]
         fresh = f"{float(right[unseen].float().mean()):.3f}" if unseen.any() else "-"
         print(f"{label:18s} {float(right.float().mean()):8.3f} {fresh:>10s} {float(tinted.float().mean()):6.3f}"
               f" {float(error.median()):8.1f}", flush=True)  # fmt: skip

@@ -66,6 +66,32 @@ def draw_noise(like: Tensor, rng: torch.Generator) -> Tensor:
     return torch.randn(like.shape, generator=rng).to(like)
 
 
+def pull(
+    prior: Prior, latents: Tensor, cond: Conditioning, t: Tensor, noise: Tensor, guidance_scale: float,
+    weighting: Weighting, clip_x0: float | None, clip_rms: float | None,
+) -> GuidanceOutput:  # fmt: skip
+    """The loss whose gradient is w(t) (eps_hat - noise), at x_t = alpha x + sigma noise.
+
+    With ``clip_x0`` the noise is that of the clipped x0_hat.
+    """
+    alpha, sigma = prior.schedule(t)
+    with torch.no_grad():
+        x_t = alpha * latents + sigma * noise
+        eps_hat = prior.predict_noise(x_t, t, cond, guidance_scale)
+        x0 = (x_t - sigma * eps_hat) / alpha.clamp_min(1e-4)
+        if clip_x0 is not None:
+            x0 = x0.clamp(-clip_x0, clip_x0)
+            eps_hat = (x_t - alpha * x0) / sigma.clamp_min(1e-4)
+        gradient = limit_norm(weight_of(weighting, alpha, sigma) * (eps_hat - noise), clip_rms)
+    return output(latents, gradient, x0, t)
+
+
+def output(latents: Tensor, gradient: Tensor, x0: Tensor, t: Tensor) -> GuidanceOutput:
+    """The loss that teaches ``gradient``, with what is shown of it."""
+    metrics = {"grad_rms": float(gradient.square().mean().sqrt()), "t": float(t.mean())}
+    return GuidanceOutput(inject(latents, gradient), x0, t, metrics)
+
+
 def negative_alone(cond: Conditioning) -> Conditioning:
     """The negative (or empty) prompt in the prompt's place; like there, no camera is told beside it."""
     return Conditioning(cond.negative_prompt_embeds, cond.negative_prompt_embeds)

@@ -19,9 +19,9 @@ from dreamlift.guidance.base import (
     check_range,
     draw_noise,
     draw_t,
-    inject,
     limit_norm,
     negative_alone,
+    output,
     weight_of,
 )
 from dreamlift.priors.base import Prior
@@ -57,5 +57,4 @@ class CSD(Guidance):
             other = prior.predict_noise(x_t, t, negative_alone(cond), 1.0)
             gradient = limit_norm(self.scale * weight_of(self.weighting, alpha, sigma) * (wanted - other), self.clip_rms)
             x0 = (x_t - sigma * wanted) / alpha.clamp_min(1e-4)
-        metrics = {"grad_rms": float(gradient.square().mean().sqrt()), "t": float(t.mean())}
-        return GuidanceOutput(inject(latents, gradient), x0, t, metrics)
+        return output(latents, gradient, x0, t)

@@ -19,9 +19,9 @@ from dreamlift.guidance.base import (
     check_range,
     draw_noise,
     draw_t,
-    inject,
     limit_norm,
     negative_alone,
+    output,
     weight_of,
 )
 from dreamlift.guidance.inversion import LOWEST, ddim_step, invert
@@ -64,8 +64,7 @@ class ISM(Guidance):
             eps_hat = prior.predict_noise(x_t, t, cond, self.guidance_scale)
             gradient = limit_norm(weight_of(self.weighting, alpha, sigma) * (eps_hat - eps_s), self.clip_rms)
             x0 = (x_t - sigma * eps_hat) / alpha.clamp_min(1e-4)
-        metrics = {"grad_rms": float(gradient.square().mean().sqrt()), "t": float(t.mean())}
-        return GuidanceOutput(inject(latents, gradient), x0, t, metrics)
+        return output(latents, gradient, x0, t)
 
     def noised(self, prior: Prior, latents: Tensor, plain: Conditioning, s: Tensor, fresh: Tensor) -> Tensor:
         """x_s, of the shape of ``latents``."""

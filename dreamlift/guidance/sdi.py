@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dreamlift.guidance.base import Guidance, Weighting, check_range, draw_noise, draw_t, inject, limit_norm, weight_of
+from dreamlift.guidance.base import Guidance, Weighting, check_range, draw_noise, draw_t, pull
 from dreamlift.guidance.inversion import invert
 from dreamlift.priors.base import Prior
 from dreamlift.schedules import SCHEDULES, Linear, Schedule
@@ -50,18 +50,11 @@ class SDI(Guidance):
     ) -> GuidanceOutput:
         t = draw_t(latents.shape[0], self.t_min, self.t_max, progress, rng).to(latents.device)
         fresh = draw_noise(latents, rng)
-        alpha, sigma = prior.schedule(t)
         with torch.no_grad():
             noise = self.find_noise(prior, latents, cond, t, fresh)
-            x_t = alpha * latents + sigma * noise
-            eps_hat = prior.predict_noise(x_t, t, cond, self.guidance_scale)
-            x0 = (x_t - sigma * eps_hat) / alpha.clamp_min(1e-4)
-            if self.clip_x0 is not None:
-                x0 = x0.clamp(-self.clip_x0, self.clip_x0)
-                eps_hat = (x_t - alpha * x0) / sigma.clamp_min(1e-4)
-            gradient = limit_norm(weight_of(self.weighting, alpha, sigma) * (eps_hat - noise), self.clip_rms)
-        metrics = {"grad_rms": float(gradient.square().mean().sqrt()), "t": float(t.mean())}
-        return GuidanceOutput(inject(latents, gradient), x0, t, metrics)
+        return pull(
+            prior, latents, cond, t, noise, self.guidance_scale, self.weighting, self.clip_x0, self.clip_rms
+        )  # fmt: skip
 
     def find_noise(self, prior: Prior, latents: Tensor, cond: Conditioning, t: Tensor, fresh: Tensor) -> Tensor:
         """kappa, of the shape of ``latents``: the inverted noise, mixed with ``fresh`` noise."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dreamlift.guidance.base import Guidance, Weighting, check_range, draw_noise, draw_t, inject, limit_norm, weight_of
+from dreamlift.guidance.base import Guidance, Weighting, check_range, draw_noise, draw_t, pull
 from dreamlift.priors.base import Prior
 from dreamlift.schedules import SCHEDULES, Schedule
 from dreamlift.types import Conditioning, GuidanceOutput
@@ -42,14 +42,6 @@ class SDS(Guidance):
     ) -> GuidanceOutput:
         t = draw_t(latents.shape[0], self.t_min, self.t_max, progress, rng).to(latents.device)
         eps = draw_noise(latents, rng)
-        alpha, sigma = prior.schedule(t)
-        with torch.no_grad():
-            x_t = alpha * latents + sigma * eps
-            eps_hat = prior.predict_noise(x_t, t, cond, self.guidance_scale)
-            x0 = (x_t - sigma * eps_hat) / alpha.clamp_min(1e-4)
-            if self.clip_x0 is not None:
-                x0 = x0.clamp(-self.clip_x0, self.clip_x0)
-                eps_hat = (x_t - alpha * x0) / sigma.clamp_min(1e-4)
-            gradient = limit_norm(weight_of(self.weighting, alpha, sigma) * (eps_hat - eps), self.clip_rms)
-        metrics = {"grad_rms": float(gradient.square().mean().sqrt()), "t": float(t.mean())}
-        return GuidanceOutput(inject(latents, gradient), x0, t, metrics)
+        return pull(
+            prior, latents, cond, t, eps, self.guidance_scale, self.weighting, self.clip_x0, self.clip_rms
+        )  # fmt: skip

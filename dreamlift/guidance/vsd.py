@@ -8,13 +8,13 @@ changes on min_phi E ||eps_phi(x_t; t, c, y) - eps||^2. SDS is VSD with the true
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from dreamlift.guidance.base import Guidance, Weighting, check_range, draw_noise, draw_t, inject, limit_norm, weight_of
+from dreamlift.guidance.base import Guidance, Weighting, check_range, draw_noise, draw_t, limit_norm, output, weight_of
 from dreamlift.personalize.lora import Targets
 from dreamlift.priors.base import Adapted, Prior
 from dreamlift.schedules import SCHEDULES, Schedule, Switch
@@ -74,12 +74,8 @@ class VSD(Guidance):
             gradient = limit_norm(weight_of(self.weighting, alpha, sigma) * (eps_hat - eps_phi), self.clip_rms)
             x0 = (x_t - sigma * eps_hat) / alpha.clamp_min(1e-4)
         learning = self.lora_loss(prior, latents.detach(), cond, rng, state)
-        metrics = {
-            "grad_rms": float(gradient.square().mean().sqrt()),
-            "t": float(t.mean()),
-            "lora_loss": float(learning.detach()),
-        }
-        return GuidanceOutput(inject(latents, gradient) + learning, x0, t, metrics)
+        out = output(latents, gradient, x0, t)
+        return replace(out, loss=out.loss + learning, metrics={**out.metrics, "lora_loss": float(learning.detach())})
 
     def lora_loss(self, prior: Prior, latents: Tensor, cond: Conditioning, rng: torch.Generator, state: Variational) -> Tensor:
         """The loss () that eps_phi learns the renders' own score from, at times and noises of its own."""

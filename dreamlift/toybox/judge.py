@@ -103,6 +103,12 @@ def sector_angles() -> Tensor:
     return torch.where(angles > math.pi + 1e-6, angles - 2.0 * math.pi, angles)
 
 
+def azimuth_error_deg(guess: Tensor, truth: Tensor) -> Tensor:
+    """Absolute angles ``(B,)`` in degrees, 0 to 180, between azimuths ``(B,)`` in radians."""
+    turn = guess - truth
+    return torch.rad2deg(torch.atan2(turn.sin(), turn.cos()).abs())
+
+
 def save_judge(judge: Judge, folder: Path, accuracy: dict[str, float]) -> None:
     """Write the weights (fp16) with what they were measured to reach; ``accuracy`` is shown beside every figure."""
     from safetensors.torch import save

@@ -19,9 +19,9 @@ from dreamlift.meshing.extract import sample_grid
 from dreamlift.meshing.geometry import face_areas
 from dreamlift.meshing.isosurface import isosurface
 from dreamlift.meshing.raster import render_mesh
-from dreamlift.toybox.judge import SIZE, Judge, Verdict, Wanted
+from dreamlift.toybox.judge import SIZE, Judge, Verdict, Wanted, azimuth_error_deg
 from dreamlift.toybox.render import render
-from dreamlift.toybox.truth import asymmetric_categories
+from dreamlift.toybox.truth import is_asymmetric
 from dreamlift.toybox.world import COLORS, FIT_RADIUS, Thing, make_thing
 from dreamlift.types import Cameras, Mesh, Shading
 
@@ -93,13 +93,11 @@ def _judged(score: Score, wanted: Wanted, own: int, verdict: Verdict, bare: Verd
     if wanted.color:
         colored = _is_color(verdict, wanted.color)
         score = replace(score, color=_share(colored), both=_share(colored & named))
-    if wanted.category in asymmetric_categories():
-        turn = verdict.azimuth - azimuth
-        error = torch.rad2deg(torch.atan2(turn.sin(), turn.cos()).abs())
+    if is_asymmetric(wanted.category):
         behind = azimuth.cos() < -0.5  # the three from behind, of eight
         score = replace(
             score,
-            azimuth_error_deg=float(error.median()),
+            azimuth_error_deg=float(azimuth_error_deg(verdict.azimuth, azimuth).median()),
             front_from_behind=_share(verdict.front[behind] > 0.5),
             janus=float(has_two_fronts(whole.front)),
         )

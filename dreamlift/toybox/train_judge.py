@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from dreamlift.startup import tune_process
 from dreamlift.toybox.dataset import STYLES, Pictures, load_shards, make_shard
-from dreamlift.toybox.judge import FOLDER, Judge, load_judge, save_judge, sector_angles
+from dreamlift.toybox.judge import FOLDER, Judge, azimuth_error_deg, load_judge, save_judge, sector_angles
 from dreamlift.toybox.learning import learning_rate, make_workers, set_gradients
 from dreamlift.toybox.muon import Muon, takes
 from dreamlift.toybox.world import ATTRIBUTES, CATEGORIES
@@ -146,8 +146,7 @@ def measure(judge: Judge, pictures: Pictures, asymmetric: tuple[str, ...] = ()) 
     found = {"category": _share(right[~clay]), "category_clay": _share(right[clay])}
     for name, guess, truth in zip(("color", "attribute"), guesses[1:], told[1:], strict=True):
         found[name] = _share((guess == truth)[truth >= 0])
-    turn = torch.cat([v.azimuth for v in verdicts]) - torch.from_numpy(pictures.azimuth)
-    error = torch.rad2deg(torch.atan2(turn.sin(), turn.cos()).abs())
+    error = azimuth_error_deg(torch.cat([v.azimuth for v in verdicts]), torch.from_numpy(pictures.azimuth))
     names = list(CATEGORIES)
     counted = torch.tensor([names[int(i)] in asymmetric for i in pictures.category])
     if counted.any():
