@@ -1,6 +1,6 @@
 """START HERE: a prompt becomes an asset, on one page of plain calls.
 
-prepare: load the prior, encode the prompt, build the scene       (fails before the first expensive step)
+prepare: work out memory, encode the prompt, load the prior, build the scene    (fails before the first expensive step)
 optimize: the loop (dreamlift/optimize.py)
 finish: the scene becomes a mesh with a baked texture
 """
@@ -17,9 +17,10 @@ from torch import Tensor
 
 from dreamlift.cameras import turntable
 from dreamlift.export import EXPORTERS
+from dreamlift.memory import Need, check_memory
 from dreamlift.optimize import State, optimize, random_stream, start
 from dreamlift.presets import TOYBOX, Config
-from dreamlift.priors import load_prior
+from dreamlift.priors import load_prior, prompt_reader
 from dreamlift.priors.base import Prior
 from dreamlift.priors.sources import locate, revision_of
 from dreamlift.prompts import PromptEmbeds, embed_prompt
@@ -39,6 +40,7 @@ class Job:
     prior_revision: str
     embeds: PromptEmbeds
     state: State
+    need: Need | None  # of memory; None where the prior's settings could not be read beforehand
 
 
 @dataclass(frozen=True)
@@ -85,16 +87,21 @@ def generate(prompt: str, config: Config = TOYBOX) -> Asset:
     return dataclasses.replace(first, others=tuple(others))
 
 
-def prepare(config: Config) -> Job:
-    """Everything that can fail early: the prompt, the device, the prior, the words."""
+def prepare(config: Config, on_stage: Callable[[str], None] = lambda name: None) -> Job:
+    """Everything that can fail early: the prompt, the device, memory, the words, the prior."""
     config = dataclasses.replace(config, prompt=check_prompt(config.prompt))
     folder = locate(config.prior)
     if folder == Path(config.prior).expanduser():
         # A relative path means another folder as soon as the run is resumed from somewhere else.
         config = dataclasses.replace(config, prior=str(folder.resolve()))
-    prior = load_prior(folder, find_device(config.device), config.see_cameras)
-    embeds = embed_prompt(config.prompt, config.negative, config.wording, prior.embed_text)
-    return Job(config, prior, revision_of(folder), embeds, start(config, prior))
+    device = find_device(config.device)
+    need = check_memory(config, folder, device)
+    if need is not None:
+        on_stage(str(need))
+    # The words first: text encoders and networks are then never in memory together.
+    embeds = embed_prompt(config.prompt, config.negative, config.wording, prompt_reader(folder, device))
+    prior = load_prior(folder, device, config.see_cameras, config.memory)
+    return Job(config, prior, revision_of(folder), embeds, start(config, prior), need)
 
 
 def finish(config: Config, scene: Scene, on_stage: Callable[[str], None] = lambda name: None) -> Asset:

@@ -20,6 +20,7 @@ from dreamlift.guidance.sjc import SJC
 from dreamlift.guidance.vsd import VSD
 from dreamlift.lighting import Lighting
 from dreamlift.meshing.extract import Extract
+from dreamlift.priors.saving import Memory
 from dreamlift.prompts import WORDINGS, Compass, FourViews, Wording
 from dreamlift.scenes import SCENES
 from dreamlift.scenes.background import Learned, Solid
@@ -90,6 +91,7 @@ class Config:
     weights: Weights = field(default_factory=Weights)
     adam: Adam = field(default_factory=Adam)
     mesh: Extract = field(default_factory=Extract)
+    memory: Memory = field(default_factory=Memory)
     checkpoint_every: int = 50  # steps between two checkpoints
     keep_checkpoints: int = 2
 
@@ -159,12 +161,16 @@ DREAMFUSION_SD = replace(
 )
 """threestudio's dreamfusion-sd row (its guidance 100 is 101 here)."""
 
+# 512 pixels of 512 samples: all at once, they would take more memory than any GPU has.
+LARGE = replace(DREAMFUSION_SD.scene, rays_at_once=8192)
+
 PROLIFICDREAMER = replace(
     DREAMFUSION_SD,
     steps=25_000,
     cameras=CameraSampler(
         views=1, resolution=(64, 512, 512, 512, 512), elevation_deg=(-10.0, 45.0), distance=(1.0, 1.5), fov_deg=(40.0, 70.0)
     ),
+    scene=LARGE,
     wording=FourViews(front_deg=30.0, back_deg=30.0),
     lighting=Lighting(),  # the plain albedo
     guidance=VSD(guidance_scale=7.5, t_max=Switch(0.98, 0.5, 0.2), lora_target="v"),
@@ -175,6 +181,7 @@ PROLIFICDREAMER = replace(
 HIFA = replace(
     DREAMFUSION_SD,
     cameras=replace(DREAMFUSION_SD.cameras, resolution=(512,)),
+    scene=LARGE,
     lighting=Lighting(),
     guidance=HiFA(guidance_scale=100.0, lambda_rgb=0.01),
     weights=Weights(sparsity=1.0, depth_variance=100.0),
@@ -213,6 +220,7 @@ SD3_FLOW = replace(
     DREAMFUSION_SD,
     prior="sd3-medium",
     cameras=replace(DREAMFUSION_SD.cameras, resolution=(64, 512)),
+    scene=LARGE,
     guidance=RFDS(guidance_scale=50.0),
     lighting=Lighting(),
 )

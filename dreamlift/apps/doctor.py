@@ -22,7 +22,6 @@ OPTIONAL = {
     "imageio_ffmpeg": ("video", "mp4 turntables"),
     "pxr": ("usd", "USDZ export"),
 }
-NEEDED_GB = 2.5  # the default preset's peak memory stays below
 
 
 def diagnose() -> tuple[str, bool]:
@@ -40,12 +39,10 @@ def diagnose() -> tuple[str, bool]:
         state = "present" if found else f"not installed: pip install 'dreamlift[{extra}]'"
         lines.append(f"{module:20s}{state}  ({use})")
     lines += _devices()
-    memory = _memory_gb()
-    if memory is not None:
-        enough = memory >= NEEDED_GB
+    if healthy:
+        memory, enough = _memory()
+        lines += memory
         healthy &= enough
-        verdict = "enough" if enough else "too little"
-        lines.append(f"free memory         {memory:.1f} GB ({verdict} for the default preset)")
     lines.append(f"free disk           {shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB here")
     embedded = (EMBEDDED / "toybox" / "model_index.json").is_file()
     healthy &= embedded
@@ -61,9 +58,11 @@ def list_priors() -> str:
         place = ", ".join(source.addresses) if source.addresses else "embedded"
         lines.append(
             f"{name}\n  where       {place}\n  pictures    {source.resolution}x{source.resolution} {source.space}\n"
-            f"  memory      about {source.memory_gb:g} GB (estimate)\n  licence     {source.licence}\n"
+            f"  memory      about {source.memory_gb:g} GB of a GPU's, with one small picture a step\n"
+            f"  licence     {source.licence}\n"
             f"  note        {source.note}"
         )
+    lines.append("Bigger pictures need more: each run says at its start what it needs, and `dreamlift doctor` for all presets.")
     lines.append("Beside these, --prior takes a local diffusers folder (safetensors) or a hub name owner/model.")
     return "\n".join(lines)
 
@@ -83,11 +82,21 @@ def _devices() -> list[str]:
     return lines
 
 
-def _memory_gb() -> float | None:
-    """Memory that can be had without swapping (GB); None where the system does not tell."""
-    try:
-        text = Path("/proc/meminfo").read_text()
-    except OSError:
-        return None
-    rows = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    return float(rows["MemAvailable"].split()[0]) / 1e6 if "MemAvailable" in rows else None
+def _memory() -> tuple[list[str], bool]:
+    """What is free, what each preset needs on the device that is chosen by itself, and whether the default one fits."""
+    from dreamlift.lifting import find_device
+    from dreamlift.memory import available_device, available_host, expected, fits
+    from dreamlift.presets import PRESETS
+
+    device = find_device("auto")
+    free = (available_host(), available_device(device))
+    lines, enough = [], True
+    if free[0] is not None:
+        lines.append(f"free memory         {free[0] / 1e9:.1f} GB")
+    lines.append(f"presets on {device.type:9s}the most memory that each can need (an upper estimate)")
+    for name, config in PRESETS.items():
+        need = expected(config, device.type)
+        fit = fits(need, free)
+        enough &= fit or name != "toybox"
+        lines.append(f"  {name:20s}{need.total / 1e9:.1f} GB with {config.prior}{'' if fit else ': too much here'}")
+    return lines, enough

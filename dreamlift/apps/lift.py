@@ -52,8 +52,8 @@ def start_run(config: Config, out: Path | None, reporter: Reporter) -> Outcome:
     begun = time.monotonic()
     check_out(out)
     with _warnings_to(reporter):
-        job = prepare(config)
-    info = {"seed": config.seed, "prior": config.prior, "prior_revision": job.prior_revision, **versions()}
+        job = prepare(config, reporter.stage)
+    info = {"seed": config.seed, "prior": config.prior, "prior_revision": job.prior_revision, **estimated(job), **versions()}
     run = Run.create(
         out, job.config.prompt, config_text=save_yaml(job.config), config_hash=config_hash(job.config), info=info,
         keep=config.keep_checkpoints,
@@ -68,12 +68,12 @@ def resume_run(folder: Path, reporter: Reporter) -> Outcome:
     config = read_config(folder)
     opened = Run.open(folder, config_hash=config_hash(config), keep=config.keep_checkpoints)
     with opened as run, _warnings_to(reporter):
-        job = prepare(config)
+        job = prepare(config, reporter.stage)
         known = run.status().get("prior_revision")
         if known not in (None, job.prior_revision):
             reporter.note(f"the prior {config.prior} has changed since this run began; it goes on with the one of now")
         _, saved = run.resume()
-        run.set_status("running", {"prior_revision": job.prior_revision})
+        run.set_status("running", {"prior_revision": job.prior_revision, **estimated(job)})
         if saved:
             job.state.load_state_dict(saved)
         return _carry_out(run, job, reporter, begun)
@@ -211,6 +211,11 @@ def versions() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     return {"dreamlift": dreamlift.__version__, "python": platform.python_version(), "packages": found}
+
+
+def estimated(job: Job) -> dict[str, float]:
+    """What was worked out beforehand, to be compared with ``peak_memory_gb``."""
+    return {} if job.need is None else {"estimated_memory_gb": round(job.need.total / 1e9, 3)}
 
 
 def peak_memory_gb() -> float:

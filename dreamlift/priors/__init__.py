@@ -9,25 +9,40 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+    from torch import Tensor
 
     from dreamlift.priors.base import Prior
+    from dreamlift.priors.saving import Memory
 
 
-def load_prior(folder: Path, device: torch.device, see_cameras: bool = True) -> Prior:
+def prompt_reader(folder: Path, device: torch.device) -> Callable[[list[str]], Tensor]:
+    """The same as :meth:`Prior.embed_text` of the prior in ``folder``, without its network in memory."""
+    from dreamlift.priors.text import encode_prompts
+
+    return lambda prompts: encode_prompts(folder, prompts, device, _precision(device))
+
+
+def load_prior(folder: Path, device: torch.device, see_cameras: bool = True, memory: Memory | None = None) -> Prior:
     """The prior in a diffusers ``folder``: a flow where it has a transformer, latent where it has a VAE, else on pixels.
 
     Half precision on a GPU.
 
     ``see_cameras``: tell a camera-conditioned network where the camera stands; others have only the words.
     """
-    import torch
-
     from dreamlift.priors.flow import FlowPrior
     from dreamlift.priors.latent import LatentPrior
     from dreamlift.priors.pixel import PixelPrior
 
-    # On CPUs without bf16 units half precision is some 60 times slower than fp32.
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
     kinds: dict[str, Callable[[Path, torch.device, torch.dtype, bool], Prior]] = {"transformer": FlowPrior, "vae": LatentPrior}
     kind = next((kinds[part] for part in kinds if (folder / part).is_dir()), PixelPrior)
-    return kind(folder, device, dtype, see_cameras)
+    prior = kind(folder, device, _precision(device), see_cameras)
+    if memory is not None:
+        prior.save_memory(memory)
+    return prior
+
+
+def _precision(device: torch.device) -> torch.dtype:
+    import torch
+
+    # On CPUs without bf16 units half precision is some 60 times slower than fp32.
+    return torch.float16 if device.type == "cuda" else torch.float32

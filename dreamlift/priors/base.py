@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamlift.personalize.lora import Targets
+from dreamlift.priors.saving import Memory
 from dreamlift.types import Conditioning
 
 
@@ -49,6 +50,10 @@ class Prior(ABC):
         Raises:
             ValueError: this prior cannot learn.
         """
+
+    @abstractmethod
+    def save_memory(self, memory: Memory) -> None:
+        """Need less memory from now on, as the settings say."""
 
 
 class Adapted(nn.Module, ABC):

@@ -15,6 +15,7 @@ from torch import Tensor
 from dreamlift.cameras import spherical_to_cartesian
 from dreamlift.personalize.lora import Targets
 from dreamlift.priors.base import Adapted, Prior, cosine_schedule
+from dreamlift.priors.saving import Memory
 from dreamlift.types import Cameras, Conditioning
 
 
@@ -57,6 +58,9 @@ class EmpiricalPrior(Prior):
             log_p = log_p - 0.5 * (cosine.clamp(-1, 1).acos() / self.bandwidth).square()
         x0 = (log_p.softmax(dim=1) @ flat).view_as(x_t)
         return (x_t - alpha * x0) / sigma.clamp_min(1e-8)
+
+    def save_memory(self, memory: Memory) -> None:
+        """There is no network that could do with less."""
 
     def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
         raise ValueError("an exact prior has no network to adapt; VSD takes one with weights, such as --prior toybox")

@@ -18,6 +18,7 @@ from dreamlift.personalize.lora import Targets
 from dreamlift.priors.base import Adapted, Prior, combine, stack_text
 from dreamlift.priors.latent import Autoencoder
 from dreamlift.priors.network import load_part
+from dreamlift.priors.saving import Memory, in_turn, save_memory
 from dreamlift.priors.text import encode_prompts, unpack
 from dreamlift.types import Conditioning
 
@@ -34,7 +35,7 @@ class FlowPrior(Prior):
         network = load_part(SD3Transformer2DModel, folder / "transformer", dtype)
         self.transformer: Any = network.to(device).eval().requires_grad_(False)
         self.autoencoder = Autoencoder(folder, device, dtype, self.transformer.config.sample_size)
-        self.resolution = self.autoencoder.resolution
+        self.resolution, self.one_by_one = self.autoencoder.resolution, False
 
     def encode(self, rgb: Tensor) -> Tensor:
         return self.autoencoder.encode(rgb)
@@ -53,13 +54,20 @@ class FlowPrior(Prior):
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
         text = stack_text(cond, guidance_scale).to(self.device, self.dtype)
         copies = text.shape[0] // x_t.shape[0]
-        states, pooled = unpack(text, self.transformer.config.pooled_projection_dim)
         many, times = x_t.repeat(copies, 1, 1, 1), t.to(self.device).repeat(copies)
-        velocity = self.transformer(
-            many.to(self.dtype), encoder_hidden_states=states, pooled_projections=pooled,
-            timestep=(times * HORIZON).to(self.dtype),
-        ).sample.float()  # fmt: skip
+
+        def ask(x: Tensor, at: Tensor, words: Tensor) -> Tensor:
+            states, pooled = unpack(words, self.transformer.config.pooled_projection_dim)
+            return self.transformer(x, encoder_hidden_states=states, pooled_projections=pooled, timestep=at).sample.float()
+
+        batched = (many.to(self.dtype), (times * HORIZON).to(self.dtype), text)
+        velocity = in_turn(ask, batched, self.one_by_one)
         return combine(many + (1.0 - times.view(-1, 1, 1, 1)) * velocity, cond, guidance_scale)
 
     def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
         raise ValueError("VSD's LoRA is made for U-Nets; with this prior use another loss, such as --guidance.type rfds")
+
+    def save_memory(self, memory: Memory) -> None:
+        self.one_by_one = memory.one_by_one
+        save_memory(self.transformer, memory)
+        save_memory(self.autoencoder.vae, memory)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dreamlift.personalize.lora import Targets
 from dreamlift.priors.base import Adapted, Prior, cosine_schedule
+from dreamlift.priors.saving import Memory
 from dreamlift.types import Conditioning
 
 
@@ -54,6 +55,9 @@ class GaussianPrior(Prior):
         log_p = self.log_weights - 0.5 * distance / spread - 0.5 * size * spread.log()
         share = log_p.softmax(dim=1)[..., None, None, None]  # responsibility of each component
         return sigma * (share * offset / variance.unsqueeze(-1)).sum(1)
+
+    def save_memory(self, memory: Memory) -> None:
+        """There is no network that could do with less."""
 
     def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
         raise ValueError("an exact prior has no network to adapt; VSD takes one with weights, such as --prior toybox")

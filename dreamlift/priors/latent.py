@@ -16,6 +16,7 @@ from dreamlift.personalize.lora import Targets
 from dreamlift.priors.base import Adapted, Prior
 from dreamlift.priors.network import AdaptedNetwork, DenoisingNetwork, load_part
 from dreamlift.priors.pixel import resize
+from dreamlift.priors.saving import Memory, save_memory
 from dreamlift.priors.text import encode_prompts
 from dreamlift.types import Conditioning
 
@@ -71,3 +72,7 @@ class LatentPrior(Prior):
 
     def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
         return AdaptedNetwork(self.network, rank, targets, rng)
+
+    def save_memory(self, memory: Memory) -> None:
+        self.network.save_memory(memory)
+        save_memory(self.autoencoder.vae, memory)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dreamlift.personalize.lora import LoRA, Targets
 from dreamlift.priors.base import Adapted, combine, stack_text
+from dreamlift.priors.saving import Memory, in_turn, save_memory
 from dreamlift.priors.text import unpack
 from dreamlift.types import Cameras, Conditioning
 
@@ -54,6 +55,7 @@ class DenoisingNetwork:
         self.see_cameras = see_cameras and self.takes_cameras
         self.channels: int = self.unet.config.in_channels
         self.sample_size: int = self.unet.config.sample_size
+        self.one_by_one = False
         self.picture_size = self.sample_size  # what Stable Diffusion XL is told of the picture; its autoencoder knows better
 
     def timestep(self, t: Tensor) -> Tensor:
@@ -67,7 +69,7 @@ class DenoisingNetwork:
         return abar.sqrt(), (1 - abar).sqrt()
 
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
-        """Guided eps_hat ``(B, C, h, w)``, by one call of the network for all prompts.
+        """Guided eps_hat ``(B, C, h, w)``, by one call of the network for all prompts (or one each, with ``one_by_one``).
 
         A network that takes cameras is told ``cond.cameras``, where they are given, beside every prompt but the negative
         one: so that guidance strengthens the view as it does the words.
@@ -78,10 +80,18 @@ class DenoisingNetwork:
         if self.see_cameras and cond.cameras is not None:
             camera = self.features(cond.cameras)
             told = torch.cat([torch.zeros_like(camera), *[camera] * (copies - 1)]) if copies > 1 else camera
-        out = self.unet(
-            x_t.repeat(copies, 1, 1, 1).to(self.dtype), steps.repeat(copies), timestep_cond=told, **self.text_arguments(text)
-        ).sample.float()  # fmt: skip
-        return combine(self.to_noise(out, x_t.repeat(copies, 1, 1, 1), steps.repeat(copies)), cond, guidance_scale)
+        many, times = x_t.repeat(copies, 1, 1, 1), steps.repeat(copies)
+
+        def ask(x: Tensor, at: Tensor, camera: Tensor | None, words: Tensor) -> Tensor:
+            return self.unet(x, at, timestep_cond=camera, **self.text_arguments(words)).sample.float()
+
+        out = in_turn(ask, (many.to(self.dtype), times, told, text), self.one_by_one)
+        return combine(self.to_noise(out, many, times), cond, guidance_scale)
+
+    def save_memory(self, memory: Memory) -> None:
+        """See :meth:`Prior.save_memory`."""
+        self.one_by_one = memory.one_by_one
+        save_memory(self.unet, memory)
 
     def text_arguments(self, text: Tensor) -> dict[str, Any]:
         """The network's arguments for text states ``(B, L, D)``; to Stable Diffusion XL also the picture's size and crop."""

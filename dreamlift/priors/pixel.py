@@ -17,6 +17,7 @@ from torch.nn import functional
 from dreamlift.personalize.lora import Targets
 from dreamlift.priors.base import Adapted, Prior
 from dreamlift.priors.network import AdaptedNetwork, DenoisingNetwork
+from dreamlift.priors.saving import Memory
 from dreamlift.priors.text import encode_prompts
 from dreamlift.types import Conditioning
 
@@ -50,6 +51,9 @@ class PixelPrior(Prior):
 
     def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
         return AdaptedNetwork(self.network, rank, targets, rng)
+
+    def save_memory(self, memory: Memory) -> None:
+        self.network.save_memory(memory)
 
 
 def resize(pictures: Tensor, size: int) -> Tensor:

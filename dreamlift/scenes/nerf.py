@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from dreamlift.cameras import rays_of
 from dreamlift.scenes import regularizers
@@ -41,12 +42,15 @@ class Nerf:
     samples: int = 64  # intervals of every ray through the cube, before empty ones are skipped
     stop: float = 1e-3  # a sample that less light than this reaches is not drawn (early termination)
     bounds: float = 1.0  # half the cube's edge, world units
+    rays_at_once: int = 0  # if set, so many rays are followed at a time, and again for the gradient: less memory, more time
 
     def __post_init__(self) -> None:
         if self.samples < 2:
             raise ValueError(f"Nerf.samples is {self.samples}; use at least 2 (64 is the default).")
         if self.bounds <= 0:
             raise ValueError(f"Nerf.bounds is {self.bounds}; it must be positive.")
+        if self.rays_at_once < 0:
+            raise ValueError(f"Nerf.rays_at_once is {self.rays_at_once}; use 0 for all of them, or for example 4096.")
 
     def build(self, rng: torch.Generator, device: torch.device | str = "cpu") -> NerfScene:
         """A new scene; ``rng`` is a CPU generator that draws the initial parameters."""
@@ -82,17 +86,22 @@ class NerfScene(Scene):
         origins, directions = rays.origins.reshape(-1, 3).to(like), rays.directions.reshape(-1, 3).to(like)
         view = torch.arange(shape[0], device=device).repeat_interleave(shape[1] * shape[2])
         aux: dict[str, Tensor] = {}
-        if torch.is_grad_enabled():
-            out, aux = self._march((origins, directions, view), rng, shading, normals)
-            sums = (out.opacity, out.depth_sum, out.values)
+        if self.training:
+            jitter = torch.rand(origins.shape[0], generator=rng).to(origins)
         else:
-            pieces = []
-            for piece in zip(*(x.split(RAYS_AT_ONCE) for x in (origins, directions, view)), strict=True):
-                out, _ = self._march(piece, rng, shading, normals)
-                pieces.append((out.opacity, out.depth_sum, out.values))
-            sums = tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
-        opacity, depth_sum = sums[0].view(*shape, 1), sums[1].view(*shape, 1)
-        values = sums[2].view(*shape, -1)
+            jitter = torch.full_like(origins[:, 0], 0.5)
+        grad = torch.is_grad_enabled()
+        size = (self.settings.rays_at_once or origins.shape[0]) if grad else RAYS_AT_ONCE
+        pieces = list(zip(*(x.split(size) for x in (origins, directions, view, jitter)), strict=True))
+        if grad and len(pieces) > 1:
+            marched = [checkpoint(self._march, piece, shading, normals, use_reentrant=False) for piece in pieces]
+        else:
+            marched = [self._march(piece, shading, normals) for piece in pieces]
+        opacity = torch.cat([out.opacity for out, _ in marched]).view(*shape, 1)
+        depth_sum = torch.cat([out.depth_sum for out, _ in marched]).view(*shape, 1)
+        values = torch.cat([out.values for out, _ in marched]).view(*shape, -1)
+        if grad:
+            aux = joined([aux for _, aux in marched])
         if background is None:
             backdrop = self.background(directions.view(*shape, 3), rng)
         else:
@@ -103,15 +112,9 @@ class NerfScene(Scene):
         depth = depth_sum / opacity.clamp(min=1e-6)
         return RenderOutput(rgb, opacity, depth, values[..., 3:] if normals else None, aux)
 
-    def _march(
-        self, rays: tuple[Tensor, ...], rng: torch.Generator, shading: Shading | None, normals: bool
-    ) -> tuple[Composited, dict[str, Tensor]]:
-        """What rays ``(origins (R, 3), directions (R, 3), view (R,))`` collect, and the values of their samples."""
-        origins, directions, view = rays
-        if self.training:
-            jitter = torch.rand(origins.shape[0], generator=rng).to(origins)
-        else:
-            jitter = torch.full_like(origins[:, 0], 0.5)
+    def _march(self, rays: tuple[Tensor, ...], shading: Shading | None, normals: bool) -> tuple[Composited, dict[str, Tensor]]:
+        """What rays ``(origins (R, 3), directions (R, 3), view (R,), jitter (R,))`` collect, and their samples' values."""
+        origins, directions, view, jitter = rays
         cells = self.occupancy.cells()
         samples = sample_rays(origins, directions, self.bounds, self.settings.samples, jitter, cells)
         offsets = ray_offsets(samples, origins.shape[0])
@@ -173,6 +176,23 @@ class NerfScene(Scene):
 
 
 TERMS = ("sparsity", "opaque", "distortion", "depth_variance", "orientation", "tv")
+
+
+def joined(pieces: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The samples' values of consecutive pieces of the rays as those of all; the grid is the same in each."""
+    if len(pieces) == 1:
+        return pieces[0]
+    rays = samples = 0
+    parts: dict[str, list[Tensor]] = {name: [] for name in pieces[0]}
+    for i, piece in enumerate(pieces):
+        for name, value in piece.items():
+            if name == "ray_indices":
+                value = value + rays
+            elif name == "offsets":
+                value = value[i > 0 :] + samples
+            parts[name].append(value)
+        rays, samples = rays + piece["offsets"].shape[0] - 1, samples + piece["starts"].shape[0]
+    return {name: values[0] if name == "grid" else torch.cat(values) for name, values in parts.items()}
 
 
 def shade(found: FieldSamples, points: Tensor, view: Tensor, shading: Shading) -> Tensor:

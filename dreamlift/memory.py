@@ -1,0 +1,288 @@
+"""What a run needs of memory, worked out before anything is loaded, and what this machine has.
+
+The need is an upper estimate, of the largest pictures of the run (``cameras.resolution`` may be a ladder), with no empty space
+left out. On a CPU, with the constants below (measured on short runs: ``benchmarks/memory.py``, BENCHMARKS.md),
+
+    need = packages + max(text encoder, networks + scene + step) + mesh and texture
+    step = slack x (views x pixels x samples x bytes a sample + values of the networks x bytes)
+
+and on a GPU the same is split between its own memory and the machine's. No GPU was at hand to check the second.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreamlift.guidance.diffusion_loss import DiffusionLoss
+from dreamlift.guidance.hifa import HiFA
+from dreamlift.guidance.vsd import VSD
+from dreamlift.priors.footprint import Footprint, footprint
+from dreamlift.priors.sources import EMBEDDED, KNOWN
+from dreamlift.scenes import kernels
+from dreamlift.scenes.hashgrid import HAS_TRITON, Hashgrid, layout_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from dreamlift.presets import Config
+
+PACKAGES = 650 << 20  # Python with torch, diffusers and transformers, and numba's compiler
+CUDA_HOST, CUDA_DEVICE = 3 << 30, 600 << 20  # what CUDA adds to a process, and keeps of a GPU; not measured here
+CPU_SLACK, GPU_SLACK = 2.0, 1.25  # over the live values: gaps that malloc (tuned not to give back) and torch's allocator leave
+# Bytes a sample, in float32. Packed intervals, points, weights and their gradients, and what sampling writes in between:
+SAMPLE = 70
+VOXEL = 72  # raw and activated density and colour, and their gradients
+TWIN = 270  # of each level and evaluation of a hash grid, where no compiled kernel does the encoding
+NORMALS, TERMS = 180, 100  # normals and lit colours; regularisers along rays
+PER_SAMPLE_KEPT = 36  # what stays of a sample where rays are followed piece by piece
+COPIES = 10  # of every trained value: itself, gradient, Adam's two, and two good copies of all but the gradient
+# Mesh and texture: fixed, a grid point, a texel.
+MESH, GRID_POINT, TEXEL = 220 << 20, 100, 80
+LOW_RAYS = 4096
+NOTHING = Footprint(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, False)
+
+
+class NotEnoughMemoryError(ValueError):
+    """The run cannot fit; the message says what would."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """The most that a run needs, in bytes."""
+
+    host: int  # of the machine's main memory
+    device: int  # of the GPU's own; 0 without one
+    pictures: str  # the largest pictures that it is for, in words
+
+    @property
+    def total(self) -> int:
+        return self.host + self.device
+
+    def __str__(self) -> str:
+        gpu = f" and {self.device / 1e9:.1f} GB of the GPU's" if self.device else ""
+        return f"memory: at most {self.host / 1e9:.1f} GB{gpu}, for {self.pictures}"
+
+
+def check_memory(config: Config, folder: Path, device: torch.device) -> Need | None:
+    """The need of a run with the prior in ``folder``; None where its settings cannot be read (loading it says why).
+
+    Raises:
+        NotEnoughMemoryError: less is free, as far as the system tells, and ``config.memory.check`` is on.
+    """
+    try:
+        prior = footprint(folder)
+    except (ValueError, OSError):
+        return None
+    need = estimate(config, prior, device.type)
+    free = (available_host(), available_device(device))
+    if config.memory.check and not fits(need, free):
+        raise NotEnoughMemoryError(refusal(config, prior, device, need, free))
+    return need
+
+
+def fits(need: Need, free: tuple[int | None, int | None]) -> bool:
+    """Whether what is free (None: unknown) is enough."""
+    return all(have is None or wanted <= have for wanted, have in zip((need.host, need.device), free, strict=True))
+
+
+def refusal(config: Config, prior: Footprint, device: torch.device, need: Need, free: tuple[int | None, int | None]) -> str:
+    """One line: what is needed, what is there, and the changes that would fit."""
+    ways: list[tuple[str, Config, Footprint]] = []
+    low = replace(config, memory=replace(config.memory, one_by_one=True, checkpointing=True),
+                  scene=replace(config.scene, rays_at_once=LOW_RAYS))  # fmt: skip
+    options = f"--memory.one_by_one true --memory.checkpointing true --scene.rays_at_once {LOW_RAYS}"
+    ways.append((options, low, prior))
+    for size in sorted({min(side, top) for side in config.cameras.resolution for top in (512, 256, 128, 64, 32)}, reverse=True):
+        smaller = tuple(min(side, size) for side in config.cameras.resolution)
+        if smaller != config.cameras.resolution:
+            changed = replace(config, cameras=replace(config.cameras, resolution=smaller))
+            ways.append((f"--cameras.resolution {list(smaller)}".replace(", ", ","), changed, prior))
+    if config.mesh.resolution > 128 or config.mesh.texture_size > 1024:
+        changed = replace(config, mesh=replace(config.mesh, resolution=128, texture_size=1024))
+        ways.append(("--mesh.resolution 128 --mesh.texture_size 1024", changed, prior))
+    ways.append(("--prior toybox", config, footprint(EMBEDDED / "toybox")))
+    found: dict[str, str] = {}
+    for words, changed, teacher in ways:
+        less = estimate(changed, teacher, device.type)
+        if fits(less, free) and words.split()[0] not in found:
+            found[words.split()[0]] = f"{words} ({less.total / 1e9:.1f} GB)"
+    there = " and ".join(
+        f"{have / 1e9:.1f} GB {where}" for have, where in zip(free, ("here", f"on {device}"), strict=True) if have is not None
+    )
+    advice = " or ".join(found.values()) or "a smaller cameras.resolution, scene.samples and prior together"
+    return (
+        f"this run needs more memory than is free: {str(need).removeprefix('memory: ')}, but there are {there}. "
+        f"Try {advice}; or --memory.check false to run all the same"
+    )
+
+
+def estimate(config: Config, prior: Footprint, device: str = "cpu") -> Need:
+    """The most that a run needs on a ``device`` of type "cpu", "cuda" or "mps"."""
+    gpu = device == "cuda"
+    views, side = config.cameras.views, max(config.cameras.resolution)
+    pictures = f"{views} picture{'s' if views > 1 else ''} a step of {side}x{side}"
+    width, slack = (2, GPU_SLACK) if gpu else (4, CPU_SLACK)
+    vae = 4 if prior.upcast else width
+    weights = prior.network * width + prior.autoencoder * vae
+    learned = _of_lora(config, prior, width)
+    step = int(slack * (render_bytes(config, side, device) + _of_prior(config, prior, width, vae))) + learned
+    step += 4 * COPIES * scene_values(config)
+    # A file that is read and the network that it fills are there together, for one network after the other.
+    if not gpu:
+        loading = max(prior.network, prior.autoencoder) * 4
+        host = max(prior.text * 8, weights + max(loading, step))
+        return Need(PACKAGES + host + finish_bytes(config), 0, pictures)
+    largest = max(prior.network, prior.autoencoder, prior.text) * (2 + 4)
+    device_bytes = CUDA_DEVICE + max(prior.text * width, weights + step)
+    return Need(PACKAGES + CUDA_HOST + max(largest, finish_bytes(config)), device_bytes, pictures)
+
+
+def expected(config: Config, device: str = "cpu") -> Need:
+    """As :func:`estimate`, of a known prior that need not be here yet: then with the figure in its table.
+
+    That is for half precision; on a CPU it counts twice.
+    """
+    source = KNOWN[config.prior]
+    if not source.addresses:
+        return estimate(config, footprint(EMBEDDED / config.prior), device)
+    need, prior = estimate(config, NOTHING, device), int(source.memory_gb * 1e9)
+    if need.device:
+        return replace(need, device=need.device + prior)
+    return replace(need, host=need.host + 2 * prior)
+
+
+def scene_values(config: Config) -> int:
+    """How many values the scenes train, all particles together."""
+    field = config.scene.field
+    if isinstance(field, Hashgrid):
+        one = layout_of(field).first[-1] * field.features + field.hidden * (field.levels * field.features + 4)
+    else:
+        one = 4 * sum(n**3 for n in field.resolutions)
+    return one * config.particles
+
+
+def render_bytes(config: Config, side: int, device: str = "cpu") -> int:
+    """Live bytes of one step's renders of ``side`` pixels with their gradients, where no sample is left out."""
+    scene, field = config.scene, config.scene.field
+    rays = config.cameras.views * side**2
+    at_once = min(rays, scene.rays_at_once or rays)
+    progress = (0.0, 0.25, 0.5, 0.75, 1.0)
+    on = {name for share in progress for name in config.weights.at(share)}
+    normals = "orientation" in on or config.lighting.lambertian > 0
+    along = TERMS if on & {"distortion", "depth_variance"} else 0
+    if isinstance(field, Hashgrid):
+        features = 4 * field.levels * field.features
+        evaluations = 4 if normals else 1
+        compiled = HAS_TRITON if device == "cuda" else device == "cpu" and kernels.fast_kernels_available()
+        inner = evaluations * (features + 4 * field.hidden + 64) + 2 * 4 * field.hidden + features
+        inner += 0 if compiled else evaluations * field.levels * TWIN
+        fixed = 3 * 4 * layout_of(field).first[-1] * field.features
+    else:
+        inner, fixed = VOXEL, 8 * 16 * field.resolutions[-1] ** 3
+    each = SAMPLE + inner + NORMALS * normals
+    kept = (PER_SAMPLE_KEPT + NORMALS * normals // 3) * (at_once < rays)
+    return fixed + scene.samples * (at_once * each + rays * (kept + along)) + rays * 200
+
+
+def finish_bytes(config: Config) -> int:
+    """Of the mesh, its texture and the pictures at the end."""
+    return MESH + GRID_POINT * config.mesh.resolution**3 + TEXEL * config.mesh.texture_size**2
+
+
+def _of_prior(config: Config, prior: Footprint, width: int, vae: int) -> int:
+    """Live bytes of one step's ways through the prior's networks."""
+    views, memory, guidance = config.cameras.views, config.memory, config.guidance
+    copies = 2 + len(config.wording.opposites(math.pi / 2, 0.0))  # negative, prompt, Perp-Neg's others
+    asked = prior.asked * (1 if memory.one_by_one else views * copies)
+    through = 0
+    if isinstance(guidance, (VSD, DiffusionLoss)):
+        through = views * (prior.kept_low if memory.checkpointing else prior.kept)
+        through *= 1 if isinstance(guidance, VSD) else copies
+    coded = prior.encoded_low if memory.checkpointing else prior.encoded
+    if isinstance(guidance, HiFA):
+        coded += prior.decoded_low if memory.checkpointing else prior.decoded
+    pictures = 40 * views * 3 * prior.resolution**2  # resized, noised, and their gradients, in float32
+    return width * (asked + through) + vae * coded * views + pictures
+
+
+def _of_lora(config: Config, prior: Footprint, width: int) -> int:
+    """Bytes of what VSD learns, and of the adapted weights of one step."""
+    if not isinstance(config.guidance, VSD):
+        return 0
+    share = 0.5 if config.guidance.targets == "attention" else 1.0
+    return int(share * prior.network * width * 2)
+
+
+def available_device(device: Any) -> int | None:
+    """Free bytes of a CUDA device; None for others, which share the main memory or do not tell."""
+    if device.type != "cuda":
+        return None
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0]
+
+
+def available_host(root: Path = Path("/")) -> int | None:
+    """Bytes that this process can have in all without swapping, its own of now among them; None where nothing is known.
+
+    The least of what Linux calls available and of what the control groups (versions 2 and 1) that it is in still allow.
+    """
+    found = [_free_memory(root), *_group_limits(root)]
+    known = [value for value in found if value is not None]
+    return min(known) + _resident(root) if known else None
+
+
+def _free_memory(root: Path) -> int | None:
+    rows = _table(root / "proc/meminfo")
+    return rows["MemAvailable:"] * 1024 if "MemAvailable:" in rows else None
+
+
+def _group_limits(root: Path) -> list[int]:
+    """What is left of every limit on the way from this process's group up to the root."""
+    left = []
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            top, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            top = root / "sys/fs/cgroup/memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        place = top / path.lstrip("/")
+        while True:
+            limit, used = (_number(place / name) for name in names[:2])
+            if limit is not None and used is not None and limit < 1 << 60:  # version 1 has a huge number for "no limit"
+                # Cached files that nobody uses are given up as soon as memory is wanted.
+                left.append(max(0, limit - used + _table(place / "memory.stat").get(names[2], 0)))
+            if place == top:
+                break
+            place = place.parent
+    return left
+
+
+def _resident(root: Path) -> int:
+    return _table(root / "proc/self/status").get("VmRSS:", 0) * 1024
+
+
+def _number(file: Path) -> int | None:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):  # ValueError: "max", no limit
+        return None
+
+
+def _table(file: Path) -> dict[str, int]:
+    """The lines ``name number ...`` of a file of the kernel; empty where it cannot be read."""
+    try:
+        lines = [line.split() for line in file.read_text().splitlines()]
+    except OSError:
+        return {}
+    return {line[0]: int(line[1]) for line in lines if len(line) > 1 and line[1].isdigit()}

@@ -1,0 +1,55 @@
+"""What lowers a prior's memory, at the cost of time: the settings, and how they are put to work on diffusers' networks.
+
+Results stay the same but for rounding. An autoencoder in tiles is not among them: its norms look at a whole picture, so tiles
+would teach something else. Text encoders need no setting: they are read and freed before the networks are loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Ways to need less memory; all are off unless asked for."""
+
+    one_by_one: bool = False  # the prior is asked for one picture at a time (a guided one counts as two), not for all at once
+    # inner values of the autoencoder and the network are computed again on the way back, not kept (Chen et al. 2016)
+    checkpointing: bool = False
+    attention_slices: bool = False  # half of the heads at a time: helps only where torch has no fused attention, as on mps
+    check: bool = True  # refuse a run that needs more than is free; the need is an upper estimate
+
+
+def save_memory(network: Any, memory: Memory) -> None:
+    """Put the settings to work on a diffusers U-Net, transformer or autoencoder."""
+    if memory.checkpointing:
+        network.enable_gradient_checkpointing(checkpointed)
+    if memory.one_by_one and hasattr(network, "enable_slicing"):
+        network.enable_slicing()  # of an autoencoder; the others are asked by `in_turn`
+    if memory.attention_slices and hasattr(network, "set_attention_slice"):
+        network.set_attention_slice("auto")
+
+
+def checkpointed(module: Any, *args: Any) -> Any:
+    """``module(*args)`` without its inner values, which are computed again for the gradient (Chen et al. 2016,
+    https://arxiv.org/abs/1604.06174).
+
+    With the weights of now: those that a LoRA puts in their place are gone again when the gradient is computed.
+    """
+    from torch.func import functional_call
+    from torch.utils.checkpoint import checkpoint
+
+    weights = dict(module.named_parameters())
+    return checkpoint(lambda *inputs: functional_call(module, weights, inputs), *args, use_reentrant=False)
+
+
+def in_turn(call: Callable[..., Any], batched: tuple[Any, ...], one_by_one: bool) -> Any:
+    """``call(*batched)`` for tensors of B entries (or None); with ``one_by_one`` entry by entry, put together again."""
+    if not one_by_one:
+        return call(*batched)
+    import torch
+
+    singles = [[None] * len(batched[0]) if value is None else value.split(1) for value in batched]
+    return torch.cat([call(*entry) for entry in zip(*singles, strict=True)])

@@ -1,0 +1,484 @@
+"""Memory: what is worked out against what is counted or measured, refusals, and options that must change nothing else."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import weakref
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from lift_helpers import generate_words, refused, run_main, small_pictures, status_of
+from safetensors.torch import load_file
+from test_big_priors import third, xl  # noqa: F401 (fixtures: Stable Diffusion XL and 3 at small size)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from dreamlift import memory
+from dreamlift.guidance.vsd import VSD
+from dreamlift.lifting import prepare
+from dreamlift.memory import NotEnoughMemoryError, available_host, check_memory, estimate, expected
+from dreamlift.optimize import random_stream
+from dreamlift.presets import PRESETS, TOYBOX
+from dreamlift.priors import load_prior
+from dreamlift.priors.footprint import _of_coder, _of_unet, footprint, parameters
+from dreamlift.priors.saving import Memory
+from dreamlift.priors.sources import EMBEDDED, KNOWN
+from dreamlift.scenes.hashgrid import Hashgrid
+from dreamlift.scenes.nerf import Nerf
+from dreamlift.scenes.voxel import Voxel
+from dreamlift.types import Conditioning
+
+CPU = torch.device("cpu")
+GB = 10**9
+
+
+class Live(TorchDispatchMode):
+    """Counts the bytes of all storages that operations make, while they live."""
+
+    def __init__(self, known=()):
+        super().__init__()
+        self.now = self.peak = 0
+        self.seen = {tensor.untyped_storage()._cdata for tensor in known}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self.seen:
+                self.add(tensor.untyped_storage())
+        return out
+
+    def add(self, storage):
+        key, size = storage._cdata, storage.nbytes()
+        self.seen.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+        def gone():
+            self.seen.discard(key)
+            self.now -= size
+
+        weakref.finalize(storage, gone)
+
+
+class Fused(torch.autograd.Function):
+    """What torch's fused attention holds: queries, keys, values and the output, but no matrix (on meta it makes one)."""
+
+    @staticmethod
+    def forward(ctx, q, k, v):
+        out = torch.empty_like(q)
+        ctx.save_for_backward(q, k, v, out)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
+
+
+def saved_bytes(work):
+    """(the result, bytes of the tensors that its gradient keeps, each storage once)."""
+    sizes = {}
+
+    def note(tensor):
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        result = work()
+    return result, sum(sizes.values())
+
+
+# --- what is worked out ------------------------------------------------------------------------------------------------
+
+
+def test_parameters_are_counted_without_loading(xl, tmp_path):  # noqa: F811
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        weights = [load_file(file) for file in (xl[0] / part).glob("*.safetensors")]
+        assert parameters(xl[0] / part) == sum(value.numel() for values in weights for value in values.values()) > 0
+    for name in ("model.safetensors", "model.fp16.safetensors", "model.non_ema.safetensors"):
+        (tmp_path / name).write_bytes((xl[0] / "unet" / "diffusion_pytorch_model.safetensors").read_bytes())
+    assert parameters(tmp_path) == parameters(xl[0] / "unet")  # copies of one network count once
+    found = footprint(xl[0])
+    assert (found.network, found.autoencoder) == (parameters(xl[0] / "unet"), parameters(xl[0] / "vae"))
+    assert found.text == max(parameters(xl[0] / part) for part in ("text_encoder", "text_encoder_2"))
+    assert (found.resolution, found.upcast) == (16, True)
+
+
+SD_UNET = {"sample_size": 64, "block_out_channels": [320, 640, 1280, 1280], "cross_attention_dim": 768, "attention_head_dim": 8}
+XL_UNET = {
+    "sample_size": 128, "block_out_channels": [320, 640, 1280], "transformer_layers_per_block": [1, 2, 10],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "attention_head_dim": [5, 10, 20], "cross_attention_dim": 2048, "use_linear_projection": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("settings", "published"), [(SD_UNET, 860), (XL_UNET, 2567)], ids=["SD 1.5", "SDXL"])
+def test_the_networks_values_are_at_least_those_of_the_real_one(settings, published, monkeypatch):
+    # On the meta device: the real architecture, and all its tensors but for what is in them.
+    from diffusers import UNet2DConditionModel
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda q, k, v, *_, **__: Fused.apply(q, k, v))
+    with torch.device("meta"):
+        net = UNet2DConditionModel(**settings).eval().requires_grad_(False)
+        weights = list(net.parameters())
+        assert sum(weight.numel() for weight in weights) == pytest.approx(published * 1e6, rel=0.01)
+        asked, kept, kept_low = _of_unet(json.loads(json.dumps(dict(net.config))))
+        text, t = torch.empty(1, 77, settings["cross_attention_dim"]), torch.empty(1)
+        for wanted, options in ((asked, None), (kept, Memory()), (kept_low, Memory(checkpointing=True))):
+            x = torch.empty(1, 4, settings["sample_size"], settings["sample_size"]).requires_grad_(options is not None)
+            if options is not None and options.checkpointing:
+                from dreamlift.priors.saving import save_memory
+
+                save_memory(net, options)
+            gc.collect()
+            with torch.set_grad_enabled(options is not None), Live(weights) as live:
+                out = net(x, t, encoder_hidden_states=text).sample
+                if options is not None:
+                    out.sum().backward()
+            assert live.peak / 4 <= wanted <= 2.5 * live.peak / 4, (live.peak / 4e6, wanted / 1e6)
+            del out
+
+
+@pytest.mark.parametrize("low", [False, True])
+def test_the_autoencoders_values_are_at_least_those_of_the_real_one(low, monkeypatch):
+    from diffusers import AutoencoderKL
+
+    from dreamlift.priors.saving import save_memory
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda q, k, v, *_, **__: Fused.apply(q, k, v))
+    with torch.device("meta"):
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2,
+            block_out_channels=(128, 256, 512, 512),
+        ).eval().requires_grad_(False)  # fmt: skip
+        save_memory(vae, Memory(checkpointing=low))
+        for layers, shape, call in ((2, (1, 3, 512, 512), lambda x: vae.encode(x).latent_dist.mean),
+                                    (3, (1, 4, 64, 64), lambda z: vae.decode(z).sample)):  # fmt: skip
+            wanted = _of_coder({"block_out_channels": [128, 256, 512, 512]}, 512, layers)[low]
+            with Live(vae.parameters()) as live:
+                call(torch.empty(shape).requires_grad_()).sum().backward()
+            assert live.peak / 4 <= wanted <= 1.5 * live.peak / 4, (live.peak / 4e6, wanted / 1e6)
+
+
+def test_the_largest_pictures_of_a_ladder_count():
+    prior = footprint(EMBEDDED / "toybox")
+
+    def need(*sizes):
+        return estimate(replace(TOYBOX, cameras=replace(TOYBOX.cameras, resolution=sizes)), prior)
+
+    assert need(64, 512) == need(512)
+    assert need(512, 64).host == need(512).host > need(64).host
+    assert "of 512x512" in str(need(64, 512))
+    more = estimate(replace(TOYBOX, particles=4), prior)
+    assert more.host > need(64).host
+
+
+def test_a_run_stays_below_what_was_said(stub, tmp_path):
+    # The whole process, as the system counts it. BENCHMARKS.md has larger runs.
+    command = [sys.executable, "-m", "dreamlift.cli", *generate_words(stub, tmp_path / "run", "--cameras.resolution=[16,96]")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        words = process.stderr.read()
+        _, code, used = os.wait4(process.pid, 0)
+    assert code == 0, words
+    status = status_of(tmp_path / "run")
+    measured = used.ru_maxrss * 1024 / 1e9
+    assert measured <= status["estimated_memory_gb"] <= 2 * measured
+    assert status["peak_memory_gb"] == pytest.approx(measured, rel=0.02)
+    first = words.splitlines()[0]
+    assert first == f"memory: at most {status['estimated_memory_gb']:.1f} GB, for 2 pictures a step of 96x96"
+
+
+# --- refusals ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Sets what is free, in GB."""
+
+    def free(host, device=None):
+        monkeypatch.setattr(memory, "available_host", lambda: None if host is None else int(host * GB))
+        monkeypatch.setattr(memory, "available_device", lambda _: None if device is None else int(device * GB))
+
+    return free
+
+
+def test_a_run_that_cannot_fit_is_refused_before_anything_is_loaded(cwd, stub, capsys, machine, monkeypatch):
+    def load(*_):
+        raise AssertionError("something was loaded")
+
+    monkeypatch.setattr("dreamlift.lifting.load_prior", load)
+    monkeypatch.setattr("dreamlift.lifting.prompt_reader", load)
+    machine(6.0)
+    words = generate_words(stub, "out", "--cameras.resolution=[32,1024]")
+    line = refused(capsys, cwd, words, "more memory than is free", "for 2 pictures a step of 1024x1024", "6.0 GB here",
+                   "--scene.rays_at_once 4096", "--cameras.resolution [32,512]", "--memory.check false")  # fmt: skip
+    assert "--prior" not in line  # that alone would not help
+    with pytest.raises(AssertionError, match="something was loaded"):
+        run_main(*words, "--memory.check", "false")
+    machine(None)  # nothing is known, nothing is refused
+    with pytest.raises(AssertionError, match="something was loaded"):
+        run_main(*words)
+
+
+def test_each_change_that_is_offered_fits(stub, machine):
+    from dreamlift.config import apply_overrides
+
+    machine(2.5)
+    config = replace(TOYBOX, cameras=replace(TOYBOX.cameras, resolution=(64, 512)))
+    with pytest.raises(NotEnoughMemoryError) as caught:
+        check_memory(config, stub, CPU)
+    offers = str(caught.value).split("Try ")[1].split("; or --memory.check")[0].split(" or ")
+    assert len(offers) >= 2
+    for offer in offers:
+        words = offer.rsplit(" (", 1)[0].split()
+        changed = apply_overrides(config, {name[2:]: value for name, value in zip(words[::2], words[1::2], strict=True)})
+        need = check_memory(changed, stub, CPU)
+        assert need is not None
+        assert f"({need.total / 1e9:.1f} GB)" in offer
+
+
+def test_a_gpu_has_its_own_limit(stub, machine):
+    config = replace(TOYBOX, cameras=replace(TOYBOX.cameras, resolution=(256,)))
+    need = estimate(config, footprint(stub), "cuda")
+    assert need.device > 0
+    machine(64.0, need.device / GB + 0.01)
+    assert check_memory(config, stub, torch.device("cuda")) == need
+    for host, device in ((64.0, need.device / GB - 0.01), (need.host / GB - 0.01, 64.0)):
+        machine(host, device)
+        with pytest.raises(NotEnoughMemoryError, match="GB on cuda"):
+            check_memory(config, stub, torch.device("cuda"))
+
+
+def tell(root, path, text):
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_text(text)
+
+
+def test_what_is_free(tmp_path):
+    assert available_host(tmp_path) is None
+    tell(tmp_path, "proc/meminfo", "MemTotal: 9000 kB\nMemAvailable: 4000 kB\n")
+    tell(tmp_path, "proc/self/status", "VmRSS:\t 100 kB\n")
+    assert available_host(tmp_path) == (4000 + 100) * 1024  # what this process has is part of what it needs
+    # Control groups, version 2: the limit stands on the way up; caches that nobody uses do not count as used.
+    tell(tmp_path, "proc/self/cgroup", "0::/box/inner\n")
+    tell(tmp_path, "sys/fs/cgroup/box/inner/memory.max", "max\n")
+    tell(tmp_path, "sys/fs/cgroup/box/inner/memory.current", "1000000\n")
+    assert available_host(tmp_path) == 4100 * 1024
+    tell(tmp_path, "sys/fs/cgroup/box/memory.max", "3000000\n")
+    tell(tmp_path, "sys/fs/cgroup/box/memory.current", "2500000\n")
+    tell(tmp_path, "sys/fs/cgroup/box/memory.stat", "anon 5\ninactive_file 200000\n")
+    assert available_host(tmp_path) == 700_000 + 100 * 1024
+    # Version 1, whose "no limit" is a number.
+    tell(tmp_path, "proc/self/cgroup", "5:cpu,memory:/job\n4:devices:/\n")
+    tell(tmp_path, "sys/fs/cgroup/memory/memory.limit_in_bytes", str(2**63 - 4096))
+    tell(tmp_path, "sys/fs/cgroup/memory/memory.usage_in_bytes", "1")
+    assert available_host(tmp_path) == 4100 * 1024
+    tell(tmp_path, "sys/fs/cgroup/memory/job/memory.limit_in_bytes", "1500000")
+    tell(tmp_path, "sys/fs/cgroup/memory/job/memory.usage_in_bytes", "1600000")
+    assert available_host(tmp_path) == 100 * 1024
+
+
+def test_a_broken_folder_is_left_to_the_loader(tmp_path):
+    assert check_memory(TOYBOX, tmp_path, CPU) is None
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text('{"sample_size": 8}')
+    assert check_memory(TOYBOX, tmp_path, CPU) is None
+
+
+# --- options that change nothing but memory ----------------------------------------------------------------------------
+
+
+def close(got, expected_):
+    torch.testing.assert_close(got, expected_, atol=1e-5, rtol=1e-4)
+
+
+@pytest.fixture(params=["xl", "third", "stub"])
+def folder(request, stub):
+    return stub if request.param == "stub" else request.getfixturevalue(request.param)[0]
+
+
+def asked(prior, text):
+    """Guided predictions for two pictures with Perp-Neg, and the batches that the network saw."""
+    network = prior.transformer if hasattr(prior, "transformer") else prior.network.unet
+    batches = []
+    hook = network.register_forward_pre_hook(lambda _, args: batches.append(len(args[0])))
+    latents = prior.encode(torch.rand(2, 16, 16, 3, generator=random_stream("pictures")))
+    cond = Conditioning(text[[0, 2]], text[[1, 1]], text[[2, 0]][:, None], torch.full((2, 1), -0.5))
+    with torch.no_grad():
+        noise = prior.predict_noise(latents, torch.tensor([0.3, 0.7]), cond, 5.0)
+    hook.remove()
+    return noise, batches
+
+
+def test_one_by_one(folder):
+    plain, low = (load_prior(folder, CPU, memory=Memory(one_by_one=on)) for on in (False, True))
+    text = plain.embed_text(["a red mug", "", "a mug"])
+    (whole, together), (parts, apart) = asked(plain, text), asked(low, text)
+    assert (together, apart) == ([6], [1] * 6)
+    close(parts, whole)
+    if hasattr(low, "autoencoder"):
+        assert low.autoencoder.vae.use_slicing
+        assert not plain.autoencoder.vae.use_slicing
+
+
+def test_attention_slices(folder):
+    from diffusers.models.attention_processor import SlicedAttnProcessor
+
+    plain, low = (load_prior(folder, CPU, memory=Memory(attention_slices=on)) for on in (False, True))
+    text = plain.embed_text(["a red mug", "", "a mug"])
+    close(asked(low, text)[0], asked(plain, text)[0])
+    if hasattr(low, "network"):
+        assert all(isinstance(kind, SlicedAttnProcessor) for kind in low.network.unet.attn_processors.values())
+        assert not any(isinstance(kind, SlicedAttnProcessor) for kind in plain.network.unet.attn_processors.values())
+
+
+@pytest.mark.parametrize("fixture", ["xl", "third"])
+def test_checkpoints_of_the_autoencoder(fixture, request):
+    folder = request.getfixturevalue(fixture)[0]
+    grads, kept = [], []
+    for on in (False, True):
+        prior = load_prior(folder, CPU, memory=Memory(checkpointing=on))
+        rgb = torch.rand(2, 16, 16, 3, generator=random_stream("rgb")).requires_grad_()
+        latents, size = saved_bytes(lambda prior=prior, rgb=rgb: prior.encode(rgb))
+        back, more = saved_bytes(lambda prior=prior, latents=latents: prior.decode(latents))
+        (back.square().sum() + latents.square().sum()).backward()
+        grads.append(rgb.grad)
+        weights = sum(p.numel() for p in prior.autoencoder.vae.parameters()) * 4
+        kept.append((size - weights, more - weights))
+    close(grads[1], grads[0])
+    assert float(grads[0].abs().max()) > 1e-3
+    assert kept[1][0] < kept[0][0]
+    assert kept[1][1] < kept[0][1]
+
+
+def test_checkpoints_of_an_adapted_network_know_its_weights(xl):  # noqa: F811
+    # Computed again with the base's weights, the gradient would be another one.
+    grads, kept = [], []
+    for on in (False, True):
+        prior = load_prior(xl[0], CPU, memory=Memory(checkpointing=on))
+        text, loss = prior.embed_text(["a red mug", ""]), VSD(1.0, 0.3, 0.6, lora_lr=1.0)
+        state = loss.init(prior, random_stream("lora"))
+        rng = random_stream("weights")
+        with torch.no_grad():
+            for parameter in state.parameters():
+                parameter += 0.3 * torch.randn(parameter.shape, generator=rng)
+        latents = torch.randn(2, 4, 8, 8, generator=rng)
+        cond = Conditioning(text[[0, 0]], text[[1, 1]])
+        error, size = saved_bytes(partial(loss.lora_loss, prior, latents, cond, random_stream("t"), state))
+        error.backward()
+        kept.append(size)
+        grads.append([parameter.grad for parameter in state.parameters() if parameter.grad is not None])
+    assert len(grads[0]) == len(grads[1]) > 4
+    for one, other in zip(*grads, strict=True):
+        close(other, one)
+    assert max(float(grad.abs().max()) for grad in grads[0]) > 1e-4
+    assert kept[1] < kept[0]
+
+
+@pytest.mark.parametrize("lit", [False, True])
+@pytest.mark.parametrize(
+    "field", [Voxel((5, 9), (0.0, 0.0)), Hashgrid(levels=4, log2_rows=8, hidden=8)], ids=["voxel", "hashgrid"]
+)
+def test_rays_piece_by_piece(field, lit):
+    terms = ("sparsity", "distortion", "depth_variance", "orientation", *(["tv"] if isinstance(field, Voxel) else []))
+    results = []
+    for at_once in (0, 50):
+        config = replace(TOYBOX, scene=Nerf(field, samples=16, rays_at_once=at_once))
+        scene = config.scene.build(random_stream("scene")).train()
+        cameras = replace(TOYBOX.cameras, resolution=(12,))(0.5, random_stream("cameras"))
+        shading = replace(TOYBOX.lighting, lambertian=1.0)(cameras, 0.5, random_stream("light")) if lit else None
+        render, size = saved_bytes(
+            lambda scene=scene, cameras=cameras, shading=shading: scene.render(
+                cameras, random_stream("rays"), shading, normals=True
+            )
+        )
+        raw = scene.regularize(render, 0.5, terms)
+        assert set(raw) == set(terms)
+        (render.rgb.square().sum() + render.normal.sum() + 10 * sum(raw.values())).backward()
+        results.append((render, raw, [parameter.grad for parameter in scene.parameters()], size))
+    (whole, terms_whole, grads_whole, size_whole), (parts, terms_parts, grads_parts, size_parts) = results
+    for name in ("rgb", "opacity", "depth", "normal"):
+        close(getattr(parts, name), getattr(whole, name))
+    assert set(parts.aux) == set(whole.aux)
+    for name, value in whole.aux.items():
+        close(parts.aux[name], value)
+    for name, value in terms_whole.items():
+        close(terms_parts[name], value)
+    for one, other in zip(grads_whole, grads_parts, strict=True):
+        torch.testing.assert_close(other, one, atol=1e-4, rtol=1e-3)
+    assert max(float(grad.abs().max()) for grad in grads_whole) > 1e-3
+    assert size_parts < 0.5 * size_whole
+
+
+def test_a_run_with_all_options_makes_the_same(cwd, stub, monkeypatch):
+    small_pictures(monkeypatch)
+    options = ["--memory.one_by_one=true", "--memory.checkpointing=true", "--scene.rays_at_once=300"]
+    assert run_main(*generate_words(stub, "plain", "--steps=2")) == 0
+    assert run_main(*generate_words(stub, "low", "--steps=2", *options)) == 0
+    lines = [
+        [json.loads(line) for line in (cwd / name / "metrics.jsonl").read_text().splitlines()] for name in ("plain", "low")
+    ]
+    for one, other in zip(*lines, strict=True):
+        assert other == pytest.approx(one, rel=1e-3)
+
+
+def test_text_encoders_and_networks_are_never_in_memory_together(stub, monkeypatch):
+    from dreamlift.priors import network
+
+    loaded, alive = [], []
+    original = network.load_part
+
+    def load(kind, folder, dtype):
+        gc.collect()
+        alive.append([name for name, part in loaded if part() is not None])
+        part = original(kind, folder, dtype)
+        loaded.append((folder.name, weakref.ref(part)))
+        return part
+
+    monkeypatch.setattr(network, "load_part", load)
+    prepare(replace(TOYBOX, prompt="a red mug", prior=str(stub)))
+    assert [name for name, _ in loaded] == ["text_encoder", "unet"]
+    assert alive == [[], []]
+
+
+# --- what is printed ---------------------------------------------------------------------------------------------------
+
+
+def test_doctor_tells_the_need_of_every_preset(capsys):
+    assert run_main("doctor") == 0
+    out = capsys.readouterr().out
+    for name, config in PRESETS.items():
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        assert any(line.split()[:2] == [name, f"{expected(config, device).total / 1e9:.1f}"] for line in out.splitlines()), name
+
+
+T5_XXL = 4762
+PUBLISHED = {  # millions of parameters: network, autoencoder, largest text encoder; and the network's settings
+    "sd-1.5": (860, 84, 123, SD_UNET),
+    "sd-2.1-base": (866, 84, 340, SD_UNET),
+    "sdxl": (2567, 84, 695, XL_UNET),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_figures_of_known_priors_are_those_of_the_published_networks(name):
+    network, vae, text, settings = PUBLISHED[name]
+    blocks = {"down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"], "layers_per_block": 2, **settings}
+    source = KNOWN[name]
+    encoder = {"block_out_channels": [128, 256, 512, 512]}
+    found = replace(
+        memory.NOTHING, network=network * 10**6, autoencoder=vae * 10**6, text=text * 10**6, resolution=source.resolution,
+        upcast=True,
+        **dict(zip(("asked", "kept", "kept_low"), _of_unet(blocks), strict=True)),
+        **dict(zip(("encoded", "encoded_low"), _of_coder(encoder, source.resolution, 2), strict=True)),
+    )  # fmt: skip
+    config = replace(TOYBOX, cameras=replace(TOYBOX.cameras, views=1))
+    without = estimate(config, memory.NOTHING, "cuda").device
+    assert source.memory_gb == pytest.approx((estimate(config, found, "cuda").device - without) / 1e9, rel=0.1)
