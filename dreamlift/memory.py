@@ -23,6 +23,7 @@ from dreamlift.priors.footprint import Footprint, footprint
 from dreamlift.priors.sources import EMBEDDED, KNOWN
 from dreamlift.scenes import kernels
 from dreamlift.scenes.hashgrid import HAS_TRITON, Hashgrid, layout_of
+from dreamlift.scenes.nerf import SAMPLES_AT_ONCE
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +38,7 @@ SAMPLE = 70
 VOXEL = 72  # raw and activated density and colour, and their gradients
 TWIN = 270  # of each level and evaluation of a hash grid, where no compiled kernel does the encoding
 NORMALS, TERMS = 180, 100  # normals and lit colours; regularisers along rays
-PER_SAMPLE_KEPT = 36  # what stays of a sample where rays are followed piece by piece
+PER_SAMPLE_KEPT = 75  # what stays of a sample where rays are followed piece by piece
 COPIES = 10  # of every trained value: itself, gradient, Adam's two, and two good copies of all but the gradient
 # Mesh and texture: fixed, a grid point, a texel.
 MESH, GRID_POINT, TEXEL = 220 << 20, 100, 80
@@ -134,16 +135,16 @@ def estimate(config: Config, prior: Footprint, device: str = "cpu") -> Need:
     if not gpu:
         loading = max(prior.network, prior.autoencoder) * 4
         host = max(prior.text * 8, weights + max(loading, step))
-        return Need(PACKAGES + host + finish_bytes(config), 0, pictures)
+        return Need(PACKAGES + host + finish_bytes(config, device), 0, pictures)
     largest = max(prior.network, prior.autoencoder, prior.text) * (2 + 4)
     device_bytes = CUDA_DEVICE + max(prior.text * width, weights + step)
-    return Need(PACKAGES + CUDA_HOST + max(largest, finish_bytes(config)), device_bytes, pictures)
+    return Need(PACKAGES + CUDA_HOST + max(largest, finish_bytes(config, device)), device_bytes, pictures)
 
 
 def expected(config: Config, device: str = "cpu") -> Need:
     """As :func:`estimate`, of a known prior that need not be here yet: then with the figure in its table.
 
-    That is for half precision; on a CPU it counts twice.
+    That is for one small picture a step in half precision on a GPU; on a CPU it counts twice, and more views once for each.
     """
     source = KNOWN[config.prior]
     if not source.addresses:
@@ -174,22 +175,29 @@ def render_bytes(config: Config, side: int, device: str = "cpu") -> int:
     normals = "orientation" in on or config.lighting.lambertian > 0
     along = TERMS if on & {"distortion", "depth_variance"} else 0
     if isinstance(field, Hashgrid):
-        features = 4 * field.levels * field.features
-        evaluations = 4 if normals else 1
-        compiled = HAS_TRITON if device == "cuda" else device == "cpu" and kernels.fast_kernels_available()
-        inner = evaluations * (features + 4 * field.hidden + 64) + 2 * 4 * field.hidden + features
-        inner += 0 if compiled else evaluations * field.levels * TWIN
         fixed = 3 * 4 * layout_of(field).first[-1] * field.features
     else:
-        inner, fixed = VOXEL, 8 * 16 * field.resolutions[-1] ** 3
-    each = SAMPLE + inner + NORMALS * normals
+        fixed = 8 * 16 * field.resolutions[-1] ** 3
+    each = SAMPLE + field_bytes(config, device, normals) + NORMALS * normals
     kept = (PER_SAMPLE_KEPT + NORMALS * normals // 3) * (at_once < rays)
     return fixed + scene.samples * (at_once * each + rays * (kept + along)) + rays * 200
 
 
-def finish_bytes(config: Config) -> int:
-    """Of the mesh, its texture and the pictures at the end."""
-    return MESH + GRID_POINT * config.mesh.resolution**3 + TEXEL * config.mesh.texture_size**2
+def field_bytes(config: Config, device: str, normals: bool) -> int:
+    """Live bytes of the field at one point."""
+    field = config.scene.field
+    if not isinstance(field, Hashgrid):
+        return VOXEL
+    features, evaluations = 4 * field.levels * field.features, 4 if normals else 1
+    compiled = HAS_TRITON if device == "cuda" else device == "cpu" and kernels.fast_kernels_available()
+    encoded = 0 if compiled else evaluations * field.levels * TWIN
+    return evaluations * (features + 4 * field.hidden + 64) + 2 * 4 * field.hidden + features + encoded
+
+
+def finish_bytes(config: Config, device: str) -> int:
+    """Of the mesh, its texture and the pictures at the end, for which the field is asked at many points at once."""
+    points = SAMPLES_AT_ONCE * (SAMPLE + field_bytes(config, device, False))
+    return MESH + points + GRID_POINT * config.mesh.resolution**3 + TEXEL * config.mesh.texture_size**2
 
 
 def _of_prior(config: Config, prior: Footprint, width: int, vae: int) -> int:

@@ -65,9 +65,8 @@ def xl(tmp_path_factory):
     return folder, pipe
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["with T5", "without T5"])
-def third(request, tmp_path_factory):
-    """(folder, stock pipeline) of Stable Diffusion 3's shape."""
+def make_third(folder, with_t5: bool = True):
+    """The stock pipeline of Stable Diffusion 3's shape, saved in ``folder``."""
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
     from transformers import T5Config, T5EncoderModel
 
@@ -81,11 +80,17 @@ def third(request, tmp_path_factory):
         pipe = StableDiffusion3Pipeline(
             transformer, FlowMatchEulerDiscreteScheduler(shift=3.0), autoencoder(4, shift_factor=0.06, scaling_factor=1.3),
             clip(16, 2, projection=16), tokenizer(), clip(12, 2, projection=32), tokenizer(),
-            t5 if request.param else None, tokenizer() if request.param else None,
+            t5 if with_t5 else None, tokenizer() if with_t5 else None,
         )  # fmt: skip
-    folder = tmp_path_factory.mktemp("third") / "model"
     pipe.save_pretrained(folder)
-    return folder, pipe
+    return pipe
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["with T5", "without T5"])
+def third(request, tmp_path_factory):
+    """(folder, stock pipeline) of Stable Diffusion 3's shape."""
+    folder = tmp_path_factory.mktemp("third") / "model"
+    return folder, make_third(folder, request.param)
 
 
 def close(got: torch.Tensor, expected: torch.Tensor) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from lift_helpers import generate_words, refused, run_main, small_pictures, status_of
 from safetensors.torch import load_file
-from test_big_priors import third, xl  # noqa: F401 (fixtures: Stable Diffusion XL and 3 at small size)
+from test_big_priors import make_third, xl  # noqa: F401 (a fixture: Stable Diffusion XL at small size)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -26,8 +26,8 @@ from dreamlift.memory import NotEnoughMemoryError, available_host, check_memory,
 from dreamlift.optimize import random_stream
 from dreamlift.presets import PRESETS, TOYBOX
 from dreamlift.priors import load_prior
-from dreamlift.priors.footprint import _of_coder, _of_unet, footprint, parameters
-from dreamlift.priors.saving import Memory
+from dreamlift.priors.footprint import Footprint, coder_values, footprint, parameters, transformer_values, unet_values
+from dreamlift.priors.saving import Memory, save_memory
 from dreamlift.priors.sources import EMBEDDED, KNOWN
 from dreamlift.scenes.hashgrid import Hashgrid
 from dreamlift.scenes.nerf import Nerf
@@ -128,14 +128,11 @@ def test_the_networks_values_are_at_least_those_of_the_real_one(settings, publis
         net = UNet2DConditionModel(**settings).eval().requires_grad_(False)
         weights = list(net.parameters())
         assert sum(weight.numel() for weight in weights) == pytest.approx(published * 1e6, rel=0.01)
-        asked, kept, kept_low = _of_unet(json.loads(json.dumps(dict(net.config))))
+        asked, kept, kept_low = unet_values(json.loads(json.dumps(dict(net.config))))
         text, t = torch.empty(1, 77, settings["cross_attention_dim"]), torch.empty(1)
         for wanted, options in ((asked, None), (kept, Memory()), (kept_low, Memory(checkpointing=True))):
             x = torch.empty(1, 4, settings["sample_size"], settings["sample_size"]).requires_grad_(options is not None)
-            if options is not None and options.checkpointing:
-                from dreamlift.priors.saving import save_memory
-
-                save_memory(net, options)
+            save_memory(net, options or Memory())
             gc.collect()
             with torch.set_grad_enabled(options is not None), Live(weights) as live:
                 out = net(x, t, encoder_hidden_states=text).sample
@@ -149,8 +146,6 @@ def test_the_networks_values_are_at_least_those_of_the_real_one(settings, publis
 def test_the_autoencoders_values_are_at_least_those_of_the_real_one(low, monkeypatch):
     from diffusers import AutoencoderKL
 
-    from dreamlift.priors.saving import save_memory
-
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda q, k, v, *_, **__: Fused.apply(q, k, v))
     with torch.device("meta"):
         vae = AutoencoderKL(
@@ -158,9 +153,9 @@ def test_the_autoencoders_values_are_at_least_those_of_the_real_one(low, monkeyp
             block_out_channels=(128, 256, 512, 512),
         ).eval().requires_grad_(False)  # fmt: skip
         save_memory(vae, Memory(checkpointing=low))
-        for layers, shape, call in ((2, (1, 3, 512, 512), lambda x: vae.encode(x).latent_dist.mean),
-                                    (3, (1, 4, 64, 64), lambda z: vae.decode(z).sample)):  # fmt: skip
-            wanted = _of_coder({"block_out_channels": [128, 256, 512, 512]}, 512, layers)[low]
+        for decoder, shape, call in ((False, (1, 3, 512, 512), lambda x: vae.encode(x).latent_dist.mean),
+                                    (True, (1, 4, 64, 64), lambda z: vae.decode(z).sample)):  # fmt: skip
+            wanted = coder_values({"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}, 512, decoder)[low]
             with Live(vae.parameters()) as live:
                 call(torch.empty(shape).requires_grad_()).sum().backward()
             assert live.peak / 4 <= wanted <= 1.5 * live.peak / 4, (live.peak / 4e6, wanted / 1e6)
@@ -215,9 +210,9 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_loaded(cwd, stub, c
 
     monkeypatch.setattr("dreamlift.lifting.load_prior", load)
     monkeypatch.setattr("dreamlift.lifting.prompt_reader", load)
-    machine(6.0)
+    machine(10.0)
     words = generate_words(stub, "out", "--cameras.resolution=[32,1024]")
-    line = refused(capsys, cwd, words, "more memory than is free", "for 2 pictures a step of 1024x1024", "6.0 GB here",
+    line = refused(capsys, cwd, words, "more memory than is free", "for 2 pictures a step of 1024x1024", "10.0 GB here",
                    "--scene.rays_at_once 4096", "--cameras.resolution [32,512]", "--memory.check false")  # fmt: skip
     assert "--prior" not in line  # that alone would not help
     with pytest.raises(AssertionError, match="something was loaded"):
@@ -230,7 +225,7 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_loaded(cwd, stub, c
 def test_each_change_that_is_offered_fits(stub, machine):
     from dreamlift.config import apply_overrides
 
-    machine(2.5)
+    machine(8.5)
     config = replace(TOYBOX, cameras=replace(TOYBOX.cameras, resolution=(64, 512)))
     with pytest.raises(NotEnoughMemoryError) as caught:
         check_memory(config, stub, CPU)
@@ -296,12 +291,20 @@ def test_a_broken_folder_is_left_to_the_loader(tmp_path):
 
 
 def close(got, expected_):
-    torch.testing.assert_close(got, expected_, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(got, expected_, atol=1e-4, rtol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def flow(tmp_path_factory):
+    """A folder of Stable Diffusion 3's shape."""
+    folder = tmp_path_factory.mktemp("flow") / "model"
+    make_third(folder)
+    return folder
 
 
 @pytest.fixture(params=["xl", "third", "stub"])
-def folder(request, stub):
-    return stub if request.param == "stub" else request.getfixturevalue(request.param)[0]
+def folder(request, stub, xl, flow):  # noqa: F811
+    return {"stub": stub, "xl": xl[0], "third": flow}[request.param]
 
 
 def asked(prior, text):
@@ -339,9 +342,9 @@ def test_attention_slices(folder):
         assert not any(isinstance(kind, SlicedAttnProcessor) for kind in plain.network.unet.attn_processors.values())
 
 
-@pytest.mark.parametrize("fixture", ["xl", "third"])
-def test_checkpoints_of_the_autoencoder(fixture, request):
-    folder = request.getfixturevalue(fixture)[0]
+def test_checkpoints_of_the_autoencoder(folder, stub):
+    if folder == stub:
+        return  # a pixel prior has no autoencoder
     grads, kept = [], []
     for on in (False, True):
         prior = load_prior(folder, CPU, memory=Memory(checkpointing=on))
@@ -459,11 +462,17 @@ def test_doctor_tells_the_need_of_every_preset(capsys):
         assert any(line.split()[:2] == [name, f"{expected(config, device).total / 1e9:.1f}"] for line in out.splitlines()), name
 
 
-T5_XXL = 4762
-PUBLISHED = {  # millions of parameters: network, autoencoder, largest text encoder; and the network's settings
+XL_IF = {"sample_size": 64, "block_out_channels": [704, 1408, 2112, 2816], "layers_per_block": 3}
+M_IF = {"sample_size": 64, "block_out_channels": [192, 384, 576, 768], "layers_per_block": 3}
+THIRD = {"sample_size": 128, "patch_size": 2, "num_layers": 24, "num_attention_heads": 24, "attention_head_dim": 64}
+# Millions of parameters (network, autoencoder, largest text encoder: CLIP's, or T5-XXL's), and the network's settings.
+PUBLISHED = {
     "sd-1.5": (860, 84, 123, SD_UNET),
     "sd-2.1-base": (866, 84, 340, SD_UNET),
     "sdxl": (2567, 84, 695, XL_UNET),
+    "deepfloyd-if": (4300, 0, 4762, XL_IF),
+    "deepfloyd-if-m": (400, 0, 4762, M_IF),
+    "sd3-medium": (2028, 84, 4762, THIRD),
 }
 
 
@@ -471,14 +480,17 @@ PUBLISHED = {  # millions of parameters: network, autoencoder, largest text enco
 def test_the_figures_of_known_priors_are_those_of_the_published_networks(name):
     network, vae, text, settings = PUBLISHED[name]
     blocks = {"down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"], "layers_per_block": 2, **settings}
-    source = KNOWN[name]
-    encoder = {"block_out_channels": [128, 256, 512, 512]}
-    found = replace(
-        memory.NOTHING, network=network * 10**6, autoencoder=vae * 10**6, text=text * 10**6, resolution=source.resolution,
-        upcast=True,
-        **dict(zip(("asked", "kept", "kept_low"), _of_unet(blocks), strict=True)),
-        **dict(zip(("encoded", "encoded_low"), _of_coder(encoder, source.resolution, 2), strict=True)),
+    source, passed = KNOWN[name], transformer_values(blocks) if settings is THIRD else unet_values(blocks)
+    coder = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}
+    encoded = coder_values(coder, source.resolution) if vae else (0, 0)
+    found = Footprint(
+        network * 10**6, vae * 10**6, text * 10**6, source.resolution, *passed, *encoded, *encoded, upcast=True
     )  # fmt: skip
     config = replace(TOYBOX, cameras=replace(TOYBOX.cameras, views=1))
-    without = estimate(config, memory.NOTHING, "cuda").device
-    assert source.memory_gb == pytest.approx((estimate(config, found, "cuda").device - without) / 1e9, rel=0.1)
+    assert source.memory_gb == pytest.approx(estimate(config, found, "cuda").device / 1e9, rel=0.05)
+
+
+def test_the_embedded_priors_figure():
+    config = replace(TOYBOX, cameras=replace(TOYBOX.cameras, views=1))
+    need = estimate(config, footprint(EMBEDDED / "toybox"), "cuda")
+    assert KNOWN["toybox"].memory_gb == pytest.approx(need.device / 1e9, abs=0.1)

@@ -153,7 +153,7 @@ def test_a_render_in_pieces_equals_the_whole(name, monkeypatch):
     scene, cameras = SETTINGS[name].build(generator()).eval(), turntable(3, size=16)
     shading = Shading(torch.tensor([1.0, 0.0, 0.5]), torch.tensor([0.0, 1.0, 0.0]), torch.ones(3, 3) * 2)
     whole = scene.render(cameras, generator(), shading, normals=True)
-    monkeypatch.setattr(nerf, "RAYS_AT_ONCE", 100)
+    monkeypatch.setattr(nerf, "SAMPLES_AT_ONCE", 1000)
     with torch.no_grad():
         pieces = scene.render(cameras, generator(), shading, normals=True)
     for field in ("rgb", "opacity", "depth", "normal"):

@@ -3,8 +3,8 @@
 Parameters are counted in the headers of the safetensors files (8 bytes of length, then JSON). Activations follow a plain
 model of diffusers' blocks. A picture of s^2 places and c channels that goes through
 
-* a residual block from c' to c channels keeps 4 c' + 4 c values a place for the way back (the inputs of its two norms,
-  activations and convolutions, and its output), and holds 3 c' + 3 c at once where nothing is kept;
+* a residual block from c' to c channels keeps 3 c' + 3 c values a place for the way back (the inputs of its two norms,
+  activations and convolutions), and holds no more at once where nothing is kept;
 * a transformer block (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762) keeps 24 c (norms, queries, keys, values and
   outputs of two attentions, the gated layer of 8 c and its parts), and holds as much at once.
 
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-RESIDUAL_KEPT, RESIDUAL_HELD = 4, 3  # values a place, of each input and output channel
+RESIDUAL = 3  # values a place, of each input and output channel
 BLOCK_KEPT, BLOCK_HELD = 24, 24  # values a place and channel, of a transformer block
 TEXT_TOKENS = 77
 
@@ -61,7 +61,7 @@ def footprint(folder: Path) -> Footprint:
 def _footprint(folder: Path) -> Footprint:
     flow = (folder / "transformer").is_dir()
     config = _read(folder / ("transformer" if flow else "unet"))
-    passed = _of_transformer(config) if flow else _of_unet(config)
+    passed = transformer_values(config) if flow else unet_values(config)
     text = max((parameters(part) for part in folder.glob("text_encoder*") if part.is_dir()), default=0)
     network, size = parameters(folder / ("transformer" if flow else "unet")), int(config["sample_size"])
     if not (folder / "vae").is_dir():
@@ -69,8 +69,8 @@ def _footprint(folder: Path) -> Footprint:
         return Footprint(network, 0, text, size * packing, *passed, 0, 0, 0, 0, False)
     vae = _read(folder / "vae")
     resolution = size * 2 ** (len(vae["block_out_channels"]) - 1)
-    layers, upcast = int(vae.get("layers_per_block", 1)), bool(vae.get("force_upcast", True))
-    coded = (*_of_coder(vae, resolution, layers), *_of_coder(vae, resolution, layers + 1))
+    coded = (*coder_values(vae, resolution), *coder_values(vae, resolution, decoder=True))
+    upcast = bool(vae.get("force_upcast", True))
     return Footprint(network, parameters(folder / "vae"), text, resolution, *passed, *coded, upcast)
 
 
@@ -102,7 +102,7 @@ def _each(value: Any, count: int) -> list[int]:
     return [int(entry) for entry in value] if isinstance(value, list) else [int(value)] * count
 
 
-def _of_unet(config: dict[str, Any]) -> tuple[int, int, int]:
+def unet_values(config: dict[str, Any]) -> tuple[int, int, int]:
     """Values of one picture through a ``UNet2DConditionModel``: held at once; kept for a gradient, and with checkpoints."""
     widths, size = config["block_out_channels"], int(config["sample_size"])
     levels = len(widths)
@@ -118,8 +118,8 @@ def _of_unet(config: dict[str, Any]) -> tuple[int, int, int]:
     def pass_block(level: int, wide: int) -> None:
         nonlocal inputs
         width = widths[level]
-        kept.append(places[level] * RESIDUAL_KEPT * (wide + width))
-        held.append(places[level] * RESIDUAL_HELD * (wide + width))
+        kept.append(places[level] * RESIDUAL * (wide + width))
+        held.append(places[level] * RESIDUAL * (wide + width))
         inputs += places[level] * 2 * (wide + width)
         if attends[level]:
             kept.append(places[level] * width * (6 + BLOCK_KEPT * depth[level]))
@@ -144,23 +144,28 @@ def _of_unet(config: dict[str, Any]) -> tuple[int, int, int]:
     return skipped + max(held), sum(kept), inputs + max(kept)
 
 
-def _of_transformer(config: dict[str, Any]) -> tuple[int, int, int]:
-    """As :func:`_of_unet`, of an ``SD3Transformer2DModel``."""
+def transformer_values(config: dict[str, Any]) -> tuple[int, int, int]:
+    """As :func:`unet_values`, of an ``SD3Transformer2DModel``."""
     width = int(config["num_attention_heads"]) * int(config["attention_head_dim"])
     tokens = (int(config["sample_size"]) // int(config["patch_size"])) ** 2 + 5 * TEXT_TOKENS
     layers = int(config["num_layers"])
     return tuple(tokens * width * count for count in (BLOCK_HELD, BLOCK_KEPT * layers, 2 * layers + BLOCK_KEPT))
 
 
-def _of_coder(config: dict[str, Any], size: int, layers: int) -> tuple[int, int]:
+def coder_values(config: dict[str, Any], size: int, decoder: bool = False) -> tuple[int, int]:
     """Values that one half of an ``AutoencoderKL`` keeps for its gradient; and the same with checkpoints."""
+    layers = int(config.get("layers_per_block", 1)) + decoder
     widths = config["block_out_channels"]
     blocks, inputs, before = [], 0, widths[0]
-    for level, (width, after) in enumerate(zip(widths, [*widths[1:], widths[-1]], strict=True)):
+    for level, width in enumerate(widths):
+        # The first residual block comes from another width: in a decoder, which goes up, from the next one's.
+        other = widths[min(level + 1, len(widths) - 1)] if decoder else before
+        # Beside the residual blocks there is their output, and what the change of size between two levels takes in.
+        values = RESIDUAL * (other + width + (layers - 1) * 2 * width) + other + width
         places = (size >> level) ** 2
-        # Beside the residual blocks, what the change of size between two levels takes in.
-        blocks.append(places * (RESIDUAL_KEPT * (before + width + (layers - 1) * 2 * width) + after))
+        blocks.append(places * values)
         inputs += places * before
         before = width
-    middle = (size >> (len(blocks) - 1)) ** 2 * before * (4 * RESIDUAL_KEPT + 6)
-    return sum(blocks) + middle, inputs + max(*blocks, middle)
+    middle = (size >> (len(blocks) - 1)) ** 2 * before * (4 * RESIDUAL + 6)
+    ends = 3 * size**2 * widths[0]  # the convolution at the picture's side, and in a decoder a norm and an activation
+    return sum(blocks) + middle + ends, inputs + max(*blocks, middle) + ends

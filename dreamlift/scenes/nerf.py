@@ -28,7 +28,7 @@ from dreamlift.scenes.volume import Composited, composite, ray_offsets, sample_p
 from dreamlift.scenes.voxel import Voxel
 from dreamlift.types import Cameras, RaySamples, RenderOutput, Shading
 
-RAYS_AT_ONCE = 32768  # of a render without gradients: bounds its memory
+SAMPLES_AT_ONCE = 1 << 19  # of a render without gradients: bounds its memory
 FIELDS = {"voxel": Voxel, "hashgrid": Hashgrid}
 
 
@@ -91,12 +91,16 @@ class NerfScene(Scene):
         else:
             jitter = torch.full_like(origins[:, 0], 0.5)
         grad = torch.is_grad_enabled()
-        size = (self.settings.rays_at_once or origins.shape[0]) if grad else RAYS_AT_ONCE
+        size = (self.settings.rays_at_once or origins.shape[0]) if grad else max(1, SAMPLES_AT_ONCE // self.settings.samples)
         pieces = list(zip(*(x.split(size) for x in (origins, directions, view, jitter)), strict=True))
-        if grad and len(pieces) > 1:
-            marched = [checkpoint(self._march, piece, shading, normals, use_reentrant=False) for piece in pieces]
-        else:
-            marched = [self._march(piece, shading, normals) for piece in pieces]
+        marched = []
+        for piece in pieces:
+            if grad and len(pieces) > 1:
+                marched.append(checkpoint(self._march, piece, shading, normals, use_reentrant=False))
+            else:
+                marched.append(self._march(piece, shading, normals))
+            if len(marched) > 1:
+                marched[-1][1].pop("grid", None)  # the same in each: one is enough to keep
         opacity = torch.cat([out.opacity for out, _ in marched]).view(*shape, 1)
         depth_sum = torch.cat([out.depth_sum for out, _ in marched]).view(*shape, 1)
         values = torch.cat([out.values for out, _ in marched]).view(*shape, -1)
@@ -179,7 +183,7 @@ TERMS = ("sparsity", "opaque", "distortion", "depth_variance", "orientation", "t
 
 
 def joined(pieces: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The samples' values of consecutive pieces of the rays as those of all; the grid is the same in each."""
+    """The samples' values of consecutive pieces of the rays as those of all; the first has the grid, if there is one."""
     if len(pieces) == 1:
         return pieces[0]
     rays = samples = 0
@@ -192,7 +196,7 @@ def joined(pieces: list[dict[str, Tensor]]) -> dict[str, Tensor]:
                 value = value[i > 0 :] + samples
             parts[name].append(value)
         rays, samples = rays + piece["offsets"].shape[0] - 1, samples + piece["starts"].shape[0]
-    return {name: values[0] if name == "grid" else torch.cat(values) for name, values in parts.items()}
+    return {name: torch.cat(values) for name, values in parts.items()}
 
 
 def shade(found: FieldSamples, points: Tensor, view: Tensor, shading: Shading) -> Tensor:
