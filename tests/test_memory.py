@@ -10,6 +10,7 @@ import sys
 import weakref
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -125,7 +126,7 @@ def test_the_networks_values_are_at_least_those_of_the_real_one(settings, publis
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda q, k, v, *_, **__: Fused.apply(q, k, v))
     with torch.device("meta"):
-        net = UNet2DConditionModel(**settings).eval().requires_grad_(False)
+        net: Any = UNet2DConditionModel(**settings).eval().requires_grad_(False)
         weights = list(net.parameters())
         assert sum(weight.numel() for weight in weights) == pytest.approx(published * 1e6, rel=0.01)
         asked, kept, kept_low = unet_values(json.loads(json.dumps(dict(net.config))))
@@ -148,9 +149,9 @@ def test_the_autoencoders_values_are_at_least_those_of_the_real_one(low, monkeyp
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda q, k, v, *_, **__: Fused.apply(q, k, v))
     with torch.device("meta"):
-        vae = AutoencoderKL(
+        vae: Any = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2,
-            block_out_channels=(128, 256, 512, 512),
+            block_out_channels=(128, 256, 512, 512),  # pyright: ignore[reportArgumentType]
         ).eval().requires_grad_(False)  # fmt: skip
         save_memory(vae, Memory(checkpointing=low))
         for decoder, shape, call in ((False, (1, 3, 512, 512), lambda x: vae.encode(x).latent_dist.mean),
@@ -307,7 +308,11 @@ def folder(request, stub, xl, flow):  # noqa: F811
     return {"stub": stub, "xl": xl[0], "third": flow}[request.param]
 
 
-def asked(prior, text):
+def loaded(*args, **options) -> Any:
+    return load_prior(*args, **options)
+
+
+def asked(prior: Any, text):
     """Guided predictions for two pictures with Perp-Neg, and the batches that the network saw."""
     network = prior.transformer if hasattr(prior, "transformer") else prior.network.unet
     batches = []
@@ -321,7 +326,7 @@ def asked(prior, text):
 
 
 def test_one_by_one(folder):
-    plain, low = (load_prior(folder, CPU, memory=Memory(one_by_one=on)) for on in (False, True))
+    plain, low = (loaded(folder, CPU, memory=Memory(one_by_one=on)) for on in (False, True))
     text = plain.embed_text(["a red mug", "", "a mug"])
     (whole, together), (parts, apart) = asked(plain, text), asked(low, text)
     assert (together, apart) == ([6], [1] * 6)
@@ -334,7 +339,7 @@ def test_one_by_one(folder):
 def test_attention_slices(folder):
     from diffusers.models.attention_processor import SlicedAttnProcessor
 
-    plain, low = (load_prior(folder, CPU, memory=Memory(attention_slices=on)) for on in (False, True))
+    plain, low = (loaded(folder, CPU, memory=Memory(attention_slices=on)) for on in (False, True))
     text = plain.embed_text(["a red mug", "", "a mug"])
     close(asked(low, text)[0], asked(plain, text)[0])
     if hasattr(low, "network"):
@@ -347,7 +352,7 @@ def test_checkpoints_of_the_autoencoder(folder, stub):
         return  # a pixel prior has no autoencoder
     grads, kept = [], []
     for on in (False, True):
-        prior = load_prior(folder, CPU, memory=Memory(checkpointing=on))
+        prior = loaded(folder, CPU, memory=Memory(checkpointing=on))
         rgb = torch.rand(2, 16, 16, 3, generator=random_stream("rgb")).requires_grad_()
         latents, size = saved_bytes(lambda prior=prior, rgb=rgb: prior.encode(rgb))
         back, more = saved_bytes(lambda prior=prior, latents=latents: prior.decode(latents))
