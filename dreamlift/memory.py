@@ -144,7 +144,7 @@ def estimate(config: Config, prior: Footprint, device: str = "cpu") -> Need:
 def expected(config: Config, device: str = "cpu") -> Need:
     """As :func:`estimate`, of a known prior that need not be here yet: then with the figure in its table.
 
-    That is for one small picture a step in half precision on a GPU; on a CPU it counts twice, and more views once for each.
+    That is for one picture a step in half precision on a GPU: on a CPU it counts twice, and several views need more.
     """
     source = KNOWN[config.prior]
     if not source.addresses:

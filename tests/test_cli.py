@@ -131,12 +131,19 @@ def test_doctor_says_what_is_missing(cwd, capsys, monkeypatch):
 
     monkeypatch.setattr(doctor, "REQUIRED", ("torch", "no-such-package"))
     monkeypatch.setattr(doctor, "OPTIONAL", {"no_such_module": ("fast", "speed")})
-    monkeypatch.setattr(doctor, "_memory_gb", lambda: 0.1)
     assert run_main("doctor") == 1
     shown = capsys.readouterr().out
     assert "MISSING: pip install no-such-package" in shown
     assert "not installed: pip install 'dreamlift[fast]'  (speed)" in shown
-    assert "0.1 GB (too little for the default preset)" in shown
+
+
+def test_doctor_says_that_memory_is_short(cwd, capsys, monkeypatch):
+    monkeypatch.setattr("dreamlift.memory.available_host", lambda: 10**8)
+    assert run_main("doctor") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "free memory         0.1 GB" in lines
+    assert any(line.split()[0] == "toybox" and line.endswith("GB with toybox: too much here") for line in lines)
+    assert lines[-1].startswith("not ready: ")
 
 
 # The process

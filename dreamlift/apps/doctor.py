@@ -39,14 +39,13 @@ def diagnose() -> tuple[str, bool]:
         state = "present" if found else f"not installed: pip install 'dreamlift[{extra}]'"
         lines.append(f"{module:20s}{state}  ({use})")
     lines += _devices()
-    if healthy:
-        memory, enough = _memory()
-        lines += memory
-        healthy &= enough
     lines.append(f"free disk           {shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB here")
     embedded = (EMBEDDED / "toybox" / "model_index.json").is_file()
     healthy &= embedded
     lines.append(f"embedded prior      {'present' if embedded else 'MISSING: install dreamlift again'}")
+    if healthy:
+        memory, healthy = _memory()
+        lines += memory
     lines.append('ready: dreamlift generate "a red mug"' if healthy else "not ready: see the lines above")
     return "\n".join(lines), healthy
 
@@ -62,7 +61,9 @@ def list_priors() -> str:
             f"  licence     {source.licence}\n"
             f"  note        {source.note}"
         )
-    lines.append("Bigger pictures need more: each run says at its start what it needs, and `dreamlift doctor` for all presets.")
+    lines.append(
+        "Larger pictures need more: a run says at its start what it needs, and `dreamlift doctor` for every preset."
+    )
     lines.append("Beside these, --prior takes a local diffusers folder (safetensors) or a hub name owner/model.")
     return "\n".join(lines)
 
