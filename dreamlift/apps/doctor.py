@@ -61,9 +61,7 @@ def list_priors() -> str:
             f"  licence     {source.licence}\n"
             f"  note        {source.note}"
         )
-    lines.append(
-        "Larger pictures need more: a run says at its start what it needs, and `dreamlift doctor` for every preset."
-    )
+    lines.append("Larger pictures need more: a run says at its start what it needs, and `dreamlift doctor` for every preset.")
     lines.append("Beside these, --prior takes a local diffusers folder (safetensors) or a hub name owner/model.")
     return "\n".join(lines)
 
