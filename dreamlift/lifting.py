@@ -18,6 +18,7 @@ from torch import Tensor
 from dreamlift.cameras import turntable
 from dreamlift.export import EXPORTERS
 from dreamlift.optimize import State, optimize, random_stream, start
+from dreamlift.personalize.additions import fingerprint, resolve
 from dreamlift.presets import TOYBOX, Config
 from dreamlift.priors import load_prior
 from dreamlift.priors.base import Prior
@@ -87,14 +88,14 @@ def generate(prompt: str, config: Config = TOYBOX) -> Asset:
 
 def prepare(config: Config) -> Job:
     """Everything that can fail early: the prompt, the device, the prior, the words."""
-    config = dataclasses.replace(config, prompt=check_prompt(config.prompt))
+    config = dataclasses.replace(config, prompt=check_prompt(config.prompt), additions=resolve(config.additions))
     folder = locate(config.prior)
     if folder == Path(config.prior).expanduser():
         # A relative path means another folder as soon as the run is resumed from somewhere else.
         config = dataclasses.replace(config, prior=str(folder.resolve()))
-    prior = load_prior(folder, find_device(config.device), config.see_cameras)
+    prior = load_prior(folder, find_device(config.device), config.see_cameras, config.additions)
     embeds = embed_prompt(config.prompt, config.negative, config.wording, prior.embed_text)
-    return Job(config, prior, revision_of(folder), embeds, start(config, prior))
+    return Job(config, prior, revision_of(folder) + fingerprint(config.additions), embeds, start(config, prior))
 
 
 def finish(config: Config, scene: Scene, on_stage: Callable[[str], None] = lambda name: None) -> Asset:

@@ -20,6 +20,7 @@ from dreamlift.guidance.sjc import SJC
 from dreamlift.guidance.vsd import VSD
 from dreamlift.lighting import Lighting
 from dreamlift.meshing.extract import Extract
+from dreamlift.personalize.additions import Additions
 from dreamlift.prompts import WORDINGS, Compass, FourViews, Wording
 from dreamlift.scenes import SCENES
 from dreamlift.scenes.background import Learned, Solid
@@ -77,6 +78,7 @@ class Config:
     prompt: str = ""
     negative: str = ""  # what is not wanted; "" is the empty prompt
     prior: str = "toybox"  # a known name, a hub name, or a diffusers folder
+    additions: Additions = field(default_factory=Additions)  # your own LoRA and textual-inversion files
     see_cameras: bool = True  # tell the prior each picture's camera, if it was trained to take one
     seed: int = 0
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", "mps"

@@ -40,5 +40,5 @@ def cwd(tmp_path, monkeypatch):
 def no_steps(monkeypatch):
     """Runs are prepared and their folders made, but nothing is lifted."""
     prior = GaussianPrior(torch.zeros(1, 3, 8, 8), torch.ones(1))
-    monkeypatch.setattr("dreamlift.lifting.load_prior", lambda folder, device, see_cameras: prior)
+    monkeypatch.setattr("dreamlift.lifting.load_prior", lambda folder, device, see_cameras, additions: prior)
     monkeypatch.setattr("dreamlift.apps.lift._carry_out", lambda run, *_: Outcome(run.folder, True, None))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from big_helpers import CPU, PROMPTS, autoencoder, clip, close, tokenizer, xl_pipeline
 
 from dreamlift.guidance.rfds import RFDS
 from dreamlift.guidance.vsd import VSD
@@ -12,54 +13,13 @@ from dreamlift.priors.flow import FlowPrior
 from dreamlift.priors.latent import LatentPrior
 from dreamlift.priors.sources import locate
 from dreamlift.priors.text import pack, unpack
-from dreamlift.toybox.network import make_tokenizer
 from dreamlift.types import Conditioning
-
-CPU = torch.device("cpu")
-WORDS = ["a", "red", "mug"]
-PROMPTS = ["a red mug", "", "a mug"]
-
-
-def clip(width: int, layers: int, projection: int = 0):
-    """A text encoder of CLIP's kind."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    config = CLIPTextConfig(vocab_size=16, hidden_size=width, intermediate_size=32, num_hidden_layers=layers,
-                            num_attention_heads=2, max_position_embeddings=77, pad_token_id=0, eos_token_id=1,
-                            bos_token_id=2, projection_dim=projection or 512)  # fmt: skip
-    return CLIPTextModelWithProjection(config) if projection else CLIPTextModel(config)
-
-
-def tokenizer():
-    found = make_tokenizer(WORDS)
-    found.model_max_length = 77
-    return found
-
-
-def autoencoder(channels: int, **more):
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-                         block_out_channels=(8, 8), norm_num_groups=4, latent_channels=channels, **more)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def xl(tmp_path_factory):
     """(folder, stock pipeline) of Stable Diffusion XL's shape."""
-    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        unet = UNet2DConditionModel(
-            sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1, attention_head_dim=2,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=16 + 12, addition_embed_type="text_time", addition_time_embed_dim=8,
-            projection_class_embeddings_input_dim=40 + 6 * 8,
-        )  # fmt: skip
-        pipe = StableDiffusionXLPipeline(
-            autoencoder(4), clip(16, 2), clip(12, 3, projection=40), tokenizer(), tokenizer(), unet,
-            EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
-        )  # fmt: skip
+    pipe = xl_pipeline()
     folder = tmp_path_factory.mktemp("xl") / "model"
     pipe.save_pretrained(folder)
     return folder, pipe
@@ -86,10 +46,6 @@ def third(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("third") / "model"
     pipe.save_pretrained(folder)
     return folder, pipe
-
-
-def close(got: torch.Tensor, expected: torch.Tensor) -> None:
-    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_pooled_states_come_back():

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreamlift.personalize.additions import NOTHING, Additions
 from dreamlift.personalize.lora import Targets
 from dreamlift.priors.base import Adapted, Prior, combine, stack_text
 from dreamlift.priors.latent import Autoencoder
@@ -27,11 +28,13 @@ HORIZON = 1000  # the network's own time runs from 0 to this
 class FlowPrior(Prior):
     """A diffusers folder with an ``SD3Transformer2DModel`` (``vae``, ``transformer``, text encoders and tokenizers)."""
 
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, see_cameras: bool = True) -> None:
+    def __init__(
+        self, folder: Path, device: torch.device, dtype: torch.dtype, see_cameras: bool = True, additions: Additions = NOTHING
+    ) -> None:
         from diffusers import SD3Transformer2DModel
 
-        self.folder, self.device, self.dtype = folder, device, dtype
-        network = load_part(SD3Transformer2DModel, folder / "transformer", dtype)
+        self.folder, self.device, self.dtype, self.additions = folder, device, dtype, additions
+        network = load_part(SD3Transformer2DModel, folder / "transformer", dtype, additions.loras)
         self.transformer: Any = network.to(device).eval().requires_grad_(False)
         self.autoencoder = Autoencoder(folder, device, dtype, self.transformer.config.sample_size)
         self.resolution = self.autoencoder.resolution
@@ -43,7 +46,7 @@ class FlowPrior(Prior):
         return self.autoencoder.decode(latents)
 
     def embed_text(self, prompts: list[str]) -> Tensor:
-        return encode_prompts(self.folder, prompts, self.device, self.dtype)
+        return encode_prompts(self.folder, prompts, self.device, self.dtype, self.additions)
 
     def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha = 1 - t, sigma = t, both ``(B, 1, 1, 1)``."""

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dreamlift.personalize.additions import LoraFile
 from dreamlift.personalize.lora import LoRA, Targets
+from dreamlift.personalize.lora_files import merge_loras
 from dreamlift.priors.base import Adapted, combine, stack_text
 from dreamlift.priors.text import unpack
 from dreamlift.types import Cameras, Conditioning
@@ -38,10 +40,13 @@ class DenoisingNetwork:
     ``see_cameras`` can be switched off, to leave the view to the words; a network that takes no cameras never sees them.
     """
 
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, see_cameras: bool = True) -> None:
+    def __init__(
+        self, folder: Path, device: torch.device, dtype: torch.dtype, see_cameras: bool = True, loras: tuple[LoraFile, ...] = ()
+    ) -> None:
         from diffusers import DDPMScheduler, UNet2DConditionModel
 
-        self.unet: Any = load_part(UNet2DConditionModel, folder / "unet", dtype).to(device).eval().requires_grad_(False)
+        network = load_part(UNet2DConditionModel, folder / "unet", dtype, loras)
+        self.unet: Any = network.to(device).eval().requires_grad_(False)
         scheduler: Any = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
         self.alphas_cumprod = scheduler.alphas_cumprod.to(device=device, dtype=torch.float32)
         self.prediction: str = scheduler.config.prediction_type
@@ -142,11 +147,13 @@ class AdaptedNetwork(Adapted):
         return base.to_noise(self.lora(x_t.to(base.dtype), steps, **text, **cameras).sample.float(), x_t, steps)
 
 
-def load_part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+def load_part(kind: Any, folder: Path, dtype: torch.dtype, loras: tuple[LoraFile, ...] = ()) -> Any:
     """One network of a diffusers folder, from safetensors only, half-precision files where a GPU wants them.
 
+    What ``loras`` have for this part is added to its weights.
+
     Raises:
-        ValueError: the folder has no safetensors weights (pickled ones are never opened).
+        ValueError: the folder has no safetensors weights (pickled ones are never opened), or a LoRA does not fit.
     """
     files = list(folder.glob("*.safetensors"))
     if not files:
@@ -155,6 +162,8 @@ def load_part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
         )
     full = [file for file in files if ".fp16." not in file.name]
     use_half = not full or (dtype == torch.float16 and len(full) < len(files))
-    return kind.from_pretrained(
+    network = kind.from_pretrained(
         folder, torch_dtype=dtype, variant="fp16" if use_half else None, use_safetensors=True, low_cpu_mem_usage=False
     )
+    merge_loras(network, folder, loras)
+    return network
