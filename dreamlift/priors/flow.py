@@ -1,18 +1,25 @@
-"""Rectified-flow priors (Liu et al. 2022, https://arxiv.org/abs/2209.03003): Stable Diffusion 3.
+"""Rectified-flow priors (Liu et al. 2022, https://arxiv.org/abs/2209.03003): Stable Diffusion 3 and FLUX.1.
 
     x_t = (1 - t) x + t eps,   v = eps - x   is what the network predicts;   so eps_hat = x_t + (1 - t) v_hat
 
 Turned into eps here, once, so that every distillation loss runs on them. t is taken as the noise share itself: the shift of
 times in the scheduler's settings says where a sampler spends its steps, and nothing about the network.
+
+FLUX.1 [dev] is distilled to predict at once what guidance by a scale would give, and is told that scale. It is always told
+1, which means the plain prediction; guidance is then made from two of them as in every other prior (so that negative
+prompts, Perp-Neg and the losses that ask without guidance mean the same). That is the stock pipeline's
+``guidance_scale=1, true_cfg_scale=s``. FLUX.1 [schnell] is told no scale; it is distilled to few steps.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from dreamlift.personalize.additions import NOTHING, Additions
 from dreamlift.personalize.lora import Targets
@@ -23,20 +30,27 @@ from dreamlift.priors.text import encode_prompts, unpack
 from dreamlift.types import Conditioning
 
 HORIZON = 1000  # the network's own time runs from 0 to this
+FLUX_SIZE = 128  # latents a side that FLUX's own pipeline makes; its network is told no size
 
 
 class FlowPrior(Prior):
-    """A diffusers folder with an ``SD3Transformer2DModel`` (``vae``, ``transformer``, text encoders and tokenizers)."""
+    """A diffusers folder with a transformer of :data:`VELOCITIES` (``vae``, ``transformer``, text encoders and tokenizers)."""
 
     def __init__(
         self, folder: Path, device: torch.device, dtype: torch.dtype, see_cameras: bool = True, additions: Additions = NOTHING
     ) -> None:
-        from diffusers import SD3Transformer2DModel
+        import diffusers
 
+        name = json.loads((folder / "transformer" / "config.json").read_text()).get("_class_name")
+        if name not in VELOCITIES:
+            raise ValueError(f"the transformer in {folder} is {name!r}; accepted: {', '.join(VELOCITIES)}")
+        self.velocity = VELOCITIES[name]
         self.folder, self.device, self.dtype, self.additions = folder, device, dtype, additions
-        network = load_part(SD3Transformer2DModel, folder / "transformer", dtype, additions.loras)
+        if name == "FluxTransformer2DModel" and dtype == torch.float16:
+            self.dtype = torch.bfloat16  # what it was trained in; half precision is too narrow for its states
+        network = load_part(getattr(diffusers, name), folder / "transformer", self.dtype, additions.loras)
         self.transformer: Any = network.to(device).eval().requires_grad_(False)
-        self.autoencoder = Autoencoder(folder, device, dtype, self.transformer.config.sample_size)
+        self.autoencoder = Autoencoder(folder, device, dtype, self.transformer.config.get("sample_size", FLUX_SIZE))
         self.resolution = self.autoencoder.resolution
 
     def encode(self, rgb: Tensor) -> Tensor:
@@ -58,11 +72,32 @@ class FlowPrior(Prior):
         copies = text.shape[0] // x_t.shape[0]
         states, pooled = unpack(text, self.transformer.config.pooled_projection_dim)
         many, times = x_t.repeat(copies, 1, 1, 1), t.to(self.device).repeat(copies)
-        velocity = self.transformer(
-            many.to(self.dtype), encoder_hidden_states=states, pooled_projections=pooled,
-            timestep=(times * HORIZON).to(self.dtype),
-        ).sample.float()  # fmt: skip
+        velocity = self.velocity(self.transformer, many.to(self.dtype), times, states, pooled).float()
         return combine(many + (1.0 - times.view(-1, 1, 1, 1)) * velocity, cond, guidance_scale)
 
     def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
         raise ValueError("VSD's LoRA is made for U-Nets; with this prior use another loss, such as --guidance.type rfds")
+
+
+def _of_sd3(transformer: Any, x_t: Tensor, t: Tensor, states: Tensor, pooled: Tensor) -> Tensor:
+    return transformer(
+        x_t, encoder_hidden_states=states, pooled_projections=pooled, timestep=(t * HORIZON).to(x_t.dtype)
+    ).sample
+
+
+def _of_flux(transformer: Any, x_t: Tensor, t: Tensor, states: Tensor, pooled: Tensor) -> Tensor:
+    """As a sequence of 2 x 2 patches, each with its row and column; the words' places are all 0."""
+    packed = functional.pixel_unshuffle(x_t, 2)
+    rows, columns = packed.shape[-2:]
+    places = torch.zeros(rows, columns, 3, device=x_t.device)
+    places[..., 1], places[..., 2] = torch.arange(rows)[:, None], torch.arange(columns)
+    told = torch.ones_like(t) if transformer.config.guidance_embeds else None
+    out = transformer(
+        packed.flatten(2).transpose(1, 2), encoder_hidden_states=states, pooled_projections=pooled, timestep=t,
+        img_ids=places.flatten(0, 1), txt_ids=places.new_zeros(states.shape[1], 3), guidance=told,
+    ).sample  # fmt: skip
+    return functional.pixel_shuffle(out.transpose(1, 2).unflatten(2, (rows, columns)), 2)
+
+
+VELOCITIES = {"SD3Transformer2DModel": _of_sd3, "FluxTransformer2DModel": _of_flux}
+"""Kind of transformer -> v_hat ``(B, C, h, w)`` from ``x_t``, ``t (B,)`` in [0, 1], text states and pooled ones."""

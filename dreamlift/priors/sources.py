@@ -57,6 +57,13 @@ KNOWN: dict[str, Source] = {
         ("stabilityai/stable-diffusion-3-medium-diffusers",), "flow", 1024, 16.0, "Stability AI Community (gated)",
         "a rectified flow; T5-XXL is optional",
     ),
+    "flux-dev": Source(
+        ("black-forest-labs/FLUX.1-dev",), "flow", 1024, 30.0, "FLUX.1 [dev] Non-Commercial (gated)",
+        "distilled guidance, here always told 1: guidance_scale asks twice",
+    ),
+    "flux-schnell": Source(
+        ("black-forest-labs/FLUX.1-schnell",), "flow", 1024, 30.0, "Apache-2.0", "distilled to 1 to 4 steps; T5-XXL",
+    ),
 }  # fmt: skip
 """Priors by the name that ``--prior`` takes; beside them it takes a local folder or a hub name."""
 

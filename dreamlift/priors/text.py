@@ -21,7 +21,7 @@ from dreamlift.personalize.additions import NOTHING, Additions, LoraFile
 from dreamlift.personalize.embedding_files import Embedding, install, read_embeddings, unused
 
 TEXT_LENGTH = 77  # CLIP's limit, and what DeepFloyd IF's T5 was trained with
-T5_LENGTH = 256  # what Stable Diffusion 3 gives its T5
+T5_LENGTH = 256  # what Stable Diffusion 3 and FLUX.1 [schnell] give their T5; FLUX.1 [dev] twice as much
 
 
 @torch.no_grad()
@@ -31,7 +31,7 @@ def encode_prompts(
     """Text states ``(V, L, D)`` of V prompts. Warns of words that the tokenizer does not know, and of truncation.
 
     What they hold is between this module and the prior. With one encoder they are its last layer. With several (Stable
-    Diffusion XL and 3) they are the layers that those models were trained on, then the pooled states as further rows
+    Diffusion XL and 3, FLUX) they are the layers that those models were trained on, then the pooled states as further rows
     (:func:`pack`): so mixing two phrases mixes both.
     """
     embeddings = read_embeddings(additions.embeddings)
@@ -40,6 +40,10 @@ def encode_prompts(
     run = partial(_run, folder, prompts, device, dtype, additions.loras, embeddings)
     if not (folder / "text_encoder_2").is_dir():
         return run().last_hidden_state.float()
+    if _architecture(folder / "text_encoder_2") == "T5EncoderModel":  # FLUX: the states are T5's, CLIP's are only pooled
+        guided = json.loads((folder / "transformer" / "config.json").read_text()).get("guidance_embeds", False)
+        states = run("_2", 2 * T5_LENGTH if guided else T5_LENGTH).last_hidden_state.float()
+        return pack(states, run().pooler_output.float())
     clips = [run(suffix, inner=True) for suffix in ("", "_2")]
     states = torch.cat([out.hidden_states[-2].float() for out in clips], dim=-1)
     if not (folder / "transformer").is_dir():
