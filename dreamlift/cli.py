@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 OVERRIDE = re.compile(r"--([a-z_]+(?:\.[a-z0-9_]+)+)(?:=(.*))?", re.DOTALL)
 # Short options of generate and the setting that each one is.
 SHORT = {
-    "prior": "prior", "seed": "seed", "steps": "steps", "particles": "particles", "device": "device", "negative": "negative",
-    "faces": "mesh.faces", "texture_size": "mesh.texture_size",
+    "prior": "prior", "prior_config": "prior_config", "seed": "seed", "steps": "steps", "particles": "particles",
+    "device": "device", "negative": "negative", "faces": "mesh.faces", "texture_size": "mesh.texture_size",
 }  # fmt: skip
 
 

@@ -89,10 +89,13 @@ def generate(prompt: str, config: Config = TOYBOX) -> Asset:
 def prepare(config: Config) -> Job:
     """Everything that can fail early: the prompt, the device, the prior, the words."""
     config = dataclasses.replace(config, prompt=check_prompt(config.prompt), additions=resolve(config.additions))
-    folder = locate(config.prior)
-    if folder == Path(config.prior).expanduser():
+    folder = locate(config.prior, config.prior_config)
+    local, settings = Path(config.prior).expanduser(), Path(config.prior_config).expanduser()
+    if folder == local or local.is_file():
         # A relative path means another folder as soon as the run is resumed from somewhere else.
-        config = dataclasses.replace(config, prior=str(folder.resolve()))
+        config = dataclasses.replace(config, prior=str(local.resolve()))
+    if config.prior_config and settings.is_dir():
+        config = dataclasses.replace(config, prior_config=str(settings.resolve()))
     prior = load_prior(folder, find_device(config.device), config.see_cameras, config.additions)
     embeds = embed_prompt(config.prompt, config.negative, config.wording, prior.embed_text)
     return Job(config, prior, revision_of(folder) + fingerprint(config.additions), embeds, start(config, prior))

@@ -77,7 +77,8 @@ class Config:
 
     prompt: str = ""
     negative: str = ""  # what is not wanted; "" is the empty prompt
-    prior: str = "toybox"  # a known name, a hub name, or a diffusers folder
+    prior: str = "toybox"  # a known name, a hub name, a diffusers folder, or a one-file checkpoint (.safetensors)
+    prior_config: str = ""  # for a one-file checkpoint: the prior with its settings and tokenizers; "" is the known one
     additions: Additions = field(default_factory=Additions)  # your own LoRA and textual-inversion files
     see_cameras: bool = True  # tell the prior each picture's camera, if it was trained to take one
     seed: int = 0
