@@ -34,15 +34,15 @@ def autoencoder(channels: int, **more):
                          block_out_channels=(8, 8), norm_num_groups=4, latent_channels=channels, **more)  # fmt: skip
 
 
-def xl_unet():
-    """A U-Net of Stable Diffusion XL's kind, for text encoders of widths 16 and 12 and a pooled width of 40."""
+def xl_unet(pooled: int = 40):
+    """A U-Net of Stable Diffusion XL's kind, for text encoders of widths 16 and 12."""
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
         sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1, attention_head_dim=2,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=16 + 12, addition_embed_type="text_time", addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=40 + 6 * 8,
+        projection_class_embeddings_input_dim=pooled + 6 * 8,
     )  # fmt: skip
 
 
@@ -55,6 +55,25 @@ def xl_pipeline():
         return StableDiffusionXLPipeline(
             autoencoder(4), clip(16, 2), clip(12, 3, projection=40), tokenizer(), tokenizer(), xl_unet(),
             EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
+        )  # fmt: skip
+
+
+def third_pipeline(with_t5: bool):
+    """The stock pipeline of Stable Diffusion 3."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+    from transformers import T5Config, T5EncoderModel
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        t5 = T5EncoderModel(T5Config(vocab_size=16, d_model=40, d_kv=8, d_ff=32, num_layers=1, num_heads=2)).eval()
+        transformer = SD3Transformer2DModel(
+            sample_size=8, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
+            joint_attention_dim=40, caption_projection_dim=16, pooled_projection_dim=48, out_channels=4, pos_embed_max_size=8,
+        )  # fmt: skip
+        return StableDiffusion3Pipeline(
+            transformer, FlowMatchEulerDiscreteScheduler(shift=3.0), autoencoder(4, shift_factor=0.06, scaling_factor=1.3),
+            clip(16, 2, projection=16), tokenizer(), clip(12, 2, projection=32), tokenizer(),
+            t5 if with_t5 else None, tokenizer() if with_t5 else None,
         )  # fmt: skip
 
 

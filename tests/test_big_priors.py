@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from big_helpers import CPU, PROMPTS, autoencoder, clip, close, tokenizer, xl_pipeline
+from big_helpers import CPU, PROMPTS, autoencoder, clip, close, third_pipeline, tokenizer, xl_pipeline
 
 from dreamlift.guidance.rfds import RFDS
 from dreamlift.guidance.vsd import VSD
@@ -28,21 +28,7 @@ def xl(tmp_path_factory):
 @pytest.fixture(scope="module", params=[True, False], ids=["with T5", "without T5"])
 def third(request, tmp_path_factory):
     """(folder, stock pipeline) of Stable Diffusion 3's shape."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
-    from transformers import T5Config, T5EncoderModel
-
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        t5 = T5EncoderModel(T5Config(vocab_size=16, d_model=40, d_kv=8, d_ff=32, num_layers=1, num_heads=2)).eval()
-        transformer = SD3Transformer2DModel(
-            sample_size=8, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
-            joint_attention_dim=40, caption_projection_dim=16, pooled_projection_dim=48, out_channels=4, pos_embed_max_size=8,
-        )  # fmt: skip
-        pipe = StableDiffusion3Pipeline(
-            transformer, FlowMatchEulerDiscreteScheduler(shift=3.0), autoencoder(4, shift_factor=0.06, scaling_factor=1.3),
-            clip(16, 2, projection=16), tokenizer(), clip(12, 2, projection=32), tokenizer(),
-            t5 if request.param else None, tokenizer() if request.param else None,
-        )  # fmt: skip
+    pipe = third_pipeline(request.param)
     folder = tmp_path_factory.mktemp("third") / "model"
     pipe.save_pretrained(folder)
     return folder, pipe

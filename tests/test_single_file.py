@@ -7,12 +7,12 @@ from shutil import copytree, ignore_patterns
 
 import pytest
 import torch
-from big_helpers import CPU, PROMPTS, autoencoder, clip, close, tokenizer
+from big_helpers import CPU, PROMPTS, autoencoder, clip, close, third_pipeline, tokenizer, xl_unet
 from lift_helpers import refused, tree
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dreamlift.personalize.lora_files import _original
+from dreamlift.personalize.lora_files import JOINT, _original
 from dreamlift.priors import load_prior, sources
 from dreamlift.priors.single_file import cache_folder, inspect_file
 
@@ -73,6 +73,54 @@ def text_keys(encoder):
     return {start + key.removeprefix("text_model."): value for key, value in encoder.state_dict().items()}
 
 
+def open_clip_keys(encoder):
+    """As OpenCLIP has it: q, k and v in one matrix, and the projection turned round."""
+    start, found = "conditioner.embedders.1.model.", {}
+    weights = {key.removeprefix("text_model."): value for key, value in encoder.state_dict().items()}
+    outer = {
+        "embeddings.position_embedding.weight": "positional_embedding",
+        "embeddings.token_embedding.weight": "token_embedding.weight", "final_layer_norm.weight": "ln_final.weight",
+        "final_layer_norm.bias": "ln_final.bias",
+    }  # fmt: skip
+    found |= {start + theirs: weights.pop(ours) for ours, theirs in outer.items()}
+    found[f"{start}text_projection"] = weights.pop("text_projection.weight").T
+    for key in [key for key in weights if "q_proj" in key]:
+        whole = torch.cat([weights.pop(key.replace("q_proj", f"{letter}_proj")) for letter in "qkv"])
+        weights[key.replace("q_proj.", "in_proj_")] = whole
+    for key, value in weights.items():
+        theirs = (
+            key.replace("encoder.layers", "transformer.resblocks").replace("self_attn", "attn").replace("layer_norm", "ln_")
+        )
+        found[start + theirs.replace("fc1", "c_fc").replace("fc2", "c_proj")] = value
+    return found
+
+
+def third_keys(transformer):
+    """As Stable Diffusion 3's own code has it, without a prefix, as its transformer alone is published."""
+    outer = {
+        "pos_embed.pos_embed": "pos_embed", "pos_embed.proj": "x_embedder.proj", "context_embedder": "context_embedder",
+        "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0", "proj_out": "final_layer.linear",
+        "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2", "norm_out.linear": "final_layer.adaLN_modulation.1",
+        "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
+        "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2",
+    }  # fmt: skip
+    weights, found = transformer.state_dict(), {}
+    last = transformer.config.num_layers - 1
+    for i in range(last + 1):
+        for old, new in JOINT.items():
+            for kind in ("weight", "bias"):
+                names = [f"transformer_blocks.{i}.{name}.{kind}" for name in new]
+                if names[0] in weights:
+                    found[f"joint_blocks.{i}.{old}.{kind}"] = torch.cat([weights.pop(name) for name in names])
+    for key, value in weights.items():
+        name, _, kind = key.rpartition(".")
+        found[outer[key] if key in outer else f"{outer[name]}.{kind}"] = value
+    for key in (f"joint_blocks.{last}.context_block.adaLN_modulation.1", "final_layer.adaLN_modulation.1"):
+        for kind in ("weight", "bias"):
+            found[f"{key}.{kind}"] = torch.cat(found[f"{key}.{kind}"].chunk(2)[::-1])  # scale and shift the other way round
+    return found
+
+
 def write(path, *groups):
     save_file({key: value.contiguous().clone() for group in groups for key, value in group.items()}, path)
     return path
@@ -99,10 +147,7 @@ def test_a_checkpoint_comes_back_weight_for_weight(tmp_path, cache, first):
     assert [path.name for path in cache_folder().iterdir()] == [made.name]
     assert list((tmp_path / "mine").iterdir()) == [file]
     for part in ("unet", "vae", "text_encoder"):
-        (weights,) = (folder / part).glob("*.safetensors")
-        want, got = load_file(weights), load_file(made / part / weights.name)
-        assert want.keys() == got.keys()
-        assert all(torch.equal(got[name], want[name]) for name in want), part
+        same_weights(made, folder, part)
     close(load_prior(made, CPU).embed_text(PROMPTS), load_prior(folder, CPU).embed_text(PROMPTS))
     before = tree(cache)
     assert sources.locate(str(file), str(settings)) == made
@@ -113,6 +158,46 @@ def test_a_checkpoint_comes_back_weight_for_weight(tmp_path, cache, first):
     other = write(tmp_path / "o.safetensors", keys, vae_keys(pipe.vae), text_keys(pipe.text_encoder))
     with pytest.warns(UserWarning, match="is converted once"):
         assert sources.revision_of(sources.locate(str(other), str(settings))) != made.name
+
+
+def same_weights(made, folder, part):
+    (got,), (want,) = ((place / part).glob("*.safetensors") for place in (made, folder))
+    got, want = load_file(got), load_file(want)
+    assert want.keys() == got.keys()
+    assert all(torch.equal(got[name], want[name]) for name in want), part
+
+
+@pytest.mark.filterwarnings("ignore:.*is converted once")
+def test_a_checkpoint_of_xl_comes_back_weight_for_weight(tmp_path, cache):
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+
+    words = clip(16, 2), clip(12, 3, projection=12)
+    pipe = StableDiffusionXLPipeline(
+        autoencoder(4), *words, tokenizer(), tokenizer(), xl_unet(12), EulerDiscreteScheduler(beta_schedule="scaled_linear")
+    )
+    folder = tmp_path / "model"
+    pipe.save_pretrained(folder)
+    text = {key.replace("cond_stage_model.", "conditioner.embedders.0."): value for key, value in text_keys(words[0]).items()}
+    file = write(tmp_path / "m.safetensors", unet_keys(pipe.unet), vae_keys(pipe.vae), text, open_clip_keys(words[1]))
+    assert inspect_file(file) == ("StableDiffusionXLPipeline", "sdxl", [], "float32")
+    made = sources.locate(str(file), str(folder))
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        same_weights(made, folder, part)
+
+
+@pytest.mark.filterwarnings("ignore:.*is converted once")
+def test_a_transformer_of_the_third_alone_comes_back_weight_for_weight(tmp_path, cache):
+    pipe = third_pipeline(with_t5=False)
+    folder = tmp_path / "model"
+    pipe.save_pretrained(folder)
+    file = write(tmp_path / "m.safetensors", third_keys(pipe.transformer))
+    lacks = ["vae", "text_encoder", "text_encoder_2", "text_encoder_3"]
+    assert inspect_file(file) == ("StableDiffusion3Pipeline", "sd3-medium", lacks, "float32")
+    made = sources.locate(str(file), str(folder))
+    for part in ("transformer", *lacks[:3]):
+        same_weights(made, folder, part)
+    prior, stock = load_prior(made, CPU), load_prior(folder, CPU)
+    close(prior.embed_text(PROMPTS), stock.embed_text(PROMPTS))
 
 
 def test_the_settings_of_the_known_prior_are_found_in_the_hubs_cache(tmp_path, cache, first, monkeypatch):

@@ -166,14 +166,17 @@ def _load(file: Path, base: Path, pipeline: str, lacks: list[str], dtype: str) -
     from diffusers.utils import logging
 
     kind: Any = getattr(diffusers, pipeline)
-    left_out = {*lacks, "safety_checker", "feature_extractor", "image_encoder"} & set(kind._get_signature_keys(kind)[0])
+    index = json.loads((base / "model_index.json").read_text())
+    empty = [name for name, value in index.items() if value == [None, None]]
+    needless = ["safety_checker", "feature_extractor", "image_encoder"]
+    left_out = {*lacks, *empty, *needless} & set(kind._get_signature_keys(kind)[0])
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
         return kind.from_single_file(
             str(file), config=str(base), local_files_only=True, torch_dtype=getattr(torch, dtype), **dict.fromkeys(left_out)
         )
-    except (ValueError, KeyError, RuntimeError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{file} cannot be converted with the settings in {base}: {reason}") from error
     finally:
