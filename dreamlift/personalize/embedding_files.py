@@ -75,26 +75,29 @@ def install(embeddings: list[Embedding], tokenizer: Any, encoder: Any, part: str
     Raises:
         ValueError: vectors for this encoder are missing or of another width.
     """
+    from transformers import AddedToken
+
     if not embeddings or (part not in {p for e in embeddings for p in e.vectors} and "T5" in type(encoder).__name__):
         return prompts
-    width, before = encoder.get_input_embeddings().weight.shape[1], len(tokenizer)
+    width = encoder.get_input_embeddings().weight.shape[1]
     spelled: dict[str, str] = {}
-    rows = []
+    rows: dict[str, Tensor] = {}
     for embedding in embeddings:
         vectors = embedding.vectors.get(part)
         if vectors is None or vectors.shape[1] != width:
-            has = (
-                f"has none for {part}" if vectors is None else f"has vectors of width {vectors.shape[1]}, {part} takes {width}"
+            has = "has none" if vectors is None else f"has vectors of width {vectors.shape[1]}"
+            raise ValueError(
+                f"the embedding {embedding.path} does not fit this prior: it {has} for {part}, which takes {width}"
             )
-            raise ValueError(f"the embedding {embedding.path} does not fit this prior: it {has}; take one made for this model")
         tokens = embedding.tokens(len(vectors))
-        _add_tokens(tokenizer, tokens)
         spelled[embedding.word.lower()] = "".join(tokens)
-        rows.append(vectors)
+        rows |= dict(zip(tokens, vectors, strict=True))
+    # Not normalized: what the tokenizer does to words (lower case, accents) must not touch these names.
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in rows])
     table = encoder.get_input_embeddings().weight
     if len(tokenizer) > len(table):
         table = encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False).weight
-    table[before : len(tokenizer)] = torch.cat(rows).to(table)
+    table[tokenizer.convert_tokens_to_ids(list(rows))] = torch.stack(list(rows.values())).to(table)
     # Older CLIP configs find the end of the text as the largest token, which a new token now is.
     model = getattr(encoder, "text_model", encoder)
     if hasattr(model, "eos_token_id"):
@@ -102,13 +105,6 @@ def install(embeddings: list[Embedding], tokenizer: Any, encoder: Any, part: str
     longest_first = sorted(embeddings, key=lambda embedding: -len(embedding.word))
     pattern = re.compile("|".join(embedding.pattern.pattern for embedding in longest_first), re.IGNORECASE)
     return [pattern.sub(lambda match: spelled.get(match[0].lower(), match[0]), prompt) for prompt in prompts]
-
-
-def _add_tokens(tokenizer: Any, tokens: list[str]) -> None:
-    from transformers import AddedToken
-
-    # Not normalized: what the tokenizer does to words (lower case, accents) must not touch these names.
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens])
 
 
 def unused(embeddings: list[Embedding], prompts: list[str]) -> list[str]:
