@@ -20,6 +20,7 @@ class Prior(ABC):
     """A frozen 2D diffusion model (or an exact stand-in for one). ``t`` is in [0, 1]."""
 
     resolution: int  # side of the pictures that it was made for, in pixels
+    views: int = 1  # neighbours of a batch that it looks at together: views of one object, which share their t
     device: torch.device
 
     @abstractmethod
