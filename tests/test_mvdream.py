@@ -9,6 +9,7 @@ from mvdream_helpers import PUBLISHED, TINY, Original, save_port
 from safetensors.torch import load_file, save_file
 
 from dreamlift.cameras import CameraSampler, turntable
+from dreamlift.guidance import GUIDANCE
 from dreamlift.guidance.base import draw_t
 from dreamlift.guidance.reconstruction import Reconstruction
 from dreamlift.guidance.sds import SDS
@@ -196,6 +197,17 @@ def test_other_layouts_are_refused_in_one_line(port, tmp_path, change, message):
     assert "\n" not in str(caught.value)
 
 
+def test_broken_files_are_named(port, tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=NOT_AS_PUBLISHED):
+        load_network(tmp_path, torch.float32)
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    whole = (port[0] / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    (tmp_path / "half.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"half.safetensors cannot be read; fetch it again"):
+        load_network(tmp_path, torch.float32)
+
+
 def test_views_of_an_object_share_their_time(prior):
     rng, latents = torch.Generator().manual_seed(0), torch.zeros(8, 4, 2, 2)
     t = draw_t(prior, latents, 0.1, 0.9, 0.0, rng).view(2, 4)
@@ -242,3 +254,18 @@ def test_the_presets_cameras_are_its_rows():
         shown = cameras.distance * torch.tan(torch.atan(0.5 * cameras.height / cameras.K[:, 1, 1]))
         assert len(shown.unique()) == 1
         assert 0.8 - 1e-4 <= float(shown[0]) <= 1.0 + 1e-4
+
+
+@pytest.mark.parametrize("name", sorted(GUIDANCE.keys() - {"vsd"}))
+def test_every_loss_but_vsds_runs_on_it(prior, name):
+    x, _, cond = views()
+    x.requires_grad_()
+    GUIDANCE[name]()(prior, x, cond, 0.5, torch.Generator().manual_seed(0), None).loss.backward()
+    assert bool((x.grad.abs().amax((1, 2, 3)) > 0).all())
+
+
+@torch.no_grad()
+def test_the_negative_prompt_alone_is_told_the_camera_too(prior):
+    x, t, cond = views()
+    swapped = replace(cond, prompt_embeds=cond.negative_prompt_embeds)
+    close(prior.predict_noise(x, t, cond, 0.0), prior.predict_noise(x, t, swapped, 1.0))

@@ -8,6 +8,7 @@ passed back in, never stored on it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -127,15 +128,9 @@ def output(latents: Tensor, gradient: Tensor, x0: Tensor, t: Tensor) -> Guidance
     return GuidanceOutput(inject(latents, gradient), x0, t, metrics)
 
 
-def negative_alone(cond: Conditioning) -> Conditioning:
-    """The negative (or empty) prompt in the prompt's place; like there, no camera is told beside it."""
-    return Conditioning(cond.negative_prompt_embeds, cond.negative_prompt_embeds)
-
-
-def empty_alone(cond: Conditioning) -> Conditioning:
-    """The empty prompt in the prompt's place, whatever the negative one is."""
-    empty = cond.negative_prompt_embeds if cond.empty_prompt_embeds is None else cond.empty_prompt_embeds
-    return Conditioning(empty, empty)
+def without_negative(cond: Conditioning) -> Conditioning:
+    """The same with the empty prompt in the negative one's place."""
+    return cond if cond.empty_prompt_embeds is None else replace(cond, negative_prompt_embeds=cond.empty_prompt_embeds)
 
 
 def weight_of(weighting: Weighting, alpha: Tensor, sigma: Tensor) -> Tensor:

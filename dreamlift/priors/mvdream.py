@@ -26,7 +26,7 @@ from dreamlift.types import Cameras, Conditioning
 
 VIEWS = 4  # of one object, that the network was trained to see together
 CAMERA = 16  # entries of a camera's matrix
-ARCHITECTURE = "MultiViewUNetModel"  # the network's class, as its config.json names it
+ARCHITECTURE = "MultiViewUNetModel"  # the network's class, as model_index.json names it
 
 RESNET = {"in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj", "out_layers.0": "norm2",
           "out_layers.3": "conv2", "skip_connection": "conv_shortcut"}  # fmt: skip
@@ -35,8 +35,8 @@ RESNET = {"in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_
 
 def is_multiview(folder: Path) -> bool:
     """Whether the ``unet`` of a diffusers folder is MVDream's."""
-    config = folder / "unet" / "config.json"
-    return config.is_file() and json.loads(config.read_text()).get("_class_name") == ARCHITECTURE
+    index = folder / "model_index.json"
+    return index.is_file() and ARCHITECTURE in json.loads(index.read_text()).get("unet", ())
 
 
 def camera_matrices(cameras: Cameras) -> Tensor:
@@ -129,21 +129,25 @@ def load_network(folder: Path, dtype: torch.dtype) -> Any:
     """The U-Net of the port's ``unet`` folder as a stock ``UNet2DConditionModel``, on the CPU, its views not joined yet.
 
     Raises:
-        ValueError: other settings, names or shapes than the port's, or weights that are not safetensors.
+        ValueError: other settings, names or shapes than the port's, or weights that are not whole or not safetensors.
     """
     from diffusers import UNet2DConditionModel
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    config = json.loads((folder / "config.json").read_text())
     try:
+        config = json.loads((folder / "config.json").read_text())
         settings, names = stock_settings(config), stock_names(config)
-    except (KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / 'config.json'} is not MVDream's as it was published: {error}") from error
     with torch.device("meta"):  # random weights of this size take longer to draw than the real ones to read
         unet: Any = UNet2DConditionModel(**settings)
-    weights = {
-        renamed(name, names): value.to(dtype) for file in weight_files(folder, dtype) for name, value in load_file(file).items()
-    }
+    weights: dict[str, Tensor] = {}
+    for file in weight_files(folder, dtype):
+        try:
+            weights |= {renamed(name, names): value.to(dtype) for name, value in load_file(file).items()}
+        except SafetensorError as error:
+            raise ValueError(f"{file} cannot be read; fetch it again: {error}") from error
     wanted = {name: value.shape for name, value in unet.state_dict().items()}
     found = {name: value.shape for name, value in weights.items()}
     wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))

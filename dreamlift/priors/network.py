@@ -79,7 +79,7 @@ class DenoisingNetwork:
         text = stack_text(cond, guidance_scale)
         copies = text.shape[0] // x_t.shape[0]
         steps, told = self.timestep(t), None
-        if self.see_cameras and cond.cameras is not None:
+        if self.see_cameras and cond.cameras is not None and guidance_scale != 0.0:
             camera = self.features(cond.cameras)
             told = torch.cat([torch.zeros_like(camera), *[camera] * (copies - 1)]) if copies > 1 else camera
         out = self.unet(
