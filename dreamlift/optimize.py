@@ -131,7 +131,8 @@ def take_step(config: Config, prior: Prior, embeds: PromptEmbeds, state: State) 
     shading = config.lighting(cameras, progress, rng)
     weights = config.weights.at(progress)
     render = scene.render(cameras, rng, shading, progress=progress, normals="orientation" in weights)
-    out = config.guidance(prior, prior.encode(render.rgb), embeds.at(cameras), progress, rng, state.guidance)
+    cond = replace(embeds.at(cameras), render=render)
+    out = config.guidance(prior, prior.encode(render.rgb), cond, progress, rng, state.guidance)
     raw = scene.regularize(render, progress, tuple(weights)) if weights else {}
     terms = {name: weights[name] * value for name, value in raw.items()}
     total = out.loss + sum(terms.values())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dreamlift.cameras import CameraSampler
 from dreamlift.guidance import GUIDANCE
 from dreamlift.guidance.base import Guidance
+from dreamlift.guidance.cfd import CFD
 from dreamlift.guidance.csd import CSD
 from dreamlift.guidance.hifa import HiFA
 from dreamlift.guidance.ism import ISM
@@ -208,6 +209,17 @@ SJC_SD = replace(
 )
 """threestudio's sjc row on a voxel grid; it renders pictures and encodes them, where SJC renders latents."""
 
+CFD_SD = replace(
+    HIFA,
+    steps=25_000,
+    cameras=CameraSampler(
+        views=1, resolution=(128, *[512] * 9), elevation_deg=(0.0, 40.0), distance=(1.3, 1.5), fov_deg=(40.0, 65.0)
+    ),
+    wording=FourViews(front_deg=30.0, back_deg=30.0),
+    guidance=CFD(),
+    weights=Weights(sparsity=10.0, depth_variance=100.0),
+)
+"""The authors' ``sd-stage1`` row, but for its smoothness of normals, its negative prompt and its loss on pictures."""
 
 SD3_FLOW = replace(
     DREAMFUSION_SD,
@@ -255,6 +267,7 @@ PRESETS: dict[str, Config] = {
     "sdi": SDI_SD,
     "luciddreamer": LUCIDDREAMER,
     "sjc": SJC_SD,
+    "cfd": CFD_SD,
     "sd3-flow": SD3_FLOW,
     "mvdream": MVDREAM,
     "dreamfusion-toy": _toy(SDS(7.5, weighting="x0", clip_x0=1.0)),  # t uniform in 0.02 to 0.98, as in the paper
@@ -262,6 +275,7 @@ PRESETS: dict[str, Config] = {
     "hifa-toy": _toy(HiFA(7.5, 0.1, clip_x0=1.0)),
     "sdi-toy": _toy(SDI(7.5, -7.5, 3, 0.3, T_MIN, T_MAX, "x0", clip_x0=1.0)),
     "luciddreamer-toy": _toy(ISM(7.5, 0.05, 0.3, T_MIN, T_MAX, "x0")),
+    "cfd-toy": _toy(CFD(7.5, clip_x0=1.0)),
     "csd-toy": _toy(CSD(6.5, T_MIN, T_MAX, "x0")),
     "nfsd-toy": _toy(NFSD(6.5, 0.2, T_MIN, T_MAX, "x0")),
     "mvdream-toy": _toy(Reconstruction(7.5, 0.5, T_MIN, T_MAX), cameras=replace(TOYBOX.cameras, views=4)),

@@ -260,7 +260,8 @@ def test_the_presets_cameras_are_its_rows():
 def test_every_loss_but_vsds_runs_on_it(prior, name):
     x, _, cond = views()
     x.requires_grad_()
-    GUIDANCE[name]()(prior, x, cond, 0.5, torch.Generator().manual_seed(0), None).loss.backward()
+    loss, rng = GUIDANCE[name](), torch.Generator().manual_seed(0)
+    loss(prior, x, cond, 0.5, rng, loss.init(prior, rng)).loss.backward()
     assert bool((x.grad.abs().amax((1, 2, 3)) > 0).all())
 
 
