@@ -245,12 +245,16 @@ MVDREAM = replace(
     wording=NoViews(),  # the cameras tell it
     lighting=Lighting(),
     scene=Nerf(
-        field=Hashgrid(start_levels=16, blob=Blob("cone", 10.0, 0.5)), background=Learned(), samples=512, bounds=1.0
+        field=Hashgrid(start_levels=16, blob=Blob("cone", 10.0, 0.5)),
+        background=Learned(shared=True), samples=512, bounds=1.0,
     ),
     guidance=Reconstruction(),
     weights=Weights(),
 )  # fmt: skip
-"""MVDream's own row for threestudio (``mvdream-sd21``), but for its 8 views a step at 64 pixels, which are 4 here."""
+"""MVDream's own row for threestudio (``mvdream-sd21``), but for its 8 views a step at 64 pixels, which are 4 here.
+
+Half of its elevations are uniform in the angle; here all are uniform on the sphere.
+"""
 
 
 def _toy(guidance: Guidance, **changes: Any) -> Config:
