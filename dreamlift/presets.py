@@ -21,7 +21,7 @@ from dreamlift.guidance.sjc import SJC
 from dreamlift.guidance.vsd import VSD
 from dreamlift.lighting import Lighting
 from dreamlift.meshing.extract import Extract
-from dreamlift.prompts import WORDINGS, Compass, FourViews, Wording
+from dreamlift.prompts import WORDINGS, Compass, FourViews, NoViews, Wording
 from dreamlift.scenes import SCENES
 from dreamlift.scenes.background import Learned, Solid
 from dreamlift.scenes.field import Blob
@@ -231,6 +231,32 @@ SD3_FLOW = replace(
 """RFDS's loss on Stable Diffusion 3; the scene and its weights are the dreamfusion-sd row's."""
 
 
+MVDREAM = replace(
+    DREAMFUSION_SD,
+    prior="mvdream",
+    negative=(
+        "ugly, bad anatomy, blurry, pixelated obscure, unnatural colors, poor lighting, dull, and unclear, cropped, lowres, "
+        "low quality, artifacts, duplicate, morbid, mutilated, poorly drawn face, deformed, dehydrated, bad proportions"
+    ),
+    cameras=CameraSampler(
+        views=4, orbit=4, resolution=(64, 256), elevation_deg=(0.0, 30.0), distance=(0.8, 1.0), relative=True,
+        fov_deg=(15.0, 60.0),
+    ),
+    wording=NoViews(),  # the cameras tell it
+    lighting=Lighting(),
+    scene=Nerf(
+        field=Hashgrid(start_levels=16, blob=Blob("cone", 10.0, 0.5)),
+        background=Learned(shared=True), samples=512, bounds=1.0,
+    ),
+    guidance=Reconstruction(),
+    weights=Weights(),
+)  # fmt: skip
+"""MVDream's own row for threestudio (``mvdream-sd21``), but for its 8 views a step at 64 pixels, which are 4 here.
+
+Half of its elevations are uniform in the angle; here all are uniform on the sphere.
+"""
+
+
 def _toy(guidance: Guidance, **changes: Any) -> Config:
     """A paper's loss on the embedded prior, with all else as in ``toybox``, so that losses can be compared."""
     return replace(TOYBOX, guidance=guidance, **changes)
@@ -247,6 +273,7 @@ PRESETS: dict[str, Config] = {
     "sjc": SJC_SD,
     "cfd": CFD_SD,
     "sd3-flow": SD3_FLOW,
+    "mvdream": MVDREAM,
     "dreamfusion-toy": _toy(SDS(7.5, weighting="x0", clip_x0=1.0)),  # t uniform in 0.02 to 0.98, as in the paper
     "prolificdreamer-toy": _toy(VSD(7.5, T_MIN, T_MAX, "x0", lora_lr=1e-3, clip_x0=1.0)),
     "hifa-toy": _toy(HiFA(7.5, 0.1, clip_x0=1.0)),

@@ -122,7 +122,7 @@ class CFD(Guidance):
     def __call__(
         self, prior: Prior, latents: Tensor, cond: Conditioning, progress: float, rng: torch.Generator, state: NoiseField
     ) -> GuidanceOutput:
-        t = draw_t(latents.shape[0], self.t_min, self.t_max, progress, rng).to(latents.device)
+        t = draw_t(prior, latents, self.t_min, self.t_max, progress, rng)
         state.renew(value_at(self.gamma, progress), rng)
         if cond.render is None or cond.cameras is None:  # pictures of no thing: one noise for all
             noise = state.backdrop.expand_as(latents)

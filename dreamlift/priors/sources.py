@@ -57,6 +57,10 @@ KNOWN: dict[str, Source] = {
         ("stabilityai/stable-diffusion-3-medium-diffusers",), "flow", 1024, 16.0, "Stability AI Community (gated)",
         "a rectified flow; T5-XXL is optional",
     ),
+    "mvdream": Source(
+        ("ashawkey/mvdream-sd2.1-diffusers", "dylanebert/mvdream"),
+        "latent", 256, 7.0, "OpenRAIL", "4 views at once that see each other: --preset mvdream",
+    ),
 }  # fmt: skip
 """Priors by the name that ``--prior`` takes; beside them it takes a local folder or a hub name."""
 
