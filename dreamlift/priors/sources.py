@@ -65,6 +65,10 @@ KNOWN: dict[str, Source] = {
     "flux-schnell": Source(
         ("black-forest-labs/FLUX.1-schnell",), "flow", 1024, 30.0, "Apache-2.0", "distilled to 1 to 4 steps; T5-XXL",
     ),
+    "mvdream": Source(
+        ("ashawkey/mvdream-sd2.1-diffusers", "dylanebert/mvdream"),
+        "latent", 256, 7.0, "OpenRAIL", "4 views at once that see each other: --preset mvdream",
+    ),
 }  # fmt: skip
 """Priors by the name that ``--prior`` takes; beside them it takes a local folder or a hub name."""
 
