@@ -52,7 +52,7 @@ def main() -> None:
         prompts = [f"{article(color)} {color} {kind.replace('_', ' ')}" + (f", {DIRECTIONS[side]}" if in_words else "")
                    for kind, color, side in rows]  # fmt: skip
         pictures = torch.cat([
-            sample_grid(networks, prompts[i : i + 32], 64, seed=i, guidance_scale=arguments.guidance_scale,
+            sample_grid(networks, prompts[i : i + 32], seed=i, guidance_scale=arguments.guidance_scale,
                         camera=None if told is None else told[i : i + 32])
             for i in range(0, len(rows), 32)
         ])  # fmt: skip

@@ -111,20 +111,25 @@ class CameraSampler:
     """Random views on a sphere around the object. Calling it with a step gives that step's cameras.
 
     The azimuths of one batch are stratified around the circle (threestudio's ``batch_uniform_azimuth``), so that two
-    views of one step see different sides.
+    views of one step see different sides. With ``orbit`` they come in groups of that many, each group evenly around the object
+    at one elevation, distance and field of view (MVDream's ``n_view``).
     """
 
     views: int = 2  # pictures a step
+    orbit: int = 1  # pictures of one group, a divisor of ``views``
     resolution: tuple[int, ...] = (64,)  # picture size; several values are a ladder, evenly over the run
     elevation_deg: tuple[float, float] = (-10.0, 60.0)
     azimuth_deg: tuple[float, float] = (-180.0, 180.0)
-    distance: tuple[float, float] = (2.6, 3.2)
+    distance: tuple[float, float] = (2.6, 3.2)  # from the origin, world units
+    relative: bool = False  # count the distance in 1 / tan(fov / 2): then it is half the height that the picture shows
     fov_deg: tuple[float, float] = (40.0, 55.0)  # vertical field of view
     fill: float | None = None  # if set, the distance follows the fov so that this radius fills the picture's height
 
     def __post_init__(self) -> None:
         if self.views < 1:
             raise ValueError(f"views is {self.views}; it must be at least 1")
+        if self.orbit < 1 or self.views % self.orbit:
+            raise ValueError(f"orbit is {self.orbit} and views {self.views}; views must be a multiple of orbit")
         if not self.resolution or min(self.resolution) < 4:
             raise ValueError(f"resolution is {list(self.resolution)}; give one or several sizes of at least 4 pixels")
         limits = {"elevation_deg": (-90.0, 90.0), "azimuth_deg": (-360.0, 360.0), "fov_deg": (1.0, 170.0)}
@@ -137,13 +142,14 @@ class CameraSampler:
 
     def __call__(self, progress: float, rng: torch.Generator) -> Cameras:
         """Cameras for a run that is ``progress`` (0..1) done."""
-        count = self.views
+        groups = self.views // self.orbit
 
         def uniform(low: float, high: float) -> Tensor:
-            return low + (high - low) * torch.rand(count, generator=rng)
+            return (low + (high - low) * torch.rand(groups, generator=rng)).repeat_interleave(self.orbit)
 
         low, high = math.radians(self.azimuth_deg[0]), math.radians(self.azimuth_deg[1])
-        strata = (torch.arange(count) + torch.rand(count, generator=rng)) / count
+        strata = (torch.arange(groups) + torch.rand(groups, generator=rng)) / groups
+        strata = ((strata[:, None] + torch.arange(self.orbit)) / self.orbit).flatten()
         shift = torch.rand(1, generator=rng)
         azimuth = low + (high - low) * ((strata + shift) % 1.0)
         # Uniform in the sine of the elevation: every patch of the sphere is equally likely.
@@ -151,6 +157,8 @@ class CameraSampler:
         elevation = torch.asin(sines)
         fov = uniform(math.radians(self.fov_deg[0]), math.radians(self.fov_deg[1]))
         distance = uniform(*self.distance)
+        if self.relative:
+            distance = distance / torch.tan(0.5 * fov)
         if self.fill is not None:
             distance = self.fill / torch.sin(0.5 * fov)
         rung = min(int(progress * len(self.resolution)), len(self.resolution) - 1)

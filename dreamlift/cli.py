@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 OVERRIDE = re.compile(r"--([a-z_]+(?:\.[a-z0-9_]+)+)(?:=(.*))?", re.DOTALL)
 # Short options of generate and the setting that each one is.
 SHORT = {
-    "prior": "prior", "seed": "seed", "steps": "steps", "particles": "particles", "device": "device", "negative": "negative",
-    "faces": "mesh.faces", "texture_size": "mesh.texture_size",
+    "prior": "prior", "prior_config": "prior_config", "seed": "seed", "steps": "steps", "particles": "particles",
+    "device": "device", "negative": "negative", "faces": "mesh.faces", "texture_size": "mesh.texture_size",
 }  # fmt: skip
 
 
@@ -103,6 +103,16 @@ def build_parser() -> argparse.ArgumentParser:
     make.add_argument("--out", type=Path, default=None, help="the run's folder (default: outputs/<prompt>-<time>)")
     for name, target in SHORT.items():
         make.add_argument(f"--{name.replace('_', '-')}", default=None, help=f"the setting {target}")
+    make.add_argument(
+        "--lora", action="append", default=None, metavar="FILE[@SCALE]", help="a LoRA (.safetensors); may be repeated"
+    )
+    make.add_argument(
+        "--embedding",
+        action="append",
+        default=None,
+        metavar="FILE",
+        help=("a textual inversion (.safetensors), written in the prompt by its file's name; may be repeated"),
+    )
     make.add_argument("--json", action="store_true", help="print events as JSON, one a line")
 
     again = verbs.add_parser("resume", help="go on with a run that was stopped")
@@ -136,6 +146,7 @@ def _generate(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     from dreamlift.apps.lift import start_run
     from dreamlift.apps.progress import choose
     from dreamlift.config import apply_overrides, load_yaml
+    from dreamlift.personalize.additions import parse_lora
     from dreamlift.presets import Config
 
     if arguments.config is not None and arguments.preset is not None:
@@ -148,6 +159,12 @@ def _generate(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
         config = replace(config, prompt=arguments.prompt)
     given = {SHORT[name]: getattr(arguments, name) for name in SHORT if getattr(arguments, name) is not None}
     config = apply_overrides(config, {**given, **overrides})
+    additions = config.additions
+    if arguments.lora is not None:
+        additions = replace(additions, loras=tuple(map(parse_lora, arguments.lora)))
+    if arguments.embedding is not None:
+        additions = replace(additions, embeddings=tuple(arguments.embedding))
+    config = replace(config, additions=additions)
     outcome = start_run(config, arguments.out, choose(arguments.json))
     return 0 if outcome.finished else 130
 

@@ -19,6 +19,7 @@ from dreamlift.cameras import turntable
 from dreamlift.export import EXPORTERS
 from dreamlift.memory import Need, check_memory
 from dreamlift.optimize import State, optimize, random_stream, start
+from dreamlift.personalize.additions import fingerprint, resolve
 from dreamlift.presets import TOYBOX, Config
 from dreamlift.priors import load_prior, prompt_reader
 from dreamlift.priors.base import Prior
@@ -89,19 +90,23 @@ def generate(prompt: str, config: Config = TOYBOX) -> Asset:
 
 def prepare(config: Config, on_stage: Callable[[str], None] = lambda name: None) -> Job:
     """Everything that can fail early: the prompt, the device, memory, the words, the prior."""
-    config = dataclasses.replace(config, prompt=check_prompt(config.prompt))
-    folder = locate(config.prior)
-    if folder == Path(config.prior).expanduser():
+    config = dataclasses.replace(config, prompt=check_prompt(config.prompt), additions=resolve(config.additions))
+    folder = locate(config.prior, config.prior_config)
+    local, settings = Path(config.prior).expanduser(), Path(config.prior_config).expanduser()
+    if folder == local or local.is_file():
         # A relative path means another folder as soon as the run is resumed from somewhere else.
-        config = dataclasses.replace(config, prior=str(folder.resolve()))
+        config = dataclasses.replace(config, prior=str(local.resolve()))
+    if config.prior_config and settings.is_dir():
+        config = dataclasses.replace(config, prior_config=str(settings.resolve()))
     device = find_device(config.device)
     need = check_memory(config, folder, device)
     if need is not None:
         on_stage(str(need))
     # The words first: text encoders and networks are then never in memory together.
-    embeds = embed_prompt(config.prompt, config.negative, config.wording, prompt_reader(folder, device))
-    prior = load_prior(folder, device, config.see_cameras, config.memory)
-    return Job(config, prior, revision_of(folder), embeds, start(config, prior), need)
+    read = prompt_reader(folder, device, config.additions)
+    embeds = embed_prompt(config.prompt, config.negative, config.wording, read)
+    prior = load_prior(folder, device, config.see_cameras, config.additions, config.memory)
+    return Job(config, prior, revision_of(folder) + fingerprint(config.additions), embeds, start(config, prior), need)
 
 
 def finish(config: Config, scene: Scene, on_stage: Callable[[str], None] = lambda name: None) -> Asset:

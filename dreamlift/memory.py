@@ -43,7 +43,7 @@ COPIES = 10  # of every trained value: itself, gradient, Adam's two, and two goo
 # Mesh and texture: fixed, a grid point, a texel.
 MESH, GRID_POINT, TEXEL = 220 << 20, 100, 80
 LOW_RAYS = 4096
-NOTHING = Footprint(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, False)
+NOTHING = Footprint(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, False)
 
 
 class NotEnoughMemoryError(ValueError):
@@ -131,14 +131,17 @@ def estimate(config: Config, prior: Footprint, device: str = "cpu") -> Need:
     learned = _of_lora(config, prior, width)
     step = int(slack * (render_bytes(config, side, device) + _of_prior(config, prior, width, vae))) + learned
     step += 4 * COPIES * scene_values(config)
+    # At the end: the field at many points, and what meshes and textures take of the main memory.
+    points = SAMPLES_AT_ONCE * (SAMPLE + field_bytes(config, device, False))
+    finish = MESH + GRID_POINT * config.mesh.resolution**3 + TEXEL * config.mesh.texture_size**2
     # A file that is read and the network that it fills are there together, for one network after the other.
     if not gpu:
         loading = max(prior.network, prior.autoencoder) * 4
         host = max(prior.text * 8, weights + max(loading, step))
-        return Need(PACKAGES + host + finish_bytes(config, device), 0, pictures)
+        return Need(PACKAGES + host + points + finish, 0, pictures)
     largest = max(prior.network, prior.autoencoder, prior.text) * (2 + 4)
-    device_bytes = CUDA_DEVICE + max(prior.text * width, weights + step)
-    return Need(PACKAGES + CUDA_HOST + max(largest, finish_bytes(config, device)), device_bytes, pictures)
+    device_bytes = CUDA_DEVICE + max(prior.text * width, weights + max(step, points))
+    return Need(PACKAGES + CUDA_HOST + max(largest, finish), device_bytes, pictures)
 
 
 def expected(config: Config, device: str = "cpu") -> Need:
@@ -170,8 +173,7 @@ def render_bytes(config: Config, side: int, device: str = "cpu") -> int:
     scene, field = config.scene, config.scene.field
     rays = config.cameras.views * side**2
     at_once = min(rays, scene.rays_at_once or rays)
-    progress = (0.0, 0.25, 0.5, 0.75, 1.0)
-    on = {name for share in progress for name in config.weights.at(share)}
+    on = {name for i in range(101) for name in config.weights.at(i / 100)}
     normals = "orientation" in on or config.lighting.lambertian > 0
     along = TERMS if on & {"distortion", "depth_variance"} else 0
     if isinstance(field, Hashgrid):
@@ -194,17 +196,11 @@ def field_bytes(config: Config, device: str, normals: bool) -> int:
     return evaluations * (features + 4 * field.hidden + 64) + 2 * 4 * field.hidden + features + encoded
 
 
-def finish_bytes(config: Config, device: str) -> int:
-    """Of the mesh, its texture and the pictures at the end, for which the field is asked at many points at once."""
-    points = SAMPLES_AT_ONCE * (SAMPLE + field_bytes(config, device, False))
-    return MESH + points + GRID_POINT * config.mesh.resolution**3 + TEXEL * config.mesh.texture_size**2
-
-
 def _of_prior(config: Config, prior: Footprint, width: int, vae: int) -> int:
     """Live bytes of one step's ways through the prior's networks."""
     views, memory, guidance = config.cameras.views, config.memory, config.guidance
     copies = 2 + len(config.wording.opposites(math.pi / 2, 0.0))  # negative, prompt, Perp-Neg's others
-    asked = prior.asked * (1 if memory.one_by_one else views * copies)
+    asked = prior.asked * (prior.together if memory.one_by_one else views * copies)
     through = 0
     if isinstance(guidance, (VSD, DiffusionLoss)):
         through = views * (prior.kept_low if memory.checkpointing else prior.kept)

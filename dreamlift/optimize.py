@@ -81,7 +81,16 @@ def random_stream(*key: int | str) -> torch.Generator:
 
 
 def start(config: Config, prior: Prior) -> State:
-    """A fresh state on the prior's device."""
+    """A fresh state on the prior's device.
+
+    Raises:
+        ValueError: cameras or a loss that this prior cannot work with.
+    """
+    if prior.views > 1 and config.cameras.orbit != prior.views:
+        raise ValueError(
+            f"cameras.orbit is {config.cameras.orbit}, but this prior looks at {prior.views} views of an object together: set "
+            f"cameras.orbit to {prior.views} and cameras.views to a multiple of it (as --preset mvdream does)"
+        )
     scenes = tuple(
         config.scene.build(random_stream(config.seed, "scene", *([number] if number else [])), prior.device).train()
         for number in range(config.particles)
@@ -122,7 +131,8 @@ def take_step(config: Config, prior: Prior, embeds: PromptEmbeds, state: State) 
     shading = config.lighting(cameras, progress, rng)
     weights = config.weights.at(progress)
     render = scene.render(cameras, rng, shading, progress=progress, normals="orientation" in weights)
-    out = config.guidance(prior, prior.encode(render.rgb), embeds.at(cameras), progress, rng, state.guidance)
+    cond = replace(embeds.at(cameras), render=render)
+    out = config.guidance(prior, prior.encode(render.rgb), cond, progress, rng, state.guidance)
     raw = scene.regularize(render, progress, tuple(weights)) if weights else {}
     terms = {name: weights[name] * value for name, value in raw.items()}
     total = out.loss + sum(terms.values())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dreamlift.cameras import CameraSampler
 from dreamlift.guidance import GUIDANCE
 from dreamlift.guidance.base import Guidance
+from dreamlift.guidance.cfd import CFD
 from dreamlift.guidance.csd import CSD
 from dreamlift.guidance.hifa import HiFA
 from dreamlift.guidance.ism import ISM
@@ -20,8 +21,9 @@ from dreamlift.guidance.sjc import SJC
 from dreamlift.guidance.vsd import VSD
 from dreamlift.lighting import Lighting
 from dreamlift.meshing.extract import Extract
+from dreamlift.personalize.additions import Additions
 from dreamlift.priors.saving import Memory
-from dreamlift.prompts import WORDINGS, Compass, FourViews, Wording
+from dreamlift.prompts import WORDINGS, Compass, FourViews, NoViews, Wording
 from dreamlift.scenes import SCENES
 from dreamlift.scenes.background import Learned, Solid
 from dreamlift.scenes.field import Blob
@@ -77,7 +79,9 @@ class Config:
 
     prompt: str = ""
     negative: str = ""  # what is not wanted; "" is the empty prompt
-    prior: str = "toybox"  # a known name, a hub name, or a diffusers folder
+    prior: str = "toybox"  # a known name, a hub name, a diffusers folder, or a one-file checkpoint (.safetensors)
+    prior_config: str = ""  # for a one-file checkpoint: the prior with its settings and tokenizers; "" is the known one
+    additions: Additions = field(default_factory=Additions)  # your own LoRA and textual-inversion files
     see_cameras: bool = True  # tell the prior each picture's camera, if it was trained to take one
     seed: int = 0
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", "mps"
@@ -215,6 +219,17 @@ SJC_SD = replace(
 )
 """threestudio's sjc row on a voxel grid; it renders pictures and encodes them, where SJC renders latents."""
 
+CFD_SD = replace(
+    HIFA,
+    steps=25_000,
+    cameras=CameraSampler(
+        views=1, resolution=(128, *[512] * 9), elevation_deg=(0.0, 40.0), distance=(1.3, 1.5), fov_deg=(40.0, 65.0)
+    ),
+    wording=FourViews(front_deg=30.0, back_deg=30.0),
+    guidance=CFD(),
+    weights=Weights(sparsity=10.0, depth_variance=100.0),
+)
+"""The authors' ``sd-stage1`` row, but for its smoothness of normals, its negative prompt and its loss on pictures."""
 
 SD3_FLOW = replace(
     DREAMFUSION_SD,
@@ -225,6 +240,32 @@ SD3_FLOW = replace(
     lighting=Lighting(),
 )
 """RFDS's loss on Stable Diffusion 3; the scene and its weights are the dreamfusion-sd row's."""
+
+
+MVDREAM = replace(
+    DREAMFUSION_SD,
+    prior="mvdream",
+    negative=(
+        "ugly, bad anatomy, blurry, pixelated obscure, unnatural colors, poor lighting, dull, and unclear, cropped, lowres, "
+        "low quality, artifacts, duplicate, morbid, mutilated, poorly drawn face, deformed, dehydrated, bad proportions"
+    ),
+    cameras=CameraSampler(
+        views=4, orbit=4, resolution=(64, 256), elevation_deg=(0.0, 30.0), distance=(0.8, 1.0), relative=True,
+        fov_deg=(15.0, 60.0),
+    ),
+    wording=NoViews(),  # the cameras tell it
+    lighting=Lighting(),
+    scene=Nerf(
+        field=Hashgrid(start_levels=16, blob=Blob("cone", 10.0, 0.5)),
+        background=Learned(shared=True), samples=512, bounds=1.0,
+    ),
+    guidance=Reconstruction(),
+    weights=Weights(),
+)  # fmt: skip
+"""MVDream's own row for threestudio (``mvdream-sd21``), but for its 8 views a step at 64 pixels, which are 4 here.
+
+Half of its elevations are uniform in the angle; here all are uniform on the sphere.
+"""
 
 
 def _toy(guidance: Guidance, **changes: Any) -> Config:
@@ -241,12 +282,15 @@ PRESETS: dict[str, Config] = {
     "sdi": SDI_SD,
     "luciddreamer": LUCIDDREAMER,
     "sjc": SJC_SD,
+    "cfd": CFD_SD,
     "sd3-flow": SD3_FLOW,
+    "mvdream": MVDREAM,
     "dreamfusion-toy": _toy(SDS(7.5, weighting="x0", clip_x0=1.0)),  # t uniform in 0.02 to 0.98, as in the paper
     "prolificdreamer-toy": _toy(VSD(7.5, T_MIN, T_MAX, "x0", lora_lr=1e-3, clip_x0=1.0)),
     "hifa-toy": _toy(HiFA(7.5, 0.1, clip_x0=1.0)),
     "sdi-toy": _toy(SDI(7.5, -7.5, 3, 0.3, T_MIN, T_MAX, "x0", clip_x0=1.0)),
     "luciddreamer-toy": _toy(ISM(7.5, 0.05, 0.3, T_MIN, T_MAX, "x0")),
+    "cfd-toy": _toy(CFD(7.5, clip_x0=1.0)),
     "csd-toy": _toy(CSD(6.5, T_MIN, T_MAX, "x0")),
     "nfsd-toy": _toy(NFSD(6.5, 0.2, T_MIN, T_MAX, "x0")),
     "mvdream-toy": _toy(Reconstruction(7.5, 0.5, T_MIN, T_MAX), cameras=replace(TOYBOX.cameras, views=4)),

@@ -104,6 +104,7 @@ class Conditioning:
     perp_weights: Tensor | None = None  # (B, N), <= 0
     cameras: Cameras | None = None  # for priors that see the camera
     empty_prompt_embeds: Tensor | None = None  # (B, L, D); None where the negative prompt is the empty one
+    render: RenderOutput | None = None  # what the pictures show, for losses that look at the surface
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
-"""Stable Diffusion XL and 3 at small size, with random weights: what we ask of them is what diffusers' own pipelines ask."""
+"""Stable Diffusion XL and 3 and FLUX at small size, with random weights: we ask of them what diffusers' own pipelines ask."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from big_helpers import CPU, PROMPTS, autoencoder, clip, close, third_pipeline, tokenizer, xl_pipeline
 
 from dreamlift.guidance.rfds import RFDS
 from dreamlift.guidance.vsd import VSD
@@ -12,89 +13,47 @@ from dreamlift.priors.flow import FlowPrior
 from dreamlift.priors.latent import LatentPrior
 from dreamlift.priors.sources import locate
 from dreamlift.priors.text import pack, unpack
-from dreamlift.toybox.network import make_tokenizer
 from dreamlift.types import Conditioning
-
-CPU = torch.device("cpu")
-WORDS = ["a", "red", "mug"]
-PROMPTS = ["a red mug", "", "a mug"]
-
-
-def clip(width: int, layers: int, projection: int = 0):
-    """A text encoder of CLIP's kind."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    config = CLIPTextConfig(vocab_size=16, hidden_size=width, intermediate_size=32, num_hidden_layers=layers,
-                            num_attention_heads=2, max_position_embeddings=77, pad_token_id=0, eos_token_id=1,
-                            bos_token_id=2, projection_dim=projection or 512)  # fmt: skip
-    return CLIPTextModelWithProjection(config) if projection else CLIPTextModel(config)
-
-
-def tokenizer():
-    found = make_tokenizer(WORDS)
-    found.model_max_length = 77
-    return found
-
-
-def autoencoder(channels: int, **more):
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-                         block_out_channels=(8, 8), norm_num_groups=4, latent_channels=channels, **more)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def xl(tmp_path_factory):
     """(folder, stock pipeline) of Stable Diffusion XL's shape."""
-    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        unet = UNet2DConditionModel(
-            sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1, attention_head_dim=2,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=16 + 12, addition_embed_type="text_time", addition_time_embed_dim=8,
-            projection_class_embeddings_input_dim=40 + 6 * 8,
-        )  # fmt: skip
-        pipe = StableDiffusionXLPipeline(
-            autoencoder(4), clip(16, 2), clip(12, 3, projection=40), tokenizer(), tokenizer(), unet,
-            EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
-        )  # fmt: skip
+    pipe = xl_pipeline()
     folder = tmp_path_factory.mktemp("xl") / "model"
     pipe.save_pretrained(folder)
     return folder, pipe
 
 
-def make_third(folder, with_t5: bool = True):
-    """The stock pipeline of Stable Diffusion 3's shape, saved in ``folder``."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+@pytest.fixture(scope="module", params=[True, False], ids=["with T5", "without T5"])
+def third(request, tmp_path_factory):
+    """(folder, stock pipeline) of Stable Diffusion 3's shape."""
+    pipe = third_pipeline(request.param)
+    folder = tmp_path_factory.mktemp("third") / "model"
+    pipe.save_pretrained(folder)
+    return folder, pipe
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["dev", "schnell"])
+def flux(request, tmp_path_factory):
+    """(folder, stock pipeline) of FLUX.1's shape; [dev] is told a guidance scale."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
     from transformers import T5Config, T5EncoderModel
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
         t5 = T5EncoderModel(T5Config(vocab_size=16, d_model=40, d_kv=8, d_ff=32, num_layers=1, num_heads=2)).eval()
-        transformer = SD3Transformer2DModel(
-            sample_size=8, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
-            joint_attention_dim=40, caption_projection_dim=16, pooled_projection_dim=48, out_channels=4, pos_embed_max_size=8,
+        transformer = FluxTransformer2DModel(
+            in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
+            joint_attention_dim=40, pooled_projection_dim=16, guidance_embeds=request.param, axes_dims_rope=(2, 2, 4),
         )  # fmt: skip
-        pipe = StableDiffusion3Pipeline(
-            transformer, FlowMatchEulerDiscreteScheduler(shift=3.0), autoencoder(4, shift_factor=0.06, scaling_factor=1.3),
-            clip(16, 2, projection=16), tokenizer(), clip(12, 2, projection=32), tokenizer(),
-            t5 if with_t5 else None, tokenizer() if with_t5 else None,
+        pipe = FluxPipeline(
+            FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), autoencoder(4, shift_factor=0.1, scaling_factor=0.4),
+            clip(16, 2), tokenizer(), t5, tokenizer(), transformer,
         )  # fmt: skip
+    folder = tmp_path_factory.mktemp("flux") / "model"
     pipe.save_pretrained(folder)
-    return pipe
-
-
-@pytest.fixture(scope="module", params=[True, False], ids=["with T5", "without T5"])
-def third(request, tmp_path_factory):
-    """(folder, stock pipeline) of Stable Diffusion 3's shape."""
-    folder = tmp_path_factory.mktemp("third") / "model"
-    return folder, make_third(folder, request.param)
-
-
-def close(got: torch.Tensor, expected: torch.Tensor) -> None:
-    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+    return folder, pipe
 
 
 def test_pooled_states_come_back():
@@ -180,3 +139,44 @@ def test_the_third_encodes_as_its_autoencoder_wants_and_teaches(third):
     assert float(rgb.grad.abs().sum()) > 0
     with pytest.raises(ValueError, match="use another loss, such as --guidance"):
         VSD().init(prior, torch.Generator())
+
+
+@torch.no_grad()
+def test_flux_reads_prompts_and_predicts_as_the_stock_pipeline(flux):
+    folder, pipe = flux
+    dev = pipe.transformer.config.guidance_embeds
+    prior = load_prior(locate(str(folder)), CPU)
+    assert isinstance(prior, FlowPrior)
+    assert prior.resolution == 256
+    packed = prior.embed_text(PROMPTS)
+    states, mine = unpack(packed, 16)
+    for i, prompt in enumerate(PROMPTS):
+        wanted, pooled, _ = pipe.encode_prompt(prompt, device=CPU, max_sequence_length=512 if dev else 256)
+        close(states[i : i + 1], wanted)
+        close(mine[i : i + 1], pooled)
+    # One step of the stock pipeline, guided by two answers, ends at t = 0: where our x0 is.
+    x = torch.randn(1, 4, 8, 12)
+    told = {"guidance_scale": 1.0, "true_cfg_scale": 4.0, "negative_prompt": "a mug", "sigmas": [0.6]}
+    pipe.scheduler.register_to_config(use_dynamic_shifting=False)  # or it would take another time than the one given
+    out = pipe(
+        "a red mug", height=16, width=24, num_inference_steps=1, latents=pipe._pack_latents(x, 1, 4, 8, 12),
+        max_sequence_length=512 if dev else 256, output_type="latent", **told,
+    ).images  # fmt: skip
+    t = torch.tensor([0.6])
+    eps_hat, (alpha, sigma) = prior.predict_noise(x, t, Conditioning(packed[:1], packed[2:]), 4.0), prior.schedule(t)
+    close((x - sigma * eps_hat) / alpha, pipe._unpack_latents(out, 16, 24, 2))
+    assert float((x - sigma * eps_hat - alpha * x).abs().max()) > 0.01
+
+
+def test_flux_teaches_and_other_transformers_are_named(flux, tmp_path):
+    prior = load_prior(flux[0], CPU)
+    prior.autoencoder.resolution = 16
+    rgb, text = torch.rand(1, 16, 16, 3, requires_grad=True), prior.embed_text(PROMPTS)
+    out = RFDS(3.0)(prior, prior.encode(rgb), Conditioning(text[:1], text[1:2]), 0.0, torch.Generator().manual_seed(0), None)
+    out.loss.backward()
+    assert rgb.grad is not None
+    assert float(rgb.grad.abs().sum()) > 0
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "config.json").write_text('{"_class_name": "PixArtTransformer2DModel"}')
+    with pytest.raises(ValueError, match="is 'PixArtTransformer2DModel'; accepted: SD3Transformer2DModel, Flux"):
+        load_prior(tmp_path, CPU)

@@ -103,6 +103,22 @@ def test_sampler_keeps_its_ranges_and_stratifies():
     assert sampler(1.0, torch.Generator()).width == 32
 
 
+def test_an_orbit_is_even_and_on_one_height():
+    sampler = CameraSampler(views=8, orbit=4, distance=(0.8, 1.0), relative=True, fov_deg=(15, 60))
+    for seed in range(30):
+        cameras = sampler(0.0, torch.Generator().manual_seed(seed))
+        turns = (cameras.azimuth / (2 * math.pi)).view(2, 4)
+        torch.testing.assert_close(turns.diff(dim=1) % 1.0, torch.full((2, 3), 0.25), atol=1e-5, rtol=0)
+        assert len(cameras.elevation.unique()) == 2  # each group has its own
+        half = 0.5 * cameras.height / cameras.K[:, 1, 1]  # tan(fov / 2)
+        for values in (cameras.elevation, cameras.distance, half):
+            assert bool((values.view(2, 4) == values.view(2, 4)[:, :1]).all())
+        shown = cameras.distance * half  # half the height that the picture shows at the origin
+        assert 0.8 - 1e-4 <= float(shown.min()) <= float(shown.max()) <= 1.0 + 1e-4
+    with pytest.raises(ValueError, match="orbit is 4 and views 6; views must be a multiple of orbit"):
+        CameraSampler(views=6, orbit=4)
+
+
 def test_elevations_are_uniform_on_the_sphere():
     sampler = CameraSampler(views=4000, elevation_deg=(-90, 90))
     height = torch.sin(sampler(0.0, torch.Generator().manual_seed(0)).elevation)

@@ -94,7 +94,7 @@ def test_what_the_prior_does_not_read_is_said(cwd, capsys, monkeypatch, stub):
 
 BAD_OPTIONS = {
     "preset": (["--preset", "toybx"], "unknown preset 'toybx' (did you mean 'toybox'?)", "dreamfusion-if"),
-    "prior": (["--prior", "toybax"], "unknown prior 'toybax' (did you mean 'toybox'?)", "or a diffusers folder"),
+    "prior": (["--prior", "toybax"], "unknown prior 'toybax' (did you mean 'toybox'?)", "or a .safetensors checkpoint"),
     "prior folder": (["--prior", "."], "is not a diffusers folder"),
     "prior escape": (["--prior", "\x1b[31m"], r"unknown prior '\x1b[31m'"),
     "prior not cached": (["--prior", "sd-2.1-base"], "HF_HUB_OFFLINE is set", "--prior toybox"),

@@ -14,13 +14,15 @@ from typing import Any
 
 import pytest
 import torch
+from big_helpers import third_pipeline, xl_pipeline
 from lift_helpers import generate_words, refused, run_main, small_pictures, status_of
+from mvdream_helpers import save_port
 from safetensors.torch import load_file
-from test_big_priors import make_third, xl  # noqa: F401 (a fixture: Stable Diffusion XL at small size)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dreamlift import memory
+from dreamlift.cameras import CameraSampler
 from dreamlift.guidance.vsd import VSD
 from dreamlift.lifting import prepare
 from dreamlift.memory import NotEnoughMemoryError, available_host, check_memory, estimate, expected
@@ -94,19 +96,27 @@ def saved_bytes(work):
     return result, sum(sizes.values())
 
 
+@pytest.fixture(scope="module")
+def xl(tmp_path_factory):
+    """A folder of Stable Diffusion XL's shape."""
+    folder = tmp_path_factory.mktemp("xl") / "model"
+    xl_pipeline().save_pretrained(folder)
+    return folder
+
+
 # --- what is worked out ------------------------------------------------------------------------------------------------
 
 
-def test_parameters_are_counted_without_loading(xl, tmp_path):  # noqa: F811
+def test_parameters_are_counted_without_loading(xl, tmp_path):
     for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
-        weights = [load_file(file) for file in (xl[0] / part).glob("*.safetensors")]
-        assert parameters(xl[0] / part) == sum(value.numel() for values in weights for value in values.values()) > 0
+        weights = [load_file(file) for file in (xl / part).glob("*.safetensors")]
+        assert parameters(xl / part) == sum(value.numel() for values in weights for value in values.values()) > 0
     for name in ("model.safetensors", "model.fp16.safetensors", "model.non_ema.safetensors"):
-        (tmp_path / name).write_bytes((xl[0] / "unet" / "diffusion_pytorch_model.safetensors").read_bytes())
-    assert parameters(tmp_path) == parameters(xl[0] / "unet")  # copies of one network count once
-    found = footprint(xl[0])
-    assert (found.network, found.autoencoder) == (parameters(xl[0] / "unet"), parameters(xl[0] / "vae"))
-    assert found.text == max(parameters(xl[0] / part) for part in ("text_encoder", "text_encoder_2"))
+        (tmp_path / name).write_bytes((xl / "unet" / "diffusion_pytorch_model.safetensors").read_bytes())
+    assert parameters(tmp_path) == parameters(xl / "unet")  # copies of one network count once
+    found = footprint(xl)
+    assert (found.network, found.autoencoder) == (parameters(xl / "unet"), parameters(xl / "vae"))
+    assert found.text == max(parameters(xl / part) for part in ("text_encoder", "text_encoder_2"))
     assert (found.resolution, found.upcast) == (16, True)
 
 
@@ -299,13 +309,13 @@ def close(got, expected_):
 def flow(tmp_path_factory):
     """A folder of Stable Diffusion 3's shape."""
     folder = tmp_path_factory.mktemp("flow") / "model"
-    make_third(folder)
+    third_pipeline(True).save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(params=["xl", "third", "stub"])
-def folder(request, stub, xl, flow):  # noqa: F811
-    return {"stub": stub, "xl": xl[0], "third": flow}[request.param]
+def folder(request, stub, xl, flow):
+    return {"stub": stub, "xl": xl, "third": flow}[request.param]
 
 
 def loaded(*args, **options) -> Any:
@@ -334,6 +344,27 @@ def test_one_by_one(folder):
     if hasattr(low, "autoencoder"):
         assert low.autoencoder.vae.use_slicing
         assert not plain.autoencoder.vae.use_slicing
+
+
+def test_views_that_see_each_other_stay_together(tmp_path):
+    save_port(tmp_path)
+    assert footprint(tmp_path).together == 4
+    rng = random_stream("views")
+    cameras = CameraSampler(views=8, orbit=4)(0.0, rng)
+    prior, results = load_prior(tmp_path, CPU), []
+    text, times = prior.embed_text(["a red mug", ""]), torch.tensor([0.3, 0.7]).repeat_interleave(4)
+    x = torch.randn(8, *prior.encode(torch.rand(1, 16, 16, 3)).shape[1:], generator=rng)
+    for on in (False, True):
+        prior = loaded(tmp_path, CPU, memory=Memory(one_by_one=on))
+        batches = []
+        prior.network.unet.register_forward_pre_hook(lambda _, args, batches=batches: batches.append(len(args[0])))
+        cond = Conditioning(text[[0] * 8], text[[1] * 8], cameras=cameras)
+        with torch.no_grad():
+            results.append((prior.predict_noise(x, times, cond, 5.0), batches))
+    close(results[1][0], results[0][0])
+    assert [batches for _, batches in results] == [[16], [4] * 4]
+    with pytest.raises(ValueError, match=r"leave memory\.attention_slices off"):
+        load_prior(tmp_path, CPU, memory=Memory(attention_slices=True))
 
 
 def test_attention_slices(folder):
@@ -366,11 +397,11 @@ def test_checkpoints_of_the_autoencoder(folder, stub):
     assert kept[1][1] < kept[0][1]
 
 
-def test_checkpoints_of_an_adapted_network_know_its_weights(xl):  # noqa: F811
+def test_checkpoints_of_an_adapted_network_know_its_weights(xl):
     # Computed again with the base's weights, the gradient would be another one.
     grads, kept = [], []
     for on in (False, True):
-        prior = load_prior(xl[0], CPU, memory=Memory(checkpointing=on))
+        prior = load_prior(xl, CPU, memory=Memory(checkpointing=on))
         text, loss = prior.embed_text(["a red mug", ""]), VSD(1.0, 0.3, 0.6, lora_lr=1.0)
         state = loss.init(prior, random_stream("lora"))
         rng = random_stream("weights")
@@ -470,6 +501,7 @@ def test_doctor_tells_the_need_of_every_preset(capsys):
 XL_IF = {"sample_size": 64, "block_out_channels": [704, 1408, 2112, 2816], "layers_per_block": 3}
 M_IF = {"sample_size": 64, "block_out_channels": [192, 384, 576, 768], "layers_per_block": 3}
 THIRD = {"sample_size": 128, "patch_size": 2, "num_layers": 24, "num_attention_heads": 24, "attention_head_dim": 64}
+FLUX = {"num_layers": 19, "num_single_layers": 38, "num_attention_heads": 24, "attention_head_dim": 128}
 # Millions of parameters (network, autoencoder, largest text encoder: CLIP's, or T5-XXL's), and the network's settings.
 PUBLISHED = {
     "sd-1.5": (860, 84, 123, SD_UNET),
@@ -478,6 +510,9 @@ PUBLISHED = {
     "deepfloyd-if": (4300, 0, 4762, XL_IF),
     "deepfloyd-if-m": (400, 0, 4762, M_IF),
     "sd3-medium": (2028, 84, 4762, THIRD),
+    "flux-dev": (11_901, 84, 4762, FLUX),
+    "flux-schnell": (11_891, 84, 4762, FLUX),
+    "mvdream": (868, 84, 340, {**SD_UNET, "sample_size": 32}),
 }
 
 
@@ -485,13 +520,14 @@ PUBLISHED = {
 def test_the_figures_of_known_priors_are_those_of_the_published_networks(name):
     network, vae, text, settings = PUBLISHED[name]
     blocks = {"down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"], "layers_per_block": 2, **settings}
-    source, passed = KNOWN[name], transformer_values(blocks) if settings is THIRD else unet_values(blocks)
+    source = KNOWN[name]
+    passed = transformer_values(blocks) if source.space == "flow" else unet_values(blocks)
     coder = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}
     encoded = coder_values(coder, source.resolution) if vae else (0, 0)
     found = Footprint(
-        network * 10**6, vae * 10**6, text * 10**6, source.resolution, *passed, *encoded, *encoded, upcast=True
+        network * 10**6, vae * 10**6, text * 10**6, source.resolution, *passed, *encoded, *encoded, 1, upcast=True
     )  # fmt: skip
-    config = replace(TOYBOX, cameras=replace(TOYBOX.cameras, views=1))
+    config = replace(TOYBOX, cameras=replace(TOYBOX.cameras, views=4 if name == "mvdream" else 1))
     assert source.memory_gb == pytest.approx(estimate(config, found, "cuda").device / 1e9, rel=0.05)
 
 

@@ -193,6 +193,7 @@ def test_the_camera_is_told_to_the_prompt_and_not_to_the_empty_one(tmp_path):
     close(noise(wanted, torch.zeros(2, 8)), unseen)  # zeros mean "no camera"
     close(prior.predict_noise(x, t, cond, 1.0), seen)
     close(prior.predict_noise(x, t, cond, 3.0), uncond + 3.0 * (seen - uncond))
+    close(prior.predict_noise(x, t, cond, 0.0), uncond)
     close(blind.predict_noise(x, t, cond, 3.0), uncond + 3.0 * (unseen - uncond))
     close(prior.predict_noise(x, t, Conditioning(wanted, empty), 3.0), uncond + 3.0 * (unseen - uncond))
 

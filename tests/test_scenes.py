@@ -241,6 +241,11 @@ def test_backgrounds():
     plain = (learned(directions, generator()).flatten(1, 2).std(1) < 1e-6).all(-1)
     assert 0.2 < plain.float().mean() < 0.8
     assert learned.param_groups()[0]["name"] == "background"
+    shared, rng = Learned(random_probability=0.5, shared=True).build(generator()), generator()
+    draws = [shared(directions, rng) for _ in range(64)]
+    same = torch.tensor([bool((draw == draw[:1, :1, :1]).all()) for draw in draws])  # one colour for all views
+    assert 0.2 < same.float().mean() < 0.8
+    assert len({tuple(draw[0, 0, 0].tolist()) for draw, one in zip(draws, same, strict=True) if one}) == int(same.sum())
 
 
 def test_a_given_background_replaces_the_scenes_own():

@@ -191,8 +191,8 @@ def test_x0_loss_of_a_network_that_says_nothing_is_the_mean_square_of_the_pictur
     networks = make_networks(vocabulary(), 16, (8, 16))
     for parameter in networks.unet.conv_out.parameters():
         torch.nn.init.zeros_(parameter)
-    x = torch.rand(4, 12, 8, 8) * 2 - 1
-    batch = Batch(x, [""] * 4, torch.zeros(4, 8), torch.tensor([0, 10, 500, 999]), torch.randn(x.shape))
+    x = torch.rand(4, 3, 16, 16) * 2 - 1
+    batch = Batch(x, [""] * 4, torch.zeros(4, 8), torch.tensor([0, 10, 500, 999]), torch.randn(4, 12, 8, 8))
     got = x0_loss(networks, batch)
     # Its signal-to-noise ratio to the power of 0.3, by the cosine schedule's formula; at t = 999 of 1000 it is 0 by design.
     ratio = [math.tan(0.5 * math.pi * (t / 1000 + 0.008) / 1.008) ** -2 for t in (0, 10, 500, 999)]
@@ -201,16 +201,16 @@ def test_x0_loss_of_a_network_that_says_nothing_is_the_mean_square_of_the_pictur
     assert float(got.detach()) == pytest.approx(want, rel=5e-3)
 
 
-def test_a_batch_is_packed_captioned_and_told_some_cameras():
-    data, settings = pictures(48), Training(batch=32, small_steps=0, size=16)
-    x, captions, cameras, t, eps = draw_batch(data, settings, 3)
-    assert eps.shape == x.shape
+def test_a_batch_is_captioned_and_told_some_cameras():
+    data, settings = pictures(48), Training(batch=32, size=16)
+    x, captions, cameras, t, eps = draw_batch(data, settings, 3, (12, 8, 8))
+    assert eps.shape == (32, 12, 8, 8)
     assert 650 < float(t.float().mean()) < 850  # a density proportional to t^2 has its mean at three quarters
-    assert x.shape == (32, 12, 8, 8)
+    assert x.shape == (32, 3, 16, 16)
     told = cameras.abs().sum(-1) > 0
     assert 0.4 < float(told.float().mean()) < 0.9
     assert not any(told[i] for i in range(32) if captions[i] == "")  # the unconditional case knows no view
-    rgb = torch.nn.functional.pixel_shuffle(x, 2)[told][0].permute(1, 2, 0)
+    rgb = x[told][0].permute(1, 2, 0)
     gaps = [
         min(float((rgb - side).abs().mean()) for side in (picture, picture.flip(1)))
         for picture in torch.from_numpy(data.rgb).float() / 127.5 - 1
@@ -226,7 +226,7 @@ def test_a_batch_is_packed_captioned_and_told_some_cameras():
 def test_workers_learn_what_one_whole_batch_teaches(workers):
     torch.manual_seed(0)
     networks = make_networks(vocabulary(), 16, (8, 16))
-    batch = draw_batch(pictures(48), Training(batch=12, small_steps=0, size=16), 0)
+    batch = draw_batch(pictures(48), Training(batch=12, size=16), 0, networks.shape)
     with ThreadPoolExecutor(workers) as pool:
         loss = set_gradients(networks.parameters(), lambda i, n: x0_loss(networks, batch.share(i, n)), pool, workers)
     whole = x0_loss(networks, batch)
@@ -254,7 +254,7 @@ def test_sampling_takes_a_camera_and_zeros_are_none():
     with torch.no_grad():
         networks.unet.time_embedding.cond_proj.weight.normal_()
     plain, zeros, told = (
-        sample_grid(networks, ["a red mug"] * 2, 16, camera=camera)
+        sample_grid(networks, ["a red mug"] * 2, camera=camera)
         for camera in (None, torch.zeros(2, 8), camera_features(torch.tensor([0.0, 2.0]), torch.zeros(2)))
     )
     assert torch.equal(plain, zeros)
@@ -269,7 +269,7 @@ def test_the_kinds_of_a_prior_are_read_off_its_words():
 
 
 def test_training_resumes_bit_by_bit(tmp_path, monkeypatch):
-    settings = Training(steps=6, batch=2, small_steps=2, size=16, warmup=2)
+    settings = Training(steps=6, batch=2, size=16, warmup=2)
     monkeypatch.setattr("dreamlift.toybox.train.load_shards", lambda *_: pictures())
     monkeypatch.setattr("dreamlift.toybox.train.milestone", lambda *_: None)
     monkeypatch.setattr("dreamlift.toybox.train.make_networks", lambda words, size: make_networks(words, size, (8, 16)))
@@ -288,10 +288,10 @@ def test_training_resumes_bit_by_bit(tmp_path, monkeypatch):
 
 
 def _stop_at(step: int):
-    def draw(data, settings, index):
+    def draw(data, settings, index, shape):
         if index == step:
             raise KeyboardInterrupt
-        return draw_batch(data, settings, index)
+        return draw_batch(data, settings, index, shape)
 
     return draw
 

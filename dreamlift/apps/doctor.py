@@ -57,7 +57,7 @@ def list_priors() -> str:
         place = ", ".join(source.addresses) if source.addresses else "embedded"
         lines.append(
             f"{name}\n  where       {place}\n  pictures    {source.resolution}x{source.resolution} {source.space}\n"
-            f"  memory      about {source.memory_gb:g} GB of a GPU's, with one small picture a step\n"
+            f"  memory      about {source.memory_gb:g} GB of a GPU's, with one picture a step (worked out, not measured)\n"
             f"  licence     {source.licence}\n"
             f"  note        {source.note}"
         )

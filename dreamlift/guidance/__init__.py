@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dreamlift.guidance.base import Guidance
+from dreamlift.guidance.cfd import CFD
 from dreamlift.guidance.csd import CSD
 from dreamlift.guidance.diffusion_loss import DiffusionLoss
 from dreamlift.guidance.hifa import HiFA
@@ -19,6 +20,7 @@ GUIDANCE: dict[str, type[Guidance]] = {
     "sds": SDS,
     "diffusion_loss": DiffusionLoss,
     "csd": CSD,
+    "cfd": CFD,
     "ism": ISM,
     "sdi": SDI,
     "vsd": VSD,

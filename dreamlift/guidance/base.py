@@ -8,6 +8,7 @@ passed back in, never stored on it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -55,10 +56,17 @@ def check_range(t_min: float | Schedule, t_max: float | Schedule, guidance_scale
             )
 
 
-def draw_t(count: int, low: float | Schedule, high: float | Schedule, progress: float, rng: torch.Generator) -> Tensor:
-    """``(count,)`` diffusion times, uniform between the two (scheduled) bounds."""
+def draw_t(
+    prior: Prior, latents: Tensor, low: float | Schedule, high: float | Schedule, progress: float, rng: torch.Generator
+) -> Tensor:
+    """Diffusion times of ``latents (B, C, h, w)``, ``(B,)``, uniform between the two (scheduled) bounds.
+
+    Views that the prior looks at together share theirs.
+    """
     a, b = value_at(low, progress), value_at(high, progress)
-    return a + (b - a) * torch.rand(count, generator=rng)
+    count = latents.shape[0]
+    drawn = torch.rand(-(-count // prior.views), generator=rng).repeat_interleave(prior.views)[:count]
+    return (a + (b - a) * drawn).to(latents.device)
 
 
 def draw_noise(like: Tensor, rng: torch.Generator) -> Tensor:
@@ -80,7 +88,7 @@ def add_noise(
     prior: Prior, latents: Tensor, low: float | Schedule, high: float | Schedule, progress: float, rng: torch.Generator
 ) -> Noised:
     """x_t of ``latents (B, C, h, w)``, with t and then the noise drawn from ``rng``."""
-    t = draw_t(latents.shape[0], low, high, progress, rng).to(latents.device)
+    t = draw_t(prior, latents, low, high, progress, rng)
     noise = draw_noise(latents, rng)
     alpha, sigma = prior.schedule(t)
     return Noised(t, noise, alpha, sigma, alpha * latents.detach() + sigma * noise)
@@ -120,15 +128,9 @@ def output(latents: Tensor, gradient: Tensor, x0: Tensor, t: Tensor) -> Guidance
     return GuidanceOutput(inject(latents, gradient), x0, t, metrics)
 
 
-def negative_alone(cond: Conditioning) -> Conditioning:
-    """The negative (or empty) prompt in the prompt's place; like there, no camera is told beside it."""
-    return Conditioning(cond.negative_prompt_embeds, cond.negative_prompt_embeds)
-
-
-def empty_alone(cond: Conditioning) -> Conditioning:
-    """The empty prompt in the prompt's place, whatever the negative one is."""
-    empty = cond.negative_prompt_embeds if cond.empty_prompt_embeds is None else cond.empty_prompt_embeds
-    return Conditioning(empty, empty)
+def without_negative(cond: Conditioning) -> Conditioning:
+    """The same with the empty prompt in the negative one's place."""
+    return cond if cond.empty_prompt_embeds is None else replace(cond, negative_prompt_embeds=cond.empty_prompt_embeds)
 
 
 def weight_of(weighting: Weighting, alpha: Tensor, sigma: Tensor) -> Tensor:

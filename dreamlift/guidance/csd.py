@@ -20,7 +20,6 @@ from dreamlift.guidance.base import (
     check_range,
     denoise,
     limit_norm,
-    negative_alone,
     output,
     weight_of,
 )
@@ -51,6 +50,6 @@ class CSD(Guidance):
         t, _, alpha, sigma, x_t = add_noise(prior, latents, self.t_min, self.t_max, progress, rng)
         with torch.no_grad():
             wanted, x0 = denoise(prior, x_t, cond, t, 1.0)
-            other = prior.predict_noise(x_t, t, negative_alone(cond), 1.0)
+            other = prior.predict_noise(x_t, t, cond, 0.0)
             gradient = limit_norm(self.scale * weight_of(self.weighting, alpha, sigma) * (wanted - other), self.clip_rms)
         return output(latents, gradient, x0, t)

@@ -38,7 +38,7 @@ class DiffusionLoss(Guidance):
     def __call__(
         self, prior: Prior, latents: Tensor, cond: Conditioning, progress: float, rng: torch.Generator, state: None
     ) -> GuidanceOutput:
-        t = draw_t(latents.shape[0], self.t_min, self.t_max, progress, rng).to(latents.device)
+        t = draw_t(prior, latents, self.t_min, self.t_max, progress, rng)
         eps = draw_noise(latents, rng)
         alpha, sigma = prior.schedule(t)
         x_t = alpha * latents + sigma * eps

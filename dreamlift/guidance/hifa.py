@@ -43,7 +43,7 @@ class HiFA(Guidance):
     def __call__(
         self, prior: Prior, latents: Tensor, cond: Conditioning, progress: float, rng: torch.Generator, state: None
     ) -> GuidanceOutput:
-        t = draw_t(latents.shape[0], self.t_min, self.t_max, progress, rng).to(latents.device)
+        t = draw_t(prior, latents, self.t_min, self.t_max, progress, rng)
         eps = draw_noise(latents, rng)
         out = pull(prior, latents, cond, t, eps, self.guidance_scale, "x0", self.clip_x0, self.clip_rms)
         if self.lambda_rgb == 0.0:

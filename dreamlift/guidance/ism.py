@@ -21,7 +21,6 @@ from dreamlift.guidance.base import (
     draw_noise,
     draw_t,
     limit_norm,
-    negative_alone,
     output,
     weight_of,
 )
@@ -54,21 +53,20 @@ class ISM(Guidance):
     def __call__(
         self, prior: Prior, latents: Tensor, cond: Conditioning, progress: float, rng: torch.Generator, state: None
     ) -> GuidanceOutput:
-        t = draw_t(latents.shape[0], self.t_min, self.t_max, progress, rng).to(latents.device)
+        t = draw_t(prior, latents, self.t_min, self.t_max, progress, rng)
         s = (t - value_at(self.delta, progress)).clamp_min(LOWEST).minimum(t)
         fresh = draw_noise(latents, rng)
         alpha, sigma = prior.schedule(t)
         with torch.no_grad():
-            plain = negative_alone(cond)
-            x_s = self.noised(prior, latents, plain, s, fresh)
-            x_t, eps_s = ddim_step(prior, x_s, plain, s, t, 1.0)
+            x_s = self.noised(prior, latents, cond, s, fresh)
+            x_t, eps_s = ddim_step(prior, x_s, cond, s, t, 0.0)
             eps_hat, x0 = denoise(prior, x_t, cond, t, self.guidance_scale)
             gradient = limit_norm(weight_of(self.weighting, alpha, sigma) * (eps_hat - eps_s), self.clip_rms)
         return output(latents, gradient, x0, t)
 
-    def noised(self, prior: Prior, latents: Tensor, plain: Conditioning, s: Tensor, fresh: Tensor) -> Tensor:
+    def noised(self, prior: Prior, latents: Tensor, cond: Conditioning, s: Tensor, fresh: Tensor) -> Tensor:
         """x_s, of the shape of ``latents``."""
         if self.stride == 0.0:
             alpha, sigma = prior.schedule(s)
             return alpha * latents + sigma * fresh
-        return invert(prior, latents, plain, s, max(1, round(float(s.max()) / self.stride)), 1.0)
+        return invert(prior, latents, cond, s, max(1, round(float(s.max()) / self.stride)), 0.0)

@@ -24,11 +24,10 @@ from dreamlift.guidance.base import (
     add_noise,
     check_range,
     denoise,
-    empty_alone,
     limit_norm,
-    negative_alone,
     output,
     weight_of,
+    without_negative,
 )
 from dreamlift.priors.base import Prior
 from dreamlift.schedules import SCHEDULES, Schedule
@@ -58,8 +57,8 @@ class NFSD(Guidance):
         t, _, alpha, sigma, x_t = add_noise(prior, latents, self.t_min, self.t_max, progress, rng)
         with torch.no_grad():
             wanted, x0 = denoise(prior, x_t, cond, t, 1.0)
-            plain = prior.predict_noise(x_t, t, empty_alone(cond), 1.0)
-            unwanted = prior.predict_noise(x_t, t, negative_alone(cond), 1.0)
+            plain = prior.predict_noise(x_t, t, without_negative(cond), 0.0)
+            unwanted = prior.predict_noise(x_t, t, cond, 0.0)
             domain = torch.where(t.view(-1, 1, 1, 1) < self.low_noise, plain, plain - unwanted)
             gradient = weight_of(self.weighting, alpha, sigma) * (domain + self.scale * (wanted - plain))
         return output(latents, limit_norm(gradient, self.clip_rms), x0, t)

@@ -4,7 +4,8 @@
 
 x0_s is the estimate at guidance scale s and x0_1 the unguided one. A large scale widens the estimate's range, which turns into
 saturated colours; the rescaling (Lin et al. 2023, https://arxiv.org/abs/2305.08891, eq. 15) takes that back. The standard
-deviations are over all views of the batch together, so that their brightness stays consistent.
+deviations are over all views of an object together, so that their brightness stays consistent: over those that the prior
+looks at together, or over the batch if it looks at one by one.
 """
 
 from __future__ import annotations
@@ -44,6 +45,13 @@ class Reconstruction(Guidance):
         t, _, _, _, x_t = add_noise(prior, latents, self.t_min, self.t_max, progress, rng)
         with torch.no_grad():
             guided, plain = (denoise(prior, x_t, cond, t, scale)[1] for scale in (self.guidance_scale, 1.0))
-            x0 = guided * (1.0 + self.rescale * (plain.std() / guided.std().clamp_min(1e-6) - 1.0))
+            together = prior.views if prior.views > 1 else len(latents)
+            ratio = spread(plain, together) / spread(guided, together).clamp_min(1e-6)
+            x0 = guided * (1.0 + self.rescale * (ratio - 1.0))
             gradient = limit_norm(latents - x0, self.clip_rms)
         return output(latents, gradient, x0, t)
+
+
+def spread(x0: Tensor, together: int) -> Tensor:
+    """Standard deviations ``(B, 1, 1, 1)`` of ``x0 (B, C, h, w)``, over each ``together`` neighbours of the batch."""
+    return x0.unflatten(0, (-1, together)).flatten(1).std(1).repeat_interleave(together).view(-1, 1, 1, 1)

@@ -48,7 +48,7 @@ class SDI(Guidance):
     def __call__(
         self, prior: Prior, latents: Tensor, cond: Conditioning, progress: float, rng: torch.Generator, state: None
     ) -> GuidanceOutput:
-        t = draw_t(latents.shape[0], self.t_min, self.t_max, progress, rng).to(latents.device)
+        t = draw_t(prior, latents, self.t_min, self.t_max, progress, rng)
         fresh = draw_noise(latents, rng)
         with torch.no_grad():
             noise = self.find_noise(prior, latents, cond, t, fresh)

@@ -40,7 +40,7 @@ class SDS(Guidance):
     def __call__(
         self, prior: Prior, latents: Tensor, cond: Conditioning, progress: float, rng: torch.Generator, state: None
     ) -> GuidanceOutput:
-        t = draw_t(latents.shape[0], self.t_min, self.t_max, progress, rng).to(latents.device)
+        t = draw_t(prior, latents, self.t_min, self.t_max, progress, rng)
         eps = draw_noise(latents, rng)
         return pull(
             prior, latents, cond, t, eps, self.guidance_scale, self.weighting, self.clip_x0, self.clip_rms

@@ -11,31 +11,45 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from dreamlift.personalize.additions import Additions
     from dreamlift.priors.base import Prior
     from dreamlift.priors.saving import Memory
 
 
-def prompt_reader(folder: Path, device: torch.device) -> Callable[[list[str]], Tensor]:
+def prompt_reader(folder: Path, device: torch.device, additions: Additions) -> Callable[[list[str]], Tensor]:
     """The same as :meth:`Prior.embed_text` of the prior in ``folder``, without its network in memory."""
+    from dreamlift.priors.flow import network_precision
     from dreamlift.priors.text import encode_prompts
 
-    return lambda prompts: encode_prompts(folder, prompts, device, _precision(device))
+    dtype = network_precision(folder, _precision(device))
+    return lambda prompts: encode_prompts(folder, prompts, device, dtype, additions)
 
 
-def load_prior(folder: Path, device: torch.device, see_cameras: bool = True, memory: Memory | None = None) -> Prior:
+def load_prior(
+    folder: Path, device: torch.device, see_cameras: bool = True, additions: Additions | None = None,
+    memory: Memory | None = None,
+) -> Prior:  # fmt: skip
     """The prior in a diffusers ``folder``: a flow where it has a transformer, latent where it has a VAE, else on pixels.
 
-    Half precision on a GPU.
+    MVDream is known by its U-Net. Half precision on a GPU.
 
     ``see_cameras``: tell a camera-conditioned network where the camera stands; others have only the words.
+    ``additions``: the user's own LoRAs and embeddings. ``memory``: what to do with less.
     """
+    from dreamlift.personalize.additions import NOTHING
     from dreamlift.priors.flow import FlowPrior
     from dreamlift.priors.latent import LatentPrior
+    from dreamlift.priors.mvdream import MVDreamPrior, is_multiview
     from dreamlift.priors.pixel import PixelPrior
 
-    kinds: dict[str, Callable[[Path, torch.device, torch.dtype, bool], Prior]] = {"transformer": FlowPrior, "vae": LatentPrior}
+    kinds: dict[str, Callable[[Path, torch.device, torch.dtype, bool, Additions], Prior]] = {
+        "transformer": FlowPrior,
+        "vae": LatentPrior,
+    }
     kind = next((kinds[part] for part in kinds if (folder / part).is_dir()), PixelPrior)
-    prior = kind(folder, device, _precision(device), see_cameras)
+    if is_multiview(folder):
+        kind = MVDreamPrior
+    prior = kind(folder, device, _precision(device), see_cameras, additions or NOTHING)
     if memory is not None:
         prior.save_memory(memory)
     return prior

@@ -21,6 +21,7 @@ class Prior(ABC):
     """A frozen 2D diffusion model (or an exact stand-in for one). ``t`` is in [0, 1]."""
 
     resolution: int  # side of the pictures that it was made for, in pixels
+    views: int = 1  # neighbours of a batch that it looks at together: views of one object, which share their t
     device: torch.device
 
     @abstractmethod
@@ -41,7 +42,10 @@ class Prior(ABC):
 
     @abstractmethod
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
-        """eps_hat ``(B, C, h, w)`` for ``x_t (B, C, h, w)`` at ``t (B,)``, guided as :func:`guide` says."""
+        """eps_hat ``(B, C, h, w)`` for ``x_t (B, C, h, w)`` at ``t (B,)``, guided as :func:`guide` says.
+
+        So scale 1 is the prompt alone, and scale 0 the negative (or empty) one.
+        """
 
     @abstractmethod
     def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
@@ -95,8 +99,11 @@ def perp_neg(uncond: Tensor, cond: Tensor, negatives: Tensor, weights: Tensor, g
 def stack_text(cond: Conditioning, guidance_scale: float) -> Tensor:
     """All text states that one guided prediction needs, ``(P * B, L, D)``: negative, prompt, then Perp-Neg's others.
 
-    With ``guidance_scale`` 1 and no Perp-Neg the prompt alone is enough (P = 1), and half of the cost is saved.
+    With ``guidance_scale`` 1 and no Perp-Neg the prompt alone is enough (P = 1), and half of the cost is saved; with 0 the
+    negative prompt is.
     """
+    if guidance_scale == 0.0:
+        return cond.negative_prompt_embeds
     if cond.perp_embeds is None:
         if guidance_scale == 1.0:
             return cond.prompt_embeds

@@ -48,12 +48,15 @@ class EmpiricalPrior(Prior):
         return cosine_schedule(t)
 
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float = 1.0) -> Tensor:
-        """The exact eps_hat given ``cond.cameras`` (or the bare set without them); guidance changes nothing."""
+        """The exact eps_hat given ``cond.cameras`` (or the bare set, without them or at scale 0).
+
+        Other scales change nothing.
+        """
         alpha, sigma = self.schedule(t)
         flat = self.pictures.flatten(1)
         distance = (x_t.flatten(1).unsqueeze(1) - alpha.view(-1, 1, 1) * flat).square().sum(-1)  # (B, N)
         log_p = -0.5 * distance / sigma.view(-1, 1).square().clamp_min(1e-8)
-        if cond.cameras is not None:
+        if cond.cameras is not None and guidance_scale != 0.0:
             cosine = _directions(cond.cameras).to(flat.device) @ self.directions.T
             log_p = log_p - 0.5 * (cosine.clamp(-1, 1).acos() / self.bandwidth).square()
         x0 = (log_p.softmax(dim=1) @ flat).view_as(x_t)

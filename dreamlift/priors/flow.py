@@ -1,19 +1,27 @@
-"""Rectified-flow priors (Liu et al. 2022, https://arxiv.org/abs/2209.03003): Stable Diffusion 3.
+"""Rectified-flow priors (Liu et al. 2022, https://arxiv.org/abs/2209.03003): Stable Diffusion 3 and FLUX.1.
 
     x_t = (1 - t) x + t eps,   v = eps - x   is what the network predicts;   so eps_hat = x_t + (1 - t) v_hat
 
 Turned into eps here, once, so that every distillation loss runs on them. t is taken as the noise share itself: the shift of
 times in the scheduler's settings says where a sampler spends its steps, and nothing about the network.
+
+FLUX.1 [dev] is distilled to predict at once what guidance by a scale would give, and is told that scale. It is always told
+1, which means the plain prediction; guidance is then made from two of them as in every other prior (so that negative
+prompts, Perp-Neg and the losses that ask without guidance mean the same). That is the stock pipeline's
+``guidance_scale=1, true_cfg_scale=s``. FLUX.1 [schnell] is told no scale; it is distilled to few steps.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from dreamlift.personalize.additions import NOTHING, Additions
 from dreamlift.personalize.lora import Targets
 from dreamlift.priors.base import Adapted, Prior, combine, stack_text
 from dreamlift.priors.latent import Autoencoder
@@ -23,18 +31,27 @@ from dreamlift.priors.text import encode_prompts, unpack
 from dreamlift.types import Conditioning
 
 HORIZON = 1000  # the network's own time runs from 0 to this
+FLUX_SIZE = 128  # latents a side that FLUX's own pipeline makes; its network is told no size
+FLUX = "FluxTransformer2DModel"
 
 
 class FlowPrior(Prior):
-    """A diffusers folder with an ``SD3Transformer2DModel`` (``vae``, ``transformer``, text encoders and tokenizers)."""
+    """A diffusers folder with a transformer of :data:`VELOCITIES` (``vae``, ``transformer``, text encoders and tokenizers)."""
 
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, see_cameras: bool = True) -> None:
-        from diffusers import SD3Transformer2DModel
+    def __init__(
+        self, folder: Path, device: torch.device, dtype: torch.dtype, see_cameras: bool = True, additions: Additions = NOTHING
+    ) -> None:
+        import diffusers
 
-        self.folder, self.device, self.dtype = folder, device, dtype
-        network = load_part(SD3Transformer2DModel, folder / "transformer", dtype)
+        name = json.loads((folder / "transformer" / "config.json").read_text()).get("_class_name")
+        if name not in VELOCITIES:
+            raise ValueError(f"the transformer in {folder} is {name!r}; accepted: {', '.join(VELOCITIES)}")
+        self.velocity = VELOCITIES[name]
+        self.folder, self.device, self.additions = folder, device, additions
+        self.dtype = network_precision(folder, dtype)
+        network = load_part(getattr(diffusers, name), folder / "transformer", self.dtype, additions.loras)
         self.transformer: Any = network.to(device).eval().requires_grad_(False)
-        self.autoencoder = Autoencoder(folder, device, dtype, self.transformer.config.sample_size)
+        self.autoencoder = Autoencoder(folder, device, dtype, self.transformer.config.get("sample_size", FLUX_SIZE))
         self.resolution, self.one_by_one = self.autoencoder.resolution, False
 
     def encode(self, rgb: Tensor) -> Tensor:
@@ -44,7 +61,7 @@ class FlowPrior(Prior):
         return self.autoencoder.decode(latents)
 
     def embed_text(self, prompts: list[str]) -> Tensor:
-        return encode_prompts(self.folder, prompts, self.device, self.dtype)
+        return encode_prompts(self.folder, prompts, self.device, self.dtype, self.additions)
 
     def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha = 1 - t, sigma = t, both ``(B, 1, 1, 1)``."""
@@ -58,10 +75,9 @@ class FlowPrior(Prior):
 
         def ask(x: Tensor, at: Tensor, words: Tensor) -> Tensor:
             states, pooled = unpack(words, self.transformer.config.pooled_projection_dim)
-            return self.transformer(x, encoder_hidden_states=states, pooled_projections=pooled, timestep=at).sample.float()
+            return self.velocity(self.transformer, x, at, states, pooled).float()
 
-        batched = (many.to(self.dtype), (times * HORIZON).to(self.dtype), text)
-        velocity = in_turn(ask, batched, self.one_by_one)
+        velocity = in_turn(ask, (many.to(self.dtype), times, text), 1 if self.one_by_one else None)
         return combine(many + (1.0 - times.view(-1, 1, 1, 1)) * velocity, cond, guidance_scale)
 
     def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
@@ -71,3 +87,35 @@ class FlowPrior(Prior):
         self.one_by_one = memory.one_by_one
         save_memory(self.transformer, memory)
         save_memory(self.autoencoder.vae, memory)
+
+
+def network_precision(folder: Path, dtype: torch.dtype) -> torch.dtype:
+    """What the network and text encoders of a ``folder`` run in where others run in ``dtype``."""
+    config = folder / "transformer" / "config.json"
+    if dtype != torch.float16 or not config.is_file() or json.loads(config.read_text()).get("_class_name") != FLUX:
+        return dtype
+    return torch.bfloat16  # what it was trained in; half precision is too narrow for its states
+
+
+def _of_sd3(transformer: Any, x_t: Tensor, t: Tensor, states: Tensor, pooled: Tensor) -> Tensor:
+    return transformer(
+        x_t, encoder_hidden_states=states, pooled_projections=pooled, timestep=(t * HORIZON).to(x_t.dtype)
+    ).sample
+
+
+def _of_flux(transformer: Any, x_t: Tensor, t: Tensor, states: Tensor, pooled: Tensor) -> Tensor:
+    """As a sequence of 2 x 2 patches, each with its row and column; the words' places are all 0."""
+    packed = functional.pixel_unshuffle(x_t, 2)
+    rows, columns = packed.shape[-2:]
+    places = torch.zeros(rows, columns, 3, device=x_t.device)
+    places[..., 1], places[..., 2] = torch.arange(rows)[:, None], torch.arange(columns)
+    told = torch.ones_like(t) if transformer.config.guidance_embeds else None
+    out = transformer(
+        packed.flatten(2).transpose(1, 2), encoder_hidden_states=states, pooled_projections=pooled, timestep=t,
+        img_ids=places.flatten(0, 1), txt_ids=places.new_zeros(states.shape[1], 3), guidance=told,
+    ).sample  # fmt: skip
+    return functional.pixel_shuffle(out.transpose(1, 2).unflatten(2, (rows, columns)), 2)
+
+
+VELOCITIES = {"SD3Transformer2DModel": _of_sd3, FLUX: _of_flux}
+"""Kind of transformer -> v_hat ``(B, C, h, w)`` from ``x_t``, ``t (B,)`` in [0, 1], text states and pooled ones."""

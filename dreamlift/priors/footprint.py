@@ -9,7 +9,7 @@ model of diffusers' blocks. A picture of s^2 places and c channels that goes thr
   outputs of two attentions, the gated layer of 8 c and its parts), and holds as much at once.
 
 Attention's own matrix is never whole in memory: torch's fused attention works through it in tiles. tests/test_memory.py counts
-the same in real networks. Imports neither torch nor diffusers.
+the same in real networks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from typing import Any
 
 RESIDUAL = 3  # values a place, of each input and output channel
 BLOCK_KEPT, BLOCK_HELD = 24, 24  # values a place and channel, of a transformer block
-TEXT_TOKENS = 77
+TEXT_TOKENS = 512  # at most, beside the patches of a transformer
+FLUX_SIZE = 128  # latents a side of a transformer whose settings name none
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Footprint:
     encoded_low: int  # as ``kept_low``
     decoded: int  # of the decoder
     decoded_low: int
+    together: int  # pictures that the network looks at together
     upcast: bool  # whether the VAE runs in full precision on a GPU too
 
 
@@ -53,25 +55,28 @@ def footprint(folder: Path) -> Footprint:
     try:
         return _footprint(folder)
     except (KeyError, TypeError, IndexError, struct.error) as error:
-        raise ValueError(
-            f"the settings in {folder} are not those of a known network ({type(error).__name__}: {error})"
-        ) from None
+        raise ValueError(f"{folder} is not of a known network: {type(error).__name__}: {error}") from None
 
 
 def _footprint(folder: Path) -> Footprint:
     flow = (folder / "transformer").is_dir()
-    config = _read(folder / ("transformer" if flow else "unet"))
+    config, together = _read(folder / ("transformer" if flow else "unet")), 1
+    if "model_channels" in config:  # MVDream's network, by the words of the original code
+        from dreamlift.priors.mvdream import VIEWS, stock_settings
+
+        config, together = stock_settings(config), VIEWS
     passed = transformer_values(config) if flow else unet_values(config)
     text = max((parameters(part) for part in folder.glob("text_encoder*") if part.is_dir()), default=0)
-    network, size = parameters(folder / ("transformer" if flow else "unet")), int(config["sample_size"])
+    network = parameters(folder / ("transformer" if flow else "unet"))
+    size = int(config.get("sample_size", FLUX_SIZE) if flow else config["sample_size"])
     if not (folder / "vae").is_dir():
         packing = math.isqrt(int(config["in_channels"]) // 3)
-        return Footprint(network, 0, text, size * packing, *passed, 0, 0, 0, 0, False)
+        return Footprint(network, 0, text, size * packing, *passed, 0, 0, 0, 0, together, False)
     vae = _read(folder / "vae")
     resolution = size * 2 ** (len(vae["block_out_channels"]) - 1)
     coded = (*coder_values(vae, resolution), *coder_values(vae, resolution, decoder=True))
     upcast = bool(vae.get("force_upcast", True))
-    return Footprint(network, parameters(folder / "vae"), text, resolution, *passed, *coded, upcast)
+    return Footprint(network, parameters(folder / "vae"), text, resolution, *passed, *coded, together, upcast)
 
 
 def parameters(folder: Path) -> int:
@@ -99,7 +104,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _each(value: Any, count: int) -> list[int]:
     """A setting that is one number for all levels, or one for each."""
-    return [int(entry) for entry in value] if isinstance(value, list) else [int(value)] * count
+    return [int(entry) for entry in value] if isinstance(value, (list, tuple)) else [int(value)] * count
 
 
 def unet_values(config: dict[str, Any]) -> tuple[int, int, int]:
@@ -145,11 +150,12 @@ def unet_values(config: dict[str, Any]) -> tuple[int, int, int]:
 
 
 def transformer_values(config: dict[str, Any]) -> tuple[int, int, int]:
-    """As :func:`unet_values`, of an ``SD3Transformer2DModel``."""
+    """As :func:`unet_values`, of an ``SD3Transformer2DModel`` or a ``FluxTransformer2DModel``: both in patches of 2 x 2."""
     width = int(config["num_attention_heads"]) * int(config["attention_head_dim"])
-    tokens = (int(config["sample_size"]) // int(config["patch_size"])) ** 2 + 5 * TEXT_TOKENS
-    layers = int(config["num_layers"])
-    return tuple(tokens * width * count for count in (BLOCK_HELD, BLOCK_KEPT * layers, 2 * layers + BLOCK_KEPT))
+    tokens = (int(config.get("sample_size", FLUX_SIZE)) // 2) ** 2 + TEXT_TOKENS
+    layers = int(config["num_layers"]) + int(config.get("num_single_layers", 0))
+    held, kept, inputs = (tokens * width * count for count in (BLOCK_HELD, BLOCK_KEPT * layers, 2 * layers + BLOCK_KEPT))
+    return held, kept, inputs
 
 
 def coder_values(config: dict[str, Any], size: int, decoder: bool = False) -> tuple[int, int]:

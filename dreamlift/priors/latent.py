@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreamlift.personalize.additions import NOTHING, Additions
 from dreamlift.personalize.lora import Targets
 from dreamlift.priors.base import Adapted, Prior
 from dreamlift.priors.network import AdaptedNetwork, DenoisingNetwork, load_part
@@ -49,9 +50,11 @@ class Autoencoder:
 class LatentPrior(Prior):
     """A latent-space diffusers folder (``vae``, ``unet``, text encoders, tokenizers, ``scheduler``)."""
 
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, see_cameras: bool = True) -> None:
-        self.folder, self.device, self.dtype = folder, device, dtype
-        self.network = DenoisingNetwork(folder, device, dtype, see_cameras)
+    def __init__(
+        self, folder: Path, device: torch.device, dtype: torch.dtype, see_cameras: bool = True, additions: Additions = NOTHING
+    ) -> None:
+        self.folder, self.device, self.dtype, self.additions = folder, device, dtype, additions
+        self.network = DenoisingNetwork(folder, device, dtype, see_cameras, additions.loras)
         self.autoencoder = Autoencoder(folder, device, dtype, self.network.sample_size)
         self.resolution = self.network.picture_size = self.autoencoder.resolution
 
@@ -62,7 +65,7 @@ class LatentPrior(Prior):
         return self.autoencoder.decode(latents)
 
     def embed_text(self, prompts: list[str]) -> Tensor:
-        return encode_prompts(self.folder, prompts, self.device, self.dtype)
+        return encode_prompts(self.folder, prompts, self.device, self.dtype, self.additions)
 
     def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return self.network.schedule(t)

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dreamlift.personalize.additions import LoraFile
 from dreamlift.personalize.lora import LoRA, Targets
+from dreamlift.personalize.lora_files import merge_loras
 from dreamlift.priors.base import Adapted, combine, stack_text
 from dreamlift.priors.saving import Memory, in_turn, save_memory
 from dreamlift.priors.text import unpack
@@ -37,12 +39,17 @@ class DenoisingNetwork:
     """``unet`` and ``scheduler`` of a diffusers folder. All calls are differentiable in x_t; no weight is trained.
 
     ``see_cameras`` can be switched off, to leave the view to the words; a network that takes no cameras never sees them.
+    ``unet`` is the network, where it has been loaded already.
     """
 
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, see_cameras: bool = True) -> None:
+    def __init__(
+        self, folder: Path, device: torch.device, dtype: torch.dtype, see_cameras: bool = True,
+        loras: tuple[LoraFile, ...] = (), unet: Any = None,
+    ) -> None:  # fmt: skip
         from diffusers import DDPMScheduler, UNet2DConditionModel
 
-        self.unet: Any = load_part(UNet2DConditionModel, folder / "unet", dtype).to(device).eval().requires_grad_(False)
+        unet = load_part(UNet2DConditionModel, folder / "unet", dtype, loras) if unet is None else unet
+        self.unet: Any = unet.to(device).eval().requires_grad_(False)
         scheduler: Any = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
         self.alphas_cumprod = scheduler.alphas_cumprod.to(device=device, dtype=torch.float32)
         self.prediction: str = scheduler.config.prediction_type
@@ -77,7 +84,7 @@ class DenoisingNetwork:
         text = stack_text(cond, guidance_scale)
         copies = text.shape[0] // x_t.shape[0]
         steps, told = self.timestep(t), None
-        if self.see_cameras and cond.cameras is not None:
+        if self.see_cameras and cond.cameras is not None and guidance_scale != 0.0:
             camera = self.features(cond.cameras)
             told = torch.cat([torch.zeros_like(camera), *[camera] * (copies - 1)]) if copies > 1 else camera
         many, times = x_t.repeat(copies, 1, 1, 1), steps.repeat(copies)
@@ -85,7 +92,7 @@ class DenoisingNetwork:
         def ask(x: Tensor, at: Tensor, camera: Tensor | None, words: Tensor) -> Tensor:
             return self.unet(x, at, timestep_cond=camera, **self.text_arguments(words)).sample.float()
 
-        out = in_turn(ask, (many.to(self.dtype), times, told, text), self.one_by_one)
+        out = in_turn(ask, (many.to(self.dtype), times, told, text), 1 if self.one_by_one else None)
         return combine(self.to_noise(out, many, times), cond, guidance_scale)
 
     def save_memory(self, memory: Memory) -> None:
@@ -152,19 +159,31 @@ class AdaptedNetwork(Adapted):
         return base.to_noise(self.lora(x_t.to(base.dtype), steps, **text, **cameras).sample.float(), x_t, steps)
 
 
-def load_part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """One network of a diffusers folder, from safetensors only, half-precision files where a GPU wants them.
+def load_part(kind: Any, folder: Path, dtype: torch.dtype, loras: tuple[LoraFile, ...] = ()) -> Any:
+    """One network of a diffusers folder, from the files that :func:`weight_files` names, and what ``loras`` have for it.
+
+    Raises:
+        ValueError: the folder has no safetensors weights, or a LoRA does not fit.
+    """
+    half = ".fp16." in weight_files(folder, dtype)[0].name
+    network = kind.from_pretrained(
+        folder, torch_dtype=dtype, variant="fp16" if half else None, use_safetensors=True, low_cpu_mem_usage=False
+    )
+    merge_loras(network, folder, loras)
+    return network
+
+
+def weight_files(folder: Path, dtype: torch.dtype) -> list[Path]:
+    """The safetensors files of one network, those in half precision where there are both and a GPU wants them.
 
     Raises:
         ValueError: the folder has no safetensors weights (pickled ones are never opened).
     """
-    files = list(folder.glob("*.safetensors"))
+    files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ValueError(
             f"no .safetensors weights in {folder}: convert the model with safetensors (pickled weights are never opened)"
         )
-    full = [file for file in files if ".fp16." not in file.name]
-    use_half = not full or (dtype == torch.float16 and len(full) < len(files))
-    return kind.from_pretrained(
-        folder, torch_dtype=dtype, variant="fp16" if use_half else None, use_safetensors=True, low_cpu_mem_usage=False
-    )
+    half = [file for file in files if ".fp16." in file.name]
+    full = [file for file in files if file not in half]
+    return half if not full or (dtype == torch.float16 and half) else full

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dreamlift.personalize.additions import NOTHING, Additions
 from dreamlift.personalize.lora import Targets
 from dreamlift.priors.base import Adapted, Prior
 from dreamlift.priors.network import AdaptedNetwork, DenoisingNetwork
@@ -25,9 +26,11 @@ from dreamlift.types import Conditioning
 class PixelPrior(Prior):
     """A pixel-space diffusers folder (``unet``, ``text_encoder``, ``tokenizer``, ``scheduler``)."""
 
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, see_cameras: bool = True) -> None:
-        self.folder, self.device, self.dtype = folder, device, dtype
-        self.network = DenoisingNetwork(folder, device, dtype, see_cameras)
+    def __init__(
+        self, folder: Path, device: torch.device, dtype: torch.dtype, see_cameras: bool = True, additions: Additions = NOTHING
+    ) -> None:
+        self.folder, self.device, self.dtype, self.additions = folder, device, dtype, additions
+        self.network = DenoisingNetwork(folder, device, dtype, see_cameras, additions.loras)
         self.packing = math.isqrt(self.network.channels // 3)
         if self.network.channels != 3 * self.packing**2:
             raise ValueError(f"{folder / 'unet'} has {self.network.channels} channels; a pixel prior has 3, 12, 27 or 48")
@@ -41,7 +44,7 @@ class PixelPrior(Prior):
         return (functional.pixel_shuffle(latents, self.packing).permute(0, 2, 3, 1) * 0.5 + 0.5).clamp(0, 1)
 
     def embed_text(self, prompts: list[str]) -> Tensor:
-        return encode_prompts(self.folder, prompts, self.device, self.dtype)
+        return encode_prompts(self.folder, prompts, self.device, self.dtype, self.additions)
 
     def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return self.network.schedule(t)

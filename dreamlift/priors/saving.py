@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 
@@ -45,11 +46,11 @@ def checkpointed(module: Any, *args: Any) -> Any:
     return checkpoint(lambda *inputs: functional_call(module, weights, inputs), *args, use_reentrant=False)
 
 
-def in_turn(call: Callable[..., Any], batched: tuple[Any, ...], one_by_one: bool) -> Any:
-    """``call(*batched)`` for tensors of B entries (or None); with ``one_by_one`` entry by entry, put together again."""
-    if not one_by_one:
+def in_turn(call: Callable[..., Any], batched: tuple[Any, ...], size: int | None) -> Any:
+    """``call(*batched)`` for tensors of B entries (or None); with a ``size`` so many at a time, put together again."""
+    if size is None:
         return call(*batched)
     import torch
 
-    singles = [[None] * len(batched[0]) if value is None else value.split(1) for value in batched]
-    return torch.cat([call(*entry) for entry in zip(*singles, strict=True)])
+    pieces = [repeat(None, len(batched[0]) // size) if value is None else value.split(size) for value in batched]
+    return torch.cat([call(*piece) for piece in zip(*pieces, strict=True)])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+ONE_FILE = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # the last four are pickled, and refused
 EMBEDDED = Path(__file__).parent.parent / "weights"
 
 
@@ -28,7 +29,7 @@ class Source:
     addresses: tuple[str, ...]  # hub names, tried in order; empty for an embedded one
     space: str  # "pixel", "latent", or "flow"
     resolution: int  # pixels a side
-    memory_gb: float  # of a GPU, one 64x64 picture a step: worked out by dreamlift.memory from published sizes, not measured
+    memory_gb: float  # of a GPU for its smallest batch: worked out by dreamlift.memory from published sizes, not measured
     licence: str
     note: str
 
@@ -57,12 +58,27 @@ KNOWN: dict[str, Source] = {
         ("stabilityai/stable-diffusion-3-medium-diffusers",), "flow", 1024, 25.0, "Stability AI Community (gated)",
         "a rectified flow; T5-XXL is optional",
     ),
+    "flux-dev": Source(
+        ("black-forest-labs/FLUX.1-dev",), "flow", 1024, 45.6, "FLUX.1 [dev] Non-Commercial (gated)",
+        "distilled guidance, here always told 1: guidance_scale asks twice",
+    ),
+    "flux-schnell": Source(
+        ("black-forest-labs/FLUX.1-schnell",), "flow", 1024, 45.6, "Apache-2.0", "distilled to 1 to 4 steps; T5-XXL",
+    ),
+    "mvdream": Source(
+        ("ashawkey/mvdream-sd2.1-diffusers", "dylanebert/mvdream"),
+        "latent", 256, 7.9, "OpenRAIL", "4 views at once that see each other: --preset mvdream",
+    ),
 }  # fmt: skip
 """Priors by the name that ``--prior`` takes; beside them it takes a local folder or a hub name."""
 
 
-def locate(prior: str) -> Path:
-    """The diffusers folder of a known name, a local folder or a hub name ("owner/model").
+def locate(prior: str, settings: str = "", weights: bool = True) -> Path:
+    """The diffusers folder of a known name, a local folder, a hub name ("owner/model") or a one-file checkpoint.
+
+    Args:
+        settings: for a one-file checkpoint, a prior of the same family; empty: the known one.
+        weights: False fetches only the settings and tokenizers of a prior on the hub.
 
     Raises:
         PriorNotFoundError: with every place that was looked at and the fix.
@@ -72,21 +88,31 @@ def locate(prior: str) -> Path:
     local = Path(prior).expanduser()
     if local.is_dir():
         return _checked(local)
+    if local.suffix.lower() in ONE_FILE:
+        if not local.is_file():
+            raise PriorNotFoundError(f"there is no checkpoint file {prior!r}")
+        from dreamlift.priors.single_file import convert
+
+        return _checked(convert(local, settings, lambda name, whole: locate(name, weights=whole)))
     if prior in KNOWN:
-        return _from_hub(KNOWN[prior].addresses, prior)
+        return _from_hub(KNOWN[prior].addresses, prior, weights)
     parts = prior.split("/")
     if len(parts) == 2 and all(part and part.strip(".") for part in parts):
-        return _from_hub((prior,), prior)
+        return _from_hub((prior,), prior, weights)
     near = difflib.get_close_matches(prior, KNOWN, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise PriorNotFoundError(
-        f"unknown prior {prior!r}{hint}; use one of {', '.join(KNOWN)}, a hub name owner/model, or a diffusers folder"
+        f"unknown prior {prior!r}{hint}; use one of {', '.join(KNOWN)}, a hub name owner/model, a diffusers folder, or a "
+        ".safetensors checkpoint"
     )
 
 
 def revision_of(folder: Path) -> str:
-    """What identifies the weights: the hub's commit for a cached snapshot, else a hash over names, sizes and configs."""
-    if folder.parent.name == "snapshots":
+    """What identifies the weights: a cached snapshot's commit, a converted file's hash, else a hash over names and sizes.
+
+    Files under 64 MiB, the configs among them, are read for it.
+    """
+    if folder.parent.name == "snapshots" or folder.parent.parts[-2:] == ("dreamlift", "converted"):
         return folder.name
     import hashlib
 
@@ -114,18 +140,21 @@ def _checked(folder: Path) -> Path:
     return folder
 
 
-def _from_hub(addresses: tuple[str, ...], name: str) -> Path:
+def _from_hub(addresses: tuple[str, ...], name: str, weights: bool = True) -> Path:
     from huggingface_hub import snapshot_download
 
     def snapshot(address: str, cached: bool) -> Path:
-        wanted = ["model_index.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model"]
+        wanted = ["model_index.json", "*/*.json", "*/*.txt", "*/*.model", *["*/*.safetensors"] * weights]
         unwanted = ["safety_checker/*", "watermarker/*", "*non_ema*", "*.bin", "*.ckpt"]
         return Path(snapshot_download(address, local_files_only=cached, allow_patterns=wanted, ignore_patterns=unwanted))
 
     reasons = []
     for address in addresses:
         try:
-            return _checked(snapshot(address, cached=True))
+            found = _checked(snapshot(address, cached=True))
+            if not weights or any(found.glob("*/*.safetensors")):
+                return found
+            reasons.append(f"only the settings of {address} are in the local cache")
         except Exception as error:  # many kinds, all meaning "not in the cache"
             reasons.append(f"{address} is not in the local cache ({type(error).__name__})")
     if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):

@@ -10,27 +10,41 @@ import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dreamlift.personalize.additions import NOTHING, Additions, LoraFile
+from dreamlift.personalize.embedding_files import Embedding, install, read_embeddings, unused
+
 TEXT_LENGTH = 77  # CLIP's limit, and what DeepFloyd IF's T5 was trained with
-T5_LENGTH = 256  # what Stable Diffusion 3 gives its T5
+T5_LENGTH = 256  # what Stable Diffusion 3 and FLUX.1 [schnell] give their T5; FLUX.1 [dev] twice as much
 
 
 @torch.no_grad()
-def encode_prompts(folder: Path, prompts: list[str], device: torch.device, dtype: torch.dtype) -> Tensor:
+def encode_prompts(
+    folder: Path, prompts: list[str], device: torch.device, dtype: torch.dtype, additions: Additions = NOTHING
+) -> Tensor:
     """Text states ``(V, L, D)`` of V prompts. Warns of words that the tokenizer does not know, and of truncation.
 
     What they hold is between this module and the prior. With one encoder they are its last layer. With several (Stable
-    Diffusion XL and 3) they are the layers that those models were trained on, then the pooled states as further rows
+    Diffusion XL and 3, FLUX) they are the layers that those models were trained on, then the pooled states as further rows
     (:func:`pack`): so mixing two phrases mixes both.
     """
+    embeddings = read_embeddings(additions.embeddings)
+    for message in unused(embeddings, prompts):
+        warnings.warn(message, stacklevel=1)
+    run = partial(_run, folder, prompts, device, dtype, additions.loras, embeddings)
     if not (folder / "text_encoder_2").is_dir():
-        return _run(folder, "", prompts, device, dtype).last_hidden_state.float()
-    clips = [_run(folder, suffix, prompts, device, dtype, inner=True) for suffix in ("", "_2")]
+        return run().last_hidden_state.float()
+    if _architecture(folder / "text_encoder_2") == "T5EncoderModel":  # FLUX: the states are T5's, CLIP's are only pooled
+        guided = json.loads((folder / "transformer" / "config.json").read_text()).get("guidance_embeds", False)
+        states = run("_2", 2 * T5_LENGTH if guided else T5_LENGTH).last_hidden_state.float()
+        return pack(states, run().pooler_output.float())
+    clips = [run(suffix, inner=True) for suffix in ("", "_2")]
     states = torch.cat([out.hidden_states[-2].float() for out in clips], dim=-1)
     if not (folder / "transformer").is_dir():
         packed = pack(states, clips[1].text_embeds.float())
@@ -41,7 +55,7 @@ def encode_prompts(folder: Path, prompts: list[str], device: torch.device, dtype
     width = json.loads((folder / "transformer" / "config.json").read_text())["joint_attention_dim"]
     states = torch.nn.functional.pad(states, (0, width - states.shape[-1]))
     if (folder / "text_encoder_3").is_dir():  # T5-XXL: Stable Diffusion 3 works without it, with zeros in its place
-        third = _run(folder, "_3", prompts, device, dtype, T5_LENGTH).last_hidden_state.float()
+        third = run("_3", T5_LENGTH).last_hidden_state.float()
     else:
         third = states.new_zeros(len(prompts), T5_LENGTH, width)
     return pack(torch.cat([states, third], dim=1), pooled)
@@ -61,8 +75,8 @@ def unpack(packed: Tensor, pooled_width: int) -> tuple[Tensor, Tensor]:
 
 
 def _run(
-    folder: Path, suffix: str, prompts: list[str], device: torch.device, dtype: torch.dtype, length: int = TEXT_LENGTH,
-    inner: bool = False,
+    folder: Path, prompts: list[str], device: torch.device, dtype: torch.dtype, loras: tuple[LoraFile, ...],
+    embeddings: list[Embedding], suffix: str = "", length: int = TEXT_LENGTH, inner: bool = False,
 ) -> Any:  # fmt: skip
     """What one text encoder says, as transformers puts it; with ``inner`` the states after each of its layers too."""
     import transformers
@@ -70,12 +84,14 @@ def _run(
     from dreamlift.priors.network import load_part
 
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder / f"tokenizer{suffix}", trust_remote_code=False)
+    part = f"text_encoder{suffix}"
+    name = _architecture(folder / part)
+    with _no_bars():
+        encoder: Any = load_part(getattr(transformers, name), folder / part, dtype, loras).to(device).eval()
+    prompts = install(embeddings, tokenizer, encoder, part, prompts)
     if suffix == "":
         for message in complaints(tokenizer, prompts):
             warnings.warn(message, stacklevel=1)  # the caller's file would be torch's: no_grad stands between
-    name = _architecture(folder / f"text_encoder{suffix}")
-    with _no_bars():
-        encoder: Any = load_part(getattr(transformers, name), folder / f"text_encoder{suffix}", dtype).to(device).eval()
     tokens = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     ids = tokens["input_ids"].to(device)
     # DeepFloyd IF's T5 was trained with its padding masked; Stable Diffusion's CLIP and the T5 of its third version without.

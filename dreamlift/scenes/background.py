@@ -45,6 +45,7 @@ class Learned:
     hidden: int = 16  # width of its two layers (threestudio: 2 x 16)
     frequencies: int = 2  # octaves of the encoding: the backdrop must not draw the object
     random_probability: float = 0.5  # share of the training views whose backdrop is a random colour instead
+    shared: bool = False  # one draw for all views of a step (MVDream: views that are seen together have one backdrop)
     lr: float = 1e-3
 
     def build(self, rng: torch.Generator) -> Background:
@@ -57,7 +58,7 @@ class Learned:
             layer.weight.data = (torch.rand(fan_out, fan_in, generator=rng) * 2 - 1) * limit
             layer.bias.data = torch.zeros(fan_out)
             layers += [layer, nn.ReLU()]
-        return Background((1.0, 1.0, 1.0), self.random_probability, nn.Sequential(*layers[:-1]), self.lr)
+        return Background((1.0, 1.0, 1.0), self.random_probability, nn.Sequential(*layers[:-1]), self.lr, self.shared)
 
 
 BACKGROUNDS = {"solid": Solid, "random": Random, "learned": Learned}
@@ -69,10 +70,11 @@ class Background(nn.Module):
     color: Tensor
 
     def __init__(
-        self, color: tuple[float, float, float], probability: float, network: nn.Sequential | None, lr: float = 0.0
-    ) -> None:
+        self, color: tuple[float, float, float], probability: float, network: nn.Sequential | None, lr: float = 0.0,
+        shared: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.probability, self.network, self.lr = probability, network, lr
+        self.probability, self.network, self.lr, self.shared = probability, network, lr, shared
         self.register_buffer("color", torch.tensor(color), persistent=False)
 
     def forward(self, directions: Tensor, rng: torch.Generator) -> Tensor:
@@ -88,7 +90,7 @@ class Background(nn.Module):
             base = self.network(encoded).sigmoid()
         if not self.training or self.probability <= 0:
             return base
-        draw = torch.rand(views, 4, generator=rng).to(directions)
+        draw = torch.rand(1 if self.shared else views, 4, generator=rng).to(directions)
         chosen = (draw[:, 3] < self.probability)[:, None, None, None]
         return torch.where(chosen, draw[:, None, None, :3].expand_as(base), base)
 

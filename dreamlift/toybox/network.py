@@ -1,8 +1,10 @@
-"""The embedded prior's networks: a small text-to-image U-Net, T5 encoder and word tokenizer, in diffusers' own classes.
+"""The embedded priors' networks: a small text-to-image U-Net, text encoder and word tokenizer, in diffusers' own classes.
 
-The shape follows DeepFloyd IF's first stage (https://github.com/deep-floyd/IF): pixels, a T5 encoder, its pooled text
-added to the time embedding, and six output channels, the last three of which IF uses for a learned variance (here they
-stay untrained, and the scheduler does not read them). So stock ``IFPipeline`` opens the folder and samples from it.
+``toybox`` works on pixels, ``toybox-latent`` on the latents of an autoencoder, as Stable Diffusion does.
+
+The shape of the first follows DeepFloyd IF's first stage (https://github.com/deep-floyd/IF): pixels, a T5 encoder, its
+pooled text added to the time embedding, and six output channels, the last three of which IF uses for a learned variance
+(here they stay untrained, and the scheduler does not read them). So stock ``IFPipeline`` opens the folder and samples from it.
 Schedule: cosine (Nichol & Dhariwal 2021) rescaled to zero terminal SNR (Lin et al. 2023,
 https://arxiv.org/abs/2305.08891); the network predicts the clean picture, which is well posed there as v-prediction is.
 
@@ -13,12 +15,14 @@ argument ``timestep_cond`` (:func:`dreamlift.priors.network.camera_features`), a
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from dreamlift.files import atomic_write_text
 from dreamlift.priors.network import CAMERA_FEATURES
@@ -35,9 +39,10 @@ class Networks:
     """What is trained together and saved as one diffusers folder."""
 
     unet: Any  # diffusers.UNet2DConditionModel
-    text_encoder: Any  # transformers.T5EncoderModel
+    text_encoder: Any  # transformers.T5EncoderModel or CLIPTextModel
     tokenizer: Any  # transformers.PreTrainedTokenizerFast
     scheduler: Any  # diffusers.DDPMScheduler
+    vae: Any = None  # diffusers.AutoencoderKL, frozen; None for pixels
 
     def parameters(self) -> list[torch.nn.Parameter]:
         return [*self.unet.parameters(), *self.text_encoder.parameters()]
@@ -51,18 +56,53 @@ class Networks:
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         text = {k[5:]: v for k, v in state.items() if k.startswith("text.")}
-        text["encoder.embed_tokens.weight"] = text["shared.weight"]
+        if "shared.weight" in text:
+            text["encoder.embed_tokens.weight"] = text["shared.weight"]
         self.unet.load_state_dict({k[5:]: v for k, v in state.items() if k.startswith("unet.")})
         self.text_encoder.load_state_dict(text)
 
     def tokenize(self, captions: list[str]) -> dict[str, torch.Tensor]:
-        """Token ids and attention mask, ``(B, 77)`` each."""
+        """Token ids ``(B, 77)``, and to a T5 the attention mask too (stock pipelines give CLIP none)."""
         out = self.tokenizer(captions, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt")
-        return {"input_ids": out["input_ids"], "attention_mask": out["attention_mask"]}
+        names = ("input_ids", "attention_mask") if self.vae is None else ("input_ids",)
+        return {name: out[name] for name in names}
 
     def encode_text(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         """Text states ``(B, 77, D)``."""
         return self.text_encoder(**tokens)[0]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of what the U-Net works on."""
+        config = self.unet.config
+        return config.in_channels, config.sample_size, config.sample_size
+
+    @torch.no_grad()
+    def encode(self, rgb: torch.Tensor) -> torch.Tensor:
+        """Pictures ``(B, 3, S, S)`` in [-1, 1] as the U-Net sees them, ``(B, C, h, w)``."""
+        if self.vae is None:
+            return functional.pixel_unshuffle(rgb, PACKING)
+        return self.vae.encode(rgb).latent_dist.mean * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, x: torch.Tensor) -> torch.Tensor:
+        """Pictures ``(B, S, S, 3)`` in [0, 1] of ``x (B, C, h, w)``."""
+        if self.vae is None:
+            rgb = functional.pixel_shuffle(x, PACKING)
+        else:
+            rgb = self.vae.decode(x / self.vae.config.scaling_factor).sample
+        return (rgb.permute(0, 2, 3, 1) * 0.5 + 0.5).clamp(0, 1)
+
+    def predict_x0(
+        self, x_t: torch.Tensor, t: torch.Tensor, text: torch.Tensor, camera: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """x0_hat ``(B, C, h, w)`` at training timesteps ``t (B,)``; a network that takes no cameras is told none."""
+        told = camera if self.unet.config.time_cond_proj_dim else None
+        out = self.unet(x_t, t, text, timestep_cond=told).sample[:, : x_t.shape[1]]
+        if self.scheduler.config.prediction_type == "sample":
+            return out
+        abar = self.scheduler.alphas_cumprod[t.cpu()].view(-1, 1, 1, 1).to(x_t)
+        return abar.sqrt() * x_t - (1 - abar).sqrt() * out  # v-prediction
 
 
 def make_tokenizer(words: list[str]) -> Any:
@@ -132,16 +172,21 @@ def save_folder(networks: Networks, folder: Path, half: bool = True) -> None:
         module.to(torch.float32)
     networks.tokenizer.save_pretrained(folder / "tokenizer")
     networks.scheduler.save_pretrained(folder / "scheduler")
+    if networks.vae is not None:
+        copy.deepcopy(networks.vae).to(dtype).save_pretrained(folder / "vae", safe_serialization=True)
+        own = {"image_encoder": [None, None], "vae": ["diffusers", "AutoencoderKL"]}
+    else:
+        own = {"watermarker": [None, None]}
     index = {
-        "_class_name": "IFPipeline",
+        "_class_name": "IFPipeline" if networks.vae is None else "StableDiffusionPipeline",
         "feature_extractor": [None, None],
         "requires_safety_checker": False,
         "safety_checker": [None, None],
         "scheduler": ["diffusers", "DDPMScheduler"],
-        "text_encoder": ["transformers", "T5EncoderModel"],
+        "text_encoder": ["transformers", type(networks.text_encoder).__name__],
         "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
         "unet": ["diffusers", "UNet2DConditionModel"],
-        "watermarker": [None, None],
+        **own,
     }
     atomic_write_text(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
 
@@ -163,11 +208,14 @@ def begin_with(networks: Networks, folder: Path) -> None:
             value.zero_()
     networks.unet.load_state_dict(fresh)
     state, words = old.text_encoder.state_dict(), old.tokenizer.get_vocab()
-    table = networks.text_encoder.state_dict()["shared.weight"].clone()
-    for word, row in networks.tokenizer.get_vocab().items():
-        if word in words:
-            table[row] = state["shared.weight"][words[word]]
-    networks.text_encoder.load_state_dict(state | {"shared.weight": table, "encoder.embed_tokens.weight": table})
+    tables = {key for key in state if key.endswith(("shared.weight", "embed_tokens.weight", "token_embedding.weight"))}
+    for key in tables:
+        table = networks.text_encoder.state_dict()[key].clone()
+        for word, row in networks.tokenizer.get_vocab().items():
+            if word in words:
+                table[row] = state[key][words[word]]
+        state[key] = table
+    networks.text_encoder.load_state_dict(state)
 
 
 def kinds_known(tokenizer: Any) -> list[str]:
@@ -178,12 +226,15 @@ def kinds_known(tokenizer: Any) -> list[str]:
 
 def load_folder(folder: Path) -> Networks:
     """Read what :func:`save_folder` wrote, in fp32 (for going on with the training)."""
-    from diffusers import DDPMScheduler, UNet2DConditionModel
-    from transformers import AutoTokenizer, T5EncoderModel
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
+    latent = (folder / "vae").is_dir()
+    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32) if latent else None
     return Networks(
         UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
-        T5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
+        (CLIPTextModel if latent else T5EncoderModel).from_pretrained(folder / "text_encoder", dtype=torch.float32),
         AutoTokenizer.from_pretrained(folder / "tokenizer"),
         DDPMScheduler.from_pretrained(folder / "scheduler"),
+        vae,
     )

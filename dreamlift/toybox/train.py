@@ -1,16 +1,14 @@
 """Train the embedded prior from nothing: ``python -m dreamlift.toybox.train``.
 
-The network predicts the clean picture, and the loss is w(t) ||x0_hat - x0||^2. At low noise v, like eps, is all but the noise
-itself: a small network on packed pictures spends its width on passing that through (docs/toybox.md has what was seen; Li &
-He 2025, https://arxiv.org/abs/2511.13720, find the same of large patches). The exponential moving average of the weights
-is what is saved.
+The loss is w(t) ||x0_hat - x0||^2, of pictures or, with ``--vae``, of latents. On pixels the network predicts x0 itself. At
+low noise v, like eps, is all but the noise: a small network on packed pictures spends its width on passing that through
+(docs/toybox.md has what was seen; Li & He 2025, https://arxiv.org/abs/2511.13720, find the same of large patches). The
+exponential moving average of the weights is what is saved.
 
 Two things keep the noise of the loss down, for what the words say of a view moves it by a few percent only. The weights are
 those of weighted least squares, the inverse of the error that is left at each noise level (Karras et al. 2024,
 https://arxiv.org/abs/2312.02696, section 2.2, learn theirs). And most pictures are shown over one plain background, which at
 high noise nobody could guess otherwise; captions say where another one is shown.
-
-A first part of the run can see smaller pictures, as Stable Diffusion's own training did.
 """
 
 from __future__ import annotations
@@ -27,16 +25,16 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
-from torch.nn import functional
 
 from dreamlift.files import atomic_write_bytes, atomic_write_text
 from dreamlift.priors.network import camera_features
 from dreamlift.prompts import DIRECTIONS, article
 from dreamlift.startup import tune_process
 from dreamlift.toybox.dataset import SHARD, Pictures, load_shards, make_shard, vocabulary
+from dreamlift.toybox.latent import load_vae, make_latent_networks
 from dreamlift.toybox.learning import learning_rate, make_workers, set_gradients
 from dreamlift.toybox.muon import Muon, takes
-from dreamlift.toybox.network import PACKING, Networks, begin_with, make_networks, save_folder
+from dreamlift.toybox.network import Networks, begin_with, make_networks, save_folder
 from dreamlift.toybox.world import CATEGORIES, COLORS
 
 PLAIN_SHARE = 0.6  # of the pictures are shown over the plain background
@@ -48,7 +46,6 @@ class Training:
 
     steps: int = 20_000
     batch: int = 32
-    small_steps: int = 0  # of them, the first ones at half the resolution, with twice the batch
     size: int = 64
     lr: float = 2e-3
     warmup: int = 200
@@ -60,40 +57,35 @@ class Training:
 class Batch(NamedTuple):
     """What one step learns from."""
 
-    x: Tensor  # (B, C, S, S) packed pictures in [-1, 1]
+    rgb: Tensor  # (B, 3, S, S) in [-1, 1]
     captions: list[str]
     camera: Tensor  # (B, 8) camera features, zeros where none is told
     t: Tensor  # (B,) training timesteps
-    eps: Tensor  # (B, C, S, S) noise
+    eps: Tensor  # (B, C, h, w) noise, of what the U-Net works on
 
     def share(self, index: int, count: int) -> Batch:
         """The ``index``-th of ``count`` equal parts."""
-        x, captions, camera, t, eps = self
         own = slice(index, None, count)
-        return Batch(x[own], captions[own], camera[own], t[own], eps[own])
+        return Batch(*(each[own] for each in self))
 
 
-def draw_batch(pictures: Pictures, settings: Training, step: int, horizon: int = 1000) -> Batch:
-    """The batch of one step: a function of the seed and the step alone.
+def draw_batch(pictures: Pictures, settings: Training, step: int, shape: tuple[int, int, int], horizon: int = 1000) -> Batch:
+    """The batch of one step, with noise of ``shape`` (C, h, w): a function of the seed and the step alone.
 
     Three quarters of the captioned pictures come with their camera. The density of t is proportional to t^2: what the words
     say is decided at high noise, and the least is left to learn at low noise.
     """
     rng = np.random.default_rng([settings.seed, step])
-    small = step < settings.small_steps
-    drawn = pictures.draw(rng, settings.batch * (2 if small else 1), PLAIN_SHARE)
+    drawn = pictures.draw(rng, settings.batch, PLAIN_SHARE)
     rgb = torch.from_numpy(drawn.rgb).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-    if small:
-        rgb = functional.avg_pool2d(rgb, 2)
     captions = [pictures.caption(int(i), rng, flip, plain) for i, flip, plain in zip(*drawn[:3], strict=True)]
     given = torch.tensor([bool(caption) and rng.random() < 0.75 for caption in captions])
     azimuth, elevation = torch.from_numpy(drawn.azimuth).float(), torch.from_numpy(pictures.elevation[drawn.rows]).float()
     camera = camera_features(azimuth, elevation) * given[:, None]
-    x = functional.pixel_unshuffle(rgb, PACKING)
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-    even = (torch.rand((), generator=generator) + torch.arange(len(x)) / len(x)) % 1.0  # every batch sees all noise levels
+    even = (torch.rand((), generator=generator) + torch.arange(len(rgb)) / len(rgb)) % 1.0  # every batch sees all noise levels
     t = (even ** (1 / 3) * horizon).long()
-    return Batch(x, captions, camera, t, torch.randn(x.shape, generator=generator))
+    return Batch(rgb, captions, camera, t, torch.randn((len(rgb), *shape), generator=generator))
 
 
 def loss_weight(abar: Tensor) -> Tensor:
@@ -105,13 +97,14 @@ def loss_weight(abar: Tensor) -> Tensor:
 
 
 def x0_loss(networks: Networks, batch: Batch) -> Tensor:
-    """The loss () of the predicted clean pictures."""
+    """The loss () of the predicted clean pictures (or latents)."""
     device = networks.unet.device
     abar = networks.scheduler.alphas_cumprod[batch.t].view(-1, 1, 1, 1).to(device)
-    x, eps, t, camera = (each.to(device) for each in (batch.x, batch.eps, batch.t, batch.camera))
+    rgb, eps, t, camera = (each.to(device) for each in (batch.rgb, batch.eps, batch.t, batch.camera))
     text = networks.encode_text({k: v.to(device) for k, v in networks.tokenize(batch.captions).items()})
-    out = networks.unet(abar.sqrt() * x + (1 - abar).sqrt() * eps, t, text, timestep_cond=camera).sample
-    return (loss_weight(abar) * (out[:, : x.shape[1]] - x).square()).mean()
+    x = networks.encode(rgb)
+    x0 = networks.predict_x0(abar.sqrt() * x + (1 - abar).sqrt() * eps, t, text, camera)
+    return (loss_weight(abar) * (x0 - x).square()).mean()
 
 
 Optimizers = tuple[torch.optim.Optimizer, ...]
@@ -120,7 +113,8 @@ Optimizers = tuple[torch.optim.Optimizer, ...]
 def make_optimizers(networks: Networks, lr: float) -> Optimizers:
     """Muon for the matrices and kernels inside the networks; AdamW for the rest, the embeddings and both ends of the U-Net."""
     ends = {id(p) for part in (networks.unet.conv_in, networks.unet.conv_out) for p in part.parameters()}
-    ends |= {id(p) for name, p in networks.text_encoder.named_parameters() if "block" not in name or "bias" in name}
+    ends |= {id(p) for name, p in networks.text_encoder.named_parameters()
+             if not any(part in name for part in ("block", "layers")) or "bias" in name}  # fmt: skip
     inner = [p for p in networks.parameters() if takes(p) and id(p) not in ends]
     chosen = {id(p) for p in inner}
     rest = [p for p in networks.parameters() if id(p) not in chosen]
@@ -164,7 +158,7 @@ def load_state(folder: Path, networks: Networks, ema: dict[str, Tensor], optimiz
 
 @torch.no_grad()
 def sample_grid(
-    networks: Networks, prompts: list[str], size: int, seed: int = 0, guidance_scale: float = 3.0, camera: Tensor | None = None
+    networks: Networks, prompts: list[str], seed: int = 0, guidance_scale: float = 3.0, camera: Tensor | None = None
 ) -> Tensor:
     """Pictures ``(N, S, S, 3)`` in [0, 1] by 20 DDIM steps with classifier-free guidance.
 
@@ -173,17 +167,18 @@ def sample_grid(
     from diffusers import DDIMScheduler
 
     device = networks.unet.device
-    scheduler: Any = DDIMScheduler.from_config(networks.scheduler.config)
+    # Of latents nothing is known that could be clipped.
+    clip = networks.vae is None
+    scheduler: Any = DDIMScheduler.from_config(networks.scheduler.config, prediction_type="sample", clip_sample=clip)
     scheduler.set_timesteps(20)
     tokens = {k: v.to(device) for k, v in networks.tokenize([*prompts, *[""] * len(prompts)]).items()}
     text = networks.encode_text(tokens)
     told = None if camera is None else torch.cat([camera, torch.zeros_like(camera)]).to(device)
-    shape = (len(prompts), 3 * PACKING**2, size // PACKING, size // PACKING)
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
+    x = torch.randn((len(prompts), *networks.shape), generator=torch.Generator().manual_seed(seed)).to(device)
     for t in scheduler.timesteps:
-        cond, uncond = networks.unet(torch.cat([x, x]), t, text, timestep_cond=told).sample[:, : shape[1]].chunk(2)
+        cond, uncond = networks.predict_x0(torch.cat([x, x]), t.expand(2 * len(x)).to(device), text, told).chunk(2)
         x = scheduler.step(uncond + guidance_scale * (cond - uncond), t, x).prev_sample
-    return (functional.pixel_shuffle(x, PACKING).permute(0, 2, 3, 1) * 0.5 + 0.5).clamp(0, 1).cpu()
+    return networks.decode(x).cpu()
 
 
 def save_grid(path: Path, pictures: Tensor, columns: int, scale: int = 2) -> None:
@@ -198,7 +193,7 @@ def save_grid(path: Path, pictures: Tensor, columns: int, scale: int = 2) -> Non
     Image.fromarray(sheet).resize((columns * s * scale, rows * s * scale), Image.Resampling.NEAREST).save(path)
 
 
-def milestone(folder: Path, networks: Networks, ema: dict[str, Tensor], size: int, kinds: Sequence[str]) -> None:
+def milestone(folder: Path, networks: Networks, ema: dict[str, Tensor], kinds: Sequence[str]) -> None:
     """Save the averaged weights as a diffusers folder and a grid of samples beside it."""
     live = {k: v.clone() for k, v in networks.state_dict().items()}
     networks.load_state_dict(ema)
@@ -206,7 +201,7 @@ def milestone(folder: Path, networks: Networks, ema: dict[str, Tensor], size: in
         colors = list(COLORS)
         nouns = [f"{colors[i % len(colors)]} {name.replace('_', ' ')}" for i, name in enumerate(kinds)]
         prompts = [f"{article(n)} {n}, {view}" for n, view in zip(nouns, DIRECTIONS * len(nouns), strict=False)]
-        save_grid(folder / "samples.png", sample_grid(networks, prompts, size), columns=8)
+        save_grid(folder / "samples.png", sample_grid(networks, prompts), columns=8)
         save_folder(networks, folder / "prior")
     finally:
         networks.load_state_dict(live)  # fp16 saving rounded the averaged copy, never the live weights
@@ -214,19 +209,22 @@ def milestone(folder: Path, networks: Networks, ema: dict[str, Tensor], size: in
 
 def train(
     settings: Training, folder: Path, data: Path, device: str, save_every: int, init: Path | None = None,
-    kinds: Sequence[str] = tuple(CATEGORIES),
+    kinds: Sequence[str] = tuple(CATEGORIES), vae: Path | None = None,
 ) -> None:  # fmt: skip
     """Train until ``settings.steps``, going on from what ``folder`` holds; refreshes the data as shards arrive.
 
     ``init`` is a saved prior whose weights a new run begins with, instead of random ones; ``kinds`` are the categories that
-    the data shows.
+    the data shows; with ``vae``, a folder of an autoencoder, it is a latent prior that is trained.
     """
     torch.manual_seed(settings.seed)
-    networks = make_networks(vocabulary(kinds), settings.size)
+    words = vocabulary(kinds)
+    networks = make_networks(words, settings.size) if vae is None else make_latent_networks(words, load_vae(vae), settings.size)
     if init is not None:
         begin_with(networks, init)
     networks.unet.to(device, memory_format=torch.channels_last)
     networks.text_encoder.to(device)
+    if networks.vae is not None:
+        networks.vae.to(device)
     optimizers = make_optimizers(networks, settings.lr)
     ema = {k: v.detach().clone() for k, v in networks.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -237,7 +235,7 @@ def train(
         for step in range(start, settings.steps):
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                 group["lr"] = learning_rate(step, settings.steps, settings.lr, settings.warmup, settings.hold)
-            batch = draw_batch(pictures, settings, step)
+            batch = draw_batch(pictures, settings, step, networks.shape)
             loss = set_gradients(parameters, lambda i, n, batch=batch: x0_loss(networks, batch.share(i, n)), pool, workers)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             for optimizer in optimizers:
@@ -259,8 +257,7 @@ def train(
                     file.write(json.dumps(row) + "\n")
             if (step + 1) % save_every == 0 or step + 1 == settings.steps:
                 save_state(folder, step + 1, networks, ema, optimizers)
-                size = settings.size if step >= settings.small_steps else settings.size // 2
-                milestone(folder, networks, ema, size, kinds)
+                milestone(folder, networks, ema, kinds)
                 pictures = load_shards(data, settings.size)
 
 
@@ -269,6 +266,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/toybox-prior"))
     parser.add_argument("--data", type=Path, default=Path("data/toybox"), help="folder of the rendered pictures")
     parser.add_argument("--pictures", type=int, default=30_000, help="rendered first, those that are missing")
+    parser.add_argument("--vae", type=Path, help="train a latent prior on this autoencoder's latents (--size 128)")
     parser.add_argument("--init", type=Path, help="begin with the weights of this diffusers folder")
     known = tuple(CATEGORIES)
     parser.add_argument("--kinds", nargs="+", choices=known, default=known, metavar="KIND", help="categories; default: all")
@@ -278,15 +276,15 @@ def main() -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     arguments = vars(parser.parse_args())
     tune_process()  # torch is here already: its malloc is what matters in this loop
-    folder, data, device, every, init, kinds = (
-        arguments.pop(key) for key in ("out", "data", "device", "save_every", "init", "kinds")
+    folder, data, device, every, init, kinds, vae = (
+        arguments.pop(key) for key in ("out", "data", "device", "save_every", "init", "kinds", "vae")
     )
     for index in range(-(-arguments.pop("pictures") // SHARD)):
         make_shard(data, index, arguments["size"], kinds)
     settings = Training(**arguments)
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write_text(folder / "training.json", json.dumps(vars(settings) | {"kinds": list(kinds)}, indent=2) + "\n")
-    train(settings, folder, data, device, every, init, kinds)
+    train(settings, folder, data, device, every, init, kinds, vae)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,134 @@
+"""Consistent flow distillation (Yan et al. 2025, ICLR, https://arxiv.org/abs/2501.05445).
+
+    grad_x L_CFD = w(t) (eps_hat(x_t; y, t) - eps_c),   x_t = alpha x + sigma eps_c
+
+As SDS, with two changes that make it follow the prior's probability-flow ODE from noise to a sample: t falls with progress
+instead of being drawn, and the noise eps_c is that of one field on the thing's surface, seen by camera c. So a point of the
+surface gets the same noise in every view, and the views agree on where they flow. The field may slowly be exchanged, which
+makes the flow a stochastic one.
+
+The field lies on a sphere around the origin, in cells of equal area (a cylinder's projection keeps areas, Archimedes). A
+point of the surface has the noise of the cell in its direction, and a pixel the sum over its own cells divided by the root of
+their number: so each view's noise is white (Chang et al. 2024, "How I Warped Your Noise", https://arxiv.org/abs/2504.03072).
+Every cell goes to one pixel of a view. The authors' code projects on a cube's sides instead and uses a rasteriser.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dreamlift.cameras import rays_of
+from dreamlift.guidance.base import Guidance, Weighting, check_range, draw_t, pull
+from dreamlift.priors.base import Prior
+from dreamlift.schedules import SCHEDULES, Linear, Piecewise, Schedule, value_at
+from dreamlift.types import Conditioning, GuidanceOutput
+
+FALL = Piecewise(((0.0, 0.98), (0.1, 0.692), (0.5, 0.404), (1.0, 0.212)))
+"""Times of the authors' first stage with Stable Diffusion (``configs/cfd/sd-stage1.yaml``)."""
+SAMPLES = 8  # points a side of a pixel of the latents, whose cells it gets
+SOLID = 0.5  # opacity from which a pixel shows a surface
+
+
+class NoiseField(nn.Module):
+    """White noise on a sphere, and for pixels that show no surface."""
+
+    cells: Tensor
+    backdrop: Tensor
+
+    def __init__(self, rows: int, shape: tuple[int, ...], rng: torch.Generator, device: torch.device) -> None:
+        super().__init__()
+        self.rows, self.columns = rows, 3 * rows  # the cells at the equator are about square
+        for name, size in (("cells", (rows * self.columns, shape[0])), ("backdrop", shape)):
+            self.register_buffer(name, torch.randn(size, generator=rng).to(device))
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        return []
+
+    def renew(self, share: float, rng: torch.Generator) -> None:
+        """Exchange a ``share`` of the noise's variance."""
+        for noise in (self.cells, self.backdrop) if share > 0.0 else ():
+            noise.mul_(math.sqrt(1.0 - share)).add_(torch.randn(noise.shape, generator=rng).to(noise), alpha=math.sqrt(share))
+
+    def cell_of(self, points: Tensor) -> Tensor:
+        """Index ``(...)`` of the cell in whose direction ``points (..., 3)`` lie, seen from the origin."""
+        x, y, z = functional.normalize(points, dim=-1).unbind(-1)
+        row = ((y + 1.0) * (0.5 * self.rows)).long().clamp(0, self.rows - 1)
+        column = ((torch.atan2(x, z) / (2.0 * math.pi) + 0.5) * self.columns).long().clamp(0, self.columns - 1)
+        return row * self.columns + column
+
+    def seen(self, points: Tensor, solid: Tensor) -> Tensor:
+        """Noise ``(B, C, h, w)`` of surfaces ``points (B, H, W, 3)``, where they are ``solid (B, H, W)``."""
+        batch, pixels = len(points), self.backdrop[0].numel()
+        cell, pixel = self._claims(points, solid)
+        owner = cell.new_full((batch * len(self.cells),), batch * pixels)
+        owner.scatter_reduce_(0, cell, pixel, "amin")
+        (owned,) = torch.nonzero(owner < batch * pixels, as_tuple=True)
+        owner = owner[owned]
+        total = self.cells.new_zeros(batch * pixels, self.cells.shape[1])
+        total.index_add_(0, owner, self.cells[owned % len(self.cells)])
+        count = torch.bincount(owner, minlength=batch * pixels)[:, None]
+        rest = self.backdrop.flatten(1).T.repeat(batch, 1)
+        noise = torch.where(count > 0, total / count.clamp_min(1).sqrt(), rest)
+        return noise.view(batch, *self.backdrop.shape[1:], -1).movedim(-1, 1)
+
+    def _claims(self, points: Tensor, solid: Tensor) -> tuple[Tensor, Tensor]:
+        """Pairs ``(N,)`` of a cell and a pixel of the latents that shows it, both counted through the batch."""
+        batch, (height, width) = len(points), self.backdrop.shape[1:]
+        size = (height * SAMPLES, width * SAMPLES)
+        mask = solid.unsqueeze(1).to(points)
+        known = torch.cat([points.movedim(-1, 1) * mask, mask], dim=1)
+        finer = functional.interpolate(known, size=size, mode="bilinear", align_corners=False)
+        inside = finer[:, 3] > SOLID
+        views = torch.arange(batch, device=points.device)[:, None, None]
+        rows, columns = (torch.arange(n, device=points.device) // SAMPLES for n in size)
+        pixel = (views * height + rows[:, None]) * width + columns
+        cell = views * len(self.cells) + self.cell_of(finer[:, :3].movedim(1, -1))  # the mask's weight changes no direction
+        return cell[inside], pixel[inside]
+
+
+@dataclass(frozen=True)
+class CFD(Guidance):
+    """Defaults are the authors' first stage with Stable Diffusion: CFG 75, falling t, noise that soon stays the same."""
+
+    guidance_scale: float = 75.0  # uncond + s (cond - uncond)
+    t_min: float | Schedule = field(default=FALL, metadata={"choices": SCHEDULES})  # fraction of the horizon
+    t_max: float | Schedule = field(default=FALL, metadata={"choices": SCHEDULES})
+    gamma: float | Schedule = field(default=Linear(0.0199, 0.0002, 0.1, 0.2), metadata={"choices": SCHEDULES})
+    """share of the noise's variance that each step exchanges, in [0, 1]"""
+    rows: int = 160  # of cells on the sphere, each of three times as many
+    weighting: Weighting = "x0"
+    clip_x0: float | None = None  # largest |x0_hat|; 1 for pixel priors, None for latents
+    clip_rms: float | None = None  # largest root mean square of one picture's gradient
+
+    def __post_init__(self) -> None:
+        check_range(self.t_min, self.t_max, self.guidance_scale)
+        if self.rows < 1:
+            raise ValueError(f"rows is {self.rows}; it must be at least 1")
+        for progress in (0.0, 0.5, 1.0):
+            if not 0.0 <= value_at(self.gamma, progress) <= 1.0:
+                raise ValueError(f"gamma is {value_at(self.gamma, progress):g} at progress {progress:g}; accepted: 0 to 1")
+
+    @torch.no_grad()
+    def init(self, prior: Prior, rng: torch.Generator) -> NoiseField:
+        blank = torch.zeros(1, prior.resolution, prior.resolution, 3, device=prior.device)
+        return NoiseField(self.rows, tuple(prior.encode(blank).shape[1:]), rng, prior.device)
+
+    def __call__(
+        self, prior: Prior, latents: Tensor, cond: Conditioning, progress: float, rng: torch.Generator, state: NoiseField
+    ) -> GuidanceOutput:
+        t = draw_t(prior, latents, self.t_min, self.t_max, progress, rng)
+        state.renew(value_at(self.gamma, progress), rng)
+        if cond.render is None or cond.cameras is None:  # pictures of no thing: one noise for all
+            noise = state.backdrop.expand_as(latents)
+        else:
+            rays, depth = rays_of(cond.cameras), cond.render.depth.detach()
+            noise = state.seen(rays.origins + depth * rays.directions, cond.render.opacity[..., 0].detach() > SOLID)
+        return pull(
+            prior, latents, cond, t, noise.to(latents), self.guidance_scale, self.weighting, self.clip_x0, self.clip_rms
+        )

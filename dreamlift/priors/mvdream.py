@@ -1,0 +1,242 @@
+"""MVDream (Shi et al. 2023, https://arxiv.org/abs/2308.16512): four views of one object, denoised together.
+
+Its U-Net is Stable Diffusion 2.1's with two changes (section 3.1): self-attention runs over the tokens of all views of an
+object at once, and an MLP of the camera's matrix is added to the time embedding. Stock diffusers can say both: the first is an
+attention processor, the second a class embedding of the kind "projection" (Linear, SiLU, Linear).
+
+The public weights in safetensors (ashawkey/mvdream-sd2.1-diffusers) are a diffusers folder whose ``unet`` has the names of the
+original Stable Diffusion code, and a class of its own. Here they get the stock names; that class is never run.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreamlift.personalize.additions import NOTHING, Additions
+from dreamlift.personalize.lora import Targets
+from dreamlift.personalize.lora_files import merge_loras
+from dreamlift.priors.base import Adapted, Prior, combine, stack_text
+from dreamlift.priors.latent import Autoencoder
+from dreamlift.priors.network import DenoisingNetwork, weight_files
+from dreamlift.priors.saving import Memory, in_turn, save_memory
+from dreamlift.priors.text import encode_prompts
+from dreamlift.types import Cameras, Conditioning
+
+VIEWS = 4  # of one object, that the network was trained to see together
+CAMERA = 16  # entries of a camera's matrix
+ARCHITECTURE = "MultiViewUNetModel"  # the network's class, as model_index.json names it
+
+RESNET = {"in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj", "out_layers.0": "norm2",
+          "out_layers.3": "conv2", "skip_connection": "conv_shortcut"}  # fmt: skip
+"""Layers of a residual block: the original name and the stock one."""
+
+
+def is_multiview(folder: Path) -> bool:
+    """Whether the ``unet`` of a diffusers folder is MVDream's."""
+    index = folder / "model_index.json"
+    return index.is_file() and ARCHITECTURE in json.loads(index.read_text()).get("unet", ())
+
+
+def camera_matrices(cameras: Cameras) -> Tensor:
+    """What the network is told of B cameras, ``(B, 16)``: camera-to-world matrices row by row, positions on the unit sphere.
+
+    The camera's axes are OpenGL's (+x right, +y up, +z backward). The world is Blender's (+z up), with the front at +x, where
+    MVDream's sampling script takes its first picture.
+    """
+    c2w = cameras.c2w.clone()
+    c2w[:, :3, 1:3] *= -1.0  # from OpenCV's axes
+    c2w[:, :3, 3] = torch.nn.functional.normalize(c2w[:, :3, 3], dim=-1)
+    return c2w[:, [2, 0, 1, 3]].flatten(1)
+
+
+class JointViews:
+    """An attention processor: self-attention over the tokens of ``views`` neighbouring pictures at once, by ``single``."""
+
+    def __init__(self, single: Any, views: int) -> None:
+        self.single, self.views = single, views
+
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: None = None, attention_mask: None = None
+    ) -> Tensor:
+        """``hidden_states (B, L, C)`` to the same shape, B a multiple of the views."""
+        objects = hidden_states.unflatten(0, (-1, self.views)).flatten(1, 2)  # (B / F, F * L, C)
+        return self.single(attn, objects).unflatten(1, (self.views, -1)).flatten(0, 1)
+
+
+def join_views(unet: Any, views: int) -> None:
+    """Let all self-attention of a stock U-Net run over ``views`` pictures together; cross-attention stays each one's own."""
+    joined = {name: JointViews(single, views) if ".attn1." in name else single for name, single in unet.attn_processors.items()}
+    unet.set_attn_processor(joined)
+
+
+class MVDreamPrior(Prior):
+    """A diffusers folder with MVDream's ``unet`` (and ``vae``, ``text_encoder``, ``tokenizer``, ``scheduler``).
+
+    The pictures of a batch are told apart by their place: each ``VIEWS`` neighbours are one object's, from cameras at equal
+    steps of azimuth and of the same elevation, with the same t.
+    """
+
+    views = VIEWS
+
+    def __init__(
+        self, folder: Path, device: torch.device, dtype: torch.dtype, see_cameras: bool = True, additions: Additions = NOTHING
+    ) -> None:
+        if not see_cameras:
+            raise ValueError("this prior's views are told apart by their cameras alone; leave see_cameras on")
+        self.folder, self.device, self.dtype, self.additions = folder, device, dtype, additions
+        unet = load_network(folder / "unet", dtype)
+        merge_loras(unet, folder / "unet", additions.loras)
+        join_views(unet, VIEWS)
+        self.network = DenoisingNetwork(folder, device, dtype, unet=unet)
+        self.autoencoder = Autoencoder(folder, device, dtype, self.network.sample_size)
+        self.resolution = self.autoencoder.resolution
+
+    def encode(self, rgb: Tensor) -> Tensor:
+        return self.autoencoder.encode(rgb)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.autoencoder.decode(latents)
+
+    def embed_text(self, prompts: list[str]) -> Tensor:
+        return encode_prompts(self.folder, prompts, self.device, self.dtype, self.additions)
+
+    def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.schedule(t)
+
+    def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
+        """See :meth:`Prior.predict_noise`. The camera is told beside the negative prompt too, as in MVDream's own code.
+
+        Raises:
+            ValueError: no cameras, or a batch that is no whole number of objects.
+        """
+        if cond.cameras is None or x_t.shape[0] % VIEWS:
+            told = "no cameras" if cond.cameras is None else "their cameras"
+            raise ValueError(
+                f"this prior takes {VIEWS} views of an object together, or a multiple, with their cameras; "
+                f"it was given {x_t.shape[0]} pictures with {told}"
+            )
+        network, text = self.network, stack_text(cond, guidance_scale)
+        copies = text.shape[0] // x_t.shape[0]
+        many, steps = x_t.repeat(copies, 1, 1, 1), network.timestep(t).repeat(copies)
+        cameras = camera_matrices(cond.cameras).to(self.device, self.dtype).repeat(copies, 1)
+
+        def ask(x: Tensor, at: Tensor, told: Tensor, words: Tensor) -> Tensor:
+            return network.unet(x, at, class_labels=told, **network.text_arguments(words)).sample.float()
+
+        out = in_turn(ask, (many.to(self.dtype), steps, cameras, text), VIEWS if network.one_by_one else None)
+        return combine(network.to_noise(out, many, steps), cond, guidance_scale)
+
+    def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
+        raise ValueError("VSD's LoRA looks at one view at a time; with this prior use --guidance.type reconstruction or sds")
+
+    def save_memory(self, memory: Memory) -> None:
+        """See :meth:`Prior.save_memory`; with ``one_by_one`` the views of one object stay together.
+
+        Raises:
+            ValueError: attention in slices, which would part the views.
+        """
+        if memory.attention_slices:
+            raise ValueError("this prior's views share their attention; leave memory.attention_slices off")
+        self.network.save_memory(memory)
+        save_memory(self.autoencoder.vae, memory)
+
+
+def load_network(folder: Path, dtype: torch.dtype) -> Any:
+    """The U-Net of the port's ``unet`` folder as a stock ``UNet2DConditionModel``, on the CPU, its views not joined yet.
+
+    Raises:
+        ValueError: other settings, names or shapes than the port's, or weights that are not whole or not safetensors.
+    """
+    from diffusers import UNet2DConditionModel
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        settings, names = stock_settings(config), stock_names(config)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / 'config.json'} is not MVDream's as it was published: {error}") from error
+    with torch.device("meta"):  # random weights of this size take longer to draw than the real ones to read
+        unet: Any = UNet2DConditionModel(**settings)
+    weights: dict[str, Tensor] = {}
+    for file in weight_files(folder, dtype):
+        try:
+            weights |= {renamed(name, names): value.to(dtype) for name, value in load_file(file).items()}
+        except SafetensorError as error:
+            raise ValueError(f"{file} cannot be read; fetch it again: {error}") from error
+    wanted = {name: value.shape for name, value in unet.state_dict().items()}
+    found = {name: value.shape for name, value in weights.items()}
+    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if wrong:
+        raise ValueError(
+            f"the weights in {folder} are not MVDream's as they were published: {len(wrong)} of them are missing, unknown "
+            f"or of another shape, such as {wrong[0]}"
+        )
+    unet.load_state_dict(weights, assign=True)
+    return unet
+
+
+def stock_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a ``UNet2DConditionModel`` for the port's ``config``. A missing entry is a KeyError."""
+    widths = [config["model_channels"] * factor for factor in config["channel_mult"]]
+    kinds = ["CrossAttn" if attends(config, level) else "" for level in range(len(widths))]
+    return {
+        "sample_size": config["image_size"],
+        "in_channels": config["in_channels"],
+        "out_channels": config["out_channels"],
+        "block_out_channels": tuple(widths),
+        "layers_per_block": config["num_res_blocks"],
+        "down_block_types": tuple(f"{kind}DownBlock2D" for kind in kinds),
+        "up_block_types": tuple(f"{kind}UpBlock2D" for kind in reversed(kinds)),
+        "attention_head_dim": tuple(width // config["num_head_channels"] for width in widths),  # stock's word for their number
+        "transformer_layers_per_block": config["transformer_depth"],
+        "cross_attention_dim": config["context_dim"],
+        "use_linear_projection": True,
+        "class_embed_type": "projection",
+        "projection_class_embeddings_input_dim": CAMERA,
+    }
+
+
+def stock_names(config: dict[str, Any]) -> dict[str, str]:
+    """Stock names of the modules by their original ones; attention layers have the same names inside."""
+    layers, last = config["num_res_blocks"], len(config["channel_mult"]) - 1
+    names = {"input_blocks.0.0": "conv_in", "out.0": "conv_norm_out", "out.2": "conv_out"}
+    for first, second in {"time_embed": "time_embedding", "camera_embed": "class_embedding"}.items():
+        names |= {f"{first}.0": f"{second}.linear_1", f"{first}.2": f"{second}.linear_2"}
+
+    def block(original: str, stock: str, layer: int, attention: bool) -> None:
+        names.update({f"{original}.0.{old}": f"{stock}.resnets.{layer}.{new}" for old, new in RESNET.items()})
+        if attention:
+            names[f"{original}.1"] = f"{stock}.attentions.{layer}"
+
+    block("middle_block", "mid_block", 0, True)
+    names |= {f"middle_block.2.{old}": f"mid_block.resnets.1.{new}" for old, new in RESNET.items()}
+    for level in range(last + 1):
+        attention, down, up = attends(config, level), f"down_blocks.{level}", f"up_blocks.{last - level}"
+        # The original counts all layers of the way down in one row, with a place for each halving between levels.
+        start = 1 + level * (layers + 1)
+        for layer in range(layers):
+            block(f"input_blocks.{start + layer}", down, layer, attention)
+        if level < last:
+            names[f"input_blocks.{start + layers}.0.op"] = f"{down}.downsamplers.0.conv"
+        start = (last - level) * (layers + 1)
+        for layer in range(layers + 1):
+            block(f"output_blocks.{start + layer}", up, layer, attention)
+        if level > 0:
+            names[f"output_blocks.{start + layers}.{1 + attention}.conv"] = f"{up}.upsamplers.0.conv"
+    return names
+
+
+def attends(config: dict[str, Any], level: int) -> bool:
+    """Whether a level of the network has attention."""
+    return 2**level in config["attention_resolutions"]
+
+
+def renamed(name: str, names: dict[str, str]) -> str:
+    """A weight's stock name; an unknown one is kept."""
+    return next((new + name[len(old) :] for old, new in names.items() if name.startswith(f"{old}.")), name)

@@ -1,0 +1,195 @@
+"""One-file checkpoints (``model.safetensors``) of Stable Diffusion 1.x, 2.x, XL, 3 and FLUX.1 as diffusers folders.
+
+Such a file holds weights under its makers' names, but no settings and no tokenizer. These come from a diffusers folder of the
+same family: one that the user names, or the known prior's, of which then only the small files are fetched. diffusers' own
+loader converts; the result is kept in dreamlift's cache under the file's hash, so that it happens once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dreamlift.files import sync_folder
+from dreamlift.personalize.additions import file_hash
+
+# What a file of each family holds, and the known prior whose settings it shares.
+FAMILIES = {
+    "conditioner.embedders.1.model.ln_final.weight": ("StableDiffusionXLPipeline", "sdxl"),
+    "model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": ("StableDiffusion3Pipeline", "sd3-medium"),
+    "joint_blocks.0.x_block.attn.qkv.weight": ("StableDiffusion3Pipeline", "sd3-medium"),
+    "model.diffusion_model.guidance_in.in_layer.weight": ("FluxPipeline", "flux-dev"),
+    "guidance_in.in_layer.weight": ("FluxPipeline", "flux-dev"),
+    "model.diffusion_model.double_blocks.0.img_attn.qkv.weight": ("FluxPipeline", "flux-schnell"),
+    "double_blocks.0.img_attn.qkv.weight": ("FluxPipeline", "flux-schnell"),
+    "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": ("StableDiffusionPipeline", "sd-1.5"),
+}
+KNOWN_TO_US = "Stable Diffusion 1.x, 2.x, XL, 3 or FLUX.1"
+SECOND = "cond_stage_model.model.ln_final.weight"  # Stable Diffusion 2.x: the words go through OpenCLIP
+# Parts that a file may lack, and how the names of their weights begin; T5 is the last encoder of its pipeline.
+PARTS = {
+    "vae": ("first_stage_model.", "vae."),
+    "text_encoder": ("cond_stage_model.", "conditioner.embedders.0.", "text_encoders.clip_l."),
+    "text_encoder_2": ("conditioner.embedders.1.", "text_encoders.clip_g."),
+    "text_encoder_3": ("text_encoders.t5xxl.",),
+}
+
+
+def cache_folder() -> Path:
+    """Where converted checkpoints are kept: ``$XDG_CACHE_HOME/dreamlift/converted``, by default in ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreamlift" / "converted"
+
+
+def convert(file: Path, settings: str, find: Callable[[str, bool], Path]) -> Path:
+    """The diffusers folder of a checkpoint, converted where it is not in the cache yet.
+
+    Args:
+        settings: the folder or name of a prior of the same family; empty: the known one.
+        find: the folder of a prior, with its weights or only its settings.
+
+    Raises:
+        ValueError: the file is not of a known family, or something is missing that nothing else has; one line with the fix.
+    """
+    pipeline, known, lacks, dtype = inspect_file(file)
+    if not known and not settings:
+        raise ValueError(
+            f"{file} may predict noise or velocity, which its weights do not say: name a diffusers folder, hub or known name "
+            "with its settings (--prior-config sd-2.1-base for Stable Diffusion 2.x at 512 pixels)"
+        )
+    base = find(settings or known, bool(lacks))
+    _check(file, base, pipeline, lacks)
+    digest = hashlib.sha256(file_hash(file).encode())
+    for path in sorted(path for path in base.rglob("*") if path.suffix in (".json", ".txt", ".model")):
+        digest.update(path.relative_to(base).as_posix().encode() + path.read_bytes())
+    folder = cache_folder() / digest.hexdigest()[:32]
+    if folder.is_dir():
+        return folder
+    warnings.warn(f"{file.name} is converted once, into {folder}", stacklevel=1)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder.parent) as work:
+            made = Path(work) / "model"
+            _write(file, base, pipeline, lacks, dtype, made)
+            try:
+                made.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # else another process was faster
+                    raise
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise ValueError(f"the converted checkpoint cannot be kept in {folder.parent} ({error}): set XDG_CACHE_HOME") from error
+    return folder
+
+
+def inspect_file(file: Path) -> tuple[str, str, list[str], str]:
+    """(pipeline, known prior or empty, parts that the file lacks, data type), from its head alone.
+
+    Raises:
+        ValueError: not a .safetensors file, or not of a known family.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if file.suffix.lower() != ".safetensors":
+        raise ValueError(f"{file} is not a .safetensors file: convert it (pickled weights are never opened)")
+    try:
+        with safe_open(file, "pt") as content:
+            keys = set(content.keys())
+            mark = next((key for key in FAMILIES if key in keys), None)
+            if mark is None:
+                raise ValueError(f"{file} is no checkpoint of {KNOWN_TO_US} that dreamlift knows (a LoRA goes to --lora)")
+            kind = content.get_slice(mark).get_dtype()
+            first = "model.diffusion_model.input_blocks.0.0.weight"
+            channels = content.get_slice(first).get_shape()[1] if first in keys else 4
+    except SafetensorError as error:
+        raise ValueError(f"{file} is not a whole .safetensors file ({error}): fetch it again") from error
+    if channels != 4:
+        raise ValueError(f"{file} takes {channels} channels: it is for inpainting or editing, not for pictures from text")
+    pipeline, known = FAMILIES[mark]
+    parts = dict(PARTS)
+    if pipeline == "FluxPipeline":
+        parts["text_encoder_2"] = parts.pop("text_encoder_3")
+    elif pipeline == "StableDiffusionXLPipeline":
+        del parts["text_encoder_3"]
+    elif pipeline == "StableDiffusionPipeline":
+        parts = {name: parts[name] for name in ("vae", "text_encoder")}
+    lacks = [name for name, starts in parts.items() if not any(key.startswith(starts) for key in keys)]
+    undecided = SECOND in keys or "v_pred" in keys
+    return pipeline, "" if undecided else known, lacks, {"F16": "float16", "F32": "float32"}.get(kind, "bfloat16")
+
+
+def _check(file: Path, base: Path, pipeline: str, lacks: list[str]) -> None:
+    """Raises ValueError where ``base`` cannot give what the file needs, or a package is missing."""
+    from diffusers.utils import is_accelerate_available
+
+    if not is_accelerate_available():  # without it diffusers leaves weights that are not in the file at random, unsaid
+        raise ValueError("a one-file checkpoint needs the package accelerate: pip install accelerate")
+    found = json.loads((base / "model_index.json").read_text()).get("_class_name")
+    if found != pipeline:
+        raise ValueError(
+            f"{file} is a {pipeline}, and the settings in {base} are of a {found}: name others with --prior-config"
+        )
+    absent = [name for name in lacks if name != "text_encoder_3" and not _has_weights(base / name)]  # SD 3 works without its T5
+    if absent:
+        raise ValueError(
+            f"{file} lacks {', '.join(absent)}, and so does {base}: name a diffusers folder that has them with --prior-config"
+        )
+
+
+def _write(file: Path, base: Path, pipeline: str, lacks: list[str], dtype: str, made: Path) -> None:
+    """Convert ``file`` with the settings of ``base`` into the new folder ``made``; what the file lacks comes from there."""
+    import torch
+
+    whole = _load(file, base, pipeline, lacks, dtype)
+    for name, part in whole.components.items():
+        if isinstance(part, torch.nn.Module) and any(weight.is_meta for weight in part.parameters()):
+            raise ValueError(f"{file} lacks weights of its {name}: fetch it again, or name other settings with --prior-config")
+    whole.save_pretrained(made, safe_serialization=True)
+    index, written = (json.loads((folder / "model_index.json").read_text()) for folder in (base, made))
+    for name in lacks:
+        if _has_weights(base / name):
+            shutil.copytree(base / name, made / name, copy_function=_link)
+            written[name] = index[name]
+    (made / "model_index.json").write_text(json.dumps(written, indent=2))
+
+
+def _load(file: Path, base: Path, pipeline: str, lacks: list[str], dtype: str) -> Any:
+    """The stock pipeline, without the parts that the file lacks and those that no prior needs."""
+    import diffusers
+    import torch
+    from diffusers.utils import logging
+
+    kind: Any = getattr(diffusers, pipeline)
+    index = json.loads((base / "model_index.json").read_text())
+    empty = [name for name, value in index.items() if value == [None, None]]
+    needless = ["safety_checker", "feature_extractor", "image_encoder"]
+    left_out = {*lacks, *empty, *needless} & set(kind._get_signature_keys(kind)[0])
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        return kind.from_single_file(
+            str(file), config=str(base), local_files_only=True, torch_dtype=getattr(torch, dtype), **dict.fromkeys(left_out)
+        )
+    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{file} cannot be converted with the settings in {base}: {reason}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors"))
+
+
+def _link(source: str, target: str) -> None:
+    """The same file under another name where the disk allows it: a T5 is 10 GB."""
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        shutil.copyfile(source, target)

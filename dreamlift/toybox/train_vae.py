@@ -1,0 +1,129 @@
+"""Train the autoencoder of ``toybox-latent``: ``python -m dreamlift.toybox.train_vae``.
+
+Absolute differences of pixels and of their neighbours' steps (edges weigh little in the first), and a light pull of the
+latents toward N(0, 1). Its ``scaling_factor`` is one over the standard deviation of its latents, as Stable Diffusion's is.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamlift.startup import tune_process
+from dreamlift.toybox.dataset import Pictures, load_shards
+from dreamlift.toybox.latent import make_vae
+from dreamlift.toybox.learning import learning_rate, make_workers, set_gradients
+from dreamlift.toybox.muon import Muon, takes
+from dreamlift.toybox.train import PLAIN_SHARE
+
+KL = 1e-4  # weight of the latents' pull toward N(0, 1)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Settings of the autoencoder's training."""
+
+    steps: int = 2000
+    batch: int = 8
+    lr: float = 2e-3
+    warmup: int = 100
+    seed: int = 0
+    size: int = 128
+
+
+class Batch(NamedTuple):
+    """What one step learns from."""
+
+    rgb: Tensor  # (B, 3, S, S) in [-1, 1]
+    eps: Tensor  # (B, C, h, w) noise of the posterior
+
+    def share(self, index: int, count: int) -> Batch:
+        """The ``index``-th of ``count`` equal parts."""
+        return Batch(self.rgb[index::count], self.eps[index::count])
+
+
+def draw_batch(pictures: Pictures, vae: Any, settings: Training, step: int) -> Batch:
+    """The batch of one step: a function of the seed and the step alone."""
+    rgb = pictures.draw(np.random.default_rng([settings.seed, step]), settings.batch, PLAIN_SHARE).rgb
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+    config = vae.config
+    side = rgb.shape[1] // 2 ** (len(config.block_out_channels) - 1)
+    eps = torch.randn(len(rgb), config.latent_channels, side, side, generator=generator)
+    return Batch(torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 127.5 - 1.0, eps)
+
+
+def vae_loss(vae: Any, batch: Batch) -> Tensor:
+    """The loss () of the pictures that come back, and of the latents."""
+    posterior = vae.encode(batch.rgb).latent_dist
+    error = vae.decode(posterior.mean + posterior.std * batch.eps).sample - batch.rgb
+    steps = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    return error.abs().mean() + steps + KL * posterior.kl().mean() / batch.eps[0].numel()
+
+
+@torch.no_grad()
+def measure(vae: Any, pictures: Pictures, count: int = 200) -> dict[str, float]:
+    """The standard deviation of the latents, and how well ``count`` pictures come back (PSNR, dB)."""
+    parts = [torch.from_numpy(pictures.rgb[i : i + 20]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+             for i in range(0, min(count, len(pictures)), 20)]  # fmt: skip
+    latents = [vae.encode(rgb).latent_dist.mean for rgb in parts]
+    errors = torch.cat([((vae.decode(z).sample.clamp(-1, 1) - rgb) / 2).square().mean((1, 2, 3))
+                        for z, rgb in zip(latents, parts, strict=True)])  # fmt: skip
+    return {"std": float(torch.cat(latents).std()), "psnr_db": float((-10 * errors.log10()).mean())}
+
+
+def train(settings: Training, pictures: Pictures, channels: tuple[int, ...] = (16, 32, 64, 64)) -> Any:
+    """An autoencoder trained on ``pictures``, with its ``scaling_factor`` set."""
+    torch.manual_seed(settings.seed)
+    vae = make_vae(channels).to(memory_format=torch.channels_last)
+    parameters = list(vae.parameters())
+    ends = {id(p) for part in (vae.encoder.conv_in, vae.decoder.conv_out) for p in part.parameters()}
+    inner = [p for p in parameters if takes(p) and id(p) not in ends]
+    chosen = {id(p) for p in inner}
+    rest = [p for p in parameters if id(p) not in chosen]
+    optimizers = Muon(inner, settings.lr), torch.optim.AdamW(rest, settings.lr, betas=(0.9, 0.99), weight_decay=1e-4)
+    begun, smooth = time.time(), None
+    with make_workers("cpu", settings.batch) as (pool, workers):
+        for step in range(settings.steps):
+            batch = draw_batch(pictures, vae, settings, step)
+            loss = set_gradients(parameters, lambda i, n, batch=batch: vae_loss(vae, batch.share(i, n)), pool, workers)
+            smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(step, settings.steps, settings.lr, settings.warmup)
+                optimizer.step()
+            if step % 50 == 0:
+                row = {"step": step, "loss": round(smooth, 4), "seconds": round(time.time() - begun, 1)}
+                print(json.dumps(row), flush=True)
+    vae.eval().requires_grad_(False)
+    vae.register_to_config(scaling_factor=round(1.0 / measure(vae, pictures)["std"], 5))
+    return vae
+
+
+def main() -> None:
+    import argparse
+
+    parser = argparse.ArgumentParser(description="Train the latent prior's autoencoder.")
+    parser.add_argument("--out", type=Path, default=Path("outputs/toybox-vae"))
+    parser.add_argument("--data", type=Path, default=Path("data/toybox"), help="folder of the rendered pictures")
+    for name, default in vars(Training()).items():
+        parser.add_argument(f"--{name}", type=type(default), default=default)
+    told = vars(parser.parse_args())
+    out, data = told.pop("out"), told.pop("data")
+    tune_process()
+    settings = Training(**told)
+    pictures = load_shards(data, settings.size)
+    vae = train(settings, pictures)
+    print(json.dumps(measure(vae, pictures)))
+    vae.save_pretrained(out, safe_serialization=True)
+
+
+if __name__ == "__main__":
+    main()

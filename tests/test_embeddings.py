@@ -1,0 +1,107 @@
+"""Textual inversions of others: against diffusers' own loader, and stock encoders with the vectors put in by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from big_helpers import CPU, clip, close, tokenizer, xl_pipeline
+from safetensors.torch import save_file
+from test_priors import tiny_folder
+
+from dreamlift.personalize.additions import Additions, resolve
+from dreamlift.personalize.embedding_files import install, read_embeddings
+from dreamlift.priors import load_prior
+from dreamlift.priors.text import unpack
+
+
+@pytest.fixture(scope="module")
+def xl(tmp_path_factory):
+    """(folder, stock pipeline) of Stable Diffusion XL's shape."""
+    pipe = xl_pipeline()
+    folder = tmp_path_factory.mktemp("xl") / "model"
+    pipe.save_pretrained(folder)
+    return folder, pipe
+
+
+def embedding(tmp_path, name, tensors):
+    save_file(tensors, tmp_path / f"{name}.safetensors")
+    return resolve(Additions(embeddings=(str(tmp_path / f"{name}.safetensors"),)))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@torch.no_grad()
+def test_embeddings_are_read_as_diffusers_own_loader_does(tmp_path, count):
+    from diffusers import StableDiffusionPipeline
+
+    folder = tiny_folder(tmp_path / "model", "latent")
+    pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, feature_extractor=None)
+    vectors = torch.randn(count, 16)
+    files = {"<cat-toy>": ("any", {"<cat-toy>": vectors}), "my-style": ("my-style", {"emb_params": vectors.half()})}
+    for word, (name, tensors) in files.items():
+        additions = embedding(tmp_path, name, tensors)
+        pipe.load_textual_inversion({word: tensors[next(iter(tensors))].float()})
+        prompts = [f"a red {word} mug", "a red mug", f"{word}, {word}"]
+        got = load_prior(folder, CPU, additions=additions).embed_text(prompts)
+        plain = load_prior(folder, CPU).embed_text(prompts)
+        for i, prompt in enumerate(prompts):
+            close(got[i : i + 1], pipe.encode_prompt(prompt, CPU, 1, False)[0])
+        assert torch.equal(got[1], plain[1])
+        assert float((got[0] - plain[0]).abs().max()) > 0.1
+        loud = load_prior(folder, CPU, additions=additions).embed_text([f"a red {word.upper()} mug"])
+        assert torch.equal(loud, got[:1])
+
+
+@torch.no_grad()
+def test_embeddings_of_two_encoders_go_to_both(tmp_path, xl):
+    folder, pipe = xl
+    tensors = {"clip_l": torch.randn(2, 16), "clip_g": torch.randn(2, 12)}
+    prior = load_prior(folder, CPU, additions=embedding(tmp_path, "charm", tensors))
+    states, pooled = unpack(prior.embed_text(["a charm mug", ""]), 40)
+    # by hand: the stock encoders with the vectors put in where the word stands
+    tokens = torch.tensor([[*pipe.tokenizer("a", add_special_tokens=False).input_ids, 2, 2,
+                            *pipe.tokenizer("mug", add_special_tokens=False).input_ids, 1] + [0] * 72])  # fmt: skip
+    outs = []
+    for encoder, vectors in zip((pipe.text_encoder, pipe.text_encoder_2), tensors.values(), strict=True):
+
+        def put_in(module, inputs, out, vectors=vectors):
+            out[:, 1:3] = vectors
+            return out
+
+        handle = encoder.get_input_embeddings().register_forward_hook(put_in)
+        outs.append(encoder(tokens, output_hidden_states=True))
+        handle.remove()
+    close(states[:1], torch.cat([out.hidden_states[-2] for out in outs], -1))
+    close(pooled[:1], outs[1].text_embeds)
+
+
+@torch.no_grad()
+def test_new_tokens_are_not_taken_for_the_end_of_the_text(tmp_path):
+    """Older configs of CLIP (Stable Diffusion XL's) say that the text ends at the largest token."""
+    torch.manual_seed(0)
+    found = read_embeddings(embedding(tmp_path, "charm", {"emb_params": torch.randn(1, 16)}).embeddings)
+    words, encoder = tokenizer(), clip(16, 2, projection=8, eos=2).eval()
+    (prompt,) = install(found, words, encoder, "text_encoder", ["a charm mug"])
+    out = encoder(words([prompt], return_tensors="pt").input_ids)
+    close(out.text_embeds, encoder.text_projection(out.last_hidden_state[:, 3]))  # a, charm, mug, end
+
+
+def test_embeddings_that_do_not_fit_are_refused_and_unused_ones_are_noted(tmp_path, xl):
+    folder, _ = xl
+    both = {"clip_l": torch.ones(1, 16), "clip_g": torch.ones(1, 12)}
+    for tensors, expected in (
+        ({"clip_l": torch.ones(1, 768)}, "has vectors of width 768 for text_encoder, which takes 16"),
+        ({"emb_params": torch.ones(1, 16)}, "has none for text_encoder_2"),
+        ({"a": torch.ones(1, 16), "b": torch.ones(1, 16)}, "is not a textual inversion: its entries are a, b"),
+        ({"kernel": torch.ones(1, 1, 3, 3)}, "is not a textual inversion"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            load_prior(folder, CPU, additions=embedding(tmp_path, "x", tensors)).embed_text(["an x", ""])
+    one = embedding(tmp_path, "charm", both)
+    with pytest.warns(UserWarning, match=r"charm\.safetensors is not used: write 'charm' into the prompt"):
+        load_prior(folder, CPU, additions=one).embed_text(["a charming mug", ""])
+    (tmp_path / "sub").mkdir()
+    two = replace(one, embeddings=one.embeddings + embedding(tmp_path / "sub", "Charm", both).embeddings)
+    with pytest.raises(ValueError, match="both for the word 'Charm'"):
+        load_prior(folder, CPU, additions=two).embed_text(["a charm"])

@@ -1,0 +1,121 @@
+"""The latent prior's networks: a stock Stable Diffusion folder, and an autoencoder that learns."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from dreamlift.priors import load_prior
+from dreamlift.priors.latent import LatentPrior
+from dreamlift.toybox.dataset import gather
+from dreamlift.toybox.latent import load_vae, make_latent_networks
+from dreamlift.toybox.network import begin_with, load_folder, save_folder
+from dreamlift.toybox.render import sample_pictures
+from dreamlift.toybox.train import Batch, sample_grid, x0_loss
+from dreamlift.toybox.train_vae import Training, draw_batch, measure, train, vae_loss
+from dreamlift.types import Conditioning
+
+WORDS = ["a", "red", "blue", "mug", "chair", "view", "front"]
+
+
+@pytest.fixture(scope="module")
+def rendered():
+    return gather([row for seed in range(3) for row in sample_pictures(seed, 32, kinds=("mug", "car"))])
+
+
+@pytest.fixture(scope="module")
+def trained(rendered):
+    with torch.random.fork_rng():
+        return train(Training(steps=150, batch=6, warmup=5, size=32), rendered, (16, 16))
+
+
+@pytest.fixture(scope="module")
+def networks(trained):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return make_latent_networks(WORDS, trained, 32, (8, 16))
+
+
+@pytest.fixture(scope="module")
+def folder(networks, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("latent") / "prior"
+    save_folder(networks, folder, half=False)
+    return folder
+
+
+def test_the_autoencoder_learns_and_its_latents_get_unit_deviation(rendered, trained):
+    x = torch.from_numpy(rendered.rgb).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    with torch.no_grad():
+        latents = trained.encode(x).latent_dist.mean
+        back = trained.decode(latents).sample
+    flat = x.mean(dim=(2, 3), keepdim=True)  # the best that one colour a picture can do
+    assert float((back - x).square().mean()) < 0.5 * float((flat - x).square().mean())
+    assert float((latents * trained.config.scaling_factor).std()) == pytest.approx(1.0, abs=0.01)
+    found = measure(trained, rendered)
+    errors = ((back.clamp(-1, 1) - x) / 2).square().mean((1, 2, 3))
+    assert found["psnr_db"] == pytest.approx(float((-10 * errors.log10()).mean()), abs=1e-3)
+
+
+def test_its_loss_by_hand(rendered, trained):
+    batch = draw_batch(rendered, trained, Training(batch=4), 0)
+    got = vae_loss(trained, batch)
+    stats = trained.encode(batch.rgb).latent_dist
+    mean, variance = stats.mean, stats.std.square()
+    back = trained.decode(mean + stats.std * batch.eps).sample.detach().numpy().astype(np.float64)
+    error = back - batch.rgb.numpy()
+    steps = sum(np.abs(np.diff(error, axis=axis)).mean() for axis in (2, 3))
+    kl = 0.5 * float((mean.square() + variance - 1 - variance.log()).mean())
+    assert float(got.detach()) == pytest.approx(np.abs(error).mean() + steps + 1e-4 * kl, rel=1e-4)
+
+
+def test_the_stock_pipeline_draws_what_our_sampler_draws(networks, folder):
+    from diffusers import DDIMScheduler, DiffusionPipeline
+
+    pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    assert type(pipeline).__name__ == "StableDiffusionPipeline"
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    latents = torch.randn((1, *networks.shape), generator=torch.Generator().manual_seed(5))
+    stock = pipeline(["a red mug"], num_inference_steps=20, guidance_scale=3.0, latents=latents, output_type="pt").images
+    ours = sample_grid(networks, ["a red mug"], seed=5, guidance_scale=3.0)
+    torch.testing.assert_close(ours, stock.permute(0, 2, 3, 1), atol=2e-3, rtol=0.0)
+    assert float(stock.std()) > 0.01
+
+
+def test_our_prior_loads_it_as_a_latent_one(networks, folder):
+    prior = load_prior(folder, torch.device("cpu"))
+    assert isinstance(prior, LatentPrior)
+    assert prior.resolution == 32
+    rgb = torch.rand(2, 32, 32, 3)
+    torch.testing.assert_close(prior.encode(rgb), networks.encode(rgb.permute(0, 3, 1, 2) * 2 - 1))
+    text = prior.embed_text(["a blue chair"])
+    torch.testing.assert_close(text, networks.encode_text(networks.tokenize(["a blue chair"])))
+    x, step = torch.randn(1, *networks.shape), torch.tensor([700])
+    alpha, sigma = prior.schedule(step / 999)
+    eps = prior.predict_noise(x, step / 999, Conditioning(text, text), 1.0)
+    with torch.no_grad():
+        velocity = networks.unet(x, step, text).sample
+    torch.testing.assert_close(eps, alpha * velocity + sigma * x, atol=1e-5, rtol=1e-4)
+
+
+def test_the_networks_learn_on_latents_and_the_autoencoder_stays(networks, rendered):
+    rgb = torch.from_numpy(rendered.rgb[:4]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    eps = torch.randn((4, *networks.shape), generator=torch.Generator().manual_seed(0))
+    loss = x0_loss(networks, Batch(rgb, ["a red mug"] * 4, torch.zeros(4, 8), torch.tensor([100, 500, 800, 999]), eps))
+    gradients = torch.autograd.grad(loss, networks.parameters(), allow_unused=True)
+    used = {id(p) for p, g in zip(networks.parameters(), gradients, strict=True) if g is not None and float(g.abs().sum()) > 0}
+    assert {id(p) for p in networks.unet.parameters()} <= used
+    assert not any(p.requires_grad for p in networks.vae.parameters())
+    assert not any("vae" in key for key in networks.state_dict())
+
+
+def test_it_goes_on_from_a_saved_folder_with_more_words(networks, folder):
+    again = load_folder(folder)
+    assert again.vae is not None
+    new = make_latent_networks([*WORDS, "green", "apple"], load_vae(folder / "vae"), 32, (8, 16))
+    begin_with(new, folder)
+    x, t = torch.randn(1, *networks.shape), torch.tensor([300])
+    with torch.no_grad():
+        one, other = (n.predict_x0(x, t, n.encode_text(n.tokenize(["a red mug"]))) for n in (again, new))
+    torch.testing.assert_close(one, other)
