@@ -160,7 +160,9 @@ def test_the_autoencoders_values_are_at_least_those_of_the_real_one(low, monkeyp
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda q, k, v, *_, **__: Fused.apply(q, k, v))
     with torch.device("meta"):
         vae: Any = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2,
+            down_block_types=("DownEncoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
+            up_block_types=("UpDecoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
+            layers_per_block=2,
             block_out_channels=(128, 256, 512, 512),  # pyright: ignore[reportArgumentType]
         ).eval().requires_grad_(False)  # fmt: skip
         save_memory(vae, Memory(checkpointing=low))
@@ -438,6 +440,7 @@ def test_rays_piece_by_piece(field, lit):
                 cameras, random_stream("rays"), shading, normals=True
             )
         )
+        assert render.normal is not None
         raw = scene.regularize(render, 0.5, terms)
         assert set(raw) == set(terms)
         (render.rgb.square().sum() + render.normal.sum() + 10 * sum(raw.values())).backward()
@@ -474,10 +477,10 @@ def test_text_encoders_and_networks_are_never_in_memory_together(stub, monkeypat
     loaded, alive = [], []
     original = network.load_part
 
-    def load(kind, folder, dtype):
+    def load(kind, folder, *more):
         gc.collect()
         alive.append([name for name, part in loaded if part() is not None])
-        part = original(kind, folder, dtype)
+        part = original(kind, folder, *more)
         loaded.append((folder.name, weakref.ref(part)))
         return part
 
