@@ -105,7 +105,7 @@ def prepare(config: Config, on_stage: Callable[[str], None] = lambda name: None)
     # The words first: text encoders and networks are then never in memory together.
     read = prompt_reader(folder, device, config.additions)
     embeds = embed_prompt(config.prompt, config.negative, config.wording, read)
-    prior = load_prior(folder, device, config.see_cameras, config.additions, config.memory)
+    prior = load_prior(folder, device, config.see_cameras, config.additions, config.memory, config.linear_latents)
     return Job(config, prior, revision_of(folder) + fingerprint(config.additions), embeds, start(config, prior), need)
 
 

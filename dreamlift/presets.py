@@ -83,6 +83,7 @@ class Config:
     prior_config: str = ""  # for a one-file checkpoint: the prior with its settings and tokenizers; "" is the known one
     additions: Additions = field(default_factory=Additions)  # your own LoRA and textual-inversion files
     see_cameras: bool = True  # tell the prior each picture's camera, if it was trained to take one
+    linear_latents: bool = False  # a linear map of colours in the place of a latent prior's encoder: fast, without texture
     seed: int = 0
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", "mps"
     steps: int = 300  # of each particle
@@ -164,6 +165,17 @@ DREAMFUSION_SD = replace(
     guidance=SDS(guidance_scale=101.0, weighting="sigma2"),
 )
 """threestudio's dreamfusion-sd row (its guidance 100 is 101 here)."""
+
+LATENT_NERF = replace(
+    DREAMFUSION_SD,
+    linear_latents=True,
+    cameras=replace(DREAMFUSION_SD.cameras, elevation_deg=(-10.0, 45.0), distance=(1.0, 1.5)),
+    lighting=Lighting(),
+    scene=replace(DREAMFUSION_SD.scene, field=Hashgrid(activation="exp", blob=Blob("gaussian", 5.0, 0.2))),
+    guidance=SDS(guidance_scale=100.0, weighting="sigma2"),
+    weights=Weights(sparsity=5e-4),
+)
+"""threestudio's latentnerf row; colours that a linear map takes to latents, where Latent-NeRF renders latents themselves."""
 
 # 512 pixels of 512 samples: all at once, they would take more memory than any GPU has.
 LARGE = replace(DREAMFUSION_SD.scene, rays_at_once=8192)
@@ -277,6 +289,7 @@ PRESETS: dict[str, Config] = {
     "toybox": TOYBOX,
     "dreamfusion-if": DREAMFUSION_IF,
     "dreamfusion-sd": DREAMFUSION_SD,
+    "latent-nerf": LATENT_NERF,
     "prolificdreamer": PROLIFICDREAMER,
     "hifa": HIFA,
     "sdi": SDI_SD,

@@ -154,6 +154,33 @@ def test_network_priors_agree_with_diffusers_scheduler(tmp_path, kind):
     torch.testing.assert_close((latents - sigma * eps_hat) / alpha, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_linear_latents_are_the_least_squares_fit_to_flat_colours(tmp_path):
+    import numpy as np
+
+    folder = tiny_folder(tmp_path, "latent")
+    exact, linear = load_prior(folder, CPU), load_prior(folder, CPU, linear_latents=True)
+    picture = torch.rand(1, 16, 16, 3, requires_grad=True)  # a pixel a latent
+    got = linear.encode(picture)
+    larger = torch.rand(1, 40, 40, 3)
+    assert linear.encode(larger).shape == exact.encode(larger).shape == got.shape
+    levels = np.linspace(0, 1, 4)
+    colors = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
+    flat = torch.from_numpy(colors).float()[:, None, None, :].expand(-1, 16, 16, 3)
+    vae = exact.autoencoder
+    with torch.no_grad():
+        latents = vae.vae.encode(flat.permute(0, 3, 1, 2) * 2 - 1).latent_dist.mean[:, :, 3:5, 3:5].mean((2, 3)) * vae.scale
+    fitted = np.linalg.lstsq(np.c_[colors, np.ones(64)], latents.numpy(), rcond=None)[0]
+    want = np.einsum(
+        "bihw,ic->bchw", np.concatenate([picture.detach().movedim(-1, 1).numpy(), np.ones((1, 1, 16, 16))], 1), fitted
+    )
+    np.testing.assert_allclose(got.detach().numpy(), want, atol=1e-4)
+    got.sum().backward()
+    # of each channel the same everywhere
+    torch.testing.assert_close(picture.grad[0, 0, 0].expand(16, 16, 3), picture.grad[0])
+    with pytest.raises(ValueError, match="leave linear_latents off"):
+        load_prior(tiny_folder(tmp_path / "pixels", "pixel"), CPU, linear_latents=True)
+
+
 def test_packed_pictures_come_back_whole(tmp_path):
     prior = load_prior(tiny_folder(tmp_path, "pixel"), CPU)
     picture = torch.rand(2, 32, 32, 3)

@@ -27,14 +27,18 @@ def prompt_reader(folder: Path, device: torch.device, additions: Additions) -> C
 
 def load_prior(
     folder: Path, device: torch.device, see_cameras: bool = True, additions: Additions | None = None,
-    memory: Memory | None = None,
+    memory: Memory | None = None, linear_latents: bool = False,
 ) -> Prior:  # fmt: skip
     """The prior in a diffusers ``folder``: a flow where it has a transformer, latent where it has a VAE, else on pixels.
 
     MVDream is known by its U-Net. Half precision on a GPU.
 
     ``see_cameras``: tell a camera-conditioned network where the camera stands; others have only the words.
-    ``additions``: the user's own LoRAs and embeddings. ``memory``: what to do with less.
+    ``additions``: the user's own LoRAs and embeddings. ``memory``: what to do with less. ``linear_latents``: a linear map of
+    colours in the place of the autoencoder's encoder.
+
+    Raises:
+        ValueError: the folder holds something else than its prior takes; or ``linear_latents`` for a prior on pixels.
     """
     from dreamlift.personalize.additions import NOTHING
     from dreamlift.priors.flow import FlowPrior
@@ -42,7 +46,7 @@ def load_prior(
     from dreamlift.priors.mvdream import MVDreamPrior, is_multiview
     from dreamlift.priors.pixel import PixelPrior
 
-    kinds: dict[str, Callable[[Path, torch.device, torch.dtype, bool, Additions], Prior]] = {
+    kinds: dict[str, type[FlowPrior | LatentPrior | MVDreamPrior | PixelPrior]] = {
         "transformer": FlowPrior,
         "vae": LatentPrior,
     }
@@ -52,6 +56,10 @@ def load_prior(
     prior = kind(folder, device, _precision(device), see_cameras, additions or NOTHING)
     if memory is not None:
         prior.save_memory(memory)
+    if linear_latents:
+        if isinstance(prior, PixelPrior):
+            raise ValueError("this prior works on pixels and has no latents; leave linear_latents off")
+        prior.autoencoder.use_linear_map()
     return prior
 
 
