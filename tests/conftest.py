@@ -41,6 +41,5 @@ def no_steps(monkeypatch):
     """Runs are prepared and their folders made, but nothing is lifted."""
     prior = GaussianPrior(torch.zeros(1, 3, 8, 8), torch.ones(1))
     monkeypatch.setattr("dreamlift.lifting.load_prior", lambda *_: prior)
-    monkeypatch.setattr("dreamlift.lifting.check_memory", lambda *_: None)
     monkeypatch.setattr("dreamlift.lifting.prompt_reader", lambda *_: prior.embed_text)
     monkeypatch.setattr("dreamlift.apps.lift._carry_out", lambda run, *_: Outcome(run.folder, True, None))

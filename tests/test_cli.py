@@ -79,7 +79,6 @@ def test_lack_of_gpu_memory_is_one_line(cwd, capsys, monkeypatch, stub):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0 has 1 GiB free.")
 
-    monkeypatch.setattr("dreamlift.lifting.check_memory", lambda *_: None)  # whose line would come first
     monkeypatch.setattr("dreamlift.lifting.prompt_reader", full)
     refused(capsys, cwd, generate_words(stub, "run"), "CUDA out of memory. Tried to allocate 2 GiB. GPU 0", code=1)
 
