@@ -22,11 +22,12 @@ def make_vae(channels: tuple[int, ...] = (16, 32, 64, 64)) -> Any:
     from diffusers import AutoencoderKL
 
     levels = len(channels)
-    return AutoencoderKL(
-        latent_channels=LATENT_CHANNELS, block_out_channels=channels, layers_per_block=1, norm_num_groups=8,
-        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
-        force_upcast=False,
-    )  # fmt: skip
+    settings: dict[str, Any] = {  # diffusers annotates tuples of one
+        "block_out_channels": channels,
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+    }
+    return AutoencoderKL(latent_channels=LATENT_CHANNELS, layers_per_block=1, norm_num_groups=8, force_upcast=False, **settings)
 
 
 def load_vae(folder: Path) -> Any:
