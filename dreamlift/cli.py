@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 OVERRIDE = re.compile(r"--([a-z_]+(?:\.[a-z0-9_]+)+)(?:=(.*))?", re.DOTALL)
 # Short options of generate and the setting that each one is.
 SHORT = {
-    "prior": "prior", "prior_config": "prior_config", "seed": "seed", "steps": "steps", "particles": "particles",
-    "device": "device", "negative": "negative", "faces": "mesh.faces", "texture_size": "mesh.texture_size",
+    **{name: name for name in ("prior", "prior_config", "see_cameras", "linear_latents", "seed", "steps", "particles", "device",
+                               "negative", "checkpoint_every", "keep_checkpoints")},
+    "faces": "mesh.faces", "texture_size": "mesh.texture_size",
 }  # fmt: skip
 
 
@@ -102,7 +103,8 @@ def build_parser() -> argparse.ArgumentParser:
     make.add_argument("--config", type=Path, default=None, help="a run's config.yaml, to make it again")
     make.add_argument("--out", type=Path, default=None, help="the run's folder (default: outputs/<prompt>-<time>)")
     for name, target in SHORT.items():
-        make.add_argument(f"--{name.replace('_', '-')}", default=None, help=f"the setting {target}")
+        spellings = {f"--{name.replace('_', '-')}", f"--{name}"}  # the second is the setting's own name
+        make.add_argument(*sorted(spellings), default=None, help=f"the setting {target}")
     make.add_argument(
         "--lora", action="append", default=None, metavar="FILE[@SCALE]", help="a LoRA (.safetensors); may be repeated"
     )
