@@ -135,6 +135,10 @@ def build_parser() -> argparse.ArgumentParser:
     judge.add_argument("--clip", default=None, help="a CLIP model (folder or hub name), for words that the judge does not know")
     judge.add_argument("--json", action="store_true", help="print the figures as JSON")
 
+    shown = verbs.add_parser("gallery", help="one page that shows finished runs, turning; it needs no other file")
+    shown.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    shown.add_argument("--out", type=Path, default=None, help="the page's folder (default: outputs/gallery-<time>)")
+
     listing = verbs.add_parser("settings", help="every setting with its type, default and meaning")
     listing.add_argument("--preset", default="toybox")
     verbs.add_parser("priors", help="the 2D models that are known: where they live, licence, memory")
@@ -219,6 +223,22 @@ def _evaluate(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     return 0
 
 
+def _gallery(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from dreamlift.apps.evaluate import find_items
+    from dreamlift.apps.gallery import gallery
+    from dreamlift.apps.lift import check_out
+    from dreamlift.files import atomic_write_text
+    from dreamlift.run import empty_folder, new_folder
+
+    _refuse(overrides, "gallery")
+    check_out(arguments.out)
+    page = gallery(find_items(arguments.runs))
+    folder = new_folder(Path("outputs") / "gallery") if arguments.out is None else empty_folder(arguments.out.expanduser())
+    atomic_write_text(folder / "index.html", page)
+    print(folder / "index.html")
+    return 0
+
+
 def _settings(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     from dreamlift.config import describe_fields
 
@@ -247,7 +267,7 @@ def _doctor(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 VERBS = {
     "generate": _generate, "resume": _resume, "export": _export, "evaluate": _evaluate,
-    "settings": _settings, "priors": _priors, "doctor": _doctor,
+    "gallery": _gallery, "settings": _settings, "priors": _priors, "doctor": _doctor,
 }  # fmt: skip
 
 
