@@ -25,7 +25,7 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         if tag == "img":
-            self.pictures.append(dict(attrs))
+            self.pictures.append({name: value or "" for name, value in attrs})
         assert not {"src", "href"} & dict(attrs).keys() or tag == "img"  # nothing is fetched
 
     def handle_data(self, data):
