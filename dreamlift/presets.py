@@ -137,7 +137,7 @@ TOYBOX = Config(
     ),
     # First nothing may stand where it is not needed; later, what is left has to be opaque, or the background shines
     # through and the mesh loses it.
-    weights=Weights(sparsity=Linear(60.0, 10.0, 0.4, 0.7), opaque=Linear(0.0, 300.0, 0.5, 0.9)),
+    weights=Weights(sparsity=Linear(60.0, 10.0, 0.4, 0.7), opaque=Linear(0.0, 1000.0, 0.4, 0.8)),
 )
 """DreamFusion's method on the embedded prior: annealed t, gradient x - x0_hat with clipped x0_hat, 8 view words.
 
