@@ -180,6 +180,7 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=60)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--stride", type=int, default=1, help="every stride-th shard, to share the work")
+    parser.add_argument("--size", type=int, default=64, help="pixels a side")
     known = tuple(CATEGORIES)
     parser.add_argument("--kinds", nargs="+", choices=known, default=known, metavar="KIND", help="categories; default: all")
     arguments = parser.parse_args()
@@ -187,7 +188,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     for index in range(arguments.first, arguments.shards, arguments.stride):
-        print(make_shard(arguments.data, index, kinds=arguments.kinds), flush=True)
+        print(make_shard(arguments.data, index, arguments.size, arguments.kinds), flush=True)
 
 
 if __name__ == "__main__":
