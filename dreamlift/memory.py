@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from dreamlift.presets import Config
 
-PACKAGES = 650 << 20  # Python with torch, diffusers and transformers, and numba's compiler
+PACKAGES = 850 << 20  # Python with torch, diffusers and transformers, and numba's compiler: 650 to 820 MiB were seen
 CUDA_HOST, CUDA_DEVICE = 3 << 30, 600 << 20  # what CUDA adds to a process, and keeps of a GPU; not measured here
 CPU_SLACK, GPU_SLACK = 2.0, 1.25  # over the live values: gaps that malloc (tuned not to give back) and torch's allocator leave
 # Bytes a sample, in float32. Packed intervals, points, weights and their gradients, and what sampling writes in between:
