@@ -208,13 +208,12 @@ def _evaluate(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     from dreamlift.apps.evaluate import describe, evaluate, find_items, save_report
     from dreamlift.apps.lift import check_out
     from dreamlift.apps.progress import choose
-    from dreamlift.run import empty_folder, new_folder
 
     _refuse(overrides, "evaluate")
     check_out(arguments.out)
     reporter = choose(arguments.json)
     report, scored = evaluate(find_items(arguments.runs, arguments.prompt), reporter, arguments.clip)
-    folder = new_folder(Path("outputs") / "evaluation") if arguments.out is None else empty_folder(arguments.out.expanduser())
+    folder = _report_folder(arguments.out, "evaluation")
     save_report(report, scored, folder)
     if arguments.json:
         reporter.done({"report": str(folder / "evaluation.json"), **report["mean"]})
@@ -228,15 +227,21 @@ def _gallery(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     from dreamlift.apps.gallery import gallery
     from dreamlift.apps.lift import check_out
     from dreamlift.files import atomic_write_text
-    from dreamlift.run import empty_folder, new_folder
 
     _refuse(overrides, "gallery")
     check_out(arguments.out)
     page = gallery(find_items(arguments.runs))
-    folder = new_folder(Path("outputs") / "gallery") if arguments.out is None else empty_folder(arguments.out.expanduser())
+    folder = _report_folder(arguments.out, "gallery")
     atomic_write_text(folder / "index.html", page)
     print(folder / "index.html")
     return 0
+
+
+def _report_folder(out: Path | None, kind: str) -> Path:
+    """The empty folder that the user named, or a new one below outputs/."""
+    from dreamlift.run import empty_folder, new_folder
+
+    return new_folder(Path("outputs") / kind) if out is None else empty_folder(out.expanduser())
 
 
 def _settings(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -14,6 +14,7 @@ import torch  # noqa: E402
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # the GPU's kernels then run in Python; Triton reads this when it is imported
 
+from big_helpers import xl_pipeline  # noqa: E402
 from lift_helpers import save_stub  # noqa: E402
 
 from dreamlift.apps.lift import Outcome  # noqa: E402
@@ -43,3 +44,17 @@ def no_steps(monkeypatch):
     monkeypatch.setattr("dreamlift.lifting.load_prior", lambda *_: prior)
     monkeypatch.setattr("dreamlift.lifting.prompt_reader", lambda *_: prior.embed_text)
     monkeypatch.setattr("dreamlift.apps.lift._carry_out", lambda run, *_: Outcome(run.folder, True, None))
+
+
+@pytest.fixture(scope="module")
+def xl(tmp_path_factory):
+    """(folder, stock pipeline) of Stable Diffusion XL's shape."""
+    pipe = xl_pipeline()
+    folder = tmp_path_factory.mktemp("xl") / "model"
+    pipe.save_pretrained(folder)
+    return folder, pipe
+
+
+@pytest.fixture(scope="module")
+def xl_folder(xl):
+    return xl[0]

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from big_helpers import CPU, PROMPTS, close, xl_pipeline, xl_unet
+from big_helpers import CPU, PROMPTS, close, xl_unet
 from lift_helpers import generate_words, refused, run_main, status_of
 from safetensors.torch import save_file
 from torch import nn
@@ -20,15 +20,6 @@ from dreamlift.priors import load_prior
 from dreamlift.priors.text import unpack
 
 RANK, ALPHA, SCALE = 2, 3.0, 0.7
-
-
-@pytest.fixture(scope="module")
-def xl(tmp_path_factory):
-    """(folder, stock pipeline) of Stable Diffusion XL's shape."""
-    pipe = xl_pipeline()
-    folder = tmp_path_factory.mktemp("xl") / "model"
-    pipe.save_pretrained(folder)
-    return folder, pipe
 
 
 def layers(network):

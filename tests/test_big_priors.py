@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from big_helpers import CPU, PROMPTS, autoencoder, clip, close, third_pipeline, tokenizer, xl_pipeline
+from big_helpers import CPU, PROMPTS, autoencoder, clip, close, third_pipeline, tokenizer
 
 from dreamlift.guidance.rfds import RFDS
 from dreamlift.guidance.vsd import VSD
@@ -14,15 +14,6 @@ from dreamlift.priors.latent import LatentPrior
 from dreamlift.priors.sources import locate
 from dreamlift.priors.text import pack, unpack
 from dreamlift.types import Conditioning
-
-
-@pytest.fixture(scope="module")
-def xl(tmp_path_factory):
-    """(folder, stock pipeline) of Stable Diffusion XL's shape."""
-    pipe = xl_pipeline()
-    folder = tmp_path_factory.mktemp("xl") / "model"
-    pipe.save_pretrained(folder)
-    return folder, pipe
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["with T5", "without T5"])

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from big_helpers import CPU, clip, close, tokenizer, xl_pipeline
+from big_helpers import CPU, clip, close, tokenizer
 from safetensors.torch import save_file
 from test_priors import tiny_folder
 
@@ -14,15 +14,6 @@ from dreamlift.personalize.additions import Additions, resolve
 from dreamlift.personalize.embedding_files import install, read_embeddings
 from dreamlift.priors import load_prior
 from dreamlift.priors.text import unpack
-
-
-@pytest.fixture(scope="module")
-def xl(tmp_path_factory):
-    """(folder, stock pipeline) of Stable Diffusion XL's shape."""
-    pipe = xl_pipeline()
-    folder = tmp_path_factory.mktemp("xl") / "model"
-    pipe.save_pretrained(folder)
-    return folder, pipe
 
 
 def embedding(tmp_path, name, tensors):

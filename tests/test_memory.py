@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from big_helpers import xl_pipeline
+from big_helpers import CPU
 from lift_helpers import generate_words, refused, run_main, status_of
 from memory_helpers import Fused, Live
 from safetensors.torch import load_file
@@ -24,31 +24,22 @@ from dreamlift.priors.footprint import Footprint, coder_values, footprint, param
 from dreamlift.priors.saving import Memory, save_memory
 from dreamlift.priors.sources import EMBEDDED, KNOWN
 
-CPU = torch.device("cpu")
 GB = 10**9
-
-
-@pytest.fixture(scope="module")
-def xl(tmp_path_factory):
-    """A folder of Stable Diffusion XL's shape."""
-    folder = tmp_path_factory.mktemp("xl") / "model"
-    xl_pipeline().save_pretrained(folder)
-    return folder
 
 
 # --- what is worked out ------------------------------------------------------------------------------------------------
 
 
-def test_parameters_are_counted_without_loading(xl, tmp_path):
+def test_parameters_are_counted_without_loading(xl_folder, tmp_path):
     for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
-        weights = [load_file(file) for file in (xl / part).glob("*.safetensors")]
-        assert parameters(xl / part) == sum(value.numel() for values in weights for value in values.values()) > 0
+        weights = [load_file(file) for file in (xl_folder / part).glob("*.safetensors")]
+        assert parameters(xl_folder / part) == sum(value.numel() for values in weights for value in values.values()) > 0
     for name in ("model.safetensors", "model.fp16.safetensors", "model.non_ema.safetensors"):
-        (tmp_path / name).write_bytes((xl / "unet" / "diffusion_pytorch_model.safetensors").read_bytes())
-    assert parameters(tmp_path) == parameters(xl / "unet")  # copies of one network count once
-    found = footprint(xl)
-    assert (found.network, found.autoencoder) == (parameters(xl / "unet"), parameters(xl / "vae"))
-    assert found.text == max(parameters(xl / part) for part in ("text_encoder", "text_encoder_2"))
+        (tmp_path / name).write_bytes((xl_folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes())
+    assert parameters(tmp_path) == parameters(xl_folder / "unet")  # copies of one network count once
+    found = footprint(xl_folder)
+    assert (found.network, found.autoencoder) == (parameters(xl_folder / "unet"), parameters(xl_folder / "vae"))
+    assert found.text == max(parameters(xl_folder / part) for part in ("text_encoder", "text_encoder_2"))
     assert (found.resolution, found.upcast) == (16, True)
 
 

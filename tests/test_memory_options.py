@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from big_helpers import third_pipeline, xl_pipeline
+from big_helpers import CPU, third_pipeline
 from lift_helpers import generate_words, run_main, small_pictures
 from memory_helpers import saved_bytes
 from mvdream_helpers import save_port
@@ -29,16 +29,6 @@ from dreamlift.scenes.nerf import Nerf
 from dreamlift.scenes.voxel import Voxel
 from dreamlift.types import Conditioning
 
-CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def xl(tmp_path_factory):
-    """A folder of Stable Diffusion XL's shape."""
-    folder = tmp_path_factory.mktemp("xl") / "model"
-    xl_pipeline().save_pretrained(folder)
-    return folder
-
 
 def close(got, expected_):
     torch.testing.assert_close(got, expected_, atol=1e-4, rtol=1e-3)
@@ -53,8 +43,8 @@ def flow(tmp_path_factory):
 
 
 @pytest.fixture(params=["xl", "third", "stub"])
-def folder(request, stub, xl, flow):
-    return {"stub": stub, "xl": xl, "third": flow}[request.param]
+def folder(request, stub, xl_folder, flow):
+    return {"stub": stub, "xl": xl_folder, "third": flow}[request.param]
 
 
 def loaded(*args, **options) -> Any:
@@ -136,11 +126,11 @@ def test_checkpoints_of_the_autoencoder(folder, stub):
     assert kept[1][1] < kept[0][1]
 
 
-def test_checkpoints_of_an_adapted_network_know_its_weights(xl):
+def test_checkpoints_of_an_adapted_network_know_its_weights(xl_folder):
     # Computed again with the base's weights, the gradient would be another one.
     grads, kept = [], []
     for on in (False, True):
-        prior = load_prior(xl, CPU, memory=Memory(checkpointing=on))
+        prior = load_prior(xl_folder, CPU, memory=Memory(checkpointing=on))
         text, loss = prior.embed_text(["a red mug", ""]), VSD(1.0, 0.3, 0.6, lora_lr=1.0)
         state = loss.init(prior, random_stream("lora"))
         rng = random_stream("weights")

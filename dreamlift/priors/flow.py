@@ -23,11 +23,11 @@ from torch.nn import functional
 
 from dreamlift.personalize.additions import NOTHING, Additions
 from dreamlift.personalize.lora import Targets
-from dreamlift.priors.base import Adapted, Prior, combine, stack_text
-from dreamlift.priors.latent import Autoencoder
+from dreamlift.priors.base import Adapted, combine, stack_text
+from dreamlift.priors.latent import AutoencodedPrior, Autoencoder
 from dreamlift.priors.network import load_part
 from dreamlift.priors.saving import Memory, in_turn, save_memory
-from dreamlift.priors.text import encode_prompts, unpack
+from dreamlift.priors.text import unpack
 from dreamlift.types import Conditioning
 
 HORIZON = 1000  # the network's own time runs from 0 to this
@@ -35,7 +35,7 @@ FLUX_SIZE = 128  # latents a side that FLUX's own pipeline makes; its network is
 FLUX = "FluxTransformer2DModel"
 
 
-class FlowPrior(Prior):
+class FlowPrior(AutoencodedPrior):
     """A diffusers folder with a transformer of :data:`VELOCITIES` (``vae``, ``transformer``, text encoders and tokenizers)."""
 
     def __init__(
@@ -53,15 +53,6 @@ class FlowPrior(Prior):
         self.transformer: Any = network.to(device).eval().requires_grad_(False)
         self.autoencoder = Autoencoder(folder, device, dtype, self.transformer.config.get("sample_size", FLUX_SIZE))
         self.resolution, self.one_by_one = self.autoencoder.resolution, False
-
-    def encode(self, rgb: Tensor) -> Tensor:
-        return self.autoencoder.encode(rgb)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return self.autoencoder.decode(latents)
-
-    def embed_text(self, prompts: list[str]) -> Tensor:
-        return encode_prompts(self.folder, prompts, self.device, self.dtype, self.additions)
 
     def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha = 1 - t, sigma = t, both ``(B, 1, 1, 1)``."""

@@ -70,16 +70,13 @@ class Autoencoder:
         return (pictures.permute(0, 2, 3, 1) * 0.5 + 0.5).clamp(0, 1)
 
 
-class LatentPrior(Prior):
-    """A latent-space diffusers folder (``vae``, ``unet``, text encoders, tokenizers, ``scheduler``)."""
+class AutoencodedPrior(Prior):
+    """A prior on the latents of an autoencoder, in a diffusers folder with text encoders and tokenizers."""
 
-    def __init__(
-        self, folder: Path, device: torch.device, dtype: torch.dtype, see_cameras: bool = True, additions: Additions = NOTHING
-    ) -> None:
-        self.folder, self.device, self.dtype, self.additions = folder, device, dtype, additions
-        self.network = DenoisingNetwork(folder, device, dtype, see_cameras, additions.loras)
-        self.autoencoder = Autoencoder(folder, device, dtype, self.network.sample_size)
-        self.resolution = self.network.picture_size = self.autoencoder.resolution
+    folder: Path
+    dtype: torch.dtype
+    additions: Additions
+    autoencoder: Autoencoder
 
     def encode(self, rgb: Tensor) -> Tensor:
         return self.autoencoder.encode(rgb)
@@ -89,6 +86,18 @@ class LatentPrior(Prior):
 
     def embed_text(self, prompts: list[str]) -> Tensor:
         return encode_prompts(self.folder, prompts, self.device, self.dtype, self.additions)
+
+
+class LatentPrior(AutoencodedPrior):
+    """A latent-space diffusers folder (``vae``, ``unet``, text encoders, tokenizers, ``scheduler``)."""
+
+    def __init__(
+        self, folder: Path, device: torch.device, dtype: torch.dtype, see_cameras: bool = True, additions: Additions = NOTHING
+    ) -> None:
+        self.folder, self.device, self.dtype, self.additions = folder, device, dtype, additions
+        self.network = DenoisingNetwork(folder, device, dtype, see_cameras, additions.loras)
+        self.autoencoder = Autoencoder(folder, device, dtype, self.network.sample_size)
+        self.resolution = self.network.picture_size = self.autoencoder.resolution
 
     def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return self.network.schedule(t)

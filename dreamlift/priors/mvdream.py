@@ -20,11 +20,10 @@ from torch import Tensor
 from dreamlift.personalize.additions import NOTHING, Additions
 from dreamlift.personalize.lora import Targets
 from dreamlift.personalize.lora_files import merge_loras
-from dreamlift.priors.base import Adapted, Prior, combine, stack_text
-from dreamlift.priors.latent import Autoencoder
+from dreamlift.priors.base import Adapted, combine, stack_text
+from dreamlift.priors.latent import AutoencodedPrior, Autoencoder
 from dreamlift.priors.network import DenoisingNetwork, weight_files
 from dreamlift.priors.saving import Memory, in_turn, save_memory
-from dreamlift.priors.text import encode_prompts
 from dreamlift.types import Cameras, Conditioning
 
 VIEWS = 4  # of one object, that the network was trained to see together
@@ -74,7 +73,7 @@ def join_views(unet: Any, views: int) -> None:
     unet.set_attn_processor(joined)
 
 
-class MVDreamPrior(Prior):
+class MVDreamPrior(AutoencodedPrior):
     """A diffusers folder with MVDream's ``unet`` (and ``vae``, ``text_encoder``, ``tokenizer``, ``scheduler``).
 
     The pictures of a batch are told apart by their place: each ``VIEWS`` neighbours are one object's, from cameras at equal
@@ -95,15 +94,6 @@ class MVDreamPrior(Prior):
         self.network = DenoisingNetwork(folder, device, dtype, unet=unet)
         self.autoencoder = Autoencoder(folder, device, dtype, self.network.sample_size)
         self.resolution = self.autoencoder.resolution
-
-    def encode(self, rgb: Tensor) -> Tensor:
-        return self.autoencoder.encode(rgb)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return self.autoencoder.decode(latents)
-
-    def embed_text(self, prompts: list[str]) -> Tensor:
-        return encode_prompts(self.folder, prompts, self.device, self.dtype, self.additions)
 
     def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return self.network.schedule(t)

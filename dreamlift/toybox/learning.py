@@ -1,14 +1,19 @@
-"""What the trainings of the toybox share: a learning rate over the run, and gradients by one worker a core."""
+"""What the trainings of the toybox share: a learning rate over the run, gradients by one worker a core, and a plain loop."""
 
 from __future__ import annotations
 
+import json
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from dreamlift.toybox.muon import Muon, takes
 
 
 def learning_rate(step: int, steps: int, highest: float, warmup: int, hold: float = 0.6) -> float:
@@ -51,3 +56,35 @@ def set_gradients(
         known = [part for part in parts if part is not None]
         parameter.grad = torch.stack(known).mean(dim=0) if known else None
     return sum(losses) / workers
+
+
+def fit(
+    parameters: Sequence[nn.Parameter], inner: Sequence[nn.Parameter], settings: Any, draw: Callable[[int], Any],
+    loss_of: Callable[[Any], Tensor], weight_decay: float, clip: float | None = None, report: int = 100,
+) -> None:  # fmt: skip
+    """Train on a CPU: Muon for those of the ``inner`` parameters that it takes, AdamW for the rest.
+
+    ``settings`` has ``steps``, ``batch``, ``lr`` and ``warmup``; ``draw(step)`` is the batch of a step, of which each worker
+    takes its ``share(index, count)``. Gradients are scaled down to the norm ``clip``; a line of JSON is printed each ``report``
+    steps.
+    """
+    matrices = [p for p in inner if takes(p)]
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in parameters if id(p) not in chosen]
+    adam = torch.optim.AdamW(rest, settings.lr, betas=(0.9, 0.99), weight_decay=weight_decay)
+    optimizers = Muon(matrices, settings.lr), adam
+    begun, smooth = time.time(), None
+    with make_workers("cpu", settings.batch) as (pool, workers):
+        for step in range(settings.steps):
+            batch = draw(step)
+            loss = set_gradients(parameters, lambda i, n, batch=batch: loss_of(batch.share(i, n)), pool, workers)
+            smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_(parameters, clip)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(step, settings.steps, settings.lr, settings.warmup)
+                optimizer.step()
+            if step % report == 0:
+                row = {"step": step, "loss": round(smooth, 4), "seconds": round(time.time() - begun, 1)}
+                print(json.dumps(row), flush=True)

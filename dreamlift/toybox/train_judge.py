@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,8 +21,7 @@ from torch.nn import functional
 from dreamlift.startup import tune_process
 from dreamlift.toybox.dataset import STYLES, Pictures, load_shards, make_shard
 from dreamlift.toybox.judge import FOLDER, Judge, azimuth_error_deg, load_judge, save_judge, sector_angles
-from dreamlift.toybox.learning import learning_rate, make_workers, set_gradients
-from dreamlift.toybox.muon import Muon, takes
+from dreamlift.toybox.learning import fit
 from dreamlift.toybox.world import ATTRIBUTES, CATEGORIES
 
 FIRST_SHARD = 8000  # seeds from a million on
@@ -111,24 +109,8 @@ def train(settings: Training, pictures: Pictures, width: int = 64, init: Path | 
     torch.manual_seed(settings.seed)
     judge = Judge(tuple(CATEGORIES), width) if init is None else load_judge(init)[0].train().requires_grad_(True)
     judge.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    parameters = list(judge.parameters())
-    inner = [p for p in judge.stages.parameters() if takes(p)]
-    chosen = {id(p) for p in inner}
-    rest = [p for p in parameters if id(p) not in chosen]
-    optimizers = Muon(inner, settings.lr), torch.optim.AdamW(rest, settings.lr, betas=(0.9, 0.99), weight_decay=1e-2)
-    begun, smooth = time.time(), None
-    with make_workers("cpu", settings.batch) as (pool, workers):
-        for step in range(settings.steps):
-            batch = draw_batch(pictures, settings, step)
-            loss = set_gradients(parameters, lambda i, n, batch=batch: judge_loss(judge, batch.share(i, n)), pool, workers)
-            smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(step, settings.steps, settings.lr, settings.warmup)
-                optimizer.step()
-            if step % 100 == 0:
-                row = {"step": step, "loss": round(smooth, 4), "seconds": round(time.time() - begun, 1)}
-                print(json.dumps(row), flush=True)
+    fit(list(judge.parameters()), list(judge.stages.parameters()), settings, lambda step: draw_batch(pictures, settings, step),
+        lambda batch: judge_loss(judge, batch), weight_decay=1e-2)  # fmt: skip
     return judge.eval()
 
 

@@ -7,7 +7,6 @@ latents toward N(0, 1). Its ``scaling_factor`` is one over the standard deviatio
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +18,7 @@ from torch import Tensor
 from dreamlift.startup import tune_process
 from dreamlift.toybox.dataset import Pictures, load_shards
 from dreamlift.toybox.latent import make_vae
-from dreamlift.toybox.learning import learning_rate, make_workers, set_gradients
-from dreamlift.toybox.muon import Muon, takes
+from dreamlift.toybox.learning import fit
 from dreamlift.toybox.train import PLAIN_SHARE
 
 KL = 1e-4  # weight of the latents' pull toward N(0, 1)
@@ -82,26 +80,10 @@ def train(settings: Training, pictures: Pictures, channels: tuple[int, ...] = (1
     """An autoencoder trained on ``pictures``, with its ``scaling_factor`` set."""
     torch.manual_seed(settings.seed)
     vae = make_vae(channels).to(memory_format=torch.channels_last)
-    parameters = list(vae.parameters())
     ends = {id(p) for part in (vae.encoder.conv_in, vae.decoder.conv_out) for p in part.parameters()}
-    inner = [p for p in parameters if takes(p) and id(p) not in ends]
-    chosen = {id(p) for p in inner}
-    rest = [p for p in parameters if id(p) not in chosen]
-    optimizers = Muon(inner, settings.lr), torch.optim.AdamW(rest, settings.lr, betas=(0.9, 0.99), weight_decay=1e-4)
-    begun, smooth = time.time(), None
-    with make_workers("cpu", settings.batch) as (pool, workers):
-        for step in range(settings.steps):
-            batch = draw_batch(pictures, vae, settings, step)
-            loss = set_gradients(parameters, lambda i, n, batch=batch: vae_loss(vae, batch.share(i, n)), pool, workers)
-            smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(step, settings.steps, settings.lr, settings.warmup)
-                optimizer.step()
-            if step % 50 == 0:
-                row = {"step": step, "loss": round(smooth, 4), "seconds": round(time.time() - begun, 1)}
-                print(json.dumps(row), flush=True)
+    inner = [p for p in vae.parameters() if id(p) not in ends]
+    fit(list(vae.parameters()), inner, settings, lambda step: draw_batch(pictures, vae, settings, step),
+        lambda batch: vae_loss(vae, batch), weight_decay=1e-4, clip=1.0, report=50)  # fmt: skip
     vae.eval().requires_grad_(False)
     vae.register_to_config(scaling_factor=round(1.0 / measure(vae, pictures)["std"], 5))
     return vae
