@@ -24,6 +24,7 @@ from torch.nn import functional
 from dreamlift.personalize.additions import NOTHING, Additions
 from dreamlift.personalize.lora import Targets
 from dreamlift.priors.base import Adapted, combine, stack_text
+from dreamlift.priors.footprint import FLUX_SIZE
 from dreamlift.priors.latent import AutoencodedPrior, Autoencoder
 from dreamlift.priors.network import load_part
 from dreamlift.priors.saving import Memory, in_turn, save_memory
@@ -31,7 +32,6 @@ from dreamlift.priors.text import unpack
 from dreamlift.types import Conditioning
 
 HORIZON = 1000  # the network's own time runs from 0 to this
-FLUX_SIZE = 128  # latents a side that FLUX's own pipeline makes; its network is told no size
 FLUX = "FluxTransformer2DModel"
 
 

@@ -24,7 +24,7 @@ from typing import Any
 RESIDUAL = 3  # values a place, of each input and output channel
 BLOCK_KEPT, BLOCK_HELD = 24, 24  # values a place and channel, of a transformer block
 TEXT_TOKENS = 512  # at most, beside the patches of a transformer
-FLUX_SIZE = 128  # latents a side of a transformer whose settings name none
+FLUX_SIZE = 128  # latents a side that FLUX's own pipeline makes; the settings of its network name no size
 
 
 @dataclass(frozen=True)
