@@ -31,12 +31,15 @@ from dreamlift.scenes.nerf import Nerf, NerfScene  # noqa: E402
 from dreamlift.scenes.occupancy import Occupancy  # noqa: E402
 from dreamlift.scenes.volume import sample_points, sample_rays  # noqa: E402
 from dreamlift.scenes.voxel import Voxel  # noqa: E402
-from dreamlift.types import Shading  # noqa: E402
+from dreamlift.types import RenderOutput, Shading  # noqa: E402
 
 CAMERAS = turntable(1, distance=2.6, fov_deg=40.0, size=64)  # every ray meets the cube
 VOXEL = Voxel(switch_on=(0.0, 0.0, 0.0))
 SMALL_HASH = Hashgrid(levels=8, log2_rows=15, hidden=32)
 LIGHT = Shading(torch.ones(1), torch.zeros(1), torch.tensor([[0.0, 2.0, 3.0]]))
+
+NOTHING = torch.zeros(1, 1, 1, 3)
+UNUSED = (RenderOutput(NOTHING, NOTHING, NOTHING, None), torch.optim.SGD([NOTHING]))  # a nerf looks at neither
 
 
 def points() -> torch.Tensor:
@@ -74,7 +77,7 @@ def scene_step(scene: NerfScene, shading: Shading | None = None) -> Callable[[],
 def dense(field: Voxel | Hashgrid) -> NerfScene:
     """Every sample is evaluated: no occupancy grid, no early termination."""
     scene = Nerf(field, occupancy=Occupancy(resolution=0), stop=0.0).build(torch.Generator().manual_seed(0))
-    scene.after_step(0, 1.0, torch.Generator())
+    scene.after_step(0, 1.0, torch.Generator(), *UNUSED)
     return scene
 
 
@@ -82,7 +85,7 @@ def skipping(field: Voxel | Hashgrid) -> NerfScene:
     """The default: the occupancy grid of the initial blob (a radius of 0.5 and its soft edge), early termination."""
     scene = Nerf(field).build(torch.Generator().manual_seed(0))
     for index in range(128):
-        scene.after_step(index, 1.0, torch.Generator().manual_seed(index))
+        scene.after_step(index, 1.0, torch.Generator().manual_seed(index), *UNUSED)
     return scene
 
 

@@ -113,17 +113,7 @@ def finish(config: Config, scene: Scene, on_stage: Callable[[str], None] = lambd
     """Mesh, texture and reference views of an optimised scene."""
     scene.eval()
     on_stage("mesh and texture")
-    device = next(scene.parameters()).device
-
-    def density(points: Tensor) -> Tensor:
-        with torch.no_grad():
-            return scene.density(points.to(device))
-
-    def albedo(points: Tensor) -> Tensor:
-        with torch.no_grad():
-            return scene.albedo(points.to(device))
-
-    mesh = config.mesh(density, albedo, scene.bounds)
+    mesh = scene.to_mesh(config.mesh)
     on_stage("views")
     cameras = turntable(8, distance=2.9, fov_deg=42.0, size=VIEW_SIZE)
     views = render_views(scene, cameras)

@@ -21,9 +21,7 @@ from dreamlift.guidance.hifa import HiFA
 from dreamlift.guidance.vsd import VSD
 from dreamlift.priors.footprint import Footprint, footprint
 from dreamlift.priors.sources import EMBEDDED, KNOWN
-from dreamlift.scenes import kernels
-from dreamlift.scenes.hashgrid import HAS_TRITON, Hashgrid, layout_of
-from dreamlift.scenes.nerf import SAMPLES_AT_ONCE
+from dreamlift.scenes.base import StepShape
 
 if TYPE_CHECKING:
     import torch
@@ -33,16 +31,9 @@ if TYPE_CHECKING:
 PACKAGES = 850 << 20  # Python with torch, diffusers and transformers, and numba's compiler: 650 to 820 MiB were seen
 CUDA_HOST, CUDA_DEVICE = 3 << 30, 600 << 20  # what CUDA adds to a process, and keeps of a GPU; not measured here
 CPU_SLACK, GPU_SLACK = 2.0, 1.25  # over the live values: gaps that malloc (tuned not to give back) and torch's allocator leave
-# Bytes a sample, in float32. Packed intervals, points, weights and their gradients, and what sampling writes in between:
-SAMPLE = 70
-VOXEL = 72  # raw and activated density and colour, and their gradients
-TWIN = 270  # of each level and evaluation of a hash grid, where no compiled kernel does the encoding
-NORMALS, TERMS = 180, 100  # normals and lit colours; regularisers along rays
-PER_SAMPLE_KEPT = 75  # what stays of a sample where rays are followed piece by piece
 COPIES = 10  # of every trained value: itself, gradient, Adam's two, and two good copies of all but the gradient
 # Mesh and texture: fixed, a grid point, a texel.
 MESH, GRID_POINT, TEXEL = 220 << 20, 100, 80
-LOW_RAYS = 4096
 NOTHING = Footprint(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, False)
 
 
@@ -92,9 +83,11 @@ def fits(need: Need, free: tuple[int | None, int | None]) -> bool:
 def refusal(config: Config, prior: Footprint, device: torch.device, need: Need, free: tuple[int | None, int | None]) -> str:
     """One line: what is needed, what is there, and the changes that would fit."""
     ways: list[tuple[str, Config, Footprint]] = []
-    low = replace(config, memory=replace(config.memory, one_by_one=True, checkpointing=True),
-                  scene=replace(config.scene, rays_at_once=LOW_RAYS))  # fmt: skip
-    options = f"--memory.one_by_one true --memory.checkpointing true --scene.rays_at_once {LOW_RAYS}"
+    options = "--memory.one_by_one true --memory.checkpointing true"
+    low = replace(config, memory=replace(config.memory, one_by_one=True, checkpointing=True))
+    if (scene := config.scene.thrifty()) is not None:
+        changed = [f" --scene.{name} {value}" for name, value in vars(scene).items() if value != getattr(config.scene, name)]
+        low, options = replace(low, scene=scene), options + "".join(changed)
     ways.append((options, low, prior))
     for size in sorted({min(side, top) for side in config.cameras.resolution for top in (512, 256, 128, 64, 32)}, reverse=True):
         smaller = tuple(min(side, size) for side in config.cameras.resolution)
@@ -129,10 +122,10 @@ def estimate(config: Config, prior: Footprint, device: str = "cpu") -> Need:
     vae = 4 if prior.upcast else width
     weights = prior.network * width + prior.autoencoder * vae
     learned = _of_lora(config, prior, width)
-    step = int(slack * (render_bytes(config, side, device) + _of_prior(config, prior, width, vae))) + learned
-    step += 4 * COPIES * scene_values(config)
-    # At the end: the field at many points, and what meshes and textures take of the main memory.
-    points = SAMPLES_AT_ONCE * (SAMPLE + field_bytes(config, device, False))
+    step = int(slack * (config.scene.step_bytes(step_shape(config, device)) + _of_prior(config, prior, width, vae))) + learned
+    step += 4 * COPIES * config.scene.values() * config.particles
+    # At the end: pictures of the scene, and what meshes and textures take of the main memory.
+    points = config.scene.picture_bytes(device)
     finish = MESH + GRID_POINT * config.mesh.resolution**3 + TEXEL * config.mesh.texture_size**2
     # A file that is read and the network that it fills are there together, for one network after the other.
     if not gpu:
@@ -158,42 +151,11 @@ def expected(config: Config, device: str = "cpu") -> Need:
     return replace(need, host=need.host + 2 * prior)
 
 
-def scene_values(config: Config) -> int:
-    """How many values the scenes train, all particles together."""
-    field = config.scene.field
-    if isinstance(field, Hashgrid):
-        one = layout_of(field).first[-1] * field.features + field.hidden * (field.levels * field.features + 4)
-    else:
-        one = 4 * sum(n**3 for n in field.resolutions)
-    return one * config.particles
-
-
-def render_bytes(config: Config, side: int, device: str = "cpu") -> int:
-    """Live bytes of one step's renders of ``side`` pixels with their gradients, where no sample is left out."""
-    scene, field = config.scene, config.scene.field
-    rays = config.cameras.views * side**2
-    at_once = min(rays, scene.rays_at_once or rays)
-    on = {name for i in range(101) for name in config.weights.at(i / 100)}
-    normals = "orientation" in on or config.lighting.lambertian > 0
-    along = TERMS if on & {"distortion", "depth_variance"} else 0
-    if isinstance(field, Hashgrid):
-        fixed = 3 * 4 * layout_of(field).first[-1] * field.features
-    else:
-        fixed = 8 * 16 * field.resolutions[-1] ** 3
-    each = SAMPLE + field_bytes(config, device, normals) + NORMALS * normals
-    kept = (PER_SAMPLE_KEPT + NORMALS * normals // 3) * (at_once < rays)
-    return fixed + scene.samples * (at_once * each + rays * (kept + along)) + rays * 200
-
-
-def field_bytes(config: Config, device: str, normals: bool) -> int:
-    """Live bytes of the field at one point."""
-    field = config.scene.field
-    if not isinstance(field, Hashgrid):
-        return VOXEL
-    features, evaluations = 4 * field.levels * field.features, 4 if normals else 1
-    compiled = HAS_TRITON if device == "cuda" else device == "cpu" and kernels.fast_kernels_available()
-    encoded = 0 if compiled else evaluations * field.levels * TWIN
-    return evaluations * (features + 4 * field.hidden + 64) + 2 * 4 * field.hidden + features + encoded
+def step_shape(config: Config, device: str = "cpu") -> StepShape:
+    """What the scene is asked to render in the dearest step of the run."""
+    terms = frozenset(name for i in range(101) for name in config.weights.at(i / 100))
+    normals = "orientation" in terms or config.lighting.lambertian > 0
+    return StepShape(config.cameras.views, max(config.cameras.resolution), device, normals, terms)
 
 
 def _of_prior(config: Config, prior: Footprint, width: int, vae: int) -> int:

@@ -146,7 +146,7 @@ def take_step(config: Config, prior: Prior, embeds: PromptEmbeds, state: State) 
     trouble = find_trouble(total, norm, render.opacity, out.x0)
     if not trouble:
         optimizer.step()
-        scene.after_step(own, progress, rng)
+        scene.after_step(own, progress, rng, render, optimizer)
         if not is_finite(scene):
             trouble = "the scene has values that are not finite numbers"
         elif state.guidance is not None and not is_finite(state.guidance):

@@ -26,6 +26,7 @@ from dreamlift.priors.saving import Memory
 from dreamlift.prompts import WORDINGS, Compass, FourViews, NoViews, Wording
 from dreamlift.scenes import SCENES
 from dreamlift.scenes.background import Learned, Solid
+from dreamlift.scenes.base import SceneSettings
 from dreamlift.scenes.field import Blob
 from dreamlift.scenes.hashgrid import Hashgrid
 from dreamlift.scenes.nerf import Nerf
@@ -91,7 +92,7 @@ class Config:
     cameras: CameraSampler = field(default_factory=CameraSampler)
     wording: Wording = field(default_factory=Compass, metadata={"choices": WORDINGS})
     lighting: Lighting = field(default_factory=Lighting)
-    scene: Nerf = field(default_factory=Nerf, metadata={"choices": SCENES})
+    scene: SceneSettings = field(default_factory=Nerf, metadata={"choices": SCENES})
     guidance: Guidance = field(default_factory=SDS, metadata={"choices": GUIDANCE})
     weights: Weights = field(default_factory=Weights)
     adam: Adam = field(default_factory=Adam)

@@ -142,3 +142,6 @@ class Mesh:
     vertex_normals: np.ndarray | None = None  # (V, 3) float32 unit
     metallic: float = 0.0
     roughness: float = 0.9
+    # (T, T, 3) uint8, linear; green is roughness and blue is metallic, each times the factor above (glTF)
+    metallic_roughness: np.ndarray | None = None
+    normal_map: np.ndarray | None = None  # (T, T, 3) uint8, linear: tangent space, green is +y (glTF, OpenGL)

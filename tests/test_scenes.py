@@ -15,7 +15,7 @@ from dreamlift.scenes.nerf import TERMS, Nerf
 from dreamlift.scenes.occupancy import Occupancy
 from dreamlift.scenes.volume import intersect_cube
 from dreamlift.scenes.voxel import Voxel
-from dreamlift.types import Shading
+from dreamlift.types import RenderOutput, Shading
 
 SETTINGS = {
     "voxel": Nerf(Voxel((9, 17), (0.0, 0.3)), samples=32, occupancy=Occupancy(16, every=2, warmup=4)),
@@ -26,6 +26,10 @@ SETTINGS = {
         samples=32,
     ),
 }
+
+
+NOTHING = torch.zeros(1, 1, 1, 3)
+UNUSED = (RenderOutput(NOTHING, NOTHING, NOTHING, None), torch.optim.SGD([NOTHING]))  # a nerf looks at neither
 
 
 def generator(seed=0):
@@ -48,7 +52,7 @@ def train(scene, rng, first, last):
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        scene.after_step(index, (index + 1) / 10, rng)
+        scene.after_step(index, (index + 1) / 10, rng, *UNUSED)
 
 
 @pytest.mark.parametrize("density", [0.3, 2.0])
@@ -114,7 +118,7 @@ def test_torchs_global_generator_is_left_alone(name):
 def test_skipping_empty_space_keeps_the_picture(name):
     scene = SETTINGS[name].build(generator())
     for index in range(30):
-        scene.after_step(index, 1.0, generator(index))
+        scene.after_step(index, 1.0, generator(index), *UNUSED)
     scene.eval()
     cameras = turntable(2, size=32)
     skipped = scene.render(cameras, generator(), background=torch.zeros(3))
@@ -130,10 +134,10 @@ def test_skipping_empty_space_keeps_the_picture(name):
 def test_occupancy_never_empties_and_lets_a_scene_grow():
     scene = Nerf(Voxel((9,), (0.0,), blob=Blob("none")), occupancy=Occupancy(8, every=1, warmup=0)).build(generator())
     scene.field.levels[0].data[..., 0] = -30.0  # nothing anywhere
-    scene.after_step(0, 0.0, generator())
+    scene.after_step(0, 0.0, generator(), *UNUSED)
     assert scene.occupancy.occupied.any()
     scene.field.levels[0].data[7, 7, 7, 0] = 20.0
-    scene.after_step(1, 0.0, generator())
+    scene.after_step(1, 0.0, generator(), *UNUSED)
     assert scene.occupancy.occupied[6:, 6:, 6:].all()  # the new corner and a rim around it
     assert not scene.occupancy.occupied[:4].all()
 
@@ -164,7 +168,7 @@ def test_a_render_in_pieces_equals_the_whole(name, monkeypatch):
 def test_gradient_of_a_lit_render_by_finite_differences(name):
     """d(everything rendered, every regulariser)/d(all parameters) in float64, along one random direction."""
     scene, cameras = SETTINGS[name].build(generator()).double().eval(), turntable(2, size=6)
-    scene.after_step(0, 1.0, generator())
+    scene.after_step(0, 1.0, generator(), *UNUSED)
     shading = Shading(torch.tensor([1.0, 0.5]), torch.tensor([0.0, 0.5]), torch.tensor([[2.0, 2, 2], [0.0, 3, 0]]))
     parameters = list(scene.parameters())
     for parameter in parameters:
@@ -303,7 +307,7 @@ def test_a_short_fit_recovers_a_coloured_ball():
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        scene.after_step(index, (index + 1) / 60, rng)
+        scene.after_step(index, (index + 1) / 60, rng, *UNUSED)
     scene.eval()
     with torch.no_grad():
         assert float(error(turntable(4, elevation_deg=20.0, size=32), torch.zeros(3))) < 0.006

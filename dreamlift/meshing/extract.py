@@ -25,7 +25,7 @@ Albedo = Callable[[Tensor], Tensor]  # (N, 3) -> (N, 3) sRGB
 
 @dataclass(frozen=True)
 class Extract:
-    """How a field becomes a mesh. Calling it does it."""
+    """How a scene becomes a mesh."""
 
     resolution: int = 128  # grid points a side on which the density is sampled
     threshold: float | None = None  # density of the surface; None finds the one whose outlines match the renders
@@ -44,19 +44,20 @@ class Extract:
         if self.depth <= 0 or self.smooth < 0 or (self.threshold is not None and self.threshold <= 0):
             raise ValueError("depth and threshold must be positive, and smooth must not be negative")
 
-    def __call__(self, density: Density, albedo: Albedo, bounds: float) -> Mesh:
-        """The textured mesh of a field inside ``[-bounds, bounds]^3``.
 
-        Raises:
-            EmptySceneError: there is nothing to see in the field.
-        """
-        grid = sample_grid(density, bounds, self.resolution)
-        vertices, faces = surface_of_density(grid, (-bounds,) * 3, (bounds,) * 3, self.threshold)
-        mesh = remove_floaters(Mesh(vertices.numpy(), faces.numpy().astype(np.int32)), self.keep_parts)
-        mesh = decimate(smooth(mesh, self.smooth) if self.smooth else mesh, self.faces)
-        mesh = unwrap(mesh, self.texture_size)
-        return bake(mesh, lambda points, normals: surface_color(density, albedo, points, normals, self.depth),
-                    self.texture_size)  # fmt: skip
+def mesh_of_field(density: Density, albedo: Albedo, bounds: float, settings: Extract) -> Mesh:
+    """The textured mesh of a field inside ``[-bounds, bounds]^3``.
+
+    Raises:
+        EmptySceneError: there is nothing to see in the field.
+    """
+    grid = sample_grid(density, bounds, settings.resolution)
+    vertices, faces = surface_of_density(grid, (-bounds,) * 3, (bounds,) * 3, settings.threshold)
+    mesh = remove_floaters(Mesh(vertices.numpy(), faces.numpy().astype(np.int32)), settings.keep_parts)
+    mesh = decimate(smooth(mesh, settings.smooth) if settings.smooth else mesh, settings.faces)
+    mesh = unwrap(mesh, settings.texture_size)
+    return bake(mesh, lambda points, normals: surface_color(density, albedo, points, normals, settings.depth),
+                settings.texture_size)  # fmt: skip
 
 
 @torch.no_grad()

@@ -8,12 +8,14 @@ in, so a resumed run repeats the interrupted one bit by bit.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
 
-from dreamlift.types import Cameras, RenderOutput, Shading
+from dreamlift.meshing.extract import Extract
+from dreamlift.types import Cameras, Mesh, RenderOutput, Shading
 
 
 class ParamGroup(TypedDict):
@@ -60,13 +62,66 @@ class Scene(nn.Module, ABC):
         """The trainable parameters with their learning rates."""
 
     @abstractmethod
-    def after_step(self, index: int, progress: float, rng: torch.Generator) -> None:
-        """Housekeeping after optimiser step ``index``: occupancy, coarse-to-fine. ``progress`` is in 0..1."""
+    def after_step(
+        self, index: int, progress: float, rng: torch.Generator, render: RenderOutput, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Housekeeping after optimiser step ``index``: occupancy, coarse-to-fine, densification.
+
+        Args:
+            progress: how much of the run is done, 0..1.
+            render: what was rendered in this step, after ``backward()``.
+            optimizer: its moments of values that are replaced here must be replaced too.
+        """
 
     @abstractmethod
-    def density(self, points: Tensor) -> Tensor:
-        """Density ``(N,) >= 0`` (inverse world units) at ``points (N, 3)``."""
+    def to_mesh(self, settings: Extract) -> Mesh:
+        """The scene as a textured mesh, on the CPU.
+
+        Raises:
+            EmptySceneError: there is nothing to see in the scene.
+        """
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """What decides how much memory a step's renders take."""
+
+    views: int
+    side: int  # pixels
+    device: str = "cpu"  # "cpu", "cuda" or "mps"
+    normals: bool = False  # whether they are lit, or a term looks at normals
+    terms: frozenset[str] = frozenset()  # the regularisers that are ever on
+
+
+@dataclass(frozen=True)
+class SceneSettings(ABC):
+    """Settings of a scene: a frozen dataclass that :meth:`build` makes the scene of."""
 
     @abstractmethod
-    def albedo(self, points: Tensor) -> Tensor:
-        """Base colour ``(N, 3)`` in [0, 1], sRGB, at ``points (N, 3)``."""
+    def build(self, rng: torch.Generator, device: torch.device | str = "cpu", start: Mesh | None = None) -> Scene:
+        """A new scene.
+
+        Args:
+            rng: CPU generator that draws the initial parameters.
+            start: what the scene begins as (the last stage's result, or a user's mesh), inside ``[-1, 1]^3``; None
+                begins with the scene's own blob.
+
+        Raises:
+            ValueError: this kind of scene needs a start and has none, or cannot begin with one.
+        """
+
+    @abstractmethod
+    def values(self) -> int:
+        """How many numbers the scene trains."""
+
+    @abstractmethod
+    def step_bytes(self, shape: StepShape) -> int:
+        """Live bytes of one step's renders with their gradients, an upper estimate."""
+
+    @abstractmethod
+    def picture_bytes(self, device: str) -> int:
+        """Live bytes of pictures rendered without gradients, or of meshing; what each does at once is bounded."""
+
+    @abstractmethod
+    def thrifty(self) -> SceneSettings | None:
+        """The same scene with what saves memory switched on; None where nothing does."""

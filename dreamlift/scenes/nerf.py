@@ -18,22 +18,23 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from dreamlift.cameras import rays_of
-from dreamlift.scenes import regularizers
+from dreamlift.meshing.extract import Extract, mesh_of_field
+from dreamlift.scenes import nerf_memory, regularizers
 from dreamlift.scenes.background import BACKGROUNDS, Background, Learned, Random, Solid
-from dreamlift.scenes.base import ParamGroup, Scene
+from dreamlift.scenes.base import ParamGroup, Scene, SceneSettings, StepShape
 from dreamlift.scenes.field import Field, FieldSamples, dot, safe_normalize
 from dreamlift.scenes.hashgrid import Hashgrid
 from dreamlift.scenes.occupancy import Occupancy, OccupancyGrid
 from dreamlift.scenes.volume import Composited, composite, ray_offsets, sample_points, sample_rays
 from dreamlift.scenes.voxel import Voxel
-from dreamlift.types import Cameras, RaySamples, RenderOutput, Shading
+from dreamlift.types import Cameras, Mesh, RaySamples, RenderOutput, Shading
 
 SAMPLES_AT_ONCE = 1 << 19  # of a render without gradients: bounds its memory
 FIELDS = {"voxel": Voxel, "hashgrid": Hashgrid}
 
 
 @dataclass(frozen=True)
-class Nerf:
+class Nerf(SceneSettings):
     """Settings of a radiance field scene; :meth:`build` makes the scene."""
 
     field: Voxel | Hashgrid = dataclasses.field(default_factory=Voxel, metadata={"choices": FIELDS})
@@ -52,9 +53,23 @@ class Nerf:
         if self.rays_at_once < 0:
             raise ValueError(f"Nerf.rays_at_once is {self.rays_at_once}; use 0 for all of them, or for example 4096.")
 
-    def build(self, rng: torch.Generator, device: torch.device | str = "cpu") -> NerfScene:
-        """A new scene; ``rng`` is a CPU generator that draws the initial parameters."""
+    def build(self, rng: torch.Generator, device: torch.device | str = "cpu", start: Mesh | None = None) -> NerfScene:
+        """See :meth:`SceneSettings.build`. A radiance field does not begin with a mesh."""
+        if start is not None:
+            raise ValueError("a nerf scene cannot begin with a mesh; use the scene tetmesh, surface or gaussians for that")
         return NerfScene(self, self.field.build(self.bounds, rng), self.background.build(rng)).to(device)
+
+    def values(self) -> int:
+        return nerf_memory.field_values(self.field)
+
+    def step_bytes(self, shape: StepShape) -> int:
+        return nerf_memory.step_bytes(self, shape)
+
+    def picture_bytes(self, device: str) -> int:
+        return SAMPLES_AT_ONCE * nerf_memory.sample_bytes(self, device)
+
+    def thrifty(self) -> Nerf:
+        return dataclasses.replace(self, rays_at_once=nerf_memory.LOW_RAYS)
 
 
 class NerfScene(Scene):
@@ -168,15 +183,24 @@ class NerfScene(Scene):
         return [*self.field.param_groups(), *self.background.param_groups()]
 
     @torch.no_grad()
-    def after_step(self, index: int, progress: float, rng: torch.Generator) -> None:
+    def after_step(
+        self, index: int, progress: float, rng: torch.Generator, render: RenderOutput, optimizer: torch.optim.Optimizer
+    ) -> None:
         self.field.advance(progress)
         self.occupancy.after_step(index, self.field, rng)
 
+    @torch.no_grad()
+    def to_mesh(self, settings: Extract) -> Mesh:
+        """The surface at the density whose outlines match the renders, with the colours that rays collect there."""
+        return mesh_of_field(self.density, self.albedo, self.bounds, settings)
+
     def density(self, points: Tensor) -> Tensor:
-        return self.field.density(points)
+        """Density ``(N,) >= 0`` (inverse world units) at ``points (N, 3)``, on any device."""
+        return self.field.density(points.to(self.occupancy.average))
 
     def albedo(self, points: Tensor) -> Tensor:
-        return self.field.query(points).albedo
+        """Base colour ``(N, 3)`` in [0, 1], sRGB, at ``points (N, 3)``, on any device."""
+        return self.field.query(points.to(self.occupancy.average)).albedo
 
 
 TERMS = ("sparsity", "opaque", "distortion", "depth_variance", "orientation", "tv")
