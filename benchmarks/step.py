@@ -43,7 +43,7 @@ def main() -> None:
     views = job.config.cameras.views
     pictures, t = torch.rand(views, job.prior.resolution, job.prior.resolution, 3), torch.full((views,), 0.5)
     latents = job.prior.encode(pictures)
-    cond = job.embeds.at(job.config.cameras(0.0, torch.Generator().manual_seed(0)))
+    cond = job.teacher.embeds.at(job.config.cameras(0.0, torch.Generator().manual_seed(0)))
     rows: dict[str, list[tuple[float, float]]] = {"floor": [], "step": []}
 
     def floor() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
             job.prior.predict_noise(latents, t, cond, 3.0)
 
     def step() -> None:
-        take_step(job.config, job.prior, job.embeds, job.state)
+        take_step(job.config, job.prior, job.teacher.embeds, job.state)
         job.state.index += 1
 
     for i in range(arguments.skip + arguments.steps):

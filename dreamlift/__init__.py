@@ -12,7 +12,7 @@ _HOMES = {"Asset": "dreamlift.lifting", "generate": "dreamlift.lifting", "Config
 
 if TYPE_CHECKING:
     from dreamlift.lifting import Asset, generate
-    from dreamlift.presets import Config
+    from dreamlift.settings import Config
 
 
 def __getattr__(name: str) -> Any:

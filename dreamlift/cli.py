@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from dreamlift.presets import Config
+    from dreamlift.settings import Config
 
 OVERRIDE = re.compile(r"--([a-z_]+(?:\.[a-z0-9_]+)+)(?:=(.*))?", re.DOTALL)
 # Short options of generate and the setting that each one is.
@@ -153,7 +153,7 @@ def _generate(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     from dreamlift.apps.progress import choose
     from dreamlift.config import apply_overrides, load_yaml
     from dreamlift.personalize.additions import parse_lora
-    from dreamlift.presets import Config
+    from dreamlift.settings import Config
 
     if arguments.config is not None and arguments.preset is not None:
         raise ValueError("--config and --preset are two starting points: give one of them")

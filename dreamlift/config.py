@@ -67,6 +67,7 @@ def load_yaml(cls: type[T], text: str) -> T:
 def apply_overrides(obj: T, overrides: Mapping[str, str]) -> T:
     """A copy of ``obj`` with dotted settings replaced by command-line text, such as ``{"guidance.t_max": "0.5"}``.
 
+    An entry of a tuple is named by its number from 0 (``then.0.steps``); the first number that is free adds one.
     All overrides of one object take effect together, in any order: ``guidance.type`` selects the class (another one
     starts from its own defaults), and its fields may be set in the same call. Raises ConfigError.
     """
@@ -96,6 +97,10 @@ def describe_fields(obj: Any, path: str = "") -> list[tuple[str, str, str, str]]
     for name, (kind, _, comment) in fields_of(type(obj)).items():
         value, here = getattr(obj, name), _join(path, name)
         names = {choice: label for label, choice in kind.records.items()}
+        if kind.repeats and kind.items[0].records and value:
+            for number, entry in enumerate(value):
+                rows += describe_fields(entry, f"{here}.{number}")
+            continue
         if type(value) not in names:
             text = value if isinstance(value, str) else json.dumps(_plain(kind, value, here), ensure_ascii=False)
             rows.append((here, str(kind), text, comment))
@@ -120,6 +125,8 @@ def _build(kind: Kind, value: Any, path: str, text: bool, base: Any) -> Any:
             raise ConfigError(f"{path}: got {_show(value)}, which is not readable: {error}") from None
     if isinstance(value, Mapping) and kind.records:
         return _build_record(kind, value, path, text, base)
+    if isinstance(value, Mapping) and kind.repeats and text and isinstance(base, tuple):
+        return _build_some(kind.items[0], value, path, base)
     if isinstance(value, (list, tuple)) and kind.items:
         if not kind.repeats and len(value) != len(kind.items):
             raise ConfigError(f"{path}: got {len(value)} values, accepted: {kind}")
@@ -128,6 +135,18 @@ def _build(kind: Kind, value: Any, path: str, text: bool, base: Any) -> Any:
             _build(item, each, f"{path}[{i}]", text, None) for i, (item, each) in enumerate(zip(kinds, value, strict=True))
         )
     return _scalar(kind, value, path)
+
+
+def _build_some(kind: Kind, data: Mapping[Any, Any], path: str, base: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A tuple with some of its entries changed, or added at its end, by their numbers: ``then.0.steps``."""
+    found = list(base)
+    for key, value in sorted(data.items()):
+        number = int(key) if str(key).isdigit() else -1
+        if not 0 <= number <= len(found):
+            raise ConfigError(f"{_join(path, key)}: no such entry; accepted: 0 to {len(found)} ({len(found)} adds one)")
+        entry = found[number] if number < len(found) else None
+        found[number : number + 1] = [_build(kind, value, _join(path, key), True, entry)]
+    return tuple(found)
 
 
 def _build_record(kind: Kind, data: Mapping[Any, Any], path: str, text: bool, base: Any) -> Any:

@@ -1,35 +1,47 @@
 """START HERE: a prompt becomes an asset, on one page of plain calls.
 
 prepare: work out memory, encode the prompt, load the prior, build the scene    (fails before the first expensive step)
-optimize: the loop (dreamlift/optimize.py)
+lift: the loop (dreamlift/optimize.py), stage by stage; a stage begins with the mesh that the one before it ended with
 finish: the scene becomes a mesh with a baked texture
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dreamlift.cameras import turntable
 from dreamlift.export import EXPORTERS
-from dreamlift.memory import Need, check_memory
-from dreamlift.optimize import State, optimize, random_stream, start
+from dreamlift.export.glb import load_glb
+from dreamlift.memory import Need, check_memory, largest
+from dreamlift.optimize import State, check_views, optimize, random_stream, restored, start
 from dreamlift.personalize.additions import fingerprint, resolve
-from dreamlift.presets import TOYBOX, Config
+from dreamlift.presets import TOYBOX
 from dreamlift.priors import load_prior, prompt_reader
 from dreamlift.priors.base import Prior
 from dreamlift.priors.sources import locate, revision_of
 from dreamlift.prompts import PromptEmbeds, embed_prompt
 from dreamlift.run import check_prompt
 from dreamlift.scenes.base import Scene
-from dreamlift.types import Cameras, Mesh
+from dreamlift.settings import Config, check_stages
+from dreamlift.types import Cameras, Mesh, Step
 
 VIEW_SIZE = 128  # pixels of the renders that the exported file is compared with
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What a stage learns from."""
+
+    prior: Prior
+    revision: str  # of its weights
+    embeds: PromptEmbeds
 
 
 @dataclass(frozen=True)
@@ -37,11 +49,13 @@ class Job:
     """A run that is ready to go."""
 
     config: Config
-    prior: Prior
-    prior_revision: str
-    embeds: PromptEmbeds
+    teacher: Teacher  # of the stage that the state is in
     state: State
-    need: Need | None  # of memory; None where the prior's settings could not be read beforehand
+    need: Need | None  # of memory, the dearest stage's; None where no prior's settings could be read beforehand
+
+    @property
+    def prior(self) -> Prior:
+        return self.teacher.prior
 
 
 @dataclass(frozen=True)
@@ -82,31 +96,76 @@ def generate(prompt: str, config: Config = TOYBOX) -> Asset:
         EmptySceneError: nothing was left in the scene.
     """
     job = prepare(dataclasses.replace(config, prompt=prompt))
-    for _ in optimize(job.config, job.prior, job.embeds, job.state):
+    for _ in lift(job):
         pass
     first, *others = (finish(job.config, scene) for scene in job.state.scenes)
     return dataclasses.replace(first, others=tuple(others))
 
 
-def prepare(config: Config, on_stage: Callable[[str], None] = lambda name: None) -> Job:
-    """Everything that can fail early: the prompt, the device, memory, the words, the prior."""
+def prepare(config: Config, on_stage: Callable[[str], None] = lambda name: None, saved: dict[str, Any] | None = None) -> Job:
+    """Everything that can fail early: the prompt, the device, memory, the words, the prior.
+
+    Args:
+        saved: the checkpoint to go on from, as :meth:`dreamlift.optimize.State.state_dict` gave it.
+    """
     config = dataclasses.replace(config, prompt=check_prompt(config.prompt), additions=resolve(config.additions))
-    folder = locate(config.prior, config.prior_config)
-    local, settings = Path(config.prior).expanduser(), Path(config.prior_config).expanduser()
-    if folder == local or local.is_file():
-        # A relative path means another folder as soon as the run is resumed from somewhere else.
-        config = dataclasses.replace(config, prior=str(local.resolve()))
-    if config.prior_config and settings.is_dir():
-        config = dataclasses.replace(config, prior_config=str(settings.resolve()))
+    check_stages(config)
+    settings = Path(config.prior_config).expanduser()
+    config = dataclasses.replace(
+        config,
+        prior=whole_name(config.prior, config.prior_config),
+        prior_config=str(settings.resolve()) if config.prior_config and settings.is_dir() else config.prior_config,
+        start=str(Path(config.start).expanduser().resolve()) if config.start else "",
+        then=tuple(dataclasses.replace(stage, prior=whole_name(stage.prior, config.prior_config)) for stage in config.then),
+    )
     device = find_device(config.device)
-    need = check_memory(config, folder, device)
+    # All stages, now: what does not fit or is not there must not be found out at the end of the first one.
+    need = largest(tuple(check_memory(stage, locate(stage.prior, stage.prior_config), device) for stage in config.stages))
     if need is not None:
         on_stage(str(need))
+    stage = config.stages[saved["stage"] if saved else 0]
+    mesh = load_glb(config.start) if config.start and not saved else None
+    teacher = teach(stage, device)
+    for later in config.stages:
+        if later.prior == stage.prior:
+            check_views(later, teacher.prior)
+    state = restored(stage, teacher.prior, saved) if saved else start(stage, teacher.prior, (mesh,))
+    return Job(config, teacher, state, need)
+
+
+def teach(config: Config, device: torch.device, before: tuple[Config, Teacher] | None = None) -> Teacher:
+    """The teacher of a stage; what is the same as in the stage ``before`` is not loaded again."""
+    folder = locate(config.prior, config.prior_config)
     # The words first: text encoders and networks are then never in memory together.
-    read = prompt_reader(folder, device, config.additions)
-    embeds = embed_prompt(config.prompt, config.negative, config.wording, read)
+    embeds = embed_prompt(config.prompt, config.negative, config.wording, prompt_reader(folder, device, config.additions))
+    if before is not None and before[0].prior == config.prior:
+        return dataclasses.replace(before[1], embeds=embeds)
     prior = load_prior(folder, device, config.see_cameras, config.additions, config.memory, config.linear_latents)
-    return Job(config, prior, revision_of(folder) + fingerprint(config.additions), embeds, start(config, prior), need)
+    return Teacher(prior, revision_of(folder) + fingerprint(config.additions), embeds)
+
+
+def lift(job: Job, on_stage: Callable[[str], None] = lambda name: None) -> Iterator[Step]:
+    """Every step that is left, of every stage; ``job.state`` is changed in place, and is whole after each of them.
+
+    Raises:
+        DivergedError: the optimisation went wrong again and again.
+        EmptySceneError: a stage left nothing that the next one could begin with.
+    """
+    stages, state, teacher = job.config.stages, job.state, job.teacher
+    for number in range(state.stage, len(stages)):
+        stage = stages[number]
+        if number > state.stage:
+            on_stage(f"stage {number + 1} of {len(stages)}")
+            meshes = tuple(scene.eval().to_mesh(stage.mesh) for scene in state.scenes)
+            teacher = teach(stage, teacher.prior.device, (stages[number - 1], teacher))
+            state.become(start(stage, teacher.prior, meshes, number, state.index))
+        yield from optimize(stage, teacher.prior, teacher.embeds, state)
+
+
+def whole_name(prior: str, prior_config: str) -> str:
+    """A prior's name, with its whole path if it is a file or a folder: a relative one means another where a run is resumed."""
+    local = Path(prior).expanduser()
+    return str(local.resolve()) if prior and (locate(prior, prior_config) == local or local.is_file()) else prior
 
 
 def finish(config: Config, scene: Scene, on_stage: Callable[[str], None] = lambda name: None) -> Asset:

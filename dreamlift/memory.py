@@ -26,7 +26,7 @@ from dreamlift.scenes.base import StepShape
 if TYPE_CHECKING:
     import torch
 
-    from dreamlift.presets import Config
+    from dreamlift.settings import Config
 
 PACKAGES = 850 << 20  # Python with torch, diffusers and transformers, and numba's compiler: 650 to 820 MiB were seen
 CUDA_HOST, CUDA_DEVICE = 3 << 30, 600 << 20  # what CUDA adds to a process, and keeps of a GPU; not measured here
@@ -73,6 +73,17 @@ def check_memory(config: Config, folder: Path, device: torch.device) -> Need | N
     if config.memory.check and not fits(need, free):
         raise NotEnoughMemoryError(refusal(config, prior, device, need, free))
     return need
+
+
+def largest(needs: tuple[Need | None, ...]) -> Need | None:
+    """The need of a run of several stages, which come one after the other."""
+    known = [need for need in needs if need is not None]
+    if len(known) < 2:
+        return known[0] if known else None
+    dearest = max(known, key=lambda need: (need.device, need.host))
+    return replace(
+        dearest, host=max(need.host for need in known), pictures=f"{dearest.pictures} (the dearest of {len(needs)} stages)"
+    )
 
 
 def fits(need: Need, free: tuple[int | None, int | None]) -> bool:

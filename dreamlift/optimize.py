@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dreamlift.presets import Config
 from dreamlift.priors.base import Prior
 from dreamlift.prompts import PromptEmbeds
 from dreamlift.scenes.base import Scene
 from dreamlift.schedules import value_at
-from dreamlift.types import Step
+from dreamlift.settings import Config, Show
+from dreamlift.types import Mesh, RenderOutput, Step
 
 SNAPSHOT_EVERY = 25  # steps between two copies of the last good state
 ATTEMPTS = 3
@@ -45,20 +45,30 @@ class State:
     guidance: nn.Module | None  # what the loss learns, where it learns something
     optimizer: torch.optim.Optimizer
     base_lrs: tuple[float, ...]  # learning rates of the optimiser's groups before any schedule
-    index: int = 0  # the next step
+    index: int = 0  # the next step, counted from the run's beginning
+    stage: int = 0  # counted from 0
+    first: int = 0  # the step with which this stage began
+    starts: tuple[Mesh | None, ...] = ()  # what each particle's scene began as in this stage
     attempt: int = 0  # how often the run was rolled back to the last good copy
     good: dict[str, Any] = field(default_factory=dict)  # the last good copy
 
     @property
     def scene(self) -> Scene:
         """The particle whose turn it is; after a run, the first one."""
-        return self.scenes[self.index % len(self.scenes)]
+        return self.scenes[(self.index - self.first) % len(self.scenes)]
+
+    def become(self, other: State) -> None:
+        """Be another state from now on: the next stage's."""
+        vars(self).update(vars(other))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a checkpoint must hold."""
         learned = self.guidance.state_dict() if self.guidance is not None else {}
         return {
             "index": self.index,
+            "stage": self.stage,
+            "first": self.first,
+            "starts": [None if mesh is None else dict(vars(mesh)) for mesh in self.starts],
             "attempt": self.attempt,
             "scenes": [dict(scene.state_dict()) for scene in self.scenes],
             "guidance": dict(learned),
@@ -66,6 +76,7 @@ class State:
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take over values of this same stage (:func:`start` makes a state of another one)."""
         self.index, self.attempt = saved["index"], saved["attempt"]
         for scene, values in zip(self.scenes, saved["scenes"], strict=True):
             scene.load_state_dict(values)
@@ -80,36 +91,59 @@ def random_stream(*key: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
-def start(config: Config, prior: Prior) -> State:
-    """A fresh state on the prior's device.
+def start(config: Config, prior: Prior, starts: tuple[Mesh | None, ...] = (None,), stage: int = 0, first: int = 0) -> State:
+    """A fresh state of a stage on the prior's device.
+
+    Args:
+        config: of this stage.
+        starts: what each particle's scene begins as; one stands for all.
+        stage: its number, from 0. first: the run's step with which it begins.
 
     Raises:
         ValueError: cameras or a loss that this prior cannot work with.
     """
+    check_views(config, prior)
+    stream = (config.seed, *(["stage", stage] if stage else []))
+    meshes = starts * config.particles if len(starts) == 1 else starts
+    scenes = tuple(
+        config.scene.build(random_stream(*stream, "scene", *([number] if number else [])), prior.device, mesh).train()
+        for number, mesh in enumerate(meshes)
+    )
+    learned = config.guidance.init(prior, random_stream(*stream, "guidance"))
+    groups = [dict(group) for part in (*scenes, learned) if part is not None for group in part.param_groups()]
+    adam = config.adam
+    optimizer = torch.optim.Adam(groups, betas=(adam.beta1, adam.beta2), eps=adam.eps)
+    rates = tuple(group["lr"] for group in optimizer.param_groups)
+    return State(scenes, learned, optimizer, rates, first, stage, first, meshes)
+
+
+def restored(config: Config, prior: Prior, saved: dict[str, Any]) -> State:
+    """The state that ``saved`` (of :meth:`State.state_dict`) was, in the stage that it was in; ``config`` is that stage's."""
+    starts = tuple(None if mesh is None else Mesh(**mesh) for mesh in saved["starts"])
+    state = start(config, prior, starts, saved["stage"], saved["first"])
+    state.load_state_dict(saved)
+    return state
+
+
+def check_views(config: Config, prior: Prior) -> None:
+    """Refuse cameras that a prior of several views cannot look through. Raises ValueError."""
     if prior.views > 1 and config.cameras.orbit != prior.views:
         raise ValueError(
             f"cameras.orbit is {config.cameras.orbit}, but this prior looks at {prior.views} views of an object together: set "
             f"cameras.orbit to {prior.views} and cameras.views to a multiple of it (as --preset mvdream does)"
         )
-    scenes = tuple(
-        config.scene.build(random_stream(config.seed, "scene", *([number] if number else [])), prior.device).train()
-        for number in range(config.particles)
-    )
-    learned = config.guidance.init(prior, random_stream(config.seed, "guidance"))
-    groups = [dict(group) for part in (*scenes, learned) if part is not None for group in part.param_groups()]
-    adam = config.adam
-    optimizer = torch.optim.Adam(groups, betas=(adam.beta1, adam.beta2), eps=adam.eps)
-    return State(scenes, learned, optimizer, tuple(group["lr"] for group in optimizer.param_groups))
 
 
 def optimize(config: Config, prior: Prior, embeds: PromptEmbeds, state: State) -> Iterator[Step]:
-    """Steps from ``state.index`` to ``config.total_steps``; ``state`` is changed in place, and right after each step.
+    """Steps from ``state.index`` to the end of this stage; ``state`` is changed in place, and right after each step.
+
+    ``config`` is the stage's own (:attr:`Config.stages`).
 
     Raises:
         DivergedError: three roll-backs to the same copy did not help.
     """
     state.good = snapshot(state)
-    while state.index < config.total_steps:
+    while state.index < state.first + config.steps * config.particles:
         step, trouble = take_step(config, prior, embeds, state)
         if trouble:
             step = replace(step, note=roll_back(state, trouble))
@@ -124,15 +158,16 @@ def optimize(config: Config, prior: Prior, embeds: PromptEmbeds, state: State) -
 def take_step(config: Config, prior: Prior, embeds: PromptEmbeds, state: State) -> tuple[Step, str]:
     """One step, and what is wrong with it ("" if nothing; otherwise the state must be rolled back)."""
     index, scene = state.index, state.scene
-    own = index // config.particles  # the particle's own steps so far
+    own = (index - state.first) // config.particles  # the particle's own steps so far in this stage
     progress = own / config.steps
     rng = random_stream(config.seed, index, state.attempt)
     cameras = config.cameras(progress, rng).to(prior.device)
     shading = config.lighting(cameras, progress, rng)
     weights = config.weights.at(progress)
-    render = scene.render(cameras, rng, shading, progress=progress, normals="orientation" in weights)
+    normals = "orientation" in weights or config.show == "normal"
+    render = scene.render(cameras, rng, shading, progress=progress, normals=normals)
     cond = replace(embeds.at(cameras), render=render)
-    out = config.guidance(prior, prior.encode(render.rgb), cond, progress, rng, state.guidance)
+    out = config.guidance(prior, prior.encode(shown(render, config.show)), cond, progress, rng, state.guidance)
     raw = scene.regularize(render, progress, tuple(weights)) if weights else {}
     terms = {name: weights[name] * value for name, value in raw.items()}
     total = out.loss + sum(terms.values())
@@ -153,6 +188,13 @@ def take_step(config: Config, prior: Prior, embeds: PromptEmbeds, state: State) 
             trouble = "what the loss has learnt has values that are not finite numbers"
     values = {name: float(value.detach()) for name, value in terms.items()} | {"grad_norm": float(norm)}
     return Step(index, float(total.detach()), values | out.metrics, cameras, render, out), trouble
+
+
+def shown(render: RenderOutput, show: Show) -> Tensor:
+    """The pictures ``(B, H, W, 3)`` in [0, 1] that the prior sees: colours, or normals on black (Fantasia3D)."""
+    if show == "color" or render.normal is None:
+        return render.rgb
+    return 0.5 * (render.normal + render.opacity)
 
 
 def gradient_norm(scene: Scene, limit: float | None) -> Tensor:

@@ -1,12 +1,11 @@
-"""What can be set (:class:`Config`), and named settings, each with the paper that it follows and what it costs."""
+"""Named settings, each with the paper that it follows and what it costs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 from dreamlift.cameras import CameraSampler
-from dreamlift.guidance import GUIDANCE
 from dreamlift.guidance.base import Guidance
 from dreamlift.guidance.cfd import CFD
 from dreamlift.guidance.csd import CSD
@@ -20,99 +19,14 @@ from dreamlift.guidance.sds import SDS
 from dreamlift.guidance.sjc import SJC
 from dreamlift.guidance.vsd import VSD
 from dreamlift.lighting import Lighting
-from dreamlift.meshing.extract import Extract
-from dreamlift.personalize.additions import Additions
-from dreamlift.priors.saving import Memory
-from dreamlift.prompts import WORDINGS, Compass, FourViews, NoViews, Wording
-from dreamlift.scenes import SCENES
+from dreamlift.prompts import Compass, FourViews, NoViews
 from dreamlift.scenes.background import Learned, Solid
-from dreamlift.scenes.base import SceneSettings
 from dreamlift.scenes.field import Blob
 from dreamlift.scenes.hashgrid import Hashgrid
 from dreamlift.scenes.nerf import Nerf
 from dreamlift.scenes.voxel import Voxel
-from dreamlift.schedules import SCHEDULES, Linear, Piecewise, Schedule, Switch, value_at
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Weights of the scene's regularisers; 0 switches a term off and it is not computed."""
-
-    sparsity: float | Schedule = field(default=0.0, metadata={"choices": SCHEDULES})
-    opaque: float | Schedule = field(default=0.0, metadata={"choices": SCHEDULES})
-    orientation: float | Schedule = field(default=0.0, metadata={"choices": SCHEDULES})
-    distortion: float | Schedule = field(default=0.0, metadata={"choices": SCHEDULES})
-    tv: float | Schedule = field(default=0.0, metadata={"choices": SCHEDULES})
-    depth_variance: float | Schedule = field(default=0.0, metadata={"choices": SCHEDULES})
-
-    def at(self, progress: float) -> Mapping[str, float]:
-        """The terms that are on, with their weights."""
-        values = {name: value_at(value, progress) for name, value in vars(self).items()}
-        return {name: value for name, value in values.items() if value != 0.0}
-
-
-@dataclass(frozen=True)
-class Adam:
-    """The optimiser. Learning rates come from the scene's parts; this scales and shapes them."""
-
-    lr_scale: float | Schedule = field(default=1.0, metadata={"choices": SCHEDULES})
-    beta1: float = 0.9
-    beta2: float = 0.99
-    eps: float = 1e-15  # as in Instant-NGP and threestudio: grids get tiny gradients
-    clip_norm: float | None = None  # largest norm of all gradients together
-
-    def __post_init__(self) -> None:
-        for name in ("beta1", "beta2"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"{name} is {getattr(self, name):g}; accepted: 0 up to, but not including, 1")
-        if self.eps <= 0 or (self.clip_norm is not None and self.clip_norm <= 0):
-            raise ValueError(f"eps is {self.eps:g} and clip_norm {self.clip_norm}; both must be positive")
-        if min(value_at(self.lr_scale, progress) for progress in (0.0, 0.5, 1.0)) < 0:
-            raise ValueError("lr_scale becomes negative; it must be 0 or more at all times")
-
-
-@dataclass(frozen=True)
-class Config:
-    """Everything that decides a run; a run's ``config.yaml`` is exactly this."""
-
-    prompt: str = ""
-    negative: str = ""  # what is not wanted; "" is the empty prompt
-    prior: str = "toybox"  # a known name, a hub name, a diffusers folder, or a one-file checkpoint (.safetensors)
-    prior_config: str = ""  # for a one-file checkpoint: the prior with its settings and tokenizers; "" is the known one
-    additions: Additions = field(default_factory=Additions)  # your own LoRA and textual-inversion files
-    see_cameras: bool = True  # tell the prior each picture's camera, if it was trained to take one
-    linear_latents: bool = False  # a linear map of colours in the place of a latent prior's encoder: fast, without texture
-    seed: int = 0
-    device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", "mps"
-    steps: int = 300  # of each particle
-    particles: int = 1  # scenes that are lifted in turn; what the loss learns (VSD's LoRA) they share
-    cameras: CameraSampler = field(default_factory=CameraSampler)
-    wording: Wording = field(default_factory=Compass, metadata={"choices": WORDINGS})
-    lighting: Lighting = field(default_factory=Lighting)
-    scene: SceneSettings = field(default_factory=Nerf, metadata={"choices": SCENES})
-    guidance: Guidance = field(default_factory=SDS, metadata={"choices": GUIDANCE})
-    weights: Weights = field(default_factory=Weights)
-    adam: Adam = field(default_factory=Adam)
-    mesh: Extract = field(default_factory=Extract)
-    memory: Memory = field(default_factory=Memory)
-    checkpoint_every: int = 50  # steps between two checkpoints
-    keep_checkpoints: int = 2
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "particles", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed is {self.seed}; accepted: 0 to 2^63 - 1")
-
-    @property
-    def total_steps(self) -> int:
-        """Steps of all particles together."""
-        return self.steps * self.particles
-
+from dreamlift.schedules import Linear, Piecewise, Switch
+from dreamlift.settings import Config, Weights
 
 # High noise first: there the prior says what the prompt looks like from this side. At lower noise it believes the blob that it
 # is shown; once the shape is there, low noise makes it whole.

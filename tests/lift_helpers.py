@@ -7,7 +7,7 @@ import torch
 from dreamlift.checkpoints import load_latest
 from dreamlift.cli import main
 from dreamlift.config import config_hash, load_yaml
-from dreamlift.presets import Config
+from dreamlift.settings import Config
 from dreamlift.toybox.network import make_networks, save_folder
 
 WORDS = ["a", "an", "red", "mug", "teapot", "front", "back", "left", "right", "view", "from", "above", "below"]

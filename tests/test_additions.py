@@ -15,9 +15,9 @@ from torch.nn import functional
 from dreamlift.config import from_plain, load_yaml, to_plain
 from dreamlift.personalize.additions import Additions, LoraFile, fingerprint, parse_lora
 from dreamlift.personalize.lora_files import _index, _original, _plain, merge_loras
-from dreamlift.presets import Config
 from dreamlift.priors import load_prior
 from dreamlift.priors.text import unpack
+from dreamlift.settings import Config
 
 RANK, ALPHA, SCALE = 2, 3.0, 0.7
 

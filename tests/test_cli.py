@@ -11,9 +11,10 @@ from lift_helpers import generate_words, refused, run_main, tree
 import dreamlift
 from dreamlift.cli import SHORT, VERBS, exit_code, split_overrides
 from dreamlift.config import load_yaml, save_yaml
-from dreamlift.presets import PRESETS, TOYBOX, Config
+from dreamlift.presets import PRESETS, TOYBOX
 from dreamlift.priors.sources import KNOWN
 from dreamlift.run import RunError
+from dreamlift.settings import Config
 
 
 def python(*words, cwd, **more):

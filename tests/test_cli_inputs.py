@@ -9,7 +9,7 @@ from lift_helpers import WORDS, generate_words, refused, run_main
 
 from dreamlift.apps.lift import Outcome
 from dreamlift.config import load_yaml, save_yaml
-from dreamlift.presets import Config
+from dreamlift.settings import Config
 
 # Prompts
 

@@ -32,8 +32,8 @@ from safetensors.torch import load_file, save_file
 from dreamlift.apps import lift
 from dreamlift.apps.evaluate import find_items
 from dreamlift.config import config_hash, load_yaml
-from dreamlift.presets import Config
 from dreamlift.run import read_metrics
+from dreamlift.settings import Config
 
 FILES = ["asset.glb", "checkpoints", "config.yaml", "events.jsonl", "metrics.jsonl", "preview.png", "run.json",
          "turntable.webp", "view.html"]  # fmt: skip

@@ -13,7 +13,7 @@ from dreamlift.guidance.base import Guidance
 from dreamlift.guidance.sds import SDS
 from dreamlift.meshing.isosurface import find_threshold
 from dreamlift.optimize import ATTEMPTS, SNAPSHOT_EVERY, DivergedError, optimize, random_stream, start
-from dreamlift.presets import TOYBOX, Adam, Weights
+from dreamlift.presets import TOYBOX
 from dreamlift.priors.empirical import EmpiricalPrior
 from dreamlift.priors.gaussian import GaussianPrior
 from dreamlift.prompts import NoViews, embed_prompt
@@ -24,6 +24,7 @@ from dreamlift.scenes.nerf import Nerf
 from dreamlift.scenes.occupancy import Occupancy
 from dreamlift.scenes.voxel import Voxel
 from dreamlift.schedules import Linear
+from dreamlift.settings import Adam, Weights
 from dreamlift.toybox.render import Background, render
 from dreamlift.toybox.truth import cell_centers
 from dreamlift.toybox.world import make_thing

@@ -3,8 +3,10 @@
 import dataclasses
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+import trimesh
 
 from dreamlift.cameras import CameraSampler
 from dreamlift.config import (
@@ -18,16 +20,21 @@ from dreamlift.config import (
     to_plain,
 )
 from dreamlift.optimize import optimize, random_stream, start
-from dreamlift.presets import PRESETS, TOYBOX, Config, Weights
+from dreamlift.presets import PRESETS, TOYBOX
 from dreamlift.priors import load_prior
 from dreamlift.priors.sources import KNOWN
 from dreamlift.prompts import embed_prompt
+from dreamlift.scenes import SCENES
 from dreamlift.scenes.background import Solid
-from dreamlift.scenes.nerf import TERMS
+from dreamlift.scenes.nerf import Nerf
 from dreamlift.schedules import Linear, value_at
+from dreamlift.settings import Config, Weights, check_stages
 from dreamlift.toybox.dataset import PLAIN
+from dreamlift.types import Mesh
 
 EACH = pytest.mark.parametrize("name", PRESETS)
+STAGES = [(name, number) for name, config in PRESETS.items() for number in range(len(config.stages))]
+EACH_STAGE = pytest.mark.parametrize(("name", "number"), STAGES)
 PROGRESS = [0.0, 0.1, 0.25, 0.5, 0.75, 1.0]
 
 
@@ -61,11 +68,29 @@ def test_a_preset_names_a_known_prior(name):
     assert PRESETS[name].prior in KNOWN
 
 
+def begins_with(config, number):
+    """What a stage's scene begins as: a small box, where it begins with a mesh."""
+    if number == 0 and not config.stages[0].scene.needs_start:
+        return None
+    box = trimesh.creation.box((0.9, 0.7, 0.5))
+    return Mesh(box.vertices.astype(np.float32), box.faces.astype(np.int32))
+
+
 @EACH
-def test_the_regularisers_of_a_preset_are_terms_of_its_scene(name):
+def test_the_stages_of_a_preset_can_follow_each_other(name):
     config = PRESETS[name]
-    assert {field.name for field in dataclasses.fields(Weights)} == set(TERMS)
-    scene = config.scene.build(random_stream())
+    check_stages(replace(config, start="a.glb") if config.scene.needs_start else config)
+
+
+def test_every_weight_is_of_some_scenes_term():
+    terms = {term for kind in SCENES.values() for term in kind.terms}
+    assert {field.name for field in dataclasses.fields(Weights)} == terms
+
+
+@EACH_STAGE
+def test_the_regularisers_of_a_preset_are_terms_of_its_scene(name, number):
+    config = PRESETS[name].stages[number]
+    scene = config.scene.build(random_stream(), start=begins_with(PRESETS[name], number))
     cameras = replace(config.cameras, resolution=(8,))(0.5, random_stream())
     for progress in PROGRESS:
         on = config.weights.at(progress)
@@ -75,14 +100,15 @@ def test_the_regularisers_of_a_preset_are_terms_of_its_scene(name):
         assert all(bool(torch.isfinite(value)) and value.ndim == 0 for value in terms.values())
 
 
-@EACH
-def test_the_schedules_of_a_preset_stay_in_range(name):
-    guidance = PRESETS[name].guidance
+@EACH_STAGE
+def test_the_schedules_of_a_preset_stay_in_range(name, number):
+    config = PRESETS[name].stages[number]
+    guidance = config.guidance
     for progress in PROGRESS:
         low, high = value_at(guidance.t_min, progress), value_at(guidance.t_max, progress)
         assert 0.0 < low <= high < 1.0
     assert getattr(guidance, "guidance_scale", None) or guidance.scale > 1.0
-    assert value_at(PRESETS[name].adam.lr_scale, 0.0) > 0.0
+    assert value_at(config.adam.lr_scale, 0.0) > 0.0
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +116,14 @@ def network(stub):
     return load_prior(stub, torch.device("cpu"))
 
 
-@EACH
-def test_two_steps_of_a_preset(name, network):
+@EACH_STAGE
+def test_two_steps_of_a_preset(name, number, network):
     # The preset's own scene, losses and weights, with few rays: every part fits the others.
-    full = PRESETS[name]
-    cameras, scene = replace(full.cameras, resolution=(8,)), replace(full.scene, samples=32)
+    full = PRESETS[name].stages[number]
+    cameras = replace(full.cameras, resolution=(8,))
+    scene = replace(full.scene, samples=32) if isinstance(full.scene, Nerf) else full.scene
     config = replace(full, steps=2, prompt="a mug", cameras=cameras, scene=scene)
-    state = start(config, network)
+    state = start(config, network, (begins_with(PRESETS[name], number),))
     embeds = embed_prompt(config.prompt, config.negative, config.wording, network.embed_text)
     steps = list(optimize(config, network, embeds, state))
     assert [step.index for step in steps] == [0, 1]

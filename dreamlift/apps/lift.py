@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 import time
 import warnings
@@ -21,18 +22,19 @@ from dreamlift.cameras import turntable
 from dreamlift.checkpoints import explain
 from dreamlift.config import config_hash, load_yaml, save_yaml
 from dreamlift.export import EXPORTERS
-from dreamlift.export.glb import load_glb
+from dreamlift.export.glb import load_glb, save_glb
 from dreamlift.export.page import save_page
 from dreamlift.export.roundtrip import psnr
 from dreamlift.export.video import contact_sheet, save_turntable
 from dreamlift.files import atomic_write_bytes
-from dreamlift.lifting import Asset, Job, finish, prepare
+from dreamlift.lifting import Asset, Job, finish, lift, prepare
 from dreamlift.meshing.raster import render_mesh
-from dreamlift.optimize import optimize, random_stream
-from dreamlift.presets import Config
+from dreamlift.optimize import State, random_stream
 from dreamlift.run import Run, RunError, Stop, particle_folders, stop_signals
+from dreamlift.settings import Config
 from dreamlift.toybox.judge import load_judge
 from dreamlift.toybox.score import diversity, embed_mesh
+from dreamlift.types import Mesh
 
 POOR_PSNR = 22.0  # dB; below it the exported file does not look like the scene
 PACKAGES = ("torch", "numpy", "diffusers", "transformers", "safetensors", "trimesh", "xatlas", "numba")
@@ -53,7 +55,7 @@ def start_run(config: Config, out: Path | None, reporter: Reporter) -> Outcome:
     check_out(out)
     with _warnings_to(reporter):
         job = prepare(config, reporter.stage)
-    info = {"seed": config.seed, "prior": config.prior, "prior_revision": job.prior_revision, **estimated(job), **versions()}
+    info = {"seed": config.seed, "prior": config.prior, "prior_revision": job.teacher.revision, **estimated(job), **versions()}
     run = Run.create(
         out, job.config.prompt, config_text=save_yaml(job.config), config_hash=config_hash(job.config), info=info,
         keep=config.keep_checkpoints,
@@ -68,14 +70,14 @@ def resume_run(folder: Path, reporter: Reporter) -> Outcome:
     config = read_config(folder)
     opened = Run.open(folder, config_hash=config_hash(config), keep=config.keep_checkpoints)
     with opened as run, _warnings_to(reporter):
-        job = prepare(config, reporter.stage)
+        found = run.load_latest()
+        job = prepare(config, reporter.stage, found[1] if found else None)
         known = run.status().get("prior_revision")
-        if known not in (None, job.prior_revision):
+        first = job.config.stages[job.state.stage].prior == job.config.prior  # whose revision was noted
+        if first and known not in (None, job.teacher.revision):
             reporter.note(f"the prior {config.prior} has changed since this run began; it goes on with the one of now")
-        _, saved = run.resume()
-        run.set_status("running", {"prior_revision": job.prior_revision, **estimated(job)})
-        if saved:
-            job.state.load_state_dict(saved)
+        run.resume()
+        run.set_status("running", {"prior_revision": job.teacher.revision if first else known, **estimated(job)})
         return _carry_out(run, job, reporter, begun)
 
 
@@ -90,8 +92,12 @@ def export_run(folder: Path, config: Config, formats: list[str], reporter: Repor
         if found is None:
             raise RunError(f"{folder} has no checkpoint yet: let the run go on with `dreamlift resume {folder}`")
         written = []
-        for values, place in zip(found[1]["scenes"], particle_folders(folder, original.particles), strict=True):
-            scene = config.scene.build(random_stream(config.seed, "scene"), "cpu")
+        saved = found[1]
+        stage = config.stages[saved["stage"]]
+        for start, values, place in zip(
+            saved["starts"], saved["scenes"], particle_folders(folder, original.particles), strict=True
+        ):
+            scene = stage.scene.build(random_stream(0), "cpu", None if start is None else Mesh(**start))
             scene.load_state_dict(values)
             with _warnings_to(reporter):
                 asset = finish(config, scene, reporter.stage)
@@ -130,17 +136,22 @@ def read_config(folder: Path) -> Config:
 
 def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
     config, state = job.config, job.state
+    ends = set(itertools.accumulate(stage.steps * config.particles for stage in config.stages))
     stop = Stop()
     reporter.stage(f"lifting {config.prompt!r} with {config.prior} on {job.prior.device}, into {run.folder}")
     try:
         with stop_signals() as stop:
-            for step in optimize(config, job.prior, job.embeds, state):
+            number = state.stage
+            for step in lift(job, reporter.stage):
+                if state.stage != number:
+                    number = state.stage
+                    save_starts(run, state, config)
                 run.log(step.index, {"loss": step.loss, **step.terms})
                 reporter.step(step, config.total_steps)
                 if step.note:
                     run.event("rolled back", {"note": step.note})
                     reporter.note(step.note)
-                elif state.index % config.checkpoint_every == 0 or state.index == config.total_steps or stop.requested:
+                elif state.index % config.checkpoint_every == 0 or state.index in ends or stop.requested:
                     run.save_checkpoint(state.index, state.state_dict())
                 if stop.requested and not step.note:
                     return _stopped(run, state.index, stop.name, reporter)
@@ -156,6 +167,14 @@ def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
             raise explain("write", Path(error.filename), error) from error
         raise
     return Outcome(run.folder, True, replace(assets[0], others=tuple(assets[1:])))
+
+
+def save_starts(run: Run, state: State, config: Config) -> None:
+    """What each particle's stage began with, beside its other files: the result of the stage before."""
+    for folder, mesh in zip(particle_folders(run.folder, config.particles), state.starts, strict=True):
+        folder.mkdir(exist_ok=True)
+        if mesh is not None:
+            save_glb(mesh, folder / f"stage-{state.stage}.glb", {"prompt": config.prompt, "seed": config.seed})
 
 
 def _stopped(run: Run, step: int, signal: str, reporter: Reporter) -> Outcome:

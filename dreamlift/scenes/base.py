@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import ClassVar, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +96,10 @@ class StepShape:
 @dataclass(frozen=True)
 class SceneSettings(ABC):
     """Settings of a scene: a frozen dataclass that :meth:`build` makes the scene of."""
+
+    takes_start: ClassVar[bool] = True  # whether it can begin with a mesh
+    needs_start: ClassVar[bool] = False  # whether it can begin with nothing else
+    terms: ClassVar[tuple[str, ...]] = ()  # the regularisers that its scene has
 
     @abstractmethod
     def build(self, rng: torch.Generator, device: torch.device | str = "cpu", start: Mesh | None = None) -> Scene:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,12 +31,16 @@ from dreamlift.scenes.voxel import Voxel
 from dreamlift.types import Cameras, Mesh, RaySamples, RenderOutput, Shading
 
 SAMPLES_AT_ONCE = 1 << 19  # of a render without gradients: bounds its memory
+TERMS = ("sparsity", "opaque", "distortion", "depth_variance", "orientation", "tv")
 FIELDS = {"voxel": Voxel, "hashgrid": Hashgrid}
 
 
 @dataclass(frozen=True)
 class Nerf(SceneSettings):
     """Settings of a radiance field scene; :meth:`build` makes the scene."""
+
+    takes_start: ClassVar[bool] = False
+    terms: ClassVar[tuple[str, ...]] = TERMS
 
     field: Voxel | Hashgrid = dataclasses.field(default_factory=Voxel, metadata={"choices": FIELDS})
     background: Random | Solid | Learned = dataclasses.field(default_factory=Random, metadata={"choices": BACKGROUNDS})
@@ -201,9 +206,6 @@ class NerfScene(Scene):
     def albedo(self, points: Tensor) -> Tensor:
         """Base colour ``(N, 3)`` in [0, 1], sRGB, at ``points (N, 3)``, on any device."""
         return self.field.query(points.to(self.occupancy.average)).albedo
-
-
-TERMS = ("sparsity", "opaque", "distortion", "depth_variance", "orientation", "tv")
 
 
 def joined(pieces: list[dict[str, Tensor]]) -> dict[str, Tensor]:
