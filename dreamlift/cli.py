@@ -21,7 +21,7 @@ OVERRIDE = re.compile(r"--([a-z_]+(?:\.[a-z0-9_]+)+)(?:=(.*))?", re.DOTALL)
 SHORT = {
     **{name: name for name in ("prior", "prior_config", "see_cameras", "linear_latents", "seed", "steps", "particles", "device",
                                "negative", "checkpoint_every", "keep_checkpoints")},
-    "faces": "mesh.faces", "texture_size": "mesh.texture_size",
+    "mesh": "start", "faces": "mesh.faces", "texture_size": "mesh.texture_size",
 }  # fmt: skip
 
 

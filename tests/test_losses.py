@@ -13,6 +13,7 @@ from dreamlift.guidance.csd import CSD
 from dreamlift.guidance.hifa import HiFA
 from dreamlift.guidance.nfsd import NFSD
 from dreamlift.guidance.reconstruction import Reconstruction
+from dreamlift.guidance.refine import Refine
 from dreamlift.guidance.rfds import RFDS
 from dreamlift.guidance.sds import SDS
 from dreamlift.guidance.sjc import SJC
@@ -162,3 +163,37 @@ class Wide(ToldPrior):
 def test_bad_settings(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
+def test_refinement_ends_where_the_probability_flow_of_a_gaussian_ends(scale):
+    # For N(m, s^2) the flow is known: (x_t - alpha m) / sqrt(alpha^2 s^2 + sigma^2) keeps its value down to t = 0, where it is
+    # (x_0 - m) / s. Guidance moves m to uncond + s (cond - uncond).
+    std, prior, x = 0.4, ToldPrior(0.4), pictures(2)
+    loss = Refine(scale, 0.6, 0.6, steps=2000)
+    cond, t = told(2, 0.8, 0.1), torch.full((2,), 0.6).double()
+    alpha, sigma = prior.schedule(t)
+    x_t = alpha * x + sigma * torch.randn(x.shape, generator=rng()).double()
+    mean = 0.1 + scale * (0.8 - 0.1)
+    want = mean + std * (x_t - alpha * mean) / (alpha.square() * std**2 + sigma.square()).sqrt()
+    torch.testing.assert_close(loss.sample(prior, x_t, cond, t), want, atol=2e-3, rtol=0.0)
+
+
+def test_refinement_pulls_a_picture_toward_what_was_sampled_from_it():
+    prior, x, cond = ToldPrior(0.4), pictures(3), told(3, 0.8)
+    gradient, out = learn(Refine(1.0, 0.3, 0.3, steps=20), prior, x, cond)
+    torch.testing.assert_close(gradient, x - out.x0)
+    one, _ = learn(Refine(1.0, 0.3, 0.3, steps=1), prior, x, cond)
+    sds, _ = learn(SDS(1.0, 0.3, 0.3, "x0"), prior, x, cond)
+    torch.testing.assert_close(one, sds)  # a single step is the prior's own estimate of x0
+
+
+def test_a_refined_picture_stays_in_range():
+    gradient, out = learn(Refine(50.0, 0.3, 0.3, steps=4, clip_x0=1.0), ToldPrior(0.4), pictures(2), told(2, 0.9))
+    assert float(out.x0.abs().max()) <= 1.0
+    assert bool(torch.isfinite(gradient).all())
+
+
+def test_refinement_takes_a_step_at_least():
+    with pytest.raises(ValueError, match="steps is 0; it must be at least 1"):
+        Refine(steps=0)

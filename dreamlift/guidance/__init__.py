@@ -10,6 +10,7 @@ from dreamlift.guidance.hifa import HiFA
 from dreamlift.guidance.ism import ISM
 from dreamlift.guidance.nfsd import NFSD
 from dreamlift.guidance.reconstruction import Reconstruction
+from dreamlift.guidance.refine import Refine
 from dreamlift.guidance.rfds import RFDS
 from dreamlift.guidance.sdi import SDI
 from dreamlift.guidance.sds import SDS
@@ -29,5 +30,6 @@ GUIDANCE: dict[str, type[Guidance]] = {
     "hifa": HiFA,
     "rfds": RFDS,
     "reconstruction": Reconstruction,
+    "refine": Refine,
 }
 """Every loss by its name in a config."""
