@@ -47,6 +47,8 @@ class Weights:
     distortion: float | Schedule = field(default=0.0, metadata={"choices": SCHEDULES})
     tv: float | Schedule = field(default=0.0, metadata={"choices": SCHEDULES})
     depth_variance: float | Schedule = field(default=0.0, metadata={"choices": SCHEDULES})
+    normal_consistency: float | Schedule = field(default=0.0, metadata={"choices": SCHEDULES})
+    laplacian: float | Schedule = field(default=0.0, metadata={"choices": SCHEDULES})
 
     def at(self, progress: float) -> Mapping[str, float]:
         """The terms that are on, with their weights."""
