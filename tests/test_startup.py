@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from dreamlift.scenes import kernels
+from dreamlift import jit
 
 
 def python(code, **environment):
@@ -42,7 +42,7 @@ def test_loading_the_kernels_leaves_torchs_threads_alone():
     assert python(code) == "3"
 
 
-@pytest.mark.skipif(kernels.numba is None, reason='needs numba: pip install "numba"')
+@pytest.mark.skipif(jit.numba is None, reason='needs numba: pip install "numba"')
 def test_kernels_compile_where_no_cache_can_be_written(monkeypatch):
     class Numba:
         @staticmethod
@@ -51,11 +51,11 @@ def test_kernels_compile_where_no_cache_can_be_written(monkeypatch):
                 raise RuntimeError("cannot cache function: no locator available")
             return lambda function: function
 
-    monkeypatch.setattr(kernels, "numba", Numba)
-    assert kernels.compiled(abs) is abs
+    monkeypatch.setattr(jit, "numba", Numba)
+    assert jit.compiled(abs) is abs
 
 
 def test_ranges_cover_everything_once():
     for total, least in ((0, 4), (1, 4), (7, 4), (1000, 4), (1000, 2000)):
-        spans = kernels.spread(lambda low, high: (low, high), total, least)
+        spans = jit.spread(lambda low, high: (low, high), total, least)
         assert [i for low, high in spans for i in range(low, high)] == list(range(total))

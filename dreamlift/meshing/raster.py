@@ -1,17 +1,15 @@
-"""An exact triangle renderer in plain torch, for round-trip checks, previews and tests. It has no gradients.
+"""An exact triangle renderer, for round-trip checks, previews and tests. It has no gradients.
 
-Rasterisation is in homogeneous coordinates (Olano and Greer 1997, "Triangle Scan Conversion using 2D Homogeneous
-Coordinates", https://doi.org/10.1145/258694.258723): for the ray d = K^-1 (u, v, 1) through a pixel's centre and a
-triangle (v0, v1, v2) in camera space,
+Which triangle a pixel shows is found by :mod:`dreamlift.meshing.visibility`. For the ray d = K^-1 (u, v, 1) through a pixel's
+centre and a triangle (v0, v1, v2) in camera space (Olano and Greer 1997, https://doi.org/10.1145/258694.258723),
 
-    b_i = d . (v_j x v_k),    barycentrics = b / sum(b),    z = v0 . (v1 x v2) / sum(b).
+    b_i = d . (v_j x v_k),    barycentrics = b / sum(b),    z = v0 . (v1 x v2) / sum(b),
 
-These are the ray's intersection, so barycentrics are perspective-correct and triangles need no clipping at the camera.
+the ray's intersection, so barycentrics are perspective-correct.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +18,9 @@ from torch import Tensor
 
 from dreamlift.cameras import rescaled
 from dreamlift.meshing.geometry import area_vectors, check_mesh
+from dreamlift.meshing.visibility import box_pairs as box_pairs
+from dreamlift.meshing.visibility import to_camera, visible_faces
 from dreamlift.types import Cameras, Mesh, RenderOutput, Shading
-
-NEAR = 1e-4  # world units; what lies closer to the camera's plane is not drawn
-CANDIDATES = 2_000_000  # (triangle, pixel) pairs held in memory at a time
 
 
 @dataclass(frozen=True)
@@ -44,16 +41,19 @@ def rasterize(vertices: np.ndarray | Tensor, faces: np.ndarray | Tensor, cameras
     """
     points = torch.as_tensor(np.asarray(vertices)).double()
     triangles = torch.as_tensor(np.asarray(faces)).long()
-    w2c, K = torch.linalg.inv(cameras.c2w.double().cpu()), cameras.K.double().cpu()
-    height, width = cameras.height, cameras.width
-    found, weights, depths = [], [], []
-    for view in range(len(cameras)):
-        local = points @ w2c[view, :3, :3].T + w2c[view, :3, 3]
-        face, bary, z, ray = _rasterize_view(local[triangles], K[view], width, height)
-        found.append(face.view(height, width))
-        weights.append(bary.view(height, width, 3).float())
-        depths.append((z * ray).view(height, width).float())
-    return Fragments(torch.stack(found), torch.stack(weights), torch.stack(depths))
+    cameras = cameras.to("cpu")
+    winners = visible_faces(points, triangles, cameras)
+    bary, depth = torch.zeros(*winners.shape, 3), torch.zeros(winners.shape)
+    for view, (local, K) in enumerate(zip(to_camera(points, cameras), cameras.K.double(), strict=True)):
+        y, x = torch.nonzero(winners[view] >= 0, as_tuple=True)
+        corners = local[triangles[winners[view, y, x]]]
+        rays = torch.stack([x + 0.5, y + 0.5, torch.ones_like(x)], dim=1).double() @ torch.linalg.inv(K).T
+        cross = torch.linalg.cross(corners[:, [1, 2, 0]], corners[:, [2, 0, 1]])  # (N, 3, 3): v_j x v_k
+        b = torch.einsum("nij,nj->ni", cross, rays)
+        total = b.sum(dim=1)
+        bary[view, y, x] = (b / total[:, None]).float()
+        depth[view, y, x] = ((corners[:, 0] * cross[:, 0]).sum(1) / total * rays.norm(dim=1)).float()
+    return Fragments(winners, bary, depth)
 
 
 def render_mesh(
@@ -104,91 +104,6 @@ def sample_texture(texture: np.ndarray, uvs: Tensor) -> Tensor:
     upper = image[top * width + left] * (1 - fx) + image[top * width + right] * fx
     lower = image[bottom * width + left] * (1 - fx) + image[bottom * width + right] * fx
     return (upper * (1 - fy) + lower * fy) / 255.0
-
-
-def box_pairs(low: Tensor, high: Tensor, limit: int = CANDIDATES) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """All (item, x, y) with x, y in the items' inclusive integer boxes ``low, high (N, 2)``, in chunks of ``limit``.
-
-    A box may be empty (high < low). One item alone may pass the limit.
-    """
-    span = (high - low + 1).clamp_min(0)
-    area = span[:, 0] * span[:, 1]
-    ends = area.cumsum(0)
-    start = 0
-    while start < len(area):
-        done = int(ends[start - 1]) if start else 0
-        stop = max(start + 1, int(torch.searchsorted(ends, torch.tensor(done + limit), right=True)))
-        items = torch.arange(start, stop)
-        owner = torch.repeat_interleave(items, area[start:stop])
-        local = torch.arange(len(owner)) - (ends[owner] - area[owner] - done)
-        columns = span[owner, 0]
-        row = torch.div(local, columns.clamp_min(1), rounding_mode="floor")
-        yield owner, low[owner, 0] + local - row * columns, low[owner, 1] + row
-        start = stop
-
-
-def _rasterize_view(corners: Tensor, K: Tensor, width: int, height: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Face ``(P,)``, barycentrics ``(P, 3)``, z ``(P,)`` of the ``P = H W`` pixels, and their rays' lengths at z = 1.
-
-    ``corners (F, 3, 3)`` are in camera space.
-    """
-    inverse = torch.linalg.inv(K)
-    edges = torch.linalg.cross(corners[:, [1, 2, 0]], corners[:, [2, 0, 1]])  # (F, 3, 3): v_j x v_k
-    volume = torch.einsum("fi,fi->f", corners[:, 0], edges[:, 0])
-    low, high = _boxes(corners, K, width, height)
-    high[volume == 0] = -1  # seen edge-on, or degenerate: no pixel
-    pixels = width * height
-    nearest = torch.full((pixels,), torch.inf, dtype=torch.float64)
-    nobody = len(corners)  # above every face, so that the lowest number wins
-    winner = torch.full((pixels,), nobody, dtype=torch.int64)
-    rays = torch.stack(
-        [
-            (torch.arange(pixels) % width).double() + 0.5,
-            torch.div(torch.arange(pixels), width, rounding_mode="floor").double() + 0.5,
-            torch.ones(pixels, dtype=torch.float64),
-        ],
-        dim=1,
-    ) @ inverse.T  # fmt: skip
-    for owner, x, y in box_pairs(low, high):
-        pixel = y * width + x
-        b = torch.einsum("nij,nj->ni", edges[owner], rays[pixel])
-        total = b.sum(dim=1)
-        z = volume[owner] / total
-        same_side = ((b >= 0).all(dim=1) | (b <= 0).all(dim=1)) & (total != 0)
-        hit = torch.nonzero(same_side & (z > NEAR)).flatten()
-        pixel, z, owner = pixel[hit], z[hit], owner[hit]
-        closer = nearest.scatter_reduce(0, pixel, z, "amin")
-        winner[closer < nearest] = nobody
-        front = z == closer[pixel]
-        # Two triangles at one depth (a shared edge): the lower number wins, so that pictures repeat bit by bit.
-        winner.scatter_reduce_(0, pixel[front], owner[front], "amin")
-        nearest = closer
-    hit = torch.nonzero(winner < nobody).flatten()
-    bary, z = torch.zeros(pixels, 3, dtype=torch.float64), torch.zeros(pixels, dtype=torch.float64)
-    b = torch.einsum("nij,nj->ni", edges[winner[hit]], rays[hit])
-    bary[hit] = b / b.sum(dim=1, keepdim=True)
-    z[hit] = nearest[hit]
-    winner[winner == nobody] = -1
-    return winner, bary, z, rays.norm(dim=1)
-
-
-def _boxes(corners: Tensor, K: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
-    """Inclusive boxes ``(F, 2)`` of the pixels whose centres a triangle may cover.
-
-    They are the whole picture for one that passes the camera's plane, and empty for one behind it.
-    """
-    image = corners @ K.T
-    z = image[..., 2]
-    in_front, behind = (z > NEAR).all(dim=1), (z <= NEAR).all(dim=1)
-    points = image[..., :2] / torch.where(z > NEAR, z, torch.ones_like(z))[..., None]
-    size = torch.tensor([width, height], dtype=torch.float64)
-    # A pixel's centre is at +0.5; a hair more than needed, since rounding must not lose a pixel on the border.
-    low = torch.ceil(points.amin(dim=1) - 0.5 - 1e-6).clamp_min(0)
-    high = torch.minimum(torch.floor(points.amax(dim=1) - 0.5 + 1e-6), size - 1)
-    low = torch.where(in_front[:, None], low, torch.zeros_like(low)).clamp_max(1e6)
-    high = torch.where(in_front[:, None], high, (size - 1).expand_as(high)).clamp_min(-1)
-    high = torch.where(behind[:, None], torch.full_like(high, -1), high)
-    return low.long(), high.long()
 
 
 def _shade(mesh: Mesh, fragments: Fragments, camera: Cameras, shading: Shading | None) -> Tensor:

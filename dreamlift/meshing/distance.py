@@ -1,0 +1,151 @@
+"""Signed distances from the points of a regular grid to a triangle mesh, negative inside.
+
+Near the surface the distance is exact, to the closest point of the closest triangle (Ericson 2004, "Real-Time Collision
+Detection", section 5.1.5). Further away closest points are handed on from grid point to grid point by jump flooding (Rong and
+Tan 2006, https://doi.org/10.1145/1111411.1111431), which errs by a small part of a cell.
+
+A point is inside if most rays from it along the six axes say so. A ray adds +1 for each face that it leaves through and -1 for
+each that it enters through, the winding number of a closed mesh: parts may overlap, and a few holes are outvoted.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from dreamlift.meshing.visibility import CANDIDATES
+
+BAND = 1.5  # cells around each triangle in which distances are exact
+
+
+@torch.no_grad()
+def signed_distances(vertices: Tensor, faces: Tensor, low: float, cell: float, count: int) -> Tensor:
+    """Distances ``(count, count, count)`` float32, indexed x, y, z, of the points ``low + cell * (i, j, k)``; negative inside.
+
+    Args:
+        vertices: ``(V, 3)`` world, on the CPU. faces: ``(F, 3)`` int64, counter-clockwise from outside.
+        low: the first point's coordinate on each axis. cell: world units between points. count: points a side.
+    """
+    corners = (vertices.double()[faces] - low) / cell  # (F, 3, 3) in cells
+    nearest = _flooded(*_closest_points(corners, count), count)
+    sides = sum(_votes(corners, axis, count) for axis in range(3))
+    return torch.where(sides > 3, -nearest, nearest).mul(cell).float()
+
+
+def _closest_points(corners: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """For grid points near a triangle the closest surface point ``(P, 3)`` and whether there is one ``(P,)``; in cells."""
+    low = torch.ceil(corners.amin(1) - BAND).clamp(0, count - 1).long()
+    high = torch.floor(corners.amax(1) + BAND).clamp(0, count - 1).long()
+    best = torch.full((count**3,), torch.inf, dtype=torch.float64)
+    where = torch.zeros(count**3, 3, dtype=torch.float64)
+    for owner, point in _box_points(low, high):
+        place = point.double()
+        closest = closest_on_triangles(place, corners[owner])
+        distance = (closest - place).square().sum(1)
+        number = (point[:, 0] * count + point[:, 1]) * count + point[:, 2]
+        best.scatter_reduce_(0, number, distance, "amin")
+        chosen = torch.nonzero(distance == best[number]).flatten()
+        where[number[chosen]] = closest[chosen]
+    return where, torch.isfinite(best)
+
+
+def _box_points(low: Tensor, high: Tensor):
+    """All (item, point (., 3)) of the items' inclusive boxes ``low, high (N, 3)``, some at a time."""
+    span = (high - low + 1).clamp_min(0)
+    volume = span.prod(1)
+    ends = volume.cumsum(0)
+    start = 0
+    while start < len(volume):
+        done = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(torch.searchsorted(ends, torch.tensor(done + CANDIDATES // 4), right=True)))
+        owner = torch.repeat_interleave(torch.arange(start, stop), volume[start:stop])
+        local = torch.arange(len(owner)) - (ends[owner] - volume[owner] - done)
+        size = span[owner]
+        x = torch.div(local, size[:, 1] * size[:, 2], rounding_mode="floor")
+        y = torch.div(local, size[:, 2], rounding_mode="floor") % size[:, 1]
+        yield owner, low[owner] + torch.stack([x, y, local % size[:, 2]], dim=1)
+        start = stop
+
+
+def closest_on_triangles(points: Tensor, triangles: Tensor) -> Tensor:
+    """The point ``(N, 3)`` of each triangle ``(N, 3, 3)`` that is closest to its point ``(N, 3)``.
+
+    The foot of the plane's perpendicular where it lies in the triangle, or else the best of the three edges' closest points.
+    """
+    a, b, c = triangles.unbind(1)
+    ab, ac, ap = b - a, c - a, points - a
+    d00, d01, d11 = (ab * ab).sum(1), (ab * ac).sum(1), (ac * ac).sum(1)
+    d20, d21 = (ap * ab).sum(1), (ap * ac).sum(1)
+    area = d00 * d11 - d01 * d01
+    v, w = d11 * d20 - d01 * d21, d00 * d21 - d01 * d20
+    within = (v >= 0) & (w >= 0) & (v + w <= area) & (area > 0)
+    safe = torch.where(area > 0, area, torch.ones_like(area))
+    best = a + (v / safe)[:, None] * ab + (w / safe)[:, None] * ac
+    least = torch.where(within, torch.full_like(area, -1.0), torch.full_like(area, torch.inf))
+    for p, q in ((a, b), (b, c), (c, a)):
+        edge = q - p
+        t = ((points - p) * edge).sum(1) / (edge * edge).sum(1).clamp_min(1e-300)
+        foot = p + t.clamp(0, 1)[:, None] * edge
+        distance = (foot - points).square().sum(1)
+        best = torch.where((distance < least)[:, None], foot, best)
+        least = torch.minimum(least, distance)
+    return best
+
+
+def _flooded(where: Tensor, known: Tensor, count: int) -> Tensor:
+    """Distances ``(count, count, count)`` in cells to the closest points, handed on to all grid points."""
+    axis = torch.arange(count, dtype=torch.float32)
+    place = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"))
+    point = where.T.float().reshape(3, count, count, count).clone()
+    point[:, ~known.view(count, count, count)] = 1e6
+    distance = (point - place).square().sum(0)
+    step = 1 << max(count // 2, 1).bit_length()
+    while step >= 1:
+        source, before = point.clone(), count - step
+        for shift in itertools.product((-1, 0, 1), repeat=3):
+            if shift == (0, 0, 0) or before <= 0:
+                continue
+            to = tuple(slice(max(s, 0) * step, count + min(s, 0) * step) for s in shift)
+            of = tuple(slice(max(-s, 0) * step, count + min(-s, 0) * step) for s in shift)
+            offered = source[(slice(None), *of)]
+            far = (offered - place[(slice(None), *to)]).square().sum(0)
+            better = far < distance[to]
+            distance[to] = torch.where(better, far, distance[to])
+            target = point[(slice(None), *to)]
+            point[(slice(None), *to)] = torch.where(better, offered, target)
+        step //= 2
+    return distance.sqrt().double()
+
+
+def _votes(corners: Tensor, axis: int, count: int) -> Tensor:
+    """How many of the two rays along ``axis`` say "inside", ``(count, count, count)`` int64."""
+    u, v = (axis + 1) % 3, (axis + 2) % 3
+    # A line through an edge or a corner would meet two triangles or none; a hair beside it, it meets one.
+    flat = corners[:, :, [u, v]] - corners.new_tensor([1.37e-6, 2.71e-6])
+    low = torch.ceil(flat.amin(1)).clamp(0, count).long()
+    high = torch.floor(flat.amax(1)).clamp(-1, count - 1).long()
+    pad = torch.zeros_like(low[:, :1])
+    turns = torch.zeros(count * count * (count + 1), dtype=torch.int64)
+    for owner, line in _box_points(torch.cat([low, pad], 1), torch.cat([high, pad], 1)):
+        a, b, c = (flat[owner, k] - line[:, :2] for k in range(3))
+        weights = torch.stack([_cross(b, c), _cross(c, a), _cross(a, b)], dim=1)
+        hit = torch.nonzero(((weights > 0).all(1) | (weights < 0).all(1))).flatten()
+        weights, owner, line = weights[hit], owner[hit], line[hit]
+        total = weights.sum(1)
+        depth = (weights * corners[owner, :, axis]).sum(1) / total
+        first = torch.ceil(depth).clamp(0, count).long()  # the first grid point behind it
+        # Seen along the axis, a face that turns this way is one that the ray leaves through.
+        turns.index_add_(0, (line[:, 0] * count + line[:, 1]) * (count + 1) + first, total.sign().long())
+    behind = turns.view(count, count, count + 1)
+    ahead = behind.sum(2, keepdim=True) - behind.cumsum(2)  # of faces beyond each point, in the order (u, v, axis)
+    passed = -behind.cumsum(2)
+    inside = (ahead[..., :count] > 0).long() + (passed[..., :count] > 0).long()
+    order = [0, 0, 0]
+    order[u], order[v], order[axis] = 0, 1, 2
+    return inside.permute(*order)
+
+
+def _cross(p: Tensor, q: Tensor) -> Tensor:
+    return p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0]

@@ -1,0 +1,171 @@
+"""Marching tetrahedra on a body-centred grid: the surface where values at its points change sign, always closed.
+
+The grid has the corners and the centres of n^3 cubes. Two neighbouring cubes' centres and the four corners of the square
+between them are an octahedron, cut into four tetrahedra around the line of centres: ``12 n^2 (n - 1)`` of them, all congruent
+but for their turn, with angles that no cut of a cube into 5 or 6 has (body-centred lattice; Labelle and Shewchuk 2007,
+"Isosurface Stuffing", section 3, https://doi.org/10.1145/1276377.1276448). Nothing of it is stored: the few octahedra that the
+surface crosses are found from the signs, and their tetrahedra follow from their place.
+
+On an edge between a value a < 0 (inside) and b > 0 with ends p and q the surface has the vertex (b p - a q) / (b - a), which is
+differentiable in all four (Shen et al. 2021, "Deep Marching Tetrahedra", equation 3, https://arxiv.org/abs/2111.04276).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# The edges of a tetrahedron (0, 1, 2, 3).
+EDGES = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
+
+
+@dataclass(frozen=True)
+class TetGrid:
+    """A body-centred grid of ``cubes^3`` cubes over ``[-extent, extent]^3``."""
+
+    cubes: int  # a side, at least 2
+    extent: float  # half the edge of the whole, world units
+
+    @property
+    def cell(self) -> float:
+        """Edge of a cube, world units."""
+        return 2 * self.extent / self.cubes
+
+    @property
+    def points(self) -> int:
+        """How many grid points there are: corners, then centres."""
+        return (self.cubes + 1) ** 3 + self.cubes**3
+
+    @property
+    def tets(self) -> int:
+        """How many tetrahedra there are."""
+        return 12 * self.cubes**2 * (self.cubes - 1)
+
+    def positions(self) -> Tensor:
+        """World positions ``(points, 3)`` float32: the corners in the order of x, y, z (z fastest), then the centres."""
+        corner = torch.linspace(-self.extent, self.extent, self.cubes + 1)
+        centre = (corner[1:] + corner[:-1]) / 2
+        parts = [torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).view(-1, 3) for axis in (corner, centre)]
+        return torch.cat(parts)
+
+    def border(self) -> Tensor:
+        """Which points ``(points,)`` lie on the outside of the tetrahedra; they must be outside of a closed surface."""
+        parts = []
+        for count in (self.cubes + 1, self.cubes):
+            mask = torch.ones(count, count, count, dtype=torch.bool)
+            mask[1:-1, 1:-1, 1:-1] = False
+            parts.append(mask.view(-1))
+        return torch.cat(parts)
+
+    def crossed(self, inside: Tensor) -> Tensor:
+        """The tetrahedra ``(T, 4)``, positively oriented, of the octahedra that have points on both sides.
+
+        ``inside (points,)`` is bool.
+        """
+        n = self.cubes
+        corners = inside[: (n + 1) ** 3].view(n + 1, n + 1, n + 1).to(torch.uint8)
+        centres = inside[(n + 1) ** 3 :].view(n, n, n).to(torch.uint8)
+        found = []
+        for axis in range(3):
+            u, v = (axis + 1) % 3, (axis + 2) % 3
+            total = centres.narrow(axis, 0, n - 1) + centres.narrow(axis, 1, n - 1)
+            for du, dv in ((0, 0), (1, 0), (1, 1), (0, 1)):
+                total = total + corners.narrow(axis, 1, n - 1).narrow(u, du, n).narrow(v, dv, n)
+            cube = torch.nonzero((total > 0) & (total < 6))  # (O, 3) the lower one of the two
+            step = torch.zeros(3, 3, dtype=torch.int64, device=inside.device)
+            step[range(3), [axis, u, v]] = 1
+            first, second = self._centre(cube), self._centre(cube + step[0])
+            ring = [self._corner(cube + step[0] + du * step[1] + dv * step[2]) for du, dv in ((0, 0), (1, 0), (1, 1), (0, 1))]
+            for k in range(4):
+                found.append(torch.stack([first, second, ring[k], ring[(k + 1) % 4]], dim=1))
+        return torch.cat(found)
+
+    def _corner(self, where: Tensor) -> Tensor:
+        n = self.cubes + 1
+        return (where[:, 0] * n + where[:, 1]) * n + where[:, 2]
+
+    def _centre(self, where: Tensor) -> Tensor:
+        n = self.cubes
+        return (n + 1) ** 3 + (where[:, 0] * n + where[:, 1]) * n + where[:, 2]
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Which edges of a grid a surface crosses, and how its vertices there are joined; it has no gradients."""
+
+    ends: Tensor  # (V, 2) int64 the grid points of each vertex's edge, the one inside first
+    faces: Tensor  # (F, 3) int64, counter-clockwise from outside
+
+
+@torch.no_grad()
+def crossing_of(grid: TetGrid, values: Tensor) -> Crossing:
+    """The topology of the surface around ``values (points,) < 0``; no vertices and faces where there is none.
+
+    It is closed if the grid's border (:meth:`TetGrid.border`) is outside.
+    """
+    inside = values < 0
+    tets = grid.crossed(inside)
+    case = (inside[tets] * torch.tensor([1, 2, 4, 8], device=values.device)).sum(1)
+    mixed = torch.nonzero((case > 0) & (case < 15)).flatten()
+    tets, case = tets[mixed], case[mixed]
+    table, counts = (part.to(values.device) for part in triangle_table())
+    owner = torch.repeat_interleave(torch.arange(len(tets), device=values.device), counts[case])
+    turn = torch.arange(len(owner), device=values.device) - (counts[case].cumsum(0) - counts[case])[owner]
+    local = torch.tensor(EDGES, device=values.device)[table[case[owner], turn]]  # (F, 3, 2)
+    ends = tets[owner[:, None, None], local]
+    # The point inside comes first: an edge then has one number, and one sum in the vertices' gradient.
+    ends = torch.where(inside[ends[..., :1]], ends, ends.flip(-1))
+    key, faces = torch.unique(ends[..., 0] * grid.points + ends[..., 1], return_inverse=True)
+    split = torch.stack([torch.div(key, grid.points, rounding_mode="floor"), key % grid.points], dim=1)
+    return Crossing(split, faces)
+
+
+def edge_vertices(positions: Tensor, values: Tensor, margin: float = 0.0) -> Tensor:
+    """Vertices ``(V, 3)``, differentiable, from the ``positions (V, 2, 3)`` and ``values (V, 2)`` of their edges' ends.
+
+    ``margin`` (a share of the edge) keeps them away from the grid points, where triangles would lose their area.
+    """
+    share = values[:, 0] / (values[:, 0] - values[:, 1])
+    if margin > 0:
+        share = share.clamp(margin, 1 - margin)
+    return positions[:, 0] + share[:, None] * (positions[:, 1] - positions[:, 0])
+
+
+@functools.lru_cache(maxsize=1)
+def triangle_table() -> tuple[Tensor, Tensor]:
+    """For each of the 16 cases (bit k: point k is inside) its triangles as edge numbers ``(16, 2, 3)``, and how many."""
+    rows: list[list[tuple[int, int, int]]] = []
+    for case in range(16):
+        inner = [k for k in range(4) if case >> k & 1]
+        outer = [k for k in range(4) if not case >> k & 1]
+        if len(inner) in (0, 4):
+            rows.append([])
+            continue
+        # An even order of the four points with those inside first has the orientation of the tetrahedron itself.
+        if not _even(inner + outer):
+            several = outer if len(outer) > 1 else inner
+            several[0], several[1] = several[1], several[0]
+        a, b, c, d = inner + outer
+        if len(inner) == 1:
+            rows.append([(_edge(a, b), _edge(a, c), _edge(a, d))])
+        elif len(inner) == 3:
+            rows.append([(_edge(a, d), _edge(b, d), _edge(c, d))])
+        else:
+            ring = (_edge(a, c), _edge(a, d), _edge(b, d), _edge(b, c))
+            rows.append([(ring[0], ring[1], ring[2]), (ring[0], ring[2], ring[3])])
+    table = torch.zeros(16, 2, 3, dtype=torch.int64)
+    for case, row in enumerate(rows):
+        if row:
+            table[case, : len(row)] = torch.tensor(row)
+    return table, torch.tensor([len(row) for row in rows])
+
+
+def _even(order: list[int]) -> bool:
+    return sum(order[i] > order[j] for i in range(4) for j in range(i + 1, 4)) % 2 == 0
+
+
+def _edge(a: int, b: int) -> int:
+    return EDGES.index((min(a, b), max(a, b)))

@@ -1,0 +1,211 @@
+"""Which triangle each pixel's centre shows: one reference in torch, and faster ways to the same answer.
+
+In homogeneous coordinates (Olano and Greer 1997, "Triangle Scan Conversion using 2D Homogeneous Coordinates",
+https://doi.org/10.1145/258694.258723): for the ray d = K^-1 (u, v, 1) through a pixel's centre and a triangle
+(v0, v1, v2) in camera space,
+
+    b_i = d . (v_j x v_k),    z = v0 . (v1 x v2) / sum(b);
+
+it is hit where the b_i have one sign and z > 0, so triangles need no clipping at the camera. Both sides are drawn.
+
+Backends: ``torch`` (the reference, float64, any device), ``numba`` (CPU; ``pip install "dreamlift[fast]"``), ``warp``
+(``pip install "dreamlift[warp]"``: a ray each pixel into a bounding volume hierarchy, float32; made for CUDA, a CPU works) and
+``nvdiffrast`` (CUDA, float32, where a user has it). Where two triangles are equally near to the last digits, as on a shared
+edge through a pixel's centre, each may choose another one of them.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from dreamlift import jit
+from dreamlift.meshing import raster_kernels
+from dreamlift.types import Cameras
+
+NEAR = 1e-4  # world units; what lies closer to the camera's plane is not drawn
+CANDIDATES = 2_000_000  # (triangle, pixel) pairs held in memory at a time
+INSTALL = {
+    "numba": 'pip install "dreamlift[fast]"',
+    "warp": 'pip install "dreamlift[warp]"',
+    "nvdiffrast": "see https://github.com/NVlabs/nvdiffrast (its licence allows non-commercial use only)",
+}
+
+
+@torch.no_grad()
+def visible_faces(vertices: Tensor, faces: Tensor, cameras: Cameras, backend: str | None = None) -> Tensor:
+    """The nearest face in every pixel, ``(B, H, W)`` int64 on the vertices' device; -1 where there is none.
+
+    Args:
+        vertices: ``(V, 3)`` in the world, finite. faces: ``(F, 3)`` int64 on the same device.
+        cameras: a batch of B on the same device; the picture's size is theirs.
+        backend: one of :data:`BACKENDS`; None takes the fastest that is there (:func:`choose_backend`).
+
+    Raises:
+        ValueError: an unknown backend, or one that is not there or cannot work on this device; the line says the fix.
+    """
+    name = choose_backend(vertices.device.type) if backend is None else backend
+    if name not in BACKENDS:
+        raise ValueError(f"unknown raster backend {name!r}; accepted: {', '.join(BACKENDS)}")
+    if name not in available_backends(vertices.device.type):
+        fix = INSTALL.get(name, "")
+        raise ValueError(f"the raster backend {name!r} is not to be had on {vertices.device.type!r}: {fix}")
+    if len(faces) == 0:
+        shape = (len(cameras), cameras.height, cameras.width)
+        return torch.full(shape, -1, dtype=torch.int64, device=vertices.device)
+    return BACKENDS[name](vertices, faces, cameras)
+
+
+def available_backends(device: str) -> tuple[str, ...]:
+    """The backends that can work here on a device of type "cpu", "cuda" or "mps", fastest first."""
+    if device == "cuda":
+        return (*(name for name in ("nvdiffrast", "warp") if _installed(name)), "torch")
+    if device == "cpu":
+        return (*(["numba"] if jit.fast_kernels_available() else []), "torch", *(["warp"] if _installed("warp") else []))
+    return ("torch",)
+
+
+def choose_backend(device: str) -> str:
+    """The fastest backend for a device; ``DREAMLIFT_RASTER=name`` in the environment decides instead."""
+    name = os.environ.get("DREAMLIFT_RASTER") or available_backends(device)[0]
+    if name == "nvdiffrast":
+        _say_licence()
+    return name
+
+
+@lru_cache
+def _installed(package: str) -> bool:
+    return find_spec(package) is not None
+
+
+@lru_cache(maxsize=1)
+def _say_licence() -> None:
+    warnings.warn(
+        "meshes are rasterised with nvdiffrast, whose licence allows non-commercial use only; DREAMLIFT_RASTER=torch (or warp) "
+        "does without it",
+        stacklevel=3,
+    )
+
+
+def to_camera(vertices: Tensor, cameras: Cameras) -> Tensor:
+    """``(B, V, 3)`` float64: world ``vertices (V, 3)`` in each camera's axes (OpenCV: +x right, +y down, +z forward)."""
+    w2c = torch.linalg.inv(cameras.c2w.double())
+    return torch.einsum("bij,vj->bvi", w2c[:, :3, :3], vertices.double()) + w2c[:, None, :3, 3]
+
+
+def _with_torch(vertices: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
+    local = to_camera(vertices, cameras)
+    views = [_winners(points[faces], K, cameras.width, cameras.height)
+             for points, K in zip(local, cameras.K.double(), strict=True)]  # fmt: skip
+    return torch.stack(views).view(len(cameras), cameras.height, cameras.width)
+
+
+def _with_numba(vertices: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
+    width, height = cameras.width, cameras.height
+    triangles = jit.array(faces)
+    out = torch.empty(len(cameras), height, width, dtype=torch.int64)
+    for view, points in enumerate(to_camera(vertices, cameras)):
+        K = cameras.K[view].double()
+        local, winner = jit.array(points), out[view].numpy()
+        lens = (jit.array(K), jit.array(torch.linalg.inv(K)), NEAR)
+        jit.spread(lambda low, high, p=local, c=lens, w=winner: raster_kernels.nearest_faces(p, triangles, c, low, high, w),
+                   height, 16)  # fmt: skip
+    return out
+
+
+def _with_warp(vertices: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
+    from dreamlift.meshing.raster_warp import nearest_faces
+
+    return nearest_faces(vertices, faces, cameras)
+
+
+def _with_nvdiffrast(vertices: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
+    from dreamlift.meshing.raster_nvdiffrast import nearest_faces
+
+    return nearest_faces(vertices, faces, cameras)
+
+
+BACKENDS: dict[str, Callable[[Tensor, Tensor, Cameras], Tensor]] = {
+    "torch": _with_torch,
+    "numba": _with_numba,
+    "warp": _with_warp,
+    "nvdiffrast": _with_nvdiffrast,
+}
+
+
+def box_pairs(low: Tensor, high: Tensor, limit: int = CANDIDATES) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """All (item, x, y) with x, y in the items' inclusive integer boxes ``low, high (N, 2)``, in chunks of ``limit``.
+
+    A box may be empty (high < low). One item alone may pass the limit.
+    """
+    span = (high - low + 1).clamp_min(0)
+    area = span[:, 0] * span[:, 1]
+    ends = area.cumsum(0)
+    start = 0
+    while start < len(area):
+        done = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(torch.searchsorted(ends, ends.new_tensor(done + limit), right=True)))
+        items = torch.arange(start, stop, device=low.device)
+        owner = torch.repeat_interleave(items, area[start:stop])
+        local = torch.arange(len(owner), device=low.device) - (ends[owner] - area[owner] - done)
+        columns = span[owner, 0]
+        row = torch.div(local, columns.clamp_min(1), rounding_mode="floor")
+        yield owner, low[owner, 0] + local - row * columns, low[owner, 1] + row
+        start = stop
+
+
+def _winners(corners: Tensor, K: Tensor, width: int, height: int) -> Tensor:
+    """The nearest face ``(H W,)`` of each pixel, or -1; ``corners (F, 3, 3)`` are in camera space."""
+    inverse = torch.linalg.inv(K)
+    edges = torch.linalg.cross(corners[:, [1, 2, 0]], corners[:, [2, 0, 1]])  # (F, 3, 3): v_j x v_k
+    volume = torch.einsum("fi,fi->f", corners[:, 0], edges[:, 0])
+    low, high = _boxes(corners, K, width, height)
+    high[volume == 0] = -1  # seen edge-on, or degenerate: no pixel
+    pixels = width * height
+    nearest = torch.full((pixels,), torch.inf, dtype=torch.float64, device=K.device)
+    nobody = len(corners)  # above every face, so that the lowest number wins
+    winner = torch.full((pixels,), nobody, dtype=torch.int64, device=K.device)
+    number = torch.arange(pixels, device=K.device)
+    middle = [(number % width).double() + 0.5, torch.div(number, width, rounding_mode="floor").double() + 0.5]
+    rays = torch.stack([*middle, torch.ones_like(middle[0])], dim=1) @ inverse.T
+    for owner, x, y in box_pairs(low, high):
+        pixel = y * width + x
+        b = torch.einsum("nij,nj->ni", edges[owner], rays[pixel])
+        total = b.sum(dim=1)
+        z = volume[owner] / total
+        same_side = ((b >= 0).all(dim=1) | (b <= 0).all(dim=1)) & (total != 0)
+        hit = torch.nonzero(same_side & (z > NEAR)).flatten()
+        pixel, z, owner = pixel[hit], z[hit], owner[hit]
+        closer = nearest.scatter_reduce(0, pixel, z, "amin")
+        winner[closer < nearest] = nobody
+        front = z == closer[pixel]
+        # Two triangles at one depth (a shared edge): the lower number wins, so that pictures repeat bit by bit.
+        winner.scatter_reduce_(0, pixel[front], owner[front], "amin")
+        nearest = closer
+    winner[winner == nobody] = -1
+    return winner
+
+
+def _boxes(corners: Tensor, K: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
+    """Inclusive boxes ``(F, 2)`` of the pixels whose centres a triangle may cover.
+
+    They are the whole picture for one that passes the camera's plane, and empty for one behind it.
+    """
+    image = corners @ K.T
+    z = image[..., 2]
+    in_front, behind = (z > NEAR).all(dim=1), (z <= NEAR).all(dim=1)
+    points = image[..., :2] / torch.where(z > NEAR, z, torch.ones_like(z))[..., None]
+    size = torch.tensor([width, height], dtype=torch.float64, device=K.device)
+    # A pixel's centre is at +0.5; a hair more than needed, since rounding must not lose a pixel on the border.
+    low = torch.ceil(points.amin(dim=1) - 0.5 - 1e-6).clamp_min(0)
+    high = torch.minimum(torch.floor(points.amax(dim=1) - 0.5 + 1e-6), size - 1)
+    low = torch.where(in_front[:, None], low, torch.zeros_like(low)).clamp_max(1e6)
+    high = torch.where(in_front[:, None], high, (size - 1).expand_as(high)).clamp_min(-1)
+    high = torch.where(behind[:, None], torch.full_like(high, -1), high)
+    return low.long(), high.long()

@@ -1,0 +1,94 @@
+"""How a scene begins with a mesh: its signed distances on a tetrahedral grid, and its colours in a field."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamlift.meshing.distance import signed_distances
+from dreamlift.meshing.geometry import check_mesh
+from dreamlift.meshing.raster import sample_texture
+from dreamlift.meshing.tets import TetGrid
+from dreamlift.scenes.field import Field
+from dreamlift.types import Mesh
+
+SAMPLES, BATCH, ROUNDS = 60_000, 8192, 100  # surface points, points a round, rounds of the colours' regression
+RATE = 4.0  # times the field's own learning rates
+
+
+def check_start(mesh: Mesh, bounds: float) -> None:
+    """Refuse a mesh that no scene can begin with.
+
+    Raises:
+        EmptySceneError, ValueError: the mesh is empty or malformed, or does not lie in ``[-bounds, bounds]^3``.
+    """
+    check_mesh(mesh)
+    reach = float(np.abs(mesh.vertices).max())
+    if reach > bounds:
+        raise ValueError(
+            f"the mesh to start from reaches {reach:.3g} from the origin; a scene lies in [-{bounds:g}, {bounds:g}] on each "
+            "axis: centre it and scale it down"
+        )
+
+
+def distances_of(mesh: Mesh, grid: TetGrid) -> Tensor:
+    """Signed distances ``(points,)`` in world units, negative inside, of the grid's points to a mesh that should be closed.
+
+    Raises:
+        ValueError: no grid point lies inside: the mesh is open, inside out, or thinner than the grid's cells.
+    """
+    vertices, faces = torch.from_numpy(mesh.vertices).float(), torch.from_numpy(np.ascontiguousarray(mesh.faces)).long()
+    low, count = -grid.extent, grid.cubes + 1
+    corners = signed_distances(vertices, faces, low, grid.cell, count)
+    centres = signed_distances(vertices, faces, low + grid.cell / 2, grid.cell, count - 1)
+    found = torch.cat([corners.reshape(-1), centres.reshape(-1)])
+    if not bool((found < 0).any()):
+        raise ValueError(
+            f"the mesh to start from encloses no point of the grid (cells of {grid.cell:.3g}): it must be closed, with faces "
+            "counter-clockwise from outside, and thicker than a cell; raise scene.resolution, or repair the mesh"
+        )
+    return found
+
+
+def sample_colors(mesh: Mesh, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """``count`` points ``(N, 3)`` spread evenly over a mesh, their faces' unit normals and their sRGB colours in [0, 1]."""
+    faces = torch.from_numpy(np.ascontiguousarray(mesh.faces)).long()
+    corners = torch.from_numpy(mesh.vertices).float()[faces]
+    vectors = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    ends = vectors.norm(dim=1).double().cumsum(0)
+    drawn = torch.rand(count, generator=rng, dtype=torch.float64) * ends[-1]
+    face = torch.searchsorted(ends, drawn).clamp(max=len(faces) - 1)
+    root, other = torch.rand(2, count, generator=rng)
+    root = root.sqrt()  # even over the triangle (Osada et al. 2002, equation 1)
+    weights = torch.stack([1 - root, root * (1 - other), root * other], dim=1)
+
+    def interpolate(values: np.ndarray) -> Tensor:
+        return (torch.from_numpy(np.ascontiguousarray(values)).float()[faces[face]] * weights[:, :, None]).sum(1)
+
+    if mesh.base_color is not None and mesh.uvs is not None:
+        colors = sample_texture(mesh.base_color, interpolate(mesh.uvs))
+    elif mesh.vertex_colors is not None:
+        colors = interpolate(mesh.vertex_colors)
+    else:
+        colors = torch.full((count, 3), 0.5)
+    return interpolate(mesh.vertices), torch.nn.functional.normalize(vectors[face], dim=1), colors.clamp(0, 1)
+
+
+def fit_colors(field: Field, mesh: Mesh, spread: float, rng: torch.Generator) -> None:
+    """Teach a field the mesh's colours by a short regression; all that is random comes from ``rng``.
+
+    Points are moved along the normal by a Gaussian of ``spread`` (world units), so that the colours are there, too, when the
+    surface moves.
+    """
+    points, normals, colors = sample_colors(mesh, SAMPLES, rng)
+    groups = [dict(group) | {"lr": RATE * group["lr"]} for group in field.param_groups()]
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+    for _ in range(ROUNDS):
+        chosen = torch.randint(SAMPLES, (BATCH,), generator=rng)
+        moved = points[chosen] + spread * torch.randn(BATCH, 1, generator=rng) * normals[chosen]
+        loss = (field.query(moved).albedo - colors[chosen]).square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    field.zero_grad(set_to_none=True)

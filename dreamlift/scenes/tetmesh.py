@@ -1,0 +1,214 @@
+"""The scene ``tetmesh``: signed distances on a tetrahedral grid whose surface is drawn as a mesh, and a field of colour.
+
+DMTet (Shen et al. 2021, "Deep Marching Tetrahedra", https://arxiv.org/abs/2111.04276): each grid point has a signed distance s
+(negative inside) and a bounded shift; marching tetrahedra gives the mesh anew in every step, and pictures of it
+(:mod:`dreamlift.meshing.softraster`) have gradients in both. It is the second stage of Magic3D (Lin et al. 2023), Fantasia3D
+(Chen et al. 2023) and ProlificDreamer (Wang et al. 2023). Light is as in :mod:`dreamlift.scenes.nerf`.
+
+Should the last distance below 0 go, pictures show the background alone, with a gradient of 0, and the loop's watchdog goes
+back to the last good copy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dreamlift.cameras import rays_of
+from dreamlift.meshing.clean import decimate, remove_floaters, smooth
+from dreamlift.meshing.extract import Extract
+from dreamlift.meshing.geometry import EmptySceneError
+from dreamlift.meshing.softraster import antialias, edges_of, surface_of
+from dreamlift.meshing.tets import TetGrid, crossing_of, edge_vertices
+from dreamlift.meshing.texture import bake, unwrap
+from dreamlift.scenes import mesh_terms, nerf_memory
+from dreamlift.scenes.background import BACKGROUNDS, Background, Learned, Random, Solid
+from dreamlift.scenes.base import ParamGroup, Scene, SceneSettings, StepShape
+from dreamlift.scenes.field import Blob, Field, FieldSamples, safe_normalize
+from dreamlift.scenes.hashgrid import Hashgrid
+from dreamlift.scenes.mesh_start import check_start, distances_of, fit_colors
+from dreamlift.scenes.nerf import FIELDS, Nerf, shade
+from dreamlift.scenes.voxel import Voxel
+from dreamlift.types import Cameras, Mesh, RenderOutput, Shading
+
+TERMS = ("normal_consistency", "laplacian")
+MARGIN = 0.02  # of an edge; the exported mesh's vertices stay away from the grid's points by this much
+# Live bytes: a pixel that shows the surface, a face with its edges and vertices, a grid point.
+PIXEL, FACE, POINT = 900, 1200, 60
+FACES_A_SQUARE = 15  # faces of the mesh over the square of the resolution: 14.6 for a sphere of radius 0.6
+
+
+@dataclass(frozen=True)
+class TetMesh(SceneSettings):
+    """Settings of a tetrahedral mesh scene; :meth:`build` makes the scene."""
+
+    resolution: int = 32  # cubes a side; 12 (n + 2)^2 (n + 1) tetrahedra: 457,776 for 32, 1,470,000 for 48, 3,397,680 for 64
+    color: Voxel | Hashgrid = dataclasses.field(
+        default_factory=lambda: Voxel(switch_on=(0.0, 0.0, 0.0), blob=Blob("none")), metadata={"choices": FIELDS}
+    )  # the texture, as the albedo of a field; all its levels take part from the beginning
+    background: Random | Solid | Learned = dataclasses.field(default_factory=Random, metadata={"choices": BACKGROUNDS})
+    radii: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of the ellipsoid to begin with (x, y, z), where no mesh is given
+    deform: float = 0.2  # largest shift of a grid point along each axis, in cells; 0 keeps the grid as it is
+    geometry: bool = True  # train the shape; false is a stage for colours alone
+    texture: bool = True  # train the colours; false is a stage for the shape alone
+    sdf_lr: float = 0.02  # Adam, on distances in cells
+    deform_lr: float = 0.02  # Adam, on the shifts before tanh
+    bounds: float = 1.0  # half the cube's edge, world units
+
+    def __post_init__(self) -> None:
+        if not 4 <= self.resolution <= 256:
+            raise ValueError(f"TetMesh.resolution is {self.resolution}; accepted: 4 to 256")
+        if self.bounds <= 0 or not all(0 < radius < self.bounds for radius in self.radii):
+            raise ValueError(f"TetMesh.radii are {self.radii}; each must lie between 0 and bounds ({self.bounds:g})")
+        if not 0.0 <= self.deform <= 0.5:
+            raise ValueError(f"TetMesh.deform is {self.deform:g}; accepted: 0 to 0.5 (half a cell)")
+        if not (self.geometry or self.texture):
+            raise ValueError("TetMesh.geometry and TetMesh.texture are both false: nothing would be trained")
+
+    def grid(self) -> TetGrid:
+        """The grid: one cube more on every side than the bounds need, so that a surface fits inside."""
+        return TetGrid(self.resolution + 2, self.bounds * (1 + 2 / self.resolution))
+
+    def build(self, rng: torch.Generator, device: torch.device | str = "cpu", start: Mesh | None = None) -> TetMeshScene:
+        """See :meth:`SceneSettings.build`. A mesh to start with should be closed; it is remade at this resolution.
+
+        Raises:
+            EmptySceneError, ValueError: a malformed mesh, one outside of the bounds, or one that encloses nothing.
+        """
+        grid = self.grid()
+        color, background = self.color.build(self.bounds, rng), self.background.build(rng)
+        color.advance(1.0)
+        if start is None:
+            radii = torch.tensor(self.radii)
+            unit = (grid.positions() / radii).norm(dim=1)
+            distances = (unit - 1) * radii.min()  # of a sphere exactly; of an ellipsoid with the right surface
+        else:
+            check_start(start, self.bounds)
+            distances = distances_of(start, grid)
+            fit_colors(color, start, grid.cell / 2, rng)
+        return TetMeshScene(self, distances / grid.cell, color, background).to(device)
+
+    def values(self) -> int:
+        return 4 * self.grid().points + nerf_memory.field_values(self.color)
+
+    def step_bytes(self, shape: StepShape) -> int:
+        field = Nerf(field=self.color, samples=2)
+        one = StepShape(1, 1, shape.device)
+        pixel = PIXEL + nerf_memory.sample_bytes(field, shape.device)
+        mesh = self.grid().points * POINT + FACES_A_SQUARE * self.resolution**2 * FACE
+        return nerf_memory.step_bytes(field, one) + mesh + shape.views * shape.side**2 * pixel
+
+    def picture_bytes(self, device: str) -> int:
+        return self.step_bytes(StepShape(1, 512, device)) // 2
+
+    def thrifty(self) -> None:
+        return None
+
+
+class TetMeshScene(Scene):
+    """See the module's docstring."""
+
+    base: Tensor  # (points, 3) the grid's points before they are shifted
+    border: Tensor  # (points,) bool, what is outside whatever its distance
+
+    def __init__(self, settings: TetMesh, distances: Tensor, color: Field, background: Background) -> None:
+        super().__init__()
+        self.settings, self.bounds, self.grid = settings, settings.bounds, settings.grid()
+        self.sdf = nn.Parameter(distances.clone(), requires_grad=settings.geometry)  # (points,) in cells
+        self.shift = nn.Parameter(torch.zeros(self.grid.points, 3), requires_grad=settings.geometry)
+        self.color, self.background = color, background
+        color.requires_grad_(settings.texture)
+        # These follow from the settings: not saved.
+        self.register_buffer("base", self.grid.positions(), persistent=False)
+        self.register_buffer("border", self.grid.border(), persistent=False)
+
+    def surface(self, margin: float = 0.0) -> tuple[Tensor, Tensor]:
+        """The mesh: vertices ``(V, 3)`` in world units, differentiable, and faces ``(F, 3)``, closed; both may be empty."""
+        values = torch.where(self.border, self.sdf.clamp(min=0.5), self.sdf)
+        crossing = crossing_of(self.grid, values)
+        ends = crossing.ends.flatten()
+        moved = self.grid.cell * self.settings.deform * self.shift.index_select(0, ends).tanh()
+        positions = (self.base.index_select(0, ends) + moved).view(-1, 2, 3)
+        return edge_vertices(positions, values.index_select(0, ends).view(-1, 2), margin), crossing.faces
+
+    def render(
+        self,
+        cameras: Cameras,
+        rng: torch.Generator,
+        shading: Shading | None = None,
+        *,
+        background: Tensor | None = None,
+        progress: float = 1.0,
+        normals: bool = False,
+    ) -> RenderOutput:
+        """See :meth:`Scene.render`. ``progress`` is not used. Surface points move the colours' place, without a gradient."""
+        cameras = cameras.to(self.base.device)
+        vertices, faces = self.surface()
+        seen = surface_of(vertices, faces, cameras)
+        points = seen.interpolate(vertices)
+        lit = shading is not None and bool((shading.lambertian > 0).any())
+        color = self.color.query(points.detach()).albedo
+        normal = None
+        if normals or lit:
+            normal = safe_normalize(seen.interpolate(mesh_terms.vertex_normals(vertices, faces)))
+        if shading is not None:
+            color = shade(FieldSamples(color[:, 0], color, normal), points, seen.view, shading)
+        shown = [color, torch.ones_like(seen.depth), seen.depth, *([normal] if normals and normal is not None else [])]
+        edges = edges_of(faces)
+        picture = antialias(seen.picture(torch.cat(shown, dim=1)), seen, vertices, faces, edges, cameras)
+        opacity = picture[..., 3:4]
+        if background is None:
+            backdrop = self.background(rays_of(cameras).directions.to(self.base), rng)
+        else:
+            backdrop = background.to(self.base)
+            if backdrop.dim() == 2:
+                backdrop = backdrop[:, None, None]
+        rgb = picture[..., :3] + (1 - opacity) * backdrop
+        depth = picture[..., 4:5] / opacity.clamp(min=1e-6)
+        aux = {"vertices": vertices, "faces": faces, "edge_ends": edges.ends, "edge_faces": edges.faces}
+        return RenderOutput(rgb, opacity, depth, picture[..., 5:] if normals else None, aux if torch.is_grad_enabled() else {})
+
+    def regularize(self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None) -> dict[str, Tensor]:
+        """Raw terms: normal_consistency and laplacian, of the whole mesh."""
+        aux, terms = render.aux, {}
+        for name in TERMS if only is None else only:
+            if name == "normal_consistency":
+                terms[name] = mesh_terms.normal_consistency(aux["vertices"], aux["faces"], aux["edge_faces"])
+            elif name == "laplacian":
+                terms[name] = mesh_terms.laplacian(aux["vertices"], aux["edge_ends"])
+            else:
+                raise ValueError(f"Unknown regulariser {name!r}; a tetmesh scene has {', '.join(TERMS)}.")
+        return terms
+
+    def param_groups(self) -> list[ParamGroup]:
+        groups: list[ParamGroup] = []
+        if self.settings.geometry:
+            groups.append({"name": "sdf", "params": [self.sdf], "lr": self.settings.sdf_lr})
+            groups.append({"name": "shift", "params": [self.shift], "lr": self.settings.deform_lr})
+        if self.settings.texture:
+            groups += self.color.param_groups()
+        return [*groups, *self.background.param_groups()]
+
+    def after_step(
+        self, index: int, progress: float, rng: torch.Generator, render: RenderOutput, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Nothing changes between steps but the parameters."""
+
+    @torch.no_grad()
+    def to_mesh(self, settings: Extract) -> Mesh:
+        """The mesh as it is, cleaned to the settings (its own grid decides the resolution), with the field's colours."""
+        vertices, faces = self.surface(MARGIN)
+        if len(faces) == 0:
+            raise EmptySceneError(
+                "the scene is empty: no distance of its grid lies below 0. Train longer, start from a larger shape, or lower "
+                "scene.sdf_lr"
+            )
+        mesh = Mesh(vertices.float().cpu().numpy(), faces.cpu().numpy().astype(np.int32))
+        mesh = remove_floaters(mesh, settings.keep_parts)
+        mesh = decimate(smooth(mesh, settings.smooth) if settings.smooth else mesh, settings.faces)
+        mesh = unwrap(mesh, settings.texture_size)
+        return bake(mesh, lambda points, normals: self.color.query(points.to(self.base)).albedo, settings.texture_size)
