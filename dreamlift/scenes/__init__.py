@@ -1,5 +1,6 @@
 """The 3D representations and their renderers."""
 
+from dreamlift.scenes.gaussians import Gaussians
 from dreamlift.scenes.nerf import Nerf
 
-SCENES = {"nerf": Nerf}
+SCENES = {"nerf": Nerf, "gaussians": Gaussians}

@@ -16,6 +16,7 @@ This is the reference: plain torch on lists of (Gaussian, pixel) pairs, any devi
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from dataclasses import dataclass
 
@@ -108,20 +109,59 @@ def project_splats(means: Tensor, covs: Tensor, cameras: Cameras) -> Projected:
     return Projected(slope * focal + centre, packed, depths)
 
 
-def draw(projected: Projected, opacities: Tensor, features: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Drawn:
+    """Pictures of Gaussians."""
+
+    features: Tensor  # (B, H, W, C) sum of w_i f_i: not divided by the opacity
+    opacity: Tensor  # (B, H, W, 1) in [0, 1]
+    means2d: Tensor  # (B, N, 2) pixels; part of the graph, so that its gradient can be kept
+    seen: Tensor  # (B, N) bool: leaves something in the picture
+
+
+def render_splats(splats: tuple[Tensor, Tensor, Tensor, Tensor], features: Tensor, cameras: Cameras) -> Drawn:
+    """Pictures of N Gaussians by the fastest means at hand.
+
+    Args:
+        splats: means ``(N, 3)``, quats ``(N, 4)`` (w, x, y, z; any length), scales ``(N, 3)`` in world units, opacities
+            ``(N,)`` in [0, 1].
+        features: ``(B, N, C)`` what is blended, for each of the B cameras.
+    """
+    if splats[0].is_cuda and len(splats[0]) and importlib.util.find_spec("gsplat") is not None:
+        return _render_gsplat(splats, features, cameras)
+    means, quats, scales, opacities = splats
+    projected = project_splats(means, covariances(quats, scales), cameras)
+    return draw(projected, opacities, features, cameras.width, cameras.height)
+
+
+def _render_gsplat(splats: tuple[Tensor, Tensor, Tensor, Tensor], features: Tensor, cameras: Cameras) -> Drawn:
+    """The same by gsplat's CUDA kernels (Apache-2.0, https://docs.gsplat.studio), written from its documentation.
+
+    It has not been run: no GPU was at hand. gsplat's largest alpha may differ a little from 0.99, by its version.
+    """
+    from gsplat import rasterization  # pyright: ignore[reportMissingImports]
+
+    means, quats, scales, opacities = splats
+    blended, opacity, meta = rasterization(
+        means=means, quats=quats, scales=scales, opacities=opacities, colors=features,
+        viewmats=torch.linalg.inv(cameras.c2w.to(means)), Ks=cameras.K.to(means),
+        width=cameras.width, height=cameras.height, near_plane=NEAR, eps2d=LOW_PASS, packed=False, render_mode="RGB",
+    )  # fmt: skip
+    seen = (meta["radii"] > 0).view(*features.shape[:2], -1).all(-1)  # one radius in old versions, two in new ones
+    return Drawn(blended, opacity, meta["means2d"], seen)
+
+
+def draw(projected: Projected, opacities: Tensor, features: Tensor, width: int, height: int) -> Drawn:
     """Composite Gaussians into B pictures of ``width`` x ``height`` pixels.
 
     Args:
         opacities: ``(N,)`` in [0, 1].
         features: ``(B, N, C)`` what is blended: colours, depths, normals.
 
-    Returns:
-        ``sum_i w_i f_i (B, H, W, C)`` and the opacity ``sum_i w_i (B, H, W, 1)``. Where no gradient is wanted, or
-        where the pairs do not fit at once, the torch path goes by bands of rows (and again for the gradient).
+    Where the pairs do not fit at once, the torch path goes by bands of rows (and again for the gradient).
     """
-    items = collect(projected, opacities, features, width, height)
+    items, seen = collect(projected, opacities, features, width, height)
     views, channels = features.shape[0], features.shape[2]
-    pixels = views * height * width
     if kernels.usable(items.means2d, items.conics, items.opacities, items.features):
         geometry = (items.limits, items.boxes, items.views)
         out = splat_kernels.composite(
@@ -130,12 +170,12 @@ def draw(projected: Projected, opacities: Tensor, features: Tensor, width: int, 
     else:
         out = composite_pairs(items, width, height, views)
     blended, opacity = out
-    assert blended.shape[0] == pixels
-    return blended.view(views, height, width, channels), opacity.view(views, height, width, 1)
+    return Drawn(blended.view(views, height, width, channels), opacity.view(views, height, width, 1), projected.means2d, seen)
 
 
-def collect(projected: Projected, opacities: Tensor, features: Tensor, width: int, height: int) -> Items:
-    """The Gaussians that leave something in some pixel, with the smallest box of pixels that holds it."""
+def collect(projected: Projected, opacities: Tensor, features: Tensor, width: int, height: int) -> tuple[Items, Tensor]:
+    """The Gaussians that leave something in some pixel, with the smallest box of pixels that holds it, and a mask
+    ``(B, N)`` of them."""
     xx, xy, yy = projected.covs2d.unbind(-1)
     determinant = xx * yy - xy.square()
     conics = torch.stack([yy, -xy, xx], -1) / determinant.clamp(min=1e-12)[..., None]
@@ -148,14 +188,14 @@ def collect(projected: Projected, opacities: Tensor, features: Tensor, width: in
         high = torch.minimum(torch.floor(projected.means2d + half - 0.5), size - 1)
         seen = (high >= low).all(-1) & (limits > 0) & (projected.depths > NEAR) & (determinant > 0)
         order = torch.argsort(projected.depths.masked_fill(~seen, math.inf), dim=1, stable=True)
-        seen = seen.gather(1, order)
-        views, place = seen.nonzero(as_tuple=True)
+        views, place = seen.gather(1, order).nonzero(as_tuple=True)
         chosen = order[views, place]
         boxes = torch.cat([low[views, chosen], high[views, chosen]], -1).long()
-    return Items(
+    items = Items(
         projected.means2d[views, chosen], conics[views, chosen], opacities[chosen], features[views, chosen],
         limits[views, chosen], boxes, views,
     )  # fmt: skip
+    return items, seen
 
 
 def composite_pairs(items: Items, width: int, height: int, views: int) -> tuple[Tensor, Tensor]:
