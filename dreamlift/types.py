@@ -145,3 +145,15 @@ class Mesh:
     # (T, T, 3) uint8, linear; green is roughness and blue is metallic, each times the factor above (glTF)
     metallic_roughness: np.ndarray | None = None
     normal_map: np.ndarray | None = None  # (T, T, 3) uint8, linear: tangent space, green is +y (glTF, OpenGL)
+
+
+@dataclass(frozen=True)
+class Splats:
+    """3D Gaussians as files hold them: raw, before activation."""
+
+    means: np.ndarray  # (N, 3) float32, world units
+    quats: np.ndarray  # (N, 4) float32 w, x, y, z; any length but zero
+    log_scales: np.ndarray  # (N, 3) float32: natural logarithms of standard deviations, world units
+    logit_opacities: np.ndarray  # (N,) float32: opacity = 1 / (1 + exp(-x))
+    sh0: np.ndarray  # (N, 1, 3) float32: colour = 0.5 + 0.28209479 x, sRGB
+    shN: np.ndarray  # (N, K - 1, 3) float32 with K = 1, 4, 9 or 16: the higher harmonics

@@ -1,6 +1,7 @@
 """The 3D representations and their renderers."""
 
+from dreamlift.scenes.gaussians import Gaussians
 from dreamlift.scenes.nerf import Nerf
 from dreamlift.scenes.tetmesh import TetMesh
 
-SCENES = {"nerf": Nerf, "tetmesh": TetMesh}
+SCENES = {"nerf": Nerf, "gaussians": Gaussians, "tetmesh": TetMesh}

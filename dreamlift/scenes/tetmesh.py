@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -45,6 +46,8 @@ FACES_A_SQUARE = 15  # faces of the mesh over the square of the resolution: 14.6
 @dataclass(frozen=True)
 class TetMesh(SceneSettings):
     """Settings of a tetrahedral mesh scene; :meth:`build` makes the scene."""
+
+    terms: ClassVar[tuple[str, ...]] = TERMS
 
     resolution: int = 32  # cubes a side; 12 (n + 2)^2 (n + 1) tetrahedra: 457,776 for 32, 1,470,000 for 48, 3,397,680 for 64
     color: Voxel | Hashgrid = dataclasses.field(

@@ -1,0 +1,62 @@
+"""Normals of a rendered depth, and DreamFusion's light on the picture (Poole et al. 2022, section 3.1).
+
+Both work on pixels, after compositing ("deferred"): https://arxiv.org/abs/2209.14988.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dreamlift.types import Shading
+
+SOLID = 0.3  # opacity from which a pixel has a surface
+
+
+def depth_normals(points: Tensor, opacity: Tensor, directions: Tensor) -> Tensor:
+    """Unit normals ``(B, H, W, 3)`` of the surface through the pixels' ``points (B, H, W, 3)``, facing the camera.
+
+    Each tangent goes to that of the two neighbours, left or right, above or below, that is nearer: no tangent then
+    crosses an outline if it need not. Pixels of ``opacity (B, H, W, 1)`` under 0.3 have no surface and face the camera.
+
+    Args:
+        directions: ``(B, H, W, 3)`` unit, from the camera.
+    """
+    solid = opacity[..., 0] > SOLID
+    across, has_across = _tangent(points, solid, 2)
+    down, has_down = _tangent(points, solid, 1)
+    normal = torch.linalg.cross(across, down)
+    length = normal.norm(dim=-1, keepdim=True)
+    found = (has_across & has_down & solid)[..., None] & (length > 1e-12)
+    normal = torch.where(found, normal, -directions)
+    normal = normal / normal.norm(dim=-1, keepdim=True)
+    return torch.where((normal * directions).sum(-1, keepdim=True) > 0, -normal, normal)
+
+
+def lit(rgb: Tensor, opacity: Tensor, points: Tensor | None, normal: Tensor | None, shading: Shading) -> Tensor:
+    """Pictures ``(B, H, W, 3)`` of premultiplied ``rgb``, lit by one light a view; ``opacity`` is ``(B, H, W, 1)``.
+
+    "Textureless" mixes the albedo and white. Without ``points`` and ``normal`` (``(B, H, W, 3)`` each) no light falls.
+    """
+    bare, share, light = (value.to(rgb) for value in (shading.textureless, shading.lambertian, shading.light))
+    albedo = rgb + bare[:, None, None, None] * (opacity - rgb)
+    if points is None or normal is None:
+        return albedo
+    toward = light[:, None, None] - points
+    toward = toward / toward.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+    diffuse = (normal * toward).sum(-1, keepdim=True).clamp(min=0.0)
+    brightness = shading.ambient + (1 - shading.ambient) * diffuse
+    return albedo * (1 + share[:, None, None, None] * (brightness - 1))
+
+
+def _tangent(points: Tensor, solid: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Differences ``(B, H, W, 3)`` along ``axis`` toward the next or from the last pixel, and where there is one."""
+    size = points.shape[axis]
+    step = points.narrow(axis, 1, size - 1) - points.narrow(axis, 0, size - 1)
+    both = solid.narrow(axis, 1, size - 1) & solid.narrow(axis, 0, size - 1)
+    edge, no_edge = torch.zeros_like(points.narrow(axis, 0, 1)), torch.zeros_like(solid.narrow(axis, 0, 1))
+    ahead, has_ahead = torch.cat([step, edge], axis), torch.cat([both, no_edge], axis)
+    behind, has_behind = torch.cat([edge, step], axis), torch.cat([no_edge, both], axis)
+    far = torch.full((), torch.inf, device=points.device, dtype=points.dtype)
+    lengths = [torch.where(has, move.detach().norm(dim=-1), far) for move, has in ((ahead, has_ahead), (behind, has_behind))]
+    return torch.where((lengths[0] <= lengths[1])[..., None], ahead, behind), has_ahead | has_behind
