@@ -50,6 +50,8 @@ def laplacian(vertices: Tensor, ends: Tensor) -> Tensor:
     first, second = ends.unbind(1)
     sums = torch.zeros_like(vertices).index_add(0, first, vertices.index_select(0, second))
     sums = sums.index_add(0, second, vertices.index_select(0, first))
-    degree = torch.zeros_like(vertices[:, :1]).index_add(0, ends.flatten(), torch.ones_like(vertices[:1, :1]).expand(ends.numel(), 1))
+    degree = torch.zeros_like(vertices[:, :1]).index_add(
+        0, ends.flatten(), torch.ones_like(vertices[:1, :1]).expand(ends.numel(), 1)
+    )
     away = sums / degree.clamp(min=1) - vertices
     return (dot(away, away) + 1e-20).sqrt().sum() / max(len(vertices), 1)

@@ -1,0 +1,73 @@
+"""Papers' settings of several stages, for big models and, as ``-toy``, for the embedded prior."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dreamlift.cameras import CameraSampler
+from dreamlift.guidance.sds import SDS
+from dreamlift.guidance.vsd import VSD
+from dreamlift.lighting import Lighting
+from dreamlift.presets.papers import DREAMFUSION_IF, DREAMFUSION_SD, LARGE
+from dreamlift.prompts import FourViews
+from dreamlift.scenes.background import Learned
+from dreamlift.scenes.field import Blob
+from dreamlift.scenes.gaussians import Gaussians
+from dreamlift.scenes.hashgrid import Hashgrid
+from dreamlift.scenes.tetmesh import TetMesh
+from dreamlift.schedules import Switch
+from dreamlift.settings import Stage, Weights
+
+COLORS = Hashgrid(start_levels=16, blob=Blob("none"))
+SHARP = TetMesh(resolution=128, color=COLORS, background=Learned(), sdf_lr=0.005, deform_lr=0.005)
+CLOSE = CameraSampler(views=1, resolution=(512,), elevation_deg=(-10.0, 45.0), distance=(1.0, 1.5), fov_deg=(40.0, 70.0))
+
+PROLIFICDREAMER = replace(
+    DREAMFUSION_SD,
+    steps=25_000,
+    cameras=replace(CLOSE, resolution=(64, 512, 512, 512, 512)),
+    scene=LARGE,
+    wording=FourViews(front_deg=30.0, back_deg=30.0),
+    lighting=Lighting(),  # the plain albedo
+    guidance=VSD(guidance_scale=7.5, t_max=Switch(0.98, 0.5, 0.2), lora_target="v"),
+    weights=Weights(sparsity=10.0, opaque=Switch(0.0, 1000.0, 0.4)),
+    then=(
+        Stage(
+            steps=15_000, cameras=CLOSE, wording=FourViews(), scene=replace(SHARP, texture=False), show="normal",
+            guidance=SDS(guidance_scale=101.0, t_max=Switch(0.98, 0.5, 1 / 3), weighting="sigma2"),
+            weights=Weights(normal_consistency=1e4, laplacian=1e4),
+        ),
+        Stage(
+            steps=30_000, cameras=CLOSE, wording=FourViews(front_deg=30.0, back_deg=30.0),
+            scene=replace(SHARP, geometry=False), guidance=VSD(guidance_scale=7.5, t_max=Switch(0.98, 0.5, 1 / 6), lora_target="v"),
+        ),
+    ),
+)  # fmt: skip
+"""threestudio's prolificdreamer rows (``prolificdreamer``, ``-geometry``, ``-texture``); the LoRA is on the base model itself."""
+
+MAGIC3D = replace(
+    DREAMFUSION_IF,
+    then=(
+        Stage(
+            prior="sd-2.1-base", steps=5000,
+            cameras=replace(CLOSE, distance=(1.5, 2.0), fov_deg=(30.0, 45.0)), wording=FourViews(), scene=SHARP,
+            guidance=SDS(guidance_scale=101.0, t_max=0.5, weighting="sigma2"), weights=Weights(normal_consistency=1e4),
+        ),
+    ),
+)  # fmt: skip
+"""threestudio's ``magic3d-coarse-if`` (as dreamfusion-if here) and ``magic3d-refine-sd``."""
+
+GAUSSIANDREAMER = replace(
+    DREAMFUSION_SD,
+    steps=2000,
+    then=(
+        Stage(
+            steps=1200,
+            cameras=CameraSampler(views=4, resolution=(1024,), elevation_deg=(-10.0, 60.0), distance=(1.5, 4.0), fov_deg=(40.0, 70.0)),
+            wording=FourViews(),
+            scene=Gaussians(capacity=500_000, count=100_000, means_lr=5e-5, color_lr=0.0125, opacity_lr=0.01, quat_lr=0.001),
+            guidance=SDS(guidance_scale=101.0, weighting="sigma2"), weights=Weights(sparsity=1.0),
+        ),
+    ),
+)  # fmt: skip
+"""GaussianDreamer's second stage; it begins with 2,000 steps of dreamfusion-sd, where the paper has a 3D diffusion model."""

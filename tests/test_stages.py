@@ -1,0 +1,176 @@
+"""Runs of several stages: each begins with what the one before made, and nothing is lost between them."""
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from lift_helpers import generate_words, refused, run_main, small_pictures, status_of
+from run_helpers import same
+
+from dreamlift.cameras import CameraSampler
+from dreamlift.config import apply_overrides, describe_fields, load_yaml, save_yaml
+from dreamlift.export.glb import load_glb
+from dreamlift.lifting import generate, lift, prepare
+from dreamlift.memory import estimate, largest
+from dreamlift.meshing.extract import Extract
+from dreamlift.meshing.geometry import is_closed, signed_volume
+from dreamlift.priors.footprint import footprint
+from dreamlift.run import read_metrics
+from dreamlift.scenes.background import Solid
+from dreamlift.scenes.gaussians import Gaussians
+from dreamlift.scenes.nerf import Nerf
+from dreamlift.scenes.tetmesh import TetMesh
+from dreamlift.scenes.voxel import Voxel
+from dreamlift.settings import Config, Stage, Weights, check_stages
+
+FEW = CameraSampler(views=1, resolution=(16,))
+MESH = TetMesh(resolution=12, color=Voxel((9,), (0.0,)), background=Solid((1.0, 1.0, 1.0)))
+SPLATS = Gaussians(capacity=300, count=200, background=Solid((1.0, 1.0, 1.0)))
+STAGED = ["--then.0.steps=4", "--then.0.scene.type=tetmesh", "--then.0.scene.resolution=12", "--then.0.cameras.resolution=[32]"]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    small_pictures(monkeypatch)
+
+
+def staged(stub, *scenes, particles=1):
+    """A run of 3 steps of a radiance field and 2 steps of each further scene."""
+    then = tuple(Stage(steps=2, cameras=FEW, scene=scene) for scene in scenes)
+    return Config(
+        prompt="a red mug", prior=str(stub), steps=3, particles=particles, cameras=FEW, then=then, checkpoint_every=2,
+        scene=Nerf(Voxel((9, 17), (0.0, 0.5)), samples=24), mesh=Extract(24, faces=300, texture_size=64),
+    )  # fmt: skip
+
+
+def test_a_stage_begins_with_the_mesh_that_the_one_before_made(stub):
+    job = prepare(staged(stub, MESH, SPLATS))
+    kinds, starts = [], []
+    for step in lift(job):
+        kinds.append(type(job.state.scene).__name__)
+        starts.append(job.state.starts[0])
+        assert step.index == len(kinds) - 1
+    assert kinds == ["NerfScene"] * 3 + ["TetMeshScene"] * 2 + ["GaussianScene"] * 2
+    assert starts[0] is None
+    # The surface of the blob that a field begins as: a closed, textured mesh, which is what the next one then looks like.
+    assert is_closed(starts[3].faces) or starts[3].uvs is not None
+    volumes = [signed_volume(starts[i].vertices, starts[i].faces) for i in (3, 5)]
+    assert volumes[0] > 0
+    assert volumes[1] == pytest.approx(volumes[0], rel=0.15)
+
+
+@pytest.mark.parametrize("stop", range(1, 7))
+def test_a_run_goes_on_from_any_step_of_any_stage_bit_by_bit(stub, stop):
+    config = staged(stub, MESH, SPLATS)
+    whole = prepare(config)
+    for _ in lift(whole):
+        pass
+    first = prepare(config)
+    for _, _ in zip(range(stop), lift(first), strict=False):
+        pass
+    saved = copy.deepcopy(first.state.state_dict())
+    assert saved["index"] == stop
+    again = prepare(config, saved=saved)
+    for _ in lift(again):
+        pass
+    assert again.state.index == 7
+    assert same(again.state.state_dict(), whole.state.state_dict())
+
+
+def test_every_particle_has_a_mesh_of_its_own_between_the_stages(stub):
+    job = prepare(staged(stub, MESH, particles=2))
+    steps = list(lift(job))
+    assert len(steps) == 10
+    one, two = (start.vertices for start in job.state.starts)
+    assert one.shape != two.shape or not np.array_equal(one, two)
+
+
+def test_a_run_with_stages_from_the_command_line(stub, tmp_path, quick, capsys):
+    folder = tmp_path / "run"
+    assert run_main(*generate_words(stub, folder, *STAGED)) == 0
+    assert [line["step"] for line in read_metrics(folder)] == list(range(10))
+    kept, made = load_glb(folder / "stage-1.glb"), load_glb(folder / "asset.glb")
+    assert kept.base_color is not None
+    assert not np.array_equal(kept.vertices, made.vertices)
+    config = load_yaml(Config, (folder / "config.yaml").read_text())
+    assert (len(config.then), config.then[0].steps, config.total_steps) == (1, 4, 10)
+    assert status_of(folder)["status"] == "finished"
+    assert run_main("export", folder, "--format", "ply") == 0  # of the last stage's scene
+    assert (folder / "asset.ply").is_file()
+
+
+def test_a_mesh_of_ones_own_begins_a_run(stub, tmp_path, quick):
+    asset = generate("a red mug", staged(stub))
+    asset.save(tmp_path / "own.glb")
+    config = dataclasses.replace(staged(stub), scene=MESH, start=str(tmp_path / "own.glb"))
+    job = prepare(config)
+    (start,) = job.state.starts
+    assert signed_volume(start.vertices, start.faces) > 0
+    (tmp_path / "own.glb").unlink()
+    saved = copy.deepcopy(job.state.state_dict())
+    assert prepare(config, saved=saved).state.starts[0] is not None  # a run that is resumed needs the file no more
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--then.0.steps=2"], "stage 2: a nerf scene cannot begin with a mesh; use it in the first stage"),
+        (
+            [*STAGED, "--then.0.weights.sparsity=1"],
+            "stage 2: weights.sparsity is set, but a tetmesh scene has no such regulariser",
+        ),
+        (["--weights.laplacian=1"], "stage 1: weights.laplacian is set, but a nerf scene has no such regulariser"),
+        (["--then.1.steps=2"], "then.1: no such entry; accepted: 0 to 0 (0 adds one)"),
+        (["--mesh", "missing.glb", "--scene.type=tetmesh"], "missing.glb"),
+        ([*STAGED, "--then.0.prior=nowhere-to-be-found"], "nowhere-to-be-found"),
+    ],
+)
+def test_what_cannot_work_is_said_before_the_first_stage(stub, tmp_path, capsys, words, message):
+    words = ["generate", "a red mug", "--prior", stub, "--steps=2", "--out", tmp_path / "run", *words]
+    refused(capsys, tmp_path, words, message)
+
+
+def test_settings_of_stages_are_listed_and_read_back(stub):
+    config = staged(stub, MESH, SPLATS)
+    assert load_yaml(Config, save_yaml(config)) == config
+    rows = {row[0]: row[2] for row in describe_fields(config)}
+    assert {"then.0.scene.resolution", "then.1.scene.capacity"} <= set(rows)
+    assert apply_overrides(Config(), rows) == config
+
+
+def test_a_stage_has_the_settings_of_a_config(stub):
+    fields = {field.name: field.type for field in dataclasses.fields(Config)}
+    assert all(fields[field.name] == field.type for field in dataclasses.fields(Stage))
+    one, two = staged(stub, MESH).stages
+    assert (one.scene.__class__, two.scene) == (Nerf, MESH)
+    assert (one.prior, two.prior, two.then) == (str(stub), str(stub), ())
+    assert dataclasses.replace(staged(stub), then=()).stages == (staged(stub),)
+
+
+def test_the_dearest_stage_is_the_one_whose_memory_is_told(stub):
+    config = staged(stub, dataclasses.replace(MESH, resolution=64))
+    needs = [estimate(stage, footprint(stub)) for stage in config.stages]
+    assert needs[1].host > needs[0].host
+    told = largest(tuple(needs))
+    assert told.host == needs[1].host
+    assert "of 2 stages" in str(told)
+    assert largest((None, needs[0])) == needs[0]
+
+
+def test_normals_are_shown_to_the_prior_where_a_stage_says_so(stub):
+    seen = []
+    config = dataclasses.replace(staged(stub), scene=MESH, show="normal", steps=1, weights=Weights())
+    check_stages(config)
+    job = prepare(config)
+    encode = job.prior.encode
+    job.prior.encode = lambda rgb: (seen.append(rgb.detach()), encode(rgb))[1]
+    (step,) = lift(job)
+    hit = step.render.opacity[..., 0] > 0.99
+    assert bool(hit.any())
+    # A normal of length 1, moved into [0, 1]; black where there is nothing.
+    assert torch.allclose((2 * seen[0][hit] - 1).norm(dim=-1), torch.ones(int(hit.sum())), atol=0.05)
+    assert float(seen[0][step.render.opacity[..., 0] == 0].abs().max()) == 0.0
+    toward = torch.nn.functional.normalize(step.cameras.c2w[0, :3, 3], dim=0)
+    assert float(((2 * seen[0][hit] - 1) @ toward).mean()) > 0.3  # a thing's visible sides look at the camera
