@@ -1,5 +1,6 @@
 """The 3D representations and their renderers."""
 
 from dreamlift.scenes.nerf import Nerf
+from dreamlift.scenes.surface import Surface
 
-SCENES = {"nerf": Nerf}
+SCENES = {"nerf": Nerf, "surface": Surface}
