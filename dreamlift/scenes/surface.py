@@ -1,0 +1,244 @@
+"""The scene ``surface``: a texture, or a whole material, optimised on a mesh that stays as it is.
+
+Texturing of a given shape by score distillation is Latent-Paint (Metzer et al. 2022, "Latent-NeRF", section 3.3,
+https://arxiv.org/abs/2211.07600); with a physically based material it is the appearance stage of Fantasia3D (Chen et al.
+2023, section 3.3, https://arxiv.org/abs/2303.13873). As nothing of the shape is learnt, visibility needs no gradient: the
+exact rasteriser says which face each sample shows, and the gradient goes to the texture there.
+
+What the mesh's own colours say stays a fixed part: with c_0 the colour of before and c the texture, a sample shows
+sigmoid(logit c_0 + logit c), and the texture starts at one half everywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from dreamlift.cameras import rays_of, rescaled
+from dreamlift.meshing.extract import Extract
+from dreamlift.meshing.raster import rasterize
+from dreamlift.meshing.texture import grow, rasterize_uvs
+from dreamlift.meshing.uvs import uv_density
+from dreamlift.scenes.background import BACKGROUNDS, Background, Learned, Random, Solid
+from dreamlift.scenes.base import ParamGroup, Scene, SceneSettings, StepShape
+from dreamlift.scenes.field import FieldSamples
+from dreamlift.scenes.hashgrid import Hashgrid
+from dreamlift.scenes.nerf import shade
+from dreamlift.scenes.nerf_memory import field_values
+from dreamlift.scenes.surface_start import Own, own_appearance, with_uvs
+from dreamlift.scenes.textures import TEXTURES, Image, build_texture, joined_odds, total_variation
+from dreamlift.scenes.voxel import Voxel
+from dreamlift.types import Cameras, Mesh, RenderOutput, Shading
+
+AT_ONCE = 1 << 18  # surface points that are coloured at a time where no gradient is wanted
+PADDING = 8  # texels that charts grow outwards in an exported texture
+
+
+@dataclass(frozen=True)
+class Surface(SceneSettings):
+    """Settings of a texture on a fixed mesh; :meth:`build` makes the scene."""
+
+    needs_start: ClassVar[bool] = True
+    terms: ClassVar[tuple[str, ...]] = TERMS
+
+    texture: Image | Voxel | Hashgrid = dataclasses.field(default_factory=Image, metadata={"choices": TEXTURES})
+    background: Random | Solid | Learned = dataclasses.field(default_factory=Random, metadata={"choices": BACKGROUNDS})
+    keep_colors: bool = True  # begin with the mesh's own texture or colours, if it has them; otherwise with mid grey
+    uvs: Literal["auto", "keep", "unwrap"] = "auto"  # of the mesh: "auto" unwraps anew where its own cannot carry a texture
+    supersample: int = 2  # samples a pixel along each axis
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.supersample <= 8:
+            raise ValueError(f"Surface.supersample is {self.supersample}; accepted: 1 to 8 (2 is the default).")
+
+    def build(self, rng: torch.Generator, device: torch.device | str = "cpu", start: Mesh | None = None) -> SurfaceScene:
+        """See :meth:`SceneSettings.build`; a surface scene is nothing without its mesh.
+
+        Raises:
+            EmptySceneError, ValueError: no mesh, a malformed one, or UVs that cannot be kept.
+        """
+        if start is None:
+            raise ValueError("a surface scene paints a mesh that is there: give --mesh FILE or put it after another stage")
+        return SurfaceScene(self, start, rng).to(device)
+
+    def values(self) -> int:
+        if isinstance(self.texture, Image):
+            return 3 * sum(n * n for n in self.texture.sizes)
+        return field_values(self.texture)
+
+    def step_bytes(self, shape: StepShape) -> int:
+        samples = shape.views * (shape.side * self.supersample) ** 2
+        return SAMPLE * samples + FIXED_COPIES * 4 * self.values()
+
+    def picture_bytes(self, device: str) -> int:
+        return SAMPLE * AT_ONCE * 4 + 4 * self.values()
+
+    def thrifty(self) -> None:
+        return None
+
+
+SAMPLE, FIXED_COPIES = 400, 2  # bytes of a sample with its gradients; copies of the texture that a step makes
+
+
+class SurfaceScene(Scene):
+    """See the module's docstring. ``state_dict`` has the mesh too: a scene that is built anew needs the same ``start``."""
+
+    vertices: Tensor  # (V, 3) float32
+    faces: Tensor  # (F, 3) int64
+    uvs: Tensor  # (V, 2) float32
+    normals: Tensor  # (V, 3) float32
+    density: Tensor  # (F,) length in the UV image of one world unit
+
+    def __init__(self, settings: Surface, start: Mesh, rng: torch.Generator) -> None:
+        super().__init__()
+        self.settings = settings
+        size = settings.texture.size if isinstance(settings.texture, Image) else 1024
+        mesh, corners = with_uvs(start, settings.uvs, size)
+        assert mesh.uvs is not None
+        assert mesh.vertex_normals is not None
+        self.bounds = max(1.0, float(np.abs(mesh.vertices).max()))
+        for name, values in (("vertices", mesh.vertices), ("uvs", mesh.uvs), ("normals", mesh.vertex_normals)):
+            self.register_buffer(name, torch.from_numpy(np.array(values, dtype=np.float32)))
+        self.register_buffer("faces", torch.from_numpy(mesh.faces.astype(np.int64)))
+        self.register_buffer("density", uv_density(mesh), persistent=False)
+        self.own: Own = own_appearance(start, corners) if settings.keep_colors else Own(None, None, None)
+        self.base_color = build_texture(settings.texture, self.bounds, rng, "base_color")
+        self.background: Background = settings.background.build(rng)
+
+    def render(
+        self,
+        cameras: Cameras,
+        rng: torch.Generator,
+        shading: Shading | None = None,
+        *,
+        background: Tensor | None = None,
+        progress: float = 1.0,
+        normals: bool = False,
+    ) -> RenderOutput:
+        """See :meth:`Scene.render`. ``progress`` is not used: levels change in :meth:`after_step` only; ``aux`` is empty."""
+        views = [self._view(cameras[i : i + 1], _one(shading, i)) for i in range(len(cameras))]
+        mean = torch.cat(views)  # (B, H, W, 8): colour, opacity, depth, normal, all times the coverage
+        opacity = mean[..., 3:4]
+        if background is None:
+            backdrop = self.background(rays_of(cameras).directions.to(mean), rng)
+        else:
+            backdrop = background.to(mean)
+            if backdrop.dim() == 2:
+                backdrop = backdrop[:, None, None]
+        rgb = mean[..., :3] + (1 - opacity) * backdrop
+        depth = mean[..., 4:5] / opacity.clamp(min=1e-6)
+        return RenderOutput(rgb, opacity, depth, mean[..., 5:8] if normals else None)
+
+    def _view(self, camera: Cameras, shading: Shading | None) -> Tensor:
+        """``(1, H, W, 8)`` of one view: colour, coverage, depth and normal, averaged over each pixel's samples."""
+        factor = self.settings.supersample
+        fine = rescaled(camera.to("cpu"), factor)
+        with torch.no_grad():
+            seen = rasterize(self.vertices.detach().cpu(), self.faces.cpu(), fine)
+        hit = torch.nonzero(seen.faces.flatten() >= 0).flatten()
+        device = self.vertices.device
+        face, bary = seen.faces.flatten()[hit].to(device), seen.barycentrics.view(-1, 3)[hit].to(self.vertices)
+        depth = seen.depth.flatten()[hit].to(self.vertices)
+        position = camera.c2w[0, :3, 3].to(self.vertices)
+        width = depth / float(fine.K[0, 1, 1]) * self.density[face]
+        size = len(hit) if torch.is_grad_enabled() else AT_ONCE
+        parts = [self._shade(f, b, w, position, shading)
+                 for f, b, w in zip(face.split(size), bary.split(size), width.split(size), strict=True)]  # fmt: skip
+        out = self.vertices.new_zeros(fine.height * fine.width, 8)
+        if len(hit):
+            color, normal = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
+            values = torch.cat([color, torch.ones_like(depth)[:, None], depth[:, None], normal], dim=1)
+            out = out.index_copy(0, hit.to(device), values)
+        return out.view(1, camera.height, factor, camera.width, factor, 8).mean(dim=(2, 4))
+
+    def _shade(
+        self, face: Tensor, bary: Tensor, width: Tensor, position: Tensor, shading: Shading | None
+    ) -> tuple[Tensor, Tensor]:
+        """Colours and unit normals ``(N, 3)`` of samples on ``face (N,)``, seen from ``position (3,)``."""
+        corners = self.faces[face]
+        points, normal = mixed(self.vertices, corners, bary), normalize(mixed(self.normals, corners, bary), dim=-1)
+        a, b, c = self.vertices[corners].unbind(dim=1)
+        # The back of a face, which an open mesh shows, is lit as its front is.
+        turned = (torch.linalg.cross(b - a, c - a) * (points - position)).sum(dim=-1, keepdim=True) > 0
+        normal = torch.where(turned, -normal, normal)
+        color = self.colors(face, bary, points, mixed(self.uvs, corners, bary), width)
+        if shading is not None:
+            found = FieldSamples(color[:, 0], color, normal)
+            color = shade(found, points, torch.zeros_like(face), shading)
+        return color, normal
+
+    def colors(self, face: Tensor, bary: Tensor, points: Tensor, uvs: Tensor, width: Tensor | None = None) -> Tensor:
+        """Base colours ``(N, 3)``, sRGB in [0, 1], of the surface points with barycentrics ``bary (N, 3)`` on ``face (N,)``."""
+        change = self.base_color(points, uvs, width)
+        before = self.own.color(face, bary)
+        return change if before is None else joined_odds(before.to(change), change)
+
+    def regularize(self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None) -> dict[str, Tensor]:
+        """Raw terms: tv, the squared total variation of the texture's image or grid.
+
+        Raises:
+            ValueError: a name that this scene does not have.
+        """
+        arrays = self.base_color.smooth_over()
+        has = ("tv",) if arrays else ()
+        for name in only or ():
+            if name not in has:
+                listed = ", ".join(has) or "none with this texture"
+                raise ValueError(f"Unknown regulariser {name!r}; a surface scene has: {listed}. Set weights.{name} to 0.")
+        wanted = has if only is None else only
+        return {name: torch.stack([total_variation(array) for array in arrays]).sum() for name in wanted}
+
+    def param_groups(self) -> list[ParamGroup]:
+        return [*self.base_color.param_groups(), *self.background.param_groups()]
+
+    @torch.no_grad()
+    def after_step(
+        self, index: int, progress: float, rng: torch.Generator, render: RenderOutput, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.base_color.advance(progress)
+
+    @torch.no_grad()
+    def to_mesh(self, settings: Extract) -> Mesh:
+        """The same vertices, faces and UVs, with a texture of ``settings.texture_size``; the other settings are not used."""
+        vertices, faces, uvs, normals = (
+            x.cpu().numpy() for x in (self.vertices.float(), self.faces, self.uvs.float(), self.normals.float())
+        )
+        mesh = Mesh(vertices, faces.astype(np.int32), uvs, vertex_normals=normals)
+        return dataclasses.replace(mesh, base_color=self._baked(mesh, settings.texture_size))
+
+    def _baked(self, mesh: Mesh, size: int) -> np.ndarray:
+        """The base colours of the texels of a ``size`` x ``size`` image, ``(size, size, 3)`` uint8."""
+        assert mesh.uvs is not None
+        texel, face, bary = rasterize_uvs(mesh.uvs, mesh.faces, size)
+        if len(texel) == 0:
+            raise ValueError(f"no texel of a {size} x {size} texture is in a UV triangle: raise mesh.texture_size")
+        image, filled = torch.zeros(size * size, 3), torch.zeros(size * size, dtype=torch.bool)
+        device = self.vertices.device
+        for part in torch.arange(len(texel)).split(AT_ONCE):
+            at, weights = face[part].to(device), bary[part].to(self.vertices)
+            corners = self.faces[at]
+            points, uvs = mixed(self.vertices, corners, weights), mixed(self.uvs, corners, weights)
+            image[texel[part]] = self.colors(at, weights, points, uvs).float().cpu()
+        filled[texel] = True
+        image = grow(image.view(size, size, 3), filled.view(size, size), PADDING)
+        return (image.clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy()
+
+
+def mixed(values: Tensor, corners: Tensor, bary: Tensor) -> Tensor:
+    """What ``values (V, C)`` are between a face's ``corners (N, 3)`` with barycentrics ``bary (N, 3)``: ``(N, C)``."""
+    first, second, third = (values[corners[:, k]] * bary[:, k : k + 1] for k in range(3))
+    return first + second + third
+
+
+def _one(shading: Shading | None, index: int) -> Shading | None:
+    """The shading of one camera of the batch."""
+    if shading is None:
+        return None
+    part = slice(index, index + 1)
+    return Shading(shading.lambertian[part], shading.textureless[part], shading.light[part], shading.ambient)
