@@ -156,4 +156,4 @@ class Splats:
     log_scales: np.ndarray  # (N, 3) float32: natural logarithms of standard deviations, world units
     logit_opacities: np.ndarray  # (N,) float32: opacity = 1 / (1 + exp(-x))
     sh0: np.ndarray  # (N, 1, 3) float32: colour = 0.5 + 0.28209479 x, sRGB
-    shN: np.ndarray  # (N, K - 1, 3) float32 with K = 1, 4, 9 or 16: the higher harmonics
+    shN: np.ndarray  # noqa: N815  (N, K - 1, 3) float32 with K = 1, 4, 9 or 16: the higher harmonics

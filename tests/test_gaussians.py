@@ -1,0 +1,527 @@
+"""The scene of Gaussians: fitting, densifying, resuming, lighting, meshing, and its files."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from dreamlift.cameras import rays_of, turntable
+from dreamlift.config import load_yaml, save_yaml
+from dreamlift.export.splats import column_names, load_splats, save_splats
+from dreamlift.meshing.extract import Extract
+from dreamlift.meshing.geometry import EmptySceneError, is_closed, signed_volume
+from dreamlift.meshing.raster import render_mesh
+from dreamlift.scenes import SCENES, splat_control, splat_mesh
+from dreamlift.scenes.background import Learned, Random, Solid
+from dreamlift.scenes.base import StepShape
+from dreamlift.scenes.gaussians import TERMS, Gaussians
+from dreamlift.scenes.splat_color import C0
+from dreamlift.scenes.splat_control import Densify
+from dreamlift.types import Mesh, Shading
+
+SMALL = Gaussians(count=120, capacity=200, sh_degree=1, background=Learned(), densify=Densify(every=3, gradient=1e-5))
+RADIUS = 0.6
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def ball_pictures(cameras, background):
+    """A ball whose colour is its position, on ``background``: colours, and what it covers."""
+    rays = rays_of(cameras)
+    b = (rays.origins * rays.directions).sum(-1)
+    root = b.square() - rays.origins.square().sum(-1) + RADIUS**2
+    points = rays.origins + (-b - root.clamp(min=0).sqrt())[..., None] * rays.directions
+    return torch.where((root > 0)[..., None], 0.5 + points / 1.4, background), (root > 0)[..., None].float()
+
+
+def fit(settings, steps, cameras, views=2, seed=3):
+    """Plain squared errors of colours and opacities against pictures of the ball."""
+    scene, rng = settings.build(generator(seed)), generator(seed)
+    optimizer = torch.optim.Adam(scene.param_groups(), betas=(0.9, 0.99), eps=1e-15)
+    for index in range(steps):
+        first = int(torch.randint(0, len(cameras) - views + 1, (1,), generator=rng))
+        chosen, background = cameras[slice(first, first + views)], torch.rand(3, generator=rng)
+        out = scene.render(chosen, rng, background=background)
+        want, covered = ball_pictures(chosen, background)
+        loss = (out.rgb - want).square().mean() + (out.opacity - covered).square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        scene.after_step(index, index / steps, rng, out, optimizer)
+    return scene.eval()
+
+
+def psnr(a, b):
+    return -10 * math.log10(float((a - b).square().mean()))
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    densify = Densify(every=20, gradient=2e-4, prune_opacity=0.02)
+    settings = Gaussians(count=500, capacity=1000, densify=densify)
+    return fit(settings, 120, turntable(8, elevation_deg=20.0, size=32))
+
+
+def train(scene, optimizer, rng, first, last):
+    """Steps whose pictures, light and backgrounds are random, with every regulariser."""
+    cameras = turntable(3, size=16)
+    for index in range(first, last):
+        shading = Shading(torch.ones(3), torch.tensor([0.0, 0.5, 1.0]), torch.randn(3, 3, generator=rng) * 3)
+        out = scene.render(cameras, rng, shading, progress=index / 12, normals=True)
+        loss = (out.rgb - 0.3).square().mean() + sum(scene.regularize(out, index / 12).values())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        scene.after_step(index, index / 12, rng, out, optimizer)
+
+
+def test_a_fit_to_eight_pictures_of_a_ball(fitted):
+    """120 steps of two 32x32 views: 24 dB on the pictures, 21 dB between and above them, on a new background."""
+    for cameras, least in ((turntable(8, elevation_deg=20.0, size=32), 24), (turntable(5, elevation_deg=35.0, size=32), 21)):
+        with torch.no_grad():
+            out = fitted.render(cameras, generator(), background=torch.tensor([0.1, 0.6, 0.3]))
+        want, covered = ball_pictures(cameras, torch.tensor([0.1, 0.6, 0.3]))
+        assert psnr(out.rgb, want) > least
+        assert float((out.opacity - covered).abs().mean()) < 0.05
+
+
+def test_depth_and_normals_of_the_fitted_ball(fitted):
+    cameras = turntable(4, elevation_deg=10.0, size=32)
+    with torch.no_grad():
+        out = fitted.render(cameras, generator(), normals=True)
+    rays = rays_of(cameras)
+    points = rays.origins + out.depth * rays.directions
+    radii = points.norm(dim=-1)
+    inner = radii.new_zeros(radii.shape, dtype=torch.bool)
+    inner[:, 11:21, 11:21] = True
+    assert abs(float(radii[inner].median()) - RADIUS) < 0.08
+    cosine = (normalize(out.normal, dim=-1) * normalize(points, dim=-1)).sum(-1)[inner]
+    assert float(cosine.median()) > 0.8
+    assert (out.normal.norm(dim=-1) <= out.opacity[..., 0] + 1e-5).all()
+
+
+def test_the_mesh_of_the_fitted_ball(fitted):
+    """Closed, outward, of the ball's radius, and with its colours."""
+    mesh = fitted.to_mesh(Extract(resolution=64, texture_size=128, faces=2000))
+    merged, index = np.unique(mesh.vertices.round(5), axis=0, return_inverse=True)  # seams have doubled vertices
+    assert is_closed(index[mesh.faces])
+    volume = signed_volume(merged, index[mesh.faces])
+    assert (3 * volume / (4 * math.pi)) ** (1 / 3) == pytest.approx(RADIUS, rel=0.06)
+    cameras = turntable(4, elevation_deg=20.0, size=32)
+    with torch.no_grad():
+        out = fitted.render(cameras, generator(), background=torch.ones(3))
+    found = render_mesh(mesh, cameras)
+    assert psnr(found.rgb, out.rgb) > 20
+    covered, seen = found.opacity > 0.5, out.opacity > 0.5
+    assert float((covered & seen).sum() / (covered | seen).sum()) > 0.93
+
+
+@pytest.mark.parametrize("device", ["cpu"])
+def test_state_dict_and_optimiser_resume_bit_for_bit(device):
+    """12 steps at once are 7, a save, a fresh scene, a load, and 5: parameters, buffers, and Adam's moments."""
+    straight = SMALL.build(generator(), device)
+    adam = torch.optim.Adam(straight.param_groups())
+    shapes = {name: value.shape for name, value in straight.state_dict().items()}
+    rng = generator(1)
+    train(straight, adam, rng, 0, 7)
+    kept = {name: value.clone() for name, value in straight.state_dict().items()}
+    moments, noise = {"state": _copied(adam.state_dict())}, rng.get_state()
+    assert int(straight.alive.sum()) != 120  # something was added or removed before the save
+    train(straight, adam, rng, 7, 12)
+    other = SMALL.build(generator(99), device)
+    other.load_state_dict(kept)
+    again = torch.optim.Adam(other.param_groups())
+    again.load_state_dict(moments["state"])
+    rng.set_state(noise)
+    train(other, again, rng, 7, 12)
+    result, wanted = other.state_dict(), straight.state_dict()
+    assert {name: value.shape for name, value in result.items()} == shapes
+    assert not torch.equal(kept["means"], wanted["means"])
+    assert all(torch.equal(result[name], wanted[name]) for name in wanted)
+    states = zip(adam.state_dict()["state"].values(), again.state_dict()["state"].values(), strict=True)
+    assert all(torch.equal(one[key], two[key]) for one, two in states for key in ("exp_avg", "exp_avg_sq"))
+
+
+def _copied(value):
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: _copied(entry) for key, entry in value.items()}
+    return [_copied(entry) for entry in value] if isinstance(value, list) else value
+
+
+def test_roll_back_to_an_older_state_in_place():
+    """The same scene goes on from a copy as it did the first time."""
+    scene = SMALL.build(generator())
+    adam = torch.optim.Adam(scene.param_groups())
+    kept, moments = {k: v.clone() for k, v in scene.state_dict().items()}, _copied(adam.state_dict())
+    train(scene, adam, generator(1), 0, 6)
+    first = {k: v.clone() for k, v in scene.state_dict().items()}
+    scene.load_state_dict(kept)
+    adam.load_state_dict(moments)
+    train(scene, adam, generator(1), 0, 6)
+    assert all(torch.equal(first[name], value) for name, value in scene.state_dict().items())
+
+
+def test_torchs_global_generator_is_left_alone():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    scene = SMALL.build(generator())
+    train(scene, torch.optim.Adam(scene.param_groups()), generator(1), 0, 4)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def small_scene(count=4, capacity=10, **changes):
+    scene = Gaussians(count=count, capacity=capacity, **changes).build(generator())
+    scene.means.data[:count] = torch.arange(count, dtype=torch.float32)[:, None] * 0.1
+    scene.log_scales.data[:count] = math.log(0.01)
+    scene.settled.copy_(scene.means.detach())
+    return scene
+
+
+def test_doubling_by_hand():
+    """Of four, the first is small and pushed (cloned), the second large and pushed (split), the others stay."""
+    scene, settings = small_scene(), Densify(gradient=0.5, split_above=0.04)
+    scene.log_scales.data[1] = torch.tensor([0.2, 0.1, 0.1]).log()
+    gradient = torch.tensor([0.9, 0.6, 0.1, 0.49, *[9.0] * 6])  # what dead rows hold does not count
+    before = {name: value.detach().clone() for name, value in scene.rows().items()}
+    changed = splat_control.double(scene.rows(), scene.alive, gradient, settings, generator())
+    assert scene.alive.tolist() == [True] * 6 + [False] * 4
+    assert changed.nonzero()[:, 0].tolist() == [1, 4, 5]
+    for name, value in scene.rows().items():
+        assert torch.equal(value[[0, 2, 3]], before[name][[0, 2, 3]])
+        assert torch.equal(value[4], before[name][0])
+    for row in (1, 5):
+        torch.testing.assert_close(scene.log_scales[row].exp(), torch.tensor([0.2, 0.1, 0.1]) / 1.6)
+        assert not torch.equal(scene.means[row], before["means"][1])
+    assert not torch.equal(scene.means[1], scene.means[5])
+
+
+def test_doubling_stops_at_the_capacity_and_prefers_the_most_pushed():
+    scene = small_scene(count=4, capacity=6)
+    gradient = torch.tensor([0.6, 0.9, 0.7, 0.8, 0, 0])
+    splat_control.double(scene.rows(), scene.alive, gradient, Densify(gradient=0.5), generator())
+    assert scene.alive.all()
+    torch.testing.assert_close(scene.means[4:].detach(), scene.means[[1, 3]].detach())
+    changed = splat_control.double(scene.rows(), scene.alive, gradient, Densify(gradient=0.5), generator())
+    assert not changed.any()
+
+
+def test_halves_of_a_split_are_drawn_from_the_gaussian():
+    """Many equal ones, turned by 90 degrees about z: the offsets spread along y as the scales say along x."""
+    count = 2000
+    scene = small_scene(count=count, capacity=2 * count)
+    scene.log_scales.data[:count] = torch.tensor([0.3, 0.05, 0.1]).log()
+    scene.quats.data[:count] = torch.tensor([math.sqrt(0.5), 0, 0, math.sqrt(0.5)])
+    scene.means.data.zero_()
+    splat_control.double(scene.rows(), scene.alive, torch.ones(2 * count), Densify(gradient=0.5), generator())
+    torch.testing.assert_close(scene.means.std(0), torch.tensor([0.05, 0.3, 0.1]), rtol=0.06, atol=0)
+
+
+def test_pruning_by_hand():
+    scene = small_scene(count=4, capacity=6)
+    scene.logit_opacities.data[:4] = torch.tensor([0.5, 0.004, 0.5, 0.5]).logit()
+    scene.log_scales.data[2, 1] = math.log(0.7)
+    gone = splat_control.prune(scene.rows(), scene.alive, Densify(prune_opacity=0.01, prune_scale=0.5))
+    assert gone.nonzero()[:, 0].tolist() == [1, 2]
+    assert scene.alive.tolist() == [True, False, False, True, False, False]
+    scene.logit_opacities.data[:] = -20.0  # all of them: none goes, the watchdog of empty scenes must see it
+    assert not splat_control.prune(scene.rows(), scene.alive, Densify()).any()
+    assert int(scene.alive.sum()) == 2
+
+
+def test_resetting_opacities():
+    scene = small_scene()
+    scene.logit_opacities.data[:2] = torch.tensor([0.9, 0.002]).logit()
+    splat_control.reset_opacities(scene.rows())
+    torch.testing.assert_close(scene.logit_opacities[:2].sigmoid(), torch.tensor([0.01, 0.002]))
+
+
+def test_after_step_watches_the_screen_and_forgets_the_moments_of_changed_rows():
+    """Pushes are mean norms of screen gradients in half pictures; a cloned row's Adam moments are zero, others stay."""
+    # 20 pixels wide, so a pixel's gradient counts ten times.
+    scene = Gaussians(count=30, capacity=50, densify=Densify(every=2, gradient=1e-12, split_above=9.0)).build(generator())
+    adam, cameras = torch.optim.Adam(scene.param_groups()), turntable(2, size=20)
+
+    def step(index):
+        out = scene.render(cameras, generator())
+        adam.zero_grad()
+        out.rgb.square().mean().backward()
+        adam.step()
+        scene.after_step(index, index / 10, generator(), out, adam)
+        return out
+
+    out = step(0)
+    pushed = out.aux["means2d"].grad.norm(dim=-1) * 10
+    assert out.aux["seen"].all()
+    torch.testing.assert_close(scene.pushes[:30], pushed.sum(0))
+    assert (scene.sightings[:30] == 2).all()
+    assert not scene.pushes[30:].any()
+    step(1)
+    assert int(scene.alive.sum()) == 50
+    assert not scene.pushes.any()
+    moment = adam.state[scene.means]["exp_avg"]
+    assert not moment[30:].any()
+    assert (moment[:30].abs().sum(1) > 0).all()
+
+
+def test_positions_have_a_learning_rate_schedule_of_their_own():
+    """The same as Adam with a rate that falls exponentially to a tenth at half of the run, by torch's own Adam."""
+    settings = Gaussians(
+        count=40, capacity=40, means_lr=0.01, means_lr_end=0.001, means_until=0.5, densify=Densify(every=0), sh_degree=1
+    )  # with colours that are not clamped
+    scene, other = settings.build(generator()), settings.build(generator())
+    adam, plain = torch.optim.Adam(scene.param_groups()), torch.optim.Adam(other.param_groups())
+    cameras = turntable(2, size=12)
+    for index in range(8):
+        for one, optimizer in ((scene, adam), (other, plain)):
+            out = one.render(cameras, generator(index))
+            optimizer.zero_grad()
+            (out.rgb - 0.2).square().mean().backward()
+            if one is other:
+                optimizer.param_groups[0]["lr"] = 0.01 * 0.1 ** min(index / 8 / 0.5, 1)
+            optimizer.step()
+            if one is scene:
+                one.after_step(index, index / 8, generator(), out, optimizer)
+    torch.testing.assert_close(scene.means, other.means, rtol=1e-5, atol=1e-6)
+    assert [group["lr"] for group in adam.param_groups][0] == 0.01
+
+
+def test_dead_rows_neither_show_nor_move():
+    scene = small_scene(count=30, capacity=60)
+    scene.logit_opacities.data[30:] = 5.0  # what a pruned one leaves behind
+    cameras, adam = turntable(2, size=16), torch.optim.Adam(scene.param_groups(), eps=1e-15)
+    alone = small_scene(count=30, capacity=30)
+    first, second = (one.eval().render(cameras, generator()).rgb for one in (scene, alone))
+    assert torch.equal(first, second)
+    kept = scene.means[30:].clone()
+    first.square().sum().backward()
+    adam.step()
+    assert torch.equal(scene.means[30:], kept)
+
+
+def test_a_scene_that_begins_on_a_mesh_looks_like_it():
+    """An octahedron-like ball with a colour for each vertex: 20 dB against the mesh's own render."""
+    from dreamlift.meshing.isosurface import isosurface
+
+    axis = torch.linspace(-0.8, 0.8, 24)
+    grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1)
+    vertices, faces = isosurface(0.6 - grid.norm(dim=-1), 0.0, -0.8, 0.8)
+    mesh = Mesh(vertices.numpy(), faces.numpy().astype(np.int32), vertex_colors=(0.5 + vertices / 1.4).numpy())
+    settings = Gaussians(count=3000, capacity=3000, sh_degree=1)
+    scene, cameras = settings.build(generator(), start=mesh).eval(), turntable(4, size=32)
+    assert (scene.means.norm(dim=-1) - 0.6).abs().max() < 0.02
+    with torch.no_grad():
+        out = scene.render(cameras, generator(), background=torch.ones(3), normals=True)
+    want = render_mesh(mesh, cameras)
+    assert psnr(out.rgb, want.rgb) > 20
+    middle = normalize(out.normal[:, 12:20, 12:20], dim=-1)
+    assert float((middle * normalize(want.normal[:, 12:20, 12:20], dim=-1)).sum(-1).median()) > 0.9
+    bad = dataclasses.replace(mesh, vertices=np.full_like(mesh.vertices, np.nan))
+    with pytest.raises(ValueError, match="not finite"):
+        settings.build(generator(), start=bad)
+
+
+def test_light_by_hand(fitted):
+    """A light behind the camera shows the full colour in the middle, one behind the ball only the ambient part."""
+    cameras = turntable(1, elevation_deg=0.0, size=33)
+
+    def middle(lambertian, textureless, z):
+        shading = Shading(torch.tensor([lambertian]), torch.tensor([textureless]), torch.tensor([[0.0, 0.0, z]]), ambient=0.25)
+        with torch.no_grad():
+            return fitted.render(cameras, generator(), shading, background=torch.zeros(3)).rgb[0, 15:18, 15:18].mean((0, 1))
+
+    plain = middle(0.0, 0.0, 4.0)
+    torch.testing.assert_close(middle(1.0, 0.0, 4.0), plain, rtol=0.25, atol=0)
+    torch.testing.assert_close(middle(1.0, 0.0, -4.0), 0.25 * plain, rtol=1e-3, atol=1e-4)
+    with torch.no_grad():
+        opacity = fitted.render(cameras, generator()).opacity[0, 15:18, 15:18].mean()
+    torch.testing.assert_close(middle(0.0, 1.0, -4.0), opacity.expand(3), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(middle(1.0, 1.0, -4.0), 0.25 * opacity.expand(3), rtol=1e-4, atol=1e-4)
+
+
+def test_light_teaches_places():
+    """A lit, textureless picture has a gradient with respect to positions, finite everywhere."""
+    scene = Gaussians(count=300, capacity=300, opacity=0.8).build(generator())
+    shading = Shading(torch.ones(2), torch.ones(2), torch.tensor([[1.0, 2, 3], [-2.0, 1, 2]]))
+    out = scene.render(turntable(2, size=16), generator(), shading)
+    plain = scene.render(turntable(2, size=16), generator(), dataclasses.replace(shading, lambertian=torch.zeros(2)))
+    grads = [torch.autograd.grad(one.rgb.mean(), scene.means)[0] for one in (out, plain)]
+    assert grads[0].isfinite().all()
+    assert float((grads[0] - grads[1]).norm()) > 0.1 * float(grads[1].norm())
+
+
+def test_regularizers_are_named_and_differentiable():
+    scene = SMALL.build(generator())
+    out = scene.render(turntable(1, size=12), generator())
+    terms = scene.regularize(out, 0.0)
+    assert set(terms) == set(TERMS) == {"sparsity", "opaque"}
+    o = out.opacity.detach()
+    assert float(terms["sparsity"]) == pytest.approx(float((o**2 + 0.01).sqrt().mean()))
+    for term in terms.values():
+        assert torch.autograd.grad(term, scene.means, retain_graph=True)[0].isfinite().all()
+    with pytest.raises(ValueError, match="sparsity, opaque"):
+        scene.regularize(out, 0.0, only=("orientation",))
+
+
+def test_backgrounds_and_an_empty_picture():
+    scene = dataclasses.replace(SMALL, background=Solid((0.2, 0.4, 0.6))).build(generator())
+    scene.logit_opacities.data.fill_(-20.0)
+    cameras = turntable(2, size=8)
+    out = scene.render(cameras, generator(), normals=True)
+    torch.testing.assert_close(out.rgb[0, 0, 0], torch.tensor([0.2, 0.4, 0.6]))
+    assert not out.opacity.any()
+    assert not out.normal.any()
+    for given in (torch.zeros(3), torch.rand(2, 3), torch.rand(2, 8, 8, 3)):
+        shown = scene.render(cameras, generator(), background=given).rgb
+        torch.testing.assert_close(
+            shown, given.expand(2, 8, 8, 3) if given.dim() != 2 else given[:, None, None].expand_as(shown)
+        )
+    random = dataclasses.replace(SMALL, background=Random()).build(generator())
+    assert not torch.equal(random.render(cameras, generator(1)).rgb, random.render(cameras, generator(2)).rgb)
+    random.eval()
+    assert torch.equal(random.render(cameras, generator(1)).rgb, random.render(cameras, generator(2)).rgb)
+    with pytest.raises(EmptySceneError):
+        scene.to_mesh(Extract(resolution=16, texture_size=32))
+
+
+def test_density_of_one_gaussian_is_what_dims_its_ray():
+    """Summed along its shortest axis, and only there, it gives the opacity; its colour is its own."""
+    means, quats = torch.tensor([[0.1, -0.05, 0.0]]), torch.tensor([[1.0, 0, 0, 0]])
+    scales, opacity, color = torch.tensor([[0.15, 0.2, 0.08]]), torch.tensor([0.7]), torch.tensor([[0.2, 0.5, 0.9]])
+    grid = splat_mesh.grid_of_splats((means, quats, scales, opacity), color, 1.0, 81)
+    along = grid[44, 38, :, 0]  # x = 0.1, y = -0.05
+    assert 1 - math.exp(-float(along.sum()) * 2 / 80) == pytest.approx(0.7, abs=0.01)
+    torch.testing.assert_close(grid[44, 38, 40, 1:] / grid[44, 38, 40, 0], color[0])
+    assert float(grid[50, 38, 40, 0] / grid[44, 38, 40, 0]) == pytest.approx(math.exp(-0.5), rel=1e-3)  # 0.15 beside it
+    assert not grid[:10].any()
+
+
+def test_density_in_blocks_is_the_same(monkeypatch):
+    rng = generator()
+    splats = (torch.rand(50, 3, generator=rng) * 2.2 - 1.1, torch.randn(50, 4, generator=rng),
+              torch.rand(50, 3, generator=rng) * 0.1 + 0.01, torch.rand(50, generator=rng))  # fmt: skip
+    colors = torch.rand(50, 3, generator=rng)
+    whole = splat_mesh.grid_of_splats(splats, colors, 1.0, 24)
+    monkeypatch.setattr(splat_mesh, "POINTS_AT_ONCE", 500)
+    torch.testing.assert_close(splat_mesh.grid_of_splats(splats, colors, 1.0, 24), whole)
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_ply_round_trip(degree, tmp_path):
+    scene = Gaussians(count=50, capacity=80, sh_degree=degree).build(generator())
+    scene.shN.data[:50] = torch.randn(scene.shN[:50].shape, generator=generator())
+    scene.alive[7] = False
+    splats = scene.to_splats()
+    save_splats(splats, tmp_path / "mug.ply", {"prompt": "a\nb"})
+    back = load_splats(tmp_path / "mug.ply")
+    assert len(back.means) == 49
+    for name in vars(splats):
+        assert np.array_equal(getattr(back, name), getattr(splats, name)), name
+
+
+def test_ply_by_an_independent_reader(tmp_path):
+    """trimesh reads the vertices' properties under the original code's names, channel by channel."""
+    trimesh = pytest.importorskip("trimesh")
+    scene = Gaussians(count=20, capacity=20, sh_degree=2).build(generator())
+    scene.shN.data = torch.randn(scene.shN.shape, generator=generator())
+    splats = scene.to_splats()
+    save_splats(splats, tmp_path / "a.ply")
+    data = trimesh.load(tmp_path / "a.ply").metadata["_ply_raw"]["vertex"]
+    rows = data["data"]
+    assert list(data["properties"]) == column_names(8)
+    np.testing.assert_array_equal(np.stack([rows[k] for k in "xyz"], 1).squeeze(), splats.means)
+    np.testing.assert_array_equal(rows["f_rest_8"].squeeze(), splats.shN[:, 0, 1])  # green's first, behind 8 of red
+    np.testing.assert_array_equal(rows["rot_0"].squeeze(), splats.quats[:, 0])
+    np.testing.assert_array_equal(rows["opacity"].squeeze(), splats.logit_opacities)
+    np.testing.assert_array_equal(rows["f_dc_2"].squeeze(), splats.sh0[:, 0, 2])
+
+
+def good_file(tmp_path):
+    scene = Gaussians(count=5, capacity=5).build(generator())
+    save_splats(scene.to_splats(), tmp_path / "good.ply")
+    return (tmp_path / "good.ply").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: b"solid" + data, "not a PLY"),
+        (lambda data: data[:-1], "cut off"),
+        (lambda data: data.replace(b"vertex 5", b"vertex 999999999"), "1 to"),
+        (lambda data: data.replace(b"vertex 5", b"vertex -1"), "1 to"),
+        (lambda data: data.replace(b"vertex 5", b"vertex 40000000"), "cut off"),
+        (lambda data: data.replace(b"vertex 5", b"vertex 0"), "1 to"),
+        (lambda data: data.replace(b"binary_little_endian", b"ascii"), "format"),
+        (lambda data: data.replace(b"float opacity", b"float opaqueness"), "lacks opacity"),
+        (lambda data: data.replace(b"float nx", b"list uchar int nx"), "not understood"),
+        (lambda data: data.replace(b"float nx", b"float x"), "not understood"),
+        (lambda data: data.replace(b"float nx", b"float f_rest_0"), "lacks"),
+        (lambda data: data.replace(b"element vertex", b"element face"), "accepted: vertex"),
+        (lambda data: data[:-4] + np.float32("nan").tobytes(), "not finite"),
+        (lambda data: data[:-16] + bytes(16), "length zero"),
+        (lambda data: data.replace(b"comment", b"comment" + b"x" * 70_000), "not a PLY"),
+        (lambda data: b"", "not a PLY"),
+    ],
+)
+def test_bad_files_are_refused_with_their_name(change, message, tmp_path):
+    (tmp_path / "bad.ply").write_bytes(change(good_file(tmp_path)))
+    with pytest.raises(ValueError, match=message) as caught:
+        load_splats(tmp_path / "bad.ply")
+    assert "bad.ply" in str(caught.value)
+
+
+def test_what_no_file_should_hold_is_not_written(tmp_path):
+    splats = Gaussians(count=5, capacity=5).build(generator()).to_splats()
+    for name, value, message in (
+        ("means", np.full((5, 3), np.inf, np.float32), "not finite"),
+        ("sh0", np.zeros((5, 3), np.float32), "shape"),
+        ("shN", np.zeros((5, 4, 3), np.float32), "coefficients"),
+        ("quats", np.zeros((5, 4), np.float32), "length zero"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            save_splats(dataclasses.replace(splats, **{name: value}), tmp_path / "x.ply")
+    none = {name: value[:0] for name, value in vars(splats).items()}
+    with pytest.raises(EmptySceneError):
+        save_splats(dataclasses.replace(splats, **none), tmp_path / "x.ply")
+    with pytest.raises(ValueError, match="not a file"):
+        load_splats(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_survive_yaml_and_tell_what_is_wrong():
+    assert load_yaml(Gaussians, save_yaml(SMALL)) == SMALL
+    assert SCENES["gaussians"] is Gaussians
+    for changes, message in (
+        ({"count": 9, "capacity": 5}, "count is 9"), ({"sh_degree": 4}, "0, 1, 2, 3"), ({"opacity": 1.0}, "opacity is 1"),
+        ({"means_lr": 0.0}, "means_lr"), ({"capacity": 10**9}, "capacity"), ({"means_until": 0.0}, "means_until"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            Gaussians(**changes)
+    for changes, message in (({"start": 0.9, "end": 0.2}, "start"), ({"gradient": 0.0}, "gradient"), ({"every": -1}, "every"),
+                             ({"prune_opacity": 1.0}, "prune_opacity")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            Densify(**changes)
+
+
+def test_sizes_are_told():
+    scene = SMALL.build(generator())
+    own = sum(value.numel() for value in scene.rows().values())
+    assert SMALL.values() == own == 200 * (11 + 12)
+    assert SMALL.step_bytes(StepShape(4, 64)) > SMALL.step_bytes(StepShape(2, 64)) > 0
+    assert SMALL.picture_bytes("cpu") > 0
+    assert SMALL.thrifty() is None
+
+
+def test_colours_of_degree_zero_stay_in_range():
+    scene = Gaussians(count=20, capacity=20).build(generator())
+    adam = torch.optim.Adam(scene.param_groups(), lr=1.0)
+    scene.sh0.data.fill_(9.0)
+    out = scene.render(turntable(1, size=8), generator())
+    scene.after_step(0, 0.0, generator(), out, adam)
+    torch.testing.assert_close(0.5 + C0 * scene.sh0, torch.ones_like(scene.sh0))
