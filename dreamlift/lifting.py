@@ -18,8 +18,8 @@ from torch import Tensor
 
 from dreamlift.cameras import turntable
 from dreamlift.export import EXPORTERS
-from dreamlift.export.glb import load_glb
 from dreamlift.memory import Need, check_memory, largest
+from dreamlift.meshing.load import load_mesh
 from dreamlift.optimize import State, check_views, optimize, random_stream, restored, start
 from dreamlift.personalize.additions import fingerprint, resolve
 from dreamlift.presets import TOYBOX
@@ -124,7 +124,7 @@ def prepare(config: Config, on_stage: Callable[[str], None] = lambda name: None,
     if need is not None:
         on_stage(str(need))
     stage = config.stages[saved["stage"] if saved else 0]
-    mesh = load_glb(config.start) if config.start and not saved else None
+    mesh = load_mesh(config.start)[0] if config.start and not saved else None
     teacher = teach(stage, device)
     for later in config.stages:
         if later.prior == stage.prior:

@@ -5,18 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dreamlift.cameras import CameraSampler
+from dreamlift.guidance.refine import Refine
 from dreamlift.guidance.sds import SDS
 from dreamlift.guidance.vsd import VSD
 from dreamlift.lighting import Lighting
 from dreamlift.presets.papers import DREAMFUSION_IF, DREAMFUSION_SD, LARGE
 from dreamlift.prompts import FourViews
-from dreamlift.scenes.background import Learned
+from dreamlift.scenes.background import Learned, Random, Solid
 from dreamlift.scenes.field import Blob
 from dreamlift.scenes.gaussians import Gaussians
 from dreamlift.scenes.hashgrid import Hashgrid
+from dreamlift.scenes.surface import Surface
 from dreamlift.scenes.tetmesh import TetMesh
-from dreamlift.schedules import Switch
-from dreamlift.settings import Stage, Weights
+from dreamlift.scenes.textures import Image
+from dreamlift.schedules import Linear, Switch
+from dreamlift.settings import Config, Stage, Weights
 
 COLORS = Hashgrid(start_levels=16, blob=Blob("none"))
 SHARP = TetMesh(resolution=128, color=COLORS, background=Learned(), sdf_lr=0.005, deform_lr=0.005)
@@ -39,11 +42,12 @@ PROLIFICDREAMER = replace(
         ),
         Stage(
             steps=30_000, cameras=CLOSE, wording=FourViews(front_deg=30.0, back_deg=30.0),
-            scene=replace(SHARP, geometry=False), guidance=VSD(guidance_scale=7.5, t_max=Switch(0.98, 0.5, 1 / 6), lora_target="v"),
+            scene=replace(SHARP, geometry=False),
+            guidance=VSD(guidance_scale=7.5, t_max=Switch(0.98, 0.5, 1 / 6), lora_target="v"),
         ),
     ),
 )  # fmt: skip
-"""threestudio's prolificdreamer rows (``prolificdreamer``, ``-geometry``, ``-texture``); the LoRA is on the base model itself."""
+"""threestudio's rows ``prolificdreamer``, ``-geometry`` and ``-texture``; the LoRA is on the base model itself."""
 
 MAGIC3D = replace(
     DREAMFUSION_IF,
@@ -63,7 +67,7 @@ GAUSSIANDREAMER = replace(
     then=(
         Stage(
             steps=1200,
-            cameras=CameraSampler(views=4, resolution=(1024,), elevation_deg=(-10.0, 60.0), distance=(1.5, 4.0), fov_deg=(40.0, 70.0)),
+            cameras=replace(CLOSE, views=4, resolution=(1024,), elevation_deg=(-10.0, 60.0), distance=(1.5, 4.0)),
             wording=FourViews(),
             scene=Gaussians(capacity=500_000, count=100_000, means_lr=5e-5, color_lr=0.0125, opacity_lr=0.01, quat_lr=0.001),
             guidance=SDS(guidance_scale=101.0, weighting="sigma2"), weights=Weights(sparsity=1.0),
@@ -71,3 +75,64 @@ GAUSSIANDREAMER = replace(
     ),
 )  # fmt: skip
 """GaussianDreamer's second stage; it begins with 2,000 steps of dreamfusion-sd, where the paper has a 3D diffusion model."""
+
+FANTASIA3D = replace(
+    DREAMFUSION_SD,
+    steps=10_000,
+    cameras=replace(CLOSE, distance=(3.0, 3.0), fov_deg=(25.0, 45.0)),
+    lighting=Lighting(),
+    scene=replace(SHARP, texture=False, background=Solid((0.0, 0.0, 0.0)), sdf_lr=0.001, deform_lr=0.001),
+    show="normal",
+    guidance=SDS(guidance_scale=101.0, t_max=0.5, weighting="sigma2"),
+    weights=Weights(),
+    then=(
+        Stage(
+            steps=5000, cameras=replace(CLOSE, distance=(3.0, 3.0), fov_deg=(25.0, 45.0)), wording=FourViews(),
+            scene=Surface(texture=COLORS, background=Random()),
+            guidance=SDS(guidance_scale=101.0, t_max=0.5, weighting="sigma2"),
+        ),
+    ),
+)  # fmt: skip
+"""threestudio's ``fantasia3d`` (with w = sigma^2 in the place of alpha sigma^2) and ``fantasia3d-texture``."""
+
+DREAMGAUSSIAN = replace(
+    DREAMFUSION_SD,
+    steps=500,
+    cameras=CameraSampler(
+        views=1, resolution=(*[128] * 3, *[256] * 3, *[512] * 4), elevation_deg=(-30.0, 30.0), distance=(2.5, 2.5),
+        fov_deg=(49.1, 49.1),
+    ),
+    lighting=Lighting(),
+    scene=Gaussians(capacity=100_000, means_lr=0.01, background=Random()),
+    guidance=SDS(guidance_scale=100.0, t_min=Linear(0.98, 0.02), t_max=Linear(0.98, 0.02), weighting="sigma2"),
+    weights=Weights(),
+    checkpoint_every=100,
+    then=(
+        Stage(
+            steps=50,
+            cameras=replace(CLOSE, elevation_deg=(-30.0, 30.0), distance=(2.5, 2.5), fov_deg=(49.1, 49.1)),
+            wording=FourViews(), scene=Surface(texture=Image(size=1024, lr=0.2), background=Random()), guidance=Refine(),
+        ),
+    ),
+)  # fmt: skip
+"""DreamGaussian's ``text.yaml``; its second stage refines the mesh's texture by image-to-image."""
+
+LATENT_PAINT = replace(
+    DREAMFUSION_SD,
+    steps=5000,
+    cameras=replace(CLOSE, distance=(1.5, 2.0)),
+    lighting=Lighting(),
+    scene=Surface(keep_colors=False, background=Random()),
+    guidance=SDS(guidance_scale=100.0, weighting="sigma2"),
+    weights=Weights(),
+)
+"""Latent-Paint's task, on pictures: a texture for your own mesh (``--mesh FILE``)."""
+
+STAGED: dict[str, Config] = {
+    "prolificdreamer": PROLIFICDREAMER,
+    "magic3d": MAGIC3D,
+    "fantasia3d": FANTASIA3D,
+    "dreamgaussian": DREAMGAUSSIAN,
+    "gaussiandreamer": GAUSSIANDREAMER,
+    "latent-paint": LATENT_PAINT,
+}
