@@ -124,6 +124,10 @@ def prepare(config: Config, on_stage: Callable[[str], None] = lambda name: None,
     if need is not None:
         on_stage(str(need))
     stage = config.stages[saved["stage"] if saved else 0]
+    if config.start and not saved and not Path(config.start).is_file():
+        raise ValueError(
+            f"there is no mesh file {config.start!r}: give --mesh the path of a .glb, .gltf, .obj, .ply or .stl file"
+        )
     mesh = load_mesh(config.start)[0] if config.start and not saved else None
     teacher = teach(stage, device)
     for later in config.stages:

@@ -149,7 +149,9 @@ def check_stages(config: Config) -> None:
         begins = number > 1 or bool(config.start)
         name = next(name for name, kind in SCENES.items() if kind is type(stage.scene))
         if begins and not stage.scene.takes_start:
-            fix = "use it in the first stage, and without --mesh"
+            fix = (
+                "use it in the first stage only" if number > 1 else "a preset that can is --preset texture-toy or latent-paint"
+            )
             raise ValueError(f"stage {number}: a {name} scene cannot begin with a mesh; {fix}")
         if stage.scene.needs_start and not begins:
             raise ValueError(

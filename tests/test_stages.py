@@ -114,22 +114,24 @@ def test_a_mesh_of_ones_own_begins_a_run(stub, tmp_path, quick):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    "given",
     [
-        (["--then.0.steps=2"], "stage 2: a nerf scene cannot begin with a mesh; use it in the first stage"),
+        (["--preset=latent-paint"], "stage 1: a surface scene needs a mesh to begin with; give --mesh FILE"),
+        (["--then.0.steps=2"], "stage 2: a nerf scene cannot begin with a mesh; use it in the first stage only"),
         (
             [*STAGED, "--then.0.weights.sparsity=1"],
             "stage 2: weights.sparsity is set, but a tetmesh scene has no such regulariser",
         ),
         (["--weights.laplacian=1"], "stage 1: weights.laplacian is set, but a nerf scene has no such regulariser"),
         (["--then.1.steps=2"], "then.1: no such entry; accepted: 0 to 0 (0 adds one)"),
-        (["--mesh", "missing.glb", "--scene.type=tetmesh"], "missing.glb"),
+        (["--mesh", "missing.glb", "--preset=latent-paint"], "there is no mesh file", "missing.glb"),
+        (["--mesh", "missing.glb"], "a nerf scene cannot begin with a mesh", "--preset texture-toy"),
         ([*STAGED, "--then.0.prior=nowhere-to-be-found"], "nowhere-to-be-found"),
     ],
 )
-def test_what_cannot_work_is_said_before_the_first_stage(stub, tmp_path, capsys, words, message):
-    words = ["generate", "a red mug", "--prior", stub, "--steps=2", "--out", tmp_path / "run", *words]
-    refused(capsys, tmp_path, words, message)
+def test_what_cannot_work_is_said_before_the_first_stage(stub, tmp_path, capsys, given):
+    words = ["generate", "a red mug", "--prior", stub, "--steps=2", "--out", tmp_path / "run", *given[0]]
+    refused(capsys, tmp_path, words, *given[1:])
 
 
 def test_settings_of_stages_are_listed_and_read_back(stub):
