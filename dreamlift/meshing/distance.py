@@ -131,7 +131,7 @@ def _votes(corners: Tensor, axis: int, count: int) -> Tensor:
     for owner, line in _box_points(torch.cat([low, pad], 1), torch.cat([high, pad], 1)):
         a, b, c = (flat[owner, k] - line[:, :2] for k in range(3))
         weights = torch.stack([_cross(b, c), _cross(c, a), _cross(a, b)], dim=1)
-        hit = torch.nonzero(((weights > 0).all(1) | (weights < 0).all(1))).flatten()
+        hit = torch.nonzero((weights > 0).all(1) | (weights < 0).all(1)).flatten()
         weights, owner, line = weights[hit], owner[hit], line[hit]
         total = weights.sum(1)
         depth = (weights * corners[owner, :, axis]).sum(1) / total
