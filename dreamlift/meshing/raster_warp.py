@@ -16,9 +16,9 @@ from dreamlift.types import Cameras
 
 FAR = 1e6  # world units
 
-wp.config.quiet = True  # no banner; versions from 1.15 on have a level instead
+wp.config.quiet = True  # no banner; newer versions have a level instead
 if hasattr(wp.config, "log_level"):
-    wp.config.log_level = 30
+    wp.config.log_level = wp.LOG_WARNING
 wp.init()
 
 
