@@ -11,6 +11,7 @@ each that it enters through, the winding number of a closed mesh: parts may over
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ def signed_distances(vertices: Tensor, faces: Tensor, low: float, cell: float, c
     """
     corners = (vertices.double()[faces] - low) / cell  # (F, 3, 3) in cells
     nearest = _flooded(*_closest_points(corners, count), count)
-    sides = sum(_votes(corners, axis, count) for axis in range(3))
+    sides = torch.stack([_votes(corners, axis, count) for axis in range(3)]).sum(0)
     return torch.where(sides > 3, -nearest, nearest).mul(cell).float()
 
 
@@ -51,7 +52,7 @@ def _closest_points(corners: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return where, torch.isfinite(best)
 
 
-def _box_points(low: Tensor, high: Tensor):
+def _box_points(low: Tensor, high: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """All (item, point (., 3)) of the items' inclusive boxes ``low, high (N, 3)``, some at a time."""
     span = (high - low + 1).clamp_min(0)
     volume = span.prod(1)
@@ -142,9 +143,7 @@ def _votes(corners: Tensor, axis: int, count: int) -> Tensor:
     ahead = behind.sum(2, keepdim=True) - behind.cumsum(2)  # of faces beyond each point, in the order (u, v, axis)
     passed = -behind.cumsum(2)
     inside = (ahead[..., :count] > 0).long() + (passed[..., :count] > 0).long()
-    order = [0, 0, 0]
-    order[u], order[v], order[axis] = 0, 1, 2
-    return inside.permute(*order)
+    return inside.permute(*((place - u) % 3 for place in range(3)))  # back to x, y, z
 
 
 def _cross(p: Tensor, q: Tensor) -> Tensor:

@@ -37,10 +37,10 @@ def nearest_faces(points: np.ndarray, faces: np.ndarray, lens: tuple, low: int, 
                 v = (K[1, 0] * corner[0] + K[1, 1] * corner[1] + K[1, 2] * corner[2]) / w
                 umin, umax, vmin, vmax = min(umin, u), max(umax, u), min(vmin, v), max(vmax, v)
             # A hair more than needed, since rounding must not lose a pixel; clamped before it becomes a whole number.
-            left = int(math.ceil(min(max(umin - 0.500001, 0.0), 1e9)))
-            right = int(math.floor(min(max(umax - 0.499999, -1.0), width - 1.0)))
-            top = int(math.ceil(min(max(vmin - 0.500001, float(low)), 1e9)))
-            bottom = int(math.floor(min(max(vmax - 0.499999, -1.0), high - 1.0)))
+            left = math.ceil(min(max(umin - 0.500001, 0.0), 1e9))
+            right = math.floor(min(max(umax - 0.499999, -1.0), width - 1.0))
+            top = math.ceil(min(max(vmin - 0.500001, float(low)), 1e9))
+            bottom = math.floor(min(max(vmax - 0.499999, -1.0), high - 1.0))
         if left > right or top > bottom:
             continue
         e0x, e0y, e0z = q[1] * r[2] - q[2] * r[1], q[2] * r[0] - q[0] * r[2], q[0] * r[1] - q[1] * r[0]

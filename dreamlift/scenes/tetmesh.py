@@ -23,7 +23,7 @@ from dreamlift.cameras import rays_of
 from dreamlift.meshing.clean import decimate, remove_floaters, smooth
 from dreamlift.meshing.extract import Extract
 from dreamlift.meshing.geometry import EmptySceneError
-from dreamlift.meshing.softraster import antialias, edges_of, surface_of
+from dreamlift.meshing.softraster import Edges, antialias, edges_of, surface_of
 from dreamlift.meshing.tets import TetGrid, crossing_of, edge_vertices
 from dreamlift.meshing.texture import bake, unwrap
 from dreamlift.scenes import mesh_terms, nerf_memory
@@ -128,6 +128,7 @@ class TetMeshScene(Scene):
         # These follow from the settings: not saved.
         self.register_buffer("base", self.grid.positions(), persistent=False)
         self.register_buffer("border", self.grid.border(), persistent=False)
+        self._kept: tuple[object, tuple[Tensor, Tensor, Edges]] | None = None  # a frozen shape's mesh, and what it was made of
 
     def surface(self, margin: float = 0.0) -> tuple[Tensor, Tensor]:
         """The mesh: vertices ``(V, 3)`` in world units, differentiable, and faces ``(F, 3)``, closed; both may be empty."""
@@ -137,6 +138,17 @@ class TetMeshScene(Scene):
         moved = self.grid.cell * self.settings.deform * self.shift.index_select(0, ends).tanh()
         positions = (self.base.index_select(0, ends) + moved).view(-1, 2, 3)
         return edge_vertices(positions, values.index_select(0, ends).view(-1, 2), margin), crossing.faces
+
+    def _mesh(self) -> tuple[Tensor, Tensor, Edges]:
+        """The surface with its edges; made once where the shape is frozen (and anew when other values are loaded)."""
+        # In-place changes, as loading a state's are, raise a tensor's version; moving a scene changes the rest.
+        key = (self.sdf._version, self.shift._version, self.sdf.device, self.sdf.dtype, self.sdf.data_ptr())
+        if self._kept is not None and self._kept[0] == key:
+            return self._kept[1]
+        vertices, faces = self.surface()
+        found = vertices, faces, edges_of(faces)
+        self._kept = None if self.settings.geometry else (key, found)
+        return found
 
     def render(
         self,
@@ -150,7 +162,7 @@ class TetMeshScene(Scene):
     ) -> RenderOutput:
         """See :meth:`Scene.render`. ``progress`` is not used. Surface points move the colours' place, without a gradient."""
         cameras = cameras.to(self.base.device)
-        vertices, faces = self.surface()
+        vertices, faces, edges = self._mesh()
         seen = surface_of(vertices, faces, cameras)
         points = seen.interpolate(vertices)
         lit = shading is not None and bool((shading.lambertian > 0).any())
@@ -161,7 +173,6 @@ class TetMeshScene(Scene):
         if shading is not None:
             color = shade(FieldSamples(color[:, 0], color, normal), points, seen.view, shading)
         shown = [color, torch.ones_like(seen.depth), seen.depth, *([normal] if normals and normal is not None else [])]
-        edges = edges_of(faces)
         picture = antialias(seen.picture(torch.cat(shown, dim=1)), seen, vertices, faces, edges, cameras)
         opacity = picture[..., 3:4]
         if background is None:
