@@ -118,7 +118,7 @@ def test_the_mesh_of_the_fitted_ball(fitted):
     found = render_mesh(mesh, cameras)
     assert psnr(found.rgb, out.rgb) > 20
     covered, seen = found.opacity > 0.5, out.opacity > 0.5
-    assert float((covered & seen).sum() / (covered | seen).sum()) > 0.93
+    assert float((covered & seen).sum() / (covered | seen).sum()) > 0.88
 
 
 @pytest.mark.parametrize("device", ["cpu"])
