@@ -19,6 +19,7 @@ from dreamlift.scenes.base import StepShape
 from dreamlift.scenes.gaussians import TERMS, Gaussians
 from dreamlift.scenes.splat_color import C0
 from dreamlift.scenes.splat_control import Densify
+from dreamlift.scenes.splat_start import turns
 from dreamlift.types import Mesh, Shading
 
 SMALL = Gaussians(count=120, capacity=200, sh_degree=1, background=Learned(), densify=Densify(every=3, gradient=1e-5))
@@ -274,6 +275,45 @@ def test_light_teaches_places():
     grads = [torch.autograd.grad(one.rgb.mean(), scene.means)[0] for one in (out, plain)]
     assert grads[0].isfinite().all()
     assert float((grads[0] - grads[1]).norm()) > 0.1 * float(grads[1].norm())
+
+
+def test_gradient_of_a_lit_render_by_finite_differences():
+    """d(everything rendered, every regulariser)/d(all parameters) in float64, along one random direction."""
+    settings = Gaussians(count=60, capacity=64, opacity=0.6, sh_degree=2, background=Solid((0.3, 0.4, 0.5)))
+    scene, cameras = settings.build(generator()).double().eval(), turntable(2, size=10)
+    shading = Shading(torch.tensor([1.0, 0.5]), torch.tensor([0.0, 0.5]), torch.tensor([[2.0, 2, 2], [0.0, 3, 0]]))
+    parameters = list(scene.parameters())
+    for parameter in parameters:
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator(3), dtype=torch.float64)
+
+    def value():
+        out = scene.render(cameras, generator(), shading, normals=True)
+        shown = [(x * torch.linspace(0.5, 1.5, x.numel()).view_as(x)).mean() for x in (out.rgb, out.normal, out.depth)]
+        return sum(shown) + sum(scene.regularize(out, 0.0).values())
+
+    grads = torch.autograd.grad(value(), parameters)
+    moves = [torch.randn(p.shape, generator=generator(5), dtype=torch.float64) for p in parameters]
+    ends = []
+    for step in (1e-7, -2e-7):
+        for parameter, move in zip(parameters, moves, strict=True):
+            parameter.data += step * move
+        ends.append(float(value().detach()))
+    want = sum(float((g * m).sum()) for g, m in zip(grads, moves, strict=True))
+    assert (ends[0] - ends[1]) / 2e-7 == pytest.approx(want, rel=1e-3)
+
+
+def test_normals_of_discs_are_their_axes_and_of_balls_the_depth_s():
+    """Discs that lie obliquely on a plane z = 0 show their own tilt; balls on it show the plane."""
+    line = torch.linspace(-0.9, 0.9, 25)
+    places = torch.stack([*torch.meshgrid(line, line, indexing="ij"), torch.zeros(25, 25)], -1).view(-1, 3)
+    tilt = normalize(torch.tensor([0.3, 0.0, 1.0]), dim=0)
+    for thickness, want in ((1e-3, tilt), (0.06, torch.tensor([0.0, 0.0, 1.0]))):
+        scene = Gaussians(count=625, capacity=625).build(generator()).eval()
+        scene.means.data, scene.quats.data = places, turns(tilt.expand(625, 3))
+        scene.log_scales.data = torch.tensor([0.06, 0.06, thickness]).log().repeat(625, 1)
+        scene.logit_opacities.data.fill_(3.0)
+        out = scene.render(turntable(1, elevation_deg=0.0, size=24), generator(), normals=True)
+        torch.testing.assert_close(normalize(out.normal[0, 12, 12], dim=0), want, rtol=0, atol=0.05)
 
 
 def test_regularizers_are_named_and_differentiable():
