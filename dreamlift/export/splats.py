@@ -92,12 +92,13 @@ def load_splats(path: str | os.PathLike[str]) -> Splats:
         file.seek(start)
         rows = np.frombuffer(file.read(count * kind.itemsize), kind)
     found = set(kind.names or ())
-    higher = sum(name.startswith("f_rest_") for name in found) // 3
+    rest_count = sum(name.startswith("f_rest_") for name in found)
+    higher = rest_count // 3
     missing = [name for name in column_names(min(higher, max(HIGHER))) if name not in found and name not in ("nx", "ny", "nz")]
-    if higher not in HIGHER or missing:
+    if rest_count not in [3 * number for number in HIGHER] or missing:
         raise ValueError(
             f"{path.name} is not a file of 3D Gaussians: "
-            + (f"it lacks {', '.join(missing[:4])}" if missing else f"it has {3 * higher} f_rest, not 0, 9, 24 or 45")
+            + (f"it lacks {', '.join(missing[:4])}" if missing else f"it has {rest_count} f_rest, not 0, 9, 24 or 45")
         )
 
     def read(*names: str) -> np.ndarray:

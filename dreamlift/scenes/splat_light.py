@@ -1,6 +1,7 @@
-"""Normals of a rendered depth, and DreamFusion's light on the picture (Poole et al. 2022, section 3.1).
+"""Normals of a rendered picture, and DreamFusion's light on it (Poole et al. 2022, section 3.1).
 
-Both work on pixels, after compositing ("deferred"): https://arxiv.org/abs/2209.14988.
+Both work on pixels, after compositing ("deferred"): https://arxiv.org/abs/2209.14988. Shortest axes as normals are those of
+"GaussianShader" (Jiang et al. 2023, section 3.3, https://arxiv.org/abs/2311.17977).
 """
 
 from __future__ import annotations
@@ -11,6 +12,25 @@ from torch import Tensor
 from dreamlift.types import Shading
 
 SOLID = 0.3  # opacity from which a pixel has a surface
+
+
+def flatness(scales: Tensor) -> Tensor:
+    """How far Gaussians with ``scales (N, 3)`` have one axis that is shorter than the others: ``(N,)``, 0 round, 1 a disc."""
+    ordered = scales.sort(dim=-1).values
+    return 1 - ordered[:, 0] / ordered[:, 1]
+
+
+def surface_normals(axes: Tensor, points: Tensor, opacity: Tensor, directions: Tensor) -> Tensor:
+    """Unit normals ``(B, H, W, 3)``: what the Gaussians' own ``axes`` leave open comes from the depth.
+
+    Args:
+        axes: ``(B, H, W, 3)`` sum of weight times flatness times shortest axis.
+        points, opacity, directions: as for :func:`depth_normals`.
+    """
+    rest = (opacity - axes.norm(dim=-1, keepdim=True).clamp(max=1.0)).clamp(min=0.0)
+    # A trace more, so that a pixel without any Gaussian has a normal, too.
+    total = axes + (rest + 1e-3) * depth_normals(points, opacity, directions)
+    return total / total.norm(dim=-1, keepdim=True).clamp(min=1e-6)
 
 
 def depth_normals(points: Tensor, opacity: Tensor, directions: Tensor) -> Tensor:

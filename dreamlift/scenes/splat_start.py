@@ -18,6 +18,7 @@ from dreamlift.meshing.raster import sample_texture
 from dreamlift.scenes.splat_color import sh0_of
 from dreamlift.types import Mesh
 
+WIDTH = 0.7  # of a Gaussian on a mesh, of the spacing: wider ones blur the outlines, narrower ones leave gaps
 FLAT = 0.2  # thickness of a Gaussian on a mesh, of its width
 MESH_OPACITY = 0.9  # of a Gaussian on a mesh, which is a surface from the start
 NEIGHBOURS = 3
@@ -72,7 +73,7 @@ def on_mesh(mesh: Mesh, count: int, rng: torch.Generator) -> Start:
     else:
         colors = torch.full((count, 3), 0.5)
     means = interpolate(mesh.vertices)
-    wide = spacing(means)
+    wide = WIDTH * spacing(means)
     scales = torch.stack([wide, wide, FLAT * wide], dim=-1).log()
     quats = turns(torch.nn.functional.normalize(vectors[face], dim=-1))
     return Start(means, quats, scales, torch.full((count,), MESH_OPACITY).logit(), sh0_of(colors.clamp(0, 1)))
