@@ -43,8 +43,9 @@ def with_creases(mesh: Mesh, angle_deg: float = 40.0) -> Mesh:
         sums[quiet, axis] = np.bincount(one, vectors[owner[other], axis], minlength=len(place))[quiet]
     length = np.linalg.norm(sums, axis=1, keepdims=True)
     normals = np.where(length > 1e-20, sums / np.maximum(length, 1e-20), unit[owner])
-    # One vertex for the corners of one old vertex that share a normal, up to rounding.
-    keys = np.concatenate([faces.reshape(-1, 1), np.round(normals * 1e4)], axis=1).astype(np.int64)
+    # One vertex for the corners of one old vertex (or place, where nothing else lies in vertices) that share a normal.
+    plain = mesh.uvs is None and mesh.vertex_colors is None
+    keys = np.concatenate([(place if plain else faces.ravel())[:, None], np.round(normals * 1e4)], axis=1).astype(np.int64)
     _, chosen, renamed = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     old = faces.ravel()[chosen]
     uvs, shades = (None if x is None else x[old] for x in (mesh.uvs, mesh.vertex_colors))

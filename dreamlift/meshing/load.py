@@ -138,10 +138,12 @@ def check_pictures(pictures: list[bytes] | tuple[bytes, ...]) -> None:
         try:
             with Image.open(io.BytesIO(data), formats=PICTURES) as image:
                 total += image.width * image.height
+        except Image.DecompressionBombError:
+            total = TEXELS + 1
         except Exception as error:  # damaged files fail anywhere, with any exception
             raise ValueError(f"a texture is not a readable {', '.join(PICTURES)} picture ({type(error).__name__})") from None
         if total > TEXELS:
-            raise ValueError(f"its textures have {total:,} texels and more; accepted: at most {TEXELS:,} (one of 8192 x 8192)")
+            raise ValueError(f"its textures have more than {TEXELS:,} texels together (one of 8192 x 8192): scale them down")
 
 
 def read(data: bytes, kind: str, beside: load_text.Beside | None, has_normals: bool) -> Mesh:

@@ -7,11 +7,17 @@ exact rasteriser says which face each sample shows, and the gradient goes to the
 
 What the mesh's own colours say stays a fixed part: with c_0 the colour of before and c the texture, a sample shows
 sigmoid(logit c_0 + logit c), and the texture starts at one half everywhere.
+
+With the material "pbr" a second texture holds roughness and metallic, and pictures are lit by an environment
+(:mod:`dreamlift.scenes.environment`); a :class:`~dreamlift.types.Shading`'s point light takes a part of its place. All light
+is linear and turned into sRGB at each sample.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -27,12 +33,14 @@ from dreamlift.meshing.texture import grow, rasterize_uvs
 from dreamlift.meshing.uvs import uv_density
 from dreamlift.scenes.background import BACKGROUNDS, Background, Learned, Random, Solid
 from dreamlift.scenes.base import ParamGroup, Scene, SceneSettings, StepShape
+from dreamlift.scenes.environment import Environment, load_environment, turned
 from dreamlift.scenes.field import FieldSamples
 from dreamlift.scenes.hashgrid import Hashgrid
+from dreamlift.scenes.material import point_light, to_linear, to_srgb
 from dreamlift.scenes.nerf import shade
 from dreamlift.scenes.nerf_memory import field_values
-from dreamlift.scenes.surface_start import Own, own_appearance, with_uvs
-from dreamlift.scenes.textures import TEXTURES, Image, build_texture, joined_odds, total_variation
+from dreamlift.scenes.surface_start import Own, own_look, with_uvs
+from dreamlift.scenes.textures import TEXTURES, Image, Texture, build_texture, joined_odds, total_variation
 from dreamlift.scenes.voxel import Voxel
 from dreamlift.types import Cameras, Mesh, RenderOutput, Shading
 
@@ -52,8 +60,20 @@ class Surface(SceneSettings):
     keep_colors: bool = True  # begin with the mesh's own texture or colours, if it has them; otherwise with mid grey
     uvs: Literal["auto", "keep", "unwrap"] = "auto"  # of the mesh: "auto" unwraps anew where its own cannot carry a texture
     supersample: int = 2  # samples a pixel along each axis
+    material: Literal["plain", "pbr"] = "plain"  # colours alone, or base colour, roughness and metallic under a light
+    roughness: tuple[float, float] = (0.08, 0.9)  # range of a pbr material (Fantasia3D's)
+    metallic: tuple[float, float] = (0.0, 0.9)  # range of a pbr material (Fantasia3D's)
+    environment: str = ""  # a panorama file (PNG or JPEG, twice as wide as high) that lights a pbr material; "" is a studio
+    brightness: float = 1.0  # of the environment
+    turn: bool = True  # turn the environment by a random angle for each training picture, so that its light is not painted on
 
     def __post_init__(self) -> None:
+        for name in ("roughness", "metallic"):
+            low, high = getattr(self, name)
+            if not 0.0 <= low < high <= 1.0:
+                raise ValueError(f"Surface.{name} is [{low:g}, {high:g}]; accepted: a rising range within 0 to 1.")
+        if self.brightness <= 0:
+            raise ValueError(f"Surface.brightness is {self.brightness:g}; it must be positive.")
         if not 1 <= self.supersample <= 8:
             raise ValueError(f"Surface.supersample is {self.supersample}; accepted: 1 to 8 (2 is the default).")
 
@@ -68,22 +88,22 @@ class Surface(SceneSettings):
         return SurfaceScene(self, start, rng).to(device)
 
     def values(self) -> int:
-        if isinstance(self.texture, Image):
-            return 3 * sum(n * n for n in self.texture.sizes)
-        return field_values(self.texture)
+        each = field_values(self.texture) if not isinstance(self.texture, Image) else 3 * sum(n * n for n in self.texture.sizes)
+        return each * (2 if self.material == "pbr" else 1)
 
     def step_bytes(self, shape: StepShape) -> int:
         samples = shape.views * (shape.side * self.supersample) ** 2
-        return SAMPLE * samples + FIXED_COPIES * 4 * self.values()
+        return (SAMPLE + LIT * (self.material == "pbr")) * samples + COPIES * 4 * self.values()
 
     def picture_bytes(self, device: str) -> int:
-        return SAMPLE * AT_ONCE * 4 + 4 * self.values()
+        return (SAMPLE + LIT) * AT_ONCE + COPIES * 4 * self.values()
 
     def thrifty(self) -> None:
         return None
 
 
-SAMPLE, FIXED_COPIES = 400, 2  # bytes of a sample with its gradients; copies of the texture that a step makes
+SAMPLE, LIT = 500, 900  # live bytes of a sample with its gradients, and what a lit one needs more
+COPIES = 2  # of the texture, that a step makes
 
 
 class SurfaceScene(Scene):
@@ -107,8 +127,14 @@ class SurfaceScene(Scene):
             self.register_buffer(name, torch.from_numpy(np.array(values, dtype=np.float32)))
         self.register_buffer("faces", torch.from_numpy(mesh.faces.astype(np.int64)))
         self.register_buffer("density", uv_density(mesh), persistent=False)
-        self.own: Own = own_appearance(start, corners) if settings.keep_colors else Own(None, None, None)
+        self.own = own_look(start, corners) if settings.keep_colors else Own()
         self.base_color = build_texture(settings.texture, self.bounds, rng, "base_color")
+        self.finish: Texture | None = None
+        self.environment: Environment | None = None
+        if settings.material == "pbr":
+            self.finish = build_texture(settings.texture, self.bounds, rng, "finish")
+            # A copy: the cached one is not moved along with this scene to another device.
+            self.environment = copy.deepcopy(load_environment(settings.environment, settings.brightness))
         self.background: Background = settings.background.build(rng)
 
     def render(
@@ -122,7 +148,10 @@ class SurfaceScene(Scene):
         normals: bool = False,
     ) -> RenderOutput:
         """See :meth:`Scene.render`. ``progress`` is not used: levels change in :meth:`after_step` only; ``aux`` is empty."""
-        views = [self._view(cameras[i : i + 1], _one(shading, i)) for i in range(len(cameras))]
+        turns = torch.zeros(len(cameras))
+        if self.training and self.environment is not None and self.settings.turn:
+            turns = torch.rand(len(cameras), generator=rng) * (2 * math.pi)
+        views = [self._view(cameras[i : i + 1], _one(shading, i), turns[i]) for i in range(len(cameras))]
         mean = torch.cat(views)  # (B, H, W, 8): colour, opacity, depth, normal, all times the coverage
         opacity = mean[..., 3:4]
         if background is None:
@@ -135,7 +164,7 @@ class SurfaceScene(Scene):
         depth = mean[..., 4:5] / opacity.clamp(min=1e-6)
         return RenderOutput(rgb, opacity, depth, mean[..., 5:8] if normals else None)
 
-    def _view(self, camera: Cameras, shading: Shading | None) -> Tensor:
+    def _view(self, camera: Cameras, shading: Shading | None, turn: Tensor) -> Tensor:
         """``(1, H, W, 8)`` of one view: colour, coverage, depth and normal, averaged over each pixel's samples."""
         factor = self.settings.supersample
         fine = rescaled(camera.to("cpu"), factor)
@@ -148,7 +177,7 @@ class SurfaceScene(Scene):
         position = camera.c2w[0, :3, 3].to(self.vertices)
         width = depth / float(fine.K[0, 1, 1]) * self.density[face]
         size = len(hit) if torch.is_grad_enabled() else AT_ONCE
-        parts = [self._shade(f, b, w, position, shading)
+        parts = [self._shade(f, b, w, position, shading, turn)
                  for f, b, w in zip(face.split(size), bary.split(size), width.split(size), strict=True)]  # fmt: skip
         out = self.vertices.new_zeros(fine.height * fine.width, 8)
         if len(hit):
@@ -158,26 +187,58 @@ class SurfaceScene(Scene):
         return out.view(1, camera.height, factor, camera.width, factor, 8).mean(dim=(2, 4))
 
     def _shade(
-        self, face: Tensor, bary: Tensor, width: Tensor, position: Tensor, shading: Shading | None
+        self, face: Tensor, bary: Tensor, width: Tensor, position: Tensor, shading: Shading | None, turn: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Colours and unit normals ``(N, 3)`` of samples on ``face (N,)``, seen from ``position (3,)``."""
         corners = self.faces[face]
         points, normal = mixed(self.vertices, corners, bary), normalize(mixed(self.normals, corners, bary), dim=-1)
         a, b, c = self.vertices[corners].unbind(dim=1)
         # The back of a face, which an open mesh shows, is lit as its front is.
-        turned = (torch.linalg.cross(b - a, c - a) * (points - position)).sum(dim=-1, keepdim=True) > 0
-        normal = torch.where(turned, -normal, normal)
-        color = self.colors(face, bary, points, mixed(self.uvs, corners, bary), width)
-        if shading is not None:
-            found = FieldSamples(color[:, 0], color, normal)
-            color = shade(found, points, torch.zeros_like(face), shading)
+        away = (torch.linalg.cross(b - a, c - a) * (points - position)).sum(dim=-1, keepdim=True) > 0
+        normal = torch.where(away, -normal, normal)
+        color, finish = self.look(face, bary, points, mixed(self.uvs, corners, bary), width)
+        if finish is not None:
+            color = self._lit(color, finish, points, normal, position, shading, turn)
+        elif shading is not None:
+            color = shade(FieldSamples(color[:, 0], color, normal), points, torch.zeros_like(face), shading)
         return color, normal
 
-    def colors(self, face: Tensor, bary: Tensor, points: Tensor, uvs: Tensor, width: Tensor | None = None) -> Tensor:
-        """Base colours ``(N, 3)``, sRGB in [0, 1], of the surface points with barycentrics ``bary (N, 3)`` on ``face (N,)``."""
+    def _lit(
+        self, color: Tensor, finish: Tensor, points: Tensor, normal: Tensor, position: Tensor, shading: Shading | None,
+        turn: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """What ``N`` samples of a pbr material show, sRGB ``(N, 3)``, in the environment turned by ``turn``."""
+        assert self.environment is not None
+        rough, metallic = finish[:, :1], finish[:, 1:]
+        share = torch.zeros(())
+        if shading is not None:
+            share = shading.lambertian[0].to(color) * (1 - shading.ambient)
+            color = color + shading.textureless[0].to(color) * (1 - color)
+        base, toward = to_linear(color), normalize(position - points, dim=-1)
+        back = -turn.to(color)  # instead of the light, the surface is turned, the other way
+        light = self.environment.lit(base, rough, metallic, turned(normal, back), turned(toward, back))
+        if shading is not None:
+            spot = point_light(base, rough, metallic, normal, points, shading.light[0].to(points), toward)
+            light = light + share * (spot - light)
+        return to_srgb(light)
+
+    def look(
+        self, face: Tensor, bary: Tensor, points: Tensor, uvs: Tensor, width: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Base colour, sRGB ``(N, 3)``, and roughness with metallic ``(N, 2)`` (None of a plain material), all in [0, 1].
+
+        Of the surface points with barycentrics ``bary (N, 3)`` on ``face (N,)``; see :meth:`Texture.forward` for the rest.
+        """
         change = self.base_color(points, uvs, width)
         before = self.own.color(face, bary)
-        return change if before is None else joined_odds(before.to(change), change)
+        color = change if before is None else joined_odds(before.to(change), change)
+        if self.finish is None:
+            return color, None
+        ranges = torch.tensor([self.settings.roughness, self.settings.metallic]).to(color)  # (2, 2): low and high of each
+        low, span = ranges[:, 0], ranges[:, 1] - ranges[:, 0]
+        # Away from the ends of the range, from which it would take long to come back.
+        was = ((self.own.finish(face, bary).to(color) - low) / span).clamp(0.05, 0.95)
+        return color, low + span * joined_odds(was, self.finish(points, uvs, width)[:, 1:])
 
     def regularize(self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None) -> dict[str, Tensor]:
         """Raw terms: tv, the squared total variation of the texture's image or grid.
@@ -185,7 +246,7 @@ class SurfaceScene(Scene):
         Raises:
             ValueError: a name that this scene does not have.
         """
-        arrays = self.base_color.smooth_over()
+        arrays = [array for texture in self._textures() for array in texture.smooth_over()]
         has = ("tv",) if arrays else ()
         for name in only or ():
             if name not in has:
@@ -194,14 +255,19 @@ class SurfaceScene(Scene):
         wanted = has if only is None else only
         return {name: torch.stack([total_variation(array) for array in arrays]).sum() for name in wanted}
 
+    def _textures(self) -> list[Texture]:
+        return [self.base_color] if self.finish is None else [self.base_color, self.finish]
+
     def param_groups(self) -> list[ParamGroup]:
-        return [*self.base_color.param_groups(), *self.background.param_groups()]
+        own = [group for texture in self._textures() for group in texture.param_groups()]
+        return [*own, *self.background.param_groups()]
 
     @torch.no_grad()
     def after_step(
         self, index: int, progress: float, rng: torch.Generator, render: RenderOutput, optimizer: torch.optim.Optimizer
     ) -> None:
-        self.base_color.advance(progress)
+        for texture in self._textures():
+            texture.advance(progress)
 
     @torch.no_grad()
     def to_mesh(self, settings: Extract) -> Mesh:
@@ -210,24 +276,32 @@ class SurfaceScene(Scene):
             x.cpu().numpy() for x in (self.vertices.float(), self.faces, self.uvs.float(), self.normals.float())
         )
         mesh = Mesh(vertices, faces.astype(np.int32), uvs, vertex_normals=normals)
-        return dataclasses.replace(mesh, base_color=self._baked(mesh, settings.texture_size))
+        color, finish = self._baked(mesh, settings.texture_size)
+        if finish is None:
+            return dataclasses.replace(mesh, base_color=color)
+        return dataclasses.replace(mesh, base_color=color, metallic_roughness=finish, metallic=1.0, roughness=1.0)
 
-    def _baked(self, mesh: Mesh, size: int) -> np.ndarray:
-        """The base colours of the texels of a ``size`` x ``size`` image, ``(size, size, 3)`` uint8."""
+    def _baked(self, mesh: Mesh, size: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """The texels of ``size`` x ``size`` images: base colours, and roughness (green) with metallic (blue), uint8."""
         assert mesh.uvs is not None
         texel, face, bary = rasterize_uvs(mesh.uvs, mesh.faces, size)
         if len(texel) == 0:
             raise ValueError(f"no texel of a {size} x {size} texture is in a UV triangle: raise mesh.texture_size")
-        image, filled = torch.zeros(size * size, 3), torch.zeros(size * size, dtype=torch.bool)
+        color, finish = torch.zeros(size * size, 3), torch.ones(size * size, 3)
         device = self.vertices.device
         for part in torch.arange(len(texel)).split(AT_ONCE):
             at, weights = face[part].to(device), bary[part].to(self.vertices)
             corners = self.faces[at]
-            points, uvs = mixed(self.vertices, corners, weights), mixed(self.uvs, corners, weights)
-            image[texel[part]] = self.colors(at, weights, points, uvs).float().cpu()
+            found, ends = self.look(at, weights, mixed(self.vertices, corners, weights), mixed(self.uvs, corners, weights))
+            color[texel[part]] = found.float().cpu()
+            if ends is not None:
+                finish[texel[part], 1:] = ends.float().cpu()
+        filled = torch.zeros(size * size, dtype=torch.bool)
         filled[texel] = True
-        image = grow(image.view(size, size, 3), filled.view(size, size), PADDING)
-        return (image.clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy()
+        wanted = [color] if self.finish is None else [color, finish]
+        images = [grow(image.view(size, size, 3), filled.view(size, size), PADDING) for image in wanted]
+        first, *rest = [(image.clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy() for image in images]
+        return first, rest[0] if rest else None
 
 
 def mixed(values: Tensor, corners: Tensor, bary: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from dreamlift.meshing.texture import unwrap
 from dreamlift.meshing.uvs import uv_faults
 from dreamlift.types import Mesh
 
+START = (0.5, 0.1)  # roughness and metallic to begin with, where the mesh's own are not wanted
 LOWEST = 0.01  # own colours are kept this far from 0 and 1, where odds cannot be changed
 
 
@@ -40,36 +41,57 @@ def with_uvs(start: Mesh, choice: str, size: int) -> tuple[Mesh, np.ndarray]:
 
 
 class Own(nn.Module):
-    """The colours that a mesh came with. Fixed, and not part of ``state_dict``: they are given again with the mesh."""
+    """The look that a mesh came with. Fixed, and not part of ``state_dict``: it is given again with the mesh."""
 
     uvs: Tensor | None  # (F, 3, 2) at the faces' corners
     image: Tensor | None  # (1, 3, H, W) sRGB in [LOWEST, 1 - LOWEST]
     shades: Tensor | None  # (F, 3, 3) colours at the faces' corners
+    surface: Tensor | None  # (1, 3, H, W) green roughness, blue metallic
 
-    def __init__(self, uvs: Tensor | None, image: Tensor | None, shades: Tensor | None) -> None:
+    def __init__(
+        self, uvs: Tensor | None = None, image: Tensor | None = None, shades: Tensor | None = None,
+        surface: Tensor | None = None, numbers: tuple[float, float] = START,
+    ) -> None:  # fmt: skip
         super().__init__()
-        for name, values in (("uvs", uvs), ("image", image), ("shades", shades)):
+        self.numbers = numbers  # roughness and metallic, where there is no image of them
+        for name, values in (("uvs", uvs), ("image", image), ("shades", shades), ("surface", surface)):
             self.register_buffer(name, values, persistent=False)
 
     def color(self, face: Tensor, bary: Tensor) -> Tensor | None:
         """``(N, 3)`` at barycentrics ``bary (N, 3)`` on ``face (N,)``; None where the mesh had none. Images repeat."""
-        if self.image is not None and self.uvs is not None:
-            uvs = torch.einsum("nc,nci->ni", bary, self.uvs[face])
-            inside = (uvs >= 0) & (uvs <= 1)
-            where = 2 * torch.where(inside, uvs, uvs - uvs.floor()) - 1
-            found = grid_sample(self.image, where[None, None], mode="bilinear", padding_mode="border", align_corners=False)
-            return found[0, :, 0].T
+        if self.image is not None:
+            return self._sampled(self.image, face, bary)
         if self.shades is not None:
             return torch.einsum("nc,nci->ni", bary, self.shades[face])
         return None
 
+    def finish(self, face: Tensor, bary: Tensor) -> Tensor:
+        """Roughness and metallic ``(N, 2)`` in [0, 1]."""
+        if self.surface is not None:
+            return self._sampled(self.surface, face, bary)[:, 1:]
+        return torch.tensor(self.numbers).to(bary).expand(len(face), 2)
 
-def own_appearance(start: Mesh, corners: np.ndarray) -> Own:
-    """The base colours of ``start``, whose UVs at the faces' corners are ``corners (F, 3, 2)``."""
+    def _sampled(self, image: Tensor, face: Tensor, bary: Tensor) -> Tensor:
+        assert self.uvs is not None
+        uvs = torch.einsum("nc,nci->ni", bary, self.uvs[face])
+        inside = (uvs >= 0) & (uvs <= 1)
+        where = 2 * torch.where(inside, uvs, uvs - uvs.floor()) - 1
+        found = grid_sample(image, where[None, None], mode="bilinear", padding_mode="border", align_corners=False)
+        return found[0, :, 0].T
+
+
+def own_look(start: Mesh, corners: np.ndarray) -> Own:
+    """What ``start`` looks like, whose UVs at the faces' corners are ``corners (F, 3, 2)``."""
+    image = shades = surface = None
     if start.base_color is not None:
-        image = torch.from_numpy(np.array(start.base_color)).permute(2, 0, 1)[None].float() / 255
-        return Own(torch.from_numpy(np.array(corners, dtype=np.float32)), image.clamp(LOWEST, 1 - LOWEST), None)
-    if start.vertex_colors is not None:
-        shades = torch.from_numpy(start.vertex_colors[start.faces].astype(np.float32))
-        return Own(None, None, shades.clamp(LOWEST, 1 - LOWEST))
-    return Own(None, None, None)
+        image = _picture(start.base_color).clamp(LOWEST, 1 - LOWEST)
+    elif start.vertex_colors is not None:
+        shades = torch.from_numpy(start.vertex_colors[start.faces].astype(np.float32)).clamp(LOWEST, 1 - LOWEST)
+    if start.metallic_roughness is not None and start.uvs is not None:
+        surface = _picture(start.metallic_roughness) * torch.tensor([1.0, start.roughness, start.metallic]).view(1, 3, 1, 1)
+    uvs = torch.from_numpy(np.array(corners, dtype=np.float32))
+    return Own(uvs, image, shades, surface, (start.roughness, start.metallic))
+
+
+def _picture(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255

@@ -1,0 +1,361 @@
+"""Users' meshes: formats against trimesh and hand-made files, and a table of hostile ones, each refused in one line."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import json
+import os
+import struct
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+from dreamlift.export import EXPORTERS
+from dreamlift.meshing import load
+from dreamlift.meshing.creases import welded, with_creases
+from dreamlift.meshing.geometry import check_mesh, is_closed, signed_volume
+from dreamlift.meshing.load import RADIUS, load_mesh
+from dreamlift.meshing.texture import bake, unwrap
+from dreamlift.types import Mesh
+
+CUBE = trimesh.creation.box((2.0, 4.0, 6.0))
+POINTS = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
+CORNERS = np.array([0, 2, 1, 0, 1, 3, 1, 2, 3, 0, 3, 2], np.uint16)  # a tetrahedron, seen from outside
+
+
+def picture(width=4, height=4, color=(255, 0, 0)):
+    out = io.BytesIO()
+    Image.new("RGB", (width, height), color).save(out, "PNG")
+    return out.getvalue()
+
+
+def document(points=POINTS, corners=CORNERS, extra=b""):
+    """A small valid document and its binary chunk, to be spoilt."""
+    data = points.astype("<f4").tobytes() + corners.astype("<u2").tobytes()
+    binary = data + extra
+    return {
+        "asset": {"version": "2.0"}, "scene": 0, "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1}]}],
+        "accessors": [
+            {"bufferView": 0, "componentType": 5126, "count": len(points), "type": "VEC3"},
+            {"bufferView": 1, "componentType": 5123, "count": len(corners), "type": "SCALAR"},
+        ],
+        "bufferViews": [
+            {"buffer": 0, "byteOffset": 0, "byteLength": points.size * 4},
+            {"buffer": 0, "byteOffset": points.size * 4, "byteLength": corners.size * 2},
+        ],
+        "buffers": [{"byteLength": len(binary)}],
+    }, binary  # fmt: skip
+
+
+def glb(doc, binary):
+    text = doc if isinstance(doc, bytes) else json.dumps(doc).encode()
+    text += b" " * (-len(text) % 4)
+    binary += b"\0" * (-len(binary) % 4)
+    body = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(binary), b"BIN\0") + binary
+    return struct.pack("<4sII", b"glTF", 2, 12 + len(body)) + body
+
+
+def spoilt(*changes, points=POINTS, corners=CORNERS, extra=b""):
+    """A GLB whose document has ``value`` at each ``path``."""
+    doc, binary = document(points, corners, extra)
+    for path, value in changes:
+        *parents, last = path
+        place = doc
+        for key in parents:
+            place = place[key]
+        place[last] = value
+    return glb(doc, binary)
+
+
+def textured(uri=None, image=b""):
+    """A GLB with an image: in another place (``uri``), or in the file."""
+    entry = {"uri": uri} if uri is not None else {"bufferView": 2, "mimeType": "image/png"}
+    view = {"buffer": 0, "byteOffset": 72, "byteLength": max(1, len(image))}
+    doc, binary = document(extra=image or b"\0" * 4)
+    doc["bufferViews"].append(view)
+    doc |= {"images": [entry], "textures": [{"source": 0}]}
+    doc["materials"] = [{"pbrMetallicRoughness": {"baseColorTexture": {"index": 0}}}]
+    doc["meshes"][0]["primitives"][0]["material"] = 0
+    return glb(doc, binary)
+
+
+def zipped():
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("../evil.obj", "v 0 0 0")
+    return out.getvalue()
+
+
+BIG = 10**9
+DEEP = b'{"asset":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+BAD_POINT = np.array([[np.nan, 0, 0], *POINTS[1:]], np.float32)
+
+
+def announced(width, height):
+    """A small PNG file whose header, with a right checksum, announces another size."""
+    whole = picture()
+    head = whole[12:16] + struct.pack(">II", width, height) + whole[24:29]
+    return whole[:12] + head + struct.pack(">I", zlib.crc32(head)) + whole[33:]
+
+
+PLY = b"ply\nformat ascii 1.0\nelement vertex %d\nproperty float x\nproperty float y\nproperty float z\nelement face %d\n"
+PLY += b"property list uchar int vertex_indices\nend_header\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n"
+HOSTILE = {
+    "gltf ../": ("a.glb", textured("../secret.png"), "in another file"),
+    "gltf absolute": ("a.glb", textured("/etc/passwd"), "no other file is opened"),
+    "gltf http": ("a.glb", textured("http://example.org/a.png"), "no other file is opened"),
+    "gltf file://": ("a.glb", textured("file:///etc/passwd"), "no other file is opened"),
+    "buffer elsewhere": ("a.gltf", json.dumps(document()[0] | {"buffers": [{"byteLength": 72, "uri": "a.bin"}]}).encode(),
+                         "buffer 0 is in another file"),
+    "no data uri": ("a.gltf", json.dumps(document()[0] | {"buffers": [{"byteLength": 9, "uri": "data:x;base64,@@"}]}).encode(),
+                    "not readable base64"),
+    "count 1e9": ("a.glb", spoilt((("accessors", 0, "count"), BIG)), "the count of accessor 0 is 1000000000"),
+    "negative count": ("a.glb", spoilt((("accessors", 1, "count"), -3)), "the count of accessor 1 is -3"),
+    "count of text": ("a.glb", spoilt((("accessors", 1, "count"), "12")), "the count of accessor 1 is 12"),
+    "offset": ("a.glb", spoilt((("accessors", 0, "byteOffset"), 40)), "the count of accessor 0"),
+    "negative offset": ("a.glb", spoilt((("bufferViews", 1, "byteOffset"), -48)), "the offset of buffer view 1"),
+    "long view": ("a.glb", spoilt((("bufferViews", 0, "byteLength"), BIG)), "the length of buffer view 0"),
+    "long buffer": ("a.glb", spoilt((("buffers", 0, "byteLength"), BIG)), "buffer 0 says 1000000000 bytes"),
+    "stride": ("a.glb", spoilt((("bufferViews", 0, "byteStride"), 4)), "the stride of accessor 0 is 4"),
+    "views over views": ("a.glb", spoilt((("bufferViews",), [{"buffer": 0, "byteLength": 72}] * 9)), "over one another"),
+    "many accessors": ("a.glb", spoilt((("accessors",), document()[0]["accessors"] * 20)), "the same bytes many times"),
+    "sparse": ("a.glb", spoilt((("accessors", 0, "sparse"), {"count": 1})), "accessor 0 is sparse"),
+    "no view": ("a.glb", spoilt((("accessors", 0), {"componentType": 5126, "count": BIG, "type": "VEC3"})), "has no data"),
+    "type": ("a.glb", spoilt((("accessors", 0, "componentType"), 99)), "the type of accessor 0"),
+    "list for a type": ("a.glb", spoilt((("accessors", 0, "type"), [1])), "the type of accessor 0"),
+    "index 60000": ("a.glb", spoilt(corners=np.array([0, 1, 60000], np.uint16)), "60000"),
+    "odd indices": ("a.glb", spoilt((("accessors", 1, "count"), 11)), "not a multiple of 3"),
+    "lines": ("a.glb", spoilt((("meshes", 0, "primitives", 0, "mode"), 1)), "not made of triangles"),
+    "accessor out of range": ("a.glb", spoilt((("meshes", 0, "primitives", 0, "indices"), 7)), "the indices of mesh 0"),
+    "NaN": ("a.glb", spoilt(points=BAD_POINT), "not finite"),
+    "infinity": ("a.glb", spoilt(points=np.where(np.isnan(BAD_POINT), np.inf, BAD_POINT)), "not finite"),
+    "no meshes": ("a.glb", spoilt((("nodes",), [{}])), "no faces"),
+    "no area": ("a.glb", spoilt(points=POINTS * np.float32([1, 0, 0])), "none of its faces has an area"),
+    "one point": ("a.glb", spoilt(points=POINTS * 0 + 5), "no extent"),
+    "circle": ("a.glb", spoilt((("nodes",), [{"mesh": 0}, {"children": [2]}, {"children": [1]}])), "a circle"),
+    "own child": ("a.glb", spoilt((("nodes",), [{"mesh": 0}, {"children": [1]}])), "a circle"),
+    "two parents": ("a.glb", spoilt((("nodes",), [{"children": [2]}, {"children": [2]}, {"mesh": 0}])), "two parents"),
+    "matrix": ("a.glb", spoilt((("nodes", 0, "matrix"), [1e308] * 16)), "the matrix of node 0"),
+    "instances": ("a.glb", spoilt(
+        (("nodes",), [{"children": list(range(1, 19_000))}, *[{"mesh": 0}] * 18_999]),
+        corners=np.tile(CORNERS, 10)), "accepted: at most 500,000"),
+    "deep JSON": ("a.glb", glb(DEEP, b""), "nested deeper than 64"),
+    "many brackets": ("a.gltf", b"[" + b"[]," * 600_000 + b"[]]", "more than 1000000 lists"),
+    "bad JSON": ("a.glb", glb(b'{"asset": {', b""), "JSON cannot be read"),
+    "a list": ("a.gltf", b"[]", "not an object"),
+    "draco": ("a.glb", spoilt((("extensionsRequired",), ["KHR_draco_mesh_compression"])), "needs the extension KHR_draco"),
+    "version 1": ("a.glb", spoilt()[:4] + struct.pack("<I", 1) + spoilt()[8:], "version 1"),
+    "cut off": ("a.glb", spoilt()[:-20], "cut off"),
+    "no GLB": ("a.glb", b"v 0 0 0\n" * 10, "does not begin as a GLB"),
+    "picture of 60,000 x 60,000": ("a.glb", textured(image=announced(60_000, 60_000)), "more than 67,108,864 texels"),
+    "picture of 9,000 x 9,000": ("a.glb", textured(image=announced(9000, 9000)), "more than 67,108,864 texels"),
+    "picture that is none": ("a.glb", textured(image=b"<svg>" * 9), "not a readable PNG"),
+    "picture cut off": ("a.glb", textured(image=picture(64, 64)[:60]), "cannot be read"),
+    "zip": ("a.obj", zipped(), "zip archive"),
+    "gzip": ("a.ply", b"\x1f\x8b" + b"0" * 99, "gzip archive"),
+    "mtllib ../": ("a.obj", b"mtllib ../a.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "'../a.mtl'; only files in its own folder"),
+    "mtllib /": ("a.obj", b"mtllib /etc/passwd\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "'/etc/passwd'"),
+    "mtllib http": ("a.obj", b"mtllib http://x.org/a\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "own folder"),
+    "OBJ index": ("a.obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 999999999\n", "cannot be read"),
+    "OBJ without faces": ("a.obj", b"v 0 0 0\nv 1 0 0\n", "no faces"),
+    "OBJ NaN": ("a.obj", b"v nan 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "not finite"),
+    "OBJ of binary": ("a.obj", bytes(range(256)) * 9, "not text"),
+    "OBJ of 500,001": ("a.obj", b"v 0 0 0\n" + b"f 1 1 1\n" * 500_001, "500,001 faces"),
+    "PLY count": ("a.ply", PLY % (BIG, 1), "1000000000 of the element 'vertex'"),
+    "PLY faces": ("a.ply", PLY % (3, BIG), "1000000000 of the element 'face'"),
+    "PLY none": ("a.ply", PLY % (3, 0), "no faces"),
+    "PLY negative": ("a.ply", PLY.replace(b"%d", b"-5"), "names no new element with a count"),
+    "PLY head": ("a.ply", b"ply\n" + b"comment x\n" * 9999, "no PLY header"),
+    "STL count": ("a.stl", b"\0" * 80 + struct.pack("<I", BIG) + b"\0" * 50, "binary STL file of 1000000000 triangles"),
+    "STL short": ("a.stl", b"\0" * 20, "wrong length"),
+    "empty": ("a.glb", b"", "empty"),
+    "USD": ("a.usdz", b"PK", "unknown kind of mesh file '.usdz'; accepted: .glb, .gltf, .obj, .ply, .stl"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_are_refused_in_one_line(name, tmp_path):
+    file, data, reason = HOSTILE[name]
+    (tmp_path / file).write_bytes(data)
+    with pytest.raises(ValueError, match="cannot be used as a mesh") as caught:
+        load_mesh(tmp_path / file)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_paths_that_are_no_files_are_refused_at_once(tmp_path):
+    (tmp_path / "folder.glb").mkdir()
+    os.mkfifo(tmp_path / "pipe.obj")
+    for path in (tmp_path / "folder.glb", tmp_path / "pipe.obj"):
+        with pytest.raises(ValueError, match=r"not a plain file|cannot be opened"):
+            load_mesh(path)
+    (tmp_path / "zero.stl").symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match="not a plain file"):
+        load_mesh(tmp_path / "zero.stl")
+    with pytest.raises(ValueError, match="an address is not opened"):
+        load_mesh("https://example.org/duck.glb")
+    with pytest.raises(FileNotFoundError, match=r"there is no file '.*none\.glb'"):
+        load_mesh(tmp_path / "none.glb")
+    with pytest.raises(ValueError, match=r"up is 'x'; accepted: y, z"):
+        load_mesh(tmp_path / "none.glb", up="x")
+
+
+def test_links_and_folders_beside_an_obj_are_not_followed(tmp_path):
+    secret = tmp_path / "secret.mtl"
+    secret.write_text("newmtl a\nKd 1 0 0\n")
+    folder = tmp_path / "mesh"
+    folder.mkdir()
+    (folder / "a.mtl").symlink_to(secret)
+    (folder / "a.obj").write_text("mtllib a.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nusemtl a\nf 1 2 3\n")
+    with pytest.raises(ValueError, match="links are not followed"):
+        load_mesh(folder / "a.obj")
+    (folder / "a.mtl").unlink()
+    (folder / "a.mtl").write_text("newmtl a\nmap_Kd ../x.png\n")
+    with pytest.raises(ValueError, match=r"names the file '\.\./x\.png'"):
+        load_mesh(folder / "a.obj")
+    (folder / "a.mtl").unlink()  # without its materials the shape is still read
+    assert len(load_mesh(folder / "a.obj")[0].faces) == 1
+
+
+def test_size_is_checked_before_reading(tmp_path, monkeypatch):
+    monkeypatch.setitem(load.FILE_BYTES, ".stl", 1 << 20)
+    with open(tmp_path / "a.stl", "wb") as file:
+        file.truncate(3 << 20)  # sparse: nothing of it is on the disk
+    with pytest.raises(ValueError, match="3 MiB; accepted: at most 1 MiB"):
+        load_mesh(tmp_path / "a.stl")
+
+
+@pytest.fixture(scope="module")
+def ball() -> Mesh:
+    solid = trimesh.creation.icosphere(2)
+    mesh = Mesh(solid.vertices.astype(np.float32) * [1, 2, 1] + [3, 0, 0], solid.faces.astype(np.int32))
+    mesh = dataclasses.replace(mesh, vertices=mesh.vertices.astype(np.float32))
+    return bake(unwrap(mesh, 64), lambda points, _: (points * 0.2 + 0.3).clamp(0, 1), 64)
+
+
+@pytest.mark.parametrize("kind", ["glb", "obj", "ply", "stl"])
+def test_every_format_gives_the_same_surface(kind, ball, tmp_path):
+    """Written by our exporters (STL by trimesh), read back: in the sphere of radius 0.85, and at home by the placement."""
+    path = tmp_path / f"ball.{kind}"
+    if kind == "stl":
+        trimesh.Trimesh(ball.vertices, ball.faces, process=False).export(path)
+    else:
+        EXPORTERS[kind](ball, path, {})
+    mesh, placement = load_mesh(path)
+    check_mesh(mesh)
+    assert float(np.linalg.norm(mesh.vertices, axis=1).max()) == pytest.approx(RADIUS, abs=1e-5)
+    assert signed_volume(mesh.vertices, mesh.faces) > 0
+    back = placement.restored(mesh)
+    want, got = (np.sort(x.vertices[x.faces].reshape(-1, 9), axis=0) for x in (ball, back))
+    np.testing.assert_allclose(got, want, atol=2e-5)
+    assert placement.scale == pytest.approx(RADIUS / 2, rel=1e-3)
+    if kind in ("glb", "obj"):
+        assert np.abs(mesh.base_color.astype(int) - ball.base_color).max() <= 1
+        np.testing.assert_allclose(np.sort(mesh.uvs, axis=0), np.sort(ball.uvs, axis=0), atol=1e-4)
+    elif kind == "ply":
+        assert mesh.vertex_colors.shape == mesh.vertices.shape
+
+
+def test_parts_are_merged_in_their_places(tmp_path):
+    """Two coloured boxes, one mirrored and moved: bounds and volume as trimesh's own concatenation says."""
+    scene = trimesh.Scene()
+    for name, color, x, mirror in (("a", [255, 0, 0, 255], 0.0, 1), ("b", [0, 0, 255, 255], 5.0, -1)):
+        box = CUBE.copy()
+        box.visual = trimesh.visual.TextureVisuals(material=trimesh.visual.material.PBRMaterial(baseColorFactor=color))
+        move = np.diag([mirror, 1.0, 1.0, 1.0])
+        move[0, 3] = x
+        scene.add_geometry(box, node_name=name, transform=move)
+    scene.export(tmp_path / "two.glb")
+    mesh, placement = load_mesh(tmp_path / "two.glb")
+    home = placement.restored(mesh)
+    np.testing.assert_allclose([home.vertices.min(axis=0), home.vertices.max(axis=0)], scene.bounds, atol=1e-5)
+    assert signed_volume(home.vertices, home.faces) == pytest.approx(2 * CUBE.volume, rel=1e-5)
+    left = home.vertices[:, 0] < 2.5
+    np.testing.assert_allclose(mesh.vertex_colors[left], np.tile([1.0, 0, 0], (left.sum(), 1)), atol=0.01)
+    np.testing.assert_allclose(mesh.vertex_colors[~left], np.tile([0.0, 0, 1], ((~left).sum(), 1)), atol=0.01)
+
+
+def test_several_textures_become_one(tmp_path):
+    """A red-textured and a green-textured square, whose UVs repeat: each face finds its colour in the common image."""
+    scene = trimesh.Scene()
+    for number, color in enumerate(((255, 0, 0), (0, 255, 0))):
+        square = trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], [[0, 1, 2], [0, 2, 3]], process=False)
+        material = trimesh.visual.material.PBRMaterial(baseColorTexture=Image.new("RGB", (8, 8), color), roughnessFactor=0.25)
+        square.visual = trimesh.visual.TextureVisuals(
+            uv=np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * 0.9 + number, material=material
+        )
+        square.apply_translation([2.0 * number, 0, 0])
+        scene.add_geometry(square)
+    scene.export(tmp_path / "two.glb")
+    mesh, _ = load_mesh(tmp_path / "two.glb")
+    size = len(mesh.base_color)
+    for face in mesh.faces:
+        u, v = (mesh.uvs[face].mean(axis=0) * size).astype(int)
+        right = mesh.vertices[face, 0].mean() > 0
+        assert tuple(mesh.base_color[v, u]) == ((0, 255, 0) if right else (255, 0, 0))
+        assert abs(int(mesh.metallic_roughness[v, u, 1]) - 64) <= 1
+    assert (mesh.metallic, mesh.roughness) == (1.0, 1.0)
+
+
+def test_a_gltf_in_one_file_is_read(tmp_path):
+    doc, binary = document()
+    doc["buffers"][0]["uri"] = "data:application/octet-stream;base64," + base64.b64encode(binary).decode()
+    (tmp_path / "a.gltf").write_text(json.dumps(doc))
+    mesh, _ = load_mesh(tmp_path / "a.gltf")
+    (tmp_path / "a.glb").write_bytes(spoilt())
+    same, _ = load_mesh(tmp_path / "a.glb")
+    np.testing.assert_array_equal(mesh.vertices, same.vertices)
+    assert len(mesh.faces) == 4
+
+
+def test_z_up_is_turned_with_its_front(tmp_path):
+    """Blender's axes: z up and -y front become y up and z front; restored, the points are where they were."""
+    (tmp_path / "a.obj").write_text("v 0 0 3\nv 0 -3 0\nv 1 0 0\nv 0 3 0\nv 0 0 -3\nf 1 2 3\nf 3 4 5\n")
+    mesh, placement = load_mesh(tmp_path / "a.obj", up="z")
+    home = placement.restored(mesh)
+    top = mesh.vertices[:, 1].argmax()
+    front = mesh.vertices[:, 2].argmax()
+    np.testing.assert_allclose(home.vertices[top], [0, 0, 3], atol=1e-5)
+    np.testing.assert_allclose(home.vertices[front], [0, -3, 0], atol=1e-5)
+    normals = np.cross(*(mesh.vertices[mesh.faces[0, i]] - mesh.vertices[mesh.faces[0, 0]] for i in (1, 2)))
+    assert float(normals @ mesh.vertex_normals[mesh.faces[0, 0]]) > 0
+
+
+def test_an_inside_out_mesh_is_turned(tmp_path):
+    trimesh.Trimesh(CUBE.vertices, CUBE.faces[:, ::-1], process=False).export(tmp_path / "a.stl")
+    mesh, _ = load_mesh(tmp_path / "a.stl")
+    assert is_closed(welded(mesh.vertices)[mesh.faces])
+    assert signed_volume(mesh.vertices, mesh.faces) > 0
+    assert float((mesh.vertex_normals * mesh.vertices).sum(axis=1).min()) > 0  # outwards
+
+
+def test_creases_stay_sharp_and_round_things_smooth():
+    """A cube's corners get three normals along the axes; a ball's vertices one each, as the smooth rule gives them."""
+    cube = Mesh(CUBE.vertices.astype(np.float32), CUBE.faces.astype(np.int32))
+    sharp = with_creases(cube)
+    assert len(sharp.vertices) == 24
+    assert set(np.unique(np.abs(sharp.vertex_normals).round(5))) == {0.0, 1.0}
+    ball = trimesh.creation.icosphere(3)
+    smooth = with_creases(Mesh(ball.vertices.astype(np.float32), ball.faces.astype(np.int32)))
+    assert len(smooth.vertices) == len(ball.vertices)
+    unit = smooth.vertices / np.linalg.norm(smooth.vertices, axis=1, keepdims=True)
+    assert float((smooth.vertex_normals * unit).sum(axis=1).min()) > 0.999
+
+
+def test_a_crowded_vertex_takes_linear_time():
+    """A fan of 60,000 faces at one point: all pairs of them would not fit into memory."""
+    angle = np.linspace(0, 2 * np.pi, 60_000, dtype=np.float32)
+    rim = np.stack([np.cos(angle), np.zeros_like(angle), np.sin(angle)], axis=1)
+    vertices = np.concatenate([[[0.0, 1.0, 0.0]], rim]).astype(np.float32)
+    second = np.arange(1, 60_000, dtype=np.int32)
+    faces = np.stack([np.zeros_like(second), second + 1, second], axis=1)
+    found = with_creases(Mesh(vertices, faces))
+    assert np.isfinite(found.vertex_normals).all()
