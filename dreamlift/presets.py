@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from dreamlift.cameras import CameraSampler
+from dreamlift.export.settings import Files
 from dreamlift.guidance import GUIDANCE
 from dreamlift.guidance.base import Guidance
 from dreamlift.guidance.cfd import CFD
@@ -97,6 +98,7 @@ class Config:
     weights: Weights = field(default_factory=Weights)
     adam: Adam = field(default_factory=Adam)
     mesh: Extract = field(default_factory=Extract)
+    asset: Files = field(default_factory=Files)
     memory: Memory = field(default_factory=Memory)
     checkpoint_every: int = 50  # steps between two checkpoints
     keep_checkpoints: int = 2
