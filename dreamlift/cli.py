@@ -224,9 +224,7 @@ def _export(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     given = _asset_settings(arguments) | overrides
     other = [name for name in given if not name.startswith(("mesh.", "asset."))]
     if other:
-        raise ValueError(
-            f"export takes settings of the mesh and its files only (--mesh.faces, --asset.lod), not --{other[0]}"
-        )
+        raise ValueError(f"export takes settings of the mesh and its files only (--mesh.faces, --asset.lod), not --{other[0]}")
     config = apply_overrides(read_config(arguments.run), given)
     reporter = choose(arguments.json)
     paths = [str(path) for path in export_run(arguments.run, config, reporter)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import re
@@ -10,7 +9,6 @@ import shutil
 import struct
 import subprocess
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +21,6 @@ from PIL import Image
 from dreamlift.cameras import turntable
 from dreamlift.export import EXPORTERS
 from dreamlift.export.glb import linear_to_srgb, load_glb, save_glb, srgb_to_linear
-from dreamlift.export.page import save_page
 from dreamlift.export.ply import save_ply
 from dreamlift.export.roundtrip import psnr, round_trip_psnr
 from dreamlift.export.video import contact_sheet, save_turntable
@@ -284,79 +281,6 @@ def test_psnr_by_hand():
     assert psnr(torch.ones(1, 1, 1, 3), torch.ones(1, 1, 1, 3)) == 100.0
     with pytest.raises(ValueError, match="shapes"):
         psnr(torch.ones(1, 1, 1, 3), torch.ones(1, 2, 1, 3))
-
-
-# ---- page
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, and the text of the title and the heading."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text: dict[str, str] = {}
-        self.open = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self.open = tag
-
-    def handle_data(self, data: str) -> None:
-        self.text[self.open] = self.text.get(self.open, "") + data
-
-
-TITLE = "a mug </title></h1><script>alert(1)</script>\" onload='x' & {glb} \u2615"
-
-
-def test_page_is_one_file_that_names_no_address(textured: Mesh, tmp_path: Path):
-    save_glb(textured, tmp_path / "a.glb", EXTRAS)
-    save_page(tmp_path / "a.glb", tmp_path / "view.html", TITLE)
-    text = (tmp_path / "view.html").read_text(encoding="utf-8")
-    page = Page()
-    page.feed(text)
-    kinds = [tag for tag, _ in page.tags]
-    assert kinds.count("script") == 1
-    assert not {"link", "iframe", "img", "object", "embed", "base"} & set(kinds)
-    for tag, attributes in page.tags:
-        for name in ("src", "href", "poster", "environment-image", "skybox-image", "ios-src"):
-            value = attributes.get(name)
-            assert value is None or value.startswith("data:"), (tag, name)
-        assert not any(name.startswith("on") for name in attributes)
-    viewer = next(attributes for tag, attributes in page.tags if tag == "model-viewer")
-    kind, _, data = (viewer["src"] or "").partition(",")
-    assert kind == "data:model/gltf-binary;base64"
-    assert base64.b64decode(data) == (tmp_path / "a.glb").read_bytes()
-    assert page.text["title"].strip() == TITLE
-    assert page.text["h1"].strip() == TITLE
-    assert viewer["alt"] == TITLE
-
-
-def test_page_forbids_the_network(textured: Mesh, tmp_path: Path):
-    save_glb(textured, tmp_path / "a.glb")
-    save_page(tmp_path / "a.glb", tmp_path / "view.html", "x")
-    page = Page()
-    page.feed((tmp_path / "view.html").read_text(encoding="utf-8"))
-    policy = next(a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy") or ""
-    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
-    assert rules["default-src"] == "'none'"
-    for sources in rules.values():
-        assert set(sources.split()) <= {"'none'", "'unsafe-inline'", "'wasm-unsafe-eval'", "data:", "blob:"}
-
-
-def test_the_viewer_is_embedded_whole_and_licensed(textured: Mesh, tmp_path: Path):
-    static = ROOT / "dreamlift" / "export" / "static"
-    script = (static / "model-viewer-umd.min.js").read_text(encoding="utf-8")
-    save_glb(textured, tmp_path / "a.glb")
-    save_page(tmp_path / "a.glb", tmp_path / "view.html", "x")
-    text = (tmp_path / "view.html").read_text(encoding="utf-8")
-    assert script.replace("<!--", "<\\!--") in text
-    assert "</script" not in script
-    assert text.count("</script") == 1
-    licences = (static / "LICENSE-model-viewer.txt").read_text(encoding="utf-8")
-    for words in ("Apache License", "three.js authors", "BSD 3-Clause", "MONOGRID"):
-        assert words in licences
-    assert "model-viewer" in (ROOT / "NOTICE").read_text(encoding="utf-8")
 
 
 # ---- pictures
