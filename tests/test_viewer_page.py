@@ -76,7 +76,9 @@ def test_page_is_one_file_that_names_no_address(asset: Mesh, tmp_path: Path):
     for tag, attributes in page.tags:
         assert not {"src", "href", "action", "poster"} & set(attributes), tag
         assert not any(name.startswith("on") for name in attributes)
-    assert not re.search(r"(?i)https?:|//[a-z]|fetch\(|XMLHttpRequest|import\(|\beval\b", text.replace(page.text["script#glb"].strip(), ""))
+    assert not re.search(
+        r"(?i)https?:|//[a-z]|fetch\(|XMLHttpRequest|import\(|\beval\b", text.replace(page.text["script#glb"].strip(), "")
+    )
     assert base64.b64decode(page.text["script#glb"]) == (tmp_path / "a.glb").read_bytes()
     assert page.text["title"].strip() == TITLE
     assert page.text["h1"].strip() == TITLE
