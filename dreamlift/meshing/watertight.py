@@ -18,12 +18,14 @@ import torch
 from torch import Tensor
 
 from dreamlift.meshing.clean import split_pinches
-from dreamlift.meshing.geometry import area_vectors, check_mesh, compact, is_closed, signed_volume
+from dreamlift.meshing.geometry import area_vectors, check_mesh, compact, face_components, face_volumes, is_closed
 from dreamlift.meshing.isosurface import isosurface
 from dreamlift.meshing.nearest import cover
 from dreamlift.types import Mesh
 
 SMALL_HOLE = 0.1  # holes up to this share of the mesh's longest side are filled without being asked
+FLATTEST = 1e-4  # a solid's volume is at least this times its area to the power 3/2 (a sphere has 0.094)
+LEAST_FLAT = 0.8  # a fan's area seen from the best side, as a share of its area: 1 is flat
 MARGIN = 0.125  # empty space around the solid, as a share of its longest side: Fourier space is periodic
 
 
@@ -94,7 +96,7 @@ def boundary_loops(faces: np.ndarray) -> list[np.ndarray]:
 def make_watertight(mesh: Mesh, resolution: int = 128) -> Mesh:
     """A closed mesh of the same surface; geometry only.
 
-    Where filling every hole closes it, the rest of the surface stays as it was. Otherwise it is remade by
+    Where filling every hole makes sound solids, the rest of the surface stays as it was. Otherwise it is remade by
     :func:`remesh` on a grid of ``resolution`` points along the longest side.
 
     Raises:
@@ -105,9 +107,25 @@ def make_watertight(mesh: Mesh, resolution: int = 128) -> Mesh:
     if is_closed(welded.faces):
         return welded
     filled = fill_holes(welded, largest=np.inf)
-    if is_closed(filled.faces) and signed_volume(filled.vertices, filled.faces) > 0:
-        return filled
-    return remesh(welded, resolution)
+    return filled if _is_solid(filled, len(welded.faces)) else remesh(welded, resolution)
+
+
+def _is_solid(mesh: Mesh, before: int) -> bool:
+    """Whether a filled mesh will do: closed, its new faces (from number ``before`` on) not folded, no part without a volume.
+
+    A ragged hole's fan folds over itself. A loose patch in a hole is closed by its own fan, to a part that encloses nothing.
+    """
+    if not is_closed(mesh.faces):
+        return False
+    vectors = area_vectors(mesh.vertices, mesh.faces)
+    areas = np.linalg.norm(vectors, axis=1)
+    part = face_components(mesh.faces, len(mesh.vertices))
+    volume = np.bincount(part, face_volumes(mesh.vertices, mesh.faces))
+    if (volume < FLATTEST * np.bincount(part, areas) ** 1.5).any():
+        return False
+    center = mesh.faces[before:].max(axis=1)  # the fan that a face belongs to: its middle is the newest vertex
+    flat = np.linalg.norm([np.bincount(center, vectors[before:, axis]) for axis in range(3)], axis=0)
+    return bool((flat >= LEAST_FLAT * np.bincount(center, areas[before:])).all())
 
 
 def remesh(mesh: Mesh, resolution: int = 128) -> Mesh:
