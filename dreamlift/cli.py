@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the run failed, 2 bad input (one line says what and how to
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
@@ -21,7 +22,16 @@ OVERRIDE = re.compile(r"--([a-z_]+(?:\.[a-z0-9_]+)+)(?:=(.*))?", re.DOTALL)
 SHORT = {
     **{name: name for name in ("prior", "prior_config", "see_cameras", "linear_latents", "seed", "steps", "particles", "device",
                                "negative", "checkpoint_every", "keep_checkpoints")},
-    "mesh": "start", "faces": "mesh.faces", "texture_size": "mesh.texture_size",
+    "mesh": "start", "up": "up",
+}  # fmt: skip
+# Of generate and of export: the same for what comes out, and flags with the values that they stand for.
+ASSET_SHORT = {
+    "faces": "mesh.faces", "texture_size": "mesh.texture_size", "format": "asset.formats", "scale": "asset.scale",
+    "pivot": "asset.pivot", "lod": "asset.lod",
+}  # fmt: skip
+ASSET_FLAGS = {
+    "watertight": ("mesh.watertight", "true"), "no_texture": ("mesh.texture", "false"),
+    "normal_map": ("mesh.normal_map", "true"),
 }  # fmt: skip
 
 
@@ -105,6 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, target in SHORT.items():
         spellings = {f"--{name.replace('_', '-')}", f"--{name}"}  # the second is the setting's own name
         make.add_argument(*sorted(spellings), default=None, help=f"the setting {target}")
+    _add_asset_options(make)
     make.add_argument(
         "--lora", action="append", default=None, metavar="FILE[@SCALE]", help="a LoRA (.safetensors); may be repeated"
     )
@@ -123,9 +134,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     export = verbs.add_parser("export", help="mesh a run's last checkpoint anew, in one or several formats")
     export.add_argument("run", type=Path)
-    export.add_argument("--format", default="glb", help="glb,obj,ply")
-    export.add_argument("--faces", default=None)
-    export.add_argument("--texture-size", default=None)
+    _add_asset_options(export)
     export.add_argument("--json", action="store_true")
 
     judge = verbs.add_parser("evaluate", help="figures for finished runs: is it what was asked for, from every side?")
@@ -146,6 +155,31 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_asset_options(parser: argparse.ArgumentParser) -> None:
+    """What generate and export take about the files that come out."""
+    told = {
+        "faces": "at most so many triangles", "texture_size": "texels a side", "format": "some of glb,obj,ply,stl,usdz",
+        "scale": "metres of the longest side", "pivot": "what lies at the origin: center or base", "lod": "levels of detail",
+        "watertight": "close every hole", "no_texture": "a colour a vertex, and no UVs",
+        "normal_map": "bake the fine mesh's shading",
+    }  # fmt: skip
+    for name, target in ASSET_SHORT.items():
+        spellings = {f"--{name.replace('_', '-')}", f"--{name}"}
+        parser.add_argument(*sorted(spellings), default=None, help=f"{told[name]} (the setting {target})")
+    for name, (target, value) in ASSET_FLAGS.items():
+        spelling = f"--{name.replace('_', '-')}"
+        parser.add_argument(spelling, action="store_true", help=f"{told[name]} (the setting {target} {value})")
+
+
+def _asset_settings(arguments: argparse.Namespace) -> dict[str, str]:
+    """The settings that the options of :func:`_add_asset_options` stand for, where they were given."""
+    given = {target: getattr(arguments, name) for name, target in ASSET_SHORT.items() if getattr(arguments, name) is not None}
+    if "asset.formats" in given:
+        names = [name.strip().lower() for name in given["asset.formats"].split(",")]
+        given["asset.formats"] = json.dumps([name for name in names if name])
+    return given | {target: value for name, (target, value) in ASSET_FLAGS.items() if getattr(arguments, name)}
+
+
 def _generate(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     from dataclasses import replace
 
@@ -164,7 +198,7 @@ def _generate(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     if arguments.prompt is not None:
         config = replace(config, prompt=arguments.prompt)
     given = {SHORT[name]: getattr(arguments, name) for name in SHORT if getattr(arguments, name) is not None}
-    config = apply_overrides(config, {**given, **overrides})
+    config = apply_overrides(config, {**given, **_asset_settings(arguments), **overrides})
     additions = config.additions
     if arguments.lora is not None:
         additions = replace(additions, loras=tuple(map(parse_lora, arguments.lora)))
@@ -188,15 +222,13 @@ def _export(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     from dreamlift.apps.progress import choose
     from dreamlift.config import apply_overrides
 
-    short = {"mesh.faces": arguments.faces, "mesh.texture_size": arguments.texture_size}
-    given = {name: value for name, value in short.items() if value is not None} | overrides
-    other = [name for name in given if not name.startswith("mesh.")]
+    given = _asset_settings(arguments) | overrides
+    other = [name for name in given if not name.startswith(("mesh.", "asset."))]
     if other:
-        raise ValueError(f"export takes settings of the mesh only (--mesh.faces and so on), not --{other[0]}")
+        raise ValueError(f"export takes settings of the mesh and its files only (--mesh.faces, --asset.lod), not --{other[0]}")
     config = apply_overrides(read_config(arguments.run), given)
-    formats = [name.strip().lower() for name in arguments.format.split(",") if name.strip()]
     reporter = choose(arguments.json)
-    paths = [str(path) for path in export_run(arguments.run, config, formats or ["glb"], reporter)]
+    paths = [str(path) for path in export_run(arguments.run, config, reporter)]
     if arguments.json:
         reporter.done({"files": paths})
     else:

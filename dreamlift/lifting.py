@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from dreamlift.cameras import turntable
-from dreamlift.export import EXPORTERS
+from dreamlift.export import EXPORTERS, check_formats
+from dreamlift.export.placement import Placement, place
 from dreamlift.memory import Need, check_memory, largest
+from dreamlift.meshing.extract import fulfil, levels_of_detail
 from dreamlift.meshing.load import load_mesh
 from dreamlift.optimize import State, check_views, optimize, random_stream, restored, start
 from dreamlift.personalize.additions import fingerprint, resolve
@@ -68,22 +70,33 @@ class Asset:
     views: Tensor  # (8, S, S, 3) the scene's own renders from them, on white
     metrics: dict[str, float] = field(default_factory=dict)
     others: tuple[Asset, ...] = ()  # of the other particles, where there are several
+    lods: tuple[Mesh, ...] = ()  # coarser and coarser versions of the mesh, where they were asked for
 
     @property
     def seed(self) -> int:
         return self.config.seed
 
-    def save(self, path: str | Path) -> Path:
-        """Write the asset in the format that the suffix names (.glb, .obj, .ply).
+    @property
+    def placement(self) -> Placement:
+        """Where the mesh, which is in the scene's coordinates, stands in files; the same for every level of detail."""
+        return place(self.mesh, self.config.asset.scale, self.config.asset.pivot)
+
+    def save(self, path: str | Path, level: int = 0) -> Path:
+        """Write the asset in the format that the suffix names (.glb, .obj, .ply, .stl, .usdz).
+
+        Args:
+            level: 0 is the mesh; 1 and up are its coarser versions, as far as ``asset.lod`` asked for them.
 
         Raises:
-            ValueError: the suffix is not one of :data:`dreamlift.export.EXPORTERS`.
+            ValueError: the suffix is not one of :data:`dreamlift.export.EXPORTERS`, or what writes it is not installed.
         """
         path = Path(path)
         kind = path.suffix.lower().lstrip(".")
         if kind not in EXPORTERS:
             raise ValueError(f"unknown format {path.suffix!r} in {path.name!r}; accepted: {', '.join(EXPORTERS)}")
-        EXPORTERS[kind](self.mesh, path, {"prompt": self.config.prompt, "seed": self.config.seed})
+        where = self.placement
+        extras = {"prompt": self.config.prompt, "seed": self.config.seed, "placement": where.to_extras()}
+        EXPORTERS[kind](where.apply([self.mesh, *self.lods][level]), path, extras)
         return path
 
 
@@ -110,6 +123,7 @@ def prepare(config: Config, on_stage: Callable[[str], None] = lambda name: None,
     """
     config = dataclasses.replace(config, prompt=check_prompt(config.prompt), additions=resolve(config.additions))
     check_stages(config)
+    check_formats(config.asset.formats)
     settings = Path(config.prior_config).expanduser()
     config = dataclasses.replace(
         config,
@@ -128,7 +142,7 @@ def prepare(config: Config, on_stage: Callable[[str], None] = lambda name: None,
         raise ValueError(
             f"there is no mesh file {config.start!r}: give --mesh the path of a .glb, .gltf, .obj, .ply or .stl file"
         )
-    mesh = load_mesh(config.start)[0] if config.start and not saved else None
+    mesh = load_mesh(config.start, config.up)[0] if config.start and not saved else None
     teacher = teach(stage, device)
     for later in config.stages:
         if later.prior == stage.prior:
@@ -176,12 +190,13 @@ def finish(config: Config, scene: Scene, on_stage: Callable[[str], None] = lambd
     """Mesh, texture and reference views of an optimised scene."""
     scene.eval()
     on_stage("mesh and texture")
-    mesh = scene.to_mesh(config.mesh)
+    mesh = fulfil(scene.to_mesh(config.mesh), config.mesh)
+    lods = levels_of_detail(mesh, config.asset.lod, config.mesh.texture_size)
     on_stage("views")
     cameras = turntable(8, distance=2.9, fov_deg=42.0, size=VIEW_SIZE)
     views = render_views(scene, cameras)
     metrics = {"faces": float(len(mesh.faces)), "vertices": float(len(mesh.vertices))}
-    return Asset(mesh, config, cameras, views, metrics)
+    return Asset(mesh, config, cameras, views, metrics, lods=lods)
 
 
 @torch.no_grad()

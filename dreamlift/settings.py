@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from dreamlift.cameras import CameraSampler
+from dreamlift.export.settings import Files
 from dreamlift.guidance import GUIDANCE
 from dreamlift.guidance.base import Guidance
 from dreamlift.guidance.sds import SDS
@@ -100,6 +101,7 @@ class Config:
     seed: int = 0
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", "mps"
     start: str = ""  # a mesh file (.glb, .obj, .ply, .stl) that the first stage begins with
+    up: Literal["y", "z"] = "y"  # which axis of that file points up (Blender's and CAD's is z; glTF's is y)
     steps: int = 300  # of each particle
     particles: int = 1  # scenes that are lifted in turn; what the loss learns (VSD's LoRA) they share
     cameras: CameraSampler = field(default_factory=CameraSampler)
@@ -112,6 +114,7 @@ class Config:
     adam: Adam = field(default_factory=Adam)
     then: tuple[Stage, ...] = ()  # further stages; what is above is the first one
     mesh: Extract = field(default_factory=Extract)
+    asset: Files = field(default_factory=Files)
     memory: Memory = field(default_factory=Memory)
     checkpoint_every: int = 50  # steps between two checkpoints
     keep_checkpoints: int = 2

@@ -9,7 +9,7 @@ import torch
 from lift_helpers import generate_words, refused, run_main, tree
 
 import dreamlift
-from dreamlift.cli import SHORT, VERBS, exit_code, split_overrides
+from dreamlift.cli import ASSET_FLAGS, ASSET_SHORT, SHORT, VERBS, exit_code, split_overrides
 from dreamlift.config import load_yaml, save_yaml
 from dreamlift.presets import PRESETS, TOYBOX
 from dreamlift.priors.sources import KNOWN
@@ -39,7 +39,12 @@ def python(*words, cwd, **more):
         (["priors", "--mesh.faces=5"], 2, "priors takes no settings"),
         (["doctor", "--mesh.faces=5"], 2, "doctor takes no settings"),
         (["export", "nowhere"], 2, "nowhere is not a run folder"),
-        (["export", ".", "--seed.x", "1"], 2, "export takes settings of the mesh only"),
+        (["export", ".", "--seed.x", "1"], 2, "export takes settings of the mesh and its files only"),
+        (["generate", "x", "--lod", "9"], 2, "asset: lod is 9; accepted: 1 to 8"),
+        (["generate", "x", "--pivot", "top"], 2, "asset.pivot: got 'top', accepted: center | base"),
+        (["generate", "x", "--scale", "0"], 2, "asset: scale is 0; accepted: 0.0001 to 10000 metres, or null"),
+        (["generate", "x", "--format", "glb,fbx"], 2, "unknown format 'fbx'; accepted: glb, obj, ply, stl, usdz"),
+        (["generate", "x", "--normal-map", "--no-texture"], 2, "mesh: normal_map needs a texture's UVs"),
     ],
 )
 def test_misused_verbs_are_refused(cwd, capsys, words, code, said):
@@ -49,7 +54,7 @@ def test_misused_verbs_are_refused(cwd, capsys, words, code, said):
 def test_unknown_formats_are_refused(cwd, capsys, no_steps, stub):
     assert run_main(*generate_words(stub, "run")) == 0
     capsys.readouterr()
-    refused(capsys, cwd, ["export", "run", "--format", "glb,stl"], "unknown format 'stl'; accepted: glb, obj, ply")
+    refused(capsys, cwd, ["export", "run", "--format", "glb,fbx"], "unknown format 'fbx'; accepted: glb, obj, ply, stl, usdz")
     refused(capsys, cwd, ["export", "run", "--faces", "many"], "mesh.faces: got 'many', accepted: a whole number")
     (cwd / "run" / "config.yaml").write_text("steps: 3\n")
     refused(capsys, cwd, ["resume", "run"], "run belongs to another config", "start a new run", code=1)
@@ -89,7 +94,8 @@ def test_settings_lists_everything_that_can_be_set(cwd, capsys):
     lines = capsys.readouterr().out.splitlines()
     names = [line.split()[0] for line in lines]
     assert len(set(names)) == len(names) > 50
-    assert {f"--{target}" for target in SHORT.values()} <= set(names)
+    targets = [*SHORT.values(), *ASSET_SHORT.values(), *(target for target, _ in ASSET_FLAGS.values())]
+    assert {f"--{target}" for target in targets} <= set(names)
     assert "--guidance.guidance_scale 7.5  (a number)  uncond + s (cond - uncond)" in lines
     for name in PRESETS:
         assert run_main("settings", "--preset", name) == 0

@@ -6,7 +6,7 @@ import itertools
 import platform
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -21,7 +21,7 @@ from dreamlift.apps.progress import Reporter
 from dreamlift.cameras import turntable
 from dreamlift.checkpoints import explain
 from dreamlift.config import config_hash, load_yaml, save_yaml
-from dreamlift.export import EXPORTERS
+from dreamlift.export import check_formats
 from dreamlift.export.glb import load_glb, save_glb
 from dreamlift.export.page import save_page
 from dreamlift.export.roundtrip import psnr
@@ -81,11 +81,9 @@ def resume_run(folder: Path, reporter: Reporter) -> Outcome:
         return _carry_out(run, job, reporter, begun)
 
 
-def export_run(folder: Path, config: Config, formats: list[str], reporter: Reporter) -> list[Path]:
-    """Mesh a run's last checkpoint anew, in one or several formats, beside what is there."""
-    unknown = [name for name in formats if name not in EXPORTERS]
-    if unknown:
-        raise ValueError(f"unknown format {unknown[0]!r}; accepted: {', '.join(EXPORTERS)}")
+def export_run(folder: Path, config: Config, reporter: Reporter) -> list[Path]:
+    """Mesh a run's last checkpoint anew, in the formats of ``config.asset``, beside what is there."""
+    check_formats(config.asset.formats)
     original = read_config(folder)
     with Run.open(folder, config_hash=config_hash(original), keep=original.keep_checkpoints) as run:
         found = run.load_latest()
@@ -103,10 +101,19 @@ def export_run(folder: Path, config: Config, formats: list[str], reporter: Repor
                 asset = finish(config, scene, reporter.stage)
             try:
                 place.mkdir(exist_ok=True)
-                written += [asset.save(place / f"asset.{name}") for name in formats]
+                written += save_files(asset, place, config.asset.formats)
             except OSError as error:
                 raise explain("write", Path(error.filename or place), error) from error
         return written
+
+
+def save_files(asset: Asset, folder: Path, formats: Iterable[str]) -> list[Path]:
+    """asset.FORMAT in ``folder`` for each format, and asset_lod1.FORMAT and so on where there are coarser versions."""
+    return [
+        asset.save(folder / (f"asset_lod{level}.{name}" if level else f"asset.{name}"), level)
+        for name in formats
+        for level in range(1 + len(asset.lods))
+    ]
 
 
 def check_out(out: Path | None) -> None:
@@ -201,12 +208,15 @@ def write_results(run: Run, assets: list[Asset], reporter: Reporter, begun: floa
 
 
 def write_asset(folder: Path, asset: Asset, reporter: Reporter) -> dict[str, float]:
-    """asset.glb, preview.png, turntable.webp and view.html in ``folder``; returns the figures of run.json."""
+    """asset.glb (and what other formats are asked for), preview.png, turntable.webp and view.html in ``folder``.
+
+    Returns the figures of run.json. The GLB is always written: what a run shows and what is said about it comes from there.
+    """
     folder.mkdir(exist_ok=True)
     glb = folder / "asset.glb"
-    asset.save(glb)
+    save_files(asset, folder, dict.fromkeys(["glb", *asset.config.asset.formats]))
     reporter.stage("checking the file against the scene")
-    mesh = load_glb(glb)
+    mesh = load_glb(glb)  # in the scene's coordinates, wherever it stands in the file
     shown = render_mesh(mesh, asset.cameras).rgb
     metrics = {**asset.metrics, "roundtrip_psnr": psnr(shown, asset.views)}
     if metrics["roundtrip_psnr"] < POOR_PSNR:

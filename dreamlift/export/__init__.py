@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from dreamlift.export.glb import save_glb
 from dreamlift.export.obj import save_obj
 from dreamlift.export.ply import save_ply
+from dreamlift.export.stl import save_stl
+from dreamlift.export.usd import check_usd, save_usdz
 from dreamlift.types import Mesh
+
+__all__ = ["EXPORTERS", "Exporter", "check_formats"]
 
 Exporter = Callable[[Mesh, str | Path, Mapping[str, Any] | None], None]
 
@@ -17,4 +21,15 @@ EXPORTERS: dict[str, Exporter] = {
     "glb": save_glb,
     "obj": save_obj,
     "ply": save_ply,
+    "stl": save_stl,
+    "usdz": save_usdz,
 }
+
+
+def check_formats(names: Iterable[str]) -> None:
+    """Raise a ValueError, before any work is done, where a format is unknown or what writes it is not installed."""
+    for name in names:
+        if name not in EXPORTERS:
+            raise ValueError(f"unknown format {name!r}; accepted: {', '.join(EXPORTERS)}")
+        if name == "usdz":
+            check_usd()

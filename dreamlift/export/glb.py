@@ -1,8 +1,10 @@
-"""glTF 2.0 binary (GLB): one file with the mesh, its normals, UVs and its texture as an embedded PNG.
+"""glTF 2.0 binary (GLB): one file with the mesh, its normals, UVs and its textures as embedded PNGs.
 
 The container is a 12-byte header, a JSON chunk and a binary chunk, each padded to 4 bytes: glTF 2.0 specification,
 section 4.4 "GLB File Format Specification", https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html. The files pass
-the Khronos validator without errors and warnings. The reader is trimesh's, which shares no code with the writer.
+the Khronos validator without errors and warnings. With a normal map go the tangents that it was baked for: glTF lets
+viewers make their own where there are none, and these differ (section 3.7.2.1). The reader is trimesh's, which shares no
+code with the writer.
 """
 
 from __future__ import annotations
@@ -17,12 +19,15 @@ from typing import Any
 
 import numpy as np
 
+from dreamlift.export.placement import Placement
 from dreamlift.files import atomic_write_bytes
 from dreamlift.meshing.geometry import check_mesh, with_normals
+from dreamlift.meshing.tangents import vertex_tangents
 from dreamlift.types import Mesh
 
 FLOAT, UNSIGNED_SHORT, UNSIGNED_INT = 5126, 5123, 5125
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
+TEXTURES = ("base_color", "metallic_roughness", "normal_map")
 LINEAR, LINEAR_MIPMAP_LINEAR, CLAMP_TO_EDGE = 9729, 9987, 33071
 
 
@@ -39,32 +44,18 @@ def save_glb(mesh: Mesh, path: str | Path, extras: Mapping[str, Any] | None = No
     check_mesh(mesh)
     mesh = with_normals(mesh)
     buffer = _Buffer()
-    attributes = {
-        "POSITION": buffer.add_vectors(mesh.vertices, bounds=True),
-        "NORMAL": buffer.add_vectors(_unit(mesh.vertex_normals)),
-    }
-    if mesh.uvs is not None:
-        attributes["TEXCOORD_0"] = buffer.add_vectors(mesh.uvs)
-    if mesh.base_color is None and mesh.vertex_colors is not None:
-        # The specification wants linear light here, unlike in textures (section 3.7.2.1).
-        attributes["COLOR_0"] = buffer.add_vectors(srgb_to_linear(np.clip(mesh.vertex_colors, 0, 1)))
-    primitive = {"attributes": attributes, "indices": buffer.add_indices(mesh.faces, len(mesh.vertices)), "material": 0}
-    material: dict[str, Any] = {
-        "name": "baked",
-        "pbrMetallicRoughness": {"metallicFactor": float(mesh.metallic), "roughnessFactor": float(mesh.roughness)},
-    }
     document: dict[str, Any] = {
         "asset": {"version": "2.0", "generator": "dreamlift", **({"extras": dict(extras)} if extras else {})},
         "scene": 0,
         "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0, "name": "asset"}],
-        "meshes": [{"name": "asset", "primitives": [primitive]}],
-        "materials": [material],
+        "meshes": [{"name": "asset", "primitives": [_primitive(mesh, buffer)]}],
+        "materials": [_material(mesh)],
     }
-    if mesh.base_color is not None:
-        material["pbrMetallicRoughness"]["baseColorTexture"] = {"index": 0}
-        document["textures"] = [{"sampler": 0, "source": 0}]
-        document["images"] = [{"mimeType": "image/png", "bufferView": buffer.add_view(png_bytes(mesh.base_color))}]
+    pictures = [picture for name in TEXTURES if (picture := getattr(mesh, name)) is not None]
+    if pictures:
+        document["textures"] = [{"sampler": 0, "source": i} for i in range(len(pictures))]
+        document["images"] = [{"mimeType": "image/png", "bufferView": buffer.add_view(png_bytes(p))} for p in pictures]
         document["samplers"] = [
             {"magFilter": LINEAR, "minFilter": LINEAR_MIPMAP_LINEAR, "wrapS": CLAMP_TO_EDGE, "wrapT": CLAMP_TO_EDGE}
         ]
@@ -74,8 +65,43 @@ def save_glb(mesh: Mesh, path: str | Path, extras: Mapping[str, Any] | None = No
     atomic_write_bytes(path, _container(document, bytes(buffer.data)))
 
 
-def load_glb(path: str | Path) -> Mesh:
+def _primitive(mesh: Mesh, buffer: _Buffer) -> dict[str, Any]:
+    """The vertices and faces, appended to the buffer."""
+    attributes = {
+        "POSITION": buffer.add_vectors(mesh.vertices, bounds=True),
+        "NORMAL": buffer.add_vectors(_unit(mesh.vertex_normals)),
+    }
+    if mesh.normal_map is not None:
+        attributes["TANGENT"] = buffer.add_vectors(vertex_tangents(mesh))
+    if mesh.uvs is not None:
+        attributes["TEXCOORD_0"] = buffer.add_vectors(mesh.uvs)
+    if mesh.base_color is None and mesh.vertex_colors is not None:
+        # The specification wants linear light here, unlike in textures (section 3.7.2.1).
+        attributes["COLOR_0"] = buffer.add_vectors(srgb_to_linear(np.clip(mesh.vertex_colors, 0, 1)))
+    return {"attributes": attributes, "indices": buffer.add_indices(mesh.faces, len(mesh.vertices)), "material": 0}
+
+
+def _material(mesh: Mesh) -> dict[str, Any]:
+    """The material; its textures are numbered in the order of ``TEXTURES``."""
+    present = [name for name in TEXTURES if getattr(mesh, name) is not None]
+    place = {name: {"index": i} for i, name in enumerate(present)}
+    surface: dict[str, Any] = {"metallicFactor": float(mesh.metallic), "roughnessFactor": float(mesh.roughness)}
+    material: dict[str, Any] = {"name": "baked", "pbrMetallicRoughness": surface}
+    if "base_color" in place:
+        surface["baseColorTexture"] = place["base_color"]
+    if "metallic_roughness" in place:
+        surface["metallicRoughnessTexture"] = place["metallic_roughness"]
+    if "normal_map" in place:
+        material["normalTexture"] = place["normal_map"]
+    return material
+
+
+def load_glb(path: str | Path, as_placed: bool = False) -> Mesh:
     """Read a GLB file back, through trimesh. Only a file of one mesh is taken, as :func:`save_glb` writes it.
+
+    Args:
+        as_placed: keep the file's own coordinates. Otherwise an asset that a run wrote comes in the scene's coordinates,
+            as its :class:`~dreamlift.export.placement.Placement` in the file's extras says.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -88,28 +114,24 @@ def load_glb(path: str | Path) -> Mesh:
         # From memory: without a folder, a hostile file cannot name other files.
         scene = trimesh.load_scene(io.BytesIO(data), file_type="glb", process=False)
         parts = list(scene.geometry.values())
+        extras = _extras(data)
     except Exception as error:  # a damaged file can fail anywhere in the reader, with any exception
         raise ValueError(f"{path} cannot be read as a GLB file: {type(error).__name__}: {error}") from error
     if len(parts) != 1 or not isinstance(parts[0], trimesh.Trimesh):
         raise ValueError(f"{path} must hold exactly one mesh, not {len(parts)} parts")
     found = parts[0]
-    uvs, texture, colors, metallic, roughness = _appearance(found)
     mesh = Mesh(
         vertices=np.asarray(found.vertices, dtype=np.float32),
         faces=np.asarray(found.faces, dtype=np.int32),
-        uvs=uvs,
-        base_color=texture,
-        vertex_colors=colors,
         vertex_normals=np.asarray(found.vertex_normals, dtype=np.float32),
-        metallic=metallic,
-        roughness=roughness,
+        **_appearance(found),
     )
     check_mesh(mesh)
-    return mesh
+    return mesh if as_placed else Placement.from_extras(extras).undo(mesh)
 
 
 def png_bytes(image: np.ndarray) -> bytes:
-    """An ``(H, W, 3)`` uint8 picture as a PNG file."""
+    """An ``(H, W, 3)`` or ``(H, W)`` uint8 picture as a PNG file."""
     from PIL import Image
 
     out = io.BytesIO()
@@ -144,7 +166,7 @@ class _Buffer:
         return len(self.views) - 1
 
     def add_vectors(self, values: np.ndarray, bounds: bool = False) -> int:
-        """Append ``(V, 2 or 3)`` as float32; the number of the accessor."""
+        """Append ``(V, 2 to 4)`` as float32; the number of the accessor."""
         values = np.ascontiguousarray(values, dtype="<f4")
         accessor = {
             "bufferView": self.add_view(values.tobytes(), ARRAY_BUFFER),
@@ -191,26 +213,38 @@ def _unit(normals: np.ndarray | None) -> np.ndarray:
     return np.where(lengths > 1e-8, normals / np.maximum(lengths, 1e-8), [0.0, 1.0, 0.0])
 
 
-def _appearance(found: Any) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None, float, float]:
-    """UVs, texture, vertex colours, metallic and roughness of a mesh that trimesh loaded."""
-    visual, uvs, texture, colors = found.visual, None, None, None
+def _extras(data: bytes) -> dict[str, Any]:
+    """The extras of a GLB's "asset", straight from its first chunk, since trimesh does not hand them on."""
+    size = struct.unpack_from("<I", data, 12)[0]
+    found = json.loads(data[20 : 20 + size].decode("utf-8", errors="replace"))["asset"].get("extras")
+    return found if isinstance(found, dict) else {}
+
+
+def _appearance(found: Any) -> dict[str, Any]:
+    """UVs, textures, vertex colours, metallic and roughness of a mesh that trimesh loaded."""
+    visual, uvs, colors, stored = found.visual, None, None, None
     material = getattr(visual, "material", None)
     if getattr(visual, "uv", None) is not None:
         # trimesh turns v over on loading, since it keeps OBJ's convention.
         uvs = (np.asarray(visual.uv, dtype=np.float64) * [1, -1] + [0, 1]).astype(np.float32)
-    image = getattr(material, "baseColorTexture", None)
-    if image is not None and uvs is not None:
-        texture = np.asarray(image.convert("RGB"), dtype=np.uint8)
-    stored = None
-    if image is None and visual.kind == "vertex":  # a file without a material
+    names = {"base_color": "baseColorTexture", "metallic_roughness": "metallicRoughnessTexture", "normal_map": "normalTexture"}
+    pictures = {ours: getattr(material, theirs, None) for ours, theirs in names.items()}
+    textures = {
+        name: np.asarray(picture.convert("RGB"), dtype=np.uint8)
+        for name, picture in pictures.items()
+        if picture is not None and uvs is not None
+    }
+    if pictures["base_color"] is None and visual.kind == "vertex":  # a file without a material
         stored = visual.vertex_colors
-    elif image is None and "color" in visual.vertex_attributes:
+    elif pictures["base_color"] is None and "color" in visual.vertex_attributes:
         stored = visual.vertex_attributes["color"]
     if stored is not None:
         linear = np.asarray(stored)
         scale = np.iinfo(linear.dtype).max if linear.dtype.kind == "u" else 1.0
         colors = linear_to_srgb(linear[:, :3].astype(np.float64) / scale).astype(np.float32)
     # glTF's own default is 1 where a file does not say.
-    metallic, roughness = getattr(material, "metallicFactor", None), getattr(material, "roughnessFactor", None)
-    metallic, roughness = 1.0 if metallic is None else metallic, 1.0 if roughness is None else roughness
-    return uvs, texture, colors, float(metallic), float(roughness)
+    factors = {"metallic": getattr(material, "metallicFactor", None), "roughness": getattr(material, "roughnessFactor", None)}
+    return {
+        "uvs": uvs, "vertex_colors": colors, **textures,
+        **{name: 1.0 if value is None else float(value) for name, value in factors.items()},
+    }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Wavefront OBJ with its material (.mtl) and texture (.png) beside it, under the same name.
+"""Wavefront OBJ with its material (.mtl) and textures (.png) beside it, under the same name.
 
 The format: Bourke's copy of the Wavefront appendix B1, https://paulbourke.net/dataformats/obj/, and of the MTL
 specification, https://paulbourke.net/dataformats/mtl/. OBJ counts from 1 and has v = 0 at the *bottom* of a texture.
@@ -21,7 +21,9 @@ from dreamlift.types import Mesh
 
 
 def save_obj(mesh: Mesh, path: str | Path, extras: Mapping[str, Any] | None = None) -> None:
-    """Write ``mesh`` to ``path``, and where it has a texture ``NAME.mtl`` and ``NAME.png`` beside it.
+    """Write ``mesh`` to ``path``, and where it has textures ``NAME.mtl`` and ``NAME.png`` beside it.
+
+    Roughness, metallic and the normal map get pictures of their own (``NAME_roughness.png`` and so on).
 
     The OBJ comes last, so that it never names files that are not there. Vertex colours (without a texture) follow the
     coordinates, as most readers understand. ``extras`` become one comment line of JSON.
@@ -37,9 +39,11 @@ def save_obj(mesh: Mesh, path: str | Path, extras: Mapping[str, Any] | None = No
     stem = re.sub(r"\s+", "_", path.stem)
     # JSON's escapes keep a prompt with line breaks on one line: it cannot add lines to the file.
     lines = ["# dreamlift " + json.dumps(dict(extras or {}), default=str)]
-    if mesh.base_color is not None:
-        atomic_write_bytes(path.with_name(f"{stem}.png"), png_bytes(mesh.base_color))
-        atomic_write_text(path.with_name(f"{stem}.mtl"), _material(mesh, f"{stem}.png"))
+    pictures = _pictures(mesh, stem)
+    if pictures:
+        for name, picture in pictures.values():
+            atomic_write_bytes(path.with_name(name), png_bytes(picture))
+        atomic_write_text(path.with_name(f"{stem}.mtl"), _material(mesh, {key: name for key, (name, _) in pictures.items()}))
         lines += [f"mtllib {stem}.mtl", "usemtl baked"]
     colored = mesh.base_color is None and mesh.vertex_colors is not None
     points = np.hstack([mesh.vertices, mesh.vertex_colors]) if colored else mesh.vertices  # type: ignore[list-item]
@@ -60,9 +64,28 @@ def _rows(key: str, values: np.ndarray) -> list[str]:
     return [pattern % tuple(row) for row in values.tolist()]
 
 
-def _material(mesh: Mesh, texture: str) -> str:
-    """The MTL text, with the metallic-roughness extension that Blender and others read (Pm, Pr)."""
-    return (
-        f"newmtl baked\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nillum 1\n"
-        f"Pm {mesh.metallic:.6g}\nPr {mesh.roughness:.6g}\nmap_Kd {texture}\n"
+def _pictures(mesh: Mesh, stem: str) -> dict[str, tuple[str, np.ndarray]]:
+    """By MTL keyword: the picture's file name and the picture."""
+    found: dict[str, tuple[str, np.ndarray]] = {}
+    if mesh.base_color is not None:
+        found["map_Kd"] = (f"{stem}.png", mesh.base_color)
+    if mesh.metallic_roughness is not None:
+        # MTL takes a map as it is, where glTF multiplies it by the factor.
+        scaled = mesh.metallic_roughness * np.array([1.0, mesh.roughness, mesh.metallic])
+        grey = (scaled + 0.5).astype(np.uint8)
+        found["map_Pr"] = (f"{stem}_roughness.png", grey[..., 1])
+        found["map_Pm"] = (f"{stem}_metallic.png", grey[..., 2])
+    if mesh.normal_map is not None:
+        found["norm"] = (f"{stem}_normal.png", mesh.normal_map)
+    return found
+
+
+def _material(mesh: Mesh, maps: dict[str, str]) -> str:
+    """The MTL text, with the extension for physically based materials that Blender and others read (Pm, Pr, norm).
+
+    Its source is Exocortex's proposal of 2012, which the formats' documents took up: see "Physically-based Rendering" in
+    https://en.wikipedia.org/wiki/Wavefront_.obj_file.
+    """
+    return f"newmtl baked\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nillum 1\nPm {mesh.metallic:.6g}\nPr {mesh.roughness:.6g}\n" + "".join(
+        f"{key} {name}\n" for key, name in maps.items()
     )

@@ -1,7 +1,8 @@
 """One HTML file that shows an asset in any browser, from the disk and without a network.
 
-The viewer is Google's model-viewer, as the UMD build that is shipped in ``static/``: browsers refuse to load an ES
-module from ``file://``. A content security policy forbids the page every network address, whatever the asset asks for.
+The viewer is our own few hundred lines of WebGL 2 (``static/viewer.js``): light, texture or clay, wireframe, turntable and
+background are switches, and it reads the GLBs of :mod:`dreamlift.export.glb` only. A content security policy forbids the page
+every network address. The address's ``#part`` sets the start, as ``view.html#azimuth=30&elevation=15&spin=0&wire=1``.
 """
 
 from __future__ import annotations
@@ -13,12 +14,8 @@ from pathlib import Path
 
 from dreamlift.files import atomic_write_text
 
-# The script is part of the page ('unsafe-inline') and compiles a mesh decoder of its own ('wasm-unsafe-eval'). Pictures
-# and the GLB come from the page's own data; no address is allowed.
-POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline' 'wasm-unsafe-eval' blob:; style-src 'unsafe-inline'; "
-    "img-src data: blob:; connect-src data: blob:; worker-src blob:"
-)
+# The page's own script and style, and the pictures that the script takes out of the GLB; no address is allowed.
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src blob:"
 
 TEMPLATE = """<!DOCTYPE html>
 <html lang="en">
@@ -28,16 +25,31 @@ TEMPLATE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-html, body {{ height: 100%; margin: 0; background: #f4f4f2; color: #222; font: 15px/1.4 system-ui, sans-serif; }}
-body {{ display: flex; flex-direction: column; }}
-h1 {{ margin: 0; padding: 12px 16px; font-size: 16px; font-weight: 600; overflow-wrap: anywhere; }}
-model-viewer {{ flex: 1; width: 100%; min-height: 0; }}
+html, body {{ height: 100%; margin: 0; overflow: hidden; font: 14px/1.4 system-ui, sans-serif; color: #222; }}
+canvas {{ position: fixed; inset: 0; width: 100%; height: 100%; touch-action: none; cursor: grab; outline: none; }}
+h1, nav, #problem {{ position: relative; z-index: 1; margin: 12px 16px; pointer-events: none; }}
+h1, #problem {{ display: table; padding: 4px 10px; border-radius: 8px; background: #fffc; overflow-wrap: anywhere; }}
+h1 {{ font-size: 15px; font-weight: 600; }}
+#problem[hidden], .bare h1, .bare nav {{ display: none; }}
+nav {{ position: fixed; left: 0; right: 0; bottom: 0; display: flex; flex-wrap: wrap; gap: 6px; }}
+button {{ pointer-events: auto; font: inherit; color: #222; padding: 5px 12px; border: 1px solid #8888; border-radius: 8px; \
+background: #fffc; cursor: pointer; }}
+button[aria-pressed="true"] {{ background: #245; color: #fff; }}
 </style>
 </head>
 <body>
+<canvas id="view" tabindex="0" role="img" aria-label="{title}"></canvas>
 <h1>{title}</h1>
-<model-viewer alt="{title}" camera-controls auto-rotate touch-action="pan-y" shadow-intensity="0.7" \
-src="data:model/gltf-binary;base64,{glb}"></model-viewer>
+<p id="problem" hidden></p>
+<nav>
+<button type="button" data-name="spin" aria-pressed="true">turntable</button>
+<button type="button" data-name="light" aria-pressed="true">light</button>
+<button type="button" data-name="clay" aria-pressed="false">clay</button>
+<button type="button" data-name="wire" aria-pressed="false">wireframe</button>
+<button type="button" data-name="background">background</button>
+</nav>
+<noscript>The asset is shown by a script; the file asset.glb opens in any 3D viewer.</noscript>
+<script type="text/plain" id="glb">{glb}</script>
 <script>{script}</script>
 </body>
 </html>
@@ -52,9 +64,7 @@ def save_page(glb_path: str | Path, html_path: str | Path, title: str) -> None:
         OSError: the page cannot be written; an old one is intact.
     """
     glb = base64.b64encode(Path(glb_path).read_bytes()).decode("ascii")
-    script = resources.files("dreamlift.export").joinpath("static/model-viewer-umd.min.js").read_text(encoding="utf-8")
-    # In an inline script only these two sequences mean something to the HTML parser.
-    script = script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    script = resources.files("dreamlift.export").joinpath("static/viewer.js").read_text(encoding="utf-8")
     # A lone surrogate has no UTF-8 form.
     shown = html.escape(title.encode("utf-8", errors="replace").decode("utf-8"), quote=True)
     policy = html.escape(POLICY, quote=True).replace("&#x27;", "'")

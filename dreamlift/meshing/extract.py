@@ -1,4 +1,7 @@
-"""From a density field to a finished mesh: isosurface, floaters, smoothing, face budget, unwrap, bake.
+"""From a density field to a finished mesh: isosurface, floaters, holes, smoothing, face budget, unwrap, bake.
+
+A scene of another kind comes in at :func:`finish_surface` with a fine surface and its colours, and a mesh that is finished
+already is brought by :func:`fulfil` to what the settings ask of any asset.
 
 The texture is not the field's colour *at* the surface, which renders show only in part: it is the colour that a short ray
 through the surface collects, by the same quadrature as the renderer's (Max 1995), so that the mesh looks like the
@@ -8,15 +11,19 @@ renders.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dreamlift.meshing.clean import decimate, remove_floaters, smooth
+from dreamlift.meshing.geometry import with_normals
 from dreamlift.meshing.isosurface import surface_of_density
-from dreamlift.meshing.texture import bake, unwrap
+from dreamlift.meshing.normal_map import bake_normal_map
+from dreamlift.meshing.texture import ColorFunction, bake, unwrap
+from dreamlift.meshing.transfer import Appearance
+from dreamlift.meshing.watertight import fill_holes, is_watertight, make_watertight, weld
 from dreamlift.types import Mesh
 
 Density = Callable[[Tensor], Tensor]  # (N, 3) -> (N,)
@@ -34,6 +41,9 @@ class Extract:
     smooth: int = 4  # Taubin iterations against the grid's stairs; 0 switches it off
     keep_parts: float = 0.05  # loose parts smaller than this share of the largest one's area are dropped
     depth: float = 0.06  # how far below the surface the colour is collected, world units
+    watertight: bool = False  # close every hole, so that the mesh bounds a solid
+    texture: bool = True  # false: no UVs and no pictures, but a colour a vertex
+    normal_map: bool = False  # bake the shading of the mesh before decimation into a tangent-space picture
 
     def __post_init__(self) -> None:
         for name, low, high in (("resolution", 8, 512), ("faces", 4, 5_000_000), ("texture_size", 16, 8192)):
@@ -43,6 +53,8 @@ class Extract:
             raise ValueError(f"keep_parts is {self.keep_parts:g}; accepted: 0 to 1")
         if self.depth <= 0 or self.smooth < 0 or (self.threshold is not None and self.threshold <= 0):
             raise ValueError("depth and threshold must be positive, and smooth must not be negative")
+        if self.normal_map and not self.texture:
+            raise ValueError("normal_map needs a texture's UVs, but texture is false; switch one of them")
 
 
 def mesh_of_field(density: Density, albedo: Albedo, bounds: float, settings: Extract) -> Mesh:
@@ -53,11 +65,86 @@ def mesh_of_field(density: Density, albedo: Albedo, bounds: float, settings: Ext
     """
     grid = sample_grid(density, bounds, settings.resolution)
     vertices, faces = surface_of_density(grid, (-bounds,) * 3, (bounds,) * 3, settings.threshold)
-    mesh = remove_floaters(Mesh(vertices.numpy(), faces.numpy().astype(np.int32)), settings.keep_parts)
-    mesh = decimate(smooth(mesh, settings.smooth) if settings.smooth else mesh, settings.faces)
-    mesh = unwrap(mesh, settings.texture_size)
-    return bake(mesh, lambda points, normals: surface_color(density, albedo, points, normals, settings.depth),
-                settings.texture_size)  # fmt: skip
+    fine = Mesh(vertices.numpy(), faces.numpy().astype(np.int32))
+    return finish_surface(
+        fine, lambda points, normals: surface_color(density, albedo, points, normals, settings.depth), settings
+    )
+
+
+def finish_surface(fine: Mesh, color: ColorFunction, settings: Extract) -> Mesh:
+    """The finished mesh of a fine surface (geometry only, no seams) with its colours in the world.
+
+    Raises:
+        EmptySceneError, ValueError: the surface is empty or malformed, or cannot be closed as the settings ask.
+    """
+    fine = fill_holes(remove_floaters(fine, settings.keep_parts))
+    if settings.watertight:
+        fine = make_watertight(fine, settings.resolution)
+    fine = smooth(fine, settings.smooth) if settings.smooth else fine
+    mesh = decimate(fine, settings.faces)
+    if not settings.texture:
+        return with_vertex_colors(mesh, color)
+    mesh = bake(unwrap(mesh, settings.texture_size), color, settings.texture_size)
+    return bake_normal_map(mesh, Appearance(fine).normal, settings.texture_size) if settings.normal_map else mesh
+
+
+def fulfil(mesh: Mesh, settings: Extract) -> Mesh:
+    """A scene's finished mesh, with what the settings ask of any asset and the scene has not done: closed, without texture.
+
+    A mesh that is in order already comes back as it is.
+
+    Raises:
+        EmptySceneError, ValueError: the mesh is empty or malformed, or cannot be closed.
+    """
+    open_ = settings.watertight and not is_watertight(mesh)
+    if not open_ and (settings.texture or mesh.uvs is None):
+        return mesh
+    look = Appearance(mesh)
+    closed = decimate(make_watertight(mesh, settings.resolution), settings.faces) if open_ else weld(mesh)
+    if not settings.texture:
+        return with_vertex_colors(closed, look.color)
+    return baked_like(closed, look, settings.texture_size)
+
+
+def levels_of_detail(mesh: Mesh, levels: int, texture_size: int) -> tuple[Mesh, ...]:
+    """Ever coarser versions of a finished mesh, without the first: level i has 2^-i of its faces, and of its texture's side.
+
+    Each is decimated from the mesh itself, unwrapped anew, and gets its colours, its materials and (where there is one) its
+    normal map from the mesh, shading included.
+
+    Raises:
+        EmptySceneError, ValueError: the mesh is empty or malformed.
+    """
+    if levels < 2:
+        return ()
+    look, whole = Appearance(mesh), weld(mesh)
+    found = []
+    for level in range(1, levels):
+        coarse = decimate(whole, max(4, len(mesh.faces) >> level))
+        if mesh.uvs is None:
+            found.append(with_vertex_colors(coarse, look.color) if mesh.vertex_colors is not None else coarse)
+        else:
+            found.append(baked_like(coarse, look, max(16, texture_size >> level)))
+    return tuple(found)
+
+
+def baked_like(mesh: Mesh, look: Appearance, size: int) -> Mesh:
+    """``mesh``, unwrapped, with every texture that the mesh of ``look`` has."""
+    mesh = unwrap(mesh, size)
+    materials = None
+    if look.mesh.metallic_roughness is not None:
+        materials = bake(mesh, look.metallic_roughness, size).base_color
+    if look.mesh.normal_map is not None:
+        mesh = bake_normal_map(mesh, look.normal, size)
+    return replace(bake(mesh, look.color, size), metallic_roughness=materials)
+
+
+def with_vertex_colors(mesh: Mesh, color: ColorFunction) -> Mesh:
+    """The mesh with a colour (and a normal) a vertex."""
+    mesh = with_normals(mesh)
+    with torch.no_grad():
+        colors = color(torch.from_numpy(mesh.vertices).float(), torch.from_numpy(np.array(mesh.vertex_normals)).float())
+    return replace(mesh, vertex_colors=colors.float().cpu().clamp(0, 1).numpy())
 
 
 @torch.no_grad()

@@ -110,7 +110,7 @@ def check_mesh(mesh: Mesh) -> None:
 
     Raises:
         EmptySceneError: the mesh has no faces.
-        ValueError: a wrong shape, a value that is not finite, an index out of range, or a texture without UVs.
+        ValueError: a wrong shape, a value that is not finite or out of range, an index out of range, or a texture without UVs.
     """
     if mesh.vertices.ndim != 2 or mesh.vertices.shape[1] != 3 or mesh.faces.ndim != 2 or mesh.faces.shape[1] != 3:
         raise ValueError(f"a mesh needs vertices (V, 3) and faces (F, 3), not {mesh.vertices.shape} and {mesh.faces.shape}")
@@ -127,8 +127,14 @@ def check_mesh(mesh: Mesh) -> None:
             raise ValueError(f"{name} must have shape ({count}, {columns}), not {values.shape}")
         if not np.isfinite(values).all():
             raise ValueError(f"{name} holds values that are not finite (NaN or infinity)")
-    if mesh.base_color is not None:
+    for name in ("base_color", "metallic_roughness", "normal_map"):
+        picture = getattr(mesh, name)
+        if picture is None:
+            continue
         if mesh.uvs is None:
-            raise ValueError("a mesh with a texture (base_color) needs uvs: call meshing.texture.unwrap first")
-        if mesh.base_color.dtype != np.uint8 or mesh.base_color.ndim != 3 or mesh.base_color.shape[2] != 3:
-            raise ValueError(f"base_color must be (T, T, 3) uint8, not {mesh.base_color.shape} {mesh.base_color.dtype}")
+            raise ValueError(f"a mesh with a texture ({name}) needs uvs: call meshing.texture.unwrap first")
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+            raise ValueError(f"{name} must be (T, T, 3) uint8, not {picture.shape} {picture.dtype}")
+    for name in ("metallic", "roughness"):
+        if not 0.0 <= getattr(mesh, name) <= 1.0:
+            raise ValueError(f"{name} is {getattr(mesh, name):g}; accepted: 0 to 1")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dreamlift.cameras import rescaled
-from dreamlift.meshing.geometry import area_vectors, check_mesh
+from dreamlift.meshing.geometry import area_vectors, check_mesh, with_normals
 from dreamlift.meshing.visibility import box_pairs as box_pairs
 from dreamlift.meshing.visibility import to_camera, visible_faces
 from dreamlift.types import Cameras, Mesh, RenderOutput, Shading
@@ -63,7 +63,7 @@ def render_mesh(
     shading: Shading | None = None,
     supersample: int = 2,
 ) -> RenderOutput:
-    """Pictures of a mesh with its texture (bilinear), or else its vertex colours, or else mid grey.
+    """Pictures of a mesh with its texture (bilinear), or else its vertex colours, or else mid grey; lit by its normal map.
 
     Args:
         background: a number, ``(B, 3)``, or what broadcasts to ``(B, H, W, 3)``, in [0, 1].
@@ -124,7 +124,11 @@ def _shade(mesh: Mesh, fragments: Fragments, camera: Cameras, shading: Shading |
         color = interpolate(mesh.vertex_colors)
     else:
         color = torch.full((len(hit), 3), 0.5)
-    if mesh.vertex_normals is not None:
+    if mesh.normal_map is not None and mesh.uvs is not None:
+        from dreamlift.meshing.normal_map import perturbed_normals  # which samples textures as above
+
+        normal = perturbed_normals(with_normals(mesh), face, bary)
+    elif mesh.vertex_normals is not None:
         normal = interpolate(mesh.vertex_normals)
     else:
         normal = torch.from_numpy(area_vectors(mesh.vertices, mesh.faces)).float()[face]

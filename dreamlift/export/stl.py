@@ -1,0 +1,38 @@
+"""Binary STL: triangles and nothing else, for slicers and CAD (Bourke's copy of the StereoLithography specification,
+https://paulbourke.net/dataformats/stl/: 80 bytes of header, a count, and 50 bytes a triangle).
+
+STL knows neither units nor axes. The numbers are those of the other formats: metres, +y up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamlift.files import atomic_write_bytes
+from dreamlift.meshing.geometry import area_vectors, check_mesh
+from dreamlift.types import Mesh
+
+# Readers tell the text form by its first word, "solid".
+HEADER = b"dreamlift, binary STL, metres, +y up"
+RECORD = np.dtype([("normal", "<f4", (3,)), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
+
+
+def save_stl(mesh: Mesh, path: str | Path, extras: Mapping[str, Any] | None = None) -> None:
+    """Write the triangles of ``mesh``. Colours and ``extras`` have no place in the format.
+
+    Raises:
+        EmptySceneError, ValueError: the mesh is empty or malformed.
+        OSError: the file cannot be written; an old one is intact.
+    """
+    check_mesh(mesh)
+    records = np.zeros(len(mesh.faces), dtype=RECORD)
+    vectors = area_vectors(mesh.vertices, mesh.faces)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    records["normal"] = np.where(lengths > 0, vectors / np.maximum(lengths, 1e-300), 0.0)
+    records["corners"] = mesh.vertices[mesh.faces]
+    count = np.array(len(records), dtype="<u4")
+    atomic_write_bytes(path, HEADER.ljust(80, b" ") + count.tobytes() + records.tobytes())
