@@ -31,7 +31,7 @@ LADDER: dict[str, Config] = {
     "32 pixels": replace(EARLY, cameras=replace(EARLY.cameras, resolution=(32,))),
     "+ 64 pixels": EARLY,
     "+ annealed t": PRESETS["toybox"],
-    "+ VSD": PRESETS["prolificdreamer-toy"],
+    "+ VSD": PRESETS["vsd-toy"],
 }
 
 

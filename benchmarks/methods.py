@@ -19,7 +19,7 @@ from quality import choose_prompts, lift_all
 from dreamlift.apps.evaluate import evaluate, find_items, save_report
 from dreamlift.apps.progress import Plain
 from dreamlift.files import atomic_write_text
-from dreamlift.presets import PRESETS
+from dreamlift.presets.toybox import TOYS
 from dreamlift.priors.sources import locate
 from dreamlift.toybox.network import kinds_known, load_folder
 
@@ -28,7 +28,7 @@ COLUMNS = ("category", "color", "both", "category_textureless", "azimuth_error_d
 
 
 def main() -> None:
-    toys = ["toybox", *(name for name in PRESETS if name.endswith("-toy"))]
+    toys = ["toybox", *TOYS]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=4)

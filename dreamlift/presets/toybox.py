@@ -29,15 +29,17 @@ from dreamlift.settings import Config, Weights
 T_MIN = Piecewise(((0.0, 0.9), (0.3, 0.7), (1.0, 0.02)))
 T_MAX = Piecewise(((0.0, 0.99), (0.4, 0.9), (1.0, 0.3)))
 
+# What the prior paints behind things where the words name nothing (dreamlift.toybox.dataset.PLAIN). Against any
+# other colour the scene would grow a wall of fog in this one.
+BACKDROP = Solid((0.70, 0.75, 0.80))
+
 TOYBOX = Config(
     steps=200,
     cameras=CameraSampler(views=2, resolution=(64,), elevation_deg=(-10.0, 60.0), fov_deg=(40.0, 55.0), fill=1.0),
     wording=Compass(),
     scene=Nerf(
         field=Voxel(activation="exp", blob=Blob("cone", 2.0, 0.5)),
-        # What the prior paints behind things where the words name nothing (dreamlift.toybox.dataset.PLAIN). Against any
-        # other colour the scene would grow a wall of fog in this one.
-        background=Solid((0.70, 0.75, 0.80)),
+        background=BACKDROP,
     ),
     guidance=SDS(
         guidance_scale=7.5,
