@@ -257,12 +257,14 @@ def _composite_band(
     owner, pixel, form = owner[near], pixel[near], form[near]
     alpha = (opacities[owner] * torch.exp(-0.5 * form)).clamp(max=MAX_ALPHA)
     count = (last - first) * width
-    # Log transmittance before each pair: a running sum, less its value where the pixel's pairs begin.
-    logs = torch.log1p(-alpha).double()
+    # Log transmittance before each pair: a running sum, less its value where the pixel's pairs begin. It runs over all the
+    # pixels, so it needs double precision, which Apple's GPUs lack.
+    logs = torch.log1p(-alpha)
+    logs = (logs.cpu() if logs.device.type == "mps" else logs).double()
     running = logs.cumsum(0) - logs
     begins = torch.searchsorted(pixel, torch.arange(count, device=pixel.device))
-    at_begin = torch.cat([running, running.new_zeros(1)])[begins]
-    light = torch.exp(running - at_begin[pixel]).to(alpha)
+    at_begin = torch.cat([running, running.new_zeros(1)])[begins.to(logs.device)]
+    light = torch.exp(running - at_begin[pixel.to(logs.device)]).to(alpha.dtype).to(alpha.device)
     weights = torch.where(light >= STOP, light * alpha, torch.zeros_like(alpha))
     blended = features.new_zeros(count, features.shape[1]).index_add(0, pixel, weights[:, None] * features[owner])
     return blended, weights.new_zeros(count).index_add(0, pixel, weights)
