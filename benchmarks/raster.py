@@ -2,8 +2,9 @@
 
     python benchmarks/raster.py [--threads 1] [--runs 5] [--device cpu]
 
-Prints milliseconds (the smallest of the runs; on a CPU of CPU time, all threads) of every backend that is there and the ratio to the reference in
-torch; then those of a whole picture with colours and antialiased silhouettes, forward and backward, by the fastest one.
+Prints milliseconds (the smallest of the runs; on a CPU of CPU time, all threads) of every backend that is there, and the ratio
+to the reference in torch; then those of a whole picture with colours and antialiased silhouettes, forward and backward, by the
+fastest one.
 The rows are measured in turn, round after round, so that a busy machine slows all of them alike.
 """
 
