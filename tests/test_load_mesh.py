@@ -160,7 +160,7 @@ HOSTILE = {
     "picture cut off": ("a.glb", textured(image=picture(64, 64)[:60]), "cannot be read"),
     "zip": ("a.obj", zipped(), "zip archive"),
     "gzip": ("a.ply", b"\x1f\x8b" + b"0" * 99, "gzip archive"),
-    "mtllib ../": ("a.obj", b"mtllib ../a.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "'../a.mtl'; only files in its own folder"),
+    "mtllib ../": ("a.obj", b"mtllib ../a.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "'../a.mtl'; only files in its own"),
     "mtllib /": ("a.obj", b"mtllib /etc/passwd\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "'/etc/passwd'"),
     "mtllib http": ("a.obj", b"mtllib http://x.org/a\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "own folder"),
     "OBJ index": ("a.obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 999999999\n", "cannot be read"),
