@@ -202,6 +202,8 @@ def test_any_scenes_mesh_is_closed_and_keeps_its_colours(textured: Mesh):
     assert closed.base_color is not None
     cameras = turntable(2, -40.0, 2.4, 42.0, 48)  # from below, where nothing was missing
     assert psnr(render_mesh(closed, cameras).rgb, render_mesh(hole, cameras).rgb) > 28
+    with pytest.warns(UserWarning, match="no normal map to bake"):
+        assert fulfil(textured, Extract(normal_map=True)) is textured
     bare = fulfil(textured, Extract(texture=False))
     assert bare.uvs is None
     assert bare.base_color is None
