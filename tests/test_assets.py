@@ -193,6 +193,18 @@ def test_small_holes_are_filled_and_large_ones_kept():
     assert is_closed(fill_holes(replace(pricked, vertices=weld(sphere(24, 0.8)).vertices)).faces)
 
 
+def test_solids_that_touch_along_an_edge_are_watertight_already():
+    """Two cubes with one edge in common: four faces meet there, and nothing is open."""
+    boxes = [trimesh.creation.box((1, 1, 1), trimesh.transformations.translation_matrix(at)) for at in ((0, 0, 0), (1, 1, 0))]
+    both = trimesh.util.concatenate(boxes)
+    mesh = Mesh(np.asarray(both.vertices, np.float32), np.asarray(both.faces, np.int32))
+    assert is_watertight(mesh)
+    found = make_watertight(mesh)
+    assert len(found.faces) == 24
+    assert is_closed(found.faces)
+    assert signed_volume(found.vertices, found.faces) == pytest.approx(2.0)
+
+
 def test_any_scenes_mesh_is_closed_and_keeps_its_colours(textured: Mesh):
     hole = replace(textured, faces=textured.faces[textured.vertices[textured.faces].mean(axis=1)[:, 1] < 0.35])
     assert fulfil(textured, Extract(watertight=True)) is textured
@@ -202,6 +214,8 @@ def test_any_scenes_mesh_is_closed_and_keeps_its_colours(textured: Mesh):
     assert closed.base_color is not None
     cameras = turntable(2, -40.0, 2.4, 42.0, 48)  # from below, where nothing was missing
     assert psnr(render_mesh(closed, cameras).rgb, render_mesh(hole, cameras).rgb) > 28
+    with pytest.warns(UserWarning, match="no normal map to bake"):
+        assert fulfil(textured, Extract(normal_map=True)) is textured
     bare = fulfil(textured, Extract(texture=False))
     assert bare.uvs is None
     assert bare.base_color is None

@@ -10,6 +10,7 @@ renders.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -91,11 +92,13 @@ def finish_surface(fine: Mesh, color: ColorFunction, settings: Extract) -> Mesh:
 def fulfil(mesh: Mesh, settings: Extract) -> Mesh:
     """A scene's finished mesh, with what the settings ask of any asset and the scene has not done: closed, without texture.
 
-    A mesh that is in order already comes back as it is.
+    A mesh that is in order already comes back as it is. A normal map cannot be had afterwards, which is said in a warning.
 
     Raises:
         EmptySceneError, ValueError: the mesh is empty or malformed, or cannot be closed.
     """
+    if settings.normal_map and mesh.normal_map is None:
+        warnings.warn("this scene has no finer surface than its mesh, so there is no normal map to bake", stacklevel=2)
     open_ = settings.watertight and not is_watertight(mesh)
     if not open_ and (settings.texture or mesh.uvs is None):
         return mesh
@@ -136,7 +139,9 @@ def baked_like(mesh: Mesh, look: Appearance, size: int) -> Mesh:
         materials = bake(mesh, look.metallic_roughness, size).base_color
     if look.mesh.normal_map is not None:
         mesh = bake_normal_map(mesh, look.normal, size)
-    return replace(bake(mesh, look.color, size), metallic_roughness=materials)
+    if look.mesh.base_color is not None or look.mesh.vertex_colors is not None:
+        mesh = bake(mesh, look.color, size)
+    return replace(mesh, metallic_roughness=materials)
 
 
 def with_vertex_colors(mesh: Mesh, color: ColorFunction) -> Mesh:

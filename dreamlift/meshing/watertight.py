@@ -30,13 +30,17 @@ MARGIN = 0.125  # empty space around the solid, as a share of its longest side: 
 
 
 def weld(mesh: Mesh) -> Mesh:
-    """The geometry alone, with one vertex a place; triangles that lose their area, and doubles, are dropped."""
+    """The geometry alone, with one vertex a place; triangles that lose their area, and doubles, are dropped.
+
+    Where two sheets touch, each keeps a vertex of its own: an edge of four faces is no hole.
+    """
     places, renamed = np.unique(mesh.vertices + np.float32(0), axis=0, return_inverse=True)
     faces = renamed.reshape(-1)[mesh.faces].astype(np.int32)
     whole = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])
     faces = faces[whole]
     _, first = np.unique(np.sort(faces, axis=1), axis=0, return_index=True)
     vertices, faces, _ = compact(places, faces[np.sort(first)])
+    vertices, faces = split_pinches(vertices, faces)
     return Mesh(vertices.astype(np.float32), faces, metallic=mesh.metallic, roughness=mesh.roughness)
 
 
