@@ -22,7 +22,8 @@ tune_process()
 from dreamlift.export.video import contact_sheet  # noqa: E402
 from dreamlift.files import atomic_write_bytes  # noqa: E402
 from dreamlift.lifting import generate  # noqa: E402
-from dreamlift.presets import PRESETS, Config  # noqa: E402
+from dreamlift.presets import PRESETS  # noqa: E402
+from dreamlift.settings import Config  # noqa: E402
 from dreamlift.toybox.judge import load_judge, understand  # noqa: E402
 from dreamlift.toybox.score import score_mesh  # noqa: E402
 

@@ -25,7 +25,7 @@ from dreamlift.guidance.sds import SDS  # noqa: E402
 from dreamlift.meshing.isosurface import find_threshold  # noqa: E402
 from dreamlift.meshing.solid import solidity  # noqa: E402
 from dreamlift.optimize import State, optimize, random_stream, start  # noqa: E402
-from dreamlift.presets import TOYBOX, Weights  # noqa: E402
+from dreamlift.presets import TOYBOX  # noqa: E402
 from dreamlift.priors.empirical import EmpiricalPrior  # noqa: E402
 from dreamlift.prompts import NoViews, embed_prompt  # noqa: E402
 from dreamlift.scenes.background import Solid  # noqa: E402
@@ -34,7 +34,7 @@ from dreamlift.scenes.field import Blob  # noqa: E402
 from dreamlift.scenes.nerf import Nerf  # noqa: E402
 from dreamlift.scenes.voxel import Voxel  # noqa: E402
 from dreamlift.schedules import Linear  # noqa: E402
-from dreamlift.settings import Adam, Config  # noqa: E402
+from dreamlift.settings import Adam, Config, Weights  # noqa: E402
 from dreamlift.toybox.render import Background, render  # noqa: E402
 from dreamlift.toybox.truth import cell_centers  # noqa: E402
 from dreamlift.toybox.world import COLORS, Thing, make_thing  # noqa: E402

@@ -16,7 +16,6 @@ from dreamlift.meshing.extract import Extract
 from dreamlift.meshing.geometry import EmptySceneError, face_areas, is_closed, signed_volume
 from dreamlift.meshing.raster import render_mesh
 from dreamlift.meshing.tets import EDGES, TetGrid, crossing_of, edge_vertices, triangle_table
-from dreamlift.presets import Weights
 from dreamlift.scenes import SCENES, mesh_terms
 from dreamlift.scenes.background import Learned, Solid
 from dreamlift.scenes.base import StepShape
@@ -24,6 +23,7 @@ from dreamlift.scenes.field import Blob
 from dreamlift.scenes.hashgrid import Hashgrid
 from dreamlift.scenes.tetmesh import TERMS, TetMesh
 from dreamlift.scenes.voxel import Voxel
+from dreamlift.settings import Weights
 from dreamlift.types import Mesh, Shading
 
 COLOR = Voxel((5, 9, 17), (0.0, 0.0, 0.0), blob=Blob("none"))

@@ -32,7 +32,7 @@ Up = Literal["y", "z"]
 
 
 @dataclass(frozen=True)
-class Placement:
+class Origin:
     """How a mesh was moved: ``world = scale * (turned - offset)``, where ``turned`` has +y up and +z front."""
 
     scale: float
@@ -48,7 +48,7 @@ class Placement:
         return dataclasses.replace(mesh, vertices=vertices.astype(np.float32), vertex_normals=normals)
 
 
-def load_mesh(path: str | Path, up: Up = "y") -> tuple[Mesh, Placement]:
+def load_mesh(path: str | Path, up: Up = "y") -> tuple[Mesh, Origin]:
     """A mesh from a .glb, .gltf (in one file), .obj, .ply or .stl file, centred, in a sphere of radius 0.85.
 
     All parts are merged, each in its place. Faces without area are dropped, and a closed mesh that is inside out is turned.
@@ -160,7 +160,7 @@ def read(data: bytes, kind: str, beside: load_text.Beside | None, has_normals: b
         raise ValueError(f"it cannot be read ({type(error).__name__}: {str(error)[:200]})") from None
 
 
-def placed(mesh: Mesh, up: Up) -> tuple[Mesh, Placement]:
+def placed(mesh: Mesh, up: Up) -> tuple[Mesh, Origin]:
     """A mesh in a file's own coordinates as one of dreamlift's world. Raises ValueError for one without a surface."""
     vertices, faces, normals = np.asarray(mesh.vertices, dtype=np.float64), mesh.faces, mesh.vertex_normals
     if len(faces) == 0:
@@ -192,7 +192,7 @@ def placed(mesh: Mesh, up: Up) -> tuple[Mesh, Placement]:
     found = dataclasses.replace(mesh, vertices=vertices, faces=faces, **rest)
     if normals is None:
         found = with_creases(found)
-    return found, Placement(scale, (float(offset[0]), float(offset[1]), float(offset[2])), up)
+    return found, Origin(scale, (float(offset[0]), float(offset[1]), float(offset[2])), up)
 
 
 def _z_to_y(vectors: np.ndarray) -> np.ndarray:

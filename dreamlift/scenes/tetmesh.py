@@ -20,12 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from dreamlift.cameras import rays_of
-from dreamlift.meshing.clean import decimate, remove_floaters, smooth
-from dreamlift.meshing.extract import Extract
+from dreamlift.meshing.extract import Extract, finish_surface
 from dreamlift.meshing.geometry import EmptySceneError
 from dreamlift.meshing.softraster import Edges, antialias, edges_of, surface_of
 from dreamlift.meshing.tets import TetGrid, crossing_of, edge_vertices
-from dreamlift.meshing.texture import bake, unwrap
 from dreamlift.scenes import mesh_terms, nerf_memory
 from dreamlift.scenes.background import BACKGROUNDS, Background, Learned, Random, Solid
 from dreamlift.scenes.base import ParamGroup, Scene, SceneSettings, StepShape
@@ -221,8 +219,5 @@ class TetMeshScene(Scene):
                 "the scene is empty: no distance of its grid lies below 0. Train longer, start from a larger shape, or lower "
                 "scene.sdf_lr"
             )
-        mesh = Mesh(vertices.float().cpu().numpy(), faces.cpu().numpy().astype(np.int32))
-        mesh = remove_floaters(mesh, settings.keep_parts)
-        mesh = decimate(smooth(mesh, settings.smooth) if settings.smooth else mesh, settings.faces)
-        mesh = unwrap(mesh, settings.texture_size)
-        return bake(mesh, lambda points, normals: self.color.query(points.to(self.base)).albedo, settings.texture_size)
+        fine = Mesh(vertices.float().cpu().numpy(), faces.cpu().numpy().astype(np.int32))
+        return finish_surface(fine, lambda points, normals: self.color.query(points.to(self.base)).albedo, settings)
