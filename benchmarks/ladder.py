@@ -31,7 +31,7 @@ EARLY = PRESETS["dreamfusion-toy"]
 LADDER: dict[str, Config] = {
     "32 pixels": replace(EARLY, cameras=replace(EARLY.cameras, resolution=(32,))),
     "+ 64 pixels": EARLY,
-    "+ annealed t": PRESETS["toybox"],
+    "+ annealed t": PRESETS["toybox-field"],
     "+ VSD": PRESETS["vsd-toy"],
 }
 

@@ -28,7 +28,7 @@ COLUMNS = ("category", "color", "both", "category_textureless", "azimuth_error_d
 
 
 def main() -> None:
-    toys = ["toybox", *TOYS]
+    toys = list(TOYS)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=4)

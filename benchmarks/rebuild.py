@@ -25,7 +25,7 @@ from dreamlift.guidance.sds import SDS  # noqa: E402
 from dreamlift.meshing.isosurface import find_threshold  # noqa: E402
 from dreamlift.meshing.solid import solidity  # noqa: E402
 from dreamlift.optimize import State, optimize, random_stream, start  # noqa: E402
-from dreamlift.presets import TOYBOX  # noqa: E402
+from dreamlift.presets.toybox import FIELD  # noqa: E402
 from dreamlift.priors.empirical import EmpiricalPrior  # noqa: E402
 from dreamlift.prompts import NoViews, embed_prompt  # noqa: E402
 from dreamlift.scenes.background import Solid  # noqa: E402
@@ -43,7 +43,7 @@ from dreamlift.types import Cameras  # noqa: E402
 GREY = (0.5, 0.5, 0.5)
 SIZE = 96  # pixels of the posed renders
 CONFIG = replace(
-    TOYBOX,
+    FIELD,
     steps=400,
     scene=Nerf(
         field=Voxel((25, 49, 97), (0.0, 0.0, 0.2), activation="exp", blob=Blob("cone", 3.0, 0.6), lr=0.1),

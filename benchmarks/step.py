@@ -22,7 +22,7 @@ import torch  # noqa: E402
 
 from dreamlift.lifting import prepare  # noqa: E402
 from dreamlift.optimize import take_step  # noqa: E402
-from dreamlift.presets import TOYBOX  # noqa: E402
+from dreamlift.presets.toybox import FIELD  # noqa: E402
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    job = prepare(replace(TOYBOX, prompt="a red mug"))
+    job = prepare(replace(FIELD, prompt="a red mug"))
     views = job.config.cameras.views
     pictures, t = torch.rand(views, job.prior.resolution, job.prior.resolution, 3), torch.full((views,), 0.5)
     latents = job.prior.encode(pictures)

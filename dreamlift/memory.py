@@ -149,10 +149,16 @@ def estimate(config: Config, prior: Footprint, device: str = "cpu") -> Need:
 
 
 def expected(config: Config, device: str = "cpu") -> Need:
-    """As :func:`estimate`, of a known prior that need not be here yet: then with the figure in its table.
+    """As :func:`estimate`, of all stages and with known priors that need not be here yet: then with their table's figure.
 
     That is for one picture a step in half precision on a GPU: on a CPU it counts twice, and several views need more.
     """
+    found = largest(tuple(_expected(stage, device) for stage in config.stages))
+    assert found is not None
+    return found
+
+
+def _expected(config: Config, device: str) -> Need:
     source = KNOWN[config.prior]
     if not source.addresses:
         return estimate(config, footprint(EMBEDDED / config.prior), device)

@@ -12,6 +12,7 @@ from dreamlift.toybox.network import make_networks, save_folder
 
 WORDS = ["a", "an", "red", "mug", "teapot", "front", "back", "left", "right", "view", "from", "above", "below"]
 TINY = [
+    "--then=[]",
     "--steps=6", "--scene.field.resolutions=[9,17]", "--scene.field.switch_on=[0,0.5]", "--scene.samples=24",
     "--cameras.resolution=[32]", "--mesh.resolution=32", "--mesh.texture_size=64", "--mesh.faces=500",
 ]  # fmt: skip

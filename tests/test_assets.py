@@ -31,7 +31,7 @@ from dreamlift.meshing.geometry import is_closed, signed_volume
 from dreamlift.meshing.nearest import Nearest
 from dreamlift.meshing.raster import render_mesh
 from dreamlift.meshing.watertight import boundary_loops, fill_holes, is_watertight, make_watertight, remesh, weld
-from dreamlift.presets import TOYBOX
+from dreamlift.presets.toybox import FIELD
 from dreamlift.types import Mesh
 
 
@@ -41,7 +41,7 @@ def textured() -> Mesh:
 
 
 def asset_of(mesh: Mesh, **changes) -> Asset:
-    config = replace(TOYBOX, prompt="a red mug", asset=Files(**changes))
+    config = replace(FIELD, prompt="a red mug", asset=Files(**changes))
     return Asset(mesh, config, turntable(1, 0.0, 2.9, 42.0, 8), torch.zeros(1, 8, 8, 3))
 
 

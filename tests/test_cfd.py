@@ -13,7 +13,7 @@ from dreamlift.cameras import orbit_cameras, rays_of
 from dreamlift.guidance.cfd import CFD, NoiseField
 from dreamlift.guidance.sds import SDS
 from dreamlift.optimize import optimize, start
-from dreamlift.presets import TOYBOX
+from dreamlift.presets.toybox import FIELD
 from dreamlift.priors.gaussian import GaussianPrior
 from dreamlift.prompts import embed_prompt
 from dreamlift.types import Conditioning, RenderOutput
@@ -130,8 +130,8 @@ def test_in_2d_its_flow_ends_in_samples_where_sds_collapses():
 
 
 def test_a_run_is_resumed_bit_by_bit():
-    cameras = replace(TOYBOX.cameras, resolution=(32,))
-    config = replace(TOYBOX, prompt="a mug", steps=4, cameras=cameras, guidance=CFD(2.0, gamma=0.1, rows=20))
+    cameras = replace(FIELD.cameras, resolution=(32,))
+    config = replace(FIELD, prompt="a mug", steps=4, cameras=cameras, guidance=CFD(2.0, gamma=0.1, rows=20))
     prior = GaussianPrior(torch.full((1, 3, 32, 32), 0.5), torch.tensor([0.3]))
     embeds = embed_prompt("a mug", "", config.wording, prior.embed_text)
     whole, parted = start(config, prior), start(config, prior)

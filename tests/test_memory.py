@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 
 from dreamlift import memory
 from dreamlift.memory import NotEnoughMemoryError, available_host, check_memory, estimate, expected
-from dreamlift.presets import PRESETS, TOYBOX
+from dreamlift.presets import PRESETS
+from dreamlift.presets.toybox import FIELD
 from dreamlift.priors.footprint import Footprint, coder_values, footprint, parameters, transformer_values, unet_values
 from dreamlift.priors.saving import Memory, save_memory
 from dreamlift.priors.sources import EMBEDDED, KNOWN
@@ -101,12 +102,12 @@ def test_the_largest_pictures_of_a_ladder_count():
     prior = footprint(EMBEDDED / "toybox")
 
     def need(*sizes):
-        return estimate(replace(TOYBOX, cameras=replace(TOYBOX.cameras, resolution=sizes)), prior)
+        return estimate(replace(FIELD, cameras=replace(FIELD.cameras, resolution=sizes)), prior)
 
     assert need(64, 512) == need(512)
     assert need(512, 64).host == need(512).host > need(64).host
     assert "of 512x512" in str(need(64, 512))
-    more = estimate(replace(TOYBOX, particles=4), prior)
+    more = estimate(replace(FIELD, particles=4), prior)
     assert more.host > need(64).host
 
 
@@ -162,7 +163,7 @@ def test_each_change_that_is_offered_fits(stub, machine):
     from dreamlift.config import apply_overrides
 
     machine(8.5)
-    config = replace(TOYBOX, cameras=replace(TOYBOX.cameras, resolution=(64, 512)))
+    config = replace(FIELD, cameras=replace(FIELD.cameras, resolution=(64, 512)))
     with pytest.raises(NotEnoughMemoryError) as caught:
         check_memory(config, stub, CPU)
     offers = str(caught.value).split("Try ")[1].split("; or --memory.check")[0].split(" or ")
@@ -176,7 +177,7 @@ def test_each_change_that_is_offered_fits(stub, machine):
 
 
 def test_a_gpu_has_its_own_limit(stub, machine):
-    config = replace(TOYBOX, cameras=replace(TOYBOX.cameras, resolution=(256,)))
+    config = replace(FIELD, cameras=replace(FIELD.cameras, resolution=(256,)))
     need = estimate(config, footprint(stub), "cuda")
     assert need.device > 0
     machine(64.0, need.device / GB + 0.01)
@@ -217,10 +218,10 @@ def test_what_is_free(tmp_path):
 
 
 def test_a_broken_folder_is_left_to_the_loader(tmp_path):
-    assert check_memory(TOYBOX, tmp_path, CPU) is None
+    assert check_memory(FIELD, tmp_path, CPU) is None
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "config.json").write_text('{"sample_size": 8}')
-    assert check_memory(TOYBOX, tmp_path, CPU) is None
+    assert check_memory(FIELD, tmp_path, CPU) is None
 
 
 # --- what is printed ---------------------------------------------------------------------------------------------------
@@ -263,11 +264,11 @@ def test_the_figures_of_known_priors_are_those_of_the_published_networks(name):
     found = Footprint(
         network * 10**6, vae * 10**6, text * 10**6, source.resolution, *passed, *encoded, *encoded, 1, upcast=True
     )  # fmt: skip
-    config = replace(TOYBOX, cameras=replace(TOYBOX.cameras, views=4 if name == "mvdream" else 1))
+    config = replace(FIELD, cameras=replace(FIELD.cameras, views=4 if name == "mvdream" else 1))
     assert source.memory_gb == pytest.approx(estimate(config, found, "cuda").device / 1e9, rel=0.05)
 
 
 def test_the_embedded_priors_figure():
-    config = replace(TOYBOX, cameras=replace(TOYBOX.cameras, views=1))
+    config = replace(FIELD, cameras=replace(FIELD.cameras, views=1))
     need = estimate(config, footprint(EMBEDDED / "toybox"), "cuda")
     assert KNOWN["toybox"].memory_gb == pytest.approx(need.device / 1e9, abs=0.1)

@@ -20,7 +20,7 @@ from dreamlift.cameras import CameraSampler
 from dreamlift.guidance.vsd import VSD
 from dreamlift.lifting import prepare
 from dreamlift.optimize import random_stream
-from dreamlift.presets import TOYBOX
+from dreamlift.presets.toybox import FIELD
 from dreamlift.priors import load_prior
 from dreamlift.priors.footprint import footprint
 from dreamlift.priors.saving import Memory
@@ -158,10 +158,10 @@ def test_rays_piece_by_piece(field, lit):
     terms = ("sparsity", "distortion", "depth_variance", "orientation", *(["tv"] if isinstance(field, Voxel) else []))
     results = []
     for at_once in (0, 50):
-        config = replace(TOYBOX, scene=Nerf(field, samples=16, rays_at_once=at_once))
+        config = replace(FIELD, scene=Nerf(field, samples=16, rays_at_once=at_once))
         scene = config.scene.build(random_stream("scene")).train()
-        cameras = replace(TOYBOX.cameras, resolution=(12,))(0.5, random_stream("cameras"))
-        shading = replace(TOYBOX.lighting, lambertian=1.0)(cameras, 0.5, random_stream("light")) if lit else None
+        cameras = replace(FIELD.cameras, resolution=(12,))(0.5, random_stream("cameras"))
+        shading = replace(FIELD.lighting, lambertian=1.0)(cameras, 0.5, random_stream("light")) if lit else None
         render, size = saved_bytes(
             lambda scene=scene, cameras=cameras, shading=shading: scene.render(
                 cameras, random_stream("rays"), shading, normals=True
@@ -212,6 +212,6 @@ def test_text_encoders_and_networks_are_never_in_memory_together(stub, monkeypat
         return part
 
     monkeypatch.setattr(network, "load_part", load)
-    prepare(replace(TOYBOX, prompt="a red mug", prior=str(stub)))
+    prepare(replace(FIELD, prompt="a red mug", prior=str(stub)))
     assert [name for name, _ in loaded] == ["text_encoder", "unet"]
     assert alive == [[], []]

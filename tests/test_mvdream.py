@@ -16,7 +16,8 @@ from dreamlift.guidance.sds import SDS
 from dreamlift.guidance.vsd import VSD
 from dreamlift.optimize import optimize, random_stream, start
 from dreamlift.personalize.additions import Additions, LoraFile
-from dreamlift.presets import PRESETS, TOYBOX
+from dreamlift.presets import PRESETS
+from dreamlift.presets.toybox import FIELD
 from dreamlift.priors import load_prior
 from dreamlift.priors.gaussian import GaussianPrior
 from dreamlift.priors.mvdream import (
@@ -168,7 +169,7 @@ def test_what_it_cannot_work_with_is_refused(prior, port):
     with pytest.raises(ValueError, match="use --guidance"):
         VSD().init(prior, torch.Generator())
     with pytest.raises(ValueError, match=r"cameras.orbit is 1, but this prior looks at 4 views"):
-        start(TOYBOX, prior)
+        start(FIELD, prior)
 
 
 NOT_AS_PUBLISHED = r"config.json is not MVDream's as it was published"

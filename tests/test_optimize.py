@@ -13,7 +13,7 @@ from dreamlift.guidance.base import Guidance
 from dreamlift.guidance.sds import SDS
 from dreamlift.meshing.isosurface import find_threshold
 from dreamlift.optimize import ATTEMPTS, SNAPSHOT_EVERY, DivergedError, optimize, random_stream, start
-from dreamlift.presets import TOYBOX
+from dreamlift.presets.toybox import FIELD as PRESET
 from dreamlift.priors.empirical import EmpiricalPrior
 from dreamlift.priors.gaussian import GaussianPrior
 from dreamlift.prompts import NoViews, embed_prompt
@@ -33,7 +33,7 @@ from dreamlift.types import GuidanceOutput
 SIZE = 12
 FIELD = Voxel(resolutions=(5, 9), switch_on=(0.0, 0.4))
 CONFIG = replace(
-    TOYBOX, steps=10, wording=NoViews(), guidance=SDS(guidance_scale=1.0),
+    PRESET, steps=10, wording=NoViews(), guidance=SDS(guidance_scale=1.0),
     cameras=CameraSampler(views=2, resolution=(SIZE,)),
     scene=Nerf(field=FIELD, background=Learned(), samples=12, occupancy=Occupancy(resolution=8, every=2, warmup=4)),
     weights=Weights(sparsity=Linear(0.0, 0.1), distortion=0.01, tv=0.1, orientation=0.01),

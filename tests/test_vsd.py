@@ -16,7 +16,7 @@ from dreamlift.guidance.sds import SDS
 from dreamlift.guidance.vsd import VSD, Variational
 from dreamlift.optimize import optimize, start
 from dreamlift.personalize.lora import LoRA
-from dreamlift.presets import TOYBOX
+from dreamlift.presets.toybox import FIELD
 from dreamlift.priors import load_prior
 from dreamlift.priors.base import Adapted
 from dreamlift.priors.gaussian import GaussianPrior
@@ -169,8 +169,8 @@ def test_v_error_is_the_noise_error_over_alpha(prior):
 
 def test_a_run_with_it_resumes_bit_by_bit(prior):
     config = replace(
-        TOYBOX, steps=4, guidance=VSD(targets="all"), cameras=CameraSampler(views=1, resolution=(16,)),
-        scene=replace(TOYBOX.scene, field=Voxel(resolutions=(5, 9), switch_on=(0.0, 0.4)), samples=12),
+        FIELD, steps=4, guidance=VSD(targets="all"), cameras=CameraSampler(views=1, resolution=(16,)),
+        scene=replace(FIELD.scene, field=Voxel(resolutions=(5, 9), switch_on=(0.0, 0.4)), samples=12),
     )  # fmt: skip
     embeds = embed_prompt("a red mug", "", config.wording, prior.embed_text)
 

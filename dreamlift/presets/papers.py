@@ -14,7 +14,7 @@ from dreamlift.guidance.sdi import SDI
 from dreamlift.guidance.sds import SDS
 from dreamlift.guidance.sjc import SJC
 from dreamlift.lighting import Lighting
-from dreamlift.presets.toybox import TOYBOX
+from dreamlift.presets.toybox import FIELD
 from dreamlift.prompts import FourViews, NoViews
 from dreamlift.scenes.background import Learned
 from dreamlift.scenes.field import Blob
@@ -25,7 +25,7 @@ from dreamlift.schedules import Linear
 from dreamlift.settings import Config, Weights
 
 DREAMFUSION_IF = replace(
-    TOYBOX,
+    FIELD,
     prior="deepfloyd-if",
     steps=10_000,
     cameras=CameraSampler(views=1, resolution=(64,), elevation_deg=(-10.0, 90.0), distance=(1.5, 2.0), fov_deg=(40.0, 70.0)),

@@ -10,7 +10,7 @@ from dreamlift.guidance.sds import SDS
 from dreamlift.guidance.vsd import VSD
 from dreamlift.lighting import Lighting
 from dreamlift.presets.papers import DREAMFUSION_IF, DREAMFUSION_SD, LARGE
-from dreamlift.presets.toybox import BACKDROP, TOYBOX, TOYS
+from dreamlift.presets.toybox import BACKDROP, FIELD, MESH, TOYBOX, TOYS
 from dreamlift.prompts import FourViews
 from dreamlift.scenes.background import Learned, Random, Solid
 from dreamlift.scenes.field import Blob
@@ -20,7 +20,6 @@ from dreamlift.scenes.splat_control import Densify
 from dreamlift.scenes.surface import Surface
 from dreamlift.scenes.tetmesh import TetMesh
 from dreamlift.scenes.textures import Image
-from dreamlift.scenes.voxel import Voxel
 from dreamlift.schedules import Linear, Switch
 from dreamlift.settings import Config, Stage, Weights
 
@@ -132,66 +131,53 @@ LATENT_PAINT = replace(
 """Latent-Paint's task, on pictures: a texture for your own mesh (``--mesh FILE``)."""
 
 # The embedded prior knows grey clay, so geometry is taught by clay where the big models are shown normals.
-TOY_MESH = Stage(
-    steps=100,
-    cameras=TOYBOX.cameras,
-    wording=TOYBOX.wording,
-    lighting=Lighting(lambertian=0.5, textureless=0.5),
-    scene=TetMesh(
-        resolution=32, color=Voxel(switch_on=(0.0, 0.0, 0.0), blob=Blob("none"), lr=0.02), background=BACKDROP,
-        sdf_lr=0.01, deform_lr=0.01,
-    ),
-    guidance=SDS(7.5, 0.02, 0.5, weighting="x0", clip_x0=1.0),
-    weights=Weights(normal_consistency=10_000.0, laplacian=3000.0),
-)  # fmt: skip
 TOY_SPLATS = Gaussians(capacity=6000, count=2000, background=BACKDROP, densify=Densify(every=0))
 TOY_PAINT = Surface(texture=Image(256, 32), background=BACKDROP)
 
 PROLIFICDREAMER_TOY = replace(
     TOYS["vsd-toy"],
     then=(
-        replace(TOY_MESH, steps=60, scene=replace(TOY_MESH.scene, texture=False), lighting=Lighting(1.0, 1.0)),
+        replace(MESH, steps=60, scene=replace(MESH.scene, texture=False), lighting=Lighting(1.0, 1.0)),
         replace(
-            TOY_MESH, steps=60, scene=replace(TOY_MESH.scene, geometry=False), lighting=Lighting(), weights=Weights(),
+            MESH, steps=60, scene=replace(MESH.scene, geometry=False), lighting=Lighting(), weights=Weights(),
             guidance=VSD(7.5, 0.02, 0.5, "x0", lora_lr=1e-3, clip_x0=1.0),
         ),
     ),
 )  # fmt: skip
-MAGIC3D_TOY = replace(TOYBOX, then=(TOY_MESH,))
 FANTASIA3D_TOY = replace(
-    TOYBOX,
-    scene=replace(TOY_MESH.scene, texture=False),
+    FIELD,
+    scene=replace(MESH.scene, texture=False),
     lighting=Lighting(1.0, 1.0),
-    weights=TOY_MESH.weights,
+    weights=MESH.weights,
     then=(
         replace(
-            TOY_MESH, scene=Surface(texture=Image(256, 32), background=BACKDROP, keep_colors=False),
+            MESH, scene=Surface(texture=Image(256, 32), background=BACKDROP, keep_colors=False),
             lighting=Lighting(), weights=Weights(), guidance=SDS(7.5, Linear(0.5, 0.02), Linear(0.95, 0.2), "x0", clip_x0=1.0),
         ),
     ),
 )  # fmt: skip
 DREAMGAUSSIAN_TOY = replace(
-    TOYBOX,
+    FIELD,
     scene=TOY_SPLATS,
     then=(
         replace(
-            TOY_MESH, steps=50, scene=TOY_PAINT, lighting=Lighting(), weights=Weights(),
+            MESH, steps=50, scene=TOY_PAINT, lighting=Lighting(), weights=Weights(),
             guidance=Refine(7.5, Linear(0.2, 0.05), Linear(0.2, 0.05), clip_x0=1.0),
         ),
     ),
 )  # fmt: skip
 GAUSSIANDREAMER_TOY = replace(
-    TOYBOX,
+    FIELD,
     steps=150,
     then=(
         replace(
-            TOY_MESH, scene=TOY_SPLATS, lighting=Lighting(), weights=Weights(opaque=300.0),
+            MESH, scene=TOY_SPLATS, lighting=Lighting(), weights=Weights(opaque=300.0),
             guidance=SDS(7.5, 0.02, Linear(0.6, 0.3), weighting="x0", clip_x0=1.0),
         ),
     ),
 )  # fmt: skip
 TEXTURE_TOY = replace(
-    TOYBOX,
+    FIELD,
     steps=100,
     scene=TOY_PAINT,
     weights=Weights(),
@@ -207,7 +193,7 @@ STAGED: dict[str, Config] = {
     "gaussiandreamer": GAUSSIANDREAMER,
     "latent-paint": LATENT_PAINT,
     "prolificdreamer-toy": PROLIFICDREAMER_TOY,
-    "magic3d-toy": MAGIC3D_TOY,
+    "magic3d-toy": TOYBOX,
     "fantasia3d-toy": FANTASIA3D_TOY,
     "dreamgaussian-toy": DREAMGAUSSIAN_TOY,
     "gaussiandreamer-toy": GAUSSIANDREAMER_TOY,

@@ -16,13 +16,15 @@ from dreamlift.guidance.reconstruction import Reconstruction
 from dreamlift.guidance.sdi import SDI
 from dreamlift.guidance.sds import SDS
 from dreamlift.guidance.vsd import VSD
+from dreamlift.lighting import Lighting
 from dreamlift.prompts import Compass
 from dreamlift.scenes.background import Solid
 from dreamlift.scenes.field import Blob
 from dreamlift.scenes.nerf import Nerf
+from dreamlift.scenes.tetmesh import TetMesh
 from dreamlift.scenes.voxel import Voxel
 from dreamlift.schedules import Linear, Piecewise
-from dreamlift.settings import Config, Weights
+from dreamlift.settings import Config, Stage, Weights
 
 # High noise first: there the prior says what the prompt looks like from this side. At lower noise it believes the blob that it
 # is shown; once the shape is there, low noise makes it whole.
@@ -33,7 +35,7 @@ T_MAX = Piecewise(((0.0, 0.99), (0.4, 0.9), (1.0, 0.3)))
 # other colour the scene would grow a wall of fog in this one.
 BACKDROP = Solid((0.70, 0.75, 0.80))
 
-TOYBOX = Config(
+FIELD = Config(
     steps=200,
     cameras=CameraSampler(views=2, resolution=(64,), elevation_deg=(-10.0, 60.0), fov_deg=(40.0, 55.0), fill=1.0),
     wording=Compass(),
@@ -52,18 +54,34 @@ TOYBOX = Config(
     # through and the mesh loses it.
     weights=Weights(sparsity=Linear(60.0, 10.0, 0.4, 0.7), opaque=Linear(0.0, 1000.0, 0.4, 0.8)),
 )
-"""DreamFusion's method on the embedded prior: annealed t, gradient x - x0_hat with clipped x0_hat, 8 view words.
+"""DreamFusion's method on the embedded prior: annealed t, gradient x - x0_hat with clipped x0_hat, 8 view words."""
 
-On 2 CPU cores it takes a minute and 1.2 GB (BENCHMARKS.md).
-"""
+MESH = Stage(
+    steps=100,
+    cameras=FIELD.cameras,
+    wording=FIELD.wording,
+    # Clay, which the prior knows, teaches the shape where colours would hide it.
+    lighting=Lighting(lambertian=0.5, textureless=0.5),
+    scene=TetMesh(
+        resolution=32, color=Voxel(switch_on=(0.0, 0.0, 0.0), blob=Blob("none"), lr=0.02), background=BACKDROP,
+        sdf_lr=0.01, deform_lr=0.01,
+    ),
+    guidance=SDS(7.5, 0.02, 0.5, weighting="x0", clip_x0=1.0),
+    weights=Weights(normal_consistency=10_000.0, laplacian=3000.0),
+)  # fmt: skip
+"""A mesh stage at low noise: walls become smooth and edges sharp (Magic3D's second stage)."""
+
+TOYBOX = replace(FIELD, then=(MESH,))
+"""The default: a radiance field, then its mesh."""
 
 
 def _toy(guidance: Guidance, **changes: Any) -> Config:
-    """A paper's loss on the embedded prior, with all else as in ``toybox``, so that losses can be compared."""
-    return replace(TOYBOX, guidance=guidance, **changes)
+    """A paper's loss on the embedded prior, with all else as in ``toybox-field``, so that losses can be compared."""
+    return replace(FIELD, guidance=guidance, **changes)
 
 
 TOYS: dict[str, Config] = {
+    "toybox-field": FIELD,
     "dreamfusion-toy": _toy(SDS(7.5, weighting="x0", clip_x0=1.0)),  # t uniform in 0.02 to 0.98, as in the paper
     "vsd-toy": _toy(VSD(7.5, T_MIN, T_MAX, "x0", lora_lr=1e-3, clip_x0=1.0)),
     "hifa-toy": _toy(HiFA(7.5, 0.1, clip_x0=1.0)),
@@ -72,5 +90,5 @@ TOYS: dict[str, Config] = {
     "cfd-toy": _toy(CFD(7.5, clip_x0=1.0)),
     "csd-toy": _toy(CSD(6.5, T_MIN, T_MAX, "x0")),
     "nfsd-toy": _toy(NFSD(6.5, 0.2, T_MIN, T_MAX, "x0")),
-    "mvdream-toy": _toy(Reconstruction(7.5, 0.5, T_MIN, T_MAX), cameras=replace(TOYBOX.cameras, views=4)),
+    "mvdream-toy": _toy(Reconstruction(7.5, 0.5, T_MIN, T_MAX), cameras=replace(FIELD.cameras, views=4)),
 }
