@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+import trimesh
 
 from dreamlift.cameras import turntable
 from dreamlift.scenes import kernels, splat, splat_color, splat_start
-from dreamlift.types import Cameras
+from dreamlift.types import Cameras, Mesh
 
 needs_kernels = pytest.mark.skipif(not kernels.fast_kernels_available(), reason='needs numba: pip install "numba"')
 
@@ -298,6 +299,23 @@ def test_a_colour_beyond_the_range_can_come_back():
     assert (shown == 1).all()
     shown.sum().backward()
     torch.testing.assert_close(sh0.grad, torch.full((1, 1, 3), splat_color.C0))
+
+
+@pytest.mark.parametrize("kind", ["ball", "mesh"])
+def test_the_spacing_of_many_points_is_the_mean_of_what_pairs_say(kind, monkeypatch):
+    cube = trimesh.creation.box((1.0, 1.0, 1.0))
+    mesh = Mesh(cube.vertices.astype(np.float32), cube.faces.astype(np.int32))
+
+    def scales():
+        rng = torch.Generator().manual_seed(0)
+        found = splat_start.ball(3000, 0.5, 0.1, rng) if kind == "ball" else splat_start.on_mesh(mesh, 3000, rng)
+        return found.log_scales[:, 0].exp()
+
+    pairs = scales()
+    monkeypatch.setattr(splat_start, "EXACT", 100)
+    worked_out = scales()
+    assert worked_out.std() == 0
+    assert float(worked_out[0]) == pytest.approx(float(pairs.square().mean().sqrt()), rel=0.06)  # edges: fewer neighbours
 
 
 def test_spacing_is_the_distance_to_neighbours():

@@ -7,6 +7,7 @@ the distances between neighbours, as in "3D Gaussian Splatting" (Kerbl et al. 20
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,9 @@ WIDTH = 0.7  # of a Gaussian on a mesh, of the spacing: wider ones blur the outl
 FLAT = 0.2  # thickness of a Gaussian on a mesh, of its width
 MESH_OPACITY = 0.9  # of a Gaussian on a mesh, which is a surface from the start
 NEIGHBOURS = 3
+EXACT = 10_000  # points up to which distances are taken between all pairs
+# The mean of Gamma(k + 2/3) / Gamma(k) over k = 1, 2, 3.
+BALL_SPACING = sum(math.gamma(k + 2 / 3) / math.gamma(k) for k in (1, 2, 3)) / 3
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,11 @@ def ball(count: int, radius: float, opacity: float, rng: torch.Generator) -> Sta
     means = directions * radius * torch.rand(count, 1, generator=rng).pow(1 / 3)
     # Grey but for a trace of noise, as DreamGaussian's, so that equal points need not stay equal.
     colors = 0.5 + torch.rand(count, 3, generator=rng) / 255 * 0.28
-    scales = spacing(means).log()[:, None].repeat(1, 3)
+    if count <= EXACT:
+        wide = spacing(means)
+    else:  # the same in the mean, for points of a Poisson process: E r_k^2 = Gamma(k + 2/3) / Gamma(k) (3 / (4 pi density))^(2/3)
+        wide = torch.full((count,), math.sqrt(BALL_SPACING) * radius * count ** (-1 / 3))
+    scales = wide.log()[:, None].repeat(1, 3)
     quats = torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(count, 1)
     return Start(means, quats, scales, torch.full((count,), opacity).logit(), sh0_of(colors))
 
@@ -73,7 +81,10 @@ def on_mesh(mesh: Mesh, count: int, rng: torch.Generator) -> Start:
     else:
         colors = torch.full((count, 3), 0.5)
     means = interpolate(mesh.vertices)
-    wide = WIDTH * spacing(means)
+    if count <= EXACT:
+        wide = WIDTH * spacing(means)
+    else:  # as above, on a surface: E r_k^2 = k / (pi density)
+        wide = torch.full((count,), WIDTH * math.sqrt(2 * float(areas.sum()) / (math.pi * count)))
     scales = torch.stack([wide, wide, FLAT * wide], dim=-1).log()
     quats = turns(torch.nn.functional.normalize(vectors[face], dim=-1))
     return Start(means, quats, scales, torch.full((count,), MESH_OPACITY).logit(), sh0_of(colors.clamp(0, 1)))
