@@ -63,11 +63,11 @@ MESH = Stage(
     # Clay, which the prior knows, teaches the shape where colours would hide it.
     lighting=Lighting(lambertian=0.5, textureless=0.5),
     scene=TetMesh(
-        resolution=32, color=Voxel(switch_on=(0.0, 0.0, 0.0), blob=Blob("none"), lr=0.02), background=BACKDROP,
+        resolution=64, color=Voxel(switch_on=(0.0, 0.0, 0.0), blob=Blob("none"), lr=0.02), background=BACKDROP,
         sdf_lr=0.01, deform_lr=0.01,
     ),
     guidance=SDS(7.5, 0.02, 0.5, weighting="x0", clip_x0=1.0),
-    weights=Weights(normal_consistency=10_000.0, laplacian=3000.0),
+    weights=Weights(normal_consistency=3000.0, laplacian=1000.0),
 )  # fmt: skip
 """A mesh stage at low noise: walls become smooth and edges sharp (Magic3D's second stage)."""
 
