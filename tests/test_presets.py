@@ -26,7 +26,9 @@ from dreamlift.priors.sources import KNOWN
 from dreamlift.prompts import embed_prompt
 from dreamlift.scenes import SCENES
 from dreamlift.scenes.background import Solid
+from dreamlift.scenes.gaussians import Gaussians
 from dreamlift.scenes.nerf import Nerf
+from dreamlift.scenes.tetmesh import TetMesh
 from dreamlift.schedules import Linear, value_at
 from dreamlift.settings import Config, Weights, check_stages
 from dreamlift.toybox.dataset import PLAIN
@@ -77,6 +79,15 @@ def begins_with(config, number):
     return Mesh(box.vertices.astype(np.float32), box.faces.astype(np.int32))
 
 
+def small(scene):
+    """The same scene with less to compute."""
+    if isinstance(scene, Nerf):
+        return replace(scene, samples=32)
+    if isinstance(scene, TetMesh):
+        return replace(scene, resolution=12)
+    return replace(scene, capacity=300, count=200) if isinstance(scene, Gaussians) else scene
+
+
 @EACH
 def test_the_stages_of_a_preset_can_follow_each_other(name):
     config = PRESETS[name]
@@ -91,7 +102,7 @@ def test_every_weight_is_of_some_scenes_term():
 @EACH_STAGE
 def test_the_regularisers_of_a_preset_are_terms_of_its_scene(name, number):
     config = PRESETS[name].stages[number]
-    scene = config.scene.build(random_stream(), start=begins_with(PRESETS[name], number))
+    scene = small(config.scene).build(random_stream(), start=begins_with(PRESETS[name], number))
     cameras = replace(config.cameras, resolution=(8,))(0.5, random_stream())
     for progress in PROGRESS:
         on = config.weights.at(progress)
@@ -122,8 +133,7 @@ def test_two_steps_of_a_preset(name, number, network):
     # The preset's own scene, losses and weights, with few rays: every part fits the others.
     full = PRESETS[name].stages[number]
     cameras = replace(full.cameras, resolution=(8,))
-    scene = replace(full.scene, samples=32) if isinstance(full.scene, Nerf) else full.scene
-    config = replace(full, steps=2, prompt="a mug", cameras=cameras, scene=scene)
+    config = replace(full, steps=2, prompt="a mug", cameras=cameras, scene=small(full.scene))
     state = start(config, network, (begins_with(PRESETS[name], number),))
     embeds = embed_prompt(config.prompt, config.negative, config.wording, network.embed_text)
     steps = list(optimize(config, network, embeds, state))

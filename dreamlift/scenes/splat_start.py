@@ -47,7 +47,7 @@ def ball(count: int, radius: float, opacity: float, rng: torch.Generator) -> Sta
     colors = 0.5 + torch.rand(count, 3, generator=rng) / 255 * 0.28
     if count <= EXACT:
         wide = spacing(means)
-    else:  # the same in the mean, for points of a Poisson process: E r_k^2 = Gamma(k + 2/3) / Gamma(k) (3 / (4 pi density))^(2/3)
+    else:  # the same in the mean: for a Poisson process E r_k^2 = Gamma(k + 2/3) / Gamma(k) (3 / (4 pi density))^(2/3)
         wide = torch.full((count,), math.sqrt(BALL_SPACING) * radius * count ** (-1 / 3))
     scales = wide.log()[:, None].repeat(1, 3)
     quats = torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(count, 1)
