@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 __all__ = ["Asset", "Config", "generate"]
 
-_HOMES = {"Asset": "dreamlift.lifting", "generate": "dreamlift.lifting", "Config": "dreamlift.presets"}
+_HOMES = {"Asset": "dreamlift.lifting", "generate": "dreamlift.lifting", "Config": "dreamlift.settings"}
 
 if TYPE_CHECKING:
     from dreamlift.lifting import Asset, generate

@@ -31,8 +31,9 @@ from dreamlift.priors.sources import locate, revision_of
 from dreamlift.prompts import PromptEmbeds, embed_prompt
 from dreamlift.run import check_prompt
 from dreamlift.scenes.base import Scene
+from dreamlift.scenes.gaussians import GaussianScene
 from dreamlift.settings import Config, check_stages
-from dreamlift.types import Cameras, Mesh, Step
+from dreamlift.types import Cameras, Mesh, Splats, Step
 
 VIEW_SIZE = 128  # pixels of the renders that the exported file is compared with
 
@@ -71,6 +72,7 @@ class Asset:
     metrics: dict[str, float] = field(default_factory=dict)
     others: tuple[Asset, ...] = ()  # of the other particles, where there are several
     lods: tuple[Mesh, ...] = ()  # coarser and coarser versions of the mesh, where they were asked for
+    splats: Splats | None = None  # the Gaussians themselves, where the last scene was one of them
 
     @property
     def seed(self) -> int:
@@ -196,7 +198,8 @@ def finish(config: Config, scene: Scene, on_stage: Callable[[str], None] = lambd
     cameras = turntable(8, distance=2.9, fov_deg=42.0, size=VIEW_SIZE)
     views = render_views(scene, cameras)
     metrics = {"faces": float(len(mesh.faces)), "vertices": float(len(mesh.vertices))}
-    return Asset(mesh, config, cameras, views, metrics, lods=lods)
+    splats = scene.to_splats() if isinstance(scene, GaussianScene) else None
+    return Asset(mesh, config, cameras, views, metrics, lods=lods, splats=splats)
 
 
 @torch.no_grad()

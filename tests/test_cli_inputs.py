@@ -104,7 +104,7 @@ BAD_OPTIONS = {
     "deeper": (["--scene.resolutions=[9]"], "did you mean 'scene.field.resolutions'?"),
     "choice": (["--guidance.type", "sdss"], "guidance.type: got 'sdss', accepted: sds", "did you mean 'sds'?"),
     "no value": (["--guidance.guidance_scale"], "--guidance.guidance_scale needs a value"),
-    "whole and part": (["--mesh", "{}", "--mesh.faces", "9"], "unrecognized arguments: --mesh"),
+    "whole and part": (["--cameras", "{}", "--cameras.views", "9"], "unrecognized arguments: --cameras"),
     "word for a number": (["--steps", "ten"], "steps: got 'ten', accepted: a whole number"),
     "fraction": (["--steps", "1.5"], "steps: got '1.5', accepted: a whole number"),
     "negative steps": (["--steps", "-5"], "steps is -5; it must be at least 1"),

@@ -29,6 +29,7 @@ from PIL import Image
 from run_helpers import names, same
 from safetensors.torch import load_file, save_file
 
+from dreamlift import lifting
 from dreamlift.apps import lift
 from dreamlift.apps.evaluate import find_items
 from dreamlift.config import config_hash, load_yaml
@@ -281,7 +282,7 @@ def test_every_particle_is_exported_and_their_diversity_told(cwd, quick, stub, c
 
 
 def test_an_empty_scene_makes_no_asset(cwd, quick, stub, capsys, monkeypatch):
-    steps = lift.optimize
+    steps = lifting.optimize
 
     def emptied(config, prior, embeds, state):
         for step in steps(config, prior, embeds, state):
@@ -291,7 +292,7 @@ def test_an_empty_scene_makes_no_asset(cwd, quick, stub, capsys, monkeypatch):
                         level[..., 0] = -1e3
             yield step
 
-    monkeypatch.setattr(lift, "optimize", emptied)
+    monkeypatch.setattr(lifting, "optimize", emptied)
     failed(capsys, generate_words(stub, "run"), "the scene is empty")
     assert status_of(cwd / "run")["status"] == "failed"
     assert "EmptySceneError" in status_of(cwd / "run")["error"]

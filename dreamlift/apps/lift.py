@@ -25,6 +25,7 @@ from dreamlift.export import check_formats
 from dreamlift.export.glb import load_glb, save_glb
 from dreamlift.export.page import save_page
 from dreamlift.export.roundtrip import psnr
+from dreamlift.export.splats import save_splats
 from dreamlift.export.video import contact_sheet, save_turntable
 from dreamlift.files import atomic_write_bytes
 from dreamlift.lifting import Asset, Job, finish, lift, prepare
@@ -215,6 +216,8 @@ def write_asset(folder: Path, asset: Asset, reporter: Reporter) -> dict[str, flo
     folder.mkdir(exist_ok=True)
     glb = folder / "asset.glb"
     save_files(asset, folder, dict.fromkeys(["glb", *asset.config.asset.formats]))
+    if asset.splats is not None:
+        save_splats(asset.splats, folder / "splats.ply", {"prompt": asset.config.prompt, "seed": asset.config.seed})
     reporter.stage("checking the file against the scene")
     mesh = load_glb(glb)  # in the scene's coordinates, wherever it stands in the file
     shown = render_mesh(mesh, asset.cameras).rgb
