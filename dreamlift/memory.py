@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from dreamlift.settings import Config
 
-PACKAGES = 1000 << 20  # Python with torch, diffusers and transformers, and numba with compiled kernels: 650 to 950 MiB were seen
+PACKAGES = 1000 << 20  # Python with torch, diffusers, transformers and numba with its kernels: 650 to 950 MiB were seen
 CUDA_HOST, CUDA_DEVICE = 3 << 30, 600 << 20  # what CUDA adds to a process, and keeps of a GPU; not measured here
 CPU_SLACK, GPU_SLACK = 2.0, 1.25  # over the live values: gaps that malloc (tuned not to give back) and torch's allocator leave
 COPIES = 10  # of every trained value: itself, gradient, Adam's two, and two good copies of all but the gradient
