@@ -170,7 +170,7 @@ def _expected(config: Config, device: str) -> Need:
 
 def step_shape(config: Config, device: str = "cpu") -> StepShape:
     """What the scene is asked to render in the dearest step of the run."""
-    terms = frozenset(name for i in range(101) for name in config.weights.at(i / 100))
+    terms = config.weights.ever()
     normals = "orientation" in terms or config.lighting.lambertian > 0
     return StepShape(config.cameras.views, max(config.cameras.resolution), device, normals, terms)
 

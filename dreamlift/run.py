@@ -146,9 +146,12 @@ class Run:
         """The newest whole checkpoint, as :func:`dreamlift.checkpoints.load_latest` finds it."""
         return checkpoints.load_latest(self.folder / "checkpoints", self.config_hash)
 
-    def resume(self) -> tuple[int, dict[str, Any]]:
-        """(step to go on with, state), with the metrics cut back to that step; (0, {}) where nothing was saved yet."""
-        step, state = self.load_latest() or (0, {})
+    def resume(self, found: tuple[int, dict[str, Any]] | None = None) -> tuple[int, dict[str, Any]]:
+        """(step to go on with, state), with the metrics cut back to that step; (0, {}) where nothing was saved yet.
+
+        ``found`` is what :meth:`load_latest` gave, so that the files need not be read again.
+        """
+        step, state = found or self.load_latest() or (0, {})
         path = self.folder / "metrics.jsonl"
         kept = [line for line in read_metrics(self.folder) if line["step"] < step]
         try:

@@ -46,6 +46,10 @@ class Weights:
         values = {name: value_at(value, progress) for name, value in vars(self).items()}
         return {name: value for name, value in values.items() if value != 0.0}
 
+    def ever(self) -> frozenset[str]:
+        """The terms that are on at some time of a run (its hundredths are looked at)."""
+        return frozenset(name for i in range(101) for name in self.at(i / 100))
+
 
 @dataclass(frozen=True)
 class Adam:
@@ -160,7 +164,6 @@ def check_stages(config: Config) -> None:
             raise ValueError(
                 f"stage {number}: a {name} scene needs a mesh to begin with; give --mesh FILE, or a stage before it"
             )
-        wanted = {term for i in range(101) for term in stage.weights.at(i / 100)}
-        if missing := sorted(wanted - set(stage.scene.terms)):
+        if missing := sorted(stage.weights.ever() - set(stage.scene.terms)):
             has = ", ".join(stage.scene.terms) or "none"
             raise ValueError(f"stage {number}: weights.{missing[0]} is set, but a {name} scene has no such regulariser ({has})")

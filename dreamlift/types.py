@@ -82,6 +82,10 @@ class Shading:
     light: Tensor  # (B, 3) position of the point light, world units
     ambient: float = 0.3  # light that reaches every side; the diffuse part gets 1 - ambient
 
+    def __getitem__(self, index: slice) -> Shading:
+        """That of some of the cameras (take a slice, so that the batch axis stays)."""
+        return Shading(self.lambertian[index], self.textureless[index], self.light[index], self.ambient)
+
 
 @dataclass(frozen=True)
 class RenderOutput:

@@ -77,7 +77,7 @@ def resume_run(folder: Path, reporter: Reporter) -> Outcome:
         first = job.config.stages[job.state.stage].prior == job.config.prior  # whose revision was noted
         if first and known not in (None, job.teacher.revision):
             reporter.note(f"the prior {config.prior} has changed since this run began; it goes on with the one of now")
-        run.resume()
+        run.resume(found)
         run.set_status("running", {"prior_revision": job.teacher.revision if first else known, **estimated(job)})
         return _carry_out(run, job, reporter, begun)
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from dreamlift.meshing.geometry import with_normals
 from dreamlift.meshing.raster import sample_texture
 from dreamlift.meshing.tangents import vertex_tangents
-from dreamlift.meshing.texture import grow, rasterize_uvs
+from dreamlift.meshing.texture import rasterize_uvs, spread
 from dreamlift.types import Mesh
 
 STEEPEST = 0.05  # the least z: a normal that leans farther away would be lit from behind the coarse surface
@@ -55,9 +55,7 @@ def bake_normal_map(
         local = torch.linalg.solve(axes.transpose(1, 2), wanted)
         local[:, 2] = local[:, 2].clamp_min(STEEPEST)
         image[texel[part]] = torch.nn.functional.normalize(local, dim=1)
-    filled = torch.zeros(size * size, dtype=torch.bool)
-    filled[texel] = True
-    image = grow(image.view(size, size, 3), filled.view(size, size), padding)
+    image = spread(image, texel, size, padding)
     return replace(mesh, normal_map=(image * 127.5 + 128.0).clamp(0, 255).to(torch.uint8).numpy())
 
 

@@ -75,8 +75,8 @@ def render_mesh(
     """
     check_mesh(mesh)
     fine = rescaled(cameras.to("cpu"), supersample)
-    parts = [_shade(mesh, rasterize(mesh.vertices, mesh.faces, fine[i : i + 1]), fine[i : i + 1], _one(shading, i))
-             for i in range(len(cameras))]  # fmt: skip
+    each = [slice(i, i + 1) for i in range(len(cameras))]
+    parts = [_shade(mesh, rasterize(mesh.vertices, mesh.faces, fine[i]), fine[i], shading and shading[i]) for i in each]
     # (B, H, W, 8): colour, opacity, depth, normal, all times the coverage
     mean = torch.cat([_box_filter(part, supersample) for part in parts])
     backdrop = torch.as_tensor(background, dtype=mean.dtype).cpu()
@@ -106,6 +106,21 @@ def sample_texture(texture: np.ndarray, uvs: Tensor) -> Tensor:
     return (upper * (1 - fy) + lower * fy) / 255.0
 
 
+def interpolate(mesh: Mesh, values: np.ndarray, face: Tensor, bary: Tensor) -> Tensor:
+    """The vertices' ``values (V, C)`` at barycentrics ``bary (N, 3)`` on ``face (N,)``: ``(N, C)`` float32."""
+    corners = torch.from_numpy(np.ascontiguousarray(mesh.faces)).long()[face]
+    return torch.einsum("nc,nci->ni", bary, torch.from_numpy(np.ascontiguousarray(values)).float()[corners])
+
+
+def colors_at(mesh: Mesh, face: Tensor, bary: Tensor) -> Tensor:
+    """Base colours ``(N, 3)``, sRGB in [0, 1]: of the texture, or else of the vertices, or else mid grey."""
+    if mesh.base_color is not None and mesh.uvs is not None:
+        return sample_texture(mesh.base_color, interpolate(mesh, mesh.uvs, face, bary))
+    if mesh.vertex_colors is not None:
+        return interpolate(mesh, mesh.vertex_colors, face, bary)
+    return torch.full((len(face), 3), 0.5)
+
+
 def _shade(mesh: Mesh, fragments: Fragments, camera: Cameras, shading: Shading | None) -> Tensor:
     """``(1, H, W, 8)`` of one view: colour, coverage, depth and normal, 0 where there is no face."""
     shape = fragments.faces.shape
@@ -113,28 +128,18 @@ def _shade(mesh: Mesh, fragments: Fragments, camera: Cameras, shading: Shading |
     face = fragments.faces.flatten()[hit]
     bary = fragments.barycentrics.view(-1, 3)[hit]
     depth = fragments.depth.flatten()[hit]
-    corners = torch.from_numpy(np.ascontiguousarray(mesh.faces)).long()[face]  # (N, 3)
-
-    def interpolate(values: np.ndarray) -> Tensor:
-        return torch.einsum("nc,nci->ni", bary, torch.from_numpy(np.ascontiguousarray(values)).float()[corners])
-
-    if mesh.base_color is not None and mesh.uvs is not None:
-        color = sample_texture(mesh.base_color, interpolate(mesh.uvs))
-    elif mesh.vertex_colors is not None:
-        color = interpolate(mesh.vertex_colors)
-    else:
-        color = torch.full((len(hit), 3), 0.5)
+    color = colors_at(mesh, face, bary)
     if mesh.normal_map is not None and mesh.uvs is not None:
         from dreamlift.meshing.normal_map import perturbed_normals  # which samples textures as above
 
         normal = perturbed_normals(with_normals(mesh), face, bary)
     elif mesh.vertex_normals is not None:
-        normal = interpolate(mesh.vertex_normals)
+        normal = interpolate(mesh, mesh.vertex_normals, face, bary)
     else:
         normal = torch.from_numpy(area_vectors(mesh.vertices, mesh.faces)).float()[face]
     normal = torch.nn.functional.normalize(normal, dim=-1)
     if shading is not None:
-        color = _lit(color, interpolate(mesh.vertices), normal, shading)
+        color = _lit(color, interpolate(mesh, mesh.vertices, face, bary), normal, shading)
     out = torch.zeros(fragments.faces.numel(), 8)
     out[hit] = torch.cat([color, torch.ones(len(hit), 1), depth[:, None], normal], dim=1)
     return out.view(*shape, 8)
@@ -147,14 +152,6 @@ def _lit(albedo: Tensor, points: Tensor, normal: Tensor, shading: Shading) -> Te
     diffuse = (normal * toward).sum(dim=-1, keepdim=True).clamp_min(0)
     lit = shading.ambient + (1 - shading.ambient) * diffuse
     return (albedo + textureless * (1 - albedo)) * (1 + lambertian * (lit - 1))
-
-
-def _one(shading: Shading | None, index: int) -> Shading | None:
-    """The shading of one camera of the batch."""
-    if shading is None:
-        return None
-    part = slice(index, index + 1)
-    return Shading(shading.lambertian[part], shading.textureless[part], shading.light[part], shading.ambient)
 
 
 def _box_filter(image: Tensor, factor: int) -> Tensor:

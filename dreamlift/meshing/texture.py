@@ -92,9 +92,7 @@ def bake(mesh: Mesh, color_function: ColorFunction, size: int = 1024, padding: i
             points = (weights * vertices[corners[part]]).sum(dim=1)
             directions = torch.nn.functional.normalize((weights * normals[corners[part]]).sum(dim=1), dim=-1)
             image[texel[part]] = _checked(color_function(points, directions), len(points))
-    filled = torch.zeros(size * size, dtype=torch.bool)
-    filled[texel] = True
-    image = grow(image.view(size, size, 3), filled.view(size, size), padding)
+    image = spread(image, texel, size, padding)
     return replace(mesh, base_color=(image * 255 + 0.5).to(torch.uint8).numpy())
 
 
@@ -127,6 +125,13 @@ def rasterize_uvs(uvs: np.ndarray, faces: np.ndarray, size: int) -> tuple[Tensor
     first = torch.ones(len(texel), dtype=torch.bool)
     first[1:] = texel[1:] != texel[:-1]
     return texel[first], owner[order][first], weight[order][first]
+
+
+def spread(image: Tensor, texel: Tensor, size: int, padding: int) -> Tensor:
+    """``image (size * size, 3)``, of which ``texel (N,)`` are set, as ``(size, size, 3)``; :func:`grow` fills the others."""
+    filled = torch.zeros(size * size, dtype=torch.bool)
+    filled[texel] = True
+    return grow(image.view(size, size, 3), filled.view(size, size), padding)
 
 
 def grow(image: Tensor, filled: Tensor, steps: int) -> Tensor:

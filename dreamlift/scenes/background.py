@@ -94,6 +94,13 @@ class Background(nn.Module):
         chosen = (draw[:, 3] < self.probability)[:, None, None, None]
         return torch.where(chosen, draw[:, None, None, :3].expand_as(base), base)
 
+    def behind(self, given: Tensor | None, directions: Tensor, rng: torch.Generator) -> Tensor:
+        """What broadcasts to colours ``(B, H, W, 3)``: ``given``, see :meth:`Scene.render`, or else this background's own."""
+        if given is None:
+            return self(directions, rng)
+        given = given.to(directions)
+        return given[:, None, None] if given.dim() == 2 else given
+
     def param_groups(self) -> list[ParamGroup]:
         if self.network is None:
             return []

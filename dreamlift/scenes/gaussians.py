@@ -164,12 +164,7 @@ class GaussianScene(Scene):
             normal = surface_normals(drawn.features[..., 4:], points, opacity, directions)
         if shading is not None:
             rgb = lit(rgb, opacity, points, normal, shading)
-        if background is None:
-            backdrop = self.background(directions, rng)
-        else:
-            backdrop = background.to(like)
-            if backdrop.dim() == 2:
-                backdrop = backdrop[:, None, None]
+        backdrop = self.background.behind(background, directions, rng)
         aux: dict[str, Tensor] = {}
         if drawn.means2d.requires_grad:
             drawn.means2d.retain_grad()

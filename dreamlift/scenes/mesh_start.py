@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dreamlift.meshing.distance import signed_distances
 from dreamlift.meshing.geometry import check_mesh
-from dreamlift.meshing.raster import sample_texture
+from dreamlift.meshing.raster import colors_at, interpolate
 from dreamlift.meshing.tets import TetGrid
 from dreamlift.scenes.field import Field
 from dreamlift.types import Mesh
@@ -63,16 +63,8 @@ def sample_colors(mesh: Mesh, count: int, rng: torch.Generator) -> tuple[Tensor,
     root = root.sqrt()  # even over the triangle (Osada et al. 2002, equation 1)
     weights = torch.stack([1 - root, root * (1 - other), root * other], dim=1)
 
-    def interpolate(values: np.ndarray) -> Tensor:
-        return (torch.from_numpy(np.ascontiguousarray(values)).float()[faces[face]] * weights[:, :, None]).sum(1)
-
-    if mesh.base_color is not None and mesh.uvs is not None:
-        colors = sample_texture(mesh.base_color, interpolate(mesh.uvs))
-    elif mesh.vertex_colors is not None:
-        colors = interpolate(mesh.vertex_colors)
-    else:
-        colors = torch.full((count, 3), 0.5)
-    return interpolate(mesh.vertices), torch.nn.functional.normalize(vectors[face], dim=1), colors.clamp(0, 1)
+    points, colors = interpolate(mesh, mesh.vertices, face, weights), colors_at(mesh, face, weights)
+    return points, torch.nn.functional.normalize(vectors[face], dim=1), colors.clamp(0, 1)
 
 
 def fit_colors(field: Field, mesh: Mesh, spread: float, rng: torch.Generator) -> None:

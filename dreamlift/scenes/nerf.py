@@ -126,12 +126,7 @@ class NerfScene(Scene):
         values = torch.cat([out.values for out, _ in marched]).view(*shape, -1)
         if grad:
             aux = joined([aux for _, aux in marched])
-        if background is None:
-            backdrop = self.background(directions.view(*shape, 3), rng)
-        else:
-            backdrop = background.to(like)
-            if backdrop.dim() == 2:
-                backdrop = backdrop[:, None, None]
+        backdrop = self.background.behind(background, directions.view(*shape, 3), rng)
         rgb = values[..., :3] + (1 - opacity) * backdrop
         depth = depth_sum / opacity.clamp(min=1e-6)
         return RenderOutput(rgb, opacity, depth, values[..., 3:] if normals else None, aux)

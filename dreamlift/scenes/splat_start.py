@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from dreamlift.meshing.geometry import area_vectors, check_mesh
-from dreamlift.meshing.raster import sample_texture
+from dreamlift.meshing.geometry import check_mesh, face_areas
+from dreamlift.scenes.mesh_start import sample_colors
 from dreamlift.scenes.splat_color import sh0_of
 from dreamlift.types import Mesh
 
@@ -61,33 +60,16 @@ def on_mesh(mesh: Mesh, count: int, rng: torch.Generator) -> Start:
         EmptySceneError, ValueError: the mesh is empty or malformed.
     """
     check_mesh(mesh)
-    vectors = torch.from_numpy(area_vectors(mesh.vertices, mesh.faces)).float()
-    areas = vectors.norm(dim=1)
-    # Through the running sum: torch.multinomial takes no more than 2^24 faces.
-    at = torch.rand(count, generator=rng, dtype=torch.float64) * areas.double().sum()
-    face = torch.searchsorted(areas.double().cumsum(0), at).clamp(max=len(areas) - 1)
-    u, v = torch.rand(2, count, generator=rng)
-    u, v = torch.where(u + v > 1, 1 - u, u), torch.where(u + v > 1, 1 - v, v)
-    bary = torch.stack([1 - u - v, u, v], dim=-1)
-    corners = torch.from_numpy(np.ascontiguousarray(mesh.faces)).long()[face]
-
-    def interpolate(values: np.ndarray) -> Tensor:
-        return torch.einsum("nc,nci->ni", bary, torch.from_numpy(np.ascontiguousarray(values)).float()[corners])
-
-    if mesh.base_color is not None and mesh.uvs is not None:
-        colors = sample_texture(mesh.base_color, interpolate(mesh.uvs)).float()
-    elif mesh.vertex_colors is not None:
-        colors = interpolate(mesh.vertex_colors)
-    else:
-        colors = torch.full((count, 3), 0.5)
-    means = interpolate(mesh.vertices)
+    means, normals, colors = sample_colors(mesh, count, rng)
     if count <= EXACT:
         wide = WIDTH * spacing(means)
     else:  # as above, on a surface: E r_k^2 = k / (pi density)
-        wide = torch.full((count,), WIDTH * math.sqrt(2 * float(areas.sum()) / (math.pi * count)))
+        wide = torch.full(
+            (count,), WIDTH * math.sqrt(2 * float(face_areas(mesh.vertices, mesh.faces).sum()) / (math.pi * count))
+        )
     scales = torch.stack([wide, wide, FLAT * wide], dim=-1).log()
-    quats = turns(torch.nn.functional.normalize(vectors[face], dim=-1))
-    return Start(means, quats, scales, torch.full((count,), MESH_OPACITY).logit(), sh0_of(colors.clamp(0, 1)))
+    quats = turns(normals)
+    return Start(means, quats, scales, torch.full((count,), MESH_OPACITY).logit(), sh0_of(colors))
 
 
 def turns(normals: Tensor) -> Tensor:

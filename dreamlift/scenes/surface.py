@@ -29,7 +29,7 @@ from torch.nn.functional import normalize
 from dreamlift.cameras import rays_of, rescaled
 from dreamlift.meshing.extract import Extract
 from dreamlift.meshing.raster import rasterize
-from dreamlift.meshing.texture import grow, rasterize_uvs
+from dreamlift.meshing.texture import rasterize_uvs, spread
 from dreamlift.meshing.uvs import uv_density
 from dreamlift.scenes.background import BACKGROUNDS, Background, Learned, Random, Solid
 from dreamlift.scenes.base import ParamGroup, Scene, SceneSettings, StepShape
@@ -151,15 +151,10 @@ class SurfaceScene(Scene):
         turns = torch.zeros(len(cameras))
         if self.training and self.environment is not None and self.settings.turn:
             turns = torch.rand(len(cameras), generator=rng) * (2 * math.pi)
-        views = [self._view(cameras[i : i + 1], _one(shading, i), turns[i]) for i in range(len(cameras))]
+        views = [self._view(cameras[i : i + 1], shading and shading[i : i + 1], turns[i]) for i in range(len(cameras))]
         mean = torch.cat(views)  # (B, H, W, 8): colour, opacity, depth, normal, all times the coverage
         opacity = mean[..., 3:4]
-        if background is None:
-            backdrop = self.background(rays_of(cameras).directions.to(mean), rng)
-        else:
-            backdrop = background.to(mean)
-            if backdrop.dim() == 2:
-                backdrop = backdrop[:, None, None]
+        backdrop = self.background.behind(background, rays_of(cameras).directions.to(mean), rng)
         rgb = mean[..., :3] + (1 - opacity) * backdrop
         depth = mean[..., 4:5] / opacity.clamp(min=1e-6)
         return RenderOutput(rgb, opacity, depth, mean[..., 5:8] if normals else None)
@@ -296,10 +291,8 @@ class SurfaceScene(Scene):
             color[texel[part]] = found.float().cpu()
             if ends is not None:
                 finish[texel[part], 1:] = ends.float().cpu()
-        filled = torch.zeros(size * size, dtype=torch.bool)
-        filled[texel] = True
         wanted = [color] if self.finish is None else [color, finish]
-        images = [grow(image.view(size, size, 3), filled.view(size, size), PADDING) for image in wanted]
+        images = [spread(image, texel, size, PADDING) for image in wanted]
         first, *rest = [(image.clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy() for image in images]
         return first, rest[0] if rest else None
 
@@ -308,11 +301,3 @@ def mixed(values: Tensor, corners: Tensor, bary: Tensor) -> Tensor:
     """What ``values (V, C)`` are between a face's ``corners (N, 3)`` with barycentrics ``bary (N, 3)``: ``(N, C)``."""
     first, second, third = (values[corners[:, k]] * bary[:, k : k + 1] for k in range(3))
     return first + second + third
-
-
-def _one(shading: Shading | None, index: int) -> Shading | None:
-    """The shading of one camera of the batch."""
-    if shading is None:
-        return None
-    part = slice(index, index + 1)
-    return Shading(shading.lambertian[part], shading.textureless[part], shading.light[part], shading.ambient)

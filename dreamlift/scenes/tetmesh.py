@@ -173,12 +173,7 @@ class TetMeshScene(Scene):
         shown = [color, torch.ones_like(seen.depth), seen.depth, *([normal] if normals and normal is not None else [])]
         picture = antialias(seen.picture(torch.cat(shown, dim=1)), seen, vertices, faces, edges, cameras)
         opacity = picture[..., 3:4]
-        if background is None:
-            backdrop = self.background(rays_of(cameras).directions.to(self.base), rng)
-        else:
-            backdrop = background.to(self.base)
-            if backdrop.dim() == 2:
-                backdrop = backdrop[:, None, None]
+        backdrop = self.background.behind(background, rays_of(cameras).directions.to(self.base), rng)
         rgb = picture[..., :3] + (1 - opacity) * backdrop
         depth = picture[..., 4:5] / opacity.clamp(min=1e-6)
         aux = {"vertices": vertices, "faces": faces, "edge_ends": edges.ends, "edge_faces": edges.faces}
