@@ -20,7 +20,7 @@ from dreamlift.cameras import turntable
 from dreamlift.export import EXPORTERS, check_formats
 from dreamlift.export.placement import Placement, place
 from dreamlift.memory import Need, check_memory, largest
-from dreamlift.meshing.extract import fulfil, levels_of_detail
+from dreamlift.meshing.extract import Extract, fulfil, levels_of_detail
 from dreamlift.meshing.load import load_mesh
 from dreamlift.optimize import State, check_views, optimize, random_stream, restored, start
 from dreamlift.personalize.additions import fingerprint, resolve
@@ -176,10 +176,18 @@ def lift(job: Job, on_stage: Callable[[str], None] = lambda name: None) -> Itera
         stage = stages[number]
         if number > state.stage:
             on_stage(f"stage {number + 1} of {len(stages)}")
-            meshes = tuple(scene.eval().to_mesh(stage.mesh) for scene in state.scenes)
+            meshes = tuple(scene.eval().to_mesh(passed_on(stage)) for scene in state.scenes)
             teacher = teach(stage, teacher.prior.device, (stages[number - 1], teacher))
             state.become(start(stage, teacher.prior, meshes, number, state.index))
         yield from optimize(stage, teacher.prior, teacher.embeds, state)
+
+
+def passed_on(stage: Config) -> Extract:
+    """How the scene before ``stage`` becomes the mesh that it begins with: with a texture only where that is painted on.
+
+    Other scenes take their colours from points of the mesh, for which a colour a vertex will do: unwrapping takes seconds.
+    """
+    return stage.mesh if stage.scene.keeps_start else dataclasses.replace(stage.mesh, texture=False, normal_map=False)
 
 
 def whole_name(prior: str, prior_config: str) -> str:

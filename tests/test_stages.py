@@ -94,7 +94,8 @@ def test_a_run_with_stages_from_the_command_line(stub, tmp_path, quick, capsys):
     assert run_main(*(word for word in generate_words(stub, folder, *STAGED) if word != "--then=[]")) == 0
     assert [line["step"] for line in read_metrics(folder)] == list(range(10))
     kept, made = load_glb(folder / "stage-1.glb"), load_glb(folder / "asset.glb")
-    assert kept.base_color is not None
+    assert kept.vertex_colors is not None
+    assert kept.base_color is None  # the next scene does not paint on it
     assert not np.array_equal(kept.vertices, made.vertices)
     config = load_yaml(Config, (folder / "config.yaml").read_text())
     assert (len(config.then), config.then[0].steps, config.total_steps) == (1, 4, 10)

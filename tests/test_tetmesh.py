@@ -11,9 +11,10 @@ import torch
 
 from dreamlift.cameras import orbit_cameras, turntable
 from dreamlift.config import load_yaml, save_yaml
-from dreamlift.meshing.distance import closest_on_triangles, signed_distances
+from dreamlift.meshing.distance import signed_distances
 from dreamlift.meshing.extract import Extract
 from dreamlift.meshing.geometry import EmptySceneError, face_areas, is_closed, signed_volume
+from dreamlift.meshing.nearest import closest_barycentrics
 from dreamlift.meshing.raster import render_mesh
 from dreamlift.meshing.tets import EDGES, TetGrid, crossing_of, edge_vertices, triangle_table
 from dreamlift.scenes import SCENES, mesh_terms
@@ -193,12 +194,16 @@ def test_overlapping_parts_are_one_inside_and_a_hole_is_outvoted():
 def test_closest_points_by_brute_force():
     rng = np.random.default_rng(0)
     triangles, points = torch.from_numpy(rng.normal(size=(50, 3, 3))), torch.from_numpy(2 * rng.normal(size=(50, 3)))
+    triangles[:5, 2] = 0.3 * triangles[:5, 0] + 0.7 * triangles[:5, 1]  # no area: a line
+    triangles[5:7] = triangles[5:7, :1]  # a point
     steps = torch.linspace(0, 1, 201, dtype=torch.float64)
     u, v = torch.meshgrid(steps, steps, indexing="ij")
     inside = u + v <= 1
     weights = torch.stack([1 - u - v, u, v], dim=-1)[inside]
     best = (torch.einsum("wk,nki->nwi", weights, triangles) - points[:, None]).norm(dim=-1).amin(1)
-    got = (closest_on_triangles(points, triangles) - points).norm(dim=1)
+    found = closest_barycentrics(points, triangles)
+    assert bool((found >= -1e-12).all())
+    got = (torch.einsum("nk,nkd->nd", found, triangles) - points).norm(dim=1)
     assert bool((got <= best + 1e-12).all())
     assert float((best - got).max()) < 0.03
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from dreamlift.meshing.nearest import closest_barycentrics
 from dreamlift.meshing.visibility import CANDIDATES
 
 BAND = 1.5  # cells around each triangle in which distances are exact
@@ -43,7 +44,8 @@ def _closest_points(corners: Tensor, count: int) -> tuple[Tensor, Tensor]:
     where = torch.zeros(count**3, 3, dtype=torch.float64)
     for owner, point in _box_points(low, high):
         place = point.double()
-        closest = closest_on_triangles(place, corners[owner])
+        triangles = corners[owner]
+        closest = torch.einsum("nk,nkd->nd", closest_barycentrics(place, triangles), triangles)
         distance = (closest - place).square().sum(1)
         number = (point[:, 0] * count + point[:, 1]) * count + point[:, 2]
         best.scatter_reduce_(0, number, distance, "amin")
@@ -68,31 +70,6 @@ def _box_points(low: Tensor, high: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         y = torch.div(local, size[:, 2], rounding_mode="floor") % size[:, 1]
         yield owner, low[owner] + torch.stack([x, y, local % size[:, 2]], dim=1)
         start = stop
-
-
-def closest_on_triangles(points: Tensor, triangles: Tensor) -> Tensor:
-    """The point ``(N, 3)`` of each triangle ``(N, 3, 3)`` that is closest to its point ``(N, 3)``.
-
-    The foot of the plane's perpendicular where it lies in the triangle, or else the best of the three edges' closest points.
-    """
-    a, b, c = triangles.unbind(1)
-    ab, ac, ap = b - a, c - a, points - a
-    d00, d01, d11 = (ab * ab).sum(1), (ab * ac).sum(1), (ac * ac).sum(1)
-    d20, d21 = (ap * ab).sum(1), (ap * ac).sum(1)
-    area = d00 * d11 - d01 * d01
-    v, w = d11 * d20 - d01 * d21, d00 * d21 - d01 * d20
-    within = (v >= 0) & (w >= 0) & (v + w <= area) & (area > 0)
-    safe = torch.where(area > 0, area, torch.ones_like(area))
-    best = a + (v / safe)[:, None] * ab + (w / safe)[:, None] * ac
-    least = torch.where(within, torch.full_like(area, -1.0), torch.full_like(area, torch.inf))
-    for p, q in ((a, b), (b, c), (c, a)):
-        edge = q - p
-        t = ((points - p) * edge).sum(1) / (edge * edge).sum(1).clamp_min(1e-300)
-        foot = p + t.clamp(0, 1)[:, None] * edge
-        distance = (foot - points).square().sum(1)
-        best = torch.where((distance < least)[:, None], foot, best)
-        least = torch.minimum(least, distance)
-    return best
 
 
 def _flooded(where: Tensor, known: Tensor, count: int) -> Tensor:

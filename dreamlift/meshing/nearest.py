@@ -110,21 +110,27 @@ class _Grid:
 
 
 def closest_barycentrics(points: Tensor, corners: Tensor) -> Tensor:
-    """Barycentrics ``(N, 3)`` of the point of each triangle ``corners (N, 3, 3)`` that is nearest to ``points (N, 3)``."""
+    """Barycentrics ``(N, 3)`` of the point of each triangle ``corners (N, 3, 3)`` that is nearest to ``points (N, 3)``.
+
+    The foot of the plane's perpendicular where it lies in the triangle, or else the best of the three edges' closest points;
+    a triangle without area is its edges.
+    """
     a, b, c = corners.unbind(dim=1)
     ab, ac, ap = b - a, c - a, points - a
     d00, d01, d11 = (ab * ab).sum(1), (ab * ac).sum(1), (ac * ac).sum(1)
     d20, d21 = (ap * ab).sum(1), (ap * ac).sum(1)
-    area = (d00 * d11 - d01 * d01).clamp_min(1e-30)
-    v, w = (d11 * d20 - d01 * d21) / area, (d00 * d21 - d01 * d20) / area
-    inner = torch.stack([1 - v - w, v, w], dim=1)
-    # Outside of the triangle the answer lies on one of its three sides.
-    best, gap = inner, torch.where((inner >= 0).all(dim=1), 0.0, torch.inf)
+    area = d00 * d11 - d01 * d01
+    v, w = d11 * d20 - d01 * d21, d00 * d21 - d01 * d20
+    within = (v >= 0) & (w >= 0) & (v + w <= area) & (area > 0)
+    v, w = (each / torch.where(area > 0, area, torch.ones_like(area)) for each in (v, w))
+    best = torch.stack([1 - v - w, v, w], dim=1)
+    gap = torch.where(within, torch.full_like(area, -1.0), torch.full_like(area, torch.inf))
+    tiny = torch.finfo(points.dtype).tiny
     for i, j in ((0, 1), (1, 2), (2, 0)):
         side = corners[:, j] - corners[:, i]
-        along = (((points - corners[:, i]) * side).sum(1) / side.square().sum(1).clamp_min(1e-30)).clamp(0, 1)
+        along = (((points - corners[:, i]) * side).sum(1) / side.square().sum(1).clamp_min(tiny)).clamp(0, 1)
         distance = (points - corners[:, i] - along[:, None] * side).square().sum(1)
-        weights = torch.zeros_like(inner)
+        weights = torch.zeros_like(best)
         weights[:, i], weights[:, j] = 1 - along, along
         better = distance < gap
         best, gap = torch.where(better[:, None], weights, best), torch.where(better, distance, gap)

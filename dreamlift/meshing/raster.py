@@ -156,5 +156,4 @@ def _lit(albedo: Tensor, points: Tensor, normal: Tensor, shading: Shading) -> Te
 
 def _box_filter(image: Tensor, factor: int) -> Tensor:
     """Means over blocks of ``factor`` x ``factor`` pixels of ``(B, H, W, C)``."""
-    b, h, w, c = image.shape
-    return image.view(b, h // factor, factor, w // factor, factor, c).mean(dim=(2, 4))
+    return torch.nn.functional.avg_pool2d(image.movedim(-1, 1), factor).movedim(1, -1)

@@ -99,6 +99,7 @@ class SceneSettings(ABC):
 
     takes_start: ClassVar[bool] = True  # whether it can begin with a mesh
     needs_start: ClassVar[bool] = False  # whether it can begin with nothing else
+    keeps_start: ClassVar[bool] = False  # whether its faces, and what is painted on them, are those of that mesh
     terms: ClassVar[tuple[str, ...]] = ()  # the regularisers that its scene has
 
     @abstractmethod

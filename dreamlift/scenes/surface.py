@@ -53,6 +53,7 @@ class Surface(SceneSettings):
     """Settings of a texture on a fixed mesh; :meth:`build` makes the scene."""
 
     needs_start: ClassVar[bool] = True
+    keeps_start: ClassVar[bool] = True
     terms: ClassVar[tuple[str, ...]] = ("tv",)
 
     texture: Image | Voxel | Hashgrid = dataclasses.field(default_factory=Image, metadata={"choices": TEXTURES})
