@@ -28,9 +28,9 @@ The last makes the gradient x - x0_hat.
 class Guidance(ABC):
     """A distillation loss on latents."""
 
-    @abstractmethod
     def init(self, prior: Prior, rng: torch.Generator) -> Any:
         """What the loss learns during a run, a module with ``param_groups()`` for the optimiser; None where nothing."""
+        return None
 
     @abstractmethod
     def __call__(

@@ -37,9 +37,6 @@ class HiFA(Guidance):
         if self.lambda_rgb < 0:
             raise ValueError(f"lambda_rgb is {self.lambda_rgb:g}; it must not be negative")
 
-    def init(self, prior: Prior, rng: torch.Generator) -> None:
-        return None
-
     def __call__(
         self, prior: Prior, latents: Tensor, cond: Conditioning, progress: float, rng: torch.Generator, state: None
     ) -> GuidanceOutput:

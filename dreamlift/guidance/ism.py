@@ -47,9 +47,6 @@ class ISM(Guidance):
         if self.stride < 0.0:
             raise ValueError(f"stride is {self.stride:g}; it must not be negative")
 
-    def init(self, prior: Prior, rng: torch.Generator) -> None:
-        return None
-
     def __call__(
         self, prior: Prior, latents: Tensor, cond: Conditioning, progress: float, rng: torch.Generator, state: None
     ) -> GuidanceOutput:

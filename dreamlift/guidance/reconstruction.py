@@ -36,9 +36,6 @@ class Reconstruction(Guidance):
         if not 0.0 <= self.rescale <= 1.0:
             raise ValueError(f"rescale is {self.rescale:g}; accepted: 0 to 1")
 
-    def init(self, prior: Prior, rng: torch.Generator) -> None:
-        return None
-
     def __call__(
         self, prior: Prior, latents: Tensor, cond: Conditioning, progress: float, rng: torch.Generator, state: None
     ) -> GuidanceOutput:

@@ -37,9 +37,6 @@ class Refine(Guidance):
         if self.steps < 1:
             raise ValueError(f"steps is {self.steps}; it must be at least 1")
 
-    def init(self, prior: Prior, rng: torch.Generator) -> None:
-        return None
-
     def __call__(
         self, prior: Prior, latents: Tensor, cond: Conditioning, progress: float, rng: torch.Generator, state: None
     ) -> GuidanceOutput:

@@ -31,9 +31,6 @@ class RFDS(Guidance):
     def __post_init__(self) -> None:
         check_range(self.t_min, self.t_max, self.guidance_scale)
 
-    def init(self, prior: Prior, rng: torch.Generator) -> None:
-        return None
-
     def __call__(
         self, prior: Prior, latents: Tensor, cond: Conditioning, progress: float, rng: torch.Generator, state: None
     ) -> GuidanceOutput:

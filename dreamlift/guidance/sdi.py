@@ -42,9 +42,6 @@ class SDI(Guidance):
         if self.inversion_steps < 0:
             raise ValueError(f"inversion_steps is {self.inversion_steps}; it must not be negative")
 
-    def init(self, prior: Prior, rng: torch.Generator) -> None:
-        return None
-
     def __call__(
         self, prior: Prior, latents: Tensor, cond: Conditioning, progress: float, rng: torch.Generator, state: None
     ) -> GuidanceOutput:
