@@ -59,14 +59,45 @@ def test_the_autoencoder_learns_and_its_latents_get_unit_deviation(rendered, tra
 
 def test_its_loss_by_hand(rendered, trained):
     batch = draw_batch(rendered, trained, Training(batch=4), 0)
-    got = vae_loss(trained, batch)
+    torch.manual_seed(0)
+    reader = torch.nn.Conv2d(4, 3, 1)
+    got = vae_loss(trained, reader, batch)
     stats = trained.encode(batch.rgb).latent_dist
     mean, variance = stats.mean, stats.std.square()
     back = trained.decode(mean + stats.std * batch.eps).sample.detach().numpy().astype(np.float64)
     error = back - batch.rgb.numpy()
     steps = sum(np.abs(np.diff(error, axis=axis)).mean() for axis in (2, 3))
+    # Red against blue, green against both; the first counts as much as a pixel's difference in one channel.
+    red, green, blue = np.moveaxis(error, 1, 0)
+    hue = (np.abs(2.7 * (red - blue)) + np.abs(5.1 * green - 2.6 * (red + blue))).mean() / 2 / np.hypot(2.7, 2.7)
+    cells = batch.rgb.numpy().astype(np.float64).reshape(4, 3, 16, 2, 16, 2).mean((3, 5))
+    axes = np.array([[0.95, 0.95, 0.95], [2.7, 0, -2.7], [-2.6, 5.1, -2.6]])
+    weight, bias = (x.detach().numpy().astype(np.float64) for x in (reader.weight[:, :, 0, 0], reader.bias))
+    told = np.einsum("ac,bcij->baij", weight, mean.detach().numpy()) + bias[:, None, None]
+    read = np.abs(told - np.einsum("ac,bcij->baij", axes, cells)).mean()
     kl = 0.5 * float((mean.square() + variance - 1 - variance.log()).mean())
-    assert float(got.detach()) == pytest.approx(np.abs(error).mean() + steps + 1e-4 * kl, rel=1e-4)
+    assert float(got.detach()) == pytest.approx(np.abs(error).mean() + steps + hue + 0.3 * read + 1e-4 * kl, rel=1e-4)
+
+
+def test_it_learns_from_windows(rendered, trained):
+    batch = draw_batch(rendered, trained, Training(batch=3, crop=16), 5)
+    assert batch.rgb.shape == (3, 3, 16, 16)
+    assert batch.eps.shape == (3, 4, 8, 8)
+    again, whole = (
+        draw_batch(rendered, trained, Training(batch=3, crop=16), 5),
+        draw_batch(rendered, trained, Training(batch=3), 5),
+    )
+    assert torch.equal(batch.rgb, again.rgb)
+    for window, picture in zip(batch.rgb, whole.rgb, strict=True):  # the same pictures are drawn whatever the window
+        windows = picture.unfold(1, 16, 1).unfold(2, 16, 1)
+        assert bool((windows == window[:, None, None]).all(dim=(0, 3, 4)).any())
+
+
+def test_it_goes_on_from_a_saved_one(rendered, trained, tmp_path):
+    trained.save_pretrained(tmp_path)
+    again = train(Training(steps=1, batch=2, lr=0.0, warmup=1, size=32), rendered, init=tmp_path)
+    for name, value in trained.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value)
 
 
 def test_the_stock_pipeline_draws_what_our_sampler_draws(networks, folder):
