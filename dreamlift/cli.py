@@ -159,8 +159,8 @@ def _add_asset_options(parser: argparse.ArgumentParser) -> None:
     """What generate and export take about the files that come out."""
     told = {
         "faces": "at most so many triangles", "texture_size": "texels a side", "format": "some of glb,obj,ply,stl,usdz",
-        "scale": "metres of the longest side", "pivot": "what lies at the origin: center or base", "lod": "levels of detail",
-        "watertight": "close every hole", "no_texture": "a colour a vertex, and no UVs",
+        "scale": "metres of the longest side", "pivot": "at the origin: center or base (mesh: as --mesh stood)",
+        "lod": "levels of detail", "watertight": "close every hole", "no_texture": "a colour a vertex, and no UVs",
         "normal_map": "bake the fine mesh's shading",
     }  # fmt: skip
     for name, target in ASSET_SHORT.items():

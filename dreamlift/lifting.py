@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from dreamlift.cameras import turntable
-from dreamlift.export import EXPORTERS, check_formats
-from dreamlift.export.placement import Placement, place
+from dreamlift.export import EXPORTERS
+from dreamlift.export.placement import Placement
 from dreamlift.memory import Need, check_memory, largest
 from dreamlift.meshing.extract import Extract, fulfil, levels_of_detail
 from dreamlift.meshing.load import load_mesh
@@ -81,7 +81,7 @@ class Asset:
     @property
     def placement(self) -> Placement:
         """Where the mesh, which is in the scene's coordinates, stands in files; the same for every level of detail."""
-        return place(self.mesh, self.config.asset.scale, self.config.asset.pivot)
+        return self.config.asset.place(self.mesh)
 
     def save(self, path: str | Path, level: int = 0) -> Path:
         """Write the asset in the format that the suffix names (.glb, .obj, .ply, .stl, .usdz).
@@ -125,7 +125,16 @@ def prepare(config: Config, on_stage: Callable[[str], None] = lambda name: None,
     """
     config = dataclasses.replace(config, prompt=check_prompt(config.prompt), additions=resolve(config.additions))
     check_stages(config)
-    check_formats(config.asset.formats)
+    mesh = None
+    if config.start and not saved:
+        if not Path(config.start).expanduser().is_file():
+            raise ValueError(
+                f"there is no mesh file {config.start!r}: give --mesh the path of a .glb, .gltf, .obj, .ply or .stl file"
+            )
+        mesh, origin = load_mesh(config.start, config.up)
+        home = (1.0 / origin.scale, *origin.offset)
+        config = dataclasses.replace(config, asset=dataclasses.replace(config.asset, home=home))
+    config.asset.check()
     settings = Path(config.prior_config).expanduser()
     config = dataclasses.replace(
         config,
@@ -140,11 +149,6 @@ def prepare(config: Config, on_stage: Callable[[str], None] = lambda name: None,
     if need is not None:
         on_stage(str(need))
     stage = config.stages[saved["stage"] if saved else 0]
-    if config.start and not saved and not Path(config.start).is_file():
-        raise ValueError(
-            f"there is no mesh file {config.start!r}: give --mesh the path of a .glb, .gltf, .obj, .ply or .stl file"
-        )
-    mesh = load_mesh(config.start, config.up)[0] if config.start and not saved else None
     teacher = teach(stage, device)
     for later in config.stages:
         if later.prior == stage.prior:

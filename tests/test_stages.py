@@ -56,8 +56,9 @@ def test_a_stage_begins_with_the_mesh_that_the_one_before_made(stub):
         assert step.index == len(kinds) - 1
     assert kinds == ["NerfScene"] * 3 + ["TetMeshScene"] * 2 + ["GaussianScene"] * 2
     assert starts[0] is None
-    # The surface of the blob that a field begins as: a closed, textured mesh, which is what the next one then looks like.
-    assert is_closed(starts[3].faces) or starts[3].uvs is not None
+    # The surface of the blob that a field begins as: a closed, coloured mesh, which is what the next one then looks like.
+    assert is_closed(starts[3].faces)
+    assert starts[3].vertex_colors is not None
     volumes = [signed_volume(starts[i].vertices, starts[i].faces) for i in (3, 5)]
     assert volumes[0] > 0
     assert volumes[1] == pytest.approx(volumes[0], rel=0.15)
@@ -126,9 +127,30 @@ def test_a_mesh_of_ones_own_begins_a_run(stub, tmp_path, quick):
     assert prepare(config, saved=saved).state.starts[0] is not None  # a run that is resumed needs the file no more
 
 
+def test_a_painted_mesh_lies_where_the_users_own_lay(stub, tmp_path, quick, monkeypatch):
+    """Elsewhere and in other units: with the pivot of the mesh, and after `export` too, every vertex is back."""
+    own = trimesh.creation.box((30, 60, 45))
+    own.apply_translation((120, -7, 55))
+    own.export(tmp_path / "own.glb")
+    monkeypatch.chdir(tmp_path)
+    words = ["generate", "a red mug", "--prior", stub, "--preset=texture-toy", "--steps=1", "--out", "run"]
+    assert run_main(*words, "--mesh", "own.glb", "--pivot=mesh") == 0
+    made = trimesh.load(tmp_path / "run" / "asset.glb", force="mesh")
+    np.testing.assert_allclose(made.bounds, own.bounds, atol=1e-3)
+    apart = np.linalg.norm(made.vertices[:, None] - own.vertices[None], axis=-1)
+    assert apart.min(axis=0).max() < 1e-3
+    assert apart.min(axis=1).max() < 1e-3
+    (tmp_path / "own.glb").unlink()
+    assert run_main("export", tmp_path / "run", "--format", "ply", "--pivot", "center", "--scale", "2") == 0
+    assert max(trimesh.load(tmp_path / "run" / "asset.ply").extents) == pytest.approx(2, rel=1e-4)
+    assert run_main("export", tmp_path / "run", "--format", "ply") == 0
+    np.testing.assert_allclose(trimesh.load(tmp_path / "run" / "asset.ply").bounds, made.bounds, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     "given",
     [
+        (["--pivot=mesh"], "pivot is 'mesh', but no mesh was given", "--mesh"),
         (["--preset=latent-paint"], "stage 1: a surface scene needs a mesh to begin with; give --mesh FILE"),
         (["--then.0.scene.type=nerf"], "stage 2: a nerf scene cannot begin with a mesh; use it in the first stage only"),
         (

@@ -21,7 +21,6 @@ from dreamlift.apps.progress import Reporter
 from dreamlift.cameras import turntable
 from dreamlift.checkpoints import explain
 from dreamlift.config import config_hash, load_yaml, save_yaml
-from dreamlift.export import check_formats
 from dreamlift.export.glb import load_glb, save_glb
 from dreamlift.export.page import save_page
 from dreamlift.export.roundtrip import psnr
@@ -84,7 +83,7 @@ def resume_run(folder: Path, reporter: Reporter) -> Outcome:
 
 def export_run(folder: Path, config: Config, reporter: Reporter) -> list[Path]:
     """Mesh a run's last checkpoint anew, in the formats of ``config.asset``, beside what is there."""
-    check_formats(config.asset.formats)
+    config.asset.check()
     original = read_config(folder)
     with Run.open(folder, config_hash=config_hash(original), keep=original.keep_checkpoints) as run:
         found = run.load_latest()

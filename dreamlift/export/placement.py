@@ -17,7 +17,7 @@ import numpy as np
 
 from dreamlift.types import Mesh
 
-Pivot = Literal["center", "base"]
+Pivot = Literal["center", "base", "mesh"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Placement:
             raise ValueError(f"the file's placement is not a scale with an offset of three numbers: {error}") from None
 
 
-def place(mesh: Mesh, scale: float | None = 1.0, pivot: Pivot = "center") -> Placement:
+def place(mesh: Mesh, scale: float | None = 1.0, pivot: Literal["center", "base"] = "center") -> Placement:
     """The placement that brings ``mesh`` to its size, with its pivot at the origin.
 
     Args:

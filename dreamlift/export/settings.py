@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dreamlift.export import EXPORTERS
-from dreamlift.export.placement import Pivot
+from dreamlift.export import EXPORTERS, check_formats
+from dreamlift.export.placement import Pivot, Placement, place
+from dreamlift.types import Mesh
 
 
 @dataclass(frozen=True)
@@ -14,8 +15,10 @@ class Files:
 
     formats: tuple[str, ...] = ("glb",)  # of glb, obj, ply, stl, usdz; a run always writes the GLB as well
     scale: float | None = 1.0  # metres of the longest side; null keeps the scene's own units
-    pivot: Pivot = "center"  # what lies at the origin: the middle of the bounding box, or of its lower side
+    pivot: Pivot = "center"  # at the origin: the bounding box's middle, or its lower side's; "mesh": as the file of --mesh
     lod: int = 1  # levels of detail: each further one has half of the faces, and half the texture's side
+    # Of the mesh that a run began with: its file's units a world unit, and where the world's origin lies. Noted by the run.
+    home: tuple[float, float, float, float] | None = None
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.formats if name not in EXPORTERS]
@@ -26,3 +29,21 @@ class Files:
             raise ValueError(f"scale is {self.scale:g}; accepted: 0.0001 to 10000 metres, or null")
         if not 1 <= self.lod <= 8:
             raise ValueError(f"lod is {self.lod}; accepted: 1 to 8")
+
+    def check(self) -> None:
+        """Refuse what cannot be written.
+
+        Raises:
+            ValueError: what writes a format is not installed, or the pivot is that of a mesh that there is not.
+        """
+        check_formats(self.formats)
+        if self.pivot == "mesh" and self.home is None:
+            raise ValueError("pivot is 'mesh', but no mesh was given to begin with: name it with --mesh, or use center or base")
+
+    def place(self, mesh: Mesh) -> Placement:
+        """Where ``mesh``, which is in the scene's coordinates, stands in its files."""
+        if self.pivot != "mesh":
+            return place(mesh, self.scale, self.pivot)
+        self.check()
+        assert self.home is not None
+        return Placement(self.home[0], self.home[1:])

@@ -78,7 +78,7 @@ def vae_loss(vae: Any, reader: nn.Module, batch: Batch) -> Tensor:
     steps = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
     axes = torch.tensor(AXES)
     hue = torch.einsum("bchw,ac->bahw", error, axes[1:] / axes[1:].norm(dim=1).amin()).abs().mean()
-    blocks = functional.adaptive_avg_pool2d(batch.rgb, batch.eps.shape[-2:])
+    blocks = functional.adaptive_avg_pool2d(batch.rgb, batch.eps.shape[-1])
     read = (reader(posterior.mean) - torch.einsum("bchw,ac->bahw", blocks, axes)).abs().mean()
     return error.abs().mean() + steps + HUE * hue + READ * read + KL * posterior.kl().mean() / batch.eps[0].numel()
 
