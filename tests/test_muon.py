@@ -1,5 +1,7 @@
 """Muon against the singular value decomposition and a plain loop."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -62,3 +64,26 @@ def test_small_and_flat_parameters_are_left_to_another():
     assert takes(nn.Parameter(torch.zeros(16, 3, 3, 3)))
     assert not takes(nn.Parameter(torch.zeros(16)))
     assert not takes(nn.Parameter(torch.zeros(64, 8)))
+
+
+def test_on_threads_it_does_the_same():
+    rng = torch.Generator().manual_seed(0)
+    values, gradients = torch.randn(2, 6, 12, 20, generator=rng)
+    results = []
+    for threads in (0, 3):
+        weights = [nn.Parameter(value.clone()) for value in values]
+        optimizer = Muon(weights, lr=0.1)
+        with ThreadPoolExecutor(3) as pool:
+            optimizer.each = pool.map if threads else map
+            for _ in range(2):
+                for weight, gradient in zip(weights, gradients, strict=True):
+                    weight.grad = gradient.clone()
+                optimizer.step()
+        results.append(torch.stack([weight.detach() for weight in weights]))
+    assert not torch.equal(results[0], values)
+    torch.testing.assert_close(results[1], results[0], rtol=1e-6, atol=1e-7)
+    optimizer.state[weights[0]]["momentum"] = torch.zeros(3, 3)
+    with ThreadPoolExecutor(3) as pool:
+        optimizer.each = pool.map
+        with pytest.raises(RuntimeError):  # what goes wrong on a thread is not lost
+            optimizer.step()

@@ -72,16 +72,17 @@ def fit(
     chosen = {id(p) for p in matrices}
     rest = [p for p in parameters if id(p) not in chosen]
     adam = torch.optim.AdamW(rest, settings.lr, betas=(0.9, 0.99), weight_decay=weight_decay)
-    optimizers = Muon(matrices, settings.lr), adam
+    muon = Muon(matrices, settings.lr)
     begun, smooth = time.time(), None
     with make_workers("cpu", settings.batch) as (pool, workers):
+        muon.each = pool.map
         for step in range(settings.steps):
             batch = draw(step)
             loss = set_gradients(parameters, lambda i, n, batch=batch: loss_of(batch.share(i, n)), pool, workers)
             smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
             if clip is not None:
                 torch.nn.utils.clip_grad_norm_(parameters, clip)
-            for optimizer in optimizers:
+            for optimizer in (muon, adam):
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(step, settings.steps, settings.lr, settings.warmup)
                 optimizer.step()

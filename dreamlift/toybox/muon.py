@@ -6,6 +6,10 @@ times as long as this one. Here the kernel of a convolution counts as the matrix
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -38,24 +42,30 @@ def takes(parameter: nn.Parameter) -> bool:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon with Nesterov momentum and decoupled weight decay; ``lr`` is on AdamW's scale."""
+    """Muon with Nesterov momentum and decoupled weight decay; ``lr`` is on AdamW's scale.
+
+    ``each`` calls a function on every item of a list: a thread pool's ``map`` lets the matrices be worked on at once.
+    """
 
     def __init__(self, parameters: list[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 1e-2) -> None:
+        self.each: Callable[[Callable[[Any], object], list[Any]], Iterable[object]] = map
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
-            lr, momentum = group["lr"], group["momentum"]
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                average = state.setdefault("momentum", torch.zeros_like(parameter.grad))
-                average.lerp_(parameter.grad, 1.0 - momentum)
-                kernel = parameter.grad.lerp(average, momentum).movedim(1, -1)  # channels last, as the memory often is
-                update = orthogonalized(kernel.flatten(1))
-                scale = MATCHED_RMS * max(update.shape) ** 0.5
-                parameter.mul_(1.0 - lr * group["weight_decay"])
-                parameter.add_(update.view(kernel.shape).movedim(-1, 1), alpha=-lr * scale)
+            # All are taken out of the iterator, so that what went wrong on a thread is raised here.
+            list(self.each(partial(self._update, group), [p for p in group["params"] if p.grad is not None]))
+
+    @torch.no_grad()
+    def _update(self, group: dict[str, Any], parameter: nn.Parameter) -> None:
+        lr, momentum, gradient = group["lr"], group["momentum"], parameter.grad
+        assert gradient is not None
+        average = self.state[parameter].setdefault("momentum", torch.zeros_like(gradient))
+        average.lerp_(gradient, 1.0 - momentum)
+        kernel = gradient.lerp(average, momentum).movedim(1, -1)  # channels last, as the memory often is
+        update = orthogonalized(kernel.flatten(1))
+        scale = MATCHED_RMS * max(update.shape) ** 0.5
+        parameter.mul_(1.0 - lr * group["weight_decay"])
+        parameter.add_(update.view(kernel.shape).movedim(-1, 1), alpha=-lr * scale)

@@ -108,7 +108,7 @@ def x0_loss(networks: Networks, batch: Batch) -> Tensor:
     return (loss_weight(abar) * (x0 - x).square()).mean()
 
 
-Optimizers = tuple[torch.optim.Optimizer, ...]
+Optimizers = tuple[torch.optim.AdamW, Muon]
 
 
 def make_optimizers(networks: Networks, lr: float) -> Optimizers:
@@ -225,7 +225,7 @@ def train(
     networks.unet.to(device, memory_format=torch.channels_last)
     networks.text_encoder.to(device)
     if networks.vae is not None:
-        networks.vae.to(device)
+        networks.vae.to(device, memory_format=torch.channels_last)
     optimizers = make_optimizers(networks, settings.lr)
     ema = {k: v.detach().clone() for k, v in networks.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -233,6 +233,7 @@ def train(
     pictures, begun, smooth = load_shards(data, settings.size), time.time(), None
     parameters = networks.parameters()
     with make_workers(device, settings.batch) as (pool, workers):
+        optimizers[1].each = pool.map
         for step in range(start, settings.steps):
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                 group["lr"] = learning_rate(step, settings.steps, settings.lr, settings.warmup, settings.hold)
