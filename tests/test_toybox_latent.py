@@ -8,6 +8,7 @@ import torch
 
 from dreamlift.priors import load_prior
 from dreamlift.priors.latent import LatentPrior
+from dreamlift.priors.sources import KNOWN, locate
 from dreamlift.toybox.dataset import gather
 from dreamlift.toybox.latent import load_vae, make_latent_networks
 from dreamlift.toybox.network import begin_with, load_folder, save_folder
@@ -112,6 +113,40 @@ def test_the_stock_pipeline_draws_what_our_sampler_draws(networks, folder):
     ours = sample_grid(networks, ["a red mug"], seed=5, guidance_scale=3.0)
     torch.testing.assert_close(ours, stock.permute(0, 2, 3, 1), atol=2e-3, rtol=0.0)
     assert float(stock.std()) > 0.01
+
+
+def test_the_embedded_one_is_opened_and_sampled_by_the_stock_pipeline():
+    from diffusers import DDIMScheduler, DiffusionPipeline
+
+    folder = locate("toybox-latent")
+    pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    assert type(pipeline).__name__ == "StableDiffusionPipeline"
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    prompts = ["a red mug, front view", "a blue chair, front view"]
+    drawn = pipeline(
+        prompts, num_inference_steps=12, guidance_scale=3.0, generator=torch.Generator().manual_seed(0), output_type="pt"
+    )
+    pictures = drawn.images
+    assert pictures.shape == (2, 3, 128, 128)
+    centre = pictures[:, :, 48:80, 48:80].mean((2, 3))
+    assert float(centre[0, 0] - centre[0, 2]) > 0.2  # the red one is red
+    assert float(centre[1, 2] - centre[1, 0]) > 0.2  # the blue one is blue
+
+
+def test_renders_keep_their_colors_through_the_embedded_autoencoder(rendered):
+    """True renders, with the linear map of colours too: hues come back, each axis of colour apart."""
+    prior = load_prior(locate("toybox-latent"), torch.device("cpu"))
+    assert (KNOWN["toybox-latent"].resolution, KNOWN["toybox-latent"].space) == (prior.resolution, "latent")
+    x = torch.from_numpy(rendered.rgb).float() / 255
+    latents = prior.encode(x)
+    assert float(latents.std()) == pytest.approx(1.0, abs=0.25)
+    prior.autoencoder.use_linear_map()
+    for z, least in ((latents, 0.9), (prior.encode(x), 0.8)):
+        back = prior.decode(z)
+        for axis in ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (-0.5, 1.0, -0.5)):
+            one, other = (torch.nn.functional.avg_pool2d(p @ torch.tensor(axis), p.shape[1] // 16).flatten() for p in (x, back))
+            assert float(torch.corrcoef(torch.stack([one, other]))[0, 1]) > least
 
 
 def test_our_prior_loads_it_as_a_latent_one(networks, folder):

@@ -80,9 +80,14 @@ def _toy(guidance: Guidance, **changes: Any) -> Config:
     return replace(FIELD, guidance=guidance, **changes)
 
 
+LATENT = replace(FIELD, prior="toybox-latent", guidance=SDS(7.5, T_MIN, T_MAX, weighting="x0"))
+"""The first stage on an embedded prior of Stable Diffusion's shape: renders go through an encoder, with gradients."""
+
 TOYS: dict[str, Config] = {
     "toybox-field": FIELD,
     "dreamfusion-toy": _toy(SDS(7.5, weighting="x0", clip_x0=1.0)),  # t uniform in 0.02 to 0.98, as in the paper
+    "latent-toy": LATENT,
+    "latent-nerf-toy": replace(LATENT, linear_latents=True),  # a linear map of colours in the encoder's place
     "vsd-toy": _toy(VSD(7.5, T_MIN, T_MAX, "x0", lora_lr=1e-3, clip_x0=1.0)),
     "hifa-toy": _toy(HiFA(7.5, 0.1, clip_x0=1.0)),
     "sdi-toy": _toy(SDI(7.5, -7.5, 3, 0.3, T_MIN, T_MAX, "x0", clip_x0=1.0)),
