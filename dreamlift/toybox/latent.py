@@ -35,6 +35,7 @@ def load_vae(folder: Path) -> Any:
     from diffusers import AutoencoderKL
 
     vae: Any = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
+    vae.register_to_config(_name_or_path="")  # diffusers would write where it was read from into what is saved
     return vae.eval().requires_grad_(False)
 
 
