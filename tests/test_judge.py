@@ -10,7 +10,20 @@ import pytest
 import torch
 
 from dreamlift.toybox.dataset import STYLES, Pictures, gather
-from dreamlift.toybox.judge import FOLDER, SECTORS, Judge, Verdict, Wanted, load_judge, save_judge, sector_angles, understand
+from dreamlift.toybox.judge import (
+    FOLDER,
+    LOOKS,
+    SECTORS,
+    SIZE,
+    Judge,
+    Verdict,
+    Wanted,
+    _placed,
+    load_judge,
+    save_judge,
+    sector_angles,
+    understand,
+)
 from dreamlift.toybox.learning import learning_rate, set_gradients
 from dreamlift.toybox.render import sample_pictures
 from dreamlift.toybox.train_judge import Training, draw_batch, judge_loss, labels, measure, spoil, train
@@ -131,6 +144,25 @@ def test_a_saved_judge_says_the_same(tmp_path):
         load_judge(tmp_path / "judge")
     with pytest.raises(ValueError, match=r"no judge in .*; train one with: python -m"):
         load_judge(tmp_path)
+
+
+def test_a_verdict_is_the_mean_of_looks_at_the_moved_picture():
+    torch.manual_seed(0)
+    judge, x = Judge(("mug", "car"), width=16).eval(), torch.rand(2, 3, SIZE, SIZE)
+    pixel = 2.0 / SIZE
+    assert torch.equal(_placed(x, 1.0, 0.0, 0.0), x)
+    moved = _placed(x, 1.0, 3 * pixel, -2 * pixel)  # a window 3 pixels to the right and 2 up
+    torch.testing.assert_close(moved[..., 2:, :-3], x[..., :-2, 3:], atol=1e-5, rtol=1e-5)
+    assert torch.allclose(moved[..., -1], moved[..., -2], atol=1e-5)  # beyond its border a picture goes on as it ended
+    wide = _placed(x, 2.0, 0.0, 0.0)[..., SIZE // 4 : -SIZE // 4, SIZE // 4 : -SIZE // 4]  # each pixel between four
+    torch.testing.assert_close(wide, torch.nn.functional.avg_pool2d(x, 2), atol=1e-5, rtol=1e-5)
+    verdict, one_by_one = judge.judge(x.movedim(1, -1)), []
+    for look in LOOKS:
+        with torch.no_grad():
+            one_by_one.append([logits.softmax(dim=1) for logits in judge(_placed(x, *look))[1]])
+    for i, table in enumerate((verdict.category, verdict.color, verdict.attribute, verdict.sectors)):
+        torch.testing.assert_close(table, sum(each[i] for each in one_by_one) / len(LOOKS))
+    assert verdict.embedding.norm(dim=1).tolist() == pytest.approx([1.0, 1.0])
 
 
 def test_the_shipped_judge_knows_things_that_it_never_saw():

@@ -24,6 +24,7 @@ FOLDER = Path(__file__).parent.parent / "weights" / "judge"
 SIZE = 64  # pixels a side of what the network sees
 SECTORS = 24  # of the azimuth, 15 degrees each; the first is centred on the front
 FRONT_DEG = 45.0  # a view is "front" within this angle of azimuth 0
+LOOKS = ((1.0, 0.0, 0.0), (1.1, 0.0, 0.0), (0.95, 0.0, 0.0), (1.05, 0.05, 0.03), (1.05, -0.05, -0.03))  # zoom out, right, down
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,25 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def judge(self, pictures: Tensor) -> Verdict:
-        """The verdict on renders ``(B, H, W, 3)`` sRGB in [0, 1], of any square size."""
+        """The verdict on renders ``(B, H, W, 3)`` sRGB in [0, 1], of any square size.
+
+        It is the mean of several looks (``LOOKS``) at the picture, a little moved and scaled (docs/toybox.md: what that buys).
+        """
         x = pictures.movedim(-1, 1).float().clamp(0.0, 1.0)
         if x.shape[-1] != SIZE:
             x = functional.interpolate(x, size=(SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
-        embedding, logits = self(x)
-        category, color, attribute, sectors = (each.softmax(dim=1) for each in logits)
-        return Verdict(category, color, attribute, sectors, functional.normalize(embedding, dim=1))
+        embeddings, logits = zip(*(self(_placed(x, *look)) for look in LOOKS), strict=True)
+        tables = (torch.stack(each).softmax(dim=-1).mean(dim=0) for each in zip(*logits, strict=True))
+        return Verdict(*tables, functional.normalize(torch.stack(embeddings).mean(dim=0), dim=1))
+
+
+def _placed(x: Tensor, zoom: float, right: float, down: float) -> Tensor:
+    """Pictures ``(B, 3, S, S)`` as seen by a window ``zoom`` times as wide, moved by shares of half a picture."""
+    if (zoom, right, down) == (1.0, 0.0, 0.0):
+        return x
+    place = x.new_tensor([[zoom, 0.0, right], [0.0, zoom, down]]).expand(len(x), 2, 3)
+    grid = functional.affine_grid(place, list(x.shape), align_corners=False)
+    return functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
 class _Block(nn.Module):
