@@ -3,7 +3,7 @@
     python benchmarks/contact_sheet.py --out docs/pictures/contact_sheet.png
 
 One row a prompt: the scene's own renders from 8 sides above, the exported GLB read back and rendered below. Beside it a
-table of seconds, peak memory and the round trip's PSNR.
+table of seconds, peak memory, the round trip's PSNR, faces and the file's size.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def main() -> None:
     arguments = parser.parse_args()
     extra = [word for word in arguments.settings if word != "--"]
     rows = []
-    print(f"{'prompt':20s} {'s':>6s} {'GB':>5s} {'PSNR dB':>8s} {'faces':>6s}")
+    print(f"{'prompt':20s} {'s':>6s} {'GB':>5s} {'PSNR dB':>8s} {'faces':>6s} {'MB':>5s}")
     folders = lift_all([(prompt, arguments.runs, extra) for prompt in arguments.prompts], arguments.jobs)
     for prompt, folder in zip(arguments.prompts, folders, strict=True):
         run = json.loads((folder / "run.json").read_text())
         metrics = run["metrics"]
         print(f"{prompt:20s} {run['seconds']:6.0f} {run['peak_memory_gb']:5.2f} {metrics['roundtrip_psnr']:8.1f} "
-              f"{metrics['faces']:6.0f}", flush=True)  # fmt: skip
+              f"{metrics['faces']:6.0f} {(folder / 'asset.glb').stat().st_size / 1e6:5.2f}", flush=True)  # fmt: skip
         rows.append((prompt, Image.open(folder / "preview.png").convert("RGB")))
     width, height = rows[0][1].size
     sheet = Image.new("RGB", (width, len(rows) * (height + 16)), "white")

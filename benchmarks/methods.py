@@ -1,9 +1,10 @@
 """Every distillation loss on the same prompts and seeds, with the embedded prior: which buys what?
 
-    python benchmarks/methods.py [--prompts 16] [--seeds 4] [--presets toybox csd-toy ...] [--jobs 2]
+    python benchmarks/methods.py [--prompts 16] [--seeds 4] [--presets vsd-toy csd-toy ...] [--jobs 2]
+    python benchmarks/methods.py --seeds 1 --presets toybox-field toybox     # what the mesh stage buys
 
 Each preset's runs go through the shipped command, and the judge reads the files. Diversity is the mean distance of the
-judge's embeddings over the seeds of a prompt.
+judge's embeddings over the seeds of a prompt; PSNR is the exported file against its scene; MB are the file's.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from quality import choose_prompts, lift_all
 from dreamlift.apps.evaluate import evaluate, find_items, save_report
 from dreamlift.apps.progress import Plain
 from dreamlift.files import atomic_write_text
+from dreamlift.presets import PRESETS
 from dreamlift.presets.toybox import TOYS
 from dreamlift.priors.sources import locate
+from dreamlift.run import read_status
 from dreamlift.toybox.network import kinds_known, load_folder
 
 COLUMNS = ("category", "color", "both", "category_textureless", "azimuth_error_deg", "janus", "saturation",
@@ -28,17 +31,17 @@ COLUMNS = ("category", "color", "both", "category_textureless", "azimuth_error_d
 
 
 def main() -> None:
-    toys = list(TOYS)
+    toys, known = list(TOYS), [name for name, preset in PRESETS.items() if preset.prior.startswith("toybox")]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--presets", nargs="+", choices=toys, default=toys, metavar="PRESET")
+    parser.add_argument("--presets", nargs="+", choices=known, default=toys, metavar="PRESET")
     parser.add_argument("--runs", type=Path, default=Path("outputs/methods"), help="folders are kept and reused")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its share of the cores")
     arguments = parser.parse_args()
     hidden, shown = choose_prompts(kinds_known(load_folder(locate("toybox")).tokenizer), arguments.prompts)
     table: dict[str, dict[str, float]] = {}
-    print(f"{'preset':22s}" + " ".join(f"{name[:9]:>9s}" for name in (*COLUMNS, "diversity")), flush=True)
+    print(f"{'preset':22s}" + " ".join(f"{name[:9]:>9s}" for name in (*COLUMNS, "diversity", "psnr", "mb")), flush=True)
     for preset in arguments.presets:
         jobs = [
             (prompt, arguments.runs / preset / f"seed-{seed}", ["--preset", preset, "--seed", str(seed)])
@@ -49,7 +52,11 @@ def main() -> None:
         report, scored = evaluate(find_items(folders), Plain())
         save_report(report, scored, arguments.runs / preset)
         spread = report["diversity"].values()
-        table[preset] = {name: report["mean"][name] for name in COLUMNS} | {"diversity": fmean(spread) if spread else math.nan}
+        table[preset] = {name: report["mean"][name] for name in COLUMNS} | {
+            "diversity": fmean(spread) if spread else math.nan,
+            "psnr": fmean(read_status(folder)["metrics"]["roundtrip_psnr"] for folder in folders),
+            "mb": fmean((folder / "asset.glb").stat().st_size / 1e6 for folder in folders),
+        }
         print(f"{preset:22s}" + " ".join(f"{value:9.3f}" for value in table[preset].values()), flush=True)
         plain = {name: {k: None if math.isnan(v) else v for k, v in row.items()} for name, row in table.items()}
         atomic_write_text(arguments.runs / "methods.json", json.dumps(plain, indent=1) + "\n")

@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prior", default="toybox")
     parser.add_argument("--colors", type=int, default=2, help="colours of each kind")
-    parser.add_argument("--guidance-scale", type=float, default=3.0)
+    parser.add_argument("--guidance-scale", type=float, default=2.0)
     parser.add_argument("--out", type=Path, help="a PNG of the pictures that were told words and camera")
     arguments = parser.parse_args()
     networks, (judge, accuracy) = load_folder(locate(arguments.prior)), load_judge()

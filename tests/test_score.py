@@ -101,6 +101,7 @@ def test_what_the_prompt_does_not_say_has_no_figure(car, judge):
     score = score_mesh(car, Wanted("", "red"), judge).score
     assert score.color == 1.0
     assert all(math.isnan(getattr(score, name)) for name in ("category", "janus", "silhouette_iou", "saturation"))
+    assert math.isnan(score_mesh(car, Wanted("chair", "grey"), judge).score.saturation)  # true grey chairs have next to none
     score = score_mesh(car, Wanted("table", ""), judge).score  # a table has no front
     assert score.category == 0.0
     assert math.isnan(score.janus)

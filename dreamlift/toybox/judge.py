@@ -85,8 +85,9 @@ class Judge(nn.Module):
         if x.shape[-1] != SIZE:
             x = functional.interpolate(x, size=(SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
         embeddings, logits = zip(*(self(_placed(x, *look)) for look in LOOKS), strict=True)
-        tables = (torch.stack(each).softmax(dim=-1).mean(dim=0) for each in zip(*logits, strict=True))
-        return Verdict(*tables, functional.normalize(torch.stack(embeddings).mean(dim=0), dim=1))
+        tables = [torch.stack(each).softmax(dim=-1).mean(dim=0) for each in zip(*logits, strict=True)]
+        category, color, attribute, sectors = tables
+        return Verdict(category, color, attribute, sectors, functional.normalize(torch.stack(embeddings).mean(dim=0), dim=1))
 
 
 def _placed(x: Tensor, zoom: float, right: float, down: float) -> Tensor:

@@ -31,6 +31,7 @@ FOV_DEG, ELEVATION_DEG = 47.0, 20.0  # in the middle of what the toybox shows
 MEMBERS = 12  # things of a category that a shape is compared with
 POINTS = 2000  # on each surface, for the Chamfer distance
 BACKGROUNDS = ((0.86, 0.88, 0.90), (0.42, 0.45, 0.50))
+COLORFUL = 0.1  # mean saturation from which a thing's own is a measure: of a grey one any tint would be many times too much
 APART = 0.45  # colours at least this far apart stand out from each other
 
 
@@ -45,7 +46,7 @@ class Score:
     azimuth_error_deg: float  # median over the views; of asymmetric categories
     front_from_behind: float  # share of the three rear views that the judge calls the front
     janus: float  # 1: two fronts more than 90 degrees apart, over 36 views; 0: not
-    saturation: float  # mean saturation over that of the true thing: 1 is right
+    saturation: float  # mean saturation over that of the true thing: 1 is right; of things that have some
     silhouette_iou: float  # with the best-fitting member of the category, mean over the views
     chamfer: float  # mean distance between the surfaces, both ways, to that member; the asset's radius is 0.85
 
@@ -111,8 +112,8 @@ def _compared(score: Score, wanted: Wanted, mesh: Mesh, pictures: Tensor, opacit
     overlaps = [_iou(outline, member.outline) for member in members]
     best = members[int(np.argmax(overlaps))]
     score = replace(score, silhouette_iou=max(overlaps), chamfer=chamfer(sample_surface(mesh), best.surface()))
-    if wanted.color:
-        score = replace(score, saturation=_saturation(pictures[outline]) / max(best.saturation, 1e-3))
+    if wanted.color and best.saturation > COLORFUL:
+        score = replace(score, saturation=_saturation(pictures[outline]) / best.saturation)
     return score
 
 
