@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from dreamlift.config import from_plain, load_yaml, to_plain
 from dreamlift.personalize.additions import Additions, LoraFile, fingerprint, parse_lora
-from dreamlift.personalize.lora_files import _index, _original, _plain, merge_loras
+from dreamlift.personalize.lora_files import _index, _plain, merge_loras
+from dreamlift.personalize.original_names import original_name
 from dreamlift.priors import load_prior
 from dreamlift.priors.text import unpack
 from dreamlift.settings import Config
@@ -74,7 +75,7 @@ def kohya_keys(prefix, lora, name_of=lambda name: name):
 
 def in_theirs(unet):
     """A function from a U-Net layer's name to the one in the code of Stable Diffusion's makers."""
-    return lambda name: _original(name, unet.config.layers_per_block, layers(unet))
+    return lambda name: original_name(name, unet.config.layers_per_block, layers(unet))
 
 
 @pytest.mark.parametrize("style", ["peft", "diffusers", "kohya", "kohya with the makers' names"])

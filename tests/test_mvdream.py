@@ -16,19 +16,12 @@ from dreamlift.guidance.sds import SDS
 from dreamlift.guidance.vsd import VSD
 from dreamlift.optimize import optimize, random_stream, start
 from dreamlift.personalize.additions import Additions, LoraFile
+from dreamlift.personalize.original_names import stock_keys
 from dreamlift.presets import PRESETS
 from dreamlift.presets.toybox import FIELD
 from dreamlift.priors import load_prior
 from dreamlift.priors.gaussian import GaussianPrior
-from dreamlift.priors.mvdream import (
-    MVDreamPrior,
-    camera_matrices,
-    join_views,
-    load_network,
-    renamed,
-    stock_names,
-    stock_settings,
-)
+from dreamlift.priors.mvdream import MVDreamPrior, camera_matrices, join_views, load_network, stock_settings
 from dreamlift.priors.sources import locate
 from dreamlift.prompts import embed_prompt
 from dreamlift.types import Conditioning
@@ -96,8 +89,8 @@ def test_the_published_size_has_stable_diffusions_layers():
 
     with torch.device("meta"):
         original, stock = Original(PUBLISHED), UNet2DConditionModel(**stock_settings(PUBLISHED))
-    names = stock_names(PUBLISHED)
-    got = {renamed(name, names): value.shape for name, value in original.state_dict().items()}
+    names = stock_keys(stock)
+    got = {names[name]: value.shape for name, value in original.state_dict().items()}
     assert got == {name: value.shape for name, value in stock.state_dict().items()}
     # 865,910,724 of Stable Diffusion 2.1, and the MLP of 16 -> 1280 -> 1280
     assert sum(shape.numel() for shape in got.values()) == 865_910_724 + 17 * 1280 + 1281 * 1280

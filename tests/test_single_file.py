@@ -12,7 +12,8 @@ from lift_helpers import refused, tree
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dreamlift.personalize.lora_files import JOINT, _original
+from dreamlift.personalize.lora_files import JOINT
+from dreamlift.personalize.original_names import original_name
 from dreamlift.priors import load_prior, sources
 from dreamlift.priors.single_file import cache_folder, inspect_file
 
@@ -38,16 +39,13 @@ def first(tmp_path_factory):
 
 
 def unet_keys(unet):
-    norms = {"norm1": "in_layers.0", "norm2": "out_layers.0"}
     names = {
         name for name, module in unet.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm))
     }
     found = {}
     for key, value in unet.state_dict().items():
         name, kind = key.rsplit(".", 1)
-        theirs = "out.0" if name == "conv_norm_out" else _original(name, unet.config.layers_per_block, names)
-        if "resnets" in name:
-            theirs = re.sub(r"norm[12]$", lambda match: norms[match[0]], theirs)
+        theirs = original_name(name, unet.config.layers_per_block, names)
         found[f"model.diffusion_model.{theirs}.{kind}"] = value
     return found
 

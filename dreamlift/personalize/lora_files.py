@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamlift.personalize.additions import LoraFile, read_tensors
+from dreamlift.personalize.original_names import original_name
 
 NETWORK = "network"  # the U-Net or the transformer, whichever the prior has
 PREFIXES = {
@@ -55,12 +56,6 @@ BLOCKS = (
     ("joint_blocks", "transformer_blocks", JOINT), ("double_blocks", "transformer_blocks", DOUBLE),
     ("single_blocks", "single_transformer_blocks", SINGLE),
 )  # fmt: skip
-RESNET = {"conv1": "in_layers.2", "conv2": "out_layers.3", "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection"}
-OUTER = {
-    "conv_in": "input_blocks.0.0", "conv_out": "out.2", "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2", "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2",
-}  # fmt: skip
 MADE_FOR = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
 
 
@@ -161,7 +156,7 @@ def _index(network: nn.Module) -> dict[str, tuple[Tensor, ...]]:
     found: dict[str, tuple[Tensor, ...]] = {_plain(name): (weight,) for name, weight in layers.items()}
     depth = getattr(getattr(network, "config", None), "layers_per_block", None)
     if isinstance(depth, int):
-        found |= {_plain(_original(name, depth, layers)): (weight,) for name, weight in layers.items()}
+        found |= {_plain(original_name(name, depth, layers)): (weight,) for name, weight in layers.items()}
     for theirs, ours, table in BLOCKS:
         for block in sorted({name.split(".")[1] for name in layers if name.startswith(f"{ours}.")}):
             for old, new in table.items():
@@ -171,25 +166,6 @@ def _index(network: nn.Module) -> dict[str, tuple[Tensor, ...]]:
                 if all(name in layers for name in names) and not turned:
                     found[_plain(f"{theirs}.{block}.{old}")] = tuple(layers[name] for name in names)
     return found
-
-
-def _original(name: str, depth: int, names: Iterable[str]) -> str:
-    """A U-Net layer's name in the code of Stable Diffusion's makers, for blocks of ``depth`` ResNets on the way down."""
-    match = re.fullmatch(r"(down|mid|up)_block(?:s\.(\d+))?\.(resnet|attention|downsampler|upsampler)s\.(\d+)\.(.+)", name)
-    if match is None:
-        return OUTER.get(name, name)
-    side, kind, layer, inner = match[1], match[3], int(match[4]), match[5]
-    inner = RESNET.get(inner, inner) if kind == "resnet" else inner
-    if side == "mid":
-        return f"middle_block.{1 if kind == 'attention' else 2 * layer}.{inner}"
-    first = int(match[2]) * (depth + 1)
-    if kind == "downsampler":
-        return f"input_blocks.{first + depth + 1}.0.op"
-    if kind == "upsampler":
-        attends = any(other.startswith(f"up_blocks.{match[2]}.attentions.") for other in names)
-        return f"output_blocks.{first + depth}.{2 if attends else 1}.{inner}"
-    place = f"input_blocks.{first + layer + 1}" if side == "down" else f"output_blocks.{first + layer}"
-    return f"{place}.{int(kind == 'attention')}.{inner}"
 
 
 def _refusal(lora: LoraFile, tensors: dict[str, Tensor]) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor
 from dreamlift.personalize.additions import NOTHING, Additions
 from dreamlift.personalize.lora import Targets
 from dreamlift.personalize.lora_files import merge_loras
+from dreamlift.personalize.original_names import stock_keys
 from dreamlift.priors.base import Adapted, combine, stack_text
 from dreamlift.priors.latent import AutoencodedPrior, Autoencoder
 from dreamlift.priors.network import DenoisingNetwork, weight_files
@@ -29,10 +30,6 @@ from dreamlift.types import Cameras, Conditioning
 VIEWS = 4  # of one object, that the network was trained to see together
 CAMERA = 16  # entries of a camera's matrix
 ARCHITECTURE = "MultiViewUNetModel"  # the network's class, as model_index.json names it
-
-RESNET = {"in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj", "out_layers.0": "norm2",
-          "out_layers.3": "conv2", "skip_connection": "conv_shortcut"}  # fmt: skip
-"""Layers of a residual block: the original name and the stock one."""
 
 
 def is_multiview(folder: Path) -> bool:
@@ -148,15 +145,15 @@ def load_network(folder: Path, dtype: torch.dtype) -> Any:
 
     try:
         config = json.loads((folder / "config.json").read_text())
-        settings, names = stock_settings(config), stock_names(config)
+        with torch.device("meta"):  # random weights of this size take longer to draw than the real ones to read
+            unet: Any = UNet2DConditionModel(**stock_settings(config))
+        names = stock_keys(unet)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / 'config.json'} is not MVDream's as it was published: {error}") from error
-    with torch.device("meta"):  # random weights of this size take longer to draw than the real ones to read
-        unet: Any = UNet2DConditionModel(**settings)
     weights: dict[str, Tensor] = {}
     for file in weight_files(folder, dtype):
         try:
-            weights |= {renamed(name, names): value.to(dtype) for name, value in load_file(file).items()}
+            weights |= {names.get(name, name): value.to(dtype) for name, value in load_file(file).items()}
         except SafetensorError as error:
             raise ValueError(f"{file} cannot be read; fetch it again: {error}") from error
     wanted = {name: value.shape for name, value in unet.state_dict().items()}
@@ -192,41 +189,6 @@ def stock_settings(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def stock_names(config: dict[str, Any]) -> dict[str, str]:
-    """Stock names of the modules by their original ones; attention layers have the same names inside."""
-    layers, last = config["num_res_blocks"], len(config["channel_mult"]) - 1
-    names = {"input_blocks.0.0": "conv_in", "out.0": "conv_norm_out", "out.2": "conv_out"}
-    for first, second in {"time_embed": "time_embedding", "camera_embed": "class_embedding"}.items():
-        names |= {f"{first}.0": f"{second}.linear_1", f"{first}.2": f"{second}.linear_2"}
-
-    def block(original: str, stock: str, layer: int, attention: bool) -> None:
-        names.update({f"{original}.0.{old}": f"{stock}.resnets.{layer}.{new}" for old, new in RESNET.items()})
-        if attention:
-            names[f"{original}.1"] = f"{stock}.attentions.{layer}"
-
-    block("middle_block", "mid_block", 0, True)
-    names |= {f"middle_block.2.{old}": f"mid_block.resnets.1.{new}" for old, new in RESNET.items()}
-    for level in range(last + 1):
-        attention, down, up = attends(config, level), f"down_blocks.{level}", f"up_blocks.{last - level}"
-        # The original counts all layers of the way down in one row, with a place for each halving between levels.
-        start = 1 + level * (layers + 1)
-        for layer in range(layers):
-            block(f"input_blocks.{start + layer}", down, layer, attention)
-        if level < last:
-            names[f"input_blocks.{start + layers}.0.op"] = f"{down}.downsamplers.0.conv"
-        start = (last - level) * (layers + 1)
-        for layer in range(layers + 1):
-            block(f"output_blocks.{start + layer}", up, layer, attention)
-        if level > 0:
-            names[f"output_blocks.{start + layers}.{1 + attention}.conv"] = f"{up}.upsamplers.0.conv"
-    return names
-
-
 def attends(config: dict[str, Any], level: int) -> bool:
     """Whether a level of the network has attention."""
     return 2**level in config["attention_resolutions"]
-
-
-def renamed(name: str, names: dict[str, str]) -> str:
-    """A weight's stock name; an unknown one is kept."""
-    return next((new + name[len(old) :] for old, new in names.items() if name.startswith(f"{old}.")), name)
