@@ -24,6 +24,11 @@ from dreamlift.toybox.network import kinds_known, load_folder
 from dreamlift.toybox.world import COLORS, held_out
 
 
+FIGURES = ("category", "color", "both", "category_textureless", "azimuth_error_deg", "front_from_behind", "janus",
+           "silhouette_iou")  # fmt: skip
+"""Of these the means over the held-out prompts and over the others are printed beside the table."""
+
+
 def choose_prompts(kinds: list[str], count: int) -> tuple[list[str], list[str]]:
     """(held-out prompts, shown prompts), ``count // 2`` of each, spread over kinds and colours."""
     turns = [(kind, list(COLORS)[(5 * i + turn) % len(COLORS)]) for turn in range(len(COLORS)) for i, kind in enumerate(kinds)]
@@ -78,10 +83,7 @@ def main() -> None:
     print(describe(report))
     for name, rows in (("held out", report["runs"][: len(hidden)]), ("shown", report["runs"][len(hidden) :])):
         found = means(rows)
-        print(
-            f"{name:9s} "
-            + ", ".join(f"{key} {found[key]:.3f}" for key in ("category", "color", "both", "category_textureless"))
-        )
+        print(f"{name:9s} " + ", ".join(f"{key} {found[key]:.3f}" for key in FIGURES))
 
 
 if __name__ == "__main__":
