@@ -23,7 +23,6 @@ from dreamlift.run import slugify
 from dreamlift.toybox.network import kinds_known, load_folder
 from dreamlift.toybox.world import COLORS, held_out
 
-
 FIGURES = ("category", "color", "both", "category_textureless", "azimuth_error_deg", "front_from_behind", "janus",
            "silhouette_iou")  # fmt: skip
 """Of these the means over the held-out prompts and over the others are printed beside the table."""
