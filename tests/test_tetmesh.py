@@ -376,6 +376,28 @@ def test_regularizers_are_named_and_smooth_a_rough_ball():
     assert set(TERMS) <= set(vars(Weights()))
 
 
+def test_values_that_grew_apart_become_distances_again():
+    scene = TetMesh(resolution=16, color=COLOR, radii=(0.6, 0.6, 0.6), redistance=5).build(generator())
+    exact = (scene.base.norm(dim=1) - 0.6) / scene.grid.cell
+    with torch.no_grad():  # the same sphere, but with values that say nothing of how far it is
+        scene.sdf.copy_(exact * (1.0 + exact.abs()))
+        scene.shift.normal_(std=0.1, generator=generator(2))
+        volume = float(volume_of(*scene.surface()))
+    before = float((scene.sdf - exact).detach().abs().max())
+    optimizer, render = torch.optim.Adam(scene.param_groups()), scene.render(turntable(1, size=8), generator())
+    scene.after_step(3, 0.0, generator(), render, optimizer)
+    assert float((scene.sdf - exact).detach().abs().max()) == before > 50  # cells; it was not its turn
+    scene.after_step(4, 0.0, generator(), render, optimizer)
+    assert float((scene.sdf - exact).detach().abs().max()) < 0.2
+    assert float(volume_of(*scene.surface()).detach()) == pytest.approx(volume, rel=0.03)
+    assert not scene.shift.any()
+    scene.sdf.detach().fill_(1.0)  # empty: nothing to be far from
+    scene.after_step(4, 0.0, generator(), render, optimizer)
+    assert bool((scene.sdf == 1.0).all())
+    with pytest.raises(ValueError, match=r"TetMesh.redistance is -1; it must not be negative"):
+        TetMesh(redistance=-1)
+
+
 def test_an_empty_scene_shows_the_background_and_leaves_the_rest_to_the_watchdog():
     scene = SMALL.build(generator())
     scene.sdf.data.abs_()

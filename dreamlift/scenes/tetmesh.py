@@ -58,6 +58,7 @@ class TetMesh(SceneSettings):
     texture: bool = True  # train the colours; false is a stage for the shape alone
     sdf_lr: float = 0.02  # Adam, on distances in cells
     deform_lr: float = 0.02  # Adam, on the shifts before tanh
+    redistance: int = 0  # steps after which the values are made the distances to their surface again; 0: never
     bounds: float = 1.0  # half the cube's edge, world units
 
     def __post_init__(self) -> None:
@@ -67,6 +68,8 @@ class TetMesh(SceneSettings):
             raise ValueError(f"TetMesh.radii are {self.radii}; each must lie between 0 and bounds ({self.bounds:g})")
         if not 0.0 <= self.deform <= 0.5:
             raise ValueError(f"TetMesh.deform is {self.deform:g}; accepted: 0 to 0.5 (half a cell)")
+        if self.redistance < 0:
+            raise ValueError(f"TetMesh.redistance is {self.redistance}; it must not be negative (0: never)")
         if not (self.geometry or self.texture):
             raise ValueError("TetMesh.geometry and TetMesh.texture are both false: nothing would be trained")
 
@@ -203,7 +206,24 @@ class TetMeshScene(Scene):
     def after_step(
         self, index: int, progress: float, rng: torch.Generator, render: RenderOutput, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Nothing changes between steps but the parameters."""
+        """Now and then, the values become distances again, as in level-set methods (Sussman et al. 1994).
+
+        Only those beside the surface have a gradient. Where it has come a long way, it crosses edges between values that grew
+        apart: there it becomes rough, and slow.
+        """
+        if self.settings.geometry and self.settings.redistance and (index + 1) % self.settings.redistance == 0:
+            self.remake_distances()
+
+    @torch.no_grad()
+    def remake_distances(self) -> None:
+        """Put the signed distances to the surface in the values' place, and grid points back where they belong."""
+        vertices, faces = self.surface(MARGIN)
+        mesh = Mesh(vertices.float().cpu().numpy(), faces.cpu().numpy().astype(np.int32))
+        try:
+            self.sdf.copy_(distances_of(mesh, self.grid) / self.grid.cell)
+        except ValueError:  # nothing is left of it but splinters: they stay as they are
+            return
+        self.shift.zero_()
 
     @torch.no_grad()
     def to_mesh(self, settings: Extract) -> Mesh:
