@@ -21,7 +21,7 @@ from dreamlift.scenes.surface import Surface
 from dreamlift.scenes.tetmesh import TetMesh
 from dreamlift.scenes.textures import Image
 from dreamlift.schedules import Linear, Switch
-from dreamlift.settings import Config, Stage, Weights
+from dreamlift.settings import Adam, Config, Stage, Weights
 
 COLORS = Hashgrid(start_levels=16, blob=Blob("none"))
 SHARP = TetMesh(resolution=128, color=COLORS, background=Learned(), sdf_lr=0.005, deform_lr=0.005)
@@ -140,15 +140,18 @@ PROLIFICDREAMER_TOY = replace(
         replace(MESH, steps=60, scene=replace(MESH.scene, texture=False), lighting=Lighting(1.0, 1.0)),
         replace(
             MESH, steps=60, scene=replace(MESH.scene, geometry=False), lighting=Lighting(), weights=Weights(),
-            guidance=VSD(7.5, 0.02, 0.5, "x0", lora_lr=1e-3, clip_x0=1.0),
+            guidance=VSD(7.5, 0.02, 0.5, "x0", targets="all", lora_lr=5e-3, lora_target="v", clip_x0=1.0),
         ),
     ),
 )  # fmt: skip
+# From a sphere the surface has a long way to go: large steps, values made distances again, smoothness late. What the embedded
+# prior knows of grey clay is too little to find a shape by, so colours are shown as well; the next stage makes its own.
 FANTASIA3D_TOY = replace(
     FIELD,
-    scene=replace(MESH.scene, texture=False),
-    lighting=Lighting(1.0, 1.0),
-    weights=MESH.weights,
+    scene=replace(MESH.scene, resolution=32, sdf_lr=0.15, redistance=20),
+    lighting=Lighting(0.5, 0.3),
+    weights=Weights(normal_consistency=Linear(300.0, 3000.0, 0.5, 1.0), laplacian=Linear(100.0, 1000.0, 0.5, 1.0)),
+    adam=Adam(lr_scale=Linear(1.0, 0.1)),
     then=(
         replace(
             MESH, scene=Surface(texture=Image(256, 32), background=BACKDROP, keep_colors=False),
@@ -162,7 +165,7 @@ DREAMGAUSSIAN_TOY = replace(
     then=(
         replace(
             MESH, steps=50, scene=TOY_PAINT, lighting=Lighting(), weights=Weights(),
-            guidance=Refine(7.5, Linear(0.2, 0.05), Linear(0.2, 0.05), clip_x0=1.0),
+            guidance=Refine(2.0, Linear(0.2, 0.05), Linear(0.2, 0.05), clip_x0=1.0),
         ),
     ),
 )  # fmt: skip
