@@ -70,17 +70,20 @@ def lift_all(jobs: list[tuple[str, Path, list[str]]], workers: int) -> list[Path
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="12 prompts instead of 48")
+    parser.add_argument("--prompts", nargs="+", help="these instead")
     parser.add_argument("--runs", type=Path, default=Path("outputs/quality"), help="folders are kept and reused")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its share of the cores")
     parser.add_argument("settings", nargs=argparse.REMAINDER, help="after --, passed on to generate")
     arguments = parser.parse_args()
     extra = [word for word in arguments.settings if word != "--"]
-    hidden, shown = choose_prompts(kinds_known(load_folder(locate("toybox")).tokenizer), 12 if arguments.quick else 48)
+    kinds = kinds_known(load_folder(locate("toybox")).tokenizer)
+    hidden, shown = ([], arguments.prompts) if arguments.prompts else choose_prompts(kinds, 12 if arguments.quick else 48)
     folders = lift_all([(prompt, arguments.runs, extra) for prompt in [*hidden, *shown]], arguments.jobs)
     report, scored = evaluate(find_items(folders), Plain())
     save_report(report, scored, arguments.runs)
     print(describe(report))
-    for name, rows in (("held out", report["runs"][: len(hidden)]), ("shown", report["runs"][len(hidden) :])):
+    groups = {"held out": report["runs"][: len(hidden)], "shown": report["runs"][len(hidden) :]} if hidden else {}
+    for name, rows in groups.items():
         found = means(rows)
         print(f"{name:9s} " + ", ".join(f"{key} {found[key]:.3f}" for key in FIGURES))
 
