@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py [--quick] [--jobs 2] [-- --guidance.guidance_scale 4]
 
-48 prompts (12 with --quick): up to half of them combinations of kind and colour that the prior was never shown. What
+48 prompts (12 with --quick): half of them combinations of kind, colour, hat and box that the prior was never shown. What
 comes after -- is passed on to generate, so that settings can be compared; give each its own --runs.
 """
 
@@ -18,10 +18,9 @@ from pathlib import Path
 from dreamlift.apps.evaluate import describe, evaluate, find_items, means, save_report
 from dreamlift.apps.progress import Plain
 from dreamlift.priors.sources import locate
-from dreamlift.prompts import article
 from dreamlift.run import slugify
 from dreamlift.toybox.network import kinds_known, load_folder
-from dreamlift.toybox.world import COLORS, held_out
+from dreamlift.toybox.world import COLORS, Description, can_wear, held_out
 
 FIGURES = ("category", "color", "both", "category_textureless", "azimuth_error_deg", "front_from_behind", "janus",
            "silhouette_iou")  # fmt: skip
@@ -29,21 +28,33 @@ FIGURES = ("category", "color", "both", "category_textureless", "azimuth_error_d
 
 
 def choose_prompts(kinds: list[str], count: int) -> tuple[list[str], list[str]]:
-    """(held-out prompts, shown prompts), ``count // 2`` of each, spread over kinds and colours."""
-    turns = [(kind, list(COLORS)[(5 * i + turn) % len(COLORS)]) for turn in range(len(COLORS)) for i, kind in enumerate(kinds)]
-    chosen = {True: [], False: []}
-    for hidden, found in chosen.items():
-        used: dict[str, int] = {}
-        # The kinds that have had the fewest prompts come first, so that all have some before one has many.
-        pool = [pair for pair in turns if held_out(*pair) is hidden]
-        while pool and len(found) < count // 2:
-            pair = min(pool, key=lambda each: (used.get(each[0], 0), used.get(each[1], 0)))
-            pool.remove(pair)
-            for word in pair:
-                used[word] = used.get(word, 0) + 1
-            kind, color = pair
-            found.append(f"{article(color)} {color} {kind.replace('_', ' ')}")
-    return chosen[True], chosen[False]
+    """(held-out prompts, shown prompts), ``count // 2`` of each, spread over kinds and colours.
+
+    Where too few pairs of kind and colour are held out, held-out things with a hat, then on a box, make up the number.
+    """
+    colors = list(COLORS)
+    turns = [(kind, colors[(5 * i + turn) % len(colors)]) for turn in range(len(colors)) for i, kind in enumerate(kinds)]
+    hidden: list[Description] = []
+    used: dict[str, int] = {}
+    for accessory in ("", "hat", "box"):
+        pool = [(kind, color) for kind, color in turns
+                if held_out(kind, color, accessory) and (accessory != "hat" or can_wear(kind))]  # fmt: skip
+        for kind, color in _spread(pool, count // 2 - len(hidden), used):
+            other = colors[(colors.index(color) + len(colors) // 2) % len(colors)]
+            hidden.append(Description(kind, color, hat=other if accessory == "hat" else "", box=accessory == "box"))
+    shown = _spread([pair for pair in turns if not held_out(*pair)], count // 2, {})
+    return [each.caption() for each in hidden], [Description(*pair).caption() for pair in shown]
+
+
+def _spread(pairs: list[tuple[str, str]], count: int, used: dict[str, int]) -> list[tuple[str, str]]:
+    """Up to ``count`` of the pairs, those of the least ``used`` words first: all have come before one comes often."""
+    pool, found = list(pairs), []
+    while pool and len(found) < count:
+        found.append(min(pool, key=lambda pair: (used.get(pair[0], 0), used.get(pair[1], 0))))
+        pool.remove(found[-1])
+        for word in found[-1]:
+            used[word] = used.get(word, 0) + 1
+    return found
 
 
 def lift_all(jobs: list[tuple[str, Path, list[str]]], workers: int) -> list[Path]:
