@@ -165,7 +165,7 @@ DREAMGAUSSIAN_TOY = replace(
     then=(
         replace(
             MESH, steps=50, scene=TOY_PAINT, lighting=Lighting(), weights=Weights(),
-            guidance=Refine(2.0, Linear(0.2, 0.05), Linear(0.2, 0.05), clip_x0=1.0),
+            guidance=Refine(2.0, Linear(0.2, 0.05), Linear(0.2, 0.05), steps=20, clip_x0=1.0),
         ),
     ),
 )  # fmt: skip
