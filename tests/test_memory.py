@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -111,16 +110,23 @@ def test_the_largest_pictures_of_a_ladder_count():
     assert more.host > need(64).host
 
 
+WATCH = """
+import os, subprocess, sys
+_, code, used = os.wait4(subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL).pid, 0)
+print(used.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(code))
+"""
+
+
 def test_a_run_stays_below_what_was_said(stub, tmp_path):
-    # The whole process, as the system counts it. BENCHMARKS.md has larger runs.
+    # The whole process, as the system counts it. BENCHMARKS.md has larger runs. A small process of its own starts and watches
+    # it: a program begins with the peak of the process that started it, and that of these tests may be higher.
     command = [sys.executable, "-m", "dreamlift.cli", *generate_words(stub, tmp_path / "run", "--cameras.resolution=[16,96]")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        words = process.stderr.read()
-        _, code, used = os.wait4(process.pid, 0)
+    done = subprocess.run([sys.executable, "-c", WATCH, *command], capture_output=True, text=True, timeout=300)
+    words, code, peak = done.stderr, done.returncode, int(done.stdout)
     assert code == 0, words
     status = status_of(tmp_path / "run")
-    measured = used.ru_maxrss * 1024 / 1e9
+    measured = peak * 1024 / 1e9
     assert measured <= status["estimated_memory_gb"] <= 2 * measured
     assert status["peak_memory_gb"] == pytest.approx(measured, rel=0.02)
     first = words.splitlines()[0]
