@@ -22,16 +22,15 @@ from dreamlift.apps.progress import Plain
 from dreamlift.files import atomic_write_text
 from dreamlift.presets import PRESETS
 from dreamlift.presets.toybox import TOYS
-from dreamlift.priors.sources import locate
 from dreamlift.run import read_status
-from dreamlift.toybox.network import kinds_known, load_folder
 
 COLUMNS = ("category", "color", "both", "category_textureless", "azimuth_error_deg", "janus", "saturation",
            "silhouette_iou", "seconds")  # fmt: skip
 
 
 def main() -> None:
-    toys, known = list(TOYS), [name for name, preset in PRESETS.items() if preset.prior.startswith("toybox")]
+    toys = list(TOYS)
+    known = [name for name, preset in PRESETS.items() if preset.prior.startswith("toybox") and not preset.scene.needs_start]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=4)
@@ -39,7 +38,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("outputs/methods"), help="folders are kept and reused")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its share of the cores")
     arguments = parser.parse_args()
-    hidden, shown = choose_prompts(kinds_known(load_folder(locate("toybox")).tokenizer), arguments.prompts)
+    hidden, shown = choose_prompts(arguments.prompts)
     table: dict[str, dict[str, float]] = {}
     print(f"{'preset':22s}" + " ".join(f"{name[:9]:>9s}" for name in (*COLUMNS, "diversity", "psnr", "mb")), flush=True)
     for preset in arguments.presets:

@@ -27,12 +27,12 @@ FIGURES = ("category", "color", "both", "category_textureless", "azimuth_error_d
 """Of these the means over the held-out prompts and over the others are printed beside the table."""
 
 
-def choose_prompts(kinds: list[str], count: int) -> tuple[list[str], list[str]]:
-    """(held-out prompts, shown prompts), ``count // 2`` of each, spread over kinds and colours.
+def choose_prompts(count: int) -> tuple[list[str], list[str]]:
+    """(held-out prompts, shown prompts), ``count // 2`` of each, spread over colours and the kinds that the prior knows.
 
     Where too few pairs of kind and colour are held out, held-out things with a hat, then on a box, make up the number.
     """
-    colors = list(COLORS)
+    kinds, colors = kinds_known(load_folder(locate("toybox")).tokenizer), list(COLORS)
     turns = [(kind, colors[(5 * i + turn) % len(colors)]) for turn in range(len(colors)) for i, kind in enumerate(kinds)]
     hidden: list[Description] = []
     used: dict[str, int] = {}
@@ -87,8 +87,7 @@ def main() -> None:
     parser.add_argument("settings", nargs=argparse.REMAINDER, help="after --, passed on to generate")
     arguments = parser.parse_args()
     extra = [word for word in arguments.settings if word != "--"]
-    kinds = kinds_known(load_folder(locate("toybox")).tokenizer)
-    hidden, shown = ([], arguments.prompts) if arguments.prompts else choose_prompts(kinds, 12 if arguments.quick else 48)
+    hidden, shown = ([], arguments.prompts) if arguments.prompts else choose_prompts(12 if arguments.quick else 48)
     folders = lift_all([(prompt, arguments.runs, extra) for prompt in [*hidden, *shown]], arguments.jobs)
     report, scored = evaluate(find_items(folders), Plain())
     save_report(report, scored, arguments.runs)

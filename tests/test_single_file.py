@@ -10,10 +10,9 @@ import torch
 from big_helpers import CPU, PROMPTS, autoencoder, clip, close, third_pipeline, tokenizer, xl_unet
 from lift_helpers import refused, tree
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from dreamlift.personalize.lora_files import JOINT
-from dreamlift.personalize.original_names import original_name
+from dreamlift.personalize.original_names import stock_keys
 from dreamlift.priors import load_prior, sources
 from dreamlift.priors.single_file import cache_folder, inspect_file
 
@@ -39,15 +38,8 @@ def first(tmp_path_factory):
 
 
 def unet_keys(unet):
-    names = {
-        name for name, module in unet.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm))
-    }
-    found = {}
-    for key, value in unet.state_dict().items():
-        name, kind = key.rsplit(".", 1)
-        theirs = original_name(name, unet.config.layers_per_block, names)
-        found[f"model.diffusion_model.{theirs}.{kind}"] = value
-    return found
+    state = unet.state_dict()
+    return {f"model.diffusion_model.{theirs}": state[key] for theirs, key in stock_keys(unet).items()}
 
 
 def vae_keys(vae):

@@ -44,8 +44,8 @@ def original_name(name: str, depth: int, names: Collection[str]) -> str:
 
 def stock_keys(unet: Any) -> dict[str, str]:
     """Keys of the state of a ``UNet2DConditionModel`` by their original ones."""
-    found = {}
-    for key in (keys := unet.state_dict()):
+    keys, found = unet.state_dict(), {}
+    for key in keys:
         layer, _, leaf = key.rpartition(".")
         found[f"{original_name(layer, unet.config.layers_per_block, keys)}.{leaf}"] = key
     return found

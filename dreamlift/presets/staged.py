@@ -10,7 +10,7 @@ from dreamlift.guidance.sds import SDS
 from dreamlift.guidance.vsd import VSD
 from dreamlift.lighting import Lighting
 from dreamlift.presets.papers import DREAMFUSION_IF, DREAMFUSION_SD, LARGE
-from dreamlift.presets.toybox import BACKDROP, FIELD, MESH, TOYBOX, TOYS
+from dreamlift.presets.toybox import BACKDROP, FIELD, MESH, TOY_VSD, TOYBOX, TOYS
 from dreamlift.prompts import FourViews
 from dreamlift.scenes.background import Learned, Random, Solid
 from dreamlift.scenes.field import Blob
@@ -140,7 +140,7 @@ PROLIFICDREAMER_TOY = replace(
         replace(MESH, steps=60, scene=replace(MESH.scene, texture=False), lighting=Lighting(1.0, 1.0)),
         replace(
             MESH, steps=60, scene=replace(MESH.scene, geometry=False), lighting=Lighting(), weights=Weights(),
-            guidance=VSD(7.5, 0.02, 0.5, "x0", targets="all", lora_lr=5e-3, lora_target="v", clip_x0=1.0),
+            guidance=replace(TOY_VSD, t_min=0.02, t_max=0.5),
         ),
     ),
 )  # fmt: skip

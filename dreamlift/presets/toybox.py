@@ -83,13 +83,15 @@ def _toy(guidance: Guidance, **changes: Any) -> Config:
 LATENT = replace(FIELD, prior="toybox-latent", guidance=SDS(7.5, T_MIN, T_MAX, weighting="x0"))
 """The first stage on an embedded prior of Stable Diffusion's shape: renders go through an encoder, with gradients."""
 
+# The network has attention at its lowest level only: a LoRA there alone learns nothing of the renders.
+TOY_VSD = VSD(7.5, T_MIN, T_MAX, "x0", targets="all", lora_lr=5e-3, lora_target="v", clip_x0=1.0)
+
 TOYS: dict[str, Config] = {
     "toybox-field": FIELD,
     "dreamfusion-toy": _toy(SDS(7.5, weighting="x0", clip_x0=1.0)),  # t uniform in 0.02 to 0.98, as in the paper
     "latent-toy": LATENT,
     "latent-nerf-toy": replace(LATENT, linear_latents=True),  # a linear map of colours in the encoder's place
-    # The network has attention at its lowest level only: a LoRA there alone learns nothing of the renders.
-    "vsd-toy": _toy(VSD(7.5, T_MIN, T_MAX, "x0", targets="all", lora_lr=5e-3, lora_target="v", clip_x0=1.0)),
+    "vsd-toy": _toy(TOY_VSD),
     "hifa-toy": _toy(HiFA(7.5, 0.1, clip_x0=1.0)),
     "sdi-toy": _toy(SDI(7.5, -7.5, 3, 0.3, T_MIN, T_MAX, "x0", clip_x0=1.0)),
     "luciddreamer-toy": _toy(ISM(7.5, 0.05, 0.3, T_MIN, T_MAX, "x0")),

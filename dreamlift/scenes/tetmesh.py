@@ -206,7 +206,8 @@ class TetMeshScene(Scene):
     def after_step(
         self, index: int, progress: float, rng: torch.Generator, render: RenderOutput, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Now and then, the values become distances again, as in level-set methods (Sussman et al. 1994).
+        """Now and then, the values become distances again, as in level-set methods (Sussman et al. 1994,
+        https://doi.org/10.1006/jcph.1994.1155).
 
         Only those beside the surface have a gradient. Where it has come a long way, it crosses edges between values that grew
         apart: there it becomes rough, and slow.
@@ -217,22 +218,24 @@ class TetMeshScene(Scene):
     @torch.no_grad()
     def remake_distances(self) -> None:
         """Put the signed distances to the surface in the values' place, and grid points back where they belong."""
-        vertices, faces = self.surface(MARGIN)
-        mesh = Mesh(vertices.float().cpu().numpy(), faces.cpu().numpy().astype(np.int32))
         try:
-            self.sdf.copy_(distances_of(mesh, self.grid) / self.grid.cell)
+            self.sdf.copy_(distances_of(self._bare_mesh(), self.grid) / self.grid.cell)
         except ValueError:  # nothing is left of it but splinters: they stay as they are
             return
         self.shift.zero_()
 
+    def _bare_mesh(self) -> Mesh:
+        """The surface as a mesh without colours; it may be empty."""
+        vertices, faces = self.surface(MARGIN)
+        return Mesh(vertices.float().cpu().numpy(), faces.cpu().numpy().astype(np.int32))
+
     @torch.no_grad()
     def to_mesh(self, settings: Extract) -> Mesh:
         """The mesh as it is, cleaned to the settings (its own grid decides the resolution), with the field's colours."""
-        vertices, faces = self.surface(MARGIN)
-        if len(faces) == 0:
+        fine = self._bare_mesh()
+        if len(fine.faces) == 0:
             raise EmptySceneError(
                 "the scene is empty: no distance of its grid lies below 0. Train longer, start from a larger shape, or lower "
                 "scene.sdf_lr"
             )
-        fine = Mesh(vertices.float().cpu().numpy(), faces.cpu().numpy().astype(np.int32))
         return finish_surface(fine, lambda points, normals: self.color.query(points.to(self.base)).albedo, settings)

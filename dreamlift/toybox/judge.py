@@ -85,7 +85,7 @@ class Judge(nn.Module):
         if x.shape[-1] != SIZE:
             x = functional.interpolate(x, size=(SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
         embeddings, logits = zip(*(self(_placed(x, *look)) for look in LOOKS), strict=True)
-        tables = [torch.stack(each).softmax(dim=-1).mean(dim=0) for each in zip(*logits, strict=True)]
+        tables = (torch.stack(each).softmax(dim=-1).mean(dim=0) for each in zip(*logits, strict=True))
         category, color, attribute, sectors = tables
         return Verdict(category, color, attribute, sectors, functional.normalize(torch.stack(embeddings).mean(dim=0), dim=1))
 
@@ -94,7 +94,11 @@ def _placed(x: Tensor, zoom: float, right: float, down: float) -> Tensor:
     """Pictures ``(B, 3, S, S)`` as seen by a window ``zoom`` times as wide, moved by shares of half a picture."""
     if (zoom, right, down) == (1.0, 0.0, 0.0):
         return x
-    place = x.new_tensor([[zoom, 0.0, right], [0.0, zoom, down]]).expand(len(x), 2, 3)
+    return warped(x, x.new_tensor([[zoom, 0.0, right], [0.0, zoom, down]]).expand(len(x), 2, 3))
+
+
+def warped(x: Tensor, place: Tensor) -> Tensor:
+    """Pictures ``(B, C, S, S)`` at affine ``place (B, 2, 3)``: from a pixel's position, in -1 to 1, to where it looks."""
     grid = functional.affine_grid(place, list(x.shape), align_corners=False)
     return functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
 

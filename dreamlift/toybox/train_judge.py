@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from dreamlift.startup import tune_process
 from dreamlift.toybox.dataset import STYLES, Pictures, load_shards, make_shard
-from dreamlift.toybox.judge import FOLDER, Judge, azimuth_error_deg, load_judge, save_judge, sector_angles
+from dreamlift.toybox.judge import FOLDER, Judge, azimuth_error_deg, load_judge, save_judge, sector_angles, warped
 from dreamlift.toybox.learning import fit
 from dreamlift.toybox.world import ATTRIBUTES, CATEGORIES
 
@@ -82,8 +82,7 @@ def spoil(x: Tensor, generator: torch.Generator) -> Tensor:
 
     zoom, shift = uniform(0.9, 1.3), torch.cat([uniform(-0.12, 0.12), uniform(-0.12, 0.12)], dim=1)
     place = torch.cat([torch.eye(2).expand(len(x), 2, 2) * zoom[:, 0], shift[:, :, 0]], dim=2)
-    x = functional.grid_sample(x, functional.affine_grid(place, list(x.shape), align_corners=False),
-                               padding_mode="border", align_corners=False)  # fmt: skip
+    x = warped(x, place)
     kernel = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16.0  # binomial, sigma 1
     soft = functional.conv2d(functional.pad(x, (2, 2, 2, 2), mode="replicate").flatten(0, 1)[:, None],
                              (kernel[:, None] * kernel)[None, None]).view_as(x)  # fmt: skip
