@@ -110,6 +110,14 @@ def test_the_largest_pictures_of_a_ladder_count():
     assert more.host > need(64).host
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system's own figure is taken")
+def test_the_peak_of_who_started_a_run_is_not_its_own():
+    told = "from dreamlift.apps.lift import peak_memory_gb; print(peak_memory_gb())"
+    fat = f"import subprocess, sys; x = b'1' * 3_000_000_000; subprocess.run([sys.executable, '-c', {told!r}], check=True)"
+    done = subprocess.run([sys.executable, "-c", fat], capture_output=True, text=True, timeout=300, check=True)
+    assert 0.05 < float(done.stdout) < 1.5
+
+
 WATCH = """
 import os, subprocess, sys
 _, code, used = os.wait4(subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL).pid, 0)

@@ -251,14 +251,25 @@ def estimated(job: Job) -> dict[str, float]:
 
 def peak_memory_gb() -> float:
     """The largest resident memory of this process so far (GB), plus the GPU's where there is one."""
+    device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return round((_peak_host_bytes() + device) / 1e9, 3)
+
+
+def _peak_host_bytes() -> int:
+    """The largest resident memory of this process so far; 0 where the system does not tell."""
     try:
         import resource
     except ImportError:  # Windows
-        return 0.0
+        return 0
+    try:  # Linux: ru_maxrss begins with the peak of the process that started this one
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
     unit = 1 if platform.system() == "Darwin" else 1024
-    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    return round((host + device) / 1e9, 3)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @contextmanager
