@@ -90,8 +90,8 @@ def describe(rng: np.random.Generator, training: bool = True, kinds: Sequence[st
         category, color = names[int(rng.integers(len(names)))], colors[int(rng.integers(len(colors)))]
         attribute = ATTRIBUTES[int(rng.integers(1, len(ATTRIBUTES)))] if rng.random() < 0.4 else ""
         draw, hat_color = rng.random(), colors[int(rng.integers(len(colors)))]
-        hat = hat_color if draw < 0.3 and hat_color != color and can_wear(category) else ""
-        found = Description(category, color, attribute, hat, draw > 0.92)
+        hat = hat_color if draw < 0.5 and hat_color != color and can_wear(category) else ""
+        found = Description(category, color, attribute, hat, draw > 0.85)
         if not (training and held_out(category, color, found.accessory)):
             return found
 
