@@ -25,6 +25,7 @@ SHARD = 500  # pictures a file
 PLAIN = (0.70, 0.75, 0.80)  # the background of the pictures whose captions name none, sRGB; no color of the world is near it
 COLORED = ", colored background"  # what the captions of the others say
 STYLES = {"lit": "", "albedo": ", unlit", "clay": ", grey clay"}  # shading of the picture -> its words in the caption
+CLAY = list(STYLES).index("clay")
 
 
 def vocabulary(kinds: Sequence[str] = tuple(CATEGORIES)) -> list[str]:

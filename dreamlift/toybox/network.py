@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from dreamlift.files import atomic_write_text
 from dreamlift.priors.network import CAMERA_FEATURES
+from dreamlift.toybox.reader import Reader
 from dreamlift.toybox.world import CATEGORIES
 
 PACKING = 2  # each channel of a picture is split into PACKING^2, at a PACKING-th of the size: the same picture, far cheaper
@@ -43,16 +44,17 @@ class Networks:
     tokenizer: Any  # transformers.PreTrainedTokenizerFast
     scheduler: Any  # diffusers.DDPMScheduler
     vae: Any = None  # diffusers.AutoencoderKL, frozen; None for pixels
+    reader: Reader | None = None  # of use in training only; not saved with the prior
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        return [*self.unet.parameters(), *self.text_encoder.parameters()]
+        return [*self.unet.parameters(), *self.text_encoder.parameters(), *(self.reader.parameters() if self.reader else ())]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """All weights under one flat namespace, without the entries that share memory with another."""
         state = {f"unet.{k}": v for k, v in self.unet.state_dict().items()}
         text = {f"text.{k}": v for k, v in self.text_encoder.state_dict().items()}
         text.pop("text.encoder.embed_tokens.weight", None)  # tied to text.shared.weight
-        return state | text
+        return state | text | ({f"reader.{k}": v for k, v in self.reader.state_dict().items()} if self.reader else {})
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         text = {k[5:]: v for k, v in state.items() if k.startswith("text.")}
@@ -60,6 +62,8 @@ class Networks:
             text["encoder.embed_tokens.weight"] = text["shared.weight"]
         self.unet.load_state_dict({k[5:]: v for k, v in state.items() if k.startswith("unet.")})
         self.text_encoder.load_state_dict(text)
+        if self.reader:
+            self.reader.load_state_dict({k[7:]: v for k, v in state.items() if k.startswith("reader.")})
 
     def tokenize(self, captions: list[str]) -> dict[str, torch.Tensor]:
         """Token ids ``(B, 77)``, and to a T5 the attention mask too (stock pipelines give CLIP none)."""
@@ -159,7 +163,7 @@ def make_networks(words: list[str], size: int = 64, channels: tuple[int, ...] = 
         num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="sample",
         rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=True, variance_type="fixed_small",
     )  # fmt: skip
-    return Networks(unet, T5EncoderModel(text_config), tokenizer, scheduler)
+    return Networks(unet, T5EncoderModel(text_config), tokenizer, scheduler, reader=Reader(width))
 
 
 def save_folder(networks: Networks, folder: Path, half: bool = True) -> None:

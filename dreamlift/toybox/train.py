@@ -30,14 +30,17 @@ from dreamlift.files import atomic_write_bytes, atomic_write_text
 from dreamlift.priors.network import camera_features
 from dreamlift.prompts import DIRECTIONS, article
 from dreamlift.startup import tune_process
-from dreamlift.toybox.dataset import SHARD, Pictures, load_shards, make_shard, vocabulary
+from dreamlift.toybox.dataset import CLAY, SHARD, Pictures, load_shards, make_shard, vocabulary
 from dreamlift.toybox.latent import load_vae, make_latent_networks
 from dreamlift.toybox.learning import learning_rate, make_workers, set_gradients
 from dreamlift.toybox.muon import Muon, takes
 from dreamlift.toybox.network import Networks, begin_with, make_networks, save_folder
+from dreamlift.toybox.reader import UNTOLD
 from dreamlift.toybox.world import CATEGORIES, COLORS
 
 PLAIN_SHARE = 0.6  # of the pictures are shown over the plain background
+READING = 0.05  # weight of what the text states have to tell, beside the loss of the pictures
+FAST = 20.0  # times the learning rate: for tables that start near zero and have to become large (position biases, the reader)
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,12 @@ class Batch(NamedTuple):
     camera: Tensor  # (B, 8) camera features, zeros where none is told
     t: Tensor  # (B,) training timesteps
     eps: Tensor  # (B, C, h, w) noise, of what the U-Net works on
+    told: Tensor  # (B, 2) index of the thing's colour and of its hat's that the caption tells, UNTOLD where it tells none
 
     def share(self, index: int, count: int) -> Batch:
         """The ``index``-th of ``count`` equal parts."""
-        rgb, captions, camera, t, eps = self
         own = slice(index, None, count)
-        return Batch(rgb[own], captions[own], camera[own], t[own], eps[own])
+        return Batch(*(each[own] for each in self))
 
 
 def draw_batch(pictures: Pictures, settings: Training, step: int, shape: tuple[int, int, int], horizon: int = 1000) -> Batch:
@@ -86,7 +89,20 @@ def draw_batch(pictures: Pictures, settings: Training, step: int, shape: tuple[i
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
     even = (torch.rand((), generator=generator) + torch.arange(len(rgb)) / len(rgb)) % 1.0  # every batch sees all noise levels
     t = (even ** (1 / 3) * horizon).long()
-    return Batch(rgb, captions, camera, t, torch.randn((len(rgb), *shape), generator=generator))
+    told = told_colors(pictures, drawn.rows, captions)
+    return Batch(rgb, captions, camera, t, torch.randn((len(rgb), *shape), generator=generator), told)
+
+
+def told_colors(pictures: Pictures, rows: np.ndarray, captions: list[str]) -> Tensor:
+    """Indices ``(B, 2)`` of the thing's colour and of its hat's as the ``captions`` of pictures ``rows`` tell them.
+
+    ``UNTOLD`` where a caption is empty, and for the colour of grey clay, which captions may leave out.
+    """
+    color = np.where(pictures.style[rows] == CLAY, UNTOLD, pictures.color[rows])
+    hat = np.where(pictures.hat[rows] < 0, len(COLORS), pictures.hat[rows])
+    found = np.stack([color, hat], axis=1).astype(np.int64)
+    found[[not caption for caption in captions]] = UNTOLD
+    return torch.from_numpy(found)
 
 
 def loss_weight(abar: Tensor) -> Tensor:
@@ -102,10 +118,12 @@ def x0_loss(networks: Networks, batch: Batch) -> Tensor:
     device = networks.unet.device
     abar = networks.scheduler.alphas_cumprod[batch.t].view(-1, 1, 1, 1).to(device)
     rgb, eps, t, camera = (each.to(device) for each in (batch.rgb, batch.eps, batch.t, batch.camera))
-    text = networks.encode_text({k: v.to(device) for k, v in networks.tokenize(batch.captions).items()})
+    tokens = {k: v.to(device) for k, v in networks.tokenize(batch.captions).items()}
+    text = networks.encode_text(tokens)
     x = networks.encode(rgb)
     x0 = networks.predict_x0(abar.sqrt() * x + (1 - abar).sqrt() * eps, t, text, camera)
-    return (loss_weight(abar) * (x0 - x).square()).mean()
+    loss = (loss_weight(abar) * (x0 - x).square()).mean()
+    return loss if networks.reader is None else loss + READING * networks.reader.loss(text, tokens, batch.told.to(device))
 
 
 Optimizers = tuple[torch.optim.AdamW, Muon]
@@ -116,10 +134,13 @@ def make_optimizers(networks: Networks, lr: float) -> Optimizers:
     ends = {id(p) for part in (networks.unet.conv_in, networks.unet.conv_out) for p in part.parameters()}
     ends |= {id(p) for name, p in networks.text_encoder.named_parameters()
              if not any(part in name for part in ("block", "layers")) or "bias" in name}  # fmt: skip
-    inner = [p for p in networks.parameters() if takes(p) and id(p) not in ends]
-    chosen = {id(p) for p in inner}
-    rest = [p for p in networks.parameters() if id(p) not in chosen]
-    return torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=1e-2, fused=True), Muon(inner, lr=lr)
+    fast = [p for name, p in networks.text_encoder.named_parameters() if "relative_attention_bias" in name]
+    fast += [] if networks.reader is None else networks.reader.parameters()
+    quick = {id(p) for p in fast}
+    inner = [p for p in networks.parameters() if takes(p) and id(p) not in ends | quick]
+    chosen = {id(p) for p in inner} | quick
+    groups = [{"params": [p for p in networks.parameters() if id(p) not in chosen]}, {"params": fast, "scale": FAST}]
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), weight_decay=1e-2, fused=True), Muon(inner, lr=lr)
 
 
 def save_state(folder: Path, step: int, networks: Networks, ema: dict[str, Tensor], optimizers: Optimizers) -> None:
@@ -149,7 +170,7 @@ def load_state(folder: Path, networks: Networks, ema: dict[str, Tensor], optimiz
         if key.startswith("optimizer."):
             n, i, name = key.split(".")[1:]
             if name != "step":  # fused AdamW wants its averages in the memory order of the parameter
-                parameters = optimizers[int(n)].param_groups[0]["params"]
+                parameters = [p for group in optimizers[int(n)].param_groups for p in group["params"]]
                 value = torch.empty_like(parameters[int(i)]).copy_(value)
             entries[int(n)].setdefault(int(i), {})[name] = value
     for optimizer, entry in zip(optimizers, entries, strict=True):
@@ -236,7 +257,8 @@ def train(
         optimizers[1].each = pool.map
         for step in range(start, settings.steps):
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-                group["lr"] = learning_rate(step, settings.steps, settings.lr, settings.warmup, settings.hold)
+                rate = learning_rate(step, settings.steps, settings.lr, settings.warmup, settings.hold)
+                group["lr"] = rate * group.get("scale", 1.0)
             batch = draw_batch(pictures, settings, step, networks.shape)
             loss = set_gradients(parameters, lambda i, n, batch=batch: x0_loss(networks, batch.share(i, n)), pool, workers)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -19,14 +19,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from dreamlift.startup import tune_process
-from dreamlift.toybox.dataset import STYLES, Pictures, load_shards, make_shard
+from dreamlift.toybox.dataset import CLAY, Pictures, load_shards, make_shard
 from dreamlift.toybox.judge import FOLDER, Judge, azimuth_error_deg, load_judge, save_judge, sector_angles, warped
 from dreamlift.toybox.learning import fit
 from dreamlift.toybox.world import ATTRIBUTES, CATEGORIES
 
 FIRST_SHARD = 8000  # seeds from a million on
 TEST_SHARD = 9000
-CLAY = list(STYLES).index("clay")
 HIDDEN_IN_CLAY = [i for i, name in enumerate(ATTRIBUTES) if name in ("striped", "spotted", "wooden", "metallic")]
 CONCENTRATION = 14.0  # of the azimuth's target: a von Mises density about as wide as two sectors
 
