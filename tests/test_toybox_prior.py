@@ -17,6 +17,7 @@ from dreamlift.priors.sources import EMBEDDED, KNOWN, locate
 from dreamlift.toybox.dataset import COLORED, PLAIN, STYLES, Pictures, load_shards, make_shard, vocabulary
 from dreamlift.toybox.learning import set_gradients
 from dreamlift.toybox.network import PACKING, begin_with, kinds_known, load_folder, make_networks, save_folder
+from dreamlift.toybox.reader import UNTOLD
 from dreamlift.toybox.render import Background, sample_background, sample_pictures
 from dreamlift.toybox.train import Batch, Training, draw_batch, sample_grid, train, x0_loss
 from dreamlift.toybox.world import ATTRIBUTES, CATEGORIES, COLORS, SYNONYMS, describe
@@ -193,7 +194,8 @@ def test_x0_loss_of_a_network_that_says_nothing_is_the_mean_square_of_the_pictur
     for parameter in networks.unet.conv_out.parameters():
         torch.nn.init.zeros_(parameter)
     x = torch.rand(4, 3, 16, 16) * 2 - 1
-    batch = Batch(x, [""] * 4, torch.zeros(4, 8), torch.tensor([0, 10, 500, 999]), torch.randn(4, 12, 8, 8))
+    batch = Batch(x, [""] * 4, torch.zeros(4, 8), torch.tensor([0, 10, 500, 999]), torch.randn(4, 12, 8, 8),
+                  torch.full((4, 2), UNTOLD))  # fmt: skip
     got = x0_loss(networks, batch)
     # Its signal-to-noise ratio to the power of 0.3, by the cosine schedule's formula; at t = 999 of 1000 it is 0 by design.
     ratio = [math.tan(0.5 * math.pi * (t / 1000 + 0.008) / 1.008) ** -2 for t in (0, 10, 500, 999)]
@@ -204,7 +206,7 @@ def test_x0_loss_of_a_network_that_says_nothing_is_the_mean_square_of_the_pictur
 
 def test_a_batch_is_captioned_and_told_some_cameras():
     data, settings = pictures(48), Training(batch=32, size=16)
-    x, captions, cameras, t, eps = draw_batch(data, settings, 3, (12, 8, 8))
+    x, captions, cameras, t, eps, _ = draw_batch(data, settings, 3, (12, 8, 8))
     assert eps.shape == (32, 12, 8, 8)
     assert 650 < float(t.float().mean()) < 850  # a density proportional to t^2 has its mean at three quarters
     assert x.shape == (32, 3, 16, 16)

@@ -143,6 +143,12 @@ def make_optimizers(networks: Networks, lr: float) -> Optimizers:
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), weight_decay=1e-2, fused=True), Muon(inner, lr=lr)
 
 
+def set_rates(optimizers: Optimizers, lr: float) -> None:
+    """Give each group of parameters its learning rate."""
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["lr"] = lr * group.get("scale", 1.0)
+
+
 def save_state(folder: Path, step: int, networks: Networks, ema: dict[str, Tensor], optimizers: Optimizers) -> None:
     """Everything needed to go on, in one file that appears whole or not at all."""
     state = {f"net.{k}": v for k, v in networks.state_dict().items()} | {f"ema.{k}": v for k, v in ema.items()}
@@ -256,9 +262,7 @@ def train(
     with make_workers(device, settings.batch) as (pool, workers):
         optimizers[1].each = pool.map
         for step in range(start, settings.steps):
-            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-                rate = learning_rate(step, settings.steps, settings.lr, settings.warmup, settings.hold)
-                group["lr"] = rate * group.get("scale", 1.0)
+            set_rates(optimizers, learning_rate(step, settings.steps, settings.lr, settings.warmup, settings.hold))
             batch = draw_batch(pictures, settings, step, networks.shape)
             loss = set_gradients(parameters, lambda i, n, batch=batch: x0_loss(networks, batch.share(i, n)), pool, workers)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -1,0 +1,95 @@
+"""The text encoder knows whose colour is whose: the reader that teaches it, against numpy, and the shipped weights."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_toybox_prior import FOLDER, pictures
+
+from dreamlift.toybox.dataset import CLAY
+from dreamlift.toybox.network import load_folder, make_networks
+from dreamlift.toybox.reader import UNTOLD, Reader
+from dreamlift.toybox.train import told_colors
+from dreamlift.toybox.train_text import TextTraining, draw_captions, teach
+from dreamlift.toybox.world import COLORS, Description
+
+
+def test_the_readers_loss_is_the_cross_entropy_of_the_mean_state():
+    torch.manual_seed(0)
+    reader, states = Reader(6), torch.randn(3, 5, 6)
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]])
+    told = torch.tensor([[2, 5], [UNTOLD, 12], [UNTOLD, UNTOLD]])
+    want = 0.0
+    for row, (color, hat) in enumerate(told.tolist()):
+        mean = states[row, : int(mask[row].sum())].numpy().mean(axis=0)
+        for head, index in ((reader.color, color), (reader.hat, hat)):
+            logits = head.weight.detach().numpy() @ mean + head.bias.detach().numpy()
+            want -= 0.0 if index == UNTOLD else (logits - np.log(np.exp(logits).sum()))[index]
+    assert float(reader.loss(states, {"attention_mask": mask}, told).detach()) == pytest.approx(want / 3, rel=1e-5)
+
+
+def test_what_captions_tell_of_colours():
+    data = pictures(48)
+    rows, rng = np.arange(48), np.random.default_rng(0)
+    captions = [data.caption(int(i), rng) for i in rows]
+    names = [*COLORS, ""]
+    told = told_colors(data, rows, captions).tolist()
+    for i, (caption, (color, hat)) in enumerate(zip(captions, told, strict=True)):
+        if not caption:
+            assert (color, hat) == (UNTOLD, UNTOLD)
+            continue
+        assert (" hat" in caption.split(",")[0] and " wearing " in caption) == (hat != len(COLORS))
+        if hat != len(COLORS):
+            assert f" {names[hat]} hat" in caption
+        assert (color == UNTOLD) == (data.style[i] == CLAY)
+        if color != UNTOLD:
+            assert f" {names[color]} " in caption.split(" wearing ")[0]
+
+
+def test_teaching_leaves_the_states_of_other_captions_as_they_were():
+    data = pictures(48)
+    data = replace(data, hat=np.where(np.arange(48) % 2 == 0, data.hat, 3).astype(np.int16))
+    moved, losses = [], []
+    for keep in (0.0, 300.0):
+        torch.manual_seed(0)
+        networks = make_networks(["a", "an", *COLORS, "duck", "robot", "wearing", "hat"], 16, (8, 16))
+        tokens = networks.tokenize([Description("duck", color).caption() for color in COLORS])
+        with torch.no_grad():
+            before = networks.encode_text(tokens)
+            unet = [p.clone() for p in networks.unet.parameters()]
+            losses.append(teach(networks, data, TextTraining(steps=30, batch=16, warmup=2, keep=keep)))
+            moved.append(float((networks.encode_text(tokens) - before).square().mean()))
+            assert all(torch.equal(a, b) for a, b in zip(unet, networks.unet.parameters(), strict=True))
+    assert moved[1] < 0.5 * moved[0]
+    assert losses[0][-1] < 0.8 * losses[0][0]
+
+
+def test_half_of_the_captions_name_a_hat():
+    data = replace(pictures(48), hat=(np.arange(48) % 12 - 10).clip(-1).astype(np.int16))
+    drawn = draw_captions(data, TextTraining(batch=64), 0)
+    assert (drawn.told[:32, 1] != len(COLORS)).all()
+    again, other = (draw_captions(data, TextTraining(batch=64), step) for step in (0, 1))
+    assert again.captions == drawn.captions != other.captions
+
+
+def test_the_shipped_prior_tells_a_red_duck_in_a_yellow_hat_from_a_yellow_one_in_a_red_hat():
+    networks, names = load_folder(FOLDER), list(COLORS)
+    pairs = [(kind, *pair) for kind in ("duck", "robot", "snowman") for pair in itertools.permutations(range(len(names)), 2)]
+    captions = [Description(kind, names[own], hat=names[hat]).caption() for kind, own, hat in pairs]
+    tokens = networks.tokenize(captions)
+    with torch.no_grad():
+        mask = tokens["attention_mask"][..., None].float()
+        means = ((networks.encode_text(tokens) * mask).sum(dim=1) / mask.sum(dim=1)).double()
+    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))
+    seen, unseen = order[:260], order[260:]
+    features = torch.cat([(means - means[seen].mean(0)) / means[seen].std(0), torch.ones(len(pairs), 1)], dim=1)
+    for place in (1, 2):  # ridge regression on one-hot colours, fitted to two thirds of the pairs
+        wanted = torch.tensor([pair[place] for pair in pairs])
+        left = features[seen].T @ features[seen] + 10.0 * torch.eye(features.shape[1])
+        fitted = torch.linalg.solve(left, features[seen].T @ torch.eye(len(names)).double()[wanted[seen]])
+        right = (features[unseen] @ fitted).argmax(dim=1) == wanted[unseen]
+        assert float(right.double().mean()) > 0.85  # a bag of words reaches 0.5 at most
