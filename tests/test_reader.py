@@ -13,7 +13,7 @@ from test_toybox_prior import FOLDER, pictures
 from dreamlift.toybox.dataset import CLAY
 from dreamlift.toybox.network import load_folder, make_networks
 from dreamlift.toybox.reader import UNTOLD, Reader
-from dreamlift.toybox.train import told_colors
+from dreamlift.toybox.train import FAST, make_optimizers, set_rates, told_colors
 from dreamlift.toybox.train_text import TextTraining, draw_captions, teach
 from dreamlift.toybox.world import COLORS, Description
 
@@ -66,6 +66,18 @@ def test_teaching_leaves_the_states_of_other_captions_as_they_were():
             assert all(torch.equal(a, b) for a, b in zip(unet, networks.unet.parameters(), strict=True))
     assert moved[1] < 0.5 * moved[0]
     assert losses[0][-1] < 0.8 * losses[0][0]
+
+
+def test_what_begins_near_zero_learns_faster_than_the_rest():
+    networks = make_networks(["a", "red", "mug"], 16, (8, 16))
+    optimizers = make_optimizers(networks, 1.0)
+    set_rates(optimizers, 0.01)
+    rates = {id(p): group["lr"] for each in optimizers for group in each.param_groups for p in group["params"]}
+    assert rates.keys() == {id(p) for p in networks.parameters()}
+    bias = networks.text_encoder.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+    fast = {id(bias), *map(id, networks.reader.parameters())}
+    assert {rate for key, rate in rates.items() if key in fast} == {0.01 * FAST}
+    assert {rate for key, rate in rates.items() if key not in fast} == {0.01}
 
 
 def test_half_of_the_captions_name_a_hat():
