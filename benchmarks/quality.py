@@ -61,7 +61,7 @@ def lift_all(jobs: list[tuple[str, Path, list[str]]], workers: int) -> list[Path
     """Run the shipped command for each (prompt, parent folder, further words); a run that is there already is kept.
 
     Raises:
-        subprocess.CalledProcessError: a run failed.
+        SystemExit: runs failed, after all the others have been made; their folders are named.
     """
     threads = max(1, (os.cpu_count() or 1) // workers)
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if workers > 1 else {})
@@ -71,11 +71,14 @@ def lift_all(jobs: list[tuple[str, Path, list[str]]], workers: int) -> list[Path
         folder = parent / slugify(prompt)
         if not (folder / "asset.glb").is_file():
             command = [sys.executable, "-m", "dreamlift.cli", "generate", prompt, "--out", str(folder), *extra]
-            subprocess.run(command, check=True, stderr=subprocess.DEVNULL, env=environment)
+            subprocess.run(command, stderr=subprocess.DEVNULL, env=environment)  # run.json says why one failed
         return folder
 
     with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(lift, jobs))
+        folders = list(pool.map(lift, jobs))
+    if failed := [str(folder) for folder in folders if not (folder / "asset.glb").is_file()]:
+        raise SystemExit(f"these runs failed; remove their folders to try again: {', '.join(failed)}")
+    return folders
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from dreamlift.config import load_yaml, save_yaml
 from dreamlift.meshing.distance import signed_distances
 from dreamlift.meshing.extract import Extract
 from dreamlift.meshing.geometry import EmptySceneError, face_areas, is_closed, signed_volume
+from dreamlift.meshing.isosurface import isosurface
 from dreamlift.meshing.nearest import closest_barycentrics
 from dreamlift.meshing.raster import render_mesh
 from dreamlift.meshing.tets import EDGES, TetGrid, crossing_of, edge_vertices, triangle_table
@@ -418,6 +419,19 @@ def test_a_surface_that_reaches_the_border_is_closed():
     assert is_closed(faces.numpy())
     assert float(vertices.abs().max()) < scene.grid.extent
     assert float(vertices.abs().max()) > 1.0 - scene.grid.cell
+
+
+def test_what_filled_a_field_up_to_its_border_can_be_begun_with():
+    axis = torch.linspace(-1, 1, 17)
+    column = 0.6 - torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"))[::2].norm(dim=0)  # around y, both ends cut
+    vertices, faces = isosurface(column, 0.0, -1.0, 1.0)
+    assert float(vertices.abs().max()) > 1.001  # the caps lie outside of the field's own box
+    vertices, faces = vertices.float().numpy(), faces.numpy()
+    start = Mesh(vertices, faces, vertex_colors=np.full_like(vertices, 0.5))
+    scene = replace(SMALL, resolution=24).build(generator(), start=start)
+    begun, faces = scene.surface()
+    volume = signed_volume(begun.detach().numpy(), faces.numpy())
+    assert volume == pytest.approx(2 * math.pi * 0.6**2, rel=0.08)
 
 
 def test_a_start_that_cannot_be_is_refused():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,19 +19,22 @@ SAMPLES, BATCH, ROUNDS = 60_000, 8192, 100  # surface points, points a round, ro
 RATE = 4.0  # times the field's own learning rates
 
 
-def check_start(mesh: Mesh, bounds: float) -> None:
-    """Refuse a mesh that no scene can begin with.
+def within(mesh: Mesh, bounds: float) -> Mesh:
+    """A mesh that a scene can begin with: in ``[-bounds, bounds]^3``, made smaller where it is a hair too large.
+
+    What fills a scene up to its border is capped 0.05 cells outside (:func:`dreamlift.meshing.isosurface.isosurface`).
 
     Raises:
-        EmptySceneError, ValueError: the mesh is empty or malformed, or does not lie in ``[-bounds, bounds]^3``.
+        EmptySceneError, ValueError: the mesh is empty or malformed, or larger by more than a hundredth.
     """
     check_mesh(mesh)
     reach = float(np.abs(mesh.vertices).max())
-    if reach > bounds:
+    if reach > 1.01 * bounds:
         raise ValueError(
-            f"the mesh to start from reaches {reach:.3g} from the origin; a scene lies in [-{bounds:g}, {bounds:g}] on each "
+            f"the mesh to start from reaches {reach:.4g} from the origin; a scene lies in [-{bounds:g}, {bounds:g}] on each "
             "axis: centre it and scale it down"
         )
+    return mesh if reach <= bounds else replace(mesh, vertices=(mesh.vertices * (bounds / reach)).clip(-bounds, bounds))
 
 
 def distances_of(mesh: Mesh, grid: TetGrid) -> Tensor:

@@ -29,7 +29,7 @@ from dreamlift.scenes.background import BACKGROUNDS, Background, Learned, Random
 from dreamlift.scenes.base import ParamGroup, Scene, SceneSettings, StepShape
 from dreamlift.scenes.field import Blob, Field, FieldSamples, safe_normalize
 from dreamlift.scenes.hashgrid import Hashgrid
-from dreamlift.scenes.mesh_start import check_start, distances_of, fit_colors
+from dreamlift.scenes.mesh_start import distances_of, fit_colors, within
 from dreamlift.scenes.nerf import FIELDS, Nerf, shade
 from dreamlift.scenes.voxel import Voxel
 from dreamlift.types import Cameras, Mesh, RenderOutput, Shading
@@ -91,7 +91,7 @@ class TetMesh(SceneSettings):
             unit = (grid.positions() / radii).norm(dim=1)
             distances = (unit - 1) * radii.min()  # of a sphere exactly; of an ellipsoid with the right surface
         else:
-            check_start(start, self.bounds)
+            start = within(start, self.bounds)
             distances = distances_of(start, grid)
             fit_colors(color, start, grid.cell / 2, rng)
         return TetMeshScene(self, distances / grid.cell, color, background).to(device)
