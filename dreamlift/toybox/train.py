@@ -251,6 +251,8 @@ def train(
         begin_with(networks, init)
     networks.unet.to(device, memory_format=torch.channels_last)
     networks.text_encoder.to(device)
+    if networks.reader is not None:
+        networks.reader.to(device)
     if networks.vae is not None:
         networks.vae.to(device, memory_format=torch.channels_last)
     optimizers = make_optimizers(networks, settings.lr)
