@@ -166,7 +166,8 @@ def test_our_prior_loads_it_as_a_latent_one(networks, folder):
 def test_the_networks_learn_on_latents_and_the_autoencoder_stays(networks, rendered):
     rgb = torch.from_numpy(rendered.rgb[:4]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
     eps = torch.randn((4, *networks.shape), generator=torch.Generator().manual_seed(0))
-    loss = x0_loss(networks, Batch(rgb, ["a red mug"] * 4, torch.zeros(4, 8), torch.tensor([100, 500, 800, 999]), eps))
+    told, t = torch.zeros((4, 2), dtype=torch.long), torch.tensor([100, 500, 800, 999])
+    loss = x0_loss(networks, Batch(rgb, ["a red mug"] * 4, torch.zeros(4, 8), t, eps, told))
     gradients = torch.autograd.grad(loss, networks.parameters(), allow_unused=True)
     used = {id(p) for p, g in zip(networks.parameters(), gradients, strict=True) if g is not None and float(g.abs().sum()) > 0}
     assert {id(p) for p in networks.unet.parameters()} <= used
