@@ -69,8 +69,9 @@ class Batch(NamedTuple):
 
     def share(self, index: int, count: int) -> Batch:
         """The ``index``-th of ``count`` equal parts."""
+        rgb, captions, camera, t, eps, told = self
         own = slice(index, None, count)
-        return Batch(*(each[own] for each in self))
+        return Batch(rgb[own], captions[own], camera[own], t[own], eps[own], told[own])
 
 
 def draw_batch(pictures: Pictures, settings: Training, step: int, shape: tuple[int, int, int], horizon: int = 1000) -> Batch:
