@@ -11,9 +11,10 @@ import torch
 from test_toybox_prior import FOLDER, pictures
 
 from dreamlift.toybox.dataset import CLAY
+from dreamlift.toybox.learning import set_rates
 from dreamlift.toybox.network import load_folder, make_networks
 from dreamlift.toybox.reader import UNTOLD, Reader
-from dreamlift.toybox.train import FAST, make_optimizers, set_rates, told_colors
+from dreamlift.toybox.train import FAST, make_optimizers, told_colors
 from dreamlift.toybox.train_text import TextTraining, draw_captions, teach
 from dreamlift.toybox.world import COLORS, Description
 

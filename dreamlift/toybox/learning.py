@@ -58,34 +58,47 @@ def set_gradients(
     return sum(losses) / workers
 
 
+Optimizers = tuple[torch.optim.AdamW, Muon]
+
+
+def make_pair(parameters: Sequence[nn.Parameter], inner: Sequence[nn.Parameter], lr: float, weight_decay: float) -> Optimizers:
+    """Muon for those of the ``inner`` parameters that it takes, AdamW for the rest."""
+    matrices = [p for p in inner if takes(p)]
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in parameters if id(p) not in chosen]
+    return torch.optim.AdamW(rest, lr, betas=(0.9, 0.99), weight_decay=weight_decay), Muon(matrices, lr)
+
+
+def set_rates(optimizers: Optimizers, lr: float) -> None:
+    """Give each group of parameters its learning rate: ``lr`` times the group's ``scale``, if it has one."""
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["lr"] = lr * group.get("scale", 1.0)
+
+
 def fit(
-    parameters: Sequence[nn.Parameter], inner: Sequence[nn.Parameter], settings: Any, draw: Callable[[int], Any],
-    loss_of: Callable[[Any], Tensor], weight_decay: float, clip: float | None = None, report: int = 100,
-) -> None:  # fmt: skip
-    """Train on a CPU: Muon for those of the ``inner`` parameters that it takes, AdamW for the rest.
+    parameters: Sequence[nn.Parameter], optimizers: Optimizers, settings: Any, draw: Callable[[int], Any],
+    loss_of: Callable[[Any], Tensor], clip: float | None = None, report: int = 100,
+) -> list[float]:  # fmt: skip
+    """Train on a CPU; returns the loss of each step.
 
     ``settings`` has ``steps``, ``batch``, ``lr`` and ``warmup``; ``draw(step)`` is the batch of a step, of which each worker
     takes its ``share(index, count)``. Gradients are scaled down to the norm ``clip``; a line of JSON is printed each ``report``
     steps.
     """
-    matrices = [p for p in inner if takes(p)]
-    chosen = {id(p) for p in matrices}
-    rest = [p for p in parameters if id(p) not in chosen]
-    adam = torch.optim.AdamW(rest, settings.lr, betas=(0.9, 0.99), weight_decay=weight_decay)
-    muon = Muon(matrices, settings.lr)
-    begun, smooth = time.time(), None
+    begun, smooth, losses = time.time(), None, []
     with make_workers("cpu", settings.batch) as (pool, workers):
-        muon.each = pool.map
+        optimizers[1].each = pool.map
         for step in range(settings.steps):
             batch = draw(step)
             loss = set_gradients(parameters, lambda i, n, batch=batch: loss_of(batch.share(i, n)), pool, workers)
+            losses.append(loss)
             smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
             if clip is not None:
                 torch.nn.utils.clip_grad_norm_(parameters, clip)
-            for optimizer in (muon, adam):
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(step, settings.steps, settings.lr, settings.warmup)
+            set_rates(optimizers, learning_rate(step, settings.steps, settings.lr, settings.warmup))
+            for optimizer in optimizers:
                 optimizer.step()
             if step % report == 0:
                 row = {"step": step, "loss": round(smooth, 4), "seconds": round(time.time() - begun, 1)}
                 print(json.dumps(row), flush=True)
+    return losses

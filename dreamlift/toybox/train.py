@@ -32,7 +32,7 @@ from dreamlift.prompts import DIRECTIONS, article
 from dreamlift.startup import tune_process
 from dreamlift.toybox.dataset import CLAY, SHARD, Pictures, load_shards, make_shard, vocabulary
 from dreamlift.toybox.latent import load_vae, make_latent_networks
-from dreamlift.toybox.learning import learning_rate, make_workers, set_gradients
+from dreamlift.toybox.learning import Optimizers, learning_rate, make_workers, set_gradients, set_rates
 from dreamlift.toybox.muon import Muon, takes
 from dreamlift.toybox.network import Networks, begin_with, make_networks, save_folder
 from dreamlift.toybox.reader import UNTOLD
@@ -127,9 +127,6 @@ def x0_loss(networks: Networks, batch: Batch) -> Tensor:
     return loss if networks.reader is None else loss + READING * networks.reader.loss(text, tokens, batch.told.to(device))
 
 
-Optimizers = tuple[torch.optim.AdamW, Muon]
-
-
 def make_optimizers(networks: Networks, lr: float) -> Optimizers:
     """Muon for the matrices and kernels inside the networks; AdamW for the rest, the embeddings and both ends of the U-Net."""
     ends = {id(p) for part in (networks.unet.conv_in, networks.unet.conv_out) for p in part.parameters()}
@@ -142,12 +139,6 @@ def make_optimizers(networks: Networks, lr: float) -> Optimizers:
     chosen = {id(p) for p in inner} | quick
     groups = [{"params": [p for p in networks.parameters() if id(p) not in chosen]}, {"params": fast, "scale": FAST}]
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), weight_decay=1e-2, fused=True), Muon(inner, lr=lr)
-
-
-def set_rates(optimizers: Optimizers, lr: float) -> None:
-    """Give each group of parameters its learning rate."""
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-        group["lr"] = lr * group.get("scale", 1.0)
 
 
 def save_state(folder: Path, step: int, networks: Networks, ema: dict[str, Tensor], optimizers: Optimizers) -> None:

@@ -21,7 +21,7 @@ from torch.nn import functional
 from dreamlift.startup import tune_process
 from dreamlift.toybox.dataset import CLAY, Pictures, load_shards, make_shard
 from dreamlift.toybox.judge import FOLDER, Judge, azimuth_error_deg, load_judge, save_judge, sector_angles, warped
-from dreamlift.toybox.learning import fit
+from dreamlift.toybox.learning import fit, make_pair
 from dreamlift.toybox.world import ATTRIBUTES, CATEGORIES
 
 FIRST_SHARD = 8000  # seeds from a million on
@@ -107,8 +107,10 @@ def train(settings: Training, pictures: Pictures, width: int = 64, init: Path | 
     torch.manual_seed(settings.seed)
     judge = Judge(tuple(CATEGORIES), width) if init is None else load_judge(init)[0].train().requires_grad_(True)
     judge.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    fit(list(judge.parameters()), list(judge.stages.parameters()), settings, lambda step: draw_batch(pictures, settings, step),
-        lambda batch: judge_loss(judge, batch), weight_decay=1e-2)  # fmt: skip
+    parameters = list(judge.parameters())
+    optimizers = make_pair(parameters, list(judge.stages.parameters()), settings.lr, weight_decay=1e-2)
+    fit(parameters, optimizers, settings, lambda step: draw_batch(pictures, settings, step),
+        lambda batch: judge_loss(judge, batch))  # fmt: skip
     return judge.eval()
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -20,10 +19,10 @@ from torch import Tensor
 
 from dreamlift.startup import tune_process
 from dreamlift.toybox.dataset import Pictures, load_shards
-from dreamlift.toybox.learning import learning_rate, make_workers, set_gradients
+from dreamlift.toybox.learning import fit
 from dreamlift.toybox.network import PACKING, Networks, load_folder, save_folder
 from dreamlift.toybox.reader import Reader
-from dreamlift.toybox.train import PLAIN_SHARE, make_optimizers, set_rates, told_colors
+from dreamlift.toybox.train import PLAIN_SHARE, make_optimizers, told_colors
 from dreamlift.toybox.world import COLORS
 
 
@@ -76,23 +75,10 @@ def text_loss(networks: Networks, before: torch.nn.Module, batch: Captions, keep
 
 def teach(networks: Networks, pictures: Pictures, settings: TextTraining) -> list[float]:
     """Train the text encoder of ``networks`` and their reader; returns the losses."""
-    before, parameters = copy.deepcopy(networks.text_encoder), networks.parameters()
-    optimizers, losses = make_optimizers(networks, settings.lr), []
-    with make_workers("cpu", settings.batch) as (pool, workers):
-        optimizers[1].each = pool.map
-        for step in range(settings.steps):
-            set_rates(optimizers, learning_rate(step, settings.steps, settings.lr, settings.warmup))
-            batch = draw_captions(pictures, settings, step)
-
-            def loss_of(index: int, count: int, batch: Captions = batch) -> Tensor:
-                return text_loss(networks, before, batch.share(index, count), settings.keep)
-
-            losses.append(set_gradients(parameters, loss_of, pool, workers))
-            for optimizer in optimizers:
-                optimizer.step()
-            if step % 50 == 0:
-                print(json.dumps({"step": step, "loss": round(losses[-1], 4)}), flush=True)
-    return losses
+    before = copy.deepcopy(networks.text_encoder)
+    return fit(networks.parameters(), make_optimizers(networks, settings.lr), settings,
+               lambda step: draw_captions(pictures, settings, step),
+               lambda batch: text_loss(networks, before, batch, settings.keep), report=50)  # fmt: skip
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from torch.nn import functional
 from dreamlift.startup import tune_process
 from dreamlift.toybox.dataset import Pictures, load_shards
 from dreamlift.toybox.latent import load_vae, make_vae
-from dreamlift.toybox.learning import fit
+from dreamlift.toybox.learning import fit, make_pair
 from dreamlift.toybox.train import PLAIN_SHARE
 
 KL = 1e-4  # weight of the latents' pull toward N(0, 1)
@@ -104,8 +104,10 @@ def train(
     reader = nn.Conv2d(vae.config.latent_channels, 3, 1)
     ends = {id(p) for part in (vae.encoder.conv_in, vae.decoder.conv_out) for p in part.parameters()}
     inner = [p for p in vae.parameters() if id(p) not in ends]
-    fit([*vae.parameters(), *reader.parameters()], inner, settings, lambda step: draw_batch(pictures, vae, settings, step),
-        lambda batch: vae_loss(vae, reader, batch), weight_decay=1e-4, clip=1.0, report=50)  # fmt: skip
+    parameters = [*vae.parameters(), *reader.parameters()]
+    optimizers = make_pair(parameters, inner, settings.lr, weight_decay=1e-4)
+    fit(parameters, optimizers, settings, lambda step: draw_batch(pictures, vae, settings, step),
+        lambda batch: vae_loss(vae, reader, batch), clip=1.0, report=50)  # fmt: skip
     vae.eval().requires_grad_(False)
     vae.register_to_config(scaling_factor=round(1.0 / measure(vae, pictures)["std"], 5))
     return vae
