@@ -51,6 +51,7 @@ CONFIG = replace(
         samples=96,
     ),
     wording=NoViews(),
+    backdrops=(),
     guidance=SDS(guidance_scale=1.0, t_min=0.02, t_max=Linear(0.98, 0.3), weighting="x0"),
     weights=Weights(sparsity=30.0, opaque=Linear(0.0, 100.0, 0.5, 1.0), distortion=Linear(0.0, 200.0, 0.3, 0.7), tv=1.0),
     adam=Adam(lr_scale=Linear(1.0, 0.05, 0.3, 1.0)),

@@ -22,7 +22,7 @@ OVERRIDE = re.compile(r"--([a-z_]+(?:\.[a-z0-9_]+)+)(?:=(.*))?", re.DOTALL)
 SHORT = {
     **{name: name for name in ("prior", "prior_config", "see_cameras", "linear_latents", "seed", "steps", "particles", "device",
                                "negative", "checkpoint_every", "keep_checkpoints")},
-    "mesh": "start", "start": "start", "up": "up", "show": "show", "then": "then",
+    "mesh": "start", "start": "start", "up": "up", "show": "show", "then": "then", "backdrops": "backdrops",
 }  # fmt: skip
 # Of generate and of export: the same for what comes out, and flags with the values that they stand for.
 ASSET_SHORT = {

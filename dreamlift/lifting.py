@@ -161,7 +161,8 @@ def teach(config: Config, device: torch.device, before: tuple[Config, Teacher] |
     """The teacher of a stage; what is the same as in the stage ``before`` is not loaded again."""
     folder = locate(config.prior, config.prior_config)
     # The words first: text encoders and networks are then never in memory together.
-    embeds = embed_prompt(config.prompt, config.negative, config.wording, prompt_reader(folder, device, config.additions))
+    read = prompt_reader(folder, device, config.additions)
+    embeds = embed_prompt(config.prompt, config.negative, config.wording, read, config.backdrops)
     if before is not None and before[0].prior == config.prior:
         return dataclasses.replace(before[1], embeds=embeds)
     prior = load_prior(folder, device, config.see_cameras, config.additions, config.memory, config.linear_latents)

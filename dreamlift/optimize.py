@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamlift.priors.base import Prior
-from dreamlift.prompts import PromptEmbeds
+from dreamlift.prompts import Backdrop, PromptEmbeds
 from dreamlift.scenes.base import Scene
 from dreamlift.schedules import value_at
 from dreamlift.settings import Config, Show
@@ -165,8 +165,10 @@ def take_step(config: Config, prior: Prior, embeds: PromptEmbeds, state: State) 
     shading = config.lighting(cameras, progress, rng)
     weights = config.weights.at(progress)
     normals = "orientation" in weights or config.show == "normal"
-    render = scene.render(cameras, rng, shading, progress=progress, normals=normals)
-    cond = replace(embeds.at(cameras), render=render)
+    backdrops = draw_backdrops(config, rng)
+    behind = torch.tensor([each.color for each in backdrops], device=prior.device) if backdrops else None
+    render = scene.render(cameras, rng, shading, background=behind, progress=progress, normals=normals)
+    cond = replace(embeds.at(cameras, backdrops), render=render)
     out = config.guidance(prior, prior.encode(shown(render, config.show)), cond, progress, rng, state.guidance)
     raw = scene.regularize(render, progress, tuple(weights)) if weights else {}
     terms = {name: weights[name] * value for name, value in raw.items()}
@@ -188,6 +190,18 @@ def take_step(config: Config, prior: Prior, embeds: PromptEmbeds, state: State) 
             trouble = "what the loss has learnt has values that are not finite numbers"
     values = {name: float(value.detach()) for name, value in terms.items()} | {"grad_norm": float(norm)}
     return Step(index, float(total.detach()), values | out.metrics, cameras, render, out), trouble
+
+
+def draw_backdrops(config: Config, rng: torch.Generator) -> list[Backdrop]:
+    """One of ``config.backdrops`` for each picture of a step, the same for the views of one orbit; [] if there are none.
+
+    The prior is told which: it need not guess the colour at high noise, as it must that of :class:`scenes.background.Random`,
+    and nothing that the scene could put in the place of air has the colour of them all.
+    """
+    if not config.backdrops:
+        return []
+    drawn = torch.randint(len(config.backdrops), (config.cameras.views // config.cameras.orbit,), generator=rng)
+    return [config.backdrops[i] for i in drawn.repeat_interleave(config.cameras.orbit).tolist()]
 
 
 def shown(render: RenderOutput, show: Show) -> Tensor:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -137,8 +137,16 @@ WORDINGS: dict[str, type[Wording]] = {"compass": Compass, "four": FourViews, "no
 
 
 @dataclass(frozen=True)
+class Backdrop:
+    """A colour behind the object, and how the prompt says it."""
+
+    words: str = ""  # "white background"; "" where the prior expects this colour unsaid
+    color: tuple[float, float, float] = (1.0, 1.0, 1.0)  # sRGB in [0, 1]
+
+
+@dataclass(frozen=True)
 class PromptEmbeds:
-    """The prompt in all its view phrases, encoded once."""
+    """The prompt in all its view phrases, with each backdrop's words before them, encoded once."""
 
     wording: Wording
     phrases: tuple[str, ...]  # V of them
@@ -146,35 +154,51 @@ class PromptEmbeds:
     negative_prompt_embeds: Tensor  # (1, L, D)
     empty_prompt_embeds: Tensor | None = None  # (1, L, D); None where the negative prompt is the empty one
 
-    def at(self, cameras: Cameras) -> Conditioning:
-        """What the prior is asked to believe about the pictures of ``cameras``."""
+    def at(self, cameras: Cameras, backdrops: Sequence[Backdrop] = ()) -> Conditioning:
+        """What the prior is asked to believe about the pictures of ``cameras``, each with its backdrop (none: nothing said)."""
         import torch
 
         from dreamlift.types import Conditioning
 
         places = list(zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True))
-        wanted = torch.stack([self._mix(self.wording.weights(*place)) for place in places])
+        said = [each.words for each in backdrops] or [""] * len(places)
+        wanted = torch.stack(
+            [self._mix(self.wording.weights(*place), words) for place, words in zip(places, said, strict=True)]
+        )
         negative = self.negative_prompt_embeds.expand(len(places), -1, -1)
         empty = None if self.empty_prompt_embeds is None else self.empty_prompt_embeds.expand(len(places), -1, -1)
         opposites = [self.wording.opposites(*place) for place in places]
         if not opposites[0]:
             return Conditioning(wanted, negative, cameras=cameras, empty_prompt_embeds=empty)
-        others = torch.stack([torch.stack([self._mix({phrase: 1.0}) for phrase in row]) for row in opposites])
+        others = torch.stack(
+            [
+                torch.stack([self._mix({phrase: 1.0}, words) for phrase in row])
+                for row, words in zip(opposites, said, strict=True)
+            ]
+        )
         weights = torch.tensor([list(row.values()) for row in opposites]).to(wanted)
         return Conditioning(wanted, negative, others, weights, cameras, empty)
 
-    def _mix(self, shares: dict[str, float]) -> Tensor:
-        return sum(share * self.prompt_embeds[self.phrases.index(phrase)] for phrase, share in shares.items())  # pyright: ignore[reportReturnType]
+    def _mix(self, shares: dict[str, float], words: str) -> Tensor:
+        rows = [(self.phrases.index(_joined(words, phrase)), share) for phrase, share in shares.items()]
+        return sum(share * self.prompt_embeds[row] for row, share in rows)  # pyright: ignore[reportReturnType]
 
 
-def embed_prompt(prompt: str, negative: str, wording: Wording, embed_text: Callable[[list[str]], Tensor]) -> PromptEmbeds:
-    """Encode ``prompt`` with every view phrase, and the negative prompt ("" is the empty one)."""
-    phrases = wording.phrases()
-    texts = [f"{prompt}, {phrase}" if phrase else prompt for phrase in phrases]
+def embed_prompt(
+    prompt: str, negative: str, wording: Wording, embed_text: Callable[[list[str]], Tensor], backdrops: Sequence[Backdrop] = ()
+) -> PromptEmbeds:
+    """Encode ``prompt`` with each backdrop's words and every view phrase, and the negative prompt ("" is the empty one)."""
+    said = dict.fromkeys(each.words for each in backdrops) or {"": None}
+    phrases = tuple(_joined(words, phrase) for words in said for phrase in wording.phrases())
+    texts = [_joined(prompt, phrase) for phrase in phrases]
     others = [negative, ""] if negative else [""]
     embeds = embed_text([*texts, *others])
     count = len(texts)
     return PromptEmbeds(wording, phrases, embeds[:count], embeds[count : count + 1], embeds[count + 1 :] if negative else None)
+
+
+def _joined(*phrases: str) -> str:
+    return ", ".join(phrase for phrase in phrases if phrase)
 
 
 def _wrapped_deg(azimuth: float) -> float:

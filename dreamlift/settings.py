@@ -15,8 +15,9 @@ from dreamlift.lighting import Lighting
 from dreamlift.meshing.extract import Extract
 from dreamlift.personalize.additions import Additions
 from dreamlift.priors.saving import Memory
-from dreamlift.prompts import WORDINGS, Compass, Wording
+from dreamlift.prompts import WORDINGS, Backdrop, Compass, Wording
 from dreamlift.scenes import SCENES
+from dreamlift.scenes.background import Solid
 from dreamlift.scenes.base import SceneSettings
 from dreamlift.scenes.nerf import Nerf
 from dreamlift.schedules import SCHEDULES, Schedule, value_at
@@ -110,6 +111,7 @@ class Config:
     particles: int = 1  # scenes that are lifted in turn; what the loss learns (VSD's LoRA) they share
     cameras: CameraSampler = field(default_factory=CameraSampler)
     wording: Wording = field(default_factory=Compass, metadata={"choices": WORDINGS})
+    backdrops: tuple[Backdrop, ...] = ()  # one is drawn for each picture, in the place of the scene's own background
     lighting: Lighting = field(default_factory=Lighting)
     scene: SceneSettings = field(default_factory=Nerf, metadata={"choices": SCENES})
     show: Show = "color"  # what the prior is shown: the render's colours, or its normals
@@ -147,7 +149,7 @@ class Config:
 
 
 def check_stages(config: Config) -> None:
-    """Refuse a stage whose scene cannot begin as it would have to, or lacks a regulariser that has a weight.
+    """Refuse a stage whose scene cannot begin as it would have to, lacks a regulariser with a weight, or hides its background.
 
     Raises:
         ValueError: the stage's number and the fix.
@@ -167,3 +169,10 @@ def check_stages(config: Config) -> None:
         if missing := sorted(stage.weights.ever() - set(stage.scene.terms)):
             has = ", ".join(stage.scene.terms) or "none"
             raise ValueError(f"stage {number}: weights.{missing[0]} is set, but a {name} scene has no such regulariser ({has})")
+        colors = [each.color for each in config.backdrops]
+        background = getattr(stage.scene, "background", None)
+        if colors and (not isinstance(background, Solid) or background.color not in colors):
+            raise ValueError(
+                f"stage {number}: scene.background is not one of the backdrops, which hide it while the prior teaches; make it "
+                "a solid background of the color of one of them, or give --backdrops [] to do without"
+            )

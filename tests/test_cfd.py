@@ -133,7 +133,7 @@ def test_a_run_is_resumed_bit_by_bit():
     cameras = replace(FIELD.cameras, resolution=(32,))
     config = replace(FIELD, prompt="a mug", steps=4, cameras=cameras, guidance=CFD(2.0, gamma=0.1, rows=20))
     prior = GaussianPrior(torch.full((1, 3, 32, 32), 0.5), torch.tensor([0.3]))
-    embeds = embed_prompt("a mug", "", config.wording, prior.embed_text)
+    embeds = embed_prompt("a mug", "", config.wording, prior.embed_text, config.backdrops)
     whole, parted = start(config, prior), start(config, prior)
     for _ in optimize(config, prior, embeds, whole):
         pass

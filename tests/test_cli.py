@@ -95,7 +95,7 @@ def test_settings_lists_everything_that_can_be_set(cwd, capsys):
     names = [line.split()[0] for line in lines]
     assert len(set(names)) == len(names) > 50
     targets = [*SHORT.values(), *ASSET_SHORT.values(), *(target for target, _ in ASSET_FLAGS.values())]
-    assert {f"--{target}" for target in targets} - {"--then"} <= set(names)  # of stages each setting is listed
+    assert {f"--{target}" for target in targets} - {"--then", "--backdrops"} <= set(names)  # of these each entry is listed
     assert "--guidance.guidance_scale 7.5  (a number)  uncond + s (cond - uncond)" in lines
     for name in PRESETS:
         assert run_main("settings", "--preset", name) == 0

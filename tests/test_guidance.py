@@ -18,7 +18,7 @@ from dreamlift.guidance.ism import ISM
 from dreamlift.guidance.sdi import SDI
 from dreamlift.guidance.sds import SDS
 from dreamlift.priors.gaussian import GaussianPrior
-from dreamlift.prompts import WORDINGS, Compass, FourViews, compass_words, embed_prompt
+from dreamlift.prompts import WORDINGS, Backdrop, Compass, FourViews, compass_words, embed_prompt
 from dreamlift.types import Conditioning
 
 
@@ -213,6 +213,23 @@ def test_prompt_embeds_blend_and_carry_negatives():
     assert cond.perp_weights is not None
     assert cond.perp_embeds.flatten().tolist() == [0.0, 1.0]
     assert float(cond.perp_weights[0, 0]) == pytest.approx(-(1 - math.exp(-1.0)))
+
+
+def test_the_words_of_a_backdrop_come_before_the_view():
+    def embed(texts: list[str]) -> torch.Tensor:
+        seen.extend(texts)
+        return torch.arange(len(texts)).float().view(-1, 1, 1)
+
+    seen: list[str] = []
+    pale, dark, night = Backdrop(), Backdrop("dark background", (0.1, 0.1, 0.1)), Backdrop("dark background", (0.0, 0.0, 0.1))
+    embeds = embed_prompt("a mug", "", FourViews(perp_neg=1.0), embed, [pale, dark, night])
+    assert seen[0] == "a mug, front view"
+    assert seen[4:] == [f"a mug, dark background, {side} view" for side in ("front", "side", "back", "overhead")] + [""]
+    cameras = orbit_cameras(torch.tensor([0.0, 0.0, math.pi]), torch.zeros(3), torch.ones(3), torch.ones(1), 4)
+    cond = embeds.at(cameras, [pale, night, dark])
+    assert cond.prompt_embeds.flatten().tolist() == [0.0, 4.0, 6.0]
+    assert cond.perp_embeds is not None
+    assert cond.perp_embeds[..., 0, 0].tolist() == [[0.0, 1.0], [4.0, 5.0], [4.0, 5.0]]
 
 
 def told(batch: int, wanted: float, other: float = 0.0) -> Conditioning:

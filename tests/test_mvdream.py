@@ -233,7 +233,7 @@ def test_two_steps_of_the_preset(prior, loss):
     config = replace(full, steps=2, prompt="a mug", negative="", cameras=cameras, scene=scene, guidance=guidance)
     state = start(config, prior)
     before = [parameter.detach().clone() for parameter in state.scene.parameters()]
-    steps = list(optimize(config, prior, embed_prompt("a mug", "", config.wording, prior.embed_text), state))
+    steps = list(optimize(config, prior, embed_prompt("a mug", "", config.wording, prior.embed_text, config.backdrops), state))
     assert [(step.cameras.width, step.note) for step in steps] == [(8, ""), (12, "")]
     for step in steps:
         assert len(step.guidance.t.unique()) == len(step.cameras.elevation.unique()) == 1

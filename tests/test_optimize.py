@@ -16,7 +16,7 @@ from dreamlift.optimize import ATTEMPTS, SNAPSHOT_EVERY, DivergedError, optimize
 from dreamlift.presets.toybox import FIELD as PRESET
 from dreamlift.priors.empirical import EmpiricalPrior
 from dreamlift.priors.gaussian import GaussianPrior
-from dreamlift.prompts import NoViews, embed_prompt
+from dreamlift.prompts import Backdrop, NoViews, embed_prompt
 from dreamlift.run import Run
 from dreamlift.scenes.background import Learned, Random, Solid
 from dreamlift.scenes.field import Blob
@@ -33,7 +33,7 @@ from dreamlift.types import GuidanceOutput
 SIZE = 12
 FIELD = Voxel(resolutions=(5, 9), switch_on=(0.0, 0.4))
 CONFIG = replace(
-    PRESET, steps=10, wording=NoViews(), guidance=SDS(guidance_scale=1.0),
+    PRESET, steps=10, wording=NoViews(), backdrops=(), guidance=SDS(guidance_scale=1.0),
     cameras=CameraSampler(views=2, resolution=(SIZE,)),
     scene=Nerf(field=FIELD, background=Learned(), samples=12, occupancy=Occupancy(resolution=8, every=2, warmup=4)),
     weights=Weights(sparsity=Linear(0.0, 0.1), distortion=0.01, tv=0.1, orientation=0.01),
@@ -48,7 +48,7 @@ def gaussian_prior():
 def begin(config, prior=None):
     """(state, steps): the generator has not begun yet."""
     prior = prior or gaussian_prior()
-    embeds = embed_prompt("a mug", "", config.wording, prior.embed_text)
+    embeds = embed_prompt("a mug", "", config.wording, prior.embed_text, config.backdrops)
     state = start(config, prior)
     return state, optimize(config, prior, embeds, state)
 
@@ -368,6 +368,40 @@ def test_a_regulariser_moves_the_scene_the_way_it_says(weight):
         assert max(levels) == 0.0  # nothing was asked for, and nothing moved
     else:
         assert change * weight < -0.01
+
+
+@dataclass(frozen=True)
+class Noting(Silent):
+    """Asks for nothing, and keeps what it was told."""
+
+    told: list[torch.Tensor] = field(default_factory=list)
+
+    def __call__(self, prior, latents, cond, progress, rng, state):
+        self.told.append(cond.prompt_embeds.flatten())
+        return super().__call__(prior, latents, cond, progress, rng, state)
+
+
+@pytest.mark.parametrize("orbit", [1, 2])
+def test_each_picture_lies_on_a_backdrop_that_the_prior_is_told(orbit, monkeypatch):
+    colors = {"": (0.9, 0.8, 0.7), "dark background": (0.1, 0.0, 0.2)}
+    backdrops = tuple(Backdrop(words, color) for words, color in colors.items())
+    cameras = CameraSampler(views=4, resolution=(SIZE,), orbit=orbit)
+    empty = Nerf(field=replace(FIELD, blob=Blob("none"), switch_on=(0.0, 0.0)), samples=12, background=Solid(colors[""]))
+    config = replace(CONFIG, scene=empty, backdrops=backdrops, cameras=cameras, guidance=Noting(), weights=Weights())
+    prior = gaussian_prior()
+    monkeypatch.setattr(
+        prior, "embed_text", lambda texts: torch.tensor([float("dark" in text) for text in texts])[:, None, None]
+    )
+    steps, seen = carried_out(config, prior)[1], set()
+    for step, said in zip(steps, config.guidance.told, strict=True):
+        told = said.long()
+        seen |= set(told.tolist())
+        behind = torch.tensor(list(colors.values()))[told][:, None, None]
+        opacity = step.render.opacity.detach()
+        # A field that has learnt nothing is grey: what shines through it is the colour that the prior was told.
+        torch.testing.assert_close(step.render.rgb.detach(), 0.5 * opacity + (1 - opacity) * behind, atol=0.02, rtol=0)
+        assert orbit == 1 or told[0] == told[1]
+    assert seen == {0, 1}
 
 
 def test_normals_are_rendered_only_where_they_are_needed():

@@ -31,7 +31,7 @@ from dreamlift.scenes.nerf import Nerf
 from dreamlift.scenes.tetmesh import TetMesh
 from dreamlift.schedules import Linear, value_at
 from dreamlift.settings import Config, Weights, check_stages
-from dreamlift.toybox.dataset import PLAIN
+from dreamlift.toybox.dataset import BACKDROPS
 from dreamlift.types import Mesh
 
 EACH = pytest.mark.parametrize("name", PRESETS)
@@ -135,7 +135,7 @@ def test_two_steps_of_a_preset(name, number, network):
     cameras = replace(full.cameras, resolution=(8,))
     config = replace(full, steps=2, prompt="a mug", cameras=cameras, scene=small(full.scene))
     state = start(config, network, (begins_with(PRESETS[name], number),))
-    embeds = embed_prompt(config.prompt, config.negative, config.wording, network.embed_text)
+    embeds = embed_prompt(config.prompt, config.negative, config.wording, network.embed_text, config.backdrops)
     steps = list(optimize(config, network, embeds, state))
     assert [step.index for step in steps] == [0, 1]
     assert all(torch.isfinite(parameter).all() for parameter in state.scene.parameters())
@@ -154,9 +154,10 @@ def test_counts_begin_at_one(name):
         replace(TOYBOX, **{name: 0})
 
 
-def test_the_toyboxs_background_is_the_one_that_its_prior_was_shown():
+def test_the_toyboxs_backdrops_are_those_that_its_prior_was_shown():
+    assert {each.words: each.color for each in TOYBOX.backdrops} == {k.removeprefix(", "): v for k, v in BACKDROPS.items()}
     assert isinstance(TOYBOX.scene.background, Solid)
-    assert TOYBOX.scene.background.color == PLAIN
+    assert TOYBOX.scene.background.color == BACKDROPS[""]
 
 
 def test_the_default_is_the_toybox_on_any_device():

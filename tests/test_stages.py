@@ -18,9 +18,10 @@ from dreamlift.lifting import generate, lift, prepare
 from dreamlift.memory import estimate, largest
 from dreamlift.meshing.extract import Extract
 from dreamlift.meshing.geometry import is_closed, signed_volume
+from dreamlift.presets.toybox import TOYBOX
 from dreamlift.priors.footprint import footprint
 from dreamlift.run import read_metrics
-from dreamlift.scenes.background import Solid
+from dreamlift.scenes.background import Random, Solid
 from dreamlift.scenes.gaussians import Gaussians
 from dreamlift.scenes.nerf import Nerf
 from dreamlift.scenes.tetmesh import TetMesh
@@ -211,3 +212,11 @@ def test_normals_are_shown_to_the_prior_where_a_stage_says_so(stub):
     assert float(seen[0][step.render.opacity[..., 0] == 0].abs().max()) == 0.0
     toward = torch.nn.functional.normalize(step.cameras.c2w[0, :3, 3], dim=0)
     assert float(((2 * seen[0][hit] - 1) @ toward).mean()) > 0.3  # a thing's visible sides look at the camera
+
+
+@pytest.mark.parametrize("background", [Random(), Solid((1.0, 1.0, 1.0))])
+def test_a_background_that_backdrops_would_hide_is_refused(background):
+    config = dataclasses.replace(TOYBOX, scene=dataclasses.replace(TOYBOX.scene, background=background))
+    with pytest.raises(ValueError, match=r"stage 1: scene.background is not one of the backdrops.*give --backdrops \[\]"):
+        check_stages(config)
+    check_stages(dataclasses.replace(config, backdrops=()))

@@ -14,7 +14,7 @@ import torch
 from dreamlift.priors import load_prior
 from dreamlift.priors.network import camera_features
 from dreamlift.priors.sources import EMBEDDED, KNOWN, locate
-from dreamlift.toybox.dataset import COLORED, PLAIN, STYLES, Pictures, load_shards, make_shard, vocabulary
+from dreamlift.toybox.dataset import BACKDROPS, COLORED, OWN, STYLES, Pictures, load_shards, make_shard, vocabulary
 from dreamlift.toybox.learning import set_gradients
 from dreamlift.toybox.network import PACKING, begin_with, kinds_known, load_folder, make_networks, save_folder
 from dreamlift.toybox.reader import UNTOLD
@@ -152,26 +152,28 @@ def test_a_plain_background_takes_the_place_of_a_pictures_own(tmp_path, monkeypa
     monkeypatch.setattr("dreamlift.toybox.dataset.SHARD", 4)
     make_shard(tmp_path, 5, 32)
     data = load_shards(tmp_path, 32)
-    drawn = data.draw(np.random.default_rng(0), 60, plain=0.5)
-    assert 15 < drawn.plain.sum() < 45
-    # The renderer itself, over the plain background: the pictures differ by the rounding to 8 bits alone.
-    again = [_over_plain(5, view, 32) for view in range(4)]
-    for row, flip, plain, rgb in zip(*drawn[:4], strict=True):
-        want = again[row] if plain else data.rgb[row]
+    drawn = data.draw(np.random.default_rng(0), 90, plain=2 / 3)
+    assert all(15 < (drawn.backdrops == each).sum() < 45 for each in (OWN, 0, 1))
+    # The renderer itself, over the plain backgrounds: the pictures differ by the rounding to 8 bits alone.
+    again = [[_over(color, 5, view, 32) for view in range(4)] for color in BACKDROPS.values()]
+    for row, flip, backdrop, rgb in zip(*drawn[:4], strict=True):
+        want = data.rgb[row] if backdrop == OWN else again[backdrop][row]
         gap = np.abs(rgb.astype(int) - (want[:, ::-1] if flip else want).astype(int))
-        assert gap.max() <= (2 if plain else 0)
-    for plain in (True, False):
-        captions = [data.caption(0, np.random.default_rng(i), plain=plain) for i in range(30)]
-        assert {COLORED in caption for caption in captions if caption} == {not plain}
+        assert gap.max() <= (0 if backdrop == OWN else 2)
+    said = {OWN: COLORED, **dict(enumerate(BACKDROPS))}
+    for backdrop, words in said.items():
+        captions = [data.caption(0, np.random.default_rng(i), backdrop=backdrop) for i in range(30)]
+        assert {"background" in caption for caption in captions if caption} == {bool(words)}
+        assert all(words in caption for caption in captions if caption)
 
 
-def _over_plain(seed: int, view: int, size: int) -> np.ndarray:
-    """Picture ``view`` of ``sample_pictures(seed)`` over the plain background, by the renderer."""
+def _over(color: tuple[float, float, float], seed: int, view: int, size: int) -> np.ndarray:
+    """Picture ``view`` of ``sample_pictures(seed)`` over one ``color``, by the renderer."""
     with pytest.MonkeyPatch.context() as patch:
         # The draw still happens, so that what is drawn after it stays the same.
-        def plain(rng, color):
-            sample_background(rng, color)
-            return Background(PLAIN, PLAIN)
+        def plain(rng, own):
+            sample_background(rng, own)
+            return Background(color, color)
 
         patch.setattr("dreamlift.toybox.render.sample_background", plain)
         return sample_pictures(seed, size)[view].rgb

@@ -172,7 +172,7 @@ def test_a_run_with_it_resumes_bit_by_bit(prior):
         FIELD, steps=4, guidance=VSD(targets="all"), cameras=CameraSampler(views=1, resolution=(16,)),
         scene=replace(FIELD.scene, field=Voxel(resolutions=(5, 9), switch_on=(0.0, 0.4)), samples=12),
     )  # fmt: skip
-    embeds = embed_prompt("a red mug", "", config.wording, prior.embed_text)
+    embeds = embed_prompt("a red mug", "", config.wording, prior.embed_text, config.backdrops)
 
     def begin():
         state = start(config, prior)

@@ -30,6 +30,7 @@ DREAMFUSION_IF = replace(
     steps=10_000,
     cameras=CameraSampler(views=1, resolution=(64,), elevation_deg=(-10.0, 90.0), distance=(1.5, 2.0), fov_deg=(40.0, 70.0)),
     wording=FourViews(),
+    backdrops=(),
     lighting=Lighting(lambertian=0.75, textureless=0.5, start=0.2),
     scene=Nerf(field=Hashgrid(blob=Blob("cone", 10.0, 0.5)), background=Learned(), samples=512, bounds=1.0),
     guidance=SDS(guidance_scale=21.0, weighting="sigma2"),

@@ -17,7 +17,7 @@ from dreamlift.guidance.sdi import SDI
 from dreamlift.guidance.sds import SDS
 from dreamlift.guidance.vsd import VSD
 from dreamlift.lighting import Lighting
-from dreamlift.prompts import Compass
+from dreamlift.prompts import Backdrop, Compass
 from dreamlift.scenes.background import Solid
 from dreamlift.scenes.field import Blob
 from dreamlift.scenes.nerf import Nerf
@@ -31,14 +31,17 @@ from dreamlift.settings import Config, Stage, Weights
 T_MIN = Piecewise(((0.0, 0.9), (0.3, 0.7), (1.0, 0.02)))
 T_MAX = Piecewise(((0.0, 0.99), (0.4, 0.9), (1.0, 0.3)))
 
-# What the prior paints behind things where the words name nothing (dreamlift.toybox.dataset.PLAIN). Against any
-# other colour the scene would grow a wall of fog in this one.
-BACKDROP = Solid((0.70, 0.75, 0.80))
+# What the prior paints behind things where the words name nothing, and where they say "dark background"
+# (dreamlift.toybox.dataset.BACKDROPS). Against any other colour the scene would grow a wall of fog in these; against one of
+# them alone it loses thin parts of nearly that colour, and hangs curtains of that colour where air should be.
+PALE, DARK = Backdrop("", (0.70, 0.75, 0.80)), Backdrop("dark background", (0.12, 0.14, 0.20))
+BACKDROP = Solid(PALE.color)
 
 FIELD = Config(
     steps=200,
     cameras=CameraSampler(views=2, resolution=(64,), elevation_deg=(-10.0, 60.0), fov_deg=(40.0, 55.0), fill=1.0),
     wording=Compass(),
+    backdrops=(PALE, DARK),
     scene=Nerf(
         field=Voxel(activation="exp", blob=Blob("cone", 2.0, 0.5)),
         background=BACKDROP,
@@ -80,7 +83,7 @@ def _toy(guidance: Guidance, **changes: Any) -> Config:
     return replace(FIELD, guidance=guidance, **changes)
 
 
-LATENT = replace(FIELD, prior="toybox-latent", guidance=SDS(7.5, T_MIN, T_MAX, weighting="x0"))
+LATENT = replace(FIELD, prior="toybox-latent", backdrops=(PALE,), guidance=SDS(7.5, T_MIN, T_MAX, weighting="x0"))
 """The first stage on an embedded prior of Stable Diffusion's shape: renders go through an encoder, with gradients."""
 
 # The network has attention at its lowest level only: a LoRA there alone learns nothing of the renders.

@@ -22,8 +22,11 @@ from dreamlift.toybox.render import VIEWS, Sampled, sample_pictures
 from dreamlift.toybox.world import ATTRIBUTES, CATEGORIES, COLORS, FINISHES, SYNONYMS, Description
 
 SHARD = 500  # pictures a file
-PLAIN = (0.70, 0.75, 0.80)  # the background of the pictures whose captions name none, sRGB; no color of the world is near it
-COLORED = ", colored background"  # what the captions of the others say
+# Words in the caption -> the plain background behind the picture, sRGB. With two of them, far apart, nothing has the color of
+# both, so what stands there can be told from what does not.
+BACKDROPS = {"": (0.70, 0.75, 0.80), ", dark background": (0.12, 0.14, 0.20)}
+OWN = -1  # in the place of an index into BACKDROPS: the picture keeps its own background
+COLORED = ", colored background"  # what the captions of those say
 STYLES = {"lit": "", "albedo": ", unlit", "clay": ", grey clay"}  # shading of the picture -> its words in the caption
 CLAY = list(STYLES).index("clay")
 
@@ -37,7 +40,11 @@ def vocabulary(kinds: Sequence[str] = tuple(CATEGORIES)) -> list[str]:
         f"{Description(noun, color, attribute, hat='red').caption()} {Description(noun, color, box=True).caption()} {style}"
         for noun in nouns for color, attribute, style in zip_longest(COLORS, ATTRIBUTES, STYLES.values(), fillvalue="")
     ]  # fmt: skip
-    words = {word for text in [*captions, *directions, COLORED, "an a the of in with and view toy"] for word in _split(text)}
+    words = {
+        word
+        for text in [*captions, *directions, *BACKDROPS, COLORED, "an a the of in with and view toy"]
+        for word in _split(text)
+    }
     return sorted(words | {","})
 
 
@@ -50,7 +57,7 @@ class Drawn(NamedTuple):
 
     rows: np.ndarray  # (B,) which
     flips: np.ndarray  # (B,) bool: mirrored
-    plain: np.ndarray  # (B,) bool: over the plain background
+    backdrops: np.ndarray  # (B,) index into BACKDROPS of the background they are over, or OWN
     rgb: np.ndarray  # (B, S, S, 3) uint8
     azimuth: np.ndarray  # (B,) radians, as shown
 
@@ -76,24 +83,26 @@ class Pictures:
         return len(self.rgb)
 
     def draw(self, rng: np.random.Generator, count: int, plain: float = 0.0) -> Drawn:
-        """``count`` random pictures, a share ``plain`` of them over the plain background.
+        """``count`` random pictures, a share ``plain`` of them over one of the plain backgrounds.
 
         Half of the pictures whose mirror image shows the same thing are mirrored.
         """
         rows = rng.integers(0, len(self), count)
-        flips, plains = self.mirrored[rows] & (rng.random(count) < 0.5), rng.random(count) < plain
-        rgb = self.rgb[rows]
-        rgb[plains] = self._over_plain(rows[plains])
+        flips = self.mirrored[rows] & (rng.random(count) < 0.5)
+        backdrops = draw_backdrops(rng, count, plain)
+        rgb, plains = self.rgb[rows], backdrops != OWN
+        rgb[plains] = self._over_plain(rows[plains], backdrops[plains])
         rgb[flips] = rgb[flips, :, ::-1]
-        return Drawn(rows, flips, plains, rgb, self.azimuth[rows] * np.where(flips, -1.0, 1.0))
+        return Drawn(rows, flips, backdrops, rgb, self.azimuth[rows] * np.where(flips, -1.0, 1.0))
 
-    def _over_plain(self, rows: np.ndarray) -> np.ndarray:
-        """Pictures ``(B, S, S, 3)`` uint8 with the plain background in the place of their own."""
+    def _over_plain(self, rows: np.ndarray, backdrops: np.ndarray) -> np.ndarray:
+        """Pictures ``(B, S, S, 3)`` uint8 with plain ``backdrops (B,)`` in the place of their own backgrounds."""
         top, bottom = (self.background[rows, end, None, :] for end in (0, 1))
         ramp = np.linspace(0.0, 1.0, self.rgb.shape[1])[:, None]
         own = (top + ramp * (bottom - top))[:, :, None, :]  # as the renderer laid it, (B, S, 1, 3)
         see_through = 1.0 - self.opacity[rows][..., None] / 255.0
-        return np.clip(self.rgb[rows] + 255.0 * see_through * (PLAIN - own) + 0.5, 0.0, 255.0).astype(np.uint8)
+        wanted = np.array(list(BACKDROPS.values()), dtype=np.float32)[backdrops][:, None, None]
+        return np.clip(self.rgb[rows] + 255.0 * see_through * (wanted - own) + 0.5, 0.0, 255.0).astype(np.uint8)
 
     def description(self, i: int) -> Description:
         """What picture ``i`` shows."""
@@ -101,8 +110,8 @@ class Pictures:
         category, color = list(CATEGORIES)[self.category[i]], list(COLORS)[self.color[i]]
         return Description(category, color, ATTRIBUTES[self.attribute[i]], hat, bool(self.box[i]))
 
-    def caption(self, i: int, rng: np.random.Generator, flip: bool = False, plain: bool = False) -> str:
-        """A caption of picture ``i`` (of its mirror image, or with a plain background in the place of its own).
+    def caption(self, i: int, rng: np.random.Generator, flip: bool = False, backdrop: int = OWN) -> str:
+        """A caption of picture ``i`` (of its mirror image, or over a plain ``backdrop``, an index into BACKDROPS).
 
         In 10% it is the empty one (for classifier-free guidance), and in another 10% it names no view.
         """
@@ -115,11 +124,16 @@ class Pictures:
         nouns = (told.category.replace("_", " "), *SYNONYMS.get(told.category, ()))
         noun = nouns[0] if rng.random() < 0.7 else nouns[int(rng.integers(len(nouns)))]
         words = told.caption(noun, colored=style != "clay" or rng.random() < 0.5) + STYLES[style]
-        words += "" if plain else COLORED
+        words += COLORED if backdrop == OWN else list(BACKDROPS)[backdrop]
         if draw < 0.2:
             return words
         azimuth = -self.azimuth[i] if flip else self.azimuth[i]
         return f"{words}, {compass_words(float(azimuth), float(self.elevation[i]))}"
+
+
+def draw_backdrops(rng: np.random.Generator, count: int, plain: float) -> np.ndarray:
+    """Indices ``(count,)`` into BACKDROPS in a share ``plain``, OWN in the others."""
+    return np.where(rng.random(count) < plain, rng.integers(0, len(BACKDROPS), count), OWN)
 
 
 def gather(rows: Sequence[Sampled]) -> Pictures:

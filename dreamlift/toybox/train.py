@@ -7,8 +7,8 @@ exponential moving average of the weights is what is saved.
 
 Two things keep the noise of the loss down, for what the words say of a view moves it by a few percent only. The weights are
 those of weighted least squares, the inverse of the error that is left at each noise level (Karras et al. 2024,
-https://arxiv.org/abs/2312.02696, section 2.2, learn theirs). And most pictures are shown over one plain background, which at
-high noise nobody could guess otherwise; captions say where another one is shown.
+https://arxiv.org/abs/2312.02696, section 2.2, learn theirs). And most pictures are shown over one of two plain
+backgrounds, which at high noise nobody could guess otherwise; captions say which, or that it is another one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from dreamlift.toybox.network import Networks, begin_with, make_networks, save_f
 from dreamlift.toybox.reader import UNTOLD
 from dreamlift.toybox.world import CATEGORIES, COLORS
 
-PLAIN_SHARE = 0.6  # of the pictures are shown over the plain background
+PLAIN_SHARE = 0.75  # of the pictures are shown over a plain background
 READING = 0.05  # weight of what the text states have to tell, beside the loss of the pictures
 FAST = 20.0  # times the learning rate: for tables that start near zero and have to become large (position biases, the reader)
 
@@ -83,7 +83,7 @@ def draw_batch(pictures: Pictures, settings: Training, step: int, shape: tuple[i
     rng = np.random.default_rng([settings.seed, step])
     drawn = pictures.draw(rng, settings.batch, PLAIN_SHARE)
     rgb = torch.from_numpy(drawn.rgb).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-    captions = [pictures.caption(int(i), rng, flip, plain) for i, flip, plain in zip(*drawn[:3], strict=True)]
+    captions = [pictures.caption(int(i), rng, flip, backdrop) for i, flip, backdrop in zip(*drawn[:3], strict=True)]
     given = torch.tensor([bool(caption) and rng.random() < 0.75 for caption in captions])
     azimuth, elevation = torch.from_numpy(drawn.azimuth).float(), torch.from_numpy(pictures.elevation[drawn.rows]).float()
     camera = camera_features(azimuth, elevation) * given[:, None]

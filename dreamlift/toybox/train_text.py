@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dreamlift.startup import tune_process
-from dreamlift.toybox.dataset import Pictures, load_shards
+from dreamlift.toybox.dataset import Pictures, draw_backdrops, load_shards
 from dreamlift.toybox.learning import fit
 from dreamlift.toybox.network import PACKING, Networks, load_folder, save_folder
 from dreamlift.toybox.reader import Reader
@@ -55,7 +55,8 @@ def draw_captions(pictures: Pictures, settings: TextTraining, step: int) -> Capt
     rng = np.random.default_rng([settings.seed, step])
     wearers, half = np.flatnonzero(pictures.hat >= 0), settings.batch // 2
     rows = np.concatenate([rng.choice(wearers, half), rng.integers(0, len(pictures), settings.batch - half)])
-    captions = [pictures.caption(int(i), rng, plain=rng.random() < PLAIN_SHARE) for i in rows]
+    backdrops = draw_backdrops(rng, len(rows), PLAIN_SHARE)
+    captions = [pictures.caption(int(i), rng, backdrop=each) for i, each in zip(rows, backdrops, strict=True)]
     return Captions(captions, told_colors(pictures, rows, captions))
 
 
