@@ -143,6 +143,10 @@ class Backdrop:
     words: str = ""  # "white background"; "" where the prior expects this colour unsaid
     color: tuple[float, float, float] = (1.0, 1.0, 1.0)  # sRGB in [0, 1]
 
+    def __post_init__(self) -> None:
+        if not all(0.0 <= value <= 1.0 for value in self.color):
+            raise ValueError(f"color is {self.color}; accepted: three numbers in [0, 1]")
+
 
 @dataclass(frozen=True)
 class PromptEmbeds:

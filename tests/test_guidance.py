@@ -232,6 +232,12 @@ def test_the_words_of_a_backdrop_come_before_the_view():
     assert cond.perp_embeds[..., 0, 0].tolist() == [[0.0, 1.0], [4.0, 5.0], [4.0, 5.0]]
 
 
+@pytest.mark.parametrize("color", [(255.0, 255.0, 255.0), (0.0, -0.1, 0.0), (0.0, 0.0, math.nan)])
+def test_a_backdrop_is_a_color(color):
+    with pytest.raises(ValueError, match=r"accepted: three numbers in \[0, 1\]"):
+        Backdrop("white background", color)
+
+
 def told(batch: int, wanted: float, other: float = 0.0) -> Conditioning:
     return Conditioning(torch.full((batch, 1, 1), wanted).double(), torch.full((batch, 1, 1), other).double())
 
