@@ -4,7 +4,8 @@
     python benchmarks/methods.py --seeds 1 --presets toybox-field toybox     # what the mesh stage buys
 
 Each preset's runs go through the shipped command, and the judge reads the files. Diversity is the mean distance of the
-judge's embeddings over the seeds of a prompt; PSNR is the exported file against its scene; MB are the file's.
+judge's embeddings over the seeds of a prompt; PSNR is the exported file against its scene; MB are the file's. The picture
+methods.png beside the runs shows the files of the first four prompts, a row a preset.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import math
 from pathlib import Path
 from statistics import fmean
 
+from PIL import Image, ImageDraw
 from quality import choose_prompts, lift_all
 
 from dreamlift.apps.evaluate import evaluate, find_items, save_report
@@ -22,7 +24,7 @@ from dreamlift.apps.progress import Plain
 from dreamlift.files import atomic_write_text
 from dreamlift.presets import PRESETS
 from dreamlift.presets.toybox import TOYS
-from dreamlift.run import read_status
+from dreamlift.run import read_status, slugify
 
 COLUMNS = ("category", "color", "both", "category_textureless", "azimuth_error_deg", "janus", "saturation",
            "silhouette_iou", "seconds")  # fmt: skip
@@ -59,6 +61,22 @@ def main() -> None:
         print(f"{preset:22s}" + " ".join(f"{value:9.3f}" for value in table[preset].values()), flush=True)
         plain = {name: {k: None if math.isnan(v) else v for k, v in row.items()} for name, row in table.items()}
         atomic_write_text(arguments.runs / "methods.json", json.dumps(plain, indent=1) + "\n")
+        save_pictures(arguments.runs, list(table), [*hidden[:2], *shown[:2]])
+
+
+def save_pictures(runs: Path, presets: list[str], prompts: list[str]) -> None:
+    """``methods.png``: each preset's files of the prompts, seed 0, from the front left, the right and the back."""
+    size, views = 128, (1, 6, 4)
+    sheet = Image.new("RGB", (110 + len(prompts) * len(views) * size, len(presets) * size), "white")
+    pen = ImageDraw.Draw(sheet)
+    for row, preset in enumerate(presets):
+        pen.text((4, row * size + size // 2), preset, fill="black")
+        for column, prompt in enumerate(prompts):
+            preview = Image.open(runs / preset / "seed-0" / slugify(prompt) / "preview.png").convert("RGB")
+            for number, view in enumerate(views):
+                picture = preview.crop((view * size, size, (view + 1) * size, 2 * size))  # the scene above, the file below
+                sheet.paste(picture, (110 + (column * len(views) + number) * size, row * size))
+    sheet.save(runs / "methods.png")
 
 
 if __name__ == "__main__":
