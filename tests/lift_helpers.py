@@ -10,7 +10,9 @@ from dreamlift.config import config_hash, load_yaml
 from dreamlift.settings import Config
 from dreamlift.toybox.network import make_networks, save_folder
 
-WORDS = ["a", "an", "red", "mug", "teapot", "front", "back", "left", "right", "view", "from", "above", "below"]
+WORDS = [
+    "a", "an", "red", "mug", "teapot", "front", "back", "left", "right", "view", "from", "above", "below", "dark", "background",
+]  # fmt: skip
 TINY = [
     "--then=[]",
     "--steps=6", "--scene.field.resolutions=[9,17]", "--scene.field.switch_on=[0,0.5]", "--scene.samples=24",
