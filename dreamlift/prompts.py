@@ -174,14 +174,9 @@ class PromptEmbeds:
         opposites = [self.wording.opposites(*place) for place in places]
         if not opposites[0]:
             return Conditioning(wanted, negative, cameras=cameras, empty_prompt_embeds=empty)
-        others = torch.stack(
-            [
-                torch.stack([self._mix({phrase: 1.0}, words) for phrase in row])
-                for row, words in zip(opposites, said, strict=True)
-            ]
-        )
+        others = [self._mix({phrase: 1.0}, words) for row, words in zip(opposites, said, strict=True) for phrase in row]
         weights = torch.tensor([list(row.values()) for row in opposites]).to(wanted)
-        return Conditioning(wanted, negative, others, weights, cameras, empty)
+        return Conditioning(wanted, negative, torch.stack(others).unflatten(0, weights.shape), weights, cameras, empty)
 
     def _mix(self, shares: dict[str, float], words: str) -> Tensor:
         rows = [(self.phrases.index(_joined(words, phrase)), share) for phrase, share in shares.items()]

@@ -154,6 +154,7 @@ def check_stages(config: Config) -> None:
     Raises:
         ValueError: the stage's number and the fix.
     """
+    colors = [each.color for each in config.backdrops]
     for number, stage in enumerate(config.stages, start=1):
         begins = number > 1 or bool(config.start)
         name = next(name for name, kind in SCENES.items() if kind is type(stage.scene))
@@ -169,7 +170,6 @@ def check_stages(config: Config) -> None:
         if missing := sorted(stage.weights.ever() - set(stage.scene.terms)):
             has = ", ".join(stage.scene.terms) or "none"
             raise ValueError(f"stage {number}: weights.{missing[0]} is set, but a {name} scene has no such regulariser ({has})")
-        colors = [each.color for each in config.backdrops]
         background = getattr(stage.scene, "background", None)
         if colors and (not isinstance(background, Solid) or background.color not in colors):
             raise ValueError(

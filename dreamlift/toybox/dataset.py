@@ -40,12 +40,8 @@ def vocabulary(kinds: Sequence[str] = tuple(CATEGORIES)) -> list[str]:
         f"{Description(noun, color, attribute, hat='red').caption()} {Description(noun, color, box=True).caption()} {style}"
         for noun in nouns for color, attribute, style in zip_longest(COLORS, ATTRIBUTES, STYLES.values(), fillvalue="")
     ]  # fmt: skip
-    words = {
-        word
-        for text in [*captions, *directions, *BACKDROPS, COLORED, "an a the of in with and view toy"]
-        for word in _split(text)
-    }
-    return sorted(words | {","})
+    texts = [*captions, *directions, *BACKDROPS, COLORED, "an a the of in with and view toy"]
+    return sorted({word for text in texts for word in _split(text)} | {","})
 
 
 def _split(text: str) -> list[str]:
