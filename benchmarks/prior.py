@@ -66,7 +66,7 @@ def main() -> None:
     by_kind = right.view(len(kinds), -1).float().mean(dim=1).tolist()
     print("by kind: " + ", ".join(f"{kind} {share:.2f}" for kind, share in zip(kinds, by_kind, strict=True)))
     if arguments.out is not None:
-        save_grid(arguments.out, pictures, columns=8)
+        save_grid(arguments.out, pictures, columns=16, scale=1)
 
 
 if __name__ == "__main__":
