@@ -18,6 +18,7 @@ from statistics import fmean
 
 from PIL import Image, ImageDraw
 from quality import choose_prompts, lift_all
+from rows import file_views
 
 from dreamlift.apps.evaluate import evaluate, find_items, save_report
 from dreamlift.apps.progress import Plain
@@ -40,7 +41,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("outputs/methods"), help="folders are kept and reused")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its share of the cores")
     arguments = parser.parse_args()
-    hidden, shown = choose_prompts(arguments.prompts)
+    hidden, shown = choose_prompts(arguments.prompts, "toybox", "toybox-latent")  # the same whichever presets are asked for
     table: dict[str, dict[str, float]] = {}
     print(f"{'preset':22s}" + " ".join(f"{name[:9]:>9s}" for name in (*COLUMNS, "diversity", "psnr", "mb")), flush=True)
     for preset in arguments.presets:
@@ -72,10 +73,9 @@ def save_pictures(runs: Path, presets: list[str], prompts: list[str]) -> None:
     for row, preset in enumerate(presets):
         pen.text((4, row * size + size // 2), preset, fill="black")
         for column, prompt in enumerate(prompts):
-            preview = Image.open(runs / preset / "seed-0" / slugify(prompt) / "preview.png").convert("RGB")
+            pictures = file_views(runs / preset / "seed-0" / slugify(prompt), size)
             for number, view in enumerate(views):
-                picture = preview.crop((view * size, size, (view + 1) * size, 2 * size))  # the scene above, the file below
-                sheet.paste(picture, (110 + (column * len(views) + number) * size, row * size))
+                sheet.paste(pictures[view], (110 + (column * len(views) + number) * size, row * size))
     sheet.save(runs / "methods.png")
 
 

@@ -27,22 +27,25 @@ FIGURES = ("category", "color", "both", "category_textureless", "azimuth_error_d
 """Of these the means over the held-out prompts and over the others are printed beside the table."""
 
 
-def choose_prompts(count: int) -> tuple[list[str], list[str]]:
-    """(held-out prompts, shown prompts), ``count // 2`` of each, spread over colours and the kinds that the prior knows.
+def choose_prompts(count: int, *priors: str) -> tuple[list[str], list[str]]:
+    """(held-out prompts, shown prompts), ``count // 2`` of each, spread over colours and the kinds that all ``priors`` know.
 
-    Where too few pairs of kind and colour are held out, held-out things with a hat, then on a box, make up the number.
+    One held-out thing in six wears a hat and one in six stands on a box; more do where too few pairs of kind and colour
+    are held out.
     """
-    kinds, colors = kinds_known(load_folder(locate("toybox")).tokenizer), list(COLORS)
+    known = [kinds_known(load_folder(locate(prior)).tokenizer) for prior in priors]
+    kinds, colors = [kind for kind in known[0] if all(kind in others for others in known)], list(COLORS)
     turns = [(kind, colors[(5 * i + turn) % len(colors)]) for turn in range(len(colors)) for i, kind in enumerate(kinds)]
     hidden: list[Description] = []
     used: dict[str, int] = {}
-    for accessory in ("", "hat", "box"):
+    half, share = count // 2, count // 12
+    for accessory, total in {"": half - 2 * share, "hat": half - share, "box": half}.items():
         pool = [(kind, color) for kind, color in turns
                 if held_out(kind, color, accessory) and (accessory != "hat" or can_wear(kind))]  # fmt: skip
-        for kind, color in _spread(pool, count // 2 - len(hidden), used):
+        for kind, color in _spread(pool, total - len(hidden), used):
             other = colors[(colors.index(color) + len(colors) // 2) % len(colors)]
             hidden.append(Description(kind, color, hat=other if accessory == "hat" else "", box=accessory == "box"))
-    shown = _spread([pair for pair in turns if not held_out(*pair)], count // 2, {})
+    shown = _spread([pair for pair in turns if not held_out(*pair)], half, used)
     return [each.caption() for each in hidden], [Description(*pair).caption() for pair in shown]
 
 
@@ -90,7 +93,7 @@ def main() -> None:
     parser.add_argument("settings", nargs=argparse.REMAINDER, help="after --, passed on to generate")
     arguments = parser.parse_args()
     extra = [word for word in arguments.settings if word != "--"]
-    hidden, shown = ([], arguments.prompts) if arguments.prompts else choose_prompts(12 if arguments.quick else 48)
+    hidden, shown = ([], arguments.prompts) if arguments.prompts else choose_prompts(12 if arguments.quick else 48, "toybox")
     folders = lift_all([(prompt, arguments.runs, extra) for prompt in [*hidden, *shown]], arguments.jobs)
     report, scored = evaluate(find_items(folders), Plain())
     save_report(report, scored, arguments.runs)

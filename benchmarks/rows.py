@@ -1,6 +1,8 @@
-"""Finished runs in one picture: their exported files from eight sides, a row a run, in the order in which they are named.
+"""Finished runs in one picture: their exported files from eight sides.
 
-python benchmarks/rows.py outputs/quality/*/ --columns 2 --out docs/pictures/forty-eight.png
+    python benchmarks/rows.py outputs/quality/*/ --columns 2 --out docs/pictures/forty-eight.png
+
+A row a run, in the order in which they are named, down the first column, then down the next one.
 """
 
 from __future__ import annotations
@@ -10,37 +12,41 @@ from pathlib import Path
 
 from PIL import Image
 
-VIEWS = 8  # of a preview, which shows the scene above and the file below
+VIEWS = 8
 GAP = 10  # pixels between groups
 
 
-def draw_rows(folders: list[Path], columns: int, size: int, group: int) -> Image.Image:
-    """The files of run ``folders``, ``size`` pixels a view, down the first column, then down the next one.
+def file_views(folder: Path, size: int) -> list[Image.Image]:
+    """The exported file of a run from its eight sides, ``size`` pixels each: the lower half of its preview."""
+    preview = Image.open(folder / "preview.png").convert("RGB")
+    low = preview.crop((0, preview.height // 2, preview.width, preview.height))
+    low = low.resize((VIEWS * size, size), Image.Resampling.LANCZOS)
+    return [low.crop((view * size, 0, (view + 1) * size, size)) for view in range(VIEWS)]
 
-    After every ``group`` rows there is a gap.
-    """
+
+def draw_rows(folders: list[Path], columns: int, size: int, group: int) -> Image.Image:
+    """The files of run ``folders``, ``size`` pixels a view, with a gap after every ``group`` rows."""
     rows = -(-len(folders) // columns)
-    width = VIEWS * size
-    sheet = Image.new("RGB", (columns * width, rows * size + (rows - 1) // group * GAP), "white")
+    sheet = Image.new("RGB", (columns * VIEWS * size, rows * size + (rows - 1) // group * GAP), "white")
     for number, folder in enumerate(folders):
-        preview = Image.open(folder / "preview.png").convert("RGB")
-        below = preview.crop((0, preview.height // 2, preview.width, preview.height))
         column, row = divmod(number, rows)
-        sheet.paste(below.resize((width, size), Image.Resampling.LANCZOS), (column * width, row * size + row // group * GAP))
+        for view, picture in enumerate(file_views(folder, size)):
+            sheet.paste(picture, ((column * VIEWS + view) * size, row * size + row // group * GAP))
     return sheet
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders")
     parser.add_argument("--columns", type=int, default=1)
     parser.add_argument("--size", type=int, default=64, help="pixels of a view")
-    parser.add_argument("--group", type=int, default=1000, help="rows before a gap")
+    parser.add_argument("--group", type=int, help="rows between two gaps; default: no gaps")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     if missing := [str(run) for run in arguments.runs if not (run / "preview.png").is_file()]:
         parser.error(f"no preview.png in {', '.join(missing)}: name folders of finished runs")
-    draw_rows(arguments.runs, arguments.columns, arguments.size, arguments.group).save(arguments.out, optimize=True)
+    group = arguments.group or len(arguments.runs)
+    draw_rows(arguments.runs, arguments.columns, arguments.size, group).save(arguments.out, optimize=True)
 
 
 if __name__ == "__main__":

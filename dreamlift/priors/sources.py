@@ -37,7 +37,7 @@ class Source:
 KNOWN: dict[str, Source] = {
     "toybox": Source((), "pixel", 64, 0.8, "Apache-2.0", "embedded in dreamlift; 40 kinds of toys, no network needed"),
     "toybox-latent": Source(
-        (), "latent", 128, 0.8, "Apache-2.0", "embedded: the same toys in Stable Diffusion's shape, views in words alone"
+        (), "latent", 128, 0.8, "Apache-2.0", "embedded: 16 of these kinds in Stable Diffusion's shape, views in words alone"
     ),
     "deepfloyd-if": Source(
         ("DeepFloyd/IF-I-XL-v1.0",), "pixel", 64, 10.2, "DeepFloyd IF License (gated)", "DreamFusion's setting; T5-XXL"
