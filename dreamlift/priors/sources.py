@@ -35,7 +35,7 @@ class Source:
 
 
 KNOWN: dict[str, Source] = {
-    "toybox": Source((), "pixel", 64, 0.8, "Apache-2.0", "embedded in dreamlift; 40 kinds of toys, no network needed"),
+    "toybox": Source((), "pixel", 64, 0.8, "Apache-2.0", "embedded in dreamlift; 64 kinds of toys, no network needed"),
     "toybox-latent": Source(
         (), "latent", 128, 0.8, "Apache-2.0", "embedded: 16 of these kinds in Stable Diffusion's shape, views in words alone"
     ),
