@@ -30,8 +30,10 @@ from dreamlift.priors.base import Prior
 from dreamlift.priors.sources import locate, revision_of
 from dreamlift.prompts import PromptEmbeds, embed_prompt
 from dreamlift.run import check_prompt
-from dreamlift.scenes.base import Scene
+from dreamlift.scenes.base import Scene, SceneSettings
+from dreamlift.scenes.environment import load_environment
 from dreamlift.scenes.gaussians import GaussianScene
+from dreamlift.scenes.surface import Surface
 from dreamlift.settings import Config, check_stages
 from dreamlift.types import Cameras, Mesh, Splats, Step
 
@@ -141,7 +143,11 @@ def prepare(config: Config, on_stage: Callable[[str], None] = lambda name: None,
         prior=whole_name(config.prior, config.prior_config),
         prior_config=str(settings.resolve()) if config.prior_config and settings.is_dir() else config.prior_config,
         start=str(Path(config.start).expanduser().resolve()) if config.start else "",
-        then=tuple(dataclasses.replace(stage, prior=whole_name(stage.prior, config.prior_config)) for stage in config.then),
+        scene=with_panorama(config.scene),
+        then=tuple(
+            dataclasses.replace(stage, prior=whole_name(stage.prior, config.prior_config), scene=with_panorama(stage.scene))
+            for stage in config.then
+        ),
     )
     device = find_device(config.device)
     # All stages, now: what does not fit or is not there must not be found out at the end of the first one.
@@ -155,6 +161,19 @@ def prepare(config: Config, on_stage: Callable[[str], None] = lambda name: None,
             check_views(later, teacher.prior)
     state = restored(stage, teacher.prior, saved) if saved else start(stage, teacher.prior, (mesh,))
     return Job(config, teacher, state, need)
+
+
+def with_panorama(scene: SceneSettings) -> SceneSettings:
+    """The settings with the whole path of the panorama that lights the scene, where there is one, after a look at the file.
+
+    Raises:
+        ValueError: it cannot be used.
+    """
+    if not isinstance(scene, Surface) or not scene.environment:
+        return scene
+    scene = dataclasses.replace(scene, environment=str(Path(scene.environment).expanduser().resolve()))
+    load_environment(scene.environment, scene.brightness)
+    return scene
 
 
 def teach(config: Config, device: torch.device, before: tuple[Config, Teacher] | None = None) -> Teacher:
@@ -205,7 +224,8 @@ def finish(config: Config, scene: Scene, on_stage: Callable[[str], None] = lambd
     """Mesh, texture and reference views of an optimised scene."""
     scene.eval()
     on_stage("mesh and texture")
-    mesh = fulfil(scene.to_mesh(config.mesh), config.mesh)
+    own = bool(config.start) and all(isinstance(stage.scene, Surface) for stage in config.stages)
+    mesh = fulfil(scene.to_mesh(config.mesh), config.mesh, keep_faces=own)
     lods = levels_of_detail(mesh, config.asset.lod, config.mesh.texture_size)
     on_stage("views")
     cameras = turntable(8, distance=2.9, fov_deg=42.0, size=VIEW_SIZE)

@@ -178,7 +178,8 @@ def take_step(config: Config, prior: Prior, embeds: PromptEmbeds, state: State) 
     for group, lr in zip(optimizer.param_groups, state.base_lrs, strict=True):
         group["lr"] = lr * value_at(config.adam.lr_scale, progress)
     optimizer.zero_grad(set_to_none=True)
-    total.backward()
+    if total.requires_grad:  # not where the cameras see nothing of the scene
+        total.backward()
     norm = gradient_norm(scene, config.adam.clip_norm)
     trouble = find_trouble(total, norm, render.opacity, out.x0)
     if not trouble:

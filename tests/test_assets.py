@@ -30,6 +30,7 @@ from dreamlift.meshing.extract import Extract, finish_surface, fulfil, levels_of
 from dreamlift.meshing.geometry import is_closed, signed_volume
 from dreamlift.meshing.nearest import Nearest
 from dreamlift.meshing.raster import render_mesh
+from dreamlift.meshing.texture import rasterize_uvs
 from dreamlift.meshing.watertight import boundary_loops, fill_holes, is_watertight, make_watertight, remesh, weld
 from dreamlift.presets.toybox import FIELD
 from dreamlift.types import Mesh
@@ -222,6 +223,37 @@ def test_any_scenes_mesh_is_closed_and_keeps_its_colours(textured: Mesh):
     assert is_closed(bare.faces)
     assert bare.vertex_colors is not None
     assert np.abs(bare.vertex_colors - tint(torch.from_numpy(bare.vertices)).numpy()).mean() < 0.03
+    assert (bare.metallic, bare.roughness) == (textured.metallic, textured.roughness)
+
+
+def test_without_its_picture_a_material_keeps_its_mean(textured: Mesh):
+    assert textured.base_color is not None
+    green, blue = 120, 10  # roughness and metallic; what lies between the charts must not count
+    picture = np.zeros_like(textured.base_color)
+    assert textured.uvs is not None
+    texel, face, _ = rasterize_uvs(textured.uvs, textured.faces, len(picture))
+    picture.reshape(-1, 3)[texel] = (0, green, blue)
+    flat = fulfil(replace(textured, metallic_roughness=picture, metallic=1.0, roughness=0.5), Extract(texture=False))
+    assert flat.metallic_roughness is None
+    assert flat.metallic == pytest.approx(blue / 255, rel=0.05)
+    assert flat.roughness == pytest.approx(0.5 * green / 255, rel=0.05)
+    # The arm's side is metal: the share of the whole surface that it is, from the triangles themselves.
+    corners = textured.vertices[textured.faces].astype(np.float64)
+    areas = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+    metal = corners.mean(axis=1)[:, 0] > 0.2
+    picture.reshape(-1, 3)[texel] = np.where(metal[face.numpy()][:, None], 255, 0)
+    half = fulfil(replace(textured, metallic_roughness=picture, metallic=1.0), Extract(texture=False))
+    assert half.metallic == pytest.approx(areas[metal].sum() / areas.sum(), abs=0.02)
+
+
+def test_a_face_budget_holds_for_any_scenes_mesh_but_ones_own(textured: Mesh):
+    few = fulfil(textured, Extract(faces=400, texture_size=128))
+    assert len(few.faces) <= 400
+    assert few.base_color is not None
+    cameras = turntable(2, 10.0, 2.4, 42.0, 48)
+    assert psnr(render_mesh(few, cameras).rgb, render_mesh(textured, cameras).rgb) > 26
+    with pytest.warns(UserWarning, match="keeps its"):
+        assert fulfil(textured, Extract(faces=400), keep_faces=True) is textured
 
 
 def test_a_fine_surface_is_finished_as_the_settings_say():

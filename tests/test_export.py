@@ -185,6 +185,10 @@ def test_damaged_and_hostile_glb_files_give_a_value_error(textured: Mesh, tmp_pa
         path.write_bytes(data)
         with pytest.raises(ValueError, match=r"cannot be read|exactly one|no faces"):
             load_glb(path)
+    at = whole.index(b"IDAT") + 20  # inside a texture, which is decoded late
+    path.write_bytes(whole[:at] + bytes(each ^ 255 for each in whole[at : at + 200]) + whole[at + 200 :])
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_glb(path)
     with pytest.raises(FileNotFoundError):
         load_glb(tmp_path / "none.glb")
 

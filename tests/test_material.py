@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import zlib
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -214,3 +217,25 @@ def test_a_panorama_of_ones_own(tmp_path):
         environment.load_environment(str(tmp_path / "night.png"))
     with pytest.raises(ValueError, match="cannot be used as a panorama"):
         environment.load_environment(str(tmp_path / "none.png"))
+
+
+def test_damaged_and_hostile_panoramas_are_refused_at_once(tmp_path):
+    from PIL import Image
+
+    path = tmp_path / "sky.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 128, 3), np.uint8)).save(path)
+    data = path.read_bytes()
+    huge = bytearray(data)
+    huge[16:24] = (60_000).to_bytes(4, "big") + (30_000).to_bytes(4, "big")
+    huge[29:33] = zlib.crc32(bytes(huge[12:29])).to_bytes(4, "big")  # a header that is in order but for what it promises
+    broken = data[:60] + bytes(each ^ 255 for each in data[60:90]) + data[90:]
+    for content in (bytes(huge), broken, data[:200], b"", b"<html></html>"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="cannot be used as a panorama"):
+            environment.load_environment(str(path))
+    with pytest.raises(ValueError, match="cannot be used as a panorama"):
+        environment.load_environment(str(tmp_path))
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(ValueError, match="not a plain file"):
+            environment.load_environment(str(tmp_path / "pipe"))

@@ -8,6 +8,7 @@ import pytest
 import torch
 import trimesh
 from lift_helpers import generate_words, refused, run_main, small_pictures, status_of
+from PIL import Image as Picture
 from run_helpers import same
 
 from dreamlift.cameras import CameraSampler
@@ -24,7 +25,9 @@ from dreamlift.run import read_metrics
 from dreamlift.scenes.background import Random, Solid
 from dreamlift.scenes.gaussians import Gaussians
 from dreamlift.scenes.nerf import Nerf
+from dreamlift.scenes.surface import Surface
 from dreamlift.scenes.tetmesh import TetMesh
+from dreamlift.scenes.textures import Image
 from dreamlift.scenes.voxel import Voxel
 from dreamlift.settings import Config, Stage, Weights, check_stages
 
@@ -46,6 +49,19 @@ def staged(stub, *scenes, particles=1):
         prompt="a red mug", prior=str(stub), steps=3, particles=particles, cameras=FEW, then=then, checkpoint_every=2,
         scene=Nerf(Voxel((9, 17), (0.0, 0.5)), samples=24), mesh=Extract(24, faces=300, texture_size=64),
     )  # fmt: skip
+
+
+def test_a_later_stages_panorama_is_looked_at_before_the_first_one_starts(stub, tmp_path, monkeypatch):
+    paint = Surface(texture=Image(16, 16), material="pbr", environment="sky.png", background=Solid((1.0, 1.0, 1.0)))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"sky.png.* cannot be used as a panorama"):
+        prepare(staged(stub, MESH, paint))
+    Picture.new("RGB", (64, 32), (90, 120, 200)).save("sky.png")
+    job = prepare(staged(stub, MESH, paint))
+    monkeypatch.chdir("/")  # the file is found from anywhere
+    assert [stage.scene.environment for stage in job.config.stages if isinstance(stage.scene, Surface)] == [
+        str(tmp_path / "sky.png")
+    ]
 
 
 def test_a_stage_begins_with_the_mesh_that_the_one_before_made(stub):

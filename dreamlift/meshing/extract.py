@@ -89,7 +89,7 @@ def finish_surface(fine: Mesh, color: ColorFunction, settings: Extract) -> Mesh:
     return bake_normal_map(mesh, Appearance(fine).normal, settings.texture_size) if settings.normal_map else mesh
 
 
-def fulfil(mesh: Mesh, settings: Extract) -> Mesh:
+def fulfil(mesh: Mesh, settings: Extract, keep_faces: bool = False) -> Mesh:
     """A scene's finished mesh, with what the settings ask of any asset and the scene has not done: closed, without texture.
 
     A mesh that is in order already comes back as it is. A normal map cannot be had afterwards, which is said in a warning.
@@ -100,12 +100,19 @@ def fulfil(mesh: Mesh, settings: Extract) -> Mesh:
     if settings.normal_map and mesh.normal_map is None:
         warnings.warn("this scene has no finer surface than its mesh, so there is no normal map to bake", stacklevel=2)
     open_ = settings.watertight and not is_watertight(mesh)
-    if not open_ and (settings.texture or mesh.uvs is None):
+    over = len(mesh.faces) > settings.faces
+    if over and keep_faces and not open_:
+        said = f"the mesh keeps its {len(mesh.faces):,} faces: a face budget ({settings.faces:,}) is for meshes made here"
+        warnings.warn(said, stacklevel=2)
+        over = False
+    if not open_ and not over and (settings.texture or mesh.uvs is None):
         return mesh
     look = Appearance(mesh)
-    closed = decimate(make_watertight(mesh, settings.resolution), settings.faces) if open_ else weld(mesh)
-    if not settings.texture:
-        return with_vertex_colors(closed, look.color)
+    closed = make_watertight(mesh, settings.resolution) if open_ else weld(mesh)
+    closed = decimate(closed, settings.faces) if open_ or over else closed
+    if not settings.texture or mesh.uvs is None:
+        metallic, roughness = look.mean_finish()
+        return replace(with_vertex_colors(closed, look.color), metallic=metallic, roughness=roughness)
     return baked_like(closed, look, settings.texture_size)
 
 

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dreamlift.meshing.geometry import with_normals
+from dreamlift.meshing.geometry import area_vectors, with_normals
 from dreamlift.meshing.nearest import Nearest
 from dreamlift.meshing.normal_map import perturbed_normals
 from dreamlift.meshing.raster import colors_at, interpolate, sample_texture
+from dreamlift.meshing.texture import rasterize_uvs
 from dreamlift.types import Mesh
 
 NormalFunction = Callable[[Tensor, Tensor], Tensor]  # (N, 3) points, (N, 3) unit normals -> (N, 3) unit normals
@@ -33,6 +34,20 @@ class Appearance:
         if mesh.metallic_roughness is None or mesh.uvs is None:
             return torch.full((len(points), 3), 0.5)
         return sample_texture(mesh.metallic_roughness, interpolate(mesh, mesh.uvs, *self.nearest(points, normals)))
+
+    def mean_finish(self) -> tuple[float, float]:
+        """Metallic and roughness in [0, 1] of the whole surface, by area: the texture's values times the mesh's factors."""
+        mesh = self.mesh
+        if mesh.metallic_roughness is None or mesh.uvs is None:
+            return mesh.metallic, mesh.roughness
+        _, face, bary = rasterize_uvs(mesh.uvs, mesh.faces, max(mesh.metallic_roughness.shape[:2]))
+        areas = torch.from_numpy(area_vectors(mesh.vertices, mesh.faces)).norm(dim=1)
+        weights = (areas / torch.bincount(face, minlength=len(areas)).clamp_min(1))[face]
+        if float(weights.sum()) <= 0:
+            return mesh.metallic, mesh.roughness
+        values = sample_texture(mesh.metallic_roughness, interpolate(mesh, mesh.uvs, face, bary)).double()
+        _, rough, metal = ((values * weights[:, None]).sum(dim=0) / weights.sum()).tolist()
+        return mesh.metallic * metal, mesh.roughness * rough
 
     def normal(self, points: Tensor, normals: Tensor) -> Tensor:
         """Shading normals ``(N, 3)``, unit, with the normal map where there is one."""

@@ -14,6 +14,7 @@ Panoramas are equirectangular: the middle column is the front (+z), a quarter fu
 from __future__ import annotations
 
 import functools
+import io
 import math
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, grid_sample, pad
 
+from dreamlift.meshing.load import read_plain
 from dreamlift.scenes import material
 from dreamlift.scenes.material import dots
 
@@ -165,14 +167,12 @@ def load_environment(path: str, brightness: float = 1.0) -> Environment:
     from PIL import Image
 
     try:
-        if Path(path).stat().st_size > FILE_BYTES:
-            raise ValueError(f"it has more than {FILE_BYTES >> 20} MiB")
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
+        with Image.open(io.BytesIO(read_plain(Path(path), FILE_BYTES)), formats=("PNG", "JPEG")) as image:
             if image.width > SIDE or image.width != 2 * image.height:
                 size = f"{image.width} x {image.height}"
                 raise ValueError(f"it has {size} pixels; accepted: twice as wide as high, at most {SIDE} wide")
             pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged picture can fail anywhere in the decoder, with any exception
         raise ValueError(f"{path!r} cannot be used as a panorama (PNG or JPEG, sRGB): {str(error)[:160]}") from None
     light = adaptive_avg_pool2d(material.to_linear(torch.from_numpy(pixels)).permute(2, 0, 1)[None], (HEIGHT, 2 * HEIGHT))
     panorama = light[0].permute(1, 2, 0)
