@@ -310,3 +310,25 @@ def test_from_a_file_to_a_file(truth, tmp_path):
     back = placement.restored(scene.to_mesh(Extract(texture_size=128)))
     np.testing.assert_allclose(back.vertices, far.vertices, atol=1e-4)
     assert np.array_equal(back.faces, far.faces)
+
+
+def test_what_is_not_painted_stays_as_the_mesh_brought_it(truth):
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (64, 64, 3), np.uint8) for _ in range(2)]
+    start = dataclasses.replace(truth, metallic=0.7, roughness=0.3, metallic_roughness=pictures[0], normal_map=pictures[1])
+    kept = Surface(SMALL, uvs="keep").build(generator(), start=start).to_mesh(Extract(texture_size=64))
+    assert (kept.metallic, kept.roughness) == (0.7, 0.3)
+    np.testing.assert_array_equal(kept.metallic_roughness, pictures[0])
+    np.testing.assert_array_equal(kept.normal_map, pictures[1])
+    lit = Surface(SMALL, uvs="keep", material="pbr").build(generator(), start=start).to_mesh(Extract(texture_size=64))
+    assert (lit.metallic, lit.roughness) == (1.0, 1.0)  # of a picture that is the scene's own
+    np.testing.assert_array_equal(lit.normal_map, pictures[1])
+    # With other UVs the pictures do not fit any more: the mean of the material stays.
+    anew = Surface(SMALL, uvs="unwrap").build(generator(), start=start).to_mesh(Extract(texture_size=64))
+    assert anew.metallic_roughness is None
+    assert anew.normal_map is None
+    assert anew.metallic == pytest.approx(0.7 * 0.5, abs=0.02)  # of even random texels
+    assert anew.roughness == pytest.approx(0.3 * 0.5, abs=0.02)
+    fresh = Surface(SMALL, keep_colors=False, uvs="keep").build(generator(), start=start).to_mesh(Extract(texture_size=64))
+    assert fresh.metallic_roughness is None
+    assert fresh.metallic == Mesh(truth.vertices, truth.faces).metallic

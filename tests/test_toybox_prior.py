@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,12 +11,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Picture
 
 from dreamlift.priors import load_prior
 from dreamlift.priors.network import camera_features
 from dreamlift.priors.sources import EMBEDDED, KNOWN, locate
 from dreamlift.toybox.dataset import BACKDROPS, COLORED, OWN, STYLES, Pictures, load_shards, make_shard, vocabulary
-from dreamlift.toybox.learning import set_gradients
+from dreamlift.toybox.learning import save_curve, set_gradients
 from dreamlift.toybox.network import PACKING, begin_with, kinds_known, load_folder, make_networks, save_folder
 from dreamlift.toybox.reader import UNTOLD
 from dreamlift.toybox.render import Background, sample_background, sample_pictures
@@ -340,3 +342,18 @@ def test_a_grown_network_keeps_what_was_learnt(tmp_path, monkeypatch):
     text = (n.encode_text(n.tokenize(["a red mug"] * 2)) for n in (old, new))
     one, other = (n.unet(x, t, e, timestep_cond=camera).sample for n, e in zip((old, new), text, strict=True))
     torch.testing.assert_close(one, other)
+
+
+def test_the_curve_of_the_loss_falls_as_the_loss_does(tmp_path):
+    log = tmp_path / "loss.jsonl"
+    falling = [{"step": step, "loss": 0.5 * 0.99**step} for step in range(0, 400, 20)]
+    stray = [{"step": 200, "loss": 5.0}, {"step": 220, "loss": float("nan")}]  # before the run was stopped, and done again
+    log.write_text("".join(json.dumps(row) + "\n" for row in [*falling[:10], *stray, *falling[10:]]))
+    save_curve(tmp_path / "loss.png", log)
+    ink = np.asarray(Picture.open(tmp_path / "loss.png").convert("L"))[40:-40, 40:-40] < 60
+    columns = np.flatnonzero(ink.any(axis=0))
+    heights = np.array([np.flatnonzero(ink[:, column]).mean() for column in columns])
+    # A geometric fall is a straight line from the upper left to the lower right on a logarithmic axis.
+    straight = np.polyfit(columns, heights, 1)
+    assert straight[0] == pytest.approx((320 - 60) / (640 - 60), rel=0.02)
+    assert np.abs(heights - np.polyval(straight, columns)).max() < 2

@@ -39,7 +39,7 @@ from dreamlift.scenes.hashgrid import Hashgrid
 from dreamlift.scenes.material import point_light, to_linear, to_srgb
 from dreamlift.scenes.nerf import shade
 from dreamlift.scenes.nerf_memory import field_values
-from dreamlift.scenes.surface_start import Own, own_look, with_uvs
+from dreamlift.scenes.surface_start import Own, carried, own_look, with_uvs
 from dreamlift.scenes.textures import TEXTURES, Image, Texture, build_texture, joined_odds, total_variation
 from dreamlift.scenes.voxel import Voxel
 from dreamlift.types import Cameras, Mesh, RenderOutput, Shading
@@ -129,6 +129,7 @@ class SurfaceScene(Scene):
         self.register_buffer("faces", torch.from_numpy(mesh.faces.astype(np.int64)))
         self.register_buffer("density", uv_density(mesh), persistent=False)
         self.own = own_look(start, corners) if settings.keep_colors else Own()
+        self.carried = carried(start, mesh, settings.keep_colors)
         self.base_color = build_texture(settings.texture, self.bounds, rng, "base_color")
         self.finish: Texture | None = None
         self.environment: Environment | None = None
@@ -274,8 +275,9 @@ class SurfaceScene(Scene):
         mesh = Mesh(vertices, faces.astype(np.int32), uvs, vertex_normals=normals)
         color, finish = self._baked(mesh, settings.texture_size)
         if finish is None:
-            return dataclasses.replace(mesh, base_color=color)
-        return dataclasses.replace(mesh, base_color=color, metallic_roughness=finish, metallic=1.0, roughness=1.0)
+            return dataclasses.replace(mesh, base_color=color, **self.carried)
+        own = self.carried | {"metallic_roughness": finish, "metallic": 1.0, "roughness": 1.0}
+        return dataclasses.replace(mesh, base_color=color, **own)
 
     def _baked(self, mesh: Mesh, size: int) -> tuple[np.ndarray, np.ndarray | None]:
         """The texels of ``size`` x ``size`` images: base colours, and roughness (green) with metallic (blue), uint8."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch.nn.functional import grid_sample
 
 from dreamlift.meshing.geometry import check_mesh, with_normals
 from dreamlift.meshing.texture import unwrap
+from dreamlift.meshing.transfer import Appearance
 from dreamlift.meshing.uvs import uv_faults
 from dreamlift.types import Mesh
 
@@ -38,6 +41,22 @@ def with_uvs(start: Mesh, choice: str, size: int) -> tuple[Mesh, np.ndarray]:
     if choice == "keep" or (choice == "auto" and not uv_faults(start)):
         return with_normals(start), corners
     return unwrap(start, size), corners
+
+
+def carried(start: Mesh, mesh: Mesh, material: bool) -> dict[str, Any]:
+    """What of ``start`` is the painted ``mesh``'s as it is, as fields of :class:`~dreamlift.types.Mesh`.
+
+    Its normal map, where the UVs are those of before; and if ``material``, metallic and roughness: the picture where the
+    UVs are those of before, and otherwise its mean.
+    """
+    assert mesh.uvs is not None
+    same = start.uvs is not None and np.array_equal(start.uvs, mesh.uvs)
+    found: dict[str, Any] = {"normal_map": start.normal_map} if same else {}
+    if material and (same or start.metallic_roughness is None):
+        found |= {name: getattr(start, name) for name in ("metallic", "roughness", "metallic_roughness")}
+    elif material:
+        found["metallic"], found["roughness"] = Appearance(start).mean_finish()
+    return found
 
 
 class Own(nn.Module):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -102,3 +103,34 @@ def fit(
                 row = {"step": step, "loss": round(smooth, 4), "seconds": round(time.time() - begun, 1)}
                 print(json.dumps(row), flush=True)
     return losses
+
+
+def save_curve(path: Path, log: Path, width: int = 640, height: int = 320) -> None:
+    """Draw the losses of a JSON-lines ``log`` (``step`` and ``loss`` a line) as a PNG; the axis of the loss is logarithmic.
+
+    Lines of a run that was stopped and went on from an earlier step replace those of before.
+    """
+    from PIL import Image, ImageDraw
+
+    rows = {int(row["step"]): float(row["loss"]) for row in map(json.loads, log.read_text().splitlines())}
+    known = sorted((step, loss) for step, loss in rows.items() if loss > 0 and math.isfinite(loss))
+    if not known:
+        return
+    low, high = min(loss for _, loss in known), max(loss for _, loss in known)
+    first, last, edge = known[0][0], known[-1][0], 30
+    spans = max(1, last - first), max(1e-6, math.log(high / low))
+    points = [
+        (
+            edge + (width - 2 * edge) * (step - first) / spans[0],
+            height - edge - (height - 2 * edge) * math.log(loss / low) / spans[1],
+        )
+        for step, loss in known
+    ]
+    picture = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((edge, edge, width - edge, height - edge), outline=(200, 200, 200))
+    draw.text((edge, 8), f"loss {high:.4g}", fill=(110, 110, 110))
+    draw.text((edge, height - 20), f"{low:.4g}; step {first}", fill=(110, 110, 110))
+    draw.text((width - edge, height - 20), str(last), fill=(110, 110, 110), anchor="ra")
+    draw.line(points, fill="black", width=2)
+    picture.save(path)

@@ -32,7 +32,7 @@ from dreamlift.prompts import DIRECTIONS, article
 from dreamlift.startup import tune_process
 from dreamlift.toybox.dataset import CLAY, SHARD, Pictures, load_shards, make_shard, vocabulary
 from dreamlift.toybox.latent import load_vae, make_latent_networks
-from dreamlift.toybox.learning import Optimizers, learning_rate, make_workers, set_gradients, set_rates
+from dreamlift.toybox.learning import Optimizers, learning_rate, make_workers, save_curve, set_gradients, set_rates
 from dreamlift.toybox.muon import Muon, takes
 from dreamlift.toybox.network import Networks, begin_with, make_networks, save_folder
 from dreamlift.toybox.reader import UNTOLD
@@ -280,6 +280,7 @@ def train(
             if (step + 1) % save_every == 0 or step + 1 == settings.steps:
                 save_state(folder, step + 1, networks, ema, optimizers)
                 milestone(folder, networks, ema, kinds)
+                save_curve(folder / "loss.png", folder / "loss.jsonl")
                 pictures = load_shards(data, settings.size)
 
 
