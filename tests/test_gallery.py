@@ -62,6 +62,16 @@ def test_a_page_holds_every_turntable(runs, tmp_path, capsys):
     assert "run0 · 61.3 s · 1.25 GB · 0.7 MB" in reader.texts
 
 
+def test_pages_of_before_are_passed_over(runs, tmp_path, capsys):
+    folders, _ = runs
+    first, second = tmp_path / "gallery-1", tmp_path / "gallery-2"
+    assert main(["gallery", *map(str, folders), "--out", str(first)]) == 0
+    assert main(["gallery", str(first), *map(str, folders), "--out", str(second)]) == 0
+    assert (second / "index.html").read_text() == (first / "index.html").read_text()
+    assert main(["gallery", str(first), "--out", str(tmp_path / "gallery-3")]) == 2
+    assert "is not a run folder" in capsys.readouterr().err
+
+
 def test_what_has_no_turntable_is_refused(runs, tmp_path, capsys):
     folders, _ = runs
     (folders[1] / "turntable.webp").unlink()

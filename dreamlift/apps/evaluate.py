@@ -45,7 +45,7 @@ class Item:
 
 
 def find_items(paths: list[Path], prompt: str | None = None) -> list[Item]:
-    """The assets of run folders, or GLB files with ``prompt``.
+    """The assets of run folders, or GLB files with ``prompt``. Pages of earlier evaluations and galleries are passed over.
 
     Raises:
         ValueError: a path that is neither, or a run that has not finished; one line with the fix.
@@ -54,6 +54,8 @@ def find_items(paths: list[Path], prompt: str | None = None) -> list[Item]:
     for path in paths:
         if path.is_dir():
             if not (path / "run.json").is_file():
+                if (path / "index.html").is_file():  # `outputs/*` means those too
+                    continue
                 raise ValueError(f"{path} is not a run folder: it has no run.json")
             status = read_status(path)
             if not (path / "asset.glb").is_file():
@@ -68,6 +70,8 @@ def find_items(paths: list[Path], prompt: str | None = None) -> list[Item]:
             items.append(Item(path.name, path, prompt, math.nan, math.nan))
         else:
             raise ValueError(f"{path} is neither a run folder nor a GLB file")
+    if not items:
+        raise ValueError(f"{paths[0]} is not a run folder: it has no run.json")
     return items
 
 
