@@ -33,7 +33,7 @@ from dreamlift.run import check_prompt
 from dreamlift.scenes.base import Scene, SceneSettings
 from dreamlift.scenes.environment import load_environment
 from dreamlift.scenes.gaussians import GaussianScene
-from dreamlift.scenes.surface import Surface
+from dreamlift.scenes.surface import Surface, SurfaceScene
 from dreamlift.settings import Config, check_stages
 from dreamlift.types import Cameras, Mesh, Splats, Step
 
@@ -224,8 +224,9 @@ def finish(config: Config, scene: Scene, on_stage: Callable[[str], None] = lambd
     """Mesh, texture and reference views of an optimised scene."""
     scene.eval()
     on_stage("mesh and texture")
+    # A mesh of the user's own that was only painted leaves as it came; other scenes have decimated theirs as far as it goes.
     own = bool(config.start) and all(isinstance(stage.scene, Surface) for stage in config.stages)
-    mesh = fulfil(scene.to_mesh(config.mesh), config.mesh, keep_faces=own)
+    mesh = fulfil(scene.to_mesh(config.mesh), config.mesh, keep_faces=own or not isinstance(scene, SurfaceScene))
     lods = levels_of_detail(mesh, config.asset.lod, config.mesh.texture_size)
     on_stage("views")
     cameras = turntable(8, distance=2.9, fov_deg=42.0, size=VIEW_SIZE)

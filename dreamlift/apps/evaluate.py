@@ -51,11 +51,10 @@ def find_items(paths: list[Path], prompt: str | None = None) -> list[Item]:
         ValueError: a path that is neither, or a run that has not finished; one line with the fix.
     """
     items = []
-    for path in paths:
+    runs = [path for path in paths if (path / "run.json").is_file() or not (path / "index.html").is_file()]
+    for path in runs or paths:  # `outputs/*` means pages too
         if path.is_dir():
             if not (path / "run.json").is_file():
-                if (path / "index.html").is_file():  # `outputs/*` means those too
-                    continue
                 raise ValueError(f"{path} is not a run folder: it has no run.json")
             status = read_status(path)
             if not (path / "asset.glb").is_file():
@@ -70,8 +69,6 @@ def find_items(paths: list[Path], prompt: str | None = None) -> list[Item]:
             items.append(Item(path.name, path, prompt, math.nan, math.nan))
         else:
             raise ValueError(f"{path} is neither a run folder nor a GLB file")
-    if not items:
-        raise ValueError(f"{paths[0]} is not a run folder: it has no run.json")
     return items
 
 

@@ -115,17 +115,17 @@ def load_glb(path: str | Path, as_placed: bool = False) -> Mesh:
         scene = trimesh.load_scene(io.BytesIO(data), file_type="glb", process=False)
         parts = list(scene.geometry.values())
         extras = _extras(data)
-        appearances = [_appearance(part) for part in parts]  # pictures are decoded only now
+        found = parts[0] if len(parts) == 1 and isinstance(parts[0], trimesh.Trimesh) else None
+        look = {} if found is None else _appearance(found)  # pictures are decoded only now
     except Exception as error:  # a damaged file can fail anywhere in the reader, with any exception
         raise ValueError(f"{path} cannot be read as a GLB file: {type(error).__name__}: {error}") from error
-    if len(parts) != 1 or not isinstance(parts[0], trimesh.Trimesh):
+    if found is None:
         raise ValueError(f"{path} must hold exactly one mesh, not {len(parts)} parts")
-    found = parts[0]
     mesh = Mesh(
         vertices=np.asarray(found.vertices, dtype=np.float32),
         faces=np.asarray(found.faces, dtype=np.int32),
         vertex_normals=np.asarray(found.vertex_normals, dtype=np.float32),
-        **appearances[0],
+        **look,
     )
     check_mesh(mesh)
     return mesh if as_placed else Placement.from_extras(extras).undo(mesh)

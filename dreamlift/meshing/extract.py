@@ -23,7 +23,7 @@ from dreamlift.meshing.geometry import with_normals
 from dreamlift.meshing.isosurface import surface_of_density
 from dreamlift.meshing.normal_map import bake_normal_map
 from dreamlift.meshing.texture import ColorFunction, bake, unwrap
-from dreamlift.meshing.transfer import Appearance
+from dreamlift.meshing.transfer import Appearance, mean_finish
 from dreamlift.meshing.watertight import fill_holes, is_watertight, make_watertight, weld
 from dreamlift.types import Mesh
 
@@ -93,6 +93,7 @@ def fulfil(mesh: Mesh, settings: Extract, keep_faces: bool = False) -> Mesh:
     """A scene's finished mesh, with what the settings ask of any asset and the scene has not done: closed, without texture.
 
     A mesh that is in order already comes back as it is. A normal map cannot be had afterwards, which is said in a warning.
+    With ``keep_faces`` a mesh above the face budget is decimated only if it has to be closed; otherwise that too is said.
 
     Raises:
         EmptySceneError, ValueError: the mesh is empty or malformed, or cannot be closed.
@@ -102,7 +103,7 @@ def fulfil(mesh: Mesh, settings: Extract, keep_faces: bool = False) -> Mesh:
     open_ = settings.watertight and not is_watertight(mesh)
     over = len(mesh.faces) > settings.faces
     if over and keep_faces and not open_:
-        said = f"the mesh keeps its {len(mesh.faces):,} faces: a face budget ({settings.faces:,}) is for meshes made here"
+        said = f"the mesh keeps its {len(mesh.faces):,} faces, above the face budget of {settings.faces:,}"
         warnings.warn(said, stacklevel=2)
         over = False
     if not open_ and not over and (settings.texture or mesh.uvs is None):
@@ -111,7 +112,7 @@ def fulfil(mesh: Mesh, settings: Extract, keep_faces: bool = False) -> Mesh:
     closed = make_watertight(mesh, settings.resolution) if open_ else weld(mesh)
     closed = decimate(closed, settings.faces) if open_ or over else closed
     if not settings.texture or mesh.uvs is None:
-        metallic, roughness = look.mean_finish()
+        metallic, roughness = mean_finish(mesh)
         return replace(with_vertex_colors(closed, look.color), metallic=metallic, roughness=roughness)
     return baked_like(closed, look, settings.texture_size)
 

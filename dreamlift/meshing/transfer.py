@@ -35,21 +35,21 @@ class Appearance:
             return torch.full((len(points), 3), 0.5)
         return sample_texture(mesh.metallic_roughness, interpolate(mesh, mesh.uvs, *self.nearest(points, normals)))
 
-    def mean_finish(self) -> tuple[float, float]:
-        """Metallic and roughness in [0, 1] of the whole surface, by area: the texture's values times the mesh's factors."""
-        mesh = self.mesh
-        if mesh.metallic_roughness is None or mesh.uvs is None:
-            return mesh.metallic, mesh.roughness
-        _, face, bary = rasterize_uvs(mesh.uvs, mesh.faces, max(mesh.metallic_roughness.shape[:2]))
-        areas = torch.from_numpy(area_vectors(mesh.vertices, mesh.faces)).norm(dim=1)
-        weights = (areas / torch.bincount(face, minlength=len(areas)).clamp_min(1))[face]
-        if float(weights.sum()) <= 0:
-            return mesh.metallic, mesh.roughness
-        values = sample_texture(mesh.metallic_roughness, interpolate(mesh, mesh.uvs, face, bary)).double()
-        _, rough, metal = ((values * weights[:, None]).sum(dim=0) / weights.sum()).tolist()
-        return mesh.metallic * metal, mesh.roughness * rough
-
     def normal(self, points: Tensor, normals: Tensor) -> Tensor:
         """Shading normals ``(N, 3)``, unit, with the normal map where there is one."""
         face, bary = self.nearest(points, normals)
         return perturbed_normals(self.mesh, face, bary)
+
+
+def mean_finish(mesh: Mesh) -> tuple[float, float]:
+    """Metallic and roughness in [0, 1] of the whole surface, by area: the texture's values times the mesh's factors."""
+    if mesh.metallic_roughness is None or mesh.uvs is None:
+        return mesh.metallic, mesh.roughness
+    _, face, bary = rasterize_uvs(mesh.uvs, mesh.faces, max(mesh.metallic_roughness.shape[:2]))
+    areas = torch.from_numpy(area_vectors(mesh.vertices, mesh.faces)).norm(dim=1)
+    weights = (areas / torch.bincount(face, minlength=len(areas)).clamp_min(1))[face]
+    if float(weights.sum()) <= 0:
+        return mesh.metallic, mesh.roughness
+    values = sample_texture(mesh.metallic_roughness, interpolate(mesh, mesh.uvs, face, bary)).double()
+    _, rough, metal = ((values * weights[:, None]).sum(dim=0) / weights.sum()).tolist()
+    return mesh.metallic * metal, mesh.roughness * rough

@@ -129,7 +129,8 @@ class SurfaceScene(Scene):
         self.register_buffer("faces", torch.from_numpy(mesh.faces.astype(np.int64)))
         self.register_buffer("density", uv_density(mesh), persistent=False)
         self.own = own_look(start, corners) if settings.keep_colors else Own()
-        self.carried = carried(start, mesh, settings.keep_colors)
+        # A pbr material is this scene's own, whatever it begins with.
+        self.carried = carried(start, mesh, material=settings.keep_colors and settings.material == "plain")
         self.base_color = build_texture(settings.texture, self.bounds, rng, "base_color")
         self.finish: Texture | None = None
         self.environment: Environment | None = None
@@ -274,10 +275,10 @@ class SurfaceScene(Scene):
         )
         mesh = Mesh(vertices, faces.astype(np.int32), uvs, vertex_normals=normals)
         color, finish = self._baked(mesh, settings.texture_size)
+        mesh = dataclasses.replace(mesh, base_color=color, **self.carried)
         if finish is None:
-            return dataclasses.replace(mesh, base_color=color, **self.carried)
-        own = self.carried | {"metallic_roughness": finish, "metallic": 1.0, "roughness": 1.0}
-        return dataclasses.replace(mesh, base_color=color, **own)
+            return mesh
+        return dataclasses.replace(mesh, metallic_roughness=finish, metallic=1.0, roughness=1.0)
 
     def _baked(self, mesh: Mesh, size: int) -> tuple[np.ndarray, np.ndarray | None]:
         """The texels of ``size`` x ``size`` images: base colours, and roughness (green) with metallic (blue), uint8."""

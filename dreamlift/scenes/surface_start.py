@@ -11,7 +11,7 @@ from torch.nn.functional import grid_sample
 
 from dreamlift.meshing.geometry import check_mesh, with_normals
 from dreamlift.meshing.texture import unwrap
-from dreamlift.meshing.transfer import Appearance
+from dreamlift.meshing.transfer import mean_finish
 from dreamlift.meshing.uvs import uv_faults
 from dreamlift.types import Mesh
 
@@ -55,7 +55,7 @@ def carried(start: Mesh, mesh: Mesh, material: bool) -> dict[str, Any]:
     if material and (same or start.metallic_roughness is None):
         found |= {name: getattr(start, name) for name in ("metallic", "roughness", "metallic_roughness")}
     elif material:
-        found["metallic"], found["roughness"] = Appearance(start).mean_finish()
+        found["metallic"], found["roughness"] = mean_finish(start)
     return found
 
 
