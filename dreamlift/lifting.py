@@ -19,6 +19,7 @@ from torch import Tensor
 from dreamlift.cameras import turntable
 from dreamlift.export import EXPORTERS
 from dreamlift.export.placement import Placement
+from dreamlift.export.splats import save_splats
 from dreamlift.memory import Need, check_memory, largest
 from dreamlift.meshing.extract import Extract, fulfil, levels_of_detail
 from dreamlift.meshing.load import load_mesh
@@ -82,7 +83,7 @@ class Asset:
 
     @property
     def placement(self) -> Placement:
-        """Where the mesh, which is in the scene's coordinates, stands in files; the same for every level of detail."""
+        """Where the mesh, which is in the scene's coordinates, stands in files; its levels of detail and the Gaussians, too."""
         return self.config.asset.place(self.mesh)
 
     def save(self, path: str | Path, level: int = 0) -> Path:
@@ -98,10 +99,22 @@ class Asset:
         kind = path.suffix.lower().lstrip(".")
         if kind not in EXPORTERS:
             raise ValueError(f"unknown format {path.suffix!r} in {path.name!r}; accepted: {', '.join(EXPORTERS)}")
-        where = self.placement
-        extras = {"prompt": self.config.prompt, "seed": self.config.seed, "placement": where.to_extras()}
-        EXPORTERS[kind](where.apply([self.mesh, *self.lods][level]), path, extras)
+        EXPORTERS[kind](self.placement.apply([self.mesh, *self.lods][level]), path, self._extras())
         return path
+
+    def save_splats(self, path: str | Path) -> Path:
+        """Write the Gaussians (.ply), at the place and in the size of the mesh's files.
+
+        Raises:
+            ValueError: the last scene was none of Gaussians.
+        """
+        if self.splats is None:
+            raise ValueError("the asset has no Gaussians: end with a gaussians scene, or save the mesh as .glb")
+        save_splats(self.placement.apply_splats(self.splats), path, self._extras())
+        return Path(path)
+
+    def _extras(self) -> dict[str, Any]:
+        return {"prompt": self.config.prompt, "seed": self.config.seed, "placement": self.placement.to_extras()}
 
 
 def generate(prompt: str, config: Config = TOYBOX) -> Asset:

@@ -155,7 +155,7 @@ class Mesh:
 class Splats:
     """3D Gaussians as files hold them: raw, before activation."""
 
-    means: np.ndarray  # (N, 3) float32, world units
+    means: np.ndarray  # (N, 3) float32, world units (a file's own: see dreamlift.export.placement)
     quats: np.ndarray  # (N, 4) float32 w, x, y, z; any length but zero
     log_scales: np.ndarray  # (N, 3) float32: natural logarithms of standard deviations, world units
     logit_opacities: np.ndarray  # (N,) float32: opacity = 1 / (1 + exp(-x))

@@ -132,6 +132,33 @@ def test_a_run_that_ends_in_gaussians_writes_them(stub, tmp_path, quick):
     assert np.abs(np.asarray(cloud.vertices) - splats.means).max() < 1e-6
 
 
+def test_gaussians_stand_where_their_mesh_stands_in_its_files(stub, tmp_path, quick, capsys):
+    """In every size and with every pivot the mesh's vertices and the Gaussians are one and the same figure."""
+    config = staged(stub, SPLATS)
+    config = dataclasses.replace(config, asset=dataclasses.replace(config.asset, scale=None))
+    (tmp_path / "mine.yaml").write_text(save_yaml(config))
+    run = tmp_path / "run"
+    assert run_main("generate", "--config", tmp_path / "mine.yaml", "--out", run) == 0
+
+    def read():
+        return load_glb(run / "asset.glb", as_placed=True).vertices, load_splats(run / "splats.ply")
+
+    points, before = read()
+    for scale, pivot in ((40.0, "center"), (0.02, "base")):
+        capsys.readouterr()
+        assert run_main("export", run, "--scale", scale, "--pivot", pivot) == 0
+        assert capsys.readouterr().out.splitlines() == [str(run / "asset.glb"), str(run / "splats.ply")]
+        moved, after = read()
+        factor = np.ptp(moved, axis=0).max() / np.ptp(points, axis=0).max()
+        assert np.ptp(moved, axis=0).max() == pytest.approx(scale, rel=1e-4)
+        np.testing.assert_allclose(after.means - moved[0], (before.means - points[0]) * factor, atol=1e-5 * scale)
+        np.testing.assert_allclose(np.exp(after.log_scales), np.exp(before.log_scales) * factor, rtol=1e-4)
+        for name in ("quats", "logit_opacities", "sh0", "shN"):
+            assert np.array_equal(getattr(after, name), getattr(before, name)), name
+    assert run_main("export", run, "--format", "stl", "--scale", "7") == 0
+    assert np.array_equal(load_splats(run / "splats.ply").means, after.means)  # they go with the GLB, which stayed
+
+
 def test_a_mesh_of_ones_own_begins_a_run(stub, tmp_path, quick):
     asset = generate("a red mug", staged(stub))
     asset.save(tmp_path / "own.glb")

@@ -24,7 +24,6 @@ from dreamlift.config import config_hash, load_yaml, save_yaml
 from dreamlift.export.glb import load_glb, save_glb
 from dreamlift.export.page import save_page
 from dreamlift.export.roundtrip import psnr
-from dreamlift.export.splats import save_splats
 from dreamlift.export.video import contact_sheet, save_turntable
 from dreamlift.files import atomic_write_bytes
 from dreamlift.lifting import Asset, Job, finish, lift, prepare
@@ -108,12 +107,19 @@ def export_run(folder: Path, config: Config, reporter: Reporter) -> list[Path]:
 
 
 def save_files(asset: Asset, folder: Path, formats: Iterable[str]) -> list[Path]:
-    """asset.FORMAT in ``folder`` for each format, and asset_lod1.FORMAT and so on where there are coarser versions."""
-    return [
+    """asset.FORMAT in ``folder`` for each format, and asset_lod1.FORMAT and so on where there are coarser versions.
+
+    Beside a GLB, ``splats.ply`` where the asset has Gaussians.
+    """
+    formats = tuple(formats)
+    written = [
         asset.save(folder / (f"asset_lod{level}.{name}" if level else f"asset.{name}"), level)
         for name in formats
         for level in range(1 + len(asset.lods))
     ]
+    if "glb" in formats and asset.splats is not None:
+        written.append(asset.save_splats(folder / "splats.ply"))
+    return written
 
 
 def check_out(out: Path | None) -> None:
@@ -215,8 +221,6 @@ def write_asset(folder: Path, asset: Asset, reporter: Reporter) -> dict[str, flo
     folder.mkdir(exist_ok=True)
     glb = folder / "asset.glb"
     save_files(asset, folder, dict.fromkeys(["glb", *asset.config.asset.formats]))
-    if asset.splats is not None:
-        save_splats(asset.splats, folder / "splats.ply", {"prompt": asset.config.prompt, "seed": asset.config.seed})
     reporter.stage("checking the file against the scene")
     mesh = load_glb(glb)  # in the scene's coordinates, wherever it stands in the file
     shown = render_mesh(mesh, asset.cameras).rgb

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dreamlift.types import Mesh
+from dreamlift.types import Mesh, Splats
 
 Pivot = Literal["center", "base", "mesh"]
 
@@ -35,6 +35,12 @@ class Placement:
         """The mesh as a file holds it."""
         moved = mesh.vertices.astype(np.float64) * self.scale + np.asarray(self.offset)
         return replace(mesh, vertices=moved.astype(np.float32))
+
+    def apply_splats(self, splats: Splats) -> Splats:
+        """The Gaussians as a file holds them: nothing turns, so that rotations, colours and their harmonics stay."""
+        moved = splats.means.astype(np.float64) * self.scale + np.asarray(self.offset)
+        larger = splats.log_scales.astype(np.float64) + math.log(self.scale)
+        return replace(splats, means=moved.astype(np.float32), log_scales=larger.astype(np.float32))
 
     def undo(self, mesh: Mesh) -> Mesh:
         """The mesh in the scene's coordinates again, but for the last digit of a float32."""
