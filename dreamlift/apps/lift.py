@@ -24,6 +24,7 @@ from dreamlift.config import config_hash, load_yaml, save_yaml
 from dreamlift.export.glb import load_glb, save_glb
 from dreamlift.export.page import save_page
 from dreamlift.export.roundtrip import psnr
+from dreamlift.export.settings import MAX_LOD
 from dreamlift.export.video import contact_sheet, save_turntable
 from dreamlift.files import atomic_write_bytes
 from dreamlift.lifting import Asset, Job, finish, lift, prepare
@@ -81,19 +82,21 @@ def resume_run(folder: Path, reporter: Reporter) -> Outcome:
 
 
 def export_run(folder: Path, config: Config, reporter: Reporter) -> list[Path]:
-    """Mesh a run's last checkpoint anew, in the formats of ``config.asset``, beside what is there."""
+    """Mesh a run's last checkpoint anew, in the formats of ``config.asset``; files of other formats stay as they are.
+
+    With the GLB go what is made from it: the pictures, the page, the Gaussians, and the figures in run.json.
+    """
     config.asset.check()
     original = read_config(folder)
     with Run.open(folder, config_hash=config_hash(original), keep=original.keep_checkpoints) as run:
         found = run.load_latest()
         if found is None:
             raise RunError(f"{folder} has no checkpoint yet: let the run go on with `dreamlift resume {folder}`")
-        written = []
+        written, metrics = [], []
         saved = found[1]
         stage = config.stages[saved["stage"]]
-        for start, values, place in zip(
-            saved["starts"], saved["scenes"], particle_folders(folder, original.particles), strict=True
-        ):
+        places = particle_folders(folder, original.particles)
+        for start, values, place in zip(saved["starts"], saved["scenes"], places, strict=True):
             scene = stage.scene.build(random_stream(0), "cpu", None if start is None else Mesh(**start))
             scene.load_state_dict(values)
             with _warnings_to(reporter):
@@ -101,15 +104,19 @@ def export_run(folder: Path, config: Config, reporter: Reporter) -> list[Path]:
             try:
                 place.mkdir(exist_ok=True)
                 written += save_files(asset, place, config.asset.formats)
+                if "glb" in config.asset.formats:
+                    metrics.append(show_asset(place, asset, reporter))
             except OSError as error:
                 raise explain("write", Path(error.filename or place), error) from error
+        if metrics:
+            run.set_status(str(run.status().get("status")), figures(places, metrics, reporter))
         return written
 
 
 def save_files(asset: Asset, folder: Path, formats: Iterable[str]) -> list[Path]:
     """asset.FORMAT in ``folder`` for each format, and asset_lod1.FORMAT and so on where there are coarser versions.
 
-    Beside a GLB, ``splats.ply`` where the asset has Gaussians.
+    Beside a GLB, ``splats.ply`` where the asset has Gaussians. What an earlier export wrote of further levels is removed.
     """
     formats = tuple(formats)
     written = [
@@ -119,7 +126,16 @@ def save_files(asset: Asset, folder: Path, formats: Iterable[str]) -> list[Path]
     ]
     if "glb" in formats and asset.splats is not None:
         written.append(asset.save_splats(folder / "splats.ply"))
+    for name in formats:
+        remove_levels(folder, name, 1 + len(asset.lods))
     return written
+
+
+def remove_levels(folder: Path, kind: str, first: int) -> None:
+    """Remove asset_lodN.KIND, and what belongs to an OBJ file, for N = ``first`` and up."""
+    endings = (".obj", ".mtl", ".png", "_roughness.png", "_metallic.png", "_normal.png") if kind == "obj" else (f".{kind}",)
+    for level, ending in itertools.product(range(first, MAX_LOD), endings):
+        (folder / f"asset_lod{level}{ending}").unlink(missing_ok=True)
 
 
 def check_out(out: Path | None) -> None:
@@ -201,16 +217,21 @@ def write_results(run: Run, assets: list[Asset], reporter: Reporter, begun: floa
     """Each particle's files (:func:`write_asset`), and the figures in run.json: the first one's, and how they differ."""
     folders = particle_folders(run.folder, len(assets))
     metrics = [write_asset(folder, asset, reporter) for folder, asset in zip(folders, assets, strict=True)]
-    changes: dict[str, Any] = {"peak_memory_gb": peak_memory_gb(), "metrics": metrics[0]}
-    if len(assets) > 1:
-        judge, _ = load_judge()
-        spread = diversity([embed_mesh(load_glb(folder / "asset.glb"), judge) for folder in folders])
-        changes |= {"particles": metrics, "diversity": spread}
-        reporter.note(f"diversity of the {len(assets)} particles: {spread:.3f} (0: copies, 2: opposites)")
+    changes = {"peak_memory_gb": peak_memory_gb(), **figures(folders, metrics, reporter)}
     seconds = round(time.monotonic() - begun, 1)
     run.set_status("finished", {"seconds": seconds, **changes})
     reporter.done({"asset": str(run.folder / "asset.glb"), "seconds": seconds,
                    "roundtrip_psnr": round(metrics[0]["roundtrip_psnr"], 1), "faces": int(metrics[0]["faces"])})  # fmt: skip
+
+
+def figures(folders: list[Path], metrics: list[dict[str, float]], reporter: Reporter) -> dict[str, Any]:
+    """What run.json says of the GLBs: the first particle's figures, and of several each one's, and how they differ."""
+    if len(folders) == 1:
+        return {"metrics": metrics[0]}
+    judge, _ = load_judge()
+    spread = diversity([embed_mesh(load_glb(folder / "asset.glb"), judge) for folder in folders])
+    reporter.note(f"diversity of the {len(folders)} particles: {spread:.3f} (0: copies, 2: opposites)")
+    return {"metrics": metrics[0], "particles": metrics, "diversity": spread}
 
 
 def write_asset(folder: Path, asset: Asset, reporter: Reporter) -> dict[str, float]:
@@ -219,8 +240,13 @@ def write_asset(folder: Path, asset: Asset, reporter: Reporter) -> dict[str, flo
     Returns the figures of run.json. The GLB is always written: what a run shows and what is said about it comes from there.
     """
     folder.mkdir(exist_ok=True)
-    glb = folder / "asset.glb"
     save_files(asset, folder, dict.fromkeys(["glb", *asset.config.asset.formats]))
+    return show_asset(folder, asset, reporter)
+
+
+def show_asset(folder: Path, asset: Asset, reporter: Reporter) -> dict[str, float]:
+    """preview.png, turntable.webp and view.html of the asset.glb in ``folder``, and its figures for run.json."""
+    glb = folder / "asset.glb"
     reporter.stage("checking the file against the scene")
     mesh = load_glb(glb)  # in the scene's coordinates, wherever it stands in the file
     shown = render_mesh(mesh, asset.cameras).rgb

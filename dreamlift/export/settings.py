@@ -8,6 +8,8 @@ from dreamlift.export import EXPORTERS, check_formats
 from dreamlift.export.placement import Pivot, Placement, place
 from dreamlift.types import Mesh
 
+MAX_LOD = 8
+
 
 @dataclass(frozen=True)
 class Files:
@@ -27,8 +29,8 @@ class Files:
             raise ValueError(f"{what}; accepted: {', '.join(EXPORTERS)}")
         if self.scale is not None and not 1e-4 <= self.scale <= 1e4:
             raise ValueError(f"scale is {self.scale:g}; accepted: 0.0001 to 10000 metres, or null")
-        if not 1 <= self.lod <= 8:
-            raise ValueError(f"lod is {self.lod}; accepted: 1 to 8")
+        if not 1 <= self.lod <= MAX_LOD:
+            raise ValueError(f"lod is {self.lod}; accepted: 1 to {MAX_LOD}")
 
     def check(self) -> None:
         """Refuse what cannot be written.
