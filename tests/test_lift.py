@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,34 +170,6 @@ def test_export_makes_every_format_and_changes_no_setting(cwd, quick, stub, caps
     assert len(mesh.faces) <= 100
     assert mesh.visual.material.baseColorTexture.size == (32, 32)
     assert (cwd / "run" / "config.yaml").read_bytes() == kept["config.yaml"]
-
-
-def test_what_shows_an_asset_is_written_with_it(cwd, quick, stub):
-    """The page holds the new file, pictures and figures are of it, and no coarser version of the old one is left."""
-    run = cwd / "run"
-    assert run_main(*generate_words(stub, "run", "--lod", "3", "--format", "obj,ply")) == 0
-    mine = ["asset_lod9.glb", "asset_lod1.txt"]
-    for name in mine:
-        (run / name).write_text("not an export's")
-    before = tree(run)
-    shown = ["preview.png", "run.json", "turntable.webp", "view.html"]
-    assert run_main("export", "run", "--format", "stl", "--faces", "60", "--lod", "1") == 0
-    assert run_main("export", "run", "--format", "obj", "--faces", "60", "--lod", "2") == 0
-    gone = set(before) - set(tree(run))
-    assert {str(path) for path in gone} == {"asset_lod2.obj", "asset_lod2.mtl", "asset_lod2.png"}
-    assert all((run / name).read_bytes() == before[Path(name)] for name in [*shown, "asset.glb", "asset_lod2.glb"])
-
-    assert run_main("export", "run", "--format", "glb", "--faces", "60", "--lod", "1") == 0
-    left = {name for name in names(run) if "_lod" in name}
-    assert left == {"asset_lod1.obj", "asset_lod1.mtl", "asset_lod1.png", "asset_lod1.ply", "asset_lod2.ply", *mine}
-    assert all((run / name).read_bytes() != before[Path(name)] for name in shown)
-    assert base64.b64encode((run / "asset.glb").read_bytes()).decode() in (run / "view.html").read_text(encoding="utf-8")
-    status = status_of(run)
-    assert (status["status"], status["metrics"]["faces"]) == ("finished", len(read_trimesh(run / "asset.glb").faces))
-    with Image.open(run / "preview.png") as sheet:
-        views = np.asarray(sheet.convert("RGB")).reshape(2, 32, 8, 32, 3).astype(float)
-    error = np.square((views[0] - views[1]) / 255).mean()
-    assert -10 * math.log10(error) == pytest.approx(status["metrics"]["roundtrip_psnr"], abs=0.3)
 
 
 def test_a_finished_run_can_be_resumed_to_the_same_end(cwd, quick, stub):

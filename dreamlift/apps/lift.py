@@ -77,6 +77,7 @@ def resume_run(folder: Path, reporter: Reporter) -> Outcome:
         if first and known not in (None, job.teacher.revision):
             reporter.note(f"the prior {config.prior} has changed since this run began; it goes on with the one of now")
         run.resume(found)
+        begun -= float(run.status().get("seconds", 0.0))  # of the processes before
         run.set_status("running", {"prior_revision": job.teacher.revision if first else known, **estimated(job)})
         return _carry_out(run, job, reporter, begun)
 
@@ -182,16 +183,17 @@ def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
                     reporter.note(step.note)
                 elif state.index % config.checkpoint_every == 0 or state.index in ends or stop.requested:
                     run.save_checkpoint(state.index, state.state_dict())
+                    run.set_status("running", spent(begun))  # now: a process that is killed tells nothing at its end
                 if stop.requested and not step.note:
-                    return _stopped(run, state.index, stop.name, reporter)
+                    return _stopped(run, state.index, stop.name, reporter, begun)
         with stop_signals(at_once=True) as stop:
             assets = [finish(config, scene, reporter.stage) for scene in state.scenes]
             write_results(run, assets, reporter, begun)
     except KeyboardInterrupt:
-        return _stopped(run, state.index, stop.name or "SIGINT", reporter)
+        return _stopped(run, state.index, stop.name or "SIGINT", reporter, begun)
     except Exception as error:
         with suppress(RunError):  # where the status cannot be written either, the first error is the one to show
-            run.set_status("failed", {"error": f"{type(error).__name__}: {error}"})
+            run.set_status("failed", {"error": f"{type(error).__name__}: {error}", **spent(begun)})
         if isinstance(error, OSError) and error.filename is not None:
             raise explain("write", Path(error.filename), error) from error
         raise
@@ -206,9 +208,9 @@ def save_starts(run: Run, state: State, config: Config) -> None:
             save_glb(mesh, folder / f"stage-{state.stage}.glb", {"prompt": config.prompt, "seed": config.seed})
 
 
-def _stopped(run: Run, step: int, signal: str, reporter: Reporter) -> Outcome:
+def _stopped(run: Run, step: int, signal: str, reporter: Reporter, begun: float) -> Outcome:
     with suppress(RunError):  # stopping must not fail
-        run.set_status("stopped", {"signal": signal, "step": step})
+        run.set_status("stopped", {"signal": signal, "step": step, **spent(begun)})
     reporter.note(f"stopped by {signal}; go on with: dreamlift resume {run.folder}")
     return Outcome(run.folder, False, None)
 
@@ -218,10 +220,15 @@ def write_results(run: Run, assets: list[Asset], reporter: Reporter, begun: floa
     folders = particle_folders(run.folder, len(assets))
     metrics = [write_asset(folder, asset, reporter) for folder, asset in zip(folders, assets, strict=True)]
     changes = {"peak_memory_gb": peak_memory_gb(), **figures(folders, metrics, reporter)}
-    seconds = round(time.monotonic() - begun, 1)
-    run.set_status("finished", {"seconds": seconds, **changes})
-    reporter.done({"asset": str(run.folder / "asset.glb"), "seconds": seconds,
+    seconds = spent(begun)
+    run.set_status("finished", {**seconds, **changes})
+    reporter.done({"asset": str(run.folder / "asset.glb"), **seconds,
                    "roundtrip_psnr": round(metrics[0]["roundtrip_psnr"], 1), "faces": int(metrics[0]["faces"])})  # fmt: skip
+
+
+def spent(begun: float) -> dict[str, float]:
+    """Seconds of all the run's processes so far, for run.json; ``begun`` is this one's start less what others took."""
+    return {"seconds": round(time.monotonic() - begun, 1)}
 
 
 def figures(folders: list[Path], metrics: list[dict[str, float]], reporter: Reporter) -> dict[str, Any]:
