@@ -149,7 +149,7 @@ class Config:
 
 
 def check_stages(config: Config) -> None:
-    """Refuse a stage whose scene cannot begin as it would have to, lacks a regulariser with a weight, or hides its background.
+    """Refuse a stage whose scene cannot begin or learn as it would have to, lacks a regulariser, or hides its background.
 
     Raises:
         ValueError: the stage's number and the fix.
@@ -166,6 +166,11 @@ def check_stages(config: Config) -> None:
         if stage.scene.needs_start and not begins:
             raise ValueError(
                 f"stage {number}: a {name} scene needs a mesh to begin with; give --mesh FILE, or a stage before it"
+            )
+        if stage.show == "normal" and stage.scene.keeps_start:
+            raise ValueError(
+                f"stage {number}: show is normal, but the normals of a {name} scene stay as they are: it would learn nothing; "
+                "use --show color, or a scene that changes its shape (tetmesh)"
             )
         if missing := sorted(stage.weights.ever() - set(stage.scene.terms)):
             has = ", ".join(stage.scene.terms) or "none"

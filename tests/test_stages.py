@@ -201,6 +201,11 @@ def test_a_painted_mesh_lies_where_the_users_own_lay(stub, tmp_path, quick, monk
             [*STAGED, "--then.0.weights.sparsity=1"],
             "stage 2: weights.sparsity is set, but a tetmesh scene has no such regulariser",
         ),
+        (
+            [*STAGED, "--then.1.scene.type=surface", "--then.1.show=normal"],
+            "stage 3: show is normal, but the normals of a surface scene stay as they are: it would learn nothing",
+            "use --show color",
+        ),
         (["--weights.laplacian=1"], "stage 1: weights.laplacian is set, but a nerf scene has no such regulariser"),
         (["--then.2.steps=2"], "then.2: no such entry; accepted: 0 to 1 (1 adds one)"),
         (["--mesh", "missing.glb", "--preset=latent-paint"], "there is no mesh file", "missing.glb"),
