@@ -271,9 +271,10 @@ def _gallery(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 def _report_folder(out: Path | None, kind: str) -> Path:
     """The empty folder that the user named, or a new one below outputs/."""
+    from dreamlift.files import expanded
     from dreamlift.run import empty_folder, new_folder
 
-    return new_folder(Path("outputs") / kind) if out is None else empty_folder(out.expanduser())
+    return new_folder(Path("outputs") / kind) if out is None else empty_folder(expanded(out))
 
 
 def _settings(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:

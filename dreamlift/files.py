@@ -14,6 +14,21 @@ import secrets
 from pathlib import Path
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """The path with ``~`` and ``~user`` in front replaced by that home folder.
+
+    Raises:
+        ValueError: there is no such user, or the home folder is not known.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        name = Path(path).parts[0]
+        raise ValueError(
+            f"{str(path)!r}: there is no home folder {name}; write the whole path, or ./{name} for a name"
+        ) from None
+
+
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Write ``data`` to ``path``, whole or not at all.
 

@@ -20,6 +20,7 @@ from dreamlift.cameras import turntable
 from dreamlift.export import EXPORTERS
 from dreamlift.export.placement import Placement
 from dreamlift.export.splats import save_splats
+from dreamlift.files import expanded
 from dreamlift.memory import Need, check_memory, largest
 from dreamlift.meshing.extract import Extract, fulfil, levels_of_detail
 from dreamlift.meshing.load import load_mesh
@@ -142,7 +143,7 @@ def prepare(config: Config, on_stage: Callable[[str], None] = lambda name: None,
     check_stages(config)
     mesh = None
     if config.start and not saved:
-        if not Path(config.start).expanduser().is_file():
+        if not expanded(config.start).is_file():
             raise ValueError(
                 f"there is no mesh file {config.start!r}: give --mesh the path of a .glb, .gltf, .obj, .ply or .stl file"
             )
@@ -150,12 +151,12 @@ def prepare(config: Config, on_stage: Callable[[str], None] = lambda name: None,
         home = (1.0 / origin.scale, *origin.offset)
         config = dataclasses.replace(config, asset=dataclasses.replace(config.asset, home=home))
     config.asset.check()
-    settings = Path(config.prior_config).expanduser()
+    settings = expanded(config.prior_config)
     config = dataclasses.replace(
         config,
         prior=whole_name(config.prior, config.prior_config),
         prior_config=str(settings.resolve()) if config.prior_config and settings.is_dir() else config.prior_config,
-        start=str(Path(config.start).expanduser().resolve()) if config.start else "",
+        start=str(expanded(config.start).resolve()) if config.start else "",
         scene=with_panorama(config.scene),
         then=tuple(
             dataclasses.replace(stage, prior=whole_name(stage.prior, config.prior_config), scene=with_panorama(stage.scene))
@@ -184,7 +185,7 @@ def with_panorama(scene: SceneSettings) -> SceneSettings:
     """
     if not isinstance(scene, Surface) or not scene.environment:
         return scene
-    scene = dataclasses.replace(scene, environment=str(Path(scene.environment).expanduser().resolve()))
+    scene = dataclasses.replace(scene, environment=str(expanded(scene.environment).resolve()))
     load_environment(scene.environment, scene.brightness)
     return scene
 
@@ -229,7 +230,7 @@ def passed_on(stage: Config) -> Extract:
 
 def whole_name(prior: str, prior_config: str) -> str:
     """A prior's name, with its whole path if it is a file or a folder: a relative one means another where a run is resumed."""
-    local = Path(prior).expanduser()
+    local = expanded(prior)
     return str(local.resolve()) if prior and (locate(prior, prior_config) == local or local.is_file()) else prior
 
 

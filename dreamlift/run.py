@@ -33,7 +33,7 @@ from typing import Any
 
 from dreamlift import checkpoints, locks
 from dreamlift.checkpoints import RunError
-from dreamlift.files import atomic_write_bytes, atomic_write_text
+from dreamlift.files import atomic_write_bytes, atomic_write_text, expanded
 
 __all__ = ["Run", "RunError", "Stop", "check_prompt", "read_metrics", "slugify", "stop_signals"]
 
@@ -69,11 +69,11 @@ class Run:
         """A new run in exactly ``out``, or in ``root/<slug>-<time>`` where ``out`` is None.
 
         Raises:
-            ValueError: the prompt is not one (:func:`check_prompt`).
+            ValueError: the prompt is not one (:func:`check_prompt`), or ``out`` names a user's home that is not there.
             RunError: ``out`` is in use, holds something already, or cannot be written.
         """
         prompt, keep = check_prompt(prompt), _check_keep(keep)
-        target = Path(root) / slugify(prompt) if out is None else Path(out).expanduser()
+        target = Path(root) / slugify(prompt) if out is None else expanded(out)
         try:
             folder = new_folder(target) if out is None else empty_folder(target)
             lock = locks.acquire(folder)
@@ -108,7 +108,7 @@ class Run:
         Raises:
             RunError: there is no run in ``folder``, it is in use, of a newer version, or of another config.
         """
-        folder, keep = Path(folder).expanduser(), _check_keep(keep)
+        folder, keep = expanded(folder), _check_keep(keep)
         found = read_status(folder)
         if found["config_hash"] != config_hash:
             raise RunError(

@@ -92,6 +92,7 @@ def test_what_the_prior_does_not_read_is_said(cwd, capsys, monkeypatch, stub):
 # Options
 
 
+HOME = "there is no home folder ~no-such-user; write the whole path"
 BAD_OPTIONS = {
     "preset": (["--preset", "toybx"], "unknown preset 'toybx' (did you mean 'toybox'?)", "dreamfusion-if"),
     "prior": (["--prior", "toybax"], "unknown prior 'toybax' (did you mean 'toybox'?)", "or a .safetensors checkpoint"),
@@ -127,6 +128,10 @@ BAD_OPTIONS = {
     "option without value": (["--steps"], "argument --steps: expected one argument"),
     "config and preset": (["--config", "c.yaml", "--preset", "toybox"], "give one of them"),
     "no config": (["--config", "nowhere.yaml"], "there is no config file 'nowhere.yaml'"),
+    "no such user's mesh": (["--preset", "texture-toy", "--mesh", "~no-such-user/a.glb"], "'~no-such-user/a.glb'", HOME),
+    "no such user's folder": (["--out", "~no-such-user/a"], "'~no-such-user/a'", HOME),
+    "no such user's prior": (["--prior", "~no-such-user/a"], "'~no-such-user/a'", HOME),
+    "no such user's LoRA": (["--lora", "~no-such-user/a.safetensors"], "'~no-such-user/a.safetensors'", HOME),
     "config is a folder": (["--config", "."], "there is no config file '.'"),
 }
 

@@ -221,7 +221,11 @@ def test_links_and_folders_beside_an_obj_are_not_followed(tmp_path):
     (folder / "a.mtl").write_text("newmtl a\nmap_Kd ../x.png\n")
     with pytest.raises(ValueError, match=r"names the file '\.\./x\.png'"):
         load_mesh(folder / "a.obj")
-    (folder / "a.mtl").unlink()  # without its materials the shape is still read
+    (folder / "a.mtl").unlink()
+    (folder / "a.mtl").mkdir()
+    with pytest.raises(ValueError, match=r"'a.mtl', which it names, is not a plain file"):
+        load_mesh(folder / "a.obj")
+    (folder / "a.mtl").rmdir()  # without its materials the shape is still read
     assert len(load_mesh(folder / "a.obj")[0].faces) == 1
 
 

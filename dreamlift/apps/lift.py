@@ -26,7 +26,7 @@ from dreamlift.export.page import save_page
 from dreamlift.export.roundtrip import psnr
 from dreamlift.export.settings import MAX_LOD
 from dreamlift.export.video import contact_sheet, save_turntable
-from dreamlift.files import atomic_write_bytes
+from dreamlift.files import atomic_write_bytes, expanded
 from dreamlift.lifting import Asset, Job, finish, lift, prepare
 from dreamlift.meshing.raster import render_mesh
 from dreamlift.optimize import State, random_stream
@@ -145,7 +145,7 @@ def check_out(out: Path | None) -> None:
     Raises:
         ValueError: one line with the fix.
     """
-    folder = None if out is None else out.expanduser()
+    folder = None if out is None else expanded(out)
     if folder is None or not folder.exists():
         return
     if not folder.is_dir():

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dreamlift.files import expanded
 from dreamlift.meshing import load_gltf, load_text
 from dreamlift.meshing.creases import welded, with_creases
 from dreamlift.meshing.geometry import area_vectors, compact, is_closed, signed_volume
@@ -65,7 +66,7 @@ def load_mesh(path: str | Path, up: Up = "y") -> tuple[Mesh, Origin]:
         FileNotFoundError: there is no such file.
         ValueError: the file is not accepted; one line says why, and what is.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     try:
         if up not in ("y", "z"):
             raise ValueError(f"up is {up!r}; accepted: y, z")

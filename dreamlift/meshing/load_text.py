@@ -35,10 +35,11 @@ class Beside(Mapping[str, bytes]):
             raise
         except OSError as error:  # a link, or not to be read
             raise ValueError(f"{name!r}, which it names, cannot be used: {error.strerror}; links are not followed") from None
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > SIDE_FILE_BYTES:
+            os.close(handle)
+            raise ValueError(f"{name!r}, which it names, is not a plain file of at most {SIDE_FILE_BYTES >> 20} MiB")
         with os.fdopen(handle, "rb") as file:
-            found = os.fstat(handle)
-            if not stat.S_ISREG(found.st_mode) or found.st_size > SIDE_FILE_BYTES:
-                raise ValueError(f"{name!r}, which it names, is not a plain file of at most {SIDE_FILE_BYTES >> 20} MiB")
             return file.read(SIDE_FILE_BYTES)
 
     get = __getitem__  # pyright: ignore[reportAssignmentType]  (trimesh's resolvers have a get of one argument that raises)

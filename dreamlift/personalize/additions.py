@@ -9,6 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from dreamlift.files import expanded
+
 
 @dataclass(frozen=True)
 class LoraFile:
@@ -84,7 +86,7 @@ def read_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _checked(path: str, what: str) -> Path:
-    file = Path(path).expanduser()
+    file = expanded(path)
     if not file.is_file():
         raise ValueError(f"there is no {what} file {path!r}")
     if file.suffix.lower() != ".safetensors":

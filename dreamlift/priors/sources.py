@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from dreamlift.files import expanded
+
 ONE_FILE = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # the last four are pickled, and refused
 EMBEDDED = Path(__file__).parent.parent / "weights"
 
@@ -88,7 +90,7 @@ def locate(prior: str, settings: str = "", weights: bool = True) -> Path:
     """
     if prior in KNOWN and not KNOWN[prior].addresses:
         return _checked(EMBEDDED / prior)
-    local = Path(prior).expanduser()
+    local = expanded(prior)
     if local.is_dir():
         return _checked(local)
     if local.suffix.lower() in ONE_FILE:
