@@ -1,7 +1,8 @@
 """Files that strangers wrote: a glTF 2.0 document is checked and copied, entry by entry, before anything is allocated for it.
 
 What comes out is a GLB of one buffer that holds only what was looked at: geometry, the tree of nodes, base colours, metallic
-and roughness. Names, extensions, skins, animations and cameras are left out; nothing in it names another file. Specification:
+and roughness. Each part has one set of texture coordinates, as floats: those that its base colours are laid on by. Names,
+extensions, skins, animations and cameras are left out; nothing in it names another file. Specification:
 https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html, sections 3.6 (buffers and accessors), 3.7 (geometry), 3.5 (nodes).
 """
 
@@ -16,14 +17,17 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any
 
+from dreamlift.meshing.gltf_uvs import TRANSFORM, Laid, moved_pairs, one_way, read_laid
+
 JSON_BYTES, JSON_DEPTH, JSON_BRACKETS = 16 << 20, 64, 1_000_000
 ENTRIES, IMAGES = 20_000, 64  # of any one list of a document; of its images
 OVERLAP = 4  # how often the views, and the accessors, may use the same bytes on average: readers copy them
 NODE_DEPTH = 64
+MOVED = 4_000_000  # vertices whose texture coordinates are moved, of all parts together
 SIZES = {5120: 1, 5121: 1, 5122: 2, 5123: 2, 5125: 4, 5126: 4}  # bytes of a component, by its type's number
 COLUMNS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
 INDEX_TYPES, FLOAT = (5121, 5123, 5125), 5126
-ATTRIBUTES = {"POSITION": ("VEC3",), "NORMAL": ("VEC3",), "TEXCOORD_0": ("VEC2",), "COLOR_0": ("VEC3", "VEC4")}
+ATTRIBUTES = {"POSITION": ("VEC3",), "NORMAL": ("VEC3",), "COLOR_0": ("VEC3", "VEC4")}
 # Required extensions that change the appearance only: without them the shape and its base colours are still right.
 HARMLESS = ("KHR_materials_", "KHR_lights_punctual", "EXT_texture_webp")
 
@@ -71,7 +75,7 @@ def check_document(document: Any, binary: bytes | None) -> Checked:
     if not isinstance(asset, dict) or not str(asset.get("version", "")).startswith("2."):
         raise ValueError("it does not say that it is of glTF version 2")
     needed = _list(document, "extensionsRequired")
-    strange = [str(name)[:60] for name in needed if not str(name).startswith(HARMLESS)]
+    strange = [str(name)[:60] for name in needed if not str(name).startswith((*HARMLESS, TRANSFORM))]
     if strange:
         raise ValueError(
             f"it needs the extension {strange[0]}, which is not read: export it without compression or quantization"
@@ -150,6 +154,9 @@ class _Copy:
     views: list[dict[str, Any]] = field(default_factory=list)
     accessors: list[dict[str, Any]] = field(default_factory=list)
     materials: list[dict[str, Any]] = field(default_factory=list)
+    laid: list[Laid] = field(default_factory=list)  # of each material
+    moved: dict[tuple[int, Laid], int] = field(default_factory=dict)  # accessors that were made, by what of and how
+    moved_vertices: int = 0
     textures: list[dict[str, Any]] = field(default_factory=list)
     images: list[dict[str, Any]] = field(default_factory=list)
     meshes: list[dict[str, Any]] = field(default_factory=list)
@@ -237,21 +244,25 @@ class _Copy:
             pbr = material.get("pbrMetallicRoughness", {})
             if not isinstance(pbr, dict):
                 raise ValueError(f"material {number} is malformed")
-            self.materials.append({"pbrMetallicRoughness": self._material(pbr, f"of material {number}")})
+            kept, laid = self._material(pbr, f"of material {number}")
+            self.materials.append({"pbrMetallicRoughness": kept})
+            self.laid.append(laid)
 
-    def _material(self, pbr: dict[str, Any], what: str) -> dict[str, Any]:
+    def _material(self, pbr: dict[str, Any], what: str) -> tuple[dict[str, Any], Laid]:
         kept: dict[str, Any] = {}
+        ways: list[Laid] = []
         for name in ("baseColorTexture", "metallicRoughnessTexture"):
             if isinstance(pbr.get(name), dict):
                 index = _whole(pbr[name].get("index"), f"the {name} {what}", 0, len(self.textures) - 1)
                 if self.textures[index]:
                     kept[name] = {"index": index}
+                    ways.append(read_laid(pbr[name], f"of the {name} {what}"))
         if "baseColorFactor" in pbr:
             kept["baseColorFactor"] = _numbers(pbr["baseColorFactor"], f"the baseColorFactor {what}", 4)
         for name in ("metallicFactor", "roughnessFactor"):
             if name in pbr:
                 kept[name] = min(1.0, max(0.0, _numbers([pbr[name]], f"the {name} {what}", 1)[0]))
-        return kept
+        return kept, one_way(ways, what)
 
     def read_meshes(self) -> None:
         for number, mesh in enumerate(_records(self.old, "meshes")):
@@ -271,15 +282,20 @@ class _Copy:
         if not isinstance(given, dict) or "POSITION" not in given:
             raise ValueError(f"a part {what} has no POSITION")
         kept: dict[str, Any] = {"attributes": {}}
-        last = len(self.accessors) - 1
-        for name, types in ATTRIBUTES.items():
+        laid = Laid()
+        if "material" in primitive:
+            kept["material"] = _whole(primitive["material"], f"the material {what}", 0, len(self.materials) - 1)
+            laid = self.laid[kept["material"]]
+        last = len(_list(self.old, "accessors")) - 1
+        uvs = f"TEXCOORD_{laid.texcoord}"
+        for name, types in {**ATTRIBUTES, uvs: ("VEC2",)}.items():
             if name not in given:
                 continue
             index = _whole(given[name], f"the {name} {what}", 0, last)
             accessor = self.accessors[index]
             if accessor["type"] not in types or (name in ("POSITION", "NORMAL") and accessor["componentType"] != FLOAT):
                 raise ValueError(f"the {name} {what} has the wrong type")
-            kept["attributes"][name] = index
+            kept["attributes"]["TEXCOORD_0" if name == uvs else name] = index
         count = self.accessors[kept["attributes"]["POSITION"]]["count"]
         if any(self.accessors[index]["count"] != count for index in kept["attributes"].values()):
             raise ValueError(f"the attributes {what} differ in their counts")
@@ -293,9 +309,25 @@ class _Copy:
             corners = accessor["count"]
         if corners % 3:
             raise ValueError(f"the number of indices {what} is {corners}, which is not a multiple of 3")
-        if "material" in primitive:
-            kept["material"] = _whole(primitive["material"], f"the material {what}", 0, len(self.materials) - 1)
+        if "TEXCOORD_0" in kept["attributes"]:
+            kept["attributes"]["TEXCOORD_0"] = self._moved(kept["attributes"]["TEXCOORD_0"], laid)
         return kept, (corners // 3, count)
+
+    def _moved(self, index: int, laid: Laid) -> int:
+        """The accessor of texture coordinates that are floats and lie where ``laid`` says: ``index``, or a new one's number."""
+        accessor, key = self.accessors[index], (index, laid)
+        if not laid.moves and accessor["componentType"] == FLOAT:
+            return index
+        if key not in self.moved:
+            self.moved_vertices += accessor["count"]
+            if self.moved_vertices > MOVED:
+                raise ValueError(f"it moves the texture coordinates of more than {MOVED:,} vertices: apply {TRANSFORM} to them")
+            data = moved_pairs(self.binary, accessor, self.views[accessor["bufferView"]], laid)
+            self.views.append({"buffer": 0, "byteOffset": self._append(data), "byteLength": len(data)})
+            plain = {"bufferView": len(self.views) - 1, "byteOffset": 0, "componentType": FLOAT, "type": "VEC2"}
+            self.moved[key] = len(self.accessors)
+            self.accessors.append({**plain, "count": accessor["count"]})
+        return self.moved[key]
 
     def read_nodes(self) -> None:
         """The tree of nodes: every node has one parent at most, and following children ends."""

@@ -1,0 +1,87 @@
+"""By which coordinates a glTF file lays a picture on its surface, and where the extension KHR_texture_transform moves them.
+
+https://github.com/KhronosGroup/glTF/tree/main/extensions/2.0/Khronos/KHR_texture_transform: scaled, then turned by an angle
+that is counter-clockwise where v grows downwards, then moved. (The sample code there turns the other way than its text, its
+examples and the viewers do, which are followed: https://github.com/KhronosGroup/glTF/issues/1563.)
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+TRANSFORM = "KHR_texture_transform"
+SETS = 32  # of coordinates, that a picture may choose from
+KINDS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}  # numpy types of components
+
+
+@dataclass(frozen=True)
+class Laid:
+    """How a picture is laid on: uv' = turned(scale * uv) + offset, of the vertices' coordinates TEXCOORD_``texcoord``."""
+
+    texcoord: int = 0
+    offset: tuple[float, float] = (0.0, 0.0)
+    rotation: float = 0.0  # radians
+    scale: tuple[float, float] = (1.0, 1.0)
+
+    @property
+    def moves(self) -> bool:
+        """Whether the vertices' coordinates are not used as they are."""
+        return (self.offset, self.rotation, self.scale) != ((0.0, 0.0), 0.0, (1.0, 1.0))
+
+    def apply(self, uvs: np.ndarray) -> np.ndarray:
+        """Coordinates ``(N, 2)`` as the picture is looked up with, v downwards."""
+        u, v = uvs[:, 0] * self.scale[0], uvs[:, 1] * self.scale[1]
+        cos, sin = math.cos(self.rotation), math.sin(self.rotation)
+        return np.stack([cos * u + sin * v, cos * v - sin * u], axis=1) + np.array(self.offset)
+
+
+def read_laid(texture: Mapping[str, Any], what: str) -> Laid:
+    """How a material's ``textureInfo`` says that its picture is laid on. Raises ValueError where that is no number."""
+    extensions = texture.get("extensions")
+    transform = extensions.get(TRANSFORM, {}) if isinstance(extensions, dict) else {}
+    if not isinstance(transform, dict):
+        raise ValueError(f"the {TRANSFORM} {what} is malformed")
+    texcoord = transform.get("texCoord", texture.get("texCoord", 0))
+    if isinstance(texcoord, bool) or not isinstance(texcoord, int) or not 0 <= texcoord < SETS:
+        raise ValueError(f"the texCoord {what} is {str(texcoord)[:40]}; accepted here: 0 to {SETS - 1}")
+    offset, scale = transform.get("offset", [0, 0]), transform.get("scale", [1, 1])
+    numbers = [offset, scale, [transform.get("rotation", 0), 0]]
+    if not all(isinstance(pair, list) and len(pair) == 2 and all(map(_small, pair)) for pair in numbers):
+        raise ValueError(f"the {TRANSFORM} {what} must be made of numbers up to a million")
+    return Laid(texcoord, (float(offset[0]), float(offset[1])), float(numbers[2][0]), (float(scale[0]), float(scale[1])))
+
+
+def _small(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 1e6  # false for NaN
+
+
+def one_way(ways: list[Laid], what: str) -> Laid:
+    """How a material's pictures are laid on: as the first of ``ways``, with a warning where another differs."""
+    if any(way != ways[0] for way in ways):
+        warnings.warn(
+            f"the metallic and roughness picture {what} lies by other texture coordinates than its colours, and is put where "
+            "those are: bake both by one set of UVs",
+            stacklevel=2,
+        )
+    return ways[0] if ways else Laid()
+
+
+def moved_pairs(data: bytes | bytearray, accessor: Mapping[str, Any], view: Mapping[str, Any], laid: Laid) -> bytes:
+    """The coordinates (VEC2, float32) of an accessor that was checked already, moved as ``laid`` says."""
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is passed over later
+        return laid.apply(read_pairs(data, accessor, view)).astype("<f4").tobytes()
+
+
+def read_pairs(data: bytes | bytearray, accessor: Mapping[str, Any], view: Mapping[str, Any]) -> np.ndarray:
+    """The pairs ``(N, 2)`` float64 of an accessor in ``data``; normalised whole numbers become -1 to 1."""
+    kind = np.dtype(KINDS[accessor["componentType"]])
+    stride = view.get("byteStride", 2 * kind.itemsize)
+    start = view["byteOffset"] + accessor["byteOffset"]
+    rows = np.ndarray((accessor["count"], 2), kind, data, start, (stride, kind.itemsize)).astype(np.float64)
+    return rows / np.iinfo(kind).max if accessor.get("normalized") and kind.kind != "f" else rows
