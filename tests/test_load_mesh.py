@@ -275,6 +275,33 @@ def test_several_textures_become_one(tmp_path):
     assert (mesh.metallic, mesh.roughness) == (1.0, 1.0)
 
 
+@pytest.mark.parametrize("textured", [False, True])
+def test_parts_of_two_materials_keep_them_in_a_picture_or_get_their_mean(textured, tmp_path):
+    """A metal cube of side 1 and a rough one of side 2: four times the surface."""
+    scene = trimesh.Scene()
+    for side, metallic, roughness in ((1.0, 1.0, 0.25), (2.0, 0.0, 0.75)):
+        box = trimesh.creation.box((side,) * 3)
+        picture = Image.new("RGB", (8, 8), (200, 0, 0)) if textured and side == 2.0 else None
+        material = trimesh.visual.material.PBRMaterial(
+            metallicFactor=metallic, roughnessFactor=roughness, baseColorFactor=[50, 50, 50, 255], baseColorTexture=picture
+        )
+        box.visual = trimesh.visual.TextureVisuals(uv=np.full((8, 2), 0.5), material=material)
+        box.apply_translation([4 * side, 0, 0])
+        scene.add_geometry(box)
+    scene.export(tmp_path / "two.glb")
+    if not textured:
+        with pytest.warns(UserWarning, match=r"parts differ in metallic and roughness.* their mean \(0.2 and 0.65\)"):
+            mesh, _ = load_mesh(tmp_path / "two.glb")
+        assert (mesh.metallic, mesh.roughness) == pytest.approx((0.2, 0.65))
+        return
+    mesh, _ = load_mesh(tmp_path / "two.glb")
+    place = (mesh.uvs * len(mesh.metallic_roughness)).astype(int)
+    found = mesh.metallic_roughness[place[:, 1], place[:, 0], 1:].astype(int)
+    small = mesh.vertices[:, 0] < mesh.vertices[:, 0].min() + 0.2 * np.ptp(mesh.vertices[:, 0])
+    assert np.abs(found[small] - [64, 255]).max() <= 1
+    assert np.abs(found[~small] - [191, 0]).max() <= 1
+
+
 def test_a_gltf_in_one_file_is_read(tmp_path):
     doc, binary = document()
     doc["buffers"][0]["uri"] = "data:application/octet-stream;base64," + base64.b64encode(binary).decode()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dreamlift.export.glb import linear_to_srgb, srgb_to_linear
+from dreamlift.meshing.geometry import face_areas
 from dreamlift.types import Mesh
 
 TILE = 4096  # texels a side of the largest image that several textures are put into
@@ -37,7 +39,8 @@ def merged(scene: Any, has_normals: bool, linear_colors: bool) -> Mesh:
         has_normals: the file has normals (trimesh computes some where it has none).
         linear_colors: vertex colours are linear light, as glTF has them, and not sRGB.
 
-    Several textures are put side by side into one image, and UVs that repeat a texture are then cut at its edges.
+    Several textures are put side by side into one image, and UVs that repeat a texture are then cut at its edges. Parts that
+    have no texture, but differ in metallic and roughness, all get their mean, with a warning.
     """
     parts = []
     for node in sorted(scene.graph.nodes_geometry):
@@ -52,6 +55,7 @@ def merged(scene: Any, has_normals: bool, linear_colors: bool) -> Mesh:
         parts, image, surface = _side_by_side(parts)
     else:
         image, surface = parts[0].image, parts[0].surface
+    metallic, roughness = _finish(parts)
     ends = np.cumsum([0] + [len(part.vertices) for part in parts])
     shades = None
     if image is None and any(part.shades is not None for part in parts):
@@ -65,7 +69,7 @@ def merged(scene: Any, has_normals: bool, linear_colors: bool) -> Mesh:
     return Mesh(
         np.concatenate([part.vertices for part in parts]),  # float64 for now: the file's own units may be large
         np.concatenate([part.faces + start for part, start in zip(parts, ends, strict=False)]).astype(np.int32),
-        uvs, image, shades, normals, parts[0].metallic, parts[0].roughness, surface,
+        uvs, image, shades, normals, metallic, roughness, surface,
     )  # fmt: skip
 
 
@@ -134,6 +138,22 @@ def _surface(material: Any) -> tuple[np.ndarray | None, float, float]:
 
 def _shades(part: Part) -> np.ndarray:
     return np.full((len(part.vertices), 3), 0.5) if part.shades is None else part.shades
+
+
+def _finish(parts: list[Part]) -> tuple[float, float]:
+    """Metallic and roughness of the whole mesh: the parts' own, or where they differ the mean over the surface."""
+    values = np.array([(part.metallic, part.roughness) for part in parts])
+    if (values == values[0]).all():
+        return parts[0].metallic, parts[0].roughness
+    areas = np.array([face_areas(part.vertices, part.faces).sum() for part in parts])
+    weights = areas / areas.sum() if 0 < areas.sum() < np.inf else np.full(len(parts), 1 / len(parts))
+    metallic, roughness = (weights[:, None] * values).sum(axis=0).tolist()
+    warnings.warn(
+        f"the parts differ in metallic and roughness, and without a texture all get their mean ({metallic:.2g} and "
+        f"{roughness:.2g}): bake them into one texture to keep each",
+        stacklevel=3,
+    )
+    return metallic, roughness
 
 
 def _alike(parts: list[Part]) -> bool:
