@@ -12,8 +12,9 @@ import torch
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from dreamlift.apps.clip_score import MEAN, STD, clip_r_precision
-from dreamlift.apps.evaluate import means
+from dreamlift.apps.clip_score import MEAN, STD, clip_r_precision, load_clip
+from dreamlift.apps.evaluate import Item, evaluate, means
+from dreamlift.apps.progress import Plain
 from dreamlift.cli import main
 from dreamlift.export.glb import save_glb
 from dreamlift.run import Run
@@ -253,7 +254,7 @@ def test_clip_ranks_the_prompts(tmp_path):
     tokenizer.save_pretrained(tmp_path / "clip")
     prompts = ["a red car", "a blue mug", "a red mug"]
     pictures = [torch.rand(4, 32, 32, 3, generator=torch.Generator().manual_seed(i)) for i in range(3)]
-    found = clip_r_precision(pictures, prompts, str(tmp_path / "clip"))
+    found = clip_r_precision(pictures, prompts, load_clip(str(tmp_path / "clip"), prompts))
     with torch.no_grad():
         tokens = tokenizer(prompts, padding=True, return_tensors="pt")
         texts = model.text_projection(model.text_model(tokens["input_ids"], tokens["attention_mask"]).pooler_output)
@@ -262,7 +263,16 @@ def test_clip_ranks_the_prompts(tmp_path):
     cosines = torch.nn.functional.cosine_similarity(images[:, None], texts[None], dim=-1)
     want = (cosines.argmax(1) == torch.arange(3).repeat_interleave(4)).float().mean()
     assert found == pytest.approx(float(want))
-    with pytest.raises(ValueError, match="at least two different"):
-        clip_r_precision(pictures, ["a red car"] * 3, str(tmp_path / "clip"))
-    with pytest.raises(ValueError, match="cannot be had"):
-        clip_r_precision(pictures, prompts, str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize(
+    ("second", "said"), [("a blue mug", "the CLIP model 'nothing' cannot be had"), ("a red car", "at least two different")]
+)
+def test_a_clip_model_that_is_not_there_is_said_before_anything_is_judged(second, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    items = [Item(prompt, tmp_path / "no.glb", prompt, math.nan, math.nan) for prompt in ("a red car", second)]
+    with pytest.raises(ValueError, match=said) as caught:
+        evaluate(items, Plain(), "nothing")
+    assert "\n" not in str(caught.value)
+    assert "judging" not in capsys.readouterr().err

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from dreamlift.apps.clip_score import clip_r_precision
+from dreamlift.apps.clip_score import clip_r_precision, load_clip
 from dreamlift.apps.progress import Reporter
 from dreamlift.export.glb import load_glb
 from dreamlift.export.video import contact_sheet
@@ -78,8 +78,10 @@ def evaluate(items: list[Item], reporter: Reporter, clip: str | None = None) -> 
     ``clip`` is a CLIP model's folder or hub name, for prompts beyond the judge's words.
 
     Raises:
-        ValueError: a file that is no mesh, or a CLIP model that is not to be had.
+        ValueError: a file that is no mesh, or (before anything is judged) a CLIP model that is not to be had.
     """
+    prompts = [item.prompt for item in items]
+    ranking = None if clip is None else load_clip(clip, prompts)  # first: judging takes minutes
     judge, accuracy = load_judge()
     scored = []
     for item in items:
@@ -97,8 +99,8 @@ def evaluate(items: list[Item], reporter: Reporter, clip: str | None = None) -> 
         for item, each in zip(items, scored, strict=True)
     ]  # fmt: skip
     report: dict[str, Any] = {"judge": accuracy, "runs": rows, "mean": means(rows), "diversity": _by_prompt(items, scored)}
-    if clip is not None:
-        report["clip_r_precision"] = clip_r_precision([each.pictures for each in scored], [i.prompt for i in items], clip)
+    if ranking is not None:
+        report["clip_r_precision"] = clip_r_precision([each.pictures for each in scored], prompts, ranking)
     return report, scored
 
 
