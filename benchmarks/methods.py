@@ -3,80 +3,180 @@
     python benchmarks/methods.py [--prompts 16] [--seeds 4] [--presets vsd-toy csd-toy ...] [--jobs 2]
     python benchmarks/methods.py --seeds 1 --presets toybox-field toybox     # what the mesh stage buys
 
-Each preset's runs go through the shipped command, and the judge reads the files. Diversity is the mean distance of the
-judge's embeddings over the seeds of a prompt; PSNR is the exported file against its scene; MB are the file's. The picture
-methods.png beside the runs shows the files of the first four prompts, a row a preset.
+The judge reads the exported files. Rows are kept in benchmarks/results/methods.json and made again only where a preset's
+settings or the prior's weights have changed, so the table can grow over many evenings. Diversity is the mean distance of the
+judge's embeddings over the seeds of a prompt; PSNR is the exported file against its scene; MB are the file's; seconds are from
+the prompt to the file, in a process that has done it before. The picture methods.png shows the files of four prompts, a row a
+preset, as far as their pictures are in --pictures.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import math
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any, NamedTuple
 
+import numpy as np
 from PIL import Image, ImageDraw
-from quality import choose_prompts, lift_all
-from rows import file_views
+from quality import choose_prompts
 
-from dreamlift.apps.evaluate import evaluate, find_items, save_report
-from dreamlift.apps.progress import Plain
+from dreamlift.config import config_hash
 from dreamlift.files import atomic_write_text
+from dreamlift.guidance.sds import SDS
 from dreamlift.presets import PRESETS
 from dreamlift.presets.toybox import TOYS
-from dreamlift.run import read_status, slugify
+from dreamlift.priors.sources import locate, revision_of
+from dreamlift.run import slugify
+from dreamlift.startup import tune_process
 
+# The losses of the toy presets, and SDS as DreamFusion has it, whose effects (saturation, one thing for all seeds) are known.
+SDS_100 = replace(PRESETS["dreamfusion-toy"], guidance=SDS(guidance_scale=100.0, weighting="x0"))
+CONFIGS = {name: preset for name, preset in PRESETS.items() if preset.prior.startswith("toybox") and not preset.scene.needs_start}
+CONFIGS |= {"sds-100": SDS_100}
+RESULTS = Path(__file__).parent / "results" / "methods.json"
 COLUMNS = ("category", "color", "both", "category_textureless", "azimuth_error_deg", "janus", "saturation",
-           "silhouette_iou", "seconds")  # fmt: skip
+           "silhouette_iou", "seconds", "psnr", "mb")  # fmt: skip
+SIZE, SIDES = 128, (1, 6, 4)  # of the picture: pixels of a view; the front left, the right, the back
+
+
+class Task(NamedTuple):
+    """One run."""
+
+    preset: str
+    prompt: str
+    seed: int
+    key: str  # of its settings and of the prior's weights
+    picture: Path | None  # where its sides are drawn, if at all
 
 
 def main() -> None:
-    toys = list(TOYS)
-    known = [name for name, preset in PRESETS.items() if preset.prior.startswith("toybox") and not preset.scene.needs_start]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--presets", nargs="+", choices=known, default=toys, metavar="PRESET")
-    parser.add_argument("--runs", type=Path, default=Path("outputs/methods"), help="folders are kept and reused")
+    parser.add_argument("--presets", nargs="+", choices=CONFIGS, default=[*TOYS, "sds-100"], metavar="PRESET")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the rows are kept")
+    parser.add_argument("--pictures", type=Path, default=Path("outputs/methods"))
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its share of the cores")
     arguments = parser.parse_args()
     hidden, shown = choose_prompts(arguments.prompts, "toybox", "toybox-latent")  # the same whichever presets are asked for
-    table: dict[str, dict[str, float]] = {}
-    print(f"{'preset':22s}" + " ".join(f"{name[:9]:>9s}" for name in (*COLUMNS, "diversity", "psnr", "mb")), flush=True)
+    prompts, drawn = [*hidden, *shown], [*hidden[:2], *shown[:2]]
+    tasks = [task for preset in arguments.presets
+             for task in tasks_of(preset, prompts, arguments.seeds, drawn, arguments.pictures)]  # fmt: skip
+    rows = {row["key"]: row for row in json.loads(arguments.results.read_text())} if arguments.results.is_file() else {}
+    arguments.pictures.mkdir(parents=True, exist_ok=True)
+    for row in measured([task for task in tasks if task.key not in rows], arguments.jobs):
+        rows[row["key"]] = row
+        keep(arguments.results, rows.values())
+    print(f"{'preset':22s}{'runs':>5s} " + " ".join(f"{name[:9]:>9s}" for name in (*COLUMNS, "diversity")))
     for preset in arguments.presets:
-        jobs = [
-            (prompt, arguments.runs / preset / f"seed-{seed}", ["--preset", preset, "--seed", str(seed)])
-            for seed in range(arguments.seeds)
-            for prompt in [*hidden, *shown]
-        ]
-        folders = lift_all(jobs, arguments.jobs)
-        report, scored = evaluate(find_items(folders), Plain())
-        save_report(report, scored, arguments.runs / preset)
-        spread = report["diversity"].values()
-        table[preset] = {name: report["mean"][name] for name in COLUMNS} | {
-            "diversity": fmean(spread) if spread else math.nan,
-            "psnr": fmean(read_status(folder)["metrics"]["roundtrip_psnr"] for folder in folders),
-            "mb": fmean((folder / "asset.glb").stat().st_size / 1e6 for folder in folders),
-        }
-        print(f"{preset:22s}" + " ".join(f"{value:9.3f}" for value in table[preset].values()), flush=True)
-        plain = {name: {k: None if math.isnan(v) else v for k, v in row.items()} for name, row in table.items()}
-        atomic_write_text(arguments.runs / "methods.json", json.dumps(plain, indent=1) + "\n")
-        save_pictures(arguments.runs, list(table), [*hidden[:2], *shown[:2]])
+        own = [rows[task.key] for task in tasks if task.preset == preset and "figures" in rows[task.key]]
+        if own:
+            print(f"{preset:22s}{len(own):5d} " + " ".join(f"{value:9.3f}" for value in summary(own)))
+    save_picture(arguments.pictures, arguments.presets, drawn)
 
 
-def save_pictures(runs: Path, presets: list[str], prompts: list[str]) -> None:
-    """``methods.png``: each preset's files of the prompts, seed 0, from the front left, the right and the back."""
-    size, views = 128, (1, 6, 4)
-    sheet = Image.new("RGB", (110 + len(prompts) * len(views) * size, len(presets) * size), "white")
+def tasks_of(preset: str, prompts: list[str], seeds: int, drawn: list[str], pictures: Path) -> list[Task]:
+    """The runs of one preset, seed by seed: a table of the first seed is whole before the next one begins."""
+    config, found = CONFIGS[preset], []
+    revision = "".join(sorted({revision_of(locate(stage.prior)) for stage in config.stages}))
+    for seed in range(seeds):
+        for prompt in prompts:
+            key = config_hash(replace(config, prompt=prompt, seed=seed))[:16] + revision[:16]
+            picture = pictures / f"{preset}-{slugify(prompt)}.png" if seed == 0 and prompt in drawn else None
+            found.append(Task(preset, prompt, seed, key, picture))
+    return found
+
+
+def measured(tasks: list[Task], jobs: int) -> Iterable[dict[str, Any]]:
+    """The rows of ``tasks``, as they are ready."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+    if not tasks:
+        return
+    with multiprocessing.get_context("spawn").Pool(min(jobs, len(tasks)), tune_process) as pool:
+        for number, row in enumerate(pool.imap_unordered(measure, tasks), 1):
+            told = row.get("error") or " ".join(f"{name[:8]} {row['figures'][name]}" for name in COLUMNS[:4])
+            print(f"{number}/{len(tasks)} {row['preset']} {row['prompt']!r} seed {row['seed']}: {told}", flush=True)
+            yield row
+
+
+def measure(task: Task) -> dict[str, Any]:
+    """One run, its file judged: a row."""
+    import torch
+
+    from dreamlift.export.glb import load_glb
+    from dreamlift.lifting import generate
+    from dreamlift.meshing.raster import render_mesh
+    from dreamlift.toybox.judge import load_judge, understand
+    from dreamlift.toybox.score import score_mesh
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # numba changes it when it loads
+    row: dict[str, Any] = {name: getattr(task, name) for name in ("preset", "prompt", "seed", "key")}
+    begun = time.perf_counter()
+    try:
+        asset = generate(task.prompt, replace(CONFIGS[task.preset], seed=task.seed))
+    except (RuntimeError, ValueError) as error:  # a run that diverged or left nothing is a result too
+        return row | {"error": str(error).splitlines()[0]}
+    with tempfile.TemporaryDirectory() as folder:
+        file = asset.save(Path(folder) / "asset.glb")
+        seconds, mb, mesh = time.perf_counter() - begun, file.stat().st_size / 1e6, load_glb(file)
+    scored = score_mesh(mesh, understand(task.prompt), load_judge()[0])
+    pictures = render_mesh(mesh, asset.cameras, 1.0).rgb
+    if task.picture is not None:
+        strip = torch.cat([pictures[side] for side in SIDES], dim=1).clamp(0, 1)
+        Image.fromarray((strip.numpy() * 255).round().astype(np.uint8)).save(task.picture)
+    # PSNR as in run.json: the file against the scene, over all views.
+    error = float((pictures.double() - asset.views.double()).square().mean())
+    figures = asdict(scored.score) | {"seconds": seconds, "mb": mb, "psnr": -10.0 * math.log10(max(error, 1e-10))}
+    plain = {name: None if math.isnan(value) else round(value, 4) for name, value in figures.items()}
+    code = (scored.embedding * 127.0).round().to(torch.int8).numpy().tobytes()
+    return row | {"figures": plain, "embedding": base64.b64encode(code).decode()}
+
+
+def keep(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write the rows, one a line."""
+    ordered = sorted(rows, key=lambda row: (row["preset"], row["seed"], row["prompt"], row["key"]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(path, "[\n" + ",\n".join(json.dumps(row) for row in ordered) + "\n]\n")
+
+
+def summary(rows: list[dict[str, Any]]) -> list[float]:
+    """Means over the rows that have something to say, in the order of the columns, and the diversity."""
+
+    def mean(values: list[float]) -> float:
+        return fmean(values) if values else math.nan
+
+    spreads = []
+    for prompt in {row["prompt"] for row in rows}:
+        codes = [row["embedding"] for row in rows if row["prompt"] == prompt]
+        points = [np.frombuffer(base64.b64decode(code), np.int8).reshape(8, -1) / 127.0 for code in codes]
+        spreads += [float(np.linalg.norm(a - b, axis=1).mean()) for i, a in enumerate(points) for b in points[:i]]
+    found = [[row["figures"][name] for row in rows if row["figures"][name] is not None] for name in COLUMNS]
+    return [*map(mean, found), mean(spreads)]
+
+
+def save_picture(folder: Path, presets: list[str], prompts: list[str]) -> None:
+    """``methods.png``: each preset's files of the prompts, seed 0, where they were drawn."""
+    width = len(SIDES) * SIZE
+    sheet = Image.new("RGB", (110 + len(prompts) * width, len(presets) * SIZE), "white")
     pen = ImageDraw.Draw(sheet)
     for row, preset in enumerate(presets):
-        pen.text((4, row * size + size // 2), preset, fill="black")
+        pen.text((4, row * SIZE + SIZE // 2), preset, fill="black")
         for column, prompt in enumerate(prompts):
-            pictures = file_views(runs / preset / "seed-0" / slugify(prompt), size)
-            for number, view in enumerate(views):
-                sheet.paste(pictures[view], (110 + (column * len(views) + number) * size, row * size))
-    sheet.save(runs / "methods.png")
+            file = folder / f"{preset}-{slugify(prompt)}.png"
+            if file.is_file():
+                sheet.paste(Image.open(file), (110 + column * width, row * SIZE))
+    sheet.save(folder / "methods.png")
 
 
 if __name__ == "__main__":

@@ -41,12 +41,17 @@ class Exact(Adapted):
         return GaussianPrior(now, torch.full((len(now),), 1e-3)).predict_noise(x_t, t, cond)
 
 
-def lifted(loss, prior: GaussianPrior, particles: torch.Tensor, steps: int) -> torch.Tensor:
-    """Particles ``(N, C, 1, 1)`` after ``steps`` of ``loss`` with a falling learning rate."""
+def lifted(
+    loss, prior: GaussianPrior, particles: torch.Tensor, steps: int, learnt: Variational | None = None
+) -> torch.Tensor:
+    """Particles ``(N, C, 1, 1)`` after ``steps`` of ``loss`` with a falling learning rate, as ``(N, C)``.
+
+    VSD's second score is that of the particles themselves, or the one that is ``learnt`` on the way.
+    """
     x, stream = particles.clone().requires_grad_(), rng(3)
-    state = Variational(Exact(x), 1e-4) if isinstance(loss, VSD) else None
+    state = learnt or (Variational(Exact(x), 1e-4) if isinstance(loss, VSD) else None)
     cond = Conditioning(torch.zeros(len(x), 1, 1), torch.zeros(len(x), 1, 1))
-    optimizer = torch.optim.Adam([x], lr=0.02, betas=(0.9, 0.99))
+    optimizer = torch.optim.Adam([{"params": [x], "lr": 0.02}, *(learnt.param_groups() if learnt else [])], betas=(0.9, 0.99))
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / steps) + 1e-4
         optimizer.zero_grad()
@@ -55,18 +60,98 @@ def lifted(loss, prior: GaussianPrior, particles: torch.Tensor, steps: int) -> t
     return x.detach().view(len(x), -1)
 
 
+def spread(points: torch.Tensor) -> float:
+    """Standard deviation of points ``(N, D)``, over all dimensions."""
+    return float(points.var(dim=0, unbiased=False).mean().sqrt())
+
+
 @pytest.mark.parametrize("size", [1, 2])
 def test_exact_vsd_keeps_the_spread_that_sds_loses(size):
     std, mean = 0.5, 0.3
     prior = GaussianPrior(torch.full((1, size, 1, 1), mean), torch.tensor([std]))
     begin = torch.randn(8, size, 1, 1, generator=rng(1))
     vsd = lifted(VSD(1.0, t_max=0.98, weighting="alpha_sigma"), prior, begin, 1500)
-    sds = lifted(SDS(1.0, 0.02, 0.98, "alpha_sigma"), prior, begin, 600)
-    spread = float(vsd.var(dim=0, unbiased=False).mean().sqrt())
-    assert spread == pytest.approx(std, rel=0.15)
-    assert float(sds.var(dim=0, unbiased=False).mean().sqrt()) < 0.05 * std + 0.02
+    sds = lifted(SDS(1.0, 0.02, 0.98, "alpha_sigma"), prior, begin, 2500)
+    assert spread(vsd) == pytest.approx(std, rel=0.1)
+    assert spread(sds) < 0.05 * std
     assert float((vsd.mean(dim=0) - mean).abs().max()) < 0.1
     assert float((sds - mean).abs().max()) < 0.1
+
+
+def test_exact_vsd_keeps_the_spread_inside_each_of_two_modes():
+    std = 0.2
+    prior = GaussianPrior(torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1), torch.full((2,), std))
+    begin = torch.cat([0.5 * torch.randn(8, 1, 1, 1, generator=rng(seed)) + mean for seed, mean in ((1, -1.0), (2, 1.0))])
+    vsd = lifted(VSD(1.0, t_max=0.98, weighting="alpha_sigma"), prior, begin, 1500)
+    sds = lifted(SDS(1.0, 0.02, 0.98, "alpha_sigma"), prior, begin, 1500)
+    for side in (-1.0, 1.0):
+        inside, fallen = vsd[vsd[:, 0] * side > 0], sds[sds[:, 0] * side > 0]
+        assert len(inside) == 8
+        assert float(inside.mean()) == pytest.approx(side, abs=0.05)
+        assert spread(inside) == pytest.approx(std, rel=0.1)
+        assert spread(fallen) < 0.3 * std
+
+
+class Denoiser(nn.Module):
+    """v_hat of points ``(B, 2)`` at alpha, sigma ``(B, 1)``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(6, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2))
+
+    def forward(self, x, alpha, sigma):
+        return self.layers(torch.cat([x, alpha, sigma, alpha * sigma, sigma.square()], dim=1))
+
+
+class Learnt(GaussianPrior):
+    """A Gaussian whose score a small network has learnt, so that a LoRA has something to adapt."""
+
+    def __init__(self, exact: GaussianPrior, steps: int = 1500) -> None:
+        super().__init__(exact.means, exact.stds)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.network, stream = Denoiser(), rng(7)
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=3e-3)
+        for step in range(steps):
+            optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / steps) + 1e-5
+            x, eps = (torch.randn(128, 2, 1, 1, generator=stream) for _ in range(2))
+            x, t = exact.means + exact.stds * x, torch.rand(128, generator=stream).clamp(1e-3, 1 - 1e-3)
+            alpha, sigma = self.schedule(t)
+            error = self.noise_by(self.network, alpha * x + sigma * eps, t) - eps
+            optimizer.zero_grad()
+            (error / alpha).square().mean().backward()
+            optimizer.step()
+        self.network.requires_grad_(False)
+
+    def noise_by(self, network, x_t, t):
+        alpha, sigma = self.schedule(t)
+        return alpha * network(x_t.flatten(1), alpha.flatten(1), sigma.flatten(1)).view_as(x_t) + sigma * x_t
+
+    def predict_noise(self, x_t, t, cond, guidance_scale=1.0):
+        return self.noise_by(self.network, x_t, t)
+
+    def adapted(self, rank, targets, rng):
+        return LearntWithLora(self, LoRA(self.network, rank, targets, rng))
+
+
+class LearntWithLora(Adapted):
+    def __init__(self, prior: Learnt, lora: LoRA) -> None:
+        super().__init__()
+        self.prior, self.lora = prior, lora
+
+    def predict_noise(self, x_t, t, cond):
+        return self.prior.noise_by(self.lora, x_t, t)
+
+
+def test_vsd_with_a_lora_spreads_as_the_exact_one_does():
+    prior = Learnt(GaussianPrior(torch.full((1, 2, 1, 1), 0.3), torch.tensor([0.5])))
+    begin = torch.randn(8, 2, 1, 1, generator=rng(1))
+    loss = VSD(1.0, t_max=0.98, weighting="alpha_sigma", rank=1, targets="all", lora_lr=1e-2, lora_target="v")
+    exact, found = lifted(loss, prior, begin, 1500), lifted(loss, prior, begin, 1500, loss.init(prior, rng(4)))
+    assert spread(found) == pytest.approx(spread(exact), rel=0.15)
+    assert spread(found) == pytest.approx(0.5, rel=0.15)
+    assert float((found.mean(dim=0) - 0.3).abs().max()) < 0.1
+    assert spread(lifted(SDS(1.0, 0.02, 0.98, "alpha_sigma"), prior, begin, 1500)) < 0.1
 
 
 def test_low_rank_changes_by_hand():
@@ -132,6 +217,23 @@ def test_at_first_the_renders_score_is_the_priors_so_nothing_moves(prior):
     assert any(each is not None and float(each.abs().max()) > 0 for each in learnt)
     assert not any(parameter.requires_grad for parameter in prior.network.unet.parameters())
     assert prior.network.unet.class_embedding is None
+
+
+def test_both_estimates_are_clipped(prior):
+    x, cond = situation(prior)
+    loss = VSD(guidance_scale=2.0, t_min=0.5, t_max=0.5, weighting="x0", clip_x0=0.2)
+    state = loss.init(prior, rng(1))
+    x = x.requires_grad_()
+    out = loss(prior, x, cond, 0.0, rng(2), state)
+    (gradient,) = torch.autograd.grad(out.loss, x)
+    t = torch.full((2,), 0.5)
+    stream = rng(2)
+    torch.rand(2, generator=stream)  # the draw of t comes before that of the noise
+    alpha, sigma = prior.schedule(t)
+    x_t = alpha * x.detach() + sigma * torch.randn(x.shape, generator=stream)
+    wanted, own = ((x_t - sigma * prior.predict_noise(x_t, t, cond, scale)) / alpha for scale in (2.0, 1.0))
+    assert float(own.abs().max()) > 0.2
+    torch.testing.assert_close(2 * gradient, own.clamp(-0.2, 0.2) - wanted.clamp(-0.2, 0.2), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("target", ["eps", "v"])

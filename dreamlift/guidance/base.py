@@ -113,8 +113,12 @@ def denoise(
     prior: Prior, x_t: Tensor, cond: Conditioning, t: Tensor, guidance_scale: float, clip_x0: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """eps_hat and x0_hat of ``x_t (B, C, h, w)``; with ``clip_x0`` both for the clipped estimate."""
+    return estimate(prior, x_t, prior.predict_noise(x_t, t, cond, guidance_scale), t, clip_x0)
+
+
+def estimate(prior: Prior, x_t: Tensor, eps_hat: Tensor, t: Tensor, clip_x0: float | None = None) -> tuple[Tensor, Tensor]:
+    """``eps_hat (B, C, h, w)`` and the x0_hat that it means; with ``clip_x0`` both for the clipped estimate."""
     alpha, sigma = prior.schedule(t)
-    eps_hat = prior.predict_noise(x_t, t, cond, guidance_scale)
     x0 = (x_t - sigma * eps_hat) / alpha.clamp_min(1e-4)
     if clip_x0 is not None:
         x0 = x0.clamp(-clip_x0, clip_x0)

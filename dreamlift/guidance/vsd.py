@@ -21,6 +21,7 @@ from dreamlift.guidance.base import (
     check_range,
     denoise,
     draw_noise,
+    estimate,
     limit_norm,
     output,
     weight_of,
@@ -59,7 +60,7 @@ class VSD(Guidance):
     lora_lr: float = 1e-4
     lora_target: Literal["eps", "v"] = "eps"  # what the LoRA's error is measured in
     camera_dropout: float = 0.1  # share of the LoRA's pictures that come without a camera
-    clip_x0: float | None = None  # largest |x0_hat|; 1 for pixel priors, None for latents
+    clip_x0: float | None = None  # largest |x0_hat|, of the prior and of the LoRA; 1 for pixel priors, None for latents
     clip_rms: float | None = None  # largest root mean square of one picture's gradient
 
     def __post_init__(self) -> None:
@@ -78,7 +79,7 @@ class VSD(Guidance):
         t, _, alpha, sigma, x_t = add_noise(prior, latents, self.t_min, self.t_max, progress, rng)
         with torch.no_grad():
             eps_hat, x0 = denoise(prior, x_t, cond, t, self.guidance_scale, self.clip_x0)
-            eps_phi = state.predict_noise(x_t, t, cond)
+            eps_phi, _ = estimate(prior, x_t, state.predict_noise(x_t, t, cond), t, self.clip_x0)
             gradient = limit_norm(weight_of(self.weighting, alpha, sigma) * (eps_hat - eps_phi), self.clip_rms)
         learning = self.lora_loss(prior, latents.detach(), cond, rng, state)
         out = output(latents, gradient, x0, t)
