@@ -5,7 +5,8 @@ of step ``index`` follows from (seed, index, attempt) alone, so a resumed run re
 
 Two watchdogs look at every step. A value that is not finite, or a scene that has emptied, rolls the state back to the
 last good copy and goes on with other random numbers; the step's ``note`` says so. After three times without reaching
-the next copy the run ends with :class:`DivergedError`.
+the next copy the run ends with :class:`DivergedError`. A checkpoint between two copies holds the last one as well, so
+that a resumed run rolls back to where the uninterrupted one would.
 
 With several particles (Wang et al. 2023, ProlificDreamer) each step is one scene's, in turn; they share nothing but what the
 loss learns, and a particle's progress is that of its own steps.
@@ -63,20 +64,32 @@ class State:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a checkpoint must hold."""
-        learned = self.guidance.state_dict() if self.guidance is not None else {}
         return {
-            "index": self.index,
             "stage": self.stage,
             "first": self.first,
             "starts": [None if mesh is None else dict(vars(mesh)) for mesh in self.starts],
+            **self.values(),
+            "good": self.good if self.good.get("index") != self.index else {},  # of this very step, it is these values
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take over a checkpoint of this same stage (:func:`start` makes a state of another one)."""
+        self.load_values(saved)
+        self.good = saved.get("good", {})  # older checkpoints have none
+
+    def values(self) -> dict[str, Any]:
+        """What changes from step to step; the tensors are the state's own."""
+        learned = self.guidance.state_dict() if self.guidance is not None else {}
+        return {
+            "index": self.index,
             "attempt": self.attempt,
             "scenes": [dict(scene.state_dict()) for scene in self.scenes],
             "guidance": dict(learned),
             "optimizer": self.optimizer.state_dict(),
         }
 
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take over values of this same stage (:func:`start` makes a state of another one)."""
+    def load_values(self, saved: dict[str, Any]) -> None:
+        """Take over what :meth:`values` gave."""
         self.index, self.attempt = saved["index"], saved["attempt"]
         for scene, values in zip(self.scenes, saved["scenes"], strict=True):
             scene.load_state_dict(values)
@@ -142,14 +155,15 @@ def optimize(config: Config, prior: Prior, embeds: PromptEmbeds, state: State) -
     Raises:
         DivergedError: three roll-backs to the same copy did not help.
     """
-    state.good = snapshot(state)
-    while state.index < state.first + config.steps * config.particles:
+    end = state.first + config.steps * config.particles
+    state.good = state.good or snapshot(state)
+    while state.index < end:
         step, trouble = take_step(config, prior, embeds, state)
         if trouble:
             step = replace(step, note=roll_back(state, trouble))
         else:
             state.index += 1
-            if state.index % SNAPSHOT_EVERY == 0:
+            if state.index % SNAPSHOT_EVERY == 0 or state.index == end:
                 state.attempt = 0  # past the trouble: a long run may meet more of it than three times
                 state.good = snapshot(state)
         yield step
@@ -242,7 +256,7 @@ def is_finite(part: nn.Module) -> bool:
 
 def snapshot(state: State) -> dict[str, Any]:
     """A deep copy of the state's values."""
-    return _copied(state.state_dict())
+    return _copied(state.values())
 
 
 def roll_back(state: State, trouble: str) -> str:
@@ -253,7 +267,7 @@ def roll_back(state: State, trouble: str) -> str:
             f"step {failed}: {trouble}, after {ATTEMPTS} roll-backs. Lower adam.lr_scale or guidance.guidance_scale, "
             "or the weights.sparsity and weights.opaque if the scene empties"
         )
-    state.load_state_dict(_copied(state.good))
+    state.load_values(_copied(state.good))
     state.attempt = attempt
     return f"step {failed}: {trouble}; rolled back to step {state.index} (attempt {attempt} of {ATTEMPTS})"
 

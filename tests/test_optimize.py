@@ -115,6 +115,42 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(tmp_path, stop, parti
     assert whole.state_dict()["guidance"]["calls"] == config.total_steps
 
 
+@pytest.mark.parametrize("stop", [SNAPSHOT_EVERY - 4, SNAPSHOT_EVERY, SNAPSHOT_EVERY + 2, SNAPSHOT_EVERY + 4])
+def test_a_resumed_run_rolls_back_to_where_the_uninterrupted_one_does(tmp_path, stop):
+    """Between the last copy and the bad step, before both, and after the roll-back: the same bits at the end."""
+    config = faulty("loss", [SNAPSHOT_EVERY + 3], steps=SNAPSHOT_EVERY + 7)
+    whole, steps = carried_out(config)
+    assert [f"rolled back to step {SNAPSHOT_EVERY} (" in step.note for step in steps if step.note] == [True]
+
+    first, steps = begin(faulty("loss", [SNAPSHOT_EVERY + 3], steps=SNAPSHOT_EVERY + 7))
+    for _ in steps:
+        if first.index == stop:
+            break
+    with Run.create(tmp_path / "run", "a mug", config_hash=HASH) as run:
+        run.save_checkpoint(first.index, first.state_dict())
+    assert bool(first.state_dict()["good"]) == (stop != SNAPSHOT_EVERY)  # what is the same is not stored twice
+    faults = [SNAPSHOT_EVERY + 3] if stop < SNAPSHOT_EVERY + 4 else []
+    second, rest = begin(faulty("loss", faults, steps=SNAPSHOT_EVERY + 7))
+    with Run.open(tmp_path / "run", config_hash=HASH) as run:
+        second.load_state_dict(run.resume()[1])
+    notes = [step.note for step in rest if step.note]
+    assert len(notes) == len(faults)
+    assert same(second.state_dict(), whole.state_dict())
+
+
+def test_a_state_that_knows_no_copy_makes_one_where_it_goes_on():
+    """As after a checkpoint of an earlier version."""
+    first, steps = begin(CONFIG)
+    for _ in range(3):
+        next(steps)
+    saved = first.state_dict()
+    del saved["good"]
+    second, rest = begin(CONFIG)
+    second.load_state_dict(saved)
+    next(rest)
+    assert (second.index, second.good["index"]) == (4, 3)
+
+
 def test_particles_take_turns_and_share_what_the_loss_learns():
     config = replace(CONFIG, particles=3, guidance=Counting(), steps=4)
     state, steps = begin(config)
