@@ -41,7 +41,9 @@ from dreamlift.startup import tune_process
 
 # The losses of the toy presets, and SDS as DreamFusion has it, whose effects (saturation, one thing for all seeds) are known.
 SDS_100 = replace(PRESETS["dreamfusion-toy"], guidance=SDS(guidance_scale=100.0, weighting="x0"))
-CONFIGS = {name: preset for name, preset in PRESETS.items() if preset.prior.startswith("toybox") and not preset.scene.needs_start}
+CONFIGS = {
+    name: preset for name, preset in PRESETS.items() if preset.prior.startswith("toybox") and not preset.scene.needs_start
+}
 CONFIGS |= {"sds-100": SDS_100}
 RESULTS = Path(__file__).parent / "results" / "methods.json"
 COLUMNS = ("category", "color", "both", "category_textureless", "azimuth_error_deg", "janus", "saturation",

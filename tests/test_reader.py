@@ -10,11 +10,13 @@ import pytest
 import torch
 from test_toybox_prior import FOLDER, pictures
 
-from dreamlift.toybox.dataset import CLAY
+from dreamlift.priors.network import camera_features
+from dreamlift.toybox.dataset import CLAY, vocabulary
+from dreamlift.toybox.latent import make_latent_networks, make_vae
 from dreamlift.toybox.learning import set_rates
 from dreamlift.toybox.network import load_folder, make_networks
-from dreamlift.toybox.reader import UNTOLD, Reader
-from dreamlift.toybox.train import FAST, make_optimizers, told_colors
+from dreamlift.toybox.reader import UNTOLD, Reader, ViewReader
+from dreamlift.toybox.train import FAST, READING, Batch, make_optimizers, told_colors, x0_loss
 from dreamlift.toybox.train_text import TextTraining, draw_captions, teach
 from dreamlift.toybox.world import COLORS, Description
 
@@ -106,3 +108,34 @@ def test_the_shipped_prior_tells_a_red_duck_in_a_yellow_hat_from_a_yellow_one_in
         fitted = torch.linalg.solve(left, features[seen].T @ torch.eye(len(names)).double()[wanted[seen]])
         right = (features[unseen] @ fitted).argmax(dim=1) == wanted[unseen]
         assert float(right.double().mean()) > 0.85  # a bag of words reaches 0.5 at most
+
+
+def test_a_view_that_stands_in_its_directions_is_read_without_error():
+    reader = ViewReader(32, 8, size=2.0)
+    torch.testing.assert_close(reader.directions @ reader.directions.T, torch.eye(8), atol=1e-5, rtol=0)
+    camera = camera_features(torch.tensor([0.3, -2.0, 1.0]), torch.tensor([0.1, 0.5, 0.0]))
+    camera[2] = 0.0  # not told
+    pooled = 2.0 * camera @ reader.directions
+    assert float(reader.loss(pooled, camera)) == pytest.approx(0.0, abs=1e-9)
+    pooled[2] = 5.0  # what is not asked for may be anything
+    assert float(reader.loss(pooled, camera)) == pytest.approx(0.0, abs=1e-9)
+    wrong = pooled + reader.directions[3]  # one feature of the eight off by one
+    assert float(reader.loss(wrong, camera)) == pytest.approx(1 / 8, rel=1e-4)
+    assert not list(reader.parameters())
+    again = ViewReader(32, 8, size=2.0)
+    assert torch.equal(again.directions, reader.directions)
+
+
+def test_a_latent_prior_is_taught_to_say_the_view_where_it_is_told():
+    torch.manual_seed(0)
+    networks = make_latent_networks(vocabulary(("mug",)), make_vae((8, 16)), 16, (8, 16))
+    camera = camera_features(torch.tensor([0.5, 1.5]), torch.zeros(2))
+    batch = Batch(torch.zeros(2, 3, 16, 16), ["a red mug, left side view", "a red mug"], camera, torch.tensor([900, 900]),
+                  torch.zeros(2, *networks.shape), torch.zeros(2, 2).long(), torch.zeros(2).bool())  # fmt: skip
+    with torch.no_grad():
+        bare, read = x0_loss(replace(networks, reader=None), batch), x0_loss(networks, batch)
+        text = networks.encode_text(networks.tokenize(batch.captions[:1]))
+        pooled = networks.unet.add_embedding(text)
+    assert networks.reader is not None
+    wanted = READING * (pooled @ networks.reader.directions.T - 3.0 * camera[:1]).square().mean()
+    assert float(read - bare) == pytest.approx(float(wanted), rel=1e-3)  # the second caption says no view

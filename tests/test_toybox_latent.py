@@ -167,7 +167,7 @@ def test_the_networks_learn_on_latents_and_the_autoencoder_stays(networks, rende
     rgb = torch.from_numpy(rendered.rgb[:4]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
     eps = torch.randn((4, *networks.shape), generator=torch.Generator().manual_seed(0))
     told, t = torch.zeros((4, 2), dtype=torch.long), torch.tensor([100, 500, 800, 999])
-    loss = x0_loss(networks, Batch(rgb, ["a red mug"] * 4, torch.zeros(4, 8), t, eps, told))
+    loss = x0_loss(networks, Batch(rgb, ["a red mug"] * 4, torch.zeros(4, 8), t, eps, told, torch.zeros(4, dtype=torch.bool)))
     gradients = torch.autograd.grad(loss, networks.parameters(), allow_unused=True)
     used = {id(p) for p, g in zip(networks.parameters(), gradients, strict=True) if g is not None and float(g.abs().sum()) > 0}
     assert {id(p) for p in networks.unet.parameters()} <= used

@@ -21,7 +21,7 @@ from dreamlift.toybox.learning import save_curve, set_gradients
 from dreamlift.toybox.network import PACKING, begin_with, kinds_known, load_folder, make_networks, save_folder
 from dreamlift.toybox.reader import UNTOLD
 from dreamlift.toybox.render import Background, sample_background, sample_pictures
-from dreamlift.toybox.train import Batch, Training, draw_batch, sample_grid, train, x0_loss
+from dreamlift.toybox.train import Batch, Training, draw_batch, loss_weight, sample_grid, taught_pictures, train, x0_loss
 from dreamlift.toybox.world import ATTRIBUTES, CATEGORIES, COLORS, SYNONYMS, describe
 from dreamlift.types import Conditioning
 
@@ -199,7 +199,7 @@ def test_x0_loss_of_a_network_that_says_nothing_is_the_mean_square_of_the_pictur
         torch.nn.init.zeros_(parameter)
     x = torch.rand(4, 3, 16, 16) * 2 - 1
     batch = Batch(x, [""] * 4, torch.zeros(4, 8), torch.tensor([0, 10, 500, 999]), torch.randn(4, 12, 8, 8),
-                  torch.full((4, 2), UNTOLD))  # fmt: skip
+                  torch.full((4, 2), UNTOLD), torch.zeros(4, dtype=torch.bool))  # fmt: skip
     got = x0_loss(networks, batch)
     # Its signal-to-noise ratio to the power of 0.3, by the cosine schedule's formula; at t = 999 of 1000 it is 0 by design.
     ratio = [math.tan(0.5 * math.pi * (t / 1000 + 0.008) / 1.008) ** -2 for t in (0, 10, 500, 999)]
@@ -210,7 +210,8 @@ def test_x0_loss_of_a_network_that_says_nothing_is_the_mean_square_of_the_pictur
 
 def test_a_batch_is_captioned_and_told_some_cameras():
     data, settings = pictures(48), Training(batch=32, size=16)
-    x, captions, cameras, t, eps, _ = draw_batch(data, settings, 3, (12, 8, 8))
+    x, captions, cameras, t, eps, _, taught = draw_batch(data, settings, 3, (12, 8, 8))
+    assert not taught.any()
     assert eps.shape == (32, 12, 8, 8)
     assert 650 < float(t.float().mean()) < 850  # a density proportional to t^2 has its mean at three quarters
     assert x.shape == (32, 3, 16, 16)
@@ -227,6 +228,39 @@ def test_a_batch_is_captioned_and_told_some_cameras():
     i = int(np.argmin(gaps))
     assert abs(abs(float(cameras[told][0, 1])) - abs(np.sin(data.azimuth[i]))) < 1e-5
     assert abs(float(cameras[told][0, 2]) - np.cos(data.azimuth[i])) < 1e-5
+
+
+def test_a_part_of_a_batch_is_for_a_teacher_to_answer():
+    data, settings = pictures(48), Training(batch=16, size=16)
+    plain, shared = (draw_batch(data, settings, 3, (12, 8, 8), taught=taught) for taught in (False, True))
+    assert int(shared.taught.sum()) == 6
+    assert int(shared.t[shared.taught].min()) >= 950
+    assert torch.equal(shared.t[~shared.taught], plain.t[~shared.taught])
+    assert torch.equal(shared.rgb, plain.rgb)
+    assert int(shared.share(1, 2).taught.sum()) in (2, 4)
+
+
+def test_where_a_teacher_answers_its_mean_is_what_is_right(monkeypatch):
+    torch.manual_seed(0)
+    networks, teacher = (replace(make_networks(vocabulary(("mug",)), size, (8, 16)), reader=None) for size in (16, 8))
+    for parameter in networks.unet.conv_out.parameters():
+        torch.nn.init.zeros_(parameter)
+    batch = draw_batch(pictures(48), Training(batch=8, size=16), 0, networks.shape, taught=True)
+    answers = []
+
+    def answer(*given):
+        answers.append(taught_pictures(*given))
+        return answers[-1]
+
+    monkeypatch.setattr("dreamlift.toybox.train.taught_pictures", answer)
+    loss, own = x0_loss(networks, batch, teacher), batch.taught
+    abar = networks.scheduler.alphas_cumprod[batch.t[~own]]
+    rest = (loss_weight(abar) * batch.rgb[~own].square().mean((1, 2, 3))).sum()
+    taught = float(loss.detach()) * 8 - float(rest)  # the network says 0: each picture's own mean square, of weight 1
+    wanted = torch.nn.functional.interpolate(answers[0], (16, 16), mode="bilinear").square().mean((1, 2, 3))
+    assert len(wanted) == int(own.sum()) == 3
+    assert taught == pytest.approx(float(wanted.sum()), rel=1e-3)
+    assert taught != pytest.approx(float(batch.rgb[own].square().mean((1, 2, 3)).sum()), rel=0.05)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -295,10 +329,10 @@ def test_training_resumes_bit_by_bit(tmp_path, monkeypatch):
 
 
 def _stop_at(step: int):
-    def draw(data, settings, index, shape):
+    def draw(data, settings, index, shape, taught):
         if index == step:
             raise KeyboardInterrupt
-        return draw_batch(data, settings, index, shape)
+        return draw_batch(data, settings, index, shape, taught=taught)
 
     return draw
 

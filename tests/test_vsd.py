@@ -41,9 +41,7 @@ class Exact(Adapted):
         return GaussianPrior(now, torch.full((len(now),), 1e-3)).predict_noise(x_t, t, cond)
 
 
-def lifted(
-    loss, prior: GaussianPrior, particles: torch.Tensor, steps: int, learnt: Variational | None = None
-) -> torch.Tensor:
+def lifted(loss, prior: GaussianPrior, particles: torch.Tensor, steps: int, learnt: Variational | None = None) -> torch.Tensor:
     """Particles ``(N, C, 1, 1)`` after ``steps`` of ``loss`` with a falling learning rate, as ``(N, C)``.
 
     VSD's second score is that of the particles themselves, or the one that is ``learnt`` on the way.

@@ -86,8 +86,8 @@ def _toy(guidance: Guidance, **changes: Any) -> Config:
 LATENT = replace(FIELD, prior="toybox-latent", backdrops=(PALE,), guidance=SDS(7.5, T_MIN, T_MAX, weighting="x0"))
 """The first stage on an embedded prior of Stable Diffusion's shape: renders go through an encoder, with gradients."""
 
-# The paper's guidance is that of a good sampler (7.5 for Stable Diffusion); this prior's is 2 to 3. The network has attention at
-# its lowest level only: a LoRA there alone learns nothing of the renders, and one that learns fast leaves its errors in them.
+# The paper's guidance is that of a good sampler (7.5 for Stable Diffusion); this prior's is 2 to 3. The network has attention
+# at its lowest level only: a LoRA there alone learns nothing of the renders. One that learns fast leaves its errors in them.
 TOY_VSD = VSD(3.0, T_MIN, T_MAX, "x0", targets="all", lora_lr=2e-3, lora_target="v", clip_x0=1.0)
 
 TOYS: dict[str, Config] = {

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from dreamlift.files import atomic_write_text
 from dreamlift.priors.network import CAMERA_FEATURES
-from dreamlift.toybox.reader import Reader
+from dreamlift.toybox.reader import Reader, ViewReader
 from dreamlift.toybox.world import CATEGORIES
 
 PACKING = 2  # each channel of a picture is split into PACKING^2, at a PACKING-th of the size: the same picture, far cheaper
@@ -44,7 +44,7 @@ class Networks:
     tokenizer: Any  # transformers.PreTrainedTokenizerFast
     scheduler: Any  # diffusers.DDPMScheduler
     vae: Any = None  # diffusers.AutoencoderKL, frozen; None for pixels
-    reader: Reader | None = None  # of use in training only; not saved with the prior
+    reader: Reader | ViewReader | None = None  # of use in training only; not saved with the prior
 
     def parameters(self) -> list[torch.nn.Parameter]:
         return [*self.unet.parameters(), *self.text_encoder.parameters(), *(self.reader.parameters() if self.reader else ())]
@@ -208,6 +208,8 @@ def begin_with(networks: Networks, folder: Path) -> None:
         if key in state:
             value[: len(state[key])] = 0.0
             value[tuple(map(slice, state[key].shape))] = state[key]
+        elif "add_embedding.norm2.weight" in key:  # a pooled text that is added: softly, but at zero it would stay there
+            value.fill_(0.3)
         elif any(part in key for part in ("to_out.0.", "ff.net.2.")):  # the last layer of each residual branch
             value.zero_()
     networks.unet.load_state_dict(fresh)

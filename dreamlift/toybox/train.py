@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
+from torch.nn import functional
 
 from dreamlift.files import atomic_write_bytes, atomic_write_text
 from dreamlift.priors.network import camera_features
@@ -34,10 +35,11 @@ from dreamlift.toybox.dataset import CLAY, SHARD, Pictures, load_shards, make_sh
 from dreamlift.toybox.latent import load_vae, make_latent_networks
 from dreamlift.toybox.learning import Optimizers, learning_rate, make_workers, save_curve, set_gradients, set_rates
 from dreamlift.toybox.muon import Muon, takes
-from dreamlift.toybox.network import Networks, begin_with, make_networks, save_folder
-from dreamlift.toybox.reader import UNTOLD
+from dreamlift.toybox.network import Networks, begin_with, load_folder, make_networks, save_folder
+from dreamlift.toybox.reader import UNTOLD, ViewReader
 from dreamlift.toybox.world import CATEGORIES, COLORS
 
+TAUGHT, TAUGHT_FROM = (3, 8), 0.95  # with a teacher, so many pictures of a batch are taught by it, at times from this one on
 PLAIN_SHARE = 0.75  # of the pictures are shown over a plain background
 READING = 0.05  # weight of what the text states have to tell, beside the loss of the pictures
 FAST = 20.0  # times the learning rate: for tables that start near zero and have to become large (position biases, the reader)
@@ -66,16 +68,21 @@ class Batch(NamedTuple):
     t: Tensor  # (B,) training timesteps
     eps: Tensor  # (B, C, h, w) noise, of what the U-Net works on
     told: Tensor  # (B, 2) index of the thing's colour and of its hat's that the caption tells, UNTOLD where it tells none
+    taught: Tensor  # (B,) bool: a teacher says what is right, not the picture
 
     def share(self, index: int, count: int) -> Batch:
         """The ``index``-th of ``count`` equal parts."""
-        rgb, captions, camera, t, eps, told = self
+        rgb, captions, camera, t, eps, told, taught = self
         own = slice(index, None, count)
-        return Batch(rgb[own], captions[own], camera[own], t[own], eps[own], told[own])
+        return Batch(rgb[own], captions[own], camera[own], t[own], eps[own], told[own], taught[own])
 
 
-def draw_batch(pictures: Pictures, settings: Training, step: int, shape: tuple[int, int, int], horizon: int = 1000) -> Batch:
+def draw_batch(
+    pictures: Pictures, settings: Training, step: int, shape: tuple[int, int, int], horizon: int = 1000, taught: bool = False
+) -> Batch:
     """The batch of one step, with noise of ``shape`` (C, h, w): a function of the seed and the step alone.
+
+    With ``taught`` a part of it is for a teacher to answer, at times at which little but noise is seen.
 
     Three quarters of the captioned pictures come with their camera. The density of t is proportional to t^2: what the words
     say is decided at high noise, and the least is left to learn at low noise.
@@ -90,8 +97,13 @@ def draw_batch(pictures: Pictures, settings: Training, step: int, shape: tuple[i
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
     even = (torch.rand((), generator=generator) + torch.arange(len(rgb)) / len(rgb)) % 1.0  # every batch sees all noise levels
     t = (even ** (1 / 3) * horizon).long()
-    told = told_colors(pictures, drawn.rows, captions)
-    return Batch(rgb, captions, camera, t, torch.randn((len(rgb), *shape), generator=generator), told)
+    told, eps = told_colors(pictures, drawn.rows, captions), torch.randn((len(rgb), *shape), generator=generator)
+    answered = torch.zeros(len(rgb), dtype=torch.bool)
+    if taught:
+        answered = torch.arange(len(rgb)) % TAUGHT[1] < TAUGHT[0]
+        late = TAUGHT_FROM + (1.0 - TAUGHT_FROM) * torch.rand(len(rgb), generator=generator)
+        t = torch.where(answered, (late * horizon).long(), t)
+    return Batch(rgb, captions, camera, t, eps, told, answered)
 
 
 def told_colors(pictures: Pictures, rows: np.ndarray, captions: list[str]) -> Tensor:
@@ -106,24 +118,49 @@ def told_colors(pictures: Pictures, rows: np.ndarray, captions: list[str]) -> Te
     return torch.from_numpy(found)
 
 
-def loss_weight(abar: Tensor) -> Tensor:
+def loss_weight(abar: Tensor, latent: bool = False) -> Tensor:
     """w at cumulated alphas ``abar``: 1 at a signal-to-noise ratio of 1, and a tenth where nothing but noise is seen.
 
-    A power law through the errors (0.012, 0.019, 0.032, 0.055, 0.16 at t = 0.5, 0.7, 0.85, 0.95, 1) of a trained prior.
+    A power law through the errors (0.012, 0.019, 0.032, 0.055, 0.16 at t = 0.5, 0.7, 0.85, 0.95, 1) of a trained prior; of
+    one on latents they were 0.032, 0.058, 0.091, 0.125, 0.169, 0.18 at t = 0.4, 0.6, 0.75, 0.85, 0.96, 1.
     """
-    return (abar / (1.0 - abar).clamp_min(1e-4) + 2e-4).clamp_max(100.0) ** 0.3
+    floor, power = (1e-2, 0.4) if latent else (2e-4, 0.3)
+    return (abar / (1.0 - abar).clamp_min(1e-4) + floor).clamp_max(100.0) ** power
 
 
-def x0_loss(networks: Networks, batch: Batch) -> Tensor:
-    """The loss () of the predicted clean pictures (or latents)."""
+@torch.no_grad()
+def taught_pictures(teacher: Networks, captions: list[str], eps: Tensor) -> Tensor:
+    """What a trained pixel prior sees in nothing but noise ``eps (B, C, h, w)``: the mean ``(B, 3, S, S)`` of what is told."""
+    text = teacher.encode_text({k: v.to(eps.device) for k, v in teacher.tokenize(captions).items()})
+    last = len(teacher.scheduler.alphas_cumprod) - 1
+    x0 = teacher.predict_x0(eps, torch.full((len(eps),), last, device=eps.device), text)
+    return teacher.decode(x0).permute(0, 3, 1, 2) * 2.0 - 1.0
+
+
+def x0_loss(networks: Networks, batch: Batch, teacher: Networks | None = None) -> Tensor:
+    """The loss () of the predicted clean pictures (or latents).
+
+    Where a ``teacher`` answers, its mean is what is right. One picture tells little of the mean where all is noise, and less
+    of the view: in a trained prior a wrong view costs two thirds more there, in one that begins to see it two percent.
+    """
     device = networks.unet.device
     abar = networks.scheduler.alphas_cumprod[batch.t].view(-1, 1, 1, 1).to(device)
     rgb, eps, t, camera = (each.to(device) for each in (batch.rgb, batch.eps, batch.t, batch.camera))
     tokens = {k: v.to(device) for k, v in networks.tokenize(batch.captions).items()}
     text = networks.encode_text(tokens)
+    weight, own = loss_weight(abar, networks.vae is not None), batch.taught.to(device)
+    if teacher is not None and bool(own.any()):
+        asked = [caption for caption, answered in zip(batch.captions, batch.taught.tolist(), strict=True) if answered]
+        stream, rgb = torch.Generator().manual_seed(int(batch.t.sum())), rgb.clone()
+        noise = torch.randn((len(asked), *teacher.shape), generator=stream).to(device)
+        rgb[own] = functional.interpolate(taught_pictures(teacher, asked, noise), rgb.shape[-2:], mode="bilinear")
+        weight = torch.where(own.view(-1, 1, 1, 1), 1.0, weight)
     x = networks.encode(rgb)
     x0 = networks.predict_x0(abar.sqrt() * x + (1 - abar).sqrt() * eps, t, text, camera)
-    loss = (loss_weight(abar) * (x0 - x).square()).mean()
+    loss = (weight * (x0 - x).square()).mean()
+    if isinstance(networks.reader, ViewReader):  # of captions that say the view, and pictures whose camera is known
+        said = torch.tensor([["view" in caption] for caption in batch.captions], device=device)
+        return loss + READING * networks.reader.loss(networks.unet.add_embedding(text), camera * said)
     return loss if networks.reader is None else loss + READING * networks.reader.loss(text, tokens, batch.told.to(device))
 
 
@@ -229,12 +266,13 @@ def milestone(folder: Path, networks: Networks, ema: dict[str, Tensor], kinds: S
 
 def train(
     settings: Training, folder: Path, data: Path, device: str, save_every: int, init: Path | None = None,
-    kinds: Sequence[str] = tuple(CATEGORIES), vae: Path | None = None,
+    kinds: Sequence[str] = tuple(CATEGORIES), vae: Path | None = None, teacher: Path | None = None,
 ) -> None:  # fmt: skip
     """Train until ``settings.steps``, going on from what ``folder`` holds; refreshes the data as shards arrive.
 
     ``init`` is a saved prior whose weights a new run begins with, instead of random ones; ``kinds`` are the categories that
-    the data shows; with ``vae``, a folder of an autoencoder, it is a latent prior that is trained.
+    the data shows; with ``vae``, a folder of an autoencoder, it is a latent prior that is trained; with ``teacher``, a folder
+    of a pixel prior, this one says what is right where little but noise is seen.
     """
     torch.manual_seed(settings.seed)
     words = vocabulary(kinds)
@@ -247,6 +285,10 @@ def train(
         networks.reader.to(device)
     if networks.vae is not None:
         networks.vae.to(device, memory_format=torch.channels_last)
+    guide = None if teacher is None else load_folder(teacher)
+    if guide is not None:
+        guide.unet.to(device).requires_grad_(False)
+        guide.text_encoder.to(device).requires_grad_(False)
     optimizers = make_optimizers(networks, settings.lr)
     ema = {k: v.detach().clone() for k, v in networks.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -257,8 +299,10 @@ def train(
         optimizers[1].each = pool.map
         for step in range(start, settings.steps):
             set_rates(optimizers, learning_rate(step, settings.steps, settings.lr, settings.warmup, settings.hold))
-            batch = draw_batch(pictures, settings, step, networks.shape)
-            loss = set_gradients(parameters, lambda i, n, batch=batch: x0_loss(networks, batch.share(i, n)), pool, workers)
+            batch = draw_batch(pictures, settings, step, networks.shape, taught=guide is not None)
+            loss = set_gradients(
+                parameters, lambda i, n, batch=batch: x0_loss(networks, batch.share(i, n), guide), pool, workers
+            )
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             for optimizer in optimizers:
                 optimizer.step()
@@ -290,6 +334,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data/toybox"), help="folder of the rendered pictures")
     parser.add_argument("--pictures", type=int, default=30_000, help="rendered first, those that are missing")
     parser.add_argument("--vae", type=Path, help="train a latent prior on this autoencoder's latents (--size 128)")
+    parser.add_argument("--teacher", type=Path, help="a trained pixel prior's folder, to learn from where all is noise")
     parser.add_argument("--init", type=Path, help="begin with the weights of this diffusers folder")
     known = tuple(CATEGORIES)
     parser.add_argument("--kinds", nargs="+", choices=known, default=known, metavar="KIND", help="categories; default: all")
@@ -299,15 +344,15 @@ def main() -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     arguments = vars(parser.parse_args())
     tune_process()  # torch is here already: its malloc is what matters in this loop
-    folder, data, device, every, init, kinds, vae = (
-        arguments.pop(key) for key in ("out", "data", "device", "save_every", "init", "kinds", "vae")
+    folder, data, device, every, init, kinds, vae, teacher = (
+        arguments.pop(key) for key in ("out", "data", "device", "save_every", "init", "kinds", "vae", "teacher")
     )
     for index in range(-(-arguments.pop("pictures") // SHARD)):
         make_shard(data, index, arguments["size"], kinds)
     settings = Training(**arguments)
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write_text(folder / "training.json", json.dumps(vars(settings) | {"kinds": list(kinds)}, indent=2) + "\n")
-    train(settings, folder, data, device, every, init, kinds, vae)
+    train(settings, folder, data, device, every, init, kinds, vae, teacher)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def draw_captions(pictures: Pictures, settings: TextTraining, step: int) -> Capt
 
 def text_loss(networks: Networks, before: torch.nn.Module, batch: Captions, keep: float) -> Tensor:
     """What the reader cannot read, and ``keep`` times the change of the states of captions without a hat; ()."""
-    assert networks.reader is not None
+    assert isinstance(networks.reader, Reader)
     tokens = networks.tokenize(batch.captions)
     longest = int(tokens["attention_mask"].sum(dim=1).max())  # of 77 tokens most are padding
     tokens = {name: value[:, :longest] for name, value in tokens.items()}
