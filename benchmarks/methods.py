@@ -6,8 +6,9 @@
 The judge reads the exported files. Rows are kept in benchmarks/results/methods.json and made again only where a preset's
 settings or the prior's weights have changed, so the table can grow over many evenings. Diversity is the mean distance of the
 judge's embeddings over the seeds of a prompt; PSNR is the exported file against its scene; MB are the file's; seconds are from
-the prompt to the file, in a process that has done it before. The picture methods.png shows the files of four prompts, a row a
-preset, as far as their pictures are in --pictures.
+the prompt to the file, in a process that has done it before. "truth" is the world's own thing in an asset's place: what a
+figure can be at best. The picture methods.png shows the files of four prompts, a row a preset, as far as their pictures are
+in --pictures.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -39,12 +40,18 @@ from dreamlift.priors.sources import locate, revision_of
 from dreamlift.run import slugify
 from dreamlift.startup import tune_process
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dreamlift.types import Mesh
+
 # The losses of the toy presets, and SDS as DreamFusion has it, whose effects (saturation, one thing for all seeds) are known.
 SDS_100 = replace(PRESETS["dreamfusion-toy"], guidance=SDS(guidance_scale=100.0, weighting="x0"))
 CONFIGS = {
     name: preset for name, preset in PRESETS.items() if preset.prior.startswith("toybox") and not preset.scene.needs_start
 }
 CONFIGS |= {"sds-100": SDS_100}
+TRUTH = "truth"
 RESULTS = Path(__file__).parent / "results" / "methods.json"
 COLUMNS = ("category", "color", "both", "category_textureless", "azimuth_error_deg", "janus", "saturation",
            "silhouette_iou", "seconds", "psnr", "mb")  # fmt: skip
@@ -65,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--presets", nargs="+", choices=CONFIGS, default=[*TOYS, "sds-100"], metavar="PRESET")
+    parser.add_argument("--presets", nargs="+", choices=[*CONFIGS, TRUTH], default=[*TOYS, "sds-100", TRUTH], metavar="PRESET")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the rows are kept")
     parser.add_argument("--pictures", type=Path, default=Path("outputs/methods"))
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its share of the cores")
@@ -89,8 +96,8 @@ def main() -> None:
 
 def tasks_of(preset: str, prompts: list[str], seeds: int, drawn: list[str], pictures: Path) -> list[Task]:
     """The runs of one preset, seed by seed: a table of the first seed is whole before the next one begins."""
-    config, found = CONFIGS[preset], []
-    revision = "".join(sorted({revision_of(locate(stage.prior)) for stage in config.stages}))
+    config, found = CONFIGS.get(preset, SDS_100), []
+    revision = TRUTH if preset == TRUTH else "".join(sorted({revision_of(locate(stage.prior)) for stage in config.stages}))
     for seed in range(seeds):
         for prompt in prompts:
             key = config_hash(replace(config, prompt=prompt, seed=seed))[:16] + revision[:16]
@@ -116,33 +123,53 @@ def measure(task: Task) -> dict[str, Any]:
     """One run, its file judged: a row."""
     import torch
 
-    from dreamlift.export.glb import load_glb
-    from dreamlift.lifting import generate
-    from dreamlift.meshing.raster import render_mesh
     from dreamlift.toybox.judge import load_judge, understand
     from dreamlift.toybox.score import score_mesh
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # numba changes it when it loads
     row: dict[str, Any] = {name: getattr(task, name) for name in ("preset", "prompt", "seed", "key")}
-    begun = time.perf_counter()
     try:
-        asset = generate(task.prompt, replace(CONFIGS[task.preset], seed=task.seed))
+        mesh, pictures, further = true_thing(task) if task.preset == TRUTH else lifted(task)
     except (RuntimeError, ValueError) as error:  # a run that diverged or left nothing is a result too
         return row | {"error": str(error).splitlines()[0]}
-    with tempfile.TemporaryDirectory() as folder:
-        file = asset.save(Path(folder) / "asset.glb")
-        seconds, mb, mesh = time.perf_counter() - begun, file.stat().st_size / 1e6, load_glb(file)
     scored = score_mesh(mesh, understand(task.prompt), load_judge()[0])
-    pictures = render_mesh(mesh, asset.cameras, 1.0).rgb
     if task.picture is not None:
         strip = torch.cat([pictures[side] for side in SIDES], dim=1).clamp(0, 1)
         Image.fromarray((strip.numpy() * 255).round().astype(np.uint8)).save(task.picture)
-    # PSNR as in run.json: the file against the scene, over all views.
-    error = float((pictures.double() - asset.views.double()).square().mean())
-    figures = asdict(scored.score) | {"seconds": seconds, "mb": mb, "psnr": -10.0 * math.log10(max(error, 1e-10))}
+    figures = asdict(scored.score) | further
     plain = {name: None if math.isnan(value) else round(value, 4) for name, value in figures.items()}
     code = (scored.embedding * 127.0).round().to(torch.int8).numpy().tobytes()
     return row | {"figures": plain, "embedding": base64.b64encode(code).decode()}
+
+
+def lifted(task: Task) -> tuple[Mesh, Tensor, dict[str, float]]:
+    """The mesh in a run's file, its pictures from 8 sides, and what the run has to say of itself."""
+    from dreamlift.export.roundtrip import load_glb, psnr
+    from dreamlift.lifting import generate
+    from dreamlift.meshing.raster import render_mesh
+
+    begun = time.perf_counter()
+    asset = generate(task.prompt, replace(CONFIGS[task.preset], seed=task.seed))
+    with tempfile.TemporaryDirectory() as folder:
+        file = asset.save(Path(folder) / "asset.glb")
+        seconds, mb, mesh = time.perf_counter() - begun, file.stat().st_size / 1e6, load_glb(file)
+    pictures = render_mesh(mesh, asset.cameras, 1.0).rgb
+    return mesh, pictures, {"seconds": seconds, "mb": mb, "psnr": psnr(pictures, asset.views)}
+
+
+def true_thing(task: Task) -> tuple[Mesh, Tensor, dict[str, float]]:
+    """The world's own thing in the asset's place, of a seed that no outline is compared with."""
+    from dreamlift.cameras import turntable
+    from dreamlift.meshing.raster import render_mesh
+    from dreamlift.toybox.judge import understand
+    from dreamlift.toybox.truth import mesh_of
+    from dreamlift.toybox.world import make_thing
+
+    begun, told = time.perf_counter(), understand(task.prompt)
+    hat = task.prompt.split(" hat")[0].split()[-1] if " wearing " in task.prompt else ""
+    mesh = mesh_of(make_thing(told.category, told.color, 1000 + task.seed, told.attribute, hat, " box" in task.prompt))
+    pictures = render_mesh(mesh, turntable(8, distance=2.9, fov_deg=42.0, size=SIZE), 1.0).rgb
+    return mesh, pictures, {"seconds": time.perf_counter() - begun, "mb": math.nan, "psnr": math.nan}
 
 
 def keep(path: Path, rows: Iterable[dict[str, Any]]) -> None:
