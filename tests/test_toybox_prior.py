@@ -240,6 +240,12 @@ def test_a_part_of_a_batch_is_for_a_teacher_to_answer():
     assert int(shared.share(1, 2).taught.sum()) in (2, 4)
 
 
+def test_no_time_lies_beyond_the_last_one(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda *size, **_: torch.full(size if size and size != ((),) else (), 1.0 - 2**-24))
+    batch = draw_batch(pictures(48), Training(batch=16, size=16), 3, (12, 8, 8), taught=True)
+    assert int(batch.t.max()) == 999
+
+
 def test_where_a_teacher_answers_its_mean_is_what_is_right(monkeypatch):
     torch.manual_seed(0)
     networks, teacher = (replace(make_networks(vocabulary(("mug",)), size, (8, 16)), reader=None) for size in (16, 8))

@@ -102,7 +102,7 @@ def draw_batch(
     if taught:
         answered = torch.arange(len(rgb)) % TAUGHT[1] < TAUGHT[0]
         late = TAUGHT_FROM + (1.0 - TAUGHT_FROM) * torch.rand(len(rgb), generator=generator)
-        t = torch.where(answered, (late * horizon).long(), t)
+        t = torch.where(answered, (late * horizon).long().clamp_max(horizon - 1), t)  # a draw near 1 rounds to it
     return Batch(rgb, captions, camera, t, eps, told, answered)
 
 
