@@ -109,7 +109,8 @@ def tasks_of(preset: str, prompts: list[str], seeds: int, drawn: list[str], pict
 def measured(tasks: list[Task], jobs: int) -> Iterable[dict[str, Any]]:
     """The rows of ``tasks``, as they are ready."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ["OMP_NUM_THREADS"] = str(max(1, cores // jobs))
     if not tasks:
         return
     with multiprocessing.get_context("spawn").Pool(min(jobs, len(tasks)), tune_process) as pool:
