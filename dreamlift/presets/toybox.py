@@ -83,7 +83,7 @@ def _toy(guidance: Guidance, **changes: Any) -> Config:
     return replace(FIELD, guidance=guidance, **changes)
 
 
-LATENT = replace(FIELD, prior="toybox-latent", backdrops=(PALE,), guidance=SDS(7.5, T_MIN, T_MAX, weighting="x0"))
+LATENT = replace(FIELD, prior="toybox-latent", guidance=SDS(7.5, T_MIN, T_MAX, weighting="x0"))
 """The first stage on an embedded prior of Stable Diffusion's shape: renders go through an encoder, with gradients."""
 
 # The paper's guidance is that of a good sampler (7.5 for Stable Diffusion); this prior's is 2 to 3. The network has attention
