@@ -65,6 +65,15 @@ class Networks:
         if self.reader:
             self.reader.load_state_dict({k[7:]: v for k, v in state.items() if k.startswith("reader.")})
 
+    def move(self, device: str) -> None:
+        """Every part to ``device``, in place; those that work on pictures laid out as convolutions like it."""
+        for part in (self.unet, self.vae):
+            if part is not None:
+                part.to(device, memory_format=torch.channels_last)
+        for part in (self.text_encoder, self.reader):
+            if part is not None:
+                part.to(device)
+
     def tokenize(self, captions: list[str]) -> dict[str, torch.Tensor]:
         """Token ids ``(B, 77)``, and to a T5 the attention mask too (stock pipelines give CLIP none)."""
         out = self.tokenizer(captions, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt")

@@ -279,16 +279,10 @@ def train(
     networks = make_networks(words, settings.size) if vae is None else make_latent_networks(words, load_vae(vae), settings.size)
     if init is not None:
         begin_with(networks, init)
-    networks.unet.to(device, memory_format=torch.channels_last)
-    networks.text_encoder.to(device)
-    if networks.reader is not None:
-        networks.reader.to(device)
-    if networks.vae is not None:
-        networks.vae.to(device, memory_format=torch.channels_last)
+    networks.move(device)
     guide = None if teacher is None else load_folder(teacher)
     if guide is not None:
-        guide.unet.to(device).requires_grad_(False)
-        guide.text_encoder.to(device).requires_grad_(False)
+        guide.move(device)
     optimizers = make_optimizers(networks, settings.lr)
     ema = {k: v.detach().clone() for k, v in networks.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
