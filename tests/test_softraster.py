@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from dreamlift.cameras import orbit_cameras, project, turntable
 from dreamlift.meshing.isosurface import isosurface
 from dreamlift.meshing.raster_nvdiffrast import clip_matrices
-from dreamlift.meshing.softraster import antialias, edges_of, surface_of
+from dreamlift.meshing.softraster import antialias, draw, edges_of, edges_torch, surface_of
 from dreamlift.meshing.visibility import available_backends, choose_backend, visible_faces
 
 BACKENDS = available_backends("cpu")
@@ -35,10 +36,12 @@ def coverage(vertices, faces, cameras, backend=None):
     return antialias(mask, seen, vertices, faces, edges_of(faces), cameras)
 
 
-def colored(vertices, faces, colors, cameras, backend=None):
-    """Pictures with colour times coverage, coverage and depth times coverage."""
+def colored(vertices, faces, colors, cameras, backend=None, whole=False):
+    """Pictures with colour times coverage, coverage and depth times coverage; ``whole`` draws them in one call."""
     seen = surface_of(vertices, faces, cameras, backend)
     values = torch.cat([seen.interpolate(colors), torch.ones_like(seen.depth), seen.depth], dim=1)
+    if whole:
+        return draw(values, seen, vertices, faces, edges_of(faces), cameras)
     return antialias(seen.picture(values), seen, vertices, faces, edges_of(faces), cameras)
 
 
@@ -87,6 +90,69 @@ def test_every_backend_has_the_gradients_of_finite_differences(backend):
             ends.append(float(value(*moved)))
         want = float((grads[k] * moves[k]).sum())
         assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(want, rel=2e-3)
+
+
+def twins(vertices, faces, cameras, dtype, whole=True):
+    """(picture of colours, coverage and depth, its gradients) by the compiled kernels and by torch, and the share of pixels
+    where they chose the same face."""
+    g = torch.Generator().manual_seed(1)
+    colors = torch.rand(len(vertices), 3, generator=g, dtype=torch.float64).to(dtype)
+    weights = torch.randn(len(cameras), cameras.height, cameras.width, 5, generator=g, dtype=torch.float64).to(dtype)
+    found, ids = [], []
+    for backend in ("numba", "torch"):
+        leaves = [x.to(dtype).clone().requires_grad_() for x in (vertices, colors)]
+        picture = colored(leaves[0], faces, leaves[1], cameras, backend, whole)
+        assert picture.dtype == dtype
+        found.append((picture, *torch.autograd.grad(picture, leaves, weights)))
+        ids.append(surface_of(leaves[0], faces, cameras, backend).ids)
+    return *found, float((ids[0] == ids[1]).double().mean())
+
+
+@pytest.mark.skipif("numba" not in BACKENDS, reason="without numba torch's is the only one")
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("distance", [4.0, 0.3])
+def test_compiled_pictures_and_gradients_are_those_of_torch(distance, whole):
+    """In float64 to rounding: a soup of crossing triangles, from outside and from within, and a ball of small ones."""
+    soup = torch.from_numpy(np.random.default_rng(3).normal(size=(120, 3)))
+    meshes = [(soup, torch.arange(120).view(40, 3)), ball(24)]
+    for vertices, faces in meshes:
+        cameras = turntable(3, 20.0, distance, 50.0, 40)
+        cameras = dataclasses.replace(cameras, c2w=cameras.c2w.double(), K=cameras.K.double())
+        mine, twin, same = twins(vertices, faces, cameras, torch.float64, whole)
+        assert same == 1
+        for got, want in zip(mine, twin, strict=True):
+            assert float((got - want).detach().norm()) <= 1e-11 * float(want.detach().norm())
+
+
+@pytest.mark.skipif("numba" not in BACKENDS, reason="without numba torch's is the only one")
+def test_compiled_pictures_in_single_precision_are_those_of_torch():
+    vertices, faces = ball(24)
+    mine, twin, same = twins(vertices, faces, turntable(2, 20.0, 3.0, 50.0, 64), torch.float32)
+    assert same > 0.999
+    for got, want in zip(mine, twin, strict=True):
+        assert float((got - want).detach().norm()) <= 1e-3 * float(want.detach().norm())
+
+
+@pytest.mark.skipif("numba" not in BACKENDS, reason="it tests the compiled kernels")
+def test_the_number_of_threads_changes_no_bit():
+    vertices, faces = ball(20)
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        found.append(twins(vertices, faces, turntable(3, 20.0, 3.0, 50.0, 96), torch.float32)[0])
+    torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.skipif("numba" not in BACKENDS, reason="it tests the compiled kernels")
+def test_what_is_frozen_gets_no_gradient():
+    vertices, faces = ball(12)
+    for fixed, moving in ((0, 1), (1, 0)):
+        leaves = [vertices.clone(), torch.rand(len(vertices), 3, dtype=torch.float64)]
+        leaves[moving].requires_grad_()
+        colored(leaves[0], faces, leaves[1], camera(16), "numba").sum().backward()
+        assert leaves[fixed].grad is None
+        assert bool(leaves[moving].grad.any())
 
 
 def test_perspective_correct_interpolation_of_positions_gives_the_rays_points():
@@ -194,6 +260,16 @@ def test_edges_have_their_faces():
     assert bool((found.faces >= 0).all())
     assert len(found.ends) * 2 == len(closed) * 3
     assert len(edges_of(torch.zeros(0, 3, dtype=torch.int64)).ends) == 0
+
+
+def test_edges_are_those_of_torch_in_their_order():
+    """Of any faces: edges of three and more faces, a vertex with many, corners that are one vertex."""
+    rng = np.random.default_rng(0)
+    wheel = np.stack([np.zeros(300, int), np.arange(1, 301), np.roll(np.arange(1, 301), -1)], axis=1)
+    for faces in (rng.integers(0, 12, (90, 3)), rng.integers(0, 400, (500, 3)), wheel, rng.permutation(wheel), wheel[:0]):
+        mine, twin = (make(torch.from_numpy(faces)) for make in (edges_of, edges_torch))
+        assert torch.equal(mine.ends, twin.ends)
+        assert torch.equal(mine.faces, twin.faces)
 
 
 def test_nothing_to_see_gives_an_empty_picture_with_a_graph():

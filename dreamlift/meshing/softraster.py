@@ -13,6 +13,9 @@ line between the centres of two neighbouring pixels at the share s of the way fr
 steep edges between neighbours in a row, flat ones between neighbours in a column. Two things differ from the paper. Crossings
 are found from the silhouette's edges, not from the two pixels' triangles, so that triangles may be smaller than pixels.
 And rows are blended before columns, on the result, so that coverage stays within [0, 1].
+
+Where visibility is found by numba, the rest is done by compiled kernels too (:mod:`dreamlift.meshing.raster_fused`); what is
+written here in torch is their reference, and what runs without numba.
 """
 
 from __future__ import annotations
@@ -22,8 +25,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dreamlift import jit
 from dreamlift.cameras import rays_of
-from dreamlift.meshing.visibility import NEAR, visible_faces
+from dreamlift.meshing import raster_fused
+from dreamlift.meshing.visibility import NEAR, choose_backend, visible_faces
 from dreamlift.types import Cameras
 
 
@@ -37,6 +42,7 @@ class Surface:
     barycentrics: Tensor  # (N, 3) sum to 1, differentiable in the vertices
     depth: Tensor  # (N, 1) distance along the unit ray, world units, differentiable in the vertices
     axial: Tensor  # (B, H, W) z along the camera's axis, infinite where there is no face; no gradient
+    drawn: raster_fused.Drawn | None = None  # what the compiled kernels keep of it, where they do the rest of the picture
 
     @property
     def view(self) -> Tensor:
@@ -45,11 +51,15 @@ class Surface:
 
     def interpolate(self, values: Tensor) -> Tensor:
         """Values ``(N, C)`` at the points, from those of the vertices ``(V, C)``."""
+        if self.drawn is not None and raster_fused.can_fuse(self.barycentrics, values):
+            return raster_fused.Interpolate.apply(values, self.barycentrics, self.corners)  # pyright: ignore[reportReturnType]
         parts = [values.index_select(0, self.corners[:, k]) * self.barycentrics[:, k : k + 1] for k in range(3)]
         return parts[0] + parts[1] + parts[2]
 
     def picture(self, values: Tensor) -> Tensor:
         """``(B, H, W, C)`` with the points' ``values (N, C)``, and 0 where there is no surface."""
+        if self.drawn is not None and raster_fused.can_fuse(values):
+            return raster_fused.Picture.apply(values, self.pixel, self.ids.numel()).view(*self.ids.shape, -1)  # pyright: ignore
         blank = values.new_zeros(self.ids.numel(), values.shape[1])
         return blank.index_copy(0, self.pixel, values).view(*self.ids.shape, -1)
 
@@ -64,6 +74,13 @@ class Edges:
 
 def edges_of(faces: Tensor) -> Edges:
     """The undirected edges of ``faces (F, 3)``, each with the faces on its two sides."""
+    if faces.device.type == "cpu" and jit.fast_kernels_available():
+        return Edges(*raster_fused.edges(faces))
+    return edges_torch(faces)
+
+
+def edges_torch(faces: Tensor) -> Edges:
+    """:func:`edges_of` in torch, on any device."""
     start, end = faces.reshape(-1), faces[:, [1, 2, 0]].reshape(-1)
     owner = torch.arange(len(faces), device=faces.device).repeat_interleave(3)
     base = int(faces.max()) + 1 if len(faces) else 1
@@ -89,7 +106,11 @@ def surface_of(vertices: Tensor, faces: Tensor, cameras: Cameras, backend: str |
         cameras: on the same device.
         backend: how visibility is found, see :func:`dreamlift.meshing.visibility.visible_faces`.
     """
-    ids = visible_faces(vertices.detach(), faces, cameras, backend)
+    name = choose_backend(vertices.device.type) if backend is None else backend
+    if name == "numba" and raster_fused.can_fuse(vertices) and not (cameras.c2w.requires_grad or cameras.K.requires_grad):
+        parts, drawn = raster_fused.surface(vertices, faces, cameras)
+        return Surface(*parts, drawn=drawn)
+    ids = visible_faces(vertices.detach(), faces, cameras, name)
     pixel = torch.nonzero(ids.view(-1) >= 0).flatten()
     corners = faces.index_select(0, ids.view(-1).index_select(0, pixel))
     rays = rays_of(cameras)
@@ -117,6 +138,24 @@ def antialias(picture: Tensor, surface: Surface, vertices: Tensor, faces: Tensor
             must be 0 where there is no surface.
         vertices, faces, cameras: what the surface was made from. edges: of these faces, :func:`edges_of`.
     """
+    if surface.drawn is not None and raster_fused.can_fuse(picture, vertices):
+        mesh = (faces, edges.ends, edges.faces)
+        return raster_fused.Antialias.apply(picture, vertices, surface.axial, mesh, surface.drawn.scan)  # pyright: ignore
+    return antialias_torch(picture, surface, vertices, faces, edges, cameras)
+
+
+def draw(values: Tensor, surface: Surface, vertices: Tensor, faces: Tensor, edges: Edges, cameras: Cameras) -> Tensor:
+    """``antialias(surface.picture(values), ...)``, the points' ``values (N, C)``; compiled, it copies less."""
+    if surface.drawn is not None and raster_fused.can_fuse(values, vertices):
+        mesh = (faces, edges.ends, edges.faces)
+        return raster_fused.Draw.apply(values, vertices, surface.pixel, surface.axial, mesh, surface.drawn)  # pyright: ignore
+    return antialias(surface.picture(values), surface, vertices, faces, edges, cameras)
+
+
+def antialias_torch(
+    picture: Tensor, surface: Surface, vertices: Tensor, faces: Tensor, edges: Edges, cameras: Cameras
+) -> Tensor:
+    """:func:`antialias` in torch, on any device."""
     height, width = picture.shape[1:3]
     values = picture.reshape(-1, picture.shape[-1])
     K, w2c = cameras.K.to(vertices), torch.linalg.inv(cameras.c2w).to(vertices)

@@ -19,9 +19,11 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -106,17 +108,33 @@ def _with_torch(vertices: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
     return torch.stack(views).view(len(cameras), cameras.height, cameras.width)
 
 
+@dataclass(frozen=True)
+class Scan:
+    """What the compiled kernels saw."""
+
+    ids: np.ndarray  # (B, H, W) int64, the nearest face, or -1
+    image: np.ndarray  # (B, V, 3) homogeneous pixels, as of :func:`dreamlift.meshing.raster_kernels.project`
+    screen: np.ndarray  # (B, V, 3) pixels and depths along the axis
+    lenses: np.ndarray  # (B, 4, 4) of :func:`dreamlift.meshing.raster_kernels.make_lenses`
+    rays: np.ndarray  # (B, 3, 3) from there too
+
+
+def scan(vertices: Tensor, faces: Tensor, cameras: Cameras) -> Scan:
+    """The visible faces by the compiled kernels, with the vertices' places in the pictures; all on a CPU."""
+    lenses, rays = np.empty((len(cameras), 4, 4)), np.empty((len(cameras), 3, 3))
+    raster_kernels.make_lenses(jit.array(cameras.c2w.double()), jit.array(cameras.K.double()), lenses, rays)
+    points, triangles, height = jit.array(vertices.double()), jit.array(faces), cameras.height
+    ids = np.empty((len(cameras), height, cameras.width), np.int64)
+    images, screens = (np.empty((len(cameras), len(points), 3)) for _ in range(2))
+    kernel = raster_kernels.nearest_faces
+    for lens, image, screen, winner in zip(lenses, images, screens, ids, strict=True):
+        raster_kernels.project(points, lens, image, screen)
+        jit.spread(lambda low, high, v=(image, screen), w=winner: kernel(v, triangles, NEAR, low, high, w), height, 16)
+    return Scan(ids, images, screens, lenses, rays)
+
+
 def _with_numba(vertices: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
-    width, height = cameras.width, cameras.height
-    triangles = jit.array(faces)
-    out = torch.empty(len(cameras), height, width, dtype=torch.int64)
-    for view, points in enumerate(to_camera(vertices, cameras)):
-        K = cameras.K[view].double()
-        local, winner = jit.array(points), out[view].numpy()
-        lens = (jit.array(K), jit.array(torch.linalg.inv(K)), NEAR)
-        jit.spread(lambda low, high, p=local, c=lens, w=winner: raster_kernels.nearest_faces(p, triangles, c, low, high, w),
-                   height, 16)  # fmt: skip
-    return out
+    return torch.from_numpy(scan(vertices, faces, cameras).ids)
 
 
 def _with_warp(vertices: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
