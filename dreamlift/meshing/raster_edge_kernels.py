@@ -137,6 +137,15 @@ def _slope(view: tuple, lens: np.ndarray, v: int, axis: int, part: tuple, out: n
 
 
 @compiled
+def _slots(entries: int) -> int:
+    """The size of a table by hash: a power of two, at most half full."""
+    size = 4
+    while size < 2 * entries:
+        size *= 2
+    return size
+
+
+@compiled
 def find_crossings(view: tuple, ends: np.ndarray, outlines: np.ndarray, seen: tuple, lens: np.ndarray, out: tuple) -> tuple:
     """The crossings that one view's picture shows, one for each pair of pixels: the one that reaches furthest.
 
@@ -153,10 +162,7 @@ def find_crossings(view: tuple, ends: np.ndarray, outlines: np.ndarray, seen: tu
     ids, axial = seen
     places, shares, slopes = out
     height, width = ids.shape
-    slots = 4
-    while slots < 2 * len(shares):
-        slots *= 2
-    kept = np.empty(slots, np.int64)  # the crossings of the pairs of pixels and sides of the surface: a table by hash
+    kept = np.empty(_slots(len(shares)), np.int64)  # of the pairs of pixels and sides of the surface: a table by hash
     count, rows = 0, 0
     for axis in range(2):
         kept[:] = -1
