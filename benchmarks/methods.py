@@ -183,14 +183,19 @@ def keep(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 def summary(rows: list[dict[str, Any]]) -> list[float]:
     """Means over the rows that have something to say, in the order of the columns, and the diversity."""
 
+    import torch
+
+    from dreamlift.toybox.score import diversity
+
     def mean(values: list[float]) -> float:
         return fmean(values) if values else math.nan
 
     spreads = []
     for prompt in {row["prompt"] for row in rows}:
         codes = [row["embedding"] for row in rows if row["prompt"] == prompt]
-        points = [np.frombuffer(base64.b64decode(code), np.int8).reshape(8, -1) / 127.0 for code in codes]
-        spreads += [float(np.linalg.norm(a - b, axis=1).mean()) for i, a in enumerate(points) for b in points[:i]]
+        points = [np.frombuffer(base64.b64decode(code), np.int8).reshape(8, -1) / np.float32(127.0) for code in codes]
+        if len(points) > 1:
+            spreads.append(diversity([torch.from_numpy(each) for each in points]))
     found = [[row["figures"][name] for row in rows if row["figures"][name] is not None] for name in COLUMNS]
     return [*map(mean, found), mean(spreads)]
 
