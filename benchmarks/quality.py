@@ -12,6 +12,7 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,21 +21,20 @@ from dreamlift.apps.progress import Plain
 from dreamlift.priors.sources import locate
 from dreamlift.run import slugify
 from dreamlift.toybox.network import kinds_known, load_folder
-from dreamlift.toybox.world import COLORS, Description, can_wear, held_out
+from dreamlift.toybox.world import CATEGORIES, COLORS, Description, can_wear, held_out
 
 FIGURES = ("category", "color", "both", "category_textureless", "azimuth_error_deg", "front_from_behind", "janus",
            "silhouette_iou")  # fmt: skip
 """Of these the means over the held-out prompts and over the others are printed beside the table."""
 
 
-def choose_prompts(count: int, *priors: str) -> tuple[list[str], list[str]]:
-    """(held-out prompts, shown prompts), ``count // 2`` of each, spread over colours and the kinds that all ``priors`` know.
+def choose_prompts(count: int, prior: str, only: Sequence[str] = tuple(CATEGORIES)) -> tuple[list[str], list[str]]:
+    """(held-out prompts, shown prompts), ``count // 2`` of each, spread over colours and the kinds of a prior (of ``only``).
 
     One held-out thing in six wears a hat and one in six stands on a box; more do where too few pairs of kind and colour
     are held out.
     """
-    known = [kinds_known(load_folder(locate(prior)).tokenizer) for prior in priors]
-    kinds, colors = [kind for kind in known[0] if all(kind in others for others in known)], list(COLORS)
+    kinds, colors = [kind for kind in kinds_known(load_folder(locate(prior)).tokenizer) if kind in only], list(COLORS)
     turns = [(kind, colors[(5 * i + turn) % len(colors)]) for turn in range(len(colors)) for i, kind in enumerate(kinds)]
     hidden: list[Description] = []
     used: dict[str, int] = {}

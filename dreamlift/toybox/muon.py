@@ -19,21 +19,21 @@ MATCHED_RMS = 0.2  # an AdamW update has about this root mean square (Liu et al.
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
-    """About U V^T of ``matrix (M, N)`` = U S V^T, by Newton-Schulz iteration.
+    """About U V^T of ``matrix (..., M, N)`` = U S V^T, by Newton-Schulz iteration.
 
     Each round multiplies x by a polynomial of x x^T from the left. These commute, so their product is gathered in the small
     square, and the long side is multiplied twice in all.
     """
     a, b, c = COEFFICIENTS
-    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = wide / (wide.norm() + 1e-7)
-    gram, identity = x @ x.T, torch.eye(len(x), dtype=x.dtype, device=x.device)
+    wide = matrix.mT if matrix.shape[-2] > matrix.shape[-1] else matrix
+    x = wide / (wide.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    gram, identity = x @ x.mT, torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
     product = identity
     for _ in range(ROUNDS):
         factor = a * identity + b * gram + c * gram @ gram
         product, gram = factor @ product, factor @ gram @ factor
     x = product @ x
-    return x.T if wide is not matrix else x
+    return x.mT if wide is not matrix else x
 
 
 def takes(parameter: nn.Parameter) -> bool:
@@ -56,16 +56,29 @@ class Muon(torch.optim.Optimizer):
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
             # All are taken out of the iterator, so that what went wrong on a thread is raised here.
-            list(self.each(partial(self._update, group), [p for p in group["params"] if p.grad is not None]))
+            list(self.each(partial(self._update, group), _worked_together([p for p in group["params"] if p.grad is not None])))
 
     @torch.no_grad()
-    def _update(self, group: dict[str, Any], parameter: nn.Parameter) -> None:
-        lr, momentum, gradient = group["lr"], group["momentum"], parameter.grad
-        assert gradient is not None
-        average = self.state[parameter].setdefault("momentum", torch.zeros_like(gradient))
-        average.lerp_(gradient, 1.0 - momentum)
-        kernel = gradient.lerp(average, momentum).movedim(1, -1)  # channels last, as the memory often is
-        update = orthogonalized(kernel.flatten(1))
-        scale = MATCHED_RMS * max(update.shape) ** 0.5
-        parameter.mul_(1.0 - lr * group["weight_decay"])
-        parameter.add_(update.view(kernel.shape).movedim(-1, 1), alpha=-lr * scale)
+    def _update(self, group: dict[str, Any], parameters: list[nn.Parameter]) -> None:
+        """One update of parameters of one shape."""
+        lr, momentum, gradients = group["lr"], group["momentum"], [p.grad for p in parameters]
+        averages = [self.state[p].setdefault("momentum", torch.zeros_like(p.grad)) for p in parameters]
+        torch._foreach_lerp_(averages, gradients, 1.0 - momentum)
+        # channels last, as the memory often is
+        kernels = [kernel.movedim(1, -1) for kernel in torch._foreach_lerp(gradients, averages, momentum)]
+        matrices = [kernel.flatten(1) for kernel in kernels]
+        updates = [orthogonalized(matrices[0])] if len(matrices) == 1 else list(orthogonalized(torch.stack(matrices)))
+        scale = MATCHED_RMS * max(matrices[0].shape) ** 0.5
+        torch._foreach_mul_(parameters, 1.0 - lr * group["weight_decay"])
+        shaped = [update.view(kernel.shape).movedim(-1, 1) for update, kernel in zip(updates, kernels, strict=True)]
+        torch._foreach_add_(parameters, shaped, alpha=-lr * scale)
+
+
+def _worked_together(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """On a GPU, where starting a kernel costs more than what it does here, those of one shape; else one by one, for threads."""
+    if not parameters or not parameters[0].is_cuda:
+        return [[parameter] for parameter in parameters]
+    alike: dict[tuple[int, ...], list[nn.Parameter]] = {}
+    for parameter in parameters:
+        alike.setdefault(tuple(parameter.shape), []).append(parameter)
+    return list(alike.values())

@@ -114,7 +114,7 @@ class Networks:
         out = self.unet(x_t, t, text, timestep_cond=told).sample[:, : x_t.shape[1]]
         if self.scheduler.config.prediction_type == "sample":
             return out
-        abar = self.scheduler.alphas_cumprod[t.cpu()].view(-1, 1, 1, 1).to(x_t)
+        abar = self.scheduler.alphas_cumprod.to(t.device)[t].view(-1, 1, 1, 1).to(x_t)
         return abar.sqrt() * x_t - (1 - abar).sqrt() * out  # v-prediction
 
 

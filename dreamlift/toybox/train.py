@@ -17,7 +17,9 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +35,7 @@ from dreamlift.prompts import DIRECTIONS, article
 from dreamlift.startup import tune_process
 from dreamlift.toybox.dataset import CLAY, SHARD, Pictures, load_shards, make_shard, vocabulary
 from dreamlift.toybox.latent import load_vae, make_latent_networks
-from dreamlift.toybox.learning import Optimizers, learning_rate, make_workers, save_curve, set_gradients, set_rates
+from dreamlift.toybox.learning import Optimizers, drawn, learning_rate, make_workers, save_curve, set_gradients, set_rates
 from dreamlift.toybox.muon import Muon, takes
 from dreamlift.toybox.network import Networks, begin_with, load_folder, make_networks, save_folder
 from dreamlift.toybox.reader import UNTOLD, ViewReader
@@ -144,19 +146,22 @@ def x0_loss(networks: Networks, batch: Batch, teacher: Networks | None = None) -
     of the view: in a trained prior a wrong view costs two thirds more there, in one that begins to see it two percent.
     """
     device = networks.unet.device
-    abar = networks.scheduler.alphas_cumprod[batch.t].view(-1, 1, 1, 1).to(device)
+    abar = networks.scheduler.alphas_cumprod[batch.t.cpu()].view(-1, 1, 1, 1).to(device)
     rgb, eps, t, camera = (each.to(device) for each in (batch.rgb, batch.eps, batch.t, batch.camera))
     tokens = {k: v.to(device) for k, v in networks.tokenize(batch.captions).items()}
-    text = networks.encode_text(tokens)
-    weight, own = loss_weight(abar, networks.vae is not None), batch.taught.to(device)
-    if teacher is not None and bool(own.any()):
-        asked = [caption for caption, answered in zip(batch.captions, batch.taught.tolist(), strict=True) if answered]
+    weight = loss_weight(abar, networks.vae is not None)
+    asked = [caption for caption, answered in zip(batch.captions, batch.taught.tolist(), strict=True) if answered]
+    if teacher is not None and asked:
+        own = batch.taught.to(device)
         stream, rgb = torch.Generator().manual_seed(int(batch.t.sum())), rgb.clone()
         noise = torch.randn((len(asked), *teacher.shape), generator=stream).to(device)
         rgb[own] = functional.interpolate(taught_pictures(teacher, asked, noise), rgb.shape[-2:], mode="bilinear")
         weight = torch.where(own.view(-1, 1, 1, 1), 1.0, weight)
     x = networks.encode(rgb)
-    x0 = networks.predict_x0(abar.sqrt() * x + (1 - abar).sqrt() * eps, t, text, camera)
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        text = networks.encode_text(tokens)
+        x0 = networks.predict_x0(abar.sqrt() * x + (1 - abar).sqrt() * eps, t, text, camera).float()
+    text = text.float()
     loss = (weight * (x0 - x).square()).mean()
     if isinstance(networks.reader, ViewReader):  # of captions that say the view, and pictures whose camera is known
         said = torch.tensor([["view" in caption] for caption in batch.captions], device=device)
@@ -275,6 +280,8 @@ def train(
     of a pixel prior, this one says what is right where little but noise is seen.
     """
     torch.manual_seed(settings.seed)
+    if torch.device(device).type == "cuda":
+        torch.set_float32_matmul_precision("high")
     words = vocabulary(kinds)
     networks = make_networks(words, settings.size) if vae is None else make_latent_networks(words, load_vae(vae), settings.size)
     if init is not None:
@@ -286,40 +293,43 @@ def train(
     optimizers = make_optimizers(networks, settings.lr)
     ema = {k: v.detach().clone() for k, v in networks.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
-    start = load_state(folder, networks, ema, optimizers)
-    pictures, begun, smooth = load_shards(data, settings.size), time.time(), None
-    parameters = networks.parameters()
+    step, begun, smooth = load_state(folder, networks, ema, optimizers), time.time(), None
     with make_workers(device, settings.batch) as (pool, workers):
         optimizers[1].each = pool.map
-        for step in range(start, settings.steps):
-            set_rates(optimizers, learning_rate(step, settings.steps, settings.lr, settings.warmup, settings.hold))
-            batch = draw_batch(pictures, settings, step, networks.shape, taught=guide is not None)
-            loss = set_gradients(
-                parameters, lambda i, n, batch=batch: x0_loss(networks, batch.share(i, n), guide), pool, workers
-            )
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            decay = min(settings.ema, (step + 1) / (step + 10))
-            for key, value in networks.state_dict().items():
-                ema[key].lerp_(value, 1 - decay)
-            smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
-            if step % 50 == 0:
-                row = {
-                    "step": step,
-                    "loss": round(smooth, 5),
-                    "seconds": round(time.time() - begun, 1),
-                    "pictures": len(pictures),
-                }
-                print(json.dumps(row), flush=True)
-                with (folder / "loss.jsonl").open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-            if (step + 1) % save_every == 0 or step + 1 == settings.steps:
-                save_state(folder, step + 1, networks, ema, optimizers)
-                milestone(folder, networks, ema, kinds)
-                save_curve(folder / "loss.png", folder / "loss.jsonl")
-                pictures = load_shards(data, settings.size)
+        while step < settings.steps:
+            pictures, end = load_shards(data, settings.size), min(settings.steps, (step // save_every + 1) * save_every)
+            draw = partial(draw_batch, pictures, settings, shape=networks.shape, taught=guide is not None)
+            for batch in drawn(draw, range(step, end), device):
+                loss = learn(settings, networks, optimizers, ema, step, batch, guide, (pool, workers))
+                smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
+                if step % 50 == 0:
+                    seconds, known = round(time.time() - begun, 1), len(pictures)
+                    row = json.dumps({"step": step, "loss": round(float(smooth), 5), "seconds": seconds, "pictures": known})
+                    print(row, flush=True)
+                    with (folder / "loss.jsonl").open("a") as file:
+                        file.write(row + "\n")
+                step += 1
+            save_state(folder, step, networks, ema, optimizers)
+            milestone(folder, networks, ema, kinds)
+            save_curve(folder / "loss.png", folder / "loss.jsonl")
+
+
+def learn(
+    settings: Training, networks: Networks, optimizers: Optimizers, ema: dict[str, Tensor], step: int, batch: Batch,
+    guide: Networks | None, workers: tuple[ThreadPoolExecutor, int],
+) -> Tensor:  # fmt: skip
+    """One step of the training; returns its loss ()."""
+    parameters = networks.parameters()
+    set_rates(optimizers, learning_rate(step, settings.steps, settings.lr, settings.warmup, settings.hold))
+    loss = set_gradients(parameters, lambda i, n: x0_loss(networks, batch.share(i, n), guide), *workers)
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    decay = min(settings.ema, (step + 1) / (step + 10))
+    values = networks.state_dict()
+    torch._foreach_lerp_([ema[key] for key in values], list(values.values()), 1 - decay)
+    return loss
 
 
 def main() -> None:

@@ -76,7 +76,7 @@ def vae_loss(vae: Any, reader: nn.Module, batch: Batch) -> Tensor:
     posterior = vae.encode(batch.rgb).latent_dist
     error = vae.decode(posterior.mean + posterior.std * batch.eps).sample - batch.rgb
     steps = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    axes = torch.tensor(AXES)
+    axes = torch.tensor(AXES, device=error.device)
     hue = torch.einsum("bchw,ac->bahw", error, axes[1:] / axes[1:].norm(dim=1).amin()).abs().mean()
     blocks = functional.adaptive_avg_pool2d(batch.rgb, batch.eps.shape[-1])
     read = (reader(posterior.mean) - torch.einsum("bchw,ac->bahw", blocks, axes)).abs().mean()
@@ -86,7 +86,7 @@ def vae_loss(vae: Any, reader: nn.Module, batch: Batch) -> Tensor:
 @torch.no_grad()
 def measure(vae: Any, pictures: Pictures, count: int = 200) -> dict[str, float]:
     """The standard deviation of the latents, and how well ``count`` pictures come back (PSNR, dB)."""
-    parts = [torch.from_numpy(pictures.rgb[i : i + 20]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    parts = [torch.from_numpy(pictures.rgb[i : i + 20]).permute(0, 3, 1, 2).to(vae.device).float() / 127.5 - 1.0
              for i in range(0, min(count, len(pictures)), 20)]  # fmt: skip
     latents = [vae.encode(rgb).latent_dist.mean for rgb in parts]
     errors = torch.cat([((vae.decode(z).sample.clamp(-1, 1) - rgb) / 2).square().mean((1, 2, 3))
@@ -95,19 +95,20 @@ def measure(vae: Any, pictures: Pictures, count: int = 200) -> dict[str, float]:
 
 
 def train(
-    settings: Training, pictures: Pictures, channels: tuple[int, ...] = (16, 32, 64, 64), init: Path | None = None
-) -> Any:
+    settings: Training, pictures: Pictures, channels: tuple[int, ...] = (16, 32, 64, 64), init: Path | None = None,
+    device: str = "cpu",
+) -> Any:  # fmt: skip
     """An autoencoder trained on ``pictures``, from the weights in the folder ``init`` on, with its ``scaling_factor`` set."""
     torch.manual_seed(settings.seed)
     vae = make_vae(channels) if init is None else load_vae(init).train().requires_grad_(True)
-    vae.to(memory_format=torch.channels_last)
-    reader = nn.Conv2d(vae.config.latent_channels, 3, 1)
+    vae.to(device, memory_format=torch.channels_last)
+    reader = nn.Conv2d(vae.config.latent_channels, 3, 1).to(device)
     ends = {id(p) for part in (vae.encoder.conv_in, vae.decoder.conv_out) for p in part.parameters()}
     inner = [p for p in vae.parameters() if id(p) not in ends]
     parameters = [*vae.parameters(), *reader.parameters()]
     optimizers = make_pair(parameters, inner, settings.lr, weight_decay=1e-4)
     fit(parameters, optimizers, settings, lambda step: draw_batch(pictures, vae, settings, step),
-        lambda batch: vae_loss(vae, reader, batch), clip=1.0, report=50)  # fmt: skip
+        lambda batch: vae_loss(vae, reader, batch), clip=1.0, report=50, device=device)  # fmt: skip
     vae.eval().requires_grad_(False)
     vae.register_to_config(scaling_factor=round(1.0 / measure(vae, pictures)["std"], 5))
     return vae
@@ -120,14 +121,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/toybox-vae"))
     parser.add_argument("--data", type=Path, default=Path("data/toybox"), help="folder of the rendered pictures")
     parser.add_argument("--init", type=Path, help="begin with the weights in this folder")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for name, default in vars(Training()).items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
     told = vars(parser.parse_args())
-    out, data, init = told.pop("out"), told.pop("data"), told.pop("init")
+    out, data, init, device = (told.pop(name) for name in ("out", "data", "init", "device"))
     tune_process()
     settings = Training(**told)
     pictures = load_shards(data, settings.size)
-    vae = train(settings, pictures, init=init)
+    vae = train(settings, pictures, init=init, device=device)
     print(json.dumps(measure(vae, pictures)))
     vae.save_pretrained(out, safe_serialization=True)
 
