@@ -15,7 +15,8 @@ loss learns, and a particle's progress is that of its own steps.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -195,7 +196,10 @@ def take_step(config: Config, prior: Prior, embeds: PromptEmbeds, state: State) 
     if total.requires_grad:  # not where the cameras see nothing of the scene
         total.backward()
     norm = gradient_norm(scene, config.adam.clip_norm)
-    trouble = find_trouble(total, norm, render.opacity, out.x0)
+    finite, loss, size, opacity, *shown_values = as_numbers(
+        [out.x0.isfinite().all(), total, norm, render.opacity.mean(), *terms.values(), *out.metrics.values()]
+    )
+    trouble = find_trouble(bool(finite), loss, size, opacity)
     if not trouble:
         optimizer.step()
         scene.after_step(own, progress, rng, render, optimizer)
@@ -203,8 +207,16 @@ def take_step(config: Config, prior: Prior, embeds: PromptEmbeds, state: State) 
             trouble = "the scene has values that are not finite numbers"
         elif state.guidance is not None and not is_finite(state.guidance):
             trouble = "what the loss has learnt has values that are not finite numbers"
-    values = {name: float(value.detach()) for name, value in terms.items()} | {"grad_norm": float(norm)}
-    return Step(index, float(total.detach()), values | out.metrics, cameras, render, out), trouble
+    values = dict(zip([*terms, *out.metrics], shown_values, strict=True)) | {"grad_norm": size}
+    return Step(index, loss, values, cameras, render, out), trouble
+
+
+def as_numbers(values: Sequence[float | Tensor]) -> list[float]:
+    """Tensors () as numbers, by one transfer from a GPU: each wait for it costs more than what it then does."""
+    apart = [value.detach() if isinstance(value, Tensor) else torch.tensor(value) for value in values]
+    away = [value.float() for value in apart if value.device.type != "cpu"]
+    fetched = iter(torch.stack(away).tolist() if away else ())
+    return [float(value) if value.device.type == "cpu" else next(fetched) for value in apart]
 
 
 def draw_backdrops(config: Config, rng: torch.Generator) -> list[Backdrop]:
@@ -231,19 +243,23 @@ def gradient_norm(scene: Scene, limit: float | None) -> Tensor:
     parameters = [parameter for parameter in scene.parameters() if parameter.grad is not None]
     if limit is not None:
         return nn.utils.clip_grad_norm_(parameters, limit)
-    return torch.stack([parameter.grad.norm() for parameter in parameters if parameter.grad is not None]).norm()
+    return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
 
 
-def find_trouble(total: Tensor, norm: Tensor, opacity: Tensor, x0: Tensor) -> str:
-    """What the watchdogs see before a step, in words; "" if all is well."""
+def find_trouble(answered: bool, loss: float, norm: float, opacity: float) -> str:
+    """What the watchdogs see before a step, in words; "" if all is well.
+
+    Args:
+        answered: the prior's answer is finite. loss, norm: of all the gradients. opacity: mean of the render.
+    """
     # Losses leave such values out of their gradient: without this look a broken prior would teach nothing, unnoticed.
-    if not bool(torch.isfinite(x0).all()):
+    if not answered:
         return "the prior's answer is not finite numbers"
-    if not bool(torch.isfinite(total)):
+    if not math.isfinite(loss):
         return "the loss is not a finite number"
-    if not bool(torch.isfinite(norm)):
+    if not math.isfinite(norm):
         return "the gradient is not a finite number"
-    if float(opacity.detach().mean()) < EMPTY:
+    if opacity < EMPTY:
         return "the scene has become empty"
     return ""
 

@@ -118,7 +118,7 @@ class GuidanceOutput:
     loss: Tensor  # () its gradient with respect to the latents is the guidance; its value means nothing
     x0: Tensor  # (B, C, h, w) the prior's denoised estimate, for previews
     t: Tensor  # (B,)
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float | Tensor] = field(default_factory=dict)  # tensors () may stay on their device
 
 
 @dataclass(frozen=True)

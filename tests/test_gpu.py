@@ -77,7 +77,7 @@ def test_gsplat_draws_what_our_own_path_draws():
     features = torch.rand(300, 5, generator=rng)
     found = []
     for device in ("cpu", "cuda"):
-        parts = [x.to(device).requires_grad_() for x in (means, quats, scales, opacities, features)]
+        parts = [x.clone().to(device).requires_grad_() for x in (means, quats, scales, opacities, features)]
         out = splat.render_splats(tuple(parts[:4]), parts[4].expand(2, -1, -1), cameras.to(device))
         (out.features.square().sum() + out.opacity.square().sum()).backward()
         found.append((out.features.detach().cpu(), out.opacity.detach().cpu(), out.seen.cpu(), [p.grad.cpu() for p in parts]))

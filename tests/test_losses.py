@@ -122,7 +122,7 @@ def test_hifa_adds_the_pictures_to_the_latents():
     assert float((out.x0 - 0.5).abs().max()) < 0.5  # so that the decoder, which clips, is the identity
     both, shown = learn(HiFA(1.0, 0.25, 0.3, 0.3), prior, x, cond)
     torch.testing.assert_close(both, 1.25 * latents, atol=1e-6, rtol=1e-5)
-    assert shown.metrics["rgb"] == pytest.approx(float((x - out.x0).square().sum()) / 2, rel=1e-5)
+    assert float(shown.metrics["rgb"]) == pytest.approx(float((x - out.x0).square().sum()) / 2, rel=1e-5)
     start, end = (HiFA().t_max(progress) for progress in (0.0, 1.0))  # pyright: ignore[reportCallIssue]
     assert (start, end) == pytest.approx((0.98, 0.3))
 

@@ -43,4 +43,4 @@ class DiffusionLoss(Guidance):
         error = (weight_of(self.weighting, alpha, sigma) * (eps_hat - eps).square()).sum()
         x0 = ((x_t - sigma * eps_hat) / alpha.clamp_min(1e-4)).detach()
         loss = error / latents.shape[0]
-        return GuidanceOutput(loss, x0, t, {"grad_rms": float("nan"), "t": float(t.mean())})
+        return GuidanceOutput(loss, x0, t, {"grad_rms": float("nan"), "t": t.mean()})

@@ -48,6 +48,4 @@ class HiFA(Guidance):
         with torch.no_grad():
             wanted = prior.decode(out.x0)
         error = (prior.decode(latents) - wanted).square().sum() / latents.shape[0]
-        return replace(
-            out, loss=out.loss + 0.5 * self.lambda_rgb * error, metrics={**out.metrics, "rgb": float(error.detach())}
-        )
+        return replace(out, loss=out.loss + 0.5 * self.lambda_rgb * error, metrics={**out.metrics, "rgb": error.detach()})

@@ -83,7 +83,7 @@ class VSD(Guidance):
             gradient = limit_norm(weight_of(self.weighting, alpha, sigma) * (eps_hat - eps_phi), self.clip_rms)
         learning = self.lora_loss(prior, latents.detach(), cond, rng, state)
         out = output(latents, gradient, x0, t)
-        return replace(out, loss=out.loss + learning, metrics={**out.metrics, "lora_loss": float(learning.detach())})
+        return replace(out, loss=out.loss + learning, metrics={**out.metrics, "lora_loss": learning.detach()})
 
     def lora_loss(self, prior: Prior, latents: Tensor, cond: Conditioning, rng: torch.Generator, state: Variational) -> Tensor:
         """The loss () that eps_phi learns the renders' own score from, at times and noises of its own."""

@@ -14,12 +14,20 @@ themselves for float32 on a CPU.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from dreamlift.scenes import kernels
 from dreamlift.types import RaySamples
+
+HAS_TRITON = find_spec("triton") is not None
+
+
+def on_triton(*tensors: Tensor) -> bool:
+    """Whether Triton's kernels can work on these."""
+    return HAS_TRITON and all(each.is_cuda and each.dtype == torch.float32 for each in tensors)
 
 
 def intersect_cube(origins: Tensor, directions: Tensor, bounds: float) -> tuple[Tensor, Tensor]:
@@ -168,6 +176,11 @@ def composite(density: Tensor, values: Tensor, samples: RaySamples, offsets: Ten
         offsets: ``(R + 1,)`` from :func:`ray_offsets`.
         stop: a sample that is reached by less light (transmittance) than this weighs zero and gets no gradient.
     """
+    if on_triton(density, values, samples.starts):
+        from dreamlift.scenes.volume_triton import CompositeTriton
+
+        weights, sums = CompositeTriton.apply(density, values, samples.starts, samples.ends, offsets, stop)
+        return Composited(weights, sums[:, 0], sums[:, 1], sums[:, 2:])
     if not kernels.usable(density, values, samples.starts):
         return composite_torch(density, values, samples, offsets, stop)
     weights, sums = _Composite.apply(density, values, samples, offsets, stop)  # pyright: ignore[reportGeneralTypeIssues]
@@ -188,6 +201,10 @@ def sample_rays(
         jitter: ``(R,)`` in [0, 1); 0.5 everywhere is a regular cut.
         occupied: ``(G, G, G)`` bool, indexed z, y, x: pieces whose middle lies in an unmarked cell are left out.
     """
+    if on_triton(origins, directions, jitter):
+        from dreamlift.scenes.volume_triton import sample_rays_triton
+
+        return sample_rays_triton(origins, directions, bounds, count, jitter, occupied)
     if not kernels.usable(origins, directions, jitter):
         return sample_rays_torch(origins, directions, bounds, count, jitter, occupied)
     room = origins.shape[0] * count
