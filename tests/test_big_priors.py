@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from big_helpers import CPU, PROMPTS, autoencoder, clip, close, third_pipeline, tokenizer
@@ -10,7 +12,7 @@ from dreamlift.guidance.rfds import RFDS
 from dreamlift.guidance.vsd import VSD
 from dreamlift.priors import load_prior
 from dreamlift.priors.flow import FlowPrior
-from dreamlift.priors.latent import LatentPrior
+from dreamlift.priors.latent import Autoencoder, LatentPrior
 from dreamlift.priors.sources import locate
 from dreamlift.priors.text import pack, unpack
 from dreamlift.types import Conditioning
@@ -171,3 +173,15 @@ def test_flux_teaches_and_other_transformers_are_named(flux, tmp_path):
     (tmp_path / "transformer" / "config.json").write_text('{"_class_name": "PixArtTransformer2DModel"}')
     with pytest.raises(ValueError, match="is 'PixArtTransformer2DModel'; accepted: SD3Transformer2DModel, Flux"):
         load_prior(tmp_path, CPU)
+
+
+@pytest.mark.parametrize(("said", "expected"), [(True, torch.float32), (None, torch.float16), (False, torch.float16)])
+def test_an_autoencoder_runs_in_full_precision_where_its_settings_ask_for_it(tmp_path, said, expected):
+    """Those of Stable Diffusion 1.x and 2.x say nothing: they were published before the question came up."""
+    autoencoder(4).save_pretrained(tmp_path / "vae")
+    file = tmp_path / "vae" / "config.json"
+    settings = json.loads(file.read_text())
+    del settings["force_upcast"]
+    file.write_text(json.dumps(settings if said is None else {**settings, "force_upcast": said}))
+    found = Autoencoder(tmp_path, CPU, torch.float16, 8)
+    assert found.dtype == next(found.vae.parameters()).dtype == expected

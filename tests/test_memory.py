@@ -275,8 +275,9 @@ def test_the_figures_of_known_priors_are_those_of_the_published_networks(name):
     passed = transformer_values(blocks) if source.space == "flow" else unet_values(blocks)
     coder = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}
     encoded = coder_values(coder, source.resolution) if vae else (0, 0)
+    upcast = name not in ("sd-1.5", "sd-2.1-base")  # whose settings do not ask for it
     found = Footprint(
-        network * 10**6, vae * 10**6, text * 10**6, source.resolution, *passed, *encoded, *encoded, 1, upcast=True
+        network * 10**6, vae * 10**6, text * 10**6, source.resolution, *passed, *encoded, *encoded, 1, upcast=upcast
     )  # fmt: skip
     config = replace(FIELD, cameras=replace(FIELD.cameras, views=4 if name == "mvdream" else 1))
     assert source.memory_gb == pytest.approx(estimate(config, found, "cuda").device / 1e9, rel=0.05)

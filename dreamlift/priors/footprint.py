@@ -75,7 +75,7 @@ def _footprint(folder: Path) -> Footprint:
     vae = _read(folder / "vae")
     resolution = size * 2 ** (len(vae["block_out_channels"]) - 1)
     coded = (*coder_values(vae, resolution), *coder_values(vae, resolution, decoder=True))
-    upcast = bool(vae.get("force_upcast", True))
+    upcast = bool(vae.get("force_upcast", False))
     return Footprint(network, parameters(folder / "vae"), text, resolution, *passed, *coded, together, upcast)
 
 

