@@ -128,7 +128,7 @@ def estimate(prior: Prior, x_t: Tensor, eps_hat: Tensor, t: Tensor, clip_x0: flo
 
 def output(latents: Tensor, gradient: Tensor, x0: Tensor, t: Tensor) -> GuidanceOutput:
     """The loss that teaches ``gradient``, with what is shown of it."""
-    metrics = {"grad_rms": gradient.square().mean().sqrt(), "t": t.mean()}
+    metrics: dict[str, float | Tensor] = {"grad_rms": gradient.square().mean().sqrt(), "t": t.mean()}
     return GuidanceOutput(inject(latents, gradient), x0, t, metrics)
 
 

@@ -61,17 +61,22 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def _update(self, group: dict[str, Any], parameters: list[nn.Parameter]) -> None:
         """One update of parameters of one shape."""
-        lr, momentum, gradients = group["lr"], group["momentum"], [p.grad for p in parameters]
-        averages = [self.state[p].setdefault("momentum", torch.zeros_like(p.grad)) for p in parameters]
+        lr, momentum = group["lr"], group["momentum"]
+        values: list[Tensor] = [*parameters]
+        gradients: list[Tensor] = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        averages: list[Tensor] = [
+            self.state[parameter].setdefault("momentum", torch.zeros_like(gradient))
+            for parameter, gradient in zip(parameters, gradients, strict=True)
+        ]
         torch._foreach_lerp_(averages, gradients, 1.0 - momentum)
         # channels last, as the memory often is
         kernels = [kernel.movedim(1, -1) for kernel in torch._foreach_lerp(gradients, averages, momentum)]
         matrices = [kernel.flatten(1) for kernel in kernels]
         updates = [orthogonalized(matrices[0])] if len(matrices) == 1 else list(orthogonalized(torch.stack(matrices)))
         scale = MATCHED_RMS * max(matrices[0].shape) ** 0.5
-        torch._foreach_mul_(parameters, 1.0 - lr * group["weight_decay"])
+        torch._foreach_mul_(values, 1.0 - lr * group["weight_decay"])
         shaped = [update.view(kernel.shape).movedim(-1, 1) for update, kernel in zip(updates, kernels, strict=True)]
-        torch._foreach_add_(parameters, shaped, alpha=-lr * scale)
+        torch._foreach_add_(values, shaped, alpha=-lr * scale)
 
 
 def _worked_together(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
