@@ -20,7 +20,6 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -29,8 +28,7 @@ from torch import Tensor, nn
 from dreamlift.scenes import field_kernels, kernels
 from dreamlift.scenes.base import ParamGroup
 from dreamlift.scenes.field import ACTIVATIONS, Blob, Field, FieldSamples, activate_density, safe_normalize
-
-HAS_TRITON = find_spec("triton") is not None
+from dreamlift.scenes.volume import on_triton
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,7 @@ def encode(table: Tensor, points: Tensor, layout: Layout, active: int) -> Tensor
     """
     if table.shape[1] == 2 and kernels.usable(table, points):
         return _Encode.apply(table, points, layout, active)  # pyright: ignore[reportReturnType]
-    if table.is_cuda and table.dtype == torch.float32 and HAS_TRITON:
+    if on_triton(table):
         from dreamlift.scenes.hash_triton import EncodeTriton
 
         return EncodeTriton.apply(table, points, levels_of(layout, table.device), active)  # pyright: ignore[reportReturnType]

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from dreamlift.scenes import kernels
 from dreamlift.scenes.base import StepShape
-from dreamlift.scenes.hashgrid import HAS_TRITON, Hashgrid, layout_of
+from dreamlift.scenes.hashgrid import Hashgrid, layout_of
+from dreamlift.scenes.volume import HAS_TRITON
 from dreamlift.scenes.voxel import Voxel
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ For sample ``i`` of a ray with density ``sigma_i`` over an interval of length ``
     opacity = sum_i w_i            C = sum_i w_i c_i                  depth = sum_i w_i t_i
 
 the quadrature of Max, "Optical models for direct volume rendering" (1995), as eq. 3 of NeRF (Mildenhall et al. 2020,
-https://arxiv.org/abs/2003.08934). Everything here exists twice: in torch (the reference; any device, any precision)
-and as numba kernels (:mod:`dreamlift.scenes.kernels`) that :func:`composite` and :func:`sample_rays` choose by
-themselves for float32 on a CPU.
+https://arxiv.org/abs/2003.08934). :func:`composite` and :func:`sample_rays` exist three times: in torch (the reference; any
+device, any precision), and for float32, chosen by themselves, as numba kernels (:mod:`dreamlift.scenes.kernels`) on a CPU
+and as Triton kernels (:mod:`dreamlift.scenes.volume_triton`) on a GPU.
 """
 
 from __future__ import annotations
