@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from dreamlift.toybox import muon
 from dreamlift.toybox.muon import Muon, orthogonalized, takes
 
 
@@ -87,3 +88,23 @@ def test_on_threads_it_does_the_same():
         optimizer.each = pool.map
         with pytest.raises(RuntimeError):  # what goes wrong on a thread is not lost
             optimizer.step()
+
+
+def test_those_of_one_shape_may_be_worked_on_together(monkeypatch):
+    """As on a GPU: the same steps as one by one."""
+    shapes = [(12, 9, 3, 3)] * 3 + [(20, 12)]
+    start = [torch.randn(shape, generator=torch.Generator().manual_seed(i)) for i, shape in enumerate(shapes)]
+    found = []
+    for together in (False, True):
+        if together:
+            monkeypatch.setattr(muon, "_worked_together", lambda found: [found[:3], found[3:]])
+        parameters = [nn.Parameter(each.clone()) for each in start]
+        optimizer = Muon(parameters, lr=0.02)
+        for step in range(3):
+            for i, parameter in enumerate(parameters):
+                parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(100 * step + i))
+            optimizer.step()
+        found.append(parameters)
+    for one, other, before in zip(*found, start, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+        assert float((one - before).abs().max()) > 0.01

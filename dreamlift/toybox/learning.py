@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -74,14 +75,15 @@ class _Steps(Dataset):
 def drawn(draw: Callable[[int], Any], steps: range, device: str) -> Iterator[Any]:
     """The batches ``draw(step)``, named tuples, of ``steps`` on the ``device``.
 
-    For a GPU, which would wait for them, they are drawn ahead by one process a core.
+    For a GPU, which would wait for them, they are drawn ahead by one process a core, where a process can be forked.
     """
     if torch.device(device).type != "cuda":
         yield from map(draw, steps)
         return
-    workers = max(1, min(12, (os.cpu_count() or 1) - 2))
+    forks = "fork" in multiprocessing.get_all_start_methods()
+    workers = max(1, min(12, (os.cpu_count() or 1) - 2)) if forks else 0
     for batch in DataLoader(_Steps(draw), None, sampler=steps, num_workers=workers, pin_memory=True,
-                            multiprocessing_context="fork"):  # fmt: skip
+                            multiprocessing_context="fork" if forks else None):  # fmt: skip
         yield type(batch)(*(each.to(device, non_blocking=True) if isinstance(each, Tensor) else each for each in batch))
 
 
