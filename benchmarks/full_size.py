@@ -96,6 +96,7 @@ def config_of(folder: Path, loss: str, arguments: Any) -> Config:
         HIFA, prompt="a red mug", prior=str(folder), device="cuda",
         cameras=replace(HIFA.cameras, resolution=(arguments.size,)),
         scene=replace(HIFA.scene, rays_at_once=arguments.rays_at_once),
+        memory=replace(HIFA.memory, check=False),  # what it would refuse is measured too
         weights=Weights(sparsity=1.0), guidance=VSD(lora_target="v") if loss == "vsd" else sds,
     )  # fmt: skip
 

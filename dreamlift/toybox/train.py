@@ -146,12 +146,12 @@ def x0_loss(networks: Networks, batch: Batch, teacher: Networks | None = None) -
     of the view: in a trained prior a wrong view costs two thirds more there, in one that begins to see it two percent.
     """
     device = networks.unet.device
-    abar = networks.scheduler.alphas_cumprod[batch.t.cpu()].view(-1, 1, 1, 1).to(device)
     rgb, eps, t, camera = (each.to(device) for each in (batch.rgb, batch.eps, batch.t, batch.camera))
+    abar = networks.scheduler.alphas_cumprod.to(device)[t].view(-1, 1, 1, 1)
     tokens = {k: v.to(device) for k, v in networks.tokenize(batch.captions).items()}
     weight = loss_weight(abar, networks.vae is not None)
-    asked = [caption for caption, answered in zip(batch.captions, batch.taught.tolist(), strict=True) if answered]
-    if teacher is not None and asked:
+    if teacher is not None and any(taught := batch.taught.tolist()):
+        asked = [caption for caption, answered in zip(batch.captions, taught, strict=True) if answered]
         own = batch.taught.to(device)
         stream, rgb = torch.Generator().manual_seed(int(batch.t.sum())), rgb.clone()
         noise = torch.randn((len(asked), *teacher.shape), generator=stream).to(device)
