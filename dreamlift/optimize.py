@@ -265,9 +265,10 @@ def find_trouble(answered: bool, loss: float, norm: float, opacity: float) -> st
 
 
 def is_finite(part: nn.Module) -> bool:
-    """Whether every parameter is finite. The sum is enough: it is not finite as soon as one of its terms is not."""
-    sums = [parameter.detach().sum() for parameter in part.parameters()]
-    return not sums or bool(torch.isfinite(torch.stack(sums)).all())
+    """Whether every parameter is finite. Their norm is enough: it is not finite as soon as one value is not (or is beyond
+    1e19), and a GPU finds it for many tensors at once."""
+    values = [parameter.detach() for parameter in part.parameters() if parameter.numel()]
+    return not values or bool(torch.isfinite(nn.utils.get_total_norm(values)))
 
 
 def snapshot(state: State) -> dict[str, Any]:
