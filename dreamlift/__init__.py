@@ -1,4 +1,4 @@
-"""dreamlift: text or one picture to a textured 3D asset, with a 2D diffusion model as the only teacher."""
+"""dreamlift: text to a textured 3D asset, with a 2D diffusion model as the only teacher."""
 
 from __future__ import annotations
 

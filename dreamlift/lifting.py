@@ -29,7 +29,7 @@ from dreamlift.personalize.additions import fingerprint, resolve
 from dreamlift.presets import TOYBOX
 from dreamlift.priors import load_prior, prompt_reader
 from dreamlift.priors.base import Prior
-from dreamlift.priors.sources import locate, revision_of
+from dreamlift.priors.sources import is_embedded, locate, revision_of
 from dreamlift.prompts import PromptEmbeds, embed_prompt
 from dreamlift.run import check_prompt
 from dreamlift.scenes.base import Scene, SceneSettings
@@ -154,18 +154,17 @@ def prepare(config: Config, on_stage: Callable[[str], None] = lambda name: None,
     settings = expanded(config.prior_config)
     config = dataclasses.replace(
         config,
-        prior=whole_name(config.prior, config.prior_config),
+        prior=whole_name(config.prior),
         prior_config=str(settings.resolve()) if config.prior_config and settings.is_dir() else config.prior_config,
         start=str(expanded(config.start).resolve()) if config.start else "",
         scene=with_panorama(config.scene),
         then=tuple(
-            dataclasses.replace(stage, prior=whole_name(stage.prior, config.prior_config), scene=with_panorama(stage.scene))
-            for stage in config.then
+            dataclasses.replace(stage, prior=whole_name(stage.prior), scene=with_panorama(stage.scene)) for stage in config.then
         ),
     )
     device = find_device(config.device)
     # All stages, now: what does not fit or is not there must not be found out at the end of the first one.
-    need = largest(tuple(check_memory(stage, locate(stage.prior, stage.prior_config), device) for stage in config.stages))
+    need = largest(tuple(check_memory(stage, folder_of(config, i), device, i) for i, stage in enumerate(config.stages)))
     if need is not None:
         on_stage(str(need))
     stage = config.stages[saved["stage"] if saved else 0]
@@ -175,6 +174,16 @@ def prepare(config: Config, on_stage: Callable[[str], None] = lambda name: None,
             check_views(later, teacher.prior)
     state = restored(stage, teacher.prior, saved) if saved else start(stage, teacher.prior, (mesh,))
     return Job(config, teacher, state, need)
+
+
+def folder_of(config: Config, stage: int) -> Path:
+    """The diffusers folder of the prior of stage ``stage``, counted from 0.
+
+    Raises:
+        PriorNotFoundError: with the option that says which one, where a later stage has a prior of its own.
+    """
+    option = f"--then.{stage - 1}.prior" if stage and config.then[stage - 1].prior else "--prior"
+    return locate(config.stages[stage].prior, config.prior_config, option=option)
 
 
 def with_panorama(scene: SceneSettings) -> SceneSettings:
@@ -228,10 +237,10 @@ def passed_on(stage: Config) -> Extract:
     return stage.mesh if stage.scene.keeps_start else dataclasses.replace(stage.mesh, texture=False, normal_map=False)
 
 
-def whole_name(prior: str, prior_config: str) -> str:
+def whole_name(prior: str) -> str:
     """A prior's name, with its whole path if it is a file or a folder: a relative one means another where a run is resumed."""
     local = expanded(prior)
-    return str(local.resolve()) if prior and (locate(prior, prior_config) == local or local.is_file()) else prior
+    return str(local.resolve()) if prior and not is_embedded(prior) and local.exists() else prior
 
 
 def finish(config: Config, scene: Scene, on_stage: Callable[[str], None] = lambda name: None) -> Asset:

@@ -24,6 +24,8 @@ from dreamlift.priors.sources import EMBEDDED, KNOWN
 from dreamlift.scenes.base import StepShape
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
     from dreamlift.settings import Config
@@ -50,16 +52,20 @@ class Need:
     pictures: str  # the largest pictures that it is for, in words
 
     @property
-    def total(self) -> int:
-        return self.host + self.device
+    def amount(self) -> str:
+        """In words: "2.3 GB", or "4.8 GB and 25.2 GB of the GPU's"."""
+        gpu = f" and {self.device / 1e9:.1f} GB of the GPU's" if self.device else ""
+        return f"{self.host / 1e9:.1f} GB{gpu}"
 
     def __str__(self) -> str:
-        gpu = f" and {self.device / 1e9:.1f} GB of the GPU's" if self.device else ""
-        return f"memory: at most {self.host / 1e9:.1f} GB{gpu}, for {self.pictures}"
+        return f"memory: at most {self.amount}, for {self.pictures}"
 
 
-def check_memory(config: Config, folder: Path, device: torch.device) -> Need | None:
+def check_memory(config: Config, folder: Path, device: torch.device, stage: int = 0) -> Need | None:
     """The need of a run with the prior in ``folder``; None where its settings cannot be read (loading it says why).
+
+    Args:
+        config: of the run's only stage, or of stage ``stage`` (counted from 0), whose options are told by their whole names.
 
     Raises:
         NotEnoughMemoryError: less is free, as far as the system tells, and ``config.memory.check`` is on.
@@ -71,7 +77,7 @@ def check_memory(config: Config, folder: Path, device: torch.device) -> Need | N
     need = estimate(config, prior, device.type)
     free = (available_host(), available_device(device))
     if config.memory.check and not fits(need, free):
-        raise NotEnoughMemoryError(refusal(config, prior, device, need, free))
+        raise NotEnoughMemoryError(refusal(config, prior, device, need, free, stage))
     return need
 
 
@@ -91,37 +97,44 @@ def fits(need: Need, free: tuple[int | None, int | None]) -> bool:
     return all(have is None or wanted <= have for wanted, have in zip((need.host, need.device), free, strict=True))
 
 
-def refusal(config: Config, prior: Footprint, device: torch.device, need: Need, free: tuple[int | None, int | None]) -> str:
+def refusal(
+    config: Config, prior: Footprint, device: torch.device, need: Need, free: tuple[int | None, int | None], stage: int = 0
+) -> str:
     """One line: what is needed, what is there, and the changes that would fit."""
-    ways: list[tuple[str, Config, Footprint]] = []
+    found: dict[str, str] = {}
+    for words, changed, teacher in changes(config, prior, stage):
+        less = estimate(changed, teacher, device.type)
+        if fits(less, free) and words.split()[0] not in found:
+            found[words.split()[0]] = f"{words} ({less.amount})"
+    there = " and ".join(
+        f"{have / 1e9:.1f} GB {where}" for have, where in zip(free, ("here", f"on {device}"), strict=True) if have is not None
+    )
+    lead = f"stage {stage + 1} may need" if stage else "this run may need"
+    unchecked = "--memory.check false to run all the same (what is worked out is an upper estimate)"
+    advice = f"Try {' or '.join(found.values())}; or {unchecked}" if found else f"No single option is enough; {unchecked}"
+    return f"{lead} more memory than is free: {need.amount} for {need.pictures}, but there are {there}. {advice}"
+
+
+def changes(config: Config, prior: Footprint, stage: int = 0) -> Iterator[tuple[str, Config, Footprint]]:
+    """What may make a run smaller, the dearest first: options, the config with them, and its prior."""
+    own = f"--then.{stage - 1}." if stage else "--"  # of a later stage's own settings
     options = "--memory.one_by_one true --memory.checkpointing true"
     low = replace(config, memory=replace(config.memory, one_by_one=True, checkpointing=True))
     if (scene := config.scene.thrifty()) is not None:
-        changed = [f" --scene.{name} {value}" for name, value in vars(scene).items() if value != getattr(config.scene, name)]
+        changed = [f" {own}scene.{name} {value}" for name, value in vars(scene).items() if value != getattr(config.scene, name)]
         low, options = replace(low, scene=scene), options + "".join(changed)
-    ways.append((options, low, prior))
+    yield options, low, prior
     for size in sorted({min(side, top) for side in config.cameras.resolution for top in (512, 256, 128, 64, 32)}, reverse=True):
         smaller = tuple(min(side, size) for side in config.cameras.resolution)
         if smaller != config.cameras.resolution:
             changed = replace(config, cameras=replace(config.cameras, resolution=smaller))
-            ways.append((f"--cameras.resolution {list(smaller)}".replace(", ", ","), changed, prior))
-    if config.mesh.resolution > 128 or config.mesh.texture_size > 1024:
-        changed = replace(config, mesh=replace(config.mesh, resolution=128, texture_size=1024))
-        ways.append(("--mesh.resolution 128 --mesh.texture_size 1024", changed, prior))
-    ways.append(("--prior toybox", config, footprint(EMBEDDED / "toybox")))
-    found: dict[str, str] = {}
-    for words, changed, teacher in ways:
-        less = estimate(changed, teacher, device.type)
-        if fits(less, free) and words.split()[0] not in found:
-            found[words.split()[0]] = f"{words} ({less.total / 1e9:.1f} GB)"
-    there = " and ".join(
-        f"{have / 1e9:.1f} GB {where}" for have, where in zip(free, ("here", f"on {device}"), strict=True) if have is not None
-    )
-    advice = " or ".join(found.values()) or "a smaller cameras.resolution, scene.samples and prior together"
-    return (
-        f"this run needs more memory than is free: {str(need).removeprefix('memory: ')}, but there are {there}. "
-        f"Try {advice}; or --memory.check false to run all the same"
-    )
+            yield f"{own}cameras.resolution {list(smaller)}".replace(", ", ","), changed, prior
+    for size, texture in ((128, 1024), (64, 512)):
+        if config.mesh.resolution > size or config.mesh.texture_size > texture:
+            least = (min(config.mesh.resolution, size), min(config.mesh.texture_size, texture))
+            changed = replace(config, mesh=replace(config.mesh, resolution=least[0], texture_size=least[1]))
+            yield "--mesh.resolution {} --mesh.texture_size {}".format(*least), changed, prior
+    yield f"{own}prior toybox", config, footprint(EMBEDDED / "toybox")
 
 
 def estimate(config: Config, prior: Footprint, device: str = "cpu") -> Need:
@@ -132,7 +145,7 @@ def estimate(config: Config, prior: Footprint, device: str = "cpu") -> Need:
     width, slack = (2, GPU_SLACK) if gpu else (4, CPU_SLACK)
     vae = 4 if prior.upcast else width
     weights = prior.network * width + prior.autoencoder * vae
-    learned = _of_lora(config, prior, width)
+    learned = _of_lora(config, prior)
     step = int(slack * (config.scene.step_bytes(step_shape(config, device)) + _of_prior(config, prior, width, vae))) + learned
     step += 4 * COPIES * config.scene.values() * config.particles
     # At the end: pictures of the scene, and what meshes and textures take of the main memory.
@@ -191,12 +204,12 @@ def _of_prior(config: Config, prior: Footprint, width: int, vae: int) -> int:
     return width * (asked + through) + vae * coded * views + pictures
 
 
-def _of_lora(config: Config, prior: Footprint, width: int) -> int:
-    """Bytes of what VSD learns, and of the adapted weights of one step."""
+def _of_lora(config: Config, prior: Footprint) -> int:
+    """Bytes of what VSD learns: a share r (1 / in + 1 / out) of each matrix's values; large networks are 320 wide or more."""
     if not isinstance(config.guidance, VSD):
         return 0
     share = 0.5 if config.guidance.targets == "attention" else 1.0
-    return int(share * prior.network * width * 2)
+    return int(share * prior.network * config.guidance.rank / 160 * 4 * COPIES)
 
 
 def available_device(device: Any) -> int | None:

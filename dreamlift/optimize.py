@@ -44,7 +44,7 @@ class State:
     """All that changes during a run."""
 
     scenes: tuple[Scene, ...]  # the particles
-    guidance: nn.Module | None  # what the loss learns, where it learns something
+    guidance: nn.Module | None  # what the loss learns, where it learns something; `Each` where particles do not share it
     optimizer: torch.optim.Optimizer
     base_lrs: tuple[float, ...]  # learning rates of the optimiser's groups before any schedule
     index: int = 0  # the next step, counted from the run's beginning
@@ -57,7 +57,17 @@ class State:
     @property
     def scene(self) -> Scene:
         """The particle whose turn it is; after a run, the first one."""
-        return self.scenes[(self.index - self.first) % len(self.scenes)]
+        return self.scenes[self.turn]
+
+    @property
+    def turn(self) -> int:
+        """Which particle's it is."""
+        return (self.index - self.first) % len(self.scenes)
+
+    @property
+    def learned(self) -> nn.Module | None:
+        """What the loss learns with that particle."""
+        return self.guidance[self.turn] if isinstance(self.guidance, Each) else self.guidance
 
     def become(self, other: State) -> None:
         """Be another state from now on: the next stage's."""
@@ -99,6 +109,13 @@ class State:
         self.optimizer.load_state_dict(saved["optimizer"])
 
 
+class Each(nn.ModuleList):
+    """What a loss learns of each particle apart."""
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for part in self for group in part.param_groups()]  # pyright: ignore[reportCallIssue]
+
+
 def random_stream(*key: int | str) -> torch.Generator:
     """A CPU generator whose numbers follow from ``key`` alone."""
     digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
@@ -124,6 +141,9 @@ def start(config: Config, prior: Prior, starts: tuple[Mesh | None, ...] = (None,
         for number, mesh in enumerate(meshes)
     )
     learned = config.guidance.init(prior, random_stream(*stream, "guidance"))
+    if learned is not None and not config.guidance.shared and config.particles > 1:
+        streams = [random_stream(*stream, "guidance", number) for number in range(1, config.particles)]
+        learned = Each([learned, *(config.guidance.init(prior, each) for each in streams)])
     groups = [dict(group) for part in (*scenes, learned) if part is not None for group in part.param_groups()]
     adam = config.adam
     optimizer = torch.optim.Adam(groups, betas=(adam.beta1, adam.beta2), eps=adam.eps)
@@ -184,7 +204,7 @@ def take_step(config: Config, prior: Prior, embeds: PromptEmbeds, state: State) 
     behind = torch.tensor([each.color for each in backdrops], device=prior.device) if backdrops else None
     render = scene.render(cameras, rng, shading, background=behind, progress=progress, normals=normals)
     cond = replace(embeds.at(cameras, backdrops), render=render)
-    out = config.guidance(prior, prior.encode(shown(render, config.show)), cond, progress, rng, state.guidance)
+    out = config.guidance(prior, prior.encode(shown(render, config.show)), cond, progress, rng, state.learned)
     raw = scene.regularize(render, progress, tuple(weights)) if weights else {}
     terms = {name: weights[name] * value for name, value in raw.items()}
     total = out.loss + sum(terms.values())

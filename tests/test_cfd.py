@@ -115,7 +115,7 @@ def test_in_2d_its_flow_ends_in_samples_where_sds_collapses():
         return x
 
     def cfd(t: float, x: torch.Tensor) -> torch.Tensor:
-        return CFD(1.0, t, t, gamma=0.0, weighting="uniform")(prior, x, cond, 0.0, rng(), field).loss
+        return CFD(1.0, t, t, gamma=0.0, weighting="uniform", normalize=False)(prior, x, cond, 0.0, rng(), field).loss
 
     stream = rng(5)
 
@@ -131,7 +131,7 @@ def test_in_2d_its_flow_ends_in_samples_where_sds_collapses():
 
 def test_a_run_is_resumed_bit_by_bit():
     cameras = replace(FIELD.cameras, resolution=(32,))
-    config = replace(FIELD, prompt="a mug", steps=4, cameras=cameras, guidance=CFD(2.0, gamma=0.1, rows=20))
+    config = replace(FIELD, prompt="a mug", steps=4, cameras=cameras, guidance=CFD(2.0, gamma=0.1, rows=20, normalize=False))
     prior = GaussianPrior(torch.full((1, 3, 32, 32), 0.5), torch.tensor([0.3]))
     embeds = embed_prompt("a mug", "", config.wording, prior.embed_text, config.backdrops)
     whole, parted = start(config, prior), start(config, prior)
@@ -152,7 +152,7 @@ def test_the_surface_decides_the_noise():
     prior = GaussianPrior(torch.zeros(1, 3, 24, 24), torch.tensor([0.5]))
     cameras, depth, solid = ball([20.0])
     render = RenderOutput(torch.zeros(1, 24, 24, 3), solid[..., None].float(), depth[..., None], None)
-    loss, x = CFD(1.0, gamma=0.0, rows=40), torch.zeros(1, 3, 24, 24, requires_grad=True)
+    loss, x = CFD(1.0, gamma=0.0, rows=40, normalize=False), torch.zeros(1, 3, 24, 24, requires_grad=True)
     field, told = loss.init(prior, rng()), Conditioning(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), cameras=cameras)
     with_it, without = (
         torch.autograd.grad(loss(prior, x, cond, 0.5, rng(), field).loss, x)[0] for cond in (replace(told, render=render), told)
@@ -163,6 +163,35 @@ def test_the_surface_decides_the_noise():
     near = torch.nn.functional.max_pool2d(solid.float(), 3, 1, 1)[0] == 1
     assert bool(differs[inside].all())
     assert not bool(differs[~near].any())
+
+
+def test_normalized_gradients_have_one_size_and_the_same_direction():
+    prior, x = (
+        GaussianPrior(torch.zeros(1, 3, 8, 8), torch.tensor([0.5])),
+        torch.rand(2, 3, 8, 8, generator=rng()).requires_grad_(),
+    )
+    cond, field = Conditioning(torch.zeros(2, 1, 1), torch.zeros(2, 1, 1)), NoiseField(8, (3, 8, 8), rng(), torch.device("cpu"))
+    plain, even = (
+        2.0 * torch.autograd.grad(CFD(3.0, gamma=0.0, normalize=on)(prior, x, cond, 0.5, rng(), field).loss, x)[0]
+        for on in (False, True)
+    )
+    torch.testing.assert_close(even, plain / plain.abs().mean((1, 2, 3), keepdim=True))
+
+
+def test_particles_have_noises_of_their_own():
+    cameras = replace(FIELD.cameras, resolution=(16,))
+    config = replace(FIELD, prompt="a mug", steps=3, particles=2, cameras=cameras, guidance=CFD(2.0, gamma=0.1, rows=20))
+    prior = GaussianPrior(torch.full((1, 3, 16, 16), 0.5), torch.tensor([0.3]))
+    embeds, state = embed_prompt("a mug", "", config.wording, prior.embed_text, config.backdrops), start(config, prior)
+    before = [field.cells.clone() for field in state.guidance]
+    assert not torch.equal(*before)
+    steps = optimize(config, prior, embeds, state)
+    next(steps)  # the first one's
+    assert not torch.equal(state.guidance[0].cells, before[0])
+    assert torch.equal(state.guidance[1].cells, before[1])
+    again = start(config, prior)
+    again.load_state_dict(state.state_dict())
+    assert torch.equal(again.guidance[0].cells, state.guidance[0].cells)
 
 
 @pytest.mark.parametrize("wrong", [{"rows": 0}, {"gamma": 1.5}, {"t_min": 0.9, "t_max": 0.1}, {"guidance_scale": -1.0}])

@@ -112,7 +112,7 @@ def test_the_largest_pictures_of_a_ladder_count():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system's own figure is taken")
 def test_the_peak_of_who_started_a_run_is_not_its_own():
-    told = "from dreamlift.apps.lift import peak_memory_gb; print(peak_memory_gb())"
+    told = "from dreamlift.apps.lift import peak_memory; print(peak_memory()['peak_memory_gb'])"
     fat = f"import subprocess, sys; x = b'1' * 3_000_000_000; subprocess.run([sys.executable, '-c', {told!r}], check=True)"
     done = subprocess.run([sys.executable, "-c", fat], capture_output=True, text=True, timeout=300, check=True)
     assert 0.05 < float(done.stdout) < 1.5
@@ -187,7 +187,7 @@ def test_each_change_that_is_offered_fits(stub, machine):
         changed = apply_overrides(config, {name[2:]: value for name, value in zip(words[::2], words[1::2], strict=True)})
         need = check_memory(changed, stub, CPU)
         assert need is not None
-        assert f"({need.total / 1e9:.1f} GB)" in offer
+        assert f"({need.amount})" in offer
 
 
 def test_a_gpu_has_its_own_limit(stub, machine):
@@ -246,7 +246,7 @@ def test_doctor_tells_the_need_of_every_preset(capsys):
     out = capsys.readouterr().out
     for name, config in PRESETS.items():
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        assert any(line.split()[:2] == [name, f"{expected(config, device).total / 1e9:.1f}"] for line in out.splitlines()), name
+        assert any(line.split()[:2] == [name, f"{expected(config, device).host / 1e9:.1f}"] for line in out.splitlines()), name
 
 
 XL_IF = {"sample_size": 64, "block_out_channels": [704, 1408, 2112, 2816], "layers_per_block": 3}

@@ -159,7 +159,7 @@ def test_low_rank_changes_by_hand():
     assert set(lora.weights()) == {"0.weight", "1.weight"}
     assert {name.split(".")[0] for name, _ in lora.named_parameters()} == {"down", "up"}  # the network is no part of it
     for name in ("0.weight", "1.weight"):
-        torch.testing.assert_close(lora.weights()[name], dict(network.named_parameters())[name])
+        torch.testing.assert_close(lora.weights()[name].formed(), dict(network.named_parameters())[name])
     with torch.no_grad():
         for value in lora.up.values():
             value.normal_(generator=rng(1))
@@ -170,13 +170,63 @@ def test_low_rank_changes_by_hand():
     alone(x).square().sum().backward()
     assert a.grad is not None
     assert b.grad is not None
-    kernel = lora.weights()["1.weight"] - network[1].weight
+    kernel = lora.weights()["1.weight"] - network[1].weight  # whatever else is done with a weight is done with W'
     want = 1.5 * torch.einsum("or,rk->ok", lora.up["1/weight"], lora.down["1/weight"]).view(4, 3, 2, 2)
     torch.testing.assert_close(kernel, want)
     with pytest.raises(ValueError, match="nothing to adapt at rank 2"):
         LoRA(network, 2, "attention", rng())
     with pytest.raises(ValueError, match="nothing to adapt at rank 9"):
         LoRA(network, 9, "all", rng())
+
+
+@pytest.mark.parametrize("settings", [{}, {"stride": 2, "padding": 1, "dilation": 2, "bias": False}, {"groups": 2}])
+def test_a_low_rank_convolution_is_that_of_the_formed_kernel(settings):
+    layer, x = nn.Conv2d(4, 6, 3, **settings), torch.randn(2, 4, 9, 9, generator=rng(2))
+    lora = LoRA(layer, 2, "all", rng(), gamma=3.0)
+    with torch.no_grad():
+        lora.up["weight"].normal_(generator=rng(1))
+    kernel = layer.weight + (1.5 * lora.up["weight"] @ lora.down["weight"]).view_as(layer.weight)
+    rest = {name: settings[name] for name in settings if name != "bias"}
+    want = nn.functional.conv2d(x, kernel, layer.bias, **rest)
+    found, learnt = lora(x), list(lora.parameters())
+    torch.testing.assert_close(found, want)
+    for mine, theirs in zip(*(torch.autograd.grad(out.square().sum(), learnt) for out in (found, want)), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_half_precision_and_what_the_weights_look_like():
+    layer = nn.Linear(64, 48).half().requires_grad_(False)
+    lora, x = LoRA(layer, 4, "all", rng()), torch.randn(32, 64, generator=rng(2)).half()
+    with torch.no_grad():
+        lora.up["weight"].normal_(generator=rng(1))
+    weight = lora.weights()["weight"]
+    assert (weight.shape, weight.size(0), weight.dim(), weight.dtype) == ((48, 64), 48, 2, torch.float16)
+    want = x.float() @ (layer.weight.float() + lora.up["weight"] @ lora.down["weight"]).T + layer.bias.float()
+    torch.testing.assert_close(lora(x).float(), want, atol=2e-2, rtol=2e-2)
+    lora(x).float().square().mean().backward()
+    assert all(each.grad is not None and each.grad.dtype == torch.float32 for each in lora.parameters())
+    assert layer.weight.grad is None
+
+
+def test_it_may_learn_at_the_times_that_it_is_asked_at(prior):
+    x, cond = situation(prior)
+    seen = []
+
+    def watched(x_t, t, told):
+        seen.append(t)
+        return torch.zeros_like(x_t, requires_grad=True)
+
+    for lora_t in ("all", "taught"):
+        loss = VSD(t_min=0.4, t_max=0.5, lora_t=lora_t)
+        state = loss.init(prior, rng(1))
+        state.predict_noise = watched
+        for seed in range(20):
+            loss.lora_loss(prior, x, cond, rng(seed), state)
+    every, taught = torch.cat(seen[:20]), torch.cat(seen[20:])
+    assert every.min() < 0.2
+    assert every.max() > 0.8
+    assert taught.min() >= 0.4
+    assert taught.max() <= 0.5
 
 
 @pytest.fixture(scope="module", params=["sees cameras", "takes none"])

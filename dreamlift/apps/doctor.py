@@ -16,10 +16,7 @@ REQUIRED = ("torch", "numpy", "diffusers", "transformers", "safetensors", "pillo
 OPTIONAL = {
     "numba": ("fast", "compiled CPU kernels: a step is several times faster"),
     "triton": ("gpu", "the hash grid's kernels on a GPU"),
-    "viser": ("web", "live viewer"),
-    "ray": ("cluster", "many assets on many machines"),
-    "scipy": ("eval", "metrics"),
-    "imageio_ffmpeg": ("video", "mp4 turntables"),
+    "accelerate": ("gpu", "one-file checkpoints; the big models load with less memory"),
     "pxr": ("usd", "USDZ export"),
 }
 
@@ -54,15 +51,16 @@ def list_priors() -> str:
     """The known priors, with what to know before one is chosen."""
     lines = []
     for name, source in KNOWN.items():
+        pictures = "one picture" if name != "mvdream" else "four pictures"
         place = ", ".join(source.addresses) if source.addresses else "embedded"
         lines.append(
             f"{name}\n  where       {place}\n  pictures    {source.resolution}x{source.resolution} {source.space}\n"
-            f"  memory      about {source.memory_gb:g} GB of a GPU's, with one picture a step (worked out, not measured)\n"
+            f"  memory      about {source.memory_gb:g} GB of a GPU's, with {pictures} a step (worked out, not measured)\n"
             f"  licence     {source.licence}\n"
             f"  note        {source.note}"
         )
     lines.append("Larger pictures need more: a run says at its start what it needs, and `dreamlift doctor` for every preset.")
-    lines.append("Beside these, --prior takes a local diffusers folder (safetensors) or a hub name owner/model.")
+    lines.append("Beside these, --prior takes a diffusers folder, a checkpoint file (.safetensors) or a hub name owner/model.")
     return "\n".join(lines)
 
 
@@ -95,7 +93,7 @@ def _memory() -> tuple[list[str], bool]:
     lines.append(f"presets on {device.type:9s}the most memory that each can need (an upper estimate)")
     for name, config in PRESETS.items():
         need = expected(config, device.type)
-        fit = fits(need, free)
+        fit, told = fits(need, free), " and ".join(dict.fromkeys(stage.prior for stage in config.stages))
         enough &= fit or name != "toybox"
-        lines.append(f"  {name:20s}{need.total / 1e9:.1f} GB with {config.prior}{'' if fit else ': too much here'}")
+        lines.append(f"  {name:20s}{need.amount} with {told}{'' if fit else ': too much here'}")
     return lines, enough

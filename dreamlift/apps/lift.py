@@ -219,7 +219,7 @@ def write_results(run: Run, assets: list[Asset], reporter: Reporter, begun: floa
     """Each particle's files (:func:`write_asset`), and the figures in run.json: the first one's, and how they differ."""
     folders = particle_folders(run.folder, len(assets))
     metrics = [write_asset(folder, asset, reporter) for folder, asset in zip(folders, assets, strict=True)]
-    changes = {"peak_memory_gb": peak_memory_gb(), **figures(folders, metrics, reporter)}
+    changes = {**peak_memory(), **figures(folders, metrics, reporter)}
     seconds = spent(begun)
     run.set_status("finished", {**seconds, **changes})
     reporter.done({"asset": str(run.folder / "asset.glb"), **seconds,
@@ -282,14 +282,20 @@ def versions() -> dict[str, Any]:
 
 
 def estimated(job: Job) -> dict[str, float]:
-    """What was worked out beforehand, to be compared with ``peak_memory_gb``."""
-    return {} if job.need is None else {"estimated_memory_gb": round(job.need.total / 1e9, 3)}
+    """What was worked out beforehand (GB), to be compared with :func:`peak_memory`."""
+    if job.need is None:
+        return {}
+    gpu = {"estimated_gpu_memory_gb": round(job.need.device / 1e9, 3)} if job.need.device else {}
+    return {"estimated_memory_gb": round(job.need.host / 1e9, 3), **gpu}
 
 
-def peak_memory_gb() -> float:
-    """The largest resident memory of this process so far (GB), plus the GPU's where there is one."""
-    device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    return round((_peak_host_bytes() + device) / 1e9, 3)
+def peak_memory() -> dict[str, float]:
+    """The largest resident memory of this process so far (GB), and of the GPU's where one was used."""
+    gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return {
+        "peak_memory_gb": round(_peak_host_bytes() / 1e9, 3),
+        **({"peak_gpu_memory_gb": round(gpu / 1e9, 3)} if gpu else {}),
+    }
 
 
 def _peak_host_bytes() -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ The last makes the gradient x - x0_hat.
 
 class Guidance(ABC):
     """A distillation loss on latents."""
+
+    shared: ClassVar[bool] = True  # whether particles share what :meth:`init` makes; otherwise each has one of its own
 
     def init(self, prior: Prior, rng: torch.Generator) -> Any:
         """What the loss learns during a run, a module with ``param_groups()`` for the optimiser; None where nothing."""
@@ -96,17 +98,19 @@ def add_noise(
 
 def pull(
     prior: Prior, latents: Tensor, cond: Conditioning, t: Tensor, noise: Tensor, guidance_scale: float,
-    weighting: Weighting, clip_x0: float | None, clip_rms: float | None,
+    weighting: Weighting, clip_x0: float | None, clip_rms: float | None, normalize: bool = False,
 ) -> GuidanceOutput:  # fmt: skip
     """The loss whose gradient is w(t) (eps_hat - noise), at x_t = alpha x + sigma noise.
 
-    With ``clip_x0`` the noise is that of the clipped x0_hat.
+    With ``clip_x0`` the noise is that of the clipped x0_hat; with ``normalize`` each picture's gradient has the mean size 1.
     """
     alpha, sigma = prior.schedule(t)
     with torch.no_grad():
         eps_hat, x0 = denoise(prior, alpha * latents + sigma * noise, cond, t, guidance_scale, clip_x0)
-        gradient = limit_norm(weight_of(weighting, alpha, sigma) * (eps_hat - noise), clip_rms)
-    return output(latents, gradient, x0, t)
+        gradient = weight_of(weighting, alpha, sigma) * (eps_hat - noise)
+        if normalize:
+            gradient = gradient / gradient.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-12)
+    return output(latents, limit_norm(gradient, clip_rms), x0, t)
 
 
 def denoise(

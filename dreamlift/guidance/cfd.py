@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -94,15 +94,19 @@ class NoiseField(nn.Module):
 
 @dataclass(frozen=True)
 class CFD(Guidance):
-    """Defaults are the authors' first stage with Stable Diffusion: CFG 75, falling t, noise that soon stays the same."""
+    """Defaults are the authors' first stage with Stable Diffusion: CFG 75 (76 here), falling t, noise that soon stays the same,
+    and each picture's gradient over its mean size (as Yin et al. 2023, "DMD", https://arxiv.org/abs/2311.18828)."""
 
-    guidance_scale: float = 75.0  # uncond + s (cond - uncond)
+    shared: ClassVar[bool] = False  # or all particles would flow from one noise to one thing
+
+    guidance_scale: float = 76.0  # uncond + s (cond - uncond)
     t_min: float | Schedule = field(default=FALL, metadata={"choices": SCHEDULES})  # fraction of the horizon
     t_max: float | Schedule = field(default=FALL, metadata={"choices": SCHEDULES})
     gamma: float | Schedule = field(default=Linear(0.0199, 0.0002, 0.1, 0.2), metadata={"choices": SCHEDULES})
     """share of the noise's variance that each step exchanges, in [0, 1]"""
     rows: int = 160  # of cells on the sphere, each of three times as many
     weighting: Weighting = "x0"
+    normalize: bool = True  # divide each picture's gradient by the mean of its absolute values; the weighting is then no matter
     clip_x0: float | None = None  # largest |x0_hat|; 1 for pixel priors, None for latents
     clip_rms: float | None = None  # largest root mean square of one picture's gradient
 
@@ -130,5 +134,6 @@ class CFD(Guidance):
             rays, depth = rays_of(cond.cameras), cond.render.depth.detach()
             noise = state.seen(rays.origins + depth * rays.directions, cond.render.opacity[..., 0].detach() > SOLID)
         return pull(
-            prior, latents, cond, t, noise.to(latents), self.guidance_scale, self.weighting, self.clip_x0, self.clip_rms
-        )
+            prior, latents, cond, t, noise.to(latents), self.guidance_scale, self.weighting, self.clip_x0, self.clip_rms,
+            self.normalize,
+        )  # fmt: skip

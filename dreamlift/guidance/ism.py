@@ -2,8 +2,8 @@
 
     grad_x L_ISM = E_t [ w(t) (eps_hat(x_t; y, t) - eps_hat(x_s; s)) ],   s = t - delta
 
-x_s is found by inverting x without the prompt, x_t by one more such step: so the pseudo target belongs to the picture that is
-there, and not to a fresh draw of noise. With no inversion steps x_s is alpha_s x + sigma_s eps, as in SDS.
+x_s is found by inverting x with the empty prompt, x_t by one more such step: so the pseudo target belongs to the picture that
+is there, and not to a fresh draw of noise. With no inversion steps x_s is alpha_s x + sigma_s eps, as in SDS.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dreamlift.guidance.base import (
     limit_norm,
     output,
     weight_of,
+    without_negative,
 )
 from dreamlift.guidance.inversion import LOWEST, ddim_step, invert
 from dreamlift.priors.base import Prior
@@ -32,14 +33,16 @@ from dreamlift.types import Conditioning, GuidanceOutput
 
 @dataclass(frozen=True)
 class ISM(Guidance):
-    """Defaults are LucidDreamer's: t in U(0.02, 0.5) after a fall from 0.98, an interval of 0.05, inversion strides of 0.2."""
+    """Defaults are LucidDreamer's: t in U(0.02, 0.5) after a fall from 0.98, an interval that falls from 0.1 to 0.08 meanwhile,
+    inversion strides of 0.2, and w(t) = sigma / alpha (as its code has it)."""
 
     guidance_scale: float = 7.5  # uncond + s (cond - uncond)
-    delta: float | Schedule = field(default=0.05, metadata={"choices": SCHEDULES})  # t - s, fraction of the horizon
+    # t - s, fraction of the horizon
+    delta: float | Schedule = field(default=Linear(0.1, 0.08, 0.0, 0.3), metadata={"choices": SCHEDULES})
     stride: float = 0.2  # of the inversion to s, fraction of the horizon; 0: no inversion
     t_min: float | Schedule = field(default=0.02, metadata={"choices": SCHEDULES})
     t_max: float | Schedule = field(default=Linear(0.98, 0.5, 0.0, 0.3), metadata={"choices": SCHEDULES})
-    weighting: Weighting = "sigma2"
+    weighting: Weighting = "x0"
     clip_rms: float | None = None  # largest root mean square of one picture's gradient
 
     def __post_init__(self) -> None:
@@ -55,8 +58,9 @@ class ISM(Guidance):
         fresh = draw_noise(latents, rng)
         alpha, sigma = prior.schedule(t)
         with torch.no_grad():
-            x_s = self.noised(prior, latents, cond, s, fresh)
-            x_t, eps_s = ddim_step(prior, x_s, cond, s, t, 0.0)
+            plain = without_negative(cond)
+            x_s = self.noised(prior, latents, plain, s, fresh)
+            x_t, eps_s = ddim_step(prior, x_s, plain, s, t, 0.0)
             eps_hat, x0 = denoise(prior, x_t, cond, t, self.guidance_scale)
             gradient = limit_norm(weight_of(self.weighting, alpha, sigma) * (eps_hat - eps_s), self.clip_rms)
         return output(latents, gradient, x0, t)

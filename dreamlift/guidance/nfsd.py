@@ -55,7 +55,8 @@ class NFSD(Guidance):
         with torch.no_grad():
             wanted, x0 = denoise(prior, x_t, cond, t, 1.0)
             plain = prior.predict_noise(x_t, t, without_negative(cond), 0.0)
-            unwanted = prior.predict_noise(x_t, t, cond, 0.0)
+            # Without a negative prompt of one's own the empty one is in its place already.
+            unwanted = plain if cond.empty_prompt_embeds is None else prior.predict_noise(x_t, t, cond, 0.0)
             domain = torch.where(t.view(-1, 1, 1, 1) < self.low_noise, plain, plain - unwanted)
             gradient = weight_of(self.weighting, alpha, sigma) * (domain + self.scale * (wanted - plain))
         return output(latents, limit_norm(gradient, self.clip_rms), x0, t)

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dreamlift.guidance.base import Guidance, add_noise, check_range, denoise, limit_norm, output
-from dreamlift.priors.base import Prior
+from dreamlift.guidance.base import Guidance, add_noise, check_range, estimate, limit_norm, output
+from dreamlift.priors.base import Prior, guide
 from dreamlift.schedules import SCHEDULES, Linear, Schedule
 from dreamlift.types import Conditioning, GuidanceOutput
 
@@ -41,12 +41,20 @@ class Reconstruction(Guidance):
     ) -> GuidanceOutput:
         t, _, _, _, x_t = add_noise(prior, latents, self.t_min, self.t_max, progress, rng)
         with torch.no_grad():
-            guided, plain = (denoise(prior, x_t, cond, t, scale)[1] for scale in (self.guidance_scale, 1.0))
+            guided, plain = (estimate(prior, x_t, eps, t)[1] for eps in both(prior, x_t, cond, t, self.guidance_scale))
             together = prior.views if prior.views > 1 else len(latents)
             ratio = spread(plain, together) / spread(guided, together).clamp_min(1e-6)
             x0 = guided * (1.0 + self.rescale * (ratio - 1.0))
             gradient = limit_norm(latents - x0, self.clip_rms)
         return output(latents, gradient, x0, t)
+
+
+def both(prior: Prior, x_t: Tensor, cond: Conditioning, t: Tensor, guidance_scale: float) -> tuple[Tensor, Tensor]:
+    """eps_hat of ``x_t (B, C, h, w)``, guided and by the prompt alone, without asking anything twice."""
+    plain = prior.predict_noise(x_t, t, cond, 1.0)
+    if cond.perp_embeds is not None:
+        return prior.predict_noise(x_t, t, cond, guidance_scale), plain
+    return guide(prior.predict_noise(x_t, t, cond, 0.0), plain, guidance_scale), plain
 
 
 def spread(x0: Tensor, together: int) -> Tensor:

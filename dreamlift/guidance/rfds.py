@@ -21,7 +21,7 @@ from dreamlift.types import Conditioning, GuidanceOutput
 
 @dataclass(frozen=True)
 class RFDS(Guidance):
-    """w(t) = 1; the scale and times are DreamFusion's for latent priors."""
+    """w(t) = 1 and DreamFusion's times."""
 
     guidance_scale: float = 50.0  # uncond + s (cond - uncond)
     t_min: float | Schedule = field(default=0.02, metadata={"choices": SCHEDULES})  # fraction of the horizon

@@ -3,7 +3,7 @@
     grad_x L_SDI = w(t) (eps_hat(x_t; y, t) - kappa),   x_t = alpha x + sigma kappa
 
 where kappa is not drawn but found: the noise that DDIM would have turned into x, by inverting x. SDS is DDIM with that noise
-replaced by a fresh draw at every step, which is why it blurs. Their kappa may be mixed with fresh noise (their eta).
+replaced by a fresh draw at every step, which is why it blurs. Kappa may be mixed with fresh noise.
 With no inversion steps this is SDS.
 """
 
@@ -23,12 +23,15 @@ from dreamlift.types import Conditioning, GuidanceOutput
 
 @dataclass(frozen=True)
 class SDI(Guidance):
-    """Defaults are threestudio's ``sdi`` row: t falls in a line from 0.98 to 0.25, 10 inversion steps at t = 1."""
+    """Defaults are threestudio's ``sdi`` row: t falls in a line from 0.98 to 0.25, 10 inversion steps at t = 1.
+
+    Its eta of 0.3 scales the noise of each inversion step; of kappa's variance that is 3 to 9% in all, here at once.
+    """
 
     guidance_scale: float = 7.5  # uncond + s (cond - uncond)
     inversion_scale: float = -7.5  # the same while inverting: against the prompt, so that going back gains it
     inversion_steps: int = 10  # at t = 1; fewer in proportion at smaller t, at least one. 0: none, which is SDS
-    eta: float = 0.3  # share of the noise's variance that is drawn anew, in [0, 1]
+    eta: float = 0.06  # share of kappa's variance that is drawn anew, in [0, 1]; the row's eta is another one, see below
     t_min: float | Schedule = field(default=Linear(0.98, 0.25, 0.0, 1.0), metadata={"choices": SCHEDULES})
     t_max: float | Schedule = field(default=Linear(0.98, 0.25, 0.0, 1.0), metadata={"choices": SCHEDULES})
     weighting: Weighting = "sigma2"

@@ -4,7 +4,7 @@
 
 The render is perturbed before the denoiser D sees it, since a render alone lies where D was never trained, and the scores are
 averaged. With x_t = alpha (x + (sigma_t / alpha) n) the ratio is eps_hat. n has mean zero and may be taken off it, which lowers
-the variance: then this is SDS with w(t) = 1. The paper's emptiness loss is the scene's ``weights.sparsity``.
+the variance: then this is SDS with w(t) = 1.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from dreamlift.types import Conditioning, GuidanceOutput
 
 @dataclass(frozen=True)
 class SJC(Guidance):
-    """Defaults are threestudio's ``sjc`` row."""
+    """Defaults are threestudio's ``sjc`` row (its guidance 100 is 101 here)."""
 
-    guidance_scale: float = 100.0  # uncond + s (cond - uncond)
+    guidance_scale: float = 101.0  # uncond + s (cond - uncond)
     variance_reduction: bool = True  # take the noise that was added off the score
     t_min: float | Schedule = field(default=0.01, metadata={"choices": SCHEDULES})  # fraction of the horizon
     t_max: float | Schedule = field(default=0.97, metadata={"choices": SCHEDULES})

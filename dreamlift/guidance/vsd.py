@@ -21,6 +21,7 @@ from dreamlift.guidance.base import (
     check_range,
     denoise,
     draw_noise,
+    draw_t,
     estimate,
     limit_norm,
     output,
@@ -28,8 +29,12 @@ from dreamlift.guidance.base import (
 )
 from dreamlift.personalize.lora import Targets
 from dreamlift.priors.base import Adapted, Prior
-from dreamlift.schedules import SCHEDULES, Schedule, Switch
+from dreamlift.schedules import SCHEDULES, Schedule, Switch, value_at
 from dreamlift.types import Conditioning, GuidanceOutput
+
+# Of the gradients of what is learnt: those of a mean over a large picture are too small for half precision. Adam, which divides
+# gradients by their own size, does not see it.
+GRADIENT_SCALE = 1024.0
 
 
 class Variational(nn.Module):
@@ -49,16 +54,17 @@ class Variational(nn.Module):
 
 @dataclass(frozen=True)
 class VSD(Guidance):
-    """Defaults are ProlificDreamer's: CFG 7.5, t up to 0.98 and after half of the run to 0.5, LoRA with 1e-4."""
+    """Defaults are ProlificDreamer's: CFG 7.5, t up to 0.98 and after a fifth of the run to 0.5, LoRA with 1e-4."""
 
     guidance_scale: float = 7.5  # uncond + s (cond - uncond), of the prior; the LoRA has none
     t_min: float | Schedule = field(default=0.02, metadata={"choices": SCHEDULES})  # fraction of the horizon
-    t_max: float | Schedule = field(default=Switch(0.98, 0.5, 0.5), metadata={"choices": SCHEDULES})
+    t_max: float | Schedule = field(default=Switch(0.98, 0.5, 0.2), metadata={"choices": SCHEDULES})
     weighting: Weighting = "sigma2"
     rank: int = 4  # of the LoRA
     targets: Targets = "attention"  # which weights it adapts
     lora_lr: float = 1e-4
     lora_target: Literal["eps", "v"] = "eps"  # what the LoRA's error is measured in
+    lora_t: Literal["all", "taught"] = "all"  # when it learns: at any t (the paper), or from t_min to t_max, where it is asked
     camera_dropout: float = 0.1  # share of the LoRA's pictures that come without a camera
     clip_x0: float | None = None  # largest |x0_hat|, of the prior and of the LoRA; 1 for pixel priors, None for latents
     clip_rms: float | None = None  # largest root mean square of one picture's gradient
@@ -81,13 +87,19 @@ class VSD(Guidance):
             eps_hat, x0 = denoise(prior, x_t, cond, t, self.guidance_scale, self.clip_x0)
             eps_phi, _ = estimate(prior, x_t, state.predict_noise(x_t, t, cond), t, self.clip_x0)
             gradient = limit_norm(weight_of(self.weighting, alpha, sigma) * (eps_hat - eps_phi), self.clip_rms)
-        learning = self.lora_loss(prior, latents.detach(), cond, rng, state)
+        learning = self.lora_loss(prior, latents.detach(), cond, rng, state, progress)
+        if learning.requires_grad:
+            learning.register_hook(lambda grad: grad * GRADIENT_SCALE)
         out = output(latents, gradient, x0, t)
         return replace(out, loss=out.loss + learning, metrics={**out.metrics, "lora_loss": learning.detach()})
 
-    def lora_loss(self, prior: Prior, latents: Tensor, cond: Conditioning, rng: torch.Generator, state: Variational) -> Tensor:
+    def lora_loss(
+        self, prior: Prior, latents: Tensor, cond: Conditioning, rng: torch.Generator, state: Variational,
+        progress: float = 0.0,
+    ) -> Tensor:  # fmt: skip
         """The loss () that eps_phi learns the renders' own score from, at times and noises of its own."""
-        t = torch.rand(latents.shape[0], generator=rng).clamp(1e-3, 1.0 - 1e-3).to(latents.device)
+        low, high = (0.0, 1.0) if self.lora_t == "all" else (value_at(self.t_min, progress), value_at(self.t_max, progress))
+        t = draw_t(prior, latents, low, high, progress, rng).clamp(1e-3, 1.0 - 1e-3)
         eps = draw_noise(latents, rng)
         alpha, sigma = prior.schedule(t)
         # One draw a step, so that a picture's batch is told of all its cameras or of none.

@@ -1,4 +1,8 @@
-"""Papers' settings of one stage for big models, each saying whose row it follows."""
+"""Papers' settings of one stage for big models, each saying whose row it follows.
+
+What differs from threestudio in all of them: fields fill a cube of half edge 1 (its dreamfusion, hifa and sdi rows have 2), and
+cameras are not perturbed.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +35,10 @@ DREAMFUSION_IF = replace(
     cameras=CameraSampler(views=1, resolution=(64,), elevation_deg=(-10.0, 90.0), distance=(1.5, 2.0), fov_deg=(40.0, 70.0)),
     wording=FourViews(),
     backdrops=(),
-    lighting=Lighting(lambertian=0.75, textureless=0.5, start=0.2),
-    scene=Nerf(field=Hashgrid(blob=Blob("cone", 10.0, 0.5)), background=Learned(), samples=512, bounds=1.0),
+    lighting=Lighting(lambertian=0.75, textureless=0.5, start=0.2, ambient=0.1),
+    scene=Nerf(
+        field=Hashgrid(blob=Blob("cone", 10.0, 0.5), mlp_lr=0.01), background=Learned(random_probability=0.0), samples=512
+    ),
     guidance=SDS(guidance_scale=21.0, weighting="sigma2"),
     weights=Weights(orientation=Linear(10.0, 1000.0, 0.0, 0.5), sparsity=1.0),
     checkpoint_every=500,
@@ -52,8 +58,10 @@ LATENT_NERF = replace(
     linear_latents=True,
     cameras=replace(DREAMFUSION_SD.cameras, elevation_deg=(-10.0, 45.0), distance=(1.0, 1.5)),
     lighting=Lighting(),
-    scene=replace(DREAMFUSION_SD.scene, field=Hashgrid(activation="exp", blob=Blob("gaussian", 5.0, 0.2))),
-    guidance=SDS(guidance_scale=100.0, weighting="sigma2"),
+    scene=replace(
+        DREAMFUSION_SD.scene, field=Hashgrid(start_levels=16, activation="exp", blob=Blob("gaussian", 5.0, 0.2), mlp_lr=0.01)
+    ),
+    guidance=SDS(guidance_scale=101.0, weighting="sigma2"),
     weights=Weights(sparsity=5e-4),
 )
 """threestudio's latentnerf row; colours that a linear map takes to latents, where Latent-NeRF renders latents themselves."""
@@ -66,7 +74,7 @@ HIFA = replace(
     cameras=replace(DREAMFUSION_SD.cameras, resolution=(512,)),
     scene=LARGE,
     lighting=Lighting(),
-    guidance=HiFA(guidance_scale=100.0, lambda_rgb=0.01),
+    guidance=HiFA(guidance_scale=101.0, lambda_rgb=0.01),
     weights=Weights(sparsity=1.0, depth_variance=100.0),
 )
 """threestudio's hifa row: 512 pixels, t from 0.98 to 0.3 with the square root of progress, variance along rays."""
@@ -74,10 +82,10 @@ HIFA = replace(
 SDI_SD = replace(
     HIFA,
     wording=FourViews(perp_neg=1.0),
-    guidance=SDI(guidance_scale=7.5, inversion_scale=-7.5, inversion_steps=10, eta=0.3),
-    weights=Weights(orientation=0.1, sparsity=Linear(0.0, 0.15, 0.0, 0.3), opaque=0.1, depth_variance=1.0),
+    guidance=SDI(guidance_scale=7.5, inversion_scale=-7.5, inversion_steps=10),
+    weights=Weights(orientation=0.1, sparsity=Linear(0.15, 0.0, 0.0, 0.3), opaque=0.1, depth_variance=1.0),
 )
-"""threestudio's sdi row, but for its convexity term."""
+"""threestudio's sdi row, but for its convexity term and its lit pictures."""
 
 LUCIDDREAMER = replace(
     HIFA,
@@ -90,13 +98,14 @@ LUCIDDREAMER = replace(
 
 SJC_SD = replace(
     DREAMFUSION_SD,
-    prior="sd-1.5",
-    scene=Nerf(field=Voxel(resolutions=(25, 49, 97), blob=Blob("cone", 10.0, 0.5)), background=Learned(), bounds=1.0),
+    cameras=replace(DREAMFUSION_SD.cameras, distance=(1.5, 1.5)),
+    scene=Nerf(field=Voxel(resolutions=(25, 49, 97), blob=Blob("cone", 10.0, 0.5)), background=Learned()),
     lighting=Lighting(),
-    guidance=SJC(guidance_scale=100.0),
+    guidance=SJC(),
     weights=Weights(sparsity=1.0),
 )
-"""threestudio's sjc row on a voxel grid; it renders pictures and encodes them, where SJC renders latents."""
+"""threestudio's sjc row on a voxel grid; it renders pictures and encodes them, where SJC renders latents, and has a sparsity
+term in the place of its emptiness."""
 
 CFD_SD = replace(
     HIFA,
@@ -105,6 +114,7 @@ CFD_SD = replace(
         views=1, resolution=(128, *[512] * 9), elevation_deg=(0.0, 40.0), distance=(1.3, 1.5), fov_deg=(40.0, 65.0)
     ),
     wording=FourViews(front_deg=30.0, back_deg=30.0),
+    scene=replace(LARGE, field=Hashgrid(log2_rows=20, start_levels=16, blob=Blob("cone", 10.0, 0.5))),
     guidance=CFD(),
     weights=Weights(sparsity=10.0, depth_variance=100.0),
 )
@@ -136,7 +146,7 @@ MVDREAM = replace(
     lighting=Lighting(),
     scene=Nerf(
         field=Hashgrid(start_levels=16, blob=Blob("cone", 10.0, 0.5)),
-        background=Learned(shared=True), samples=512, bounds=1.0,
+        background=Learned(shared=True), samples=512, rays_at_once=8192,
     ),
     guidance=Reconstruction(),
     weights=Weights(),

@@ -31,7 +31,7 @@ PROLIFICDREAMER = replace(
     DREAMFUSION_SD,
     steps=25_000,
     cameras=replace(CLOSE, resolution=(64, 512, 512, 512, 512)),
-    scene=LARGE,
+    scene=replace(LARGE, field=Hashgrid(start_levels=16, blob=Blob("cone", 10.0, 0.5)), background=Learned()),
     wording=FourViews(front_deg=30.0, back_deg=30.0),
     lighting=Lighting(),  # the plain albedo
     guidance=VSD(guidance_scale=7.5, t_max=Switch(0.98, 0.5, 0.2), lora_target="v"),
@@ -49,19 +49,21 @@ PROLIFICDREAMER = replace(
         ),
     ),
 )  # fmt: skip
-"""threestudio's rows ``prolificdreamer``, ``-geometry`` and ``-texture``; the LoRA is on the base model itself."""
+"""threestudio's rows ``prolificdreamer``, ``-geometry`` and ``-texture``; the LoRA is on the base model itself, and is told the
+view in words too."""
 
 MAGIC3D = replace(
     DREAMFUSION_IF,
     then=(
         Stage(
             prior="sd-2.1-base", steps=5000,
-            cameras=replace(CLOSE, distance=(1.5, 2.0), fov_deg=(30.0, 45.0)), wording=FourViews(), scene=SHARP,
+            cameras=replace(CLOSE, distance=(1.5, 2.0), fov_deg=(30.0, 45.0)), wording=FourViews(),
+            scene=replace(SHARP, sdf_lr=0.01, deform_lr=0.01),
             guidance=SDS(guidance_scale=101.0, t_max=0.5, weighting="sigma2"), weights=Weights(normal_consistency=1e4),
         ),
     ),
 )  # fmt: skip
-"""threestudio's ``magic3d-coarse-if`` (as dreamfusion-if here) and ``magic3d-refine-sd``."""
+"""threestudio's ``magic3d-coarse-if`` (as dreamfusion-if here, without its soft shading) and ``magic3d-refine-sd``."""
 
 GAUSSIANDREAMER = replace(
     DREAMFUSION_SD,
@@ -71,31 +73,37 @@ GAUSSIANDREAMER = replace(
             steps=1200,
             cameras=replace(CLOSE, views=4, resolution=(1024,), elevation_deg=(-10.0, 60.0), distance=(1.5, 4.0)),
             wording=FourViews(),
-            scene=Gaussians(capacity=500_000, count=100_000, means_lr=5e-5, color_lr=0.0125, opacity_lr=0.01, quat_lr=0.001),
-            guidance=SDS(guidance_scale=101.0, weighting="sigma2"), weights=Weights(sparsity=1.0),
+            scene=Gaussians(
+                capacity=500_000, count=100_000, means_lr=5e-5, means_lr_end=5e-5, color_lr=0.0125, opacity_lr=0.01,
+                quat_lr=0.001, densify=Densify(every=100, start=0.25, end=0.75, gradient=2e-4),
+            ),
+            guidance=SDS(guidance_scale=101.0, t_max=Switch(0.98, 0.55, 500 / 1200), weighting="sigma2"),
+            weights=Weights(sparsity=1.0),
         ),
     ),
 )  # fmt: skip
-"""GaussianDreamer's second stage; it begins with 2,000 steps of dreamfusion-sd, where the paper has a 3D diffusion model."""
+"""GaussianDreamer's second stage; it begins with 2,000 steps of dreamfusion-sd, where the paper has a 3D diffusion
+model, and does not clip gradients."""
 
 FANTASIA3D = replace(
     DREAMFUSION_SD,
     steps=10_000,
     cameras=replace(CLOSE, distance=(3.0, 3.0), fov_deg=(25.0, 45.0)),
     lighting=Lighting(),
-    scene=replace(SHARP, texture=False, background=Solid((0.0, 0.0, 0.0)), sdf_lr=0.001, deform_lr=0.001),
+    scene=replace(SHARP, texture=False, background=Solid((0.0, 0.0, 0.0)), sdf_lr=0.02, deform_lr=0.001),
     show="normal",
     guidance=SDS(guidance_scale=101.0, t_max=0.5, weighting="sigma2"),
     weights=Weights(),
     then=(
         Stage(
             steps=5000, cameras=replace(CLOSE, distance=(3.0, 3.0), fov_deg=(25.0, 45.0)), wording=FourViews(),
-            scene=Surface(texture=COLORS, background=Random()),
+            scene=Surface(texture=COLORS, background=Random(), material="pbr"),
             guidance=SDS(guidance_scale=101.0, t_max=0.5, weighting="sigma2"),
         ),
     ),
 )  # fmt: skip
-"""threestudio's ``fantasia3d`` (with w = sigma^2 in the place of alpha sigma^2) and ``fantasia3d-texture``."""
+"""threestudio's ``fantasia3d`` (with w = sigma^2 in the place of alpha sigma^2, and shown normals from the first step) and
+``fantasia3d-texture``. Its rate of 0.001 is of a network; here distances themselves are learnt, in cells of the grid."""
 
 DREAMGAUSSIAN = replace(
     DREAMFUSION_SD,
@@ -117,7 +125,8 @@ DREAMGAUSSIAN = replace(
         ),
     ),
 )  # fmt: skip
-"""DreamGaussian's ``text.yaml``; its second stage refines the mesh's texture by image-to-image."""
+"""DreamGaussian's ``text.yaml``; its second stage refines the mesh's texture by image-to-image. Backdrops are of any
+colour, there black or white."""
 
 LATENT_PAINT = replace(
     DREAMFUSION_SD,

@@ -87,8 +87,9 @@ LATENT = replace(FIELD, prior="toybox-latent", guidance=SDS(7.5, T_MIN, T_MAX, w
 """The first stage on an embedded prior of Stable Diffusion's shape: renders go through an encoder, with gradients."""
 
 # The paper's guidance is that of a good sampler (7.5 for Stable Diffusion); this prior's is 2 to 3. The network has attention
-# at its lowest level only: a LoRA there alone learns nothing of the renders. One that learns fast leaves its errors in them.
-TOY_VSD = VSD(3.0, T_MIN, T_MAX, "x0", targets="all", lora_lr=2e-3, lora_target="v", clip_x0=1.0)
+# at its lowest level only: a LoRA there alone learns nothing of the renders. What it has not learnt stays in them as stains, so
+# it learns where it is asked, and not fast.
+TOY_VSD = VSD(3.0, T_MIN, T_MAX, "x0", targets="all", lora_lr=2e-3, lora_target="v", lora_t="taught", clip_x0=1.0)
 
 TOYS: dict[str, Config] = {
     "toybox-field": FIELD,
@@ -99,7 +100,7 @@ TOYS: dict[str, Config] = {
     "hifa-toy": _toy(HiFA(7.5, 0.1, clip_x0=1.0)),
     "sdi-toy": _toy(SDI(7.5, 0.0, 5, 0.6, T_MIN, T_MAX, "x0", clip_x0=1.0)),
     "luciddreamer-toy": _toy(ISM(7.5, 0.05, 0.3, 0.02, Linear(0.98, 0.5, 0.0, 0.3), "x0")),
-    "cfd-toy": _toy(CFD(7.5, clip_x0=1.0)),
+    "cfd-toy": _toy(CFD(7.5, normalize=False, clip_x0=1.0)),
     "csd-toy": _toy(CSD(6.5, T_MIN, T_MAX, "x0")),
     "nfsd-toy": _toy(NFSD(6.5, 0.2, T_MIN, T_MAX, "x0")),
     "mvdream-toy": _toy(Reconstruction(7.5, 0.5, T_MIN, T_MAX), cameras=replace(FIELD.cameras, views=4)),

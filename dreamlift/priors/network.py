@@ -153,10 +153,14 @@ class AdaptedNetwork(Adapted):
             told = torch.zeros(x_t.shape[0], CAMERA_FEATURES, device=base.device, dtype=base.dtype)
         else:
             told = base.features(cond.cameras)
-        # What is trained stays in fp32, whatever the frozen layers are in.
-        cameras = {"timestep_cond": told} if self.camera is None else {"class_labels": told.float()}
-        text = base.text_arguments(cond.prompt_embeds)
-        return base.to_noise(self.lora(x_t.to(base.dtype), steps, **text, **cameras).sample.float(), x_t, steps)
+
+        def ask(x: Tensor, at: Tensor, camera: Tensor, words: Tensor) -> Tensor:
+            # What is trained stays in fp32, whatever the frozen layers are in.
+            cameras = {"timestep_cond": camera} if self.camera is None else {"class_labels": camera.float()}
+            return self.lora(x, at, **base.text_arguments(words), **cameras).sample.float()
+
+        batched = (x_t.to(base.dtype), steps, told, cond.prompt_embeds)
+        return base.to_noise(in_turn(ask, batched, 1 if base.one_by_one else None), x_t, steps)
 
 
 def load_part(kind: Any, folder: Path, dtype: torch.dtype, loras: tuple[LoraFile, ...] = ()) -> Any:

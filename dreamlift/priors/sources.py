@@ -78,17 +78,23 @@ KNOWN: dict[str, Source] = {
 """Priors by the name that ``--prior`` takes; beside them it takes a local folder or a hub name."""
 
 
-def locate(prior: str, settings: str = "", weights: bool = True) -> Path:
+def is_embedded(prior: str) -> bool:
+    """Whether this is the name of a prior that comes with the package."""
+    return prior in KNOWN and not KNOWN[prior].addresses
+
+
+def locate(prior: str, settings: str = "", weights: bool = True, option: str = "--prior") -> Path:
     """The diffusers folder of a known name, a local folder, a hub name ("owner/model") or a one-file checkpoint.
 
     Args:
         settings: for a one-file checkpoint, a prior of the same family; empty: the known one.
         weights: False fetches only the settings and tokenizers of a prior on the hub.
+        option: what the user gives ``prior`` by, for the messages.
 
     Raises:
         PriorNotFoundError: with every place that was looked at and the fix.
     """
-    if prior in KNOWN and not KNOWN[prior].addresses:
+    if is_embedded(prior):
         return _checked(EMBEDDED / prior)
     local = expanded(prior)
     if local.is_dir():
@@ -100,10 +106,12 @@ def locate(prior: str, settings: str = "", weights: bool = True) -> Path:
 
         return _checked(convert(local, settings, lambda name, whole: locate(name, weights=whole)))
     if prior in KNOWN:
-        return _from_hub(KNOWN[prior].addresses, prior, weights)
+        return _from_hub(KNOWN[prior].addresses, prior, weights, option)
     parts = prior.split("/")
+    if prior.startswith((".", "/", "~")):
+        raise PriorNotFoundError(f"there is no folder {prior!r}: give {option} the path of a diffusers folder or a checkpoint")
     if len(parts) == 2 and all(part and part.strip(".") for part in parts):
-        return _from_hub((prior,), prior, weights)
+        return _from_hub((prior,), prior, weights, option)
     near = difflib.get_close_matches(prior, KNOWN, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise PriorNotFoundError(
@@ -132,7 +140,9 @@ def revision_of(folder: Path) -> str:
 def _checked(folder: Path) -> Path:
     index = folder / "model_index.json"
     if not index.is_file():
-        raise PriorNotFoundError(f"{folder} is not a diffusers folder: it has no model_index.json")
+        raise PriorNotFoundError(
+            f"{folder} is not a diffusers folder: it has no model_index.json (DiffusionPipeline.save_pretrained writes one)"
+        )
     try:
         parts = json.loads(index.read_text())
     except ValueError as error:
@@ -145,7 +155,7 @@ def _checked(folder: Path) -> Path:
     return folder
 
 
-def _from_hub(addresses: tuple[str, ...], name: str, weights: bool = True) -> Path:
+def _from_hub(addresses: tuple[str, ...], name: str, weights: bool = True, option: str = "--prior") -> Path:
     from huggingface_hub import snapshot_download
 
     def snapshot(address: str, cached: bool) -> Path:
@@ -160,8 +170,8 @@ def _from_hub(addresses: tuple[str, ...], name: str, weights: bool = True) -> Pa
             if not weights or any(found.glob("*/*.safetensors")):
                 return found
             reasons.append(f"only the settings of {address} are in the local cache")
-        except Exception as error:  # many kinds, all meaning "not in the cache"
-            reasons.append(f"{address} is not in the local cache ({type(error).__name__})")
+        except Exception:  # many kinds, all meaning "not in the cache"
+            reasons.append(f"{address} is not in the local cache")
     if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
         reasons.append("HF_HUB_OFFLINE is set")
     elif not _reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
@@ -174,7 +184,7 @@ def _from_hub(addresses: tuple[str, ...], name: str, weights: bool = True) -> Pa
                 reasons.append(f"{address}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
     raise PriorNotFoundError(
         f"the prior {name!r} cannot be had: {'; '.join(reasons)}. Fetch it on a machine with a network and give its "
-        "folder (--prior path/to/folder), or use the embedded one (--prior toybox)"
+        f"folder ({option} path/to/folder), or use the embedded one ({option} toybox)"
     )
 
 

@@ -69,6 +69,8 @@ class Gaussians(SceneSettings):
         for name in ("radius", "means_lr", "means_lr_end", "color_lr", "opacity_lr", "scale_lr", "quat_lr", "bounds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name):g}; it must be positive")
+        if self.means_lr_end > self.means_lr:
+            raise ValueError(f"means_lr_end is {self.means_lr_end:g}; it must not be above means_lr ({self.means_lr:g})")
 
     def build(self, rng: torch.Generator, device: torch.device | str = "cpu", start: Mesh | None = None) -> GaussianScene:
         """See :meth:`SceneSettings.build`. With a mesh, ``count`` Gaussians begin on its surface in its colours."""
