@@ -192,7 +192,7 @@ def _generate(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     if arguments.config is not None and arguments.preset is not None:
         raise ValueError("--config and --preset are two starting points: give one of them")
     if arguments.config is not None:
-        config = load_yaml(Config, _read_text(arguments.config))
+        config = load_yaml(Config, _read_text(arguments.config), str(arguments.config))
     else:
         config = _preset(arguments.preset or "toybox")
     if arguments.prompt is not None:
@@ -244,7 +244,7 @@ def _evaluate(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     _refuse(overrides, "evaluate")
     check_out(arguments.out)
     reporter = choose(arguments.json)
-    report, scored = evaluate(find_items(arguments.runs, arguments.prompt), reporter, arguments.clip)
+    report, scored = evaluate(find_items(arguments.runs, arguments.prompt, reporter.note), reporter, arguments.clip)
     folder = _report_folder(arguments.out, "evaluation")
     save_report(report, scored, folder)
     if arguments.json:
@@ -258,11 +258,12 @@ def _gallery(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     from dreamlift.apps.evaluate import find_items
     from dreamlift.apps.gallery import gallery
     from dreamlift.apps.lift import check_out
+    from dreamlift.apps.progress import choose
     from dreamlift.files import atomic_write_text
 
     _refuse(overrides, "gallery")
     check_out(arguments.out)
-    page = gallery(find_items(arguments.runs))
+    page = gallery(find_items(arguments.runs, note=choose(False).note))
     folder = _report_folder(arguments.out, "gallery")
     atomic_write_text(folder / "index.html", page)
     print(folder / "index.html")

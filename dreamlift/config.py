@@ -55,13 +55,16 @@ def save_yaml(obj: Any) -> str:
     return strict_yaml.dump(to_plain(obj))
 
 
-def load_yaml(cls: type[T], text: str) -> T:
-    """Read what :func:`save_yaml` wrote, or a hand-written part of it. Raises ConfigError."""
+def load_yaml(cls: type[T], text: str, name: str = "the config") -> T:
+    """Read what :func:`save_yaml` wrote, or a hand-written part of it, of the file ``name``. Raises ConfigError."""
     try:
         data = strict_yaml.load(text)
     except ValueError as error:
-        raise ConfigError(f"the config is not readable: {error}") from None
-    return from_plain(cls, {} if data is None else data)
+        raise ConfigError(f"{name} is not readable: {error}") from None
+    try:
+        return from_plain(cls, {} if data is None else data)
+    except ConfigError as error:
+        raise error if name == "the config" else ConfigError(f"{name}: {error}") from None
 
 
 def apply_overrides(obj: T, overrides: Mapping[str, str]) -> T:

@@ -37,7 +37,7 @@ class Kind:
         parts = [_SCALARS[scalar] for scalar in self.scalars] + [str(option) for option in self.options]
         if self.items:
             inner = ", ".join(map(str, self.items)) + (", ..." if self.repeats else "")
-            parts.append(f"[{inner}]")
+            parts.append(f"[{inner}]" + (", such as [64]" if self.repeats and self.items[0].scalars == (int,) else ""))
         if self.constant:
             parts.append("a number")
         if self.tagged:

@@ -29,7 +29,7 @@ from dreamlift.personalize.additions import fingerprint, resolve
 from dreamlift.presets import TOYBOX
 from dreamlift.priors import load_prior, prompt_reader
 from dreamlift.priors.base import Prior
-from dreamlift.priors.sources import is_embedded, locate, revision_of
+from dreamlift.priors.sources import is_embedded, is_one_file, locate, revision_of
 from dreamlift.prompts import PromptEmbeds, embed_prompt
 from dreamlift.run import check_prompt
 from dreamlift.scenes.base import Scene, SceneSettings
@@ -51,9 +51,9 @@ class Teacher:
     embeds: PromptEmbeds
 
 
-@dataclass(frozen=True)
+@dataclass
 class Job:
-    """A run that is ready to go."""
+    """A run that is ready to go; what changes in it are its state and, with a stage that has another prior, its teacher."""
 
     config: Config
     teacher: Teacher  # of the stage that the state is in
@@ -63,6 +63,16 @@ class Job:
     @property
     def prior(self) -> Prior:
         return self.teacher.prior
+
+    def change_teacher(self, stage: int) -> None:
+        """Take the teacher of ``stage``, counted from 0. Another prior's goes first: two are never in memory together."""
+        config, device, kept = self.config.stages[stage], self.prior.device, None
+        if config.prior == self.config.stages[stage - 1].prior:
+            kept = self.teacher
+        else:
+            del self.teacher
+            self.state.guidance = None  # a LoRA holds on to its network
+        self.teacher = teach(config, device, kept)
 
 
 @dataclass(frozen=True)
@@ -151,6 +161,8 @@ def prepare(config: Config, on_stage: Callable[[str], None] = lambda name: None,
         home = (1.0 / origin.scale, *origin.offset)
         config = dataclasses.replace(config, asset=dataclasses.replace(config.asset, home=home))
     config.asset.check()
+    if config.prior_config and not any(is_one_file(stage.prior) for stage in config.stages):
+        raise ValueError("--prior-config goes with a one-file checkpoint (--prior FILE.safetensors); leave it out")
     settings = expanded(config.prior_config)
     config = dataclasses.replace(
         config,
@@ -199,14 +211,14 @@ def with_panorama(scene: SceneSettings) -> SceneSettings:
     return scene
 
 
-def teach(config: Config, device: torch.device, before: tuple[Config, Teacher] | None = None) -> Teacher:
-    """The teacher of a stage; what is the same as in the stage ``before`` is not loaded again."""
+def teach(config: Config, device: torch.device, kept: Teacher | None = None) -> Teacher:
+    """The teacher of a stage; of one that is ``kept`` the prior is not loaded again."""
     folder = locate(config.prior, config.prior_config)
-    # The words first: text encoders and networks are then never in memory together.
+    # The words first: text encoders and networks that are loaded here are then never in memory together.
     read = prompt_reader(folder, device, config.additions)
     embeds = embed_prompt(config.prompt, config.negative, config.wording, read, config.backdrops)
-    if before is not None and before[0].prior == config.prior:
-        return dataclasses.replace(before[1], embeds=embeds)
+    if kept is not None:
+        return dataclasses.replace(kept, embeds=embeds)
     prior = load_prior(folder, device, config.see_cameras, config.additions, config.memory, config.linear_latents)
     return Teacher(prior, revision_of(folder) + fingerprint(config.additions), embeds)
 
@@ -218,15 +230,15 @@ def lift(job: Job, on_stage: Callable[[str], None] = lambda name: None) -> Itera
         DivergedError: the optimisation went wrong again and again.
         EmptySceneError: a stage left nothing that the next one could begin with.
     """
-    stages, state, teacher = job.config.stages, job.state, job.teacher
+    stages, state = job.config.stages, job.state
     for number in range(state.stage, len(stages)):
         stage = stages[number]
         if number > state.stage:
             on_stage(f"stage {number + 1} of {len(stages)}")
             meshes = tuple(scene.eval().to_mesh(passed_on(stage)) for scene in state.scenes)
-            teacher = teach(stage, teacher.prior.device, (stages[number - 1], teacher))
-            state.become(start(stage, teacher.prior, meshes, number, state.index))
-        yield from optimize(stage, teacher.prior, teacher.embeds, state)
+            job.change_teacher(number)
+            state.become(start(stage, job.prior, meshes, number, state.index))
+        yield from optimize(stage, job.prior, job.teacher.embeds, state)
 
 
 def passed_on(stage: Config) -> Extract:

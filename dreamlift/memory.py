@@ -157,7 +157,7 @@ def estimate(config: Config, prior: Footprint, device: str = "cpu") -> Need:
         host = max(prior.text * 8, weights + max(loading, step))
         return Need(PACKAGES + host + points + finish, 0, pictures)
     largest = max(prior.network, prior.autoencoder, prior.text) * (2 + 4)
-    device_bytes = CUDA_DEVICE + max(prior.text * width, weights + max(step, points))
+    device_bytes = CUDA_DEVICE + max(prior.text * width + prior.text_full * 2, weights + max(step, points))
     return Need(PACKAGES + CUDA_HOST + max(largest, finish), device_bytes, pictures)
 
 
@@ -184,7 +184,7 @@ def _expected(config: Config, device: str) -> Need:
 def step_shape(config: Config, device: str = "cpu") -> StepShape:
     """What the scene is asked to render in the dearest step of the run."""
     terms = config.weights.ever()
-    normals = "orientation" in terms or config.lighting.lambertian > 0
+    normals = "orientation" in terms or config.lighting.lambertian > 0 or config.show == "normal"
     return StepShape(config.cameras.views, max(config.cameras.resolution), device, normals, terms)
 
 

@@ -306,6 +306,8 @@ def test_additions_in_the_config_come_back_and_are_absolute(cwd, no_steps, stub)
 
 def test_the_scale_stands_behind_the_last_at_sign():
     assert parse_lora("a@b.safetensors") == LoraFile("a@b.safetensors")
+    with pytest.raises(ValueError, match=r"'abc' is no scale; give a number, such as a\.safetensors@0\.8"):
+        parse_lora("a.safetensors@abc")
     assert parse_lora("a@b.safetensors@-0.25") == LoraFile("a@b.safetensors", -0.25)
     assert parse_lora("a.safetensors@inf") == LoraFile("a.safetensors@inf")
 

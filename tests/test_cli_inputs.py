@@ -146,9 +146,9 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
 )
 BAD_CONFIGS = {
-    "bomb": (BOMB, "the config is not readable: "),
-    "nested": ("a: " + "[" * 50_000, "the config is not readable: "),
-    "code": ("prompt: !!python/object/apply:os.system ['touch pwned']\n", "the config is not readable: "),
+    "bomb": (BOMB, "config.yaml is not readable: "),
+    "nested": ("a: " + "[" * 50_000, "config.yaml is not readable: "),
+    "code": ("prompt: !!python/object/apply:os.system ['touch pwned']\n", "config.yaml is not readable: "),
     "twice": ("steps: 3\nsteps: 4\n", "steps"),
     "unknown": ("stps: 3\n", "stps: unknown name", "did you mean 'steps'?"),
     "wrong type": ("steps: many\n", "steps: got 'many', accepted: a whole number"),
@@ -158,7 +158,7 @@ BAD_CONFIGS = {
     "list": ("- 1\n", "accepted: a mapping"),
     "text": ("just words\n", "accepted: a mapping"),
     "not UTF-8": (b"prompt: caf\xe9\n", "is not UTF-8 text"),
-    "zeros": (b"\0" * 1000, "the config is not readable: "),
+    "zeros": (b"\0" * 1000, "config.yaml is not readable: "),
     "empty": ("", "the prompt is empty"),  # all defaults, so no prompt
 }
 

@@ -44,6 +44,17 @@ def runs(tmp_path):
     return [tmp_path / f"run{number}" for number in range(2)], prompts
 
 
+def test_an_unfinished_run_among_others_is_left_out(runs, tmp_path, capsys):
+    with Run.create(tmp_path / "begun", "a mug"):
+        pass
+    words = ["gallery", str(tmp_path / "begun"), "--out", str(tmp_path / "page")]
+    assert main(words) == 2
+    assert "has no asset.glb yet" in capsys.readouterr().err
+    assert main([*words[:2], str(runs[0][0]), *words[2:]]) == 0
+    assert "begun has no asset.glb yet: let the run go on with" in capsys.readouterr().err
+    assert "<h1>1 asset</h1>" in (tmp_path / "page" / "index.html").read_text()
+
+
 def test_a_page_holds_every_turntable(runs, tmp_path, capsys):
     folders, prompts = runs
     out = tmp_path / "page"

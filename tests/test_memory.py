@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from dreamlift import memory
 from dreamlift.memory import NotEnoughMemoryError, available_host, check_memory, estimate, expected
 from dreamlift.presets import PRESETS
-from dreamlift.presets.toybox import FIELD
+from dreamlift.presets.toybox import FIELD, TOYBOX
 from dreamlift.priors.footprint import Footprint, coder_values, footprint, parameters, transformer_values, unet_values
 from dreamlift.priors.saving import Memory, save_memory
 from dreamlift.priors.sources import EMBEDDED, KNOWN
@@ -190,6 +190,19 @@ def test_each_change_that_is_offered_fits(stub, machine):
         assert f"({need.amount})" in offer
 
 
+def test_a_later_stages_options_are_told_by_their_whole_names(stub, machine):
+    config = replace(TOYBOX, then=(replace(TOYBOX.then[0], cameras=replace(FIELD.cameras, resolution=(1024,))),))
+    machine(4.0)
+    with pytest.raises(NotEnoughMemoryError) as caught:
+        check_memory(config.stages[1], stub, CPU, 1)
+    assert str(caught.value).startswith("stage 2 may need more memory than is free: ")
+    assert "Try --then.0.cameras.resolution [512] (" in str(caught.value)
+    assert " --cameras" not in str(caught.value)
+    machine(0.5)
+    with pytest.raises(NotEnoughMemoryError, match=r"No single option is enough; --memory\.check false"):
+        check_memory(config.stages[1], stub, CPU, 1)
+
+
 def test_a_gpu_has_its_own_limit(stub, machine):
     config = replace(FIELD, cameras=replace(FIELD.cameras, resolution=(256,)))
     need = estimate(config, footprint(stub), "cuda")
@@ -277,7 +290,8 @@ def test_the_figures_of_known_priors_are_those_of_the_published_networks(name):
     encoded = coder_values(coder, source.resolution) if vae else (0, 0)
     upcast = name not in ("sd-1.5", "sd-2.1-base")  # whose settings do not ask for it
     found = Footprint(
-        network * 10**6, vae * 10**6, text * 10**6, source.resolution, *passed, *encoded, *encoded, 1, upcast=upcast
+        network * 10**6, vae * 10**6, text * 10**6, source.resolution, *passed, *encoded, *encoded, 1, upcast=upcast,
+        text_full=24 * 4096 * 10240 if text == 4762 else 0,
     )  # fmt: skip
     config = replace(FIELD, cameras=replace(FIELD.cameras, views=4 if name == "mvdream" else 1))
     assert source.memory_gb == pytest.approx(estimate(config, found, "cuda").device / 1e9, rel=0.05)

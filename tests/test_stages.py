@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from dreamlift.memory import estimate, largest
 from dreamlift.meshing.extract import Extract
 from dreamlift.meshing.geometry import is_closed, signed_volume
 from dreamlift.presets.toybox import TOYBOX
+from dreamlift.priors import load_prior
 from dreamlift.priors.footprint import footprint
 from dreamlift.run import read_metrics
 from dreamlift.scenes.background import Random, Solid
@@ -211,11 +214,36 @@ def test_a_painted_mesh_lies_where_the_users_own_lay(stub, tmp_path, quick, monk
         (["--mesh", "missing.glb", "--preset=latent-paint"], "there is no mesh file", "missing.glb"),
         (["--mesh", "missing.glb"], "a nerf scene cannot begin with a mesh", "--preset texture-toy"),
         ([*STAGED, "--then.0.prior=nowhere-to-be-found"], "nowhere-to-be-found"),
+        ([*STAGED, "--then.0.prior=./no/folder"], "there is no folder './no/folder'", "give --then.0.prior the path"),
+        (["--prior-config=sd-1.5"], "--prior-config goes with a one-file checkpoint"),
     ],
 )
 def test_what_cannot_work_is_said_before_the_first_stage(stub, tmp_path, capsys, given):
     words = ["generate", "a red mug", "--prior", stub, "--steps=2", "--out", tmp_path / "run", *given[0]]
     refused(capsys, tmp_path, words, *given[1:])
+
+
+def test_the_prior_of_a_later_stage_is_named_by_its_own_option(monkeypatch, stub):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    config = dataclasses.replace(staged(stub, MESH), then=(dataclasses.replace(Stage(), prior="sd-1.5", scene=MESH),))
+    with pytest.raises(ValueError, match=r"'sd-1.5' cannot be had.* \(--then\.0\.prior toybox\)"):
+        prepare(config)
+
+
+def test_another_prior_takes_the_place_of_the_one_before(stub, tmp_path):
+    other = shutil.copytree(stub, tmp_path / "other")
+    config = staged(stub, MESH)
+    job = prepare(dataclasses.replace(config, then=(dataclasses.replace(config.then[0], prior=str(other)),)))
+    before, held = weakref.ref(job.prior), []
+
+    def load(*given):
+        held.append(before() is not None)
+        return load_prior(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dreamlift.lifting.load_prior", load)
+        job.change_teacher(1)
+    assert held == [False]
 
 
 def test_settings_of_stages_are_listed_and_read_back(stub):

@@ -10,6 +10,7 @@ import base64
 import html
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,14 @@ class Item:
     peak_memory_gb: float
 
 
-def find_items(paths: list[Path], prompt: str | None = None) -> list[Item]:
-    """The assets of run folders, or GLB files with ``prompt``. Pages of earlier evaluations and galleries are passed over.
+def find_items(paths: list[Path], prompt: str | None = None, note: Callable[[str], None] = lambda text: None) -> list[Item]:
+    """The assets of run folders, or GLB files with ``prompt``. Pages of earlier evaluations and galleries are passed over,
+    and so are runs without an asset, with a ``note``, where others have one.
 
     Raises:
-        ValueError: a path that is neither, or a run that has not finished; one line with the fix.
+        ValueError: a path that is neither, or nothing but runs that have not finished; one line with the fix.
     """
-    items = []
+    items, unfinished = [], []
     runs = [path for path in paths if (path / "run.json").is_file() or not (path / "index.html").is_file()]
     for path in runs or paths:  # `outputs/*` means pages too
         if path.is_dir():
@@ -58,7 +60,8 @@ def find_items(paths: list[Path], prompt: str | None = None) -> list[Item]:
                 raise ValueError(f"{path} is not a run folder: it has no run.json")
             status = read_status(path)
             if not (path / "asset.glb").is_file():
-                raise ValueError(f"{path} has no asset.glb yet: let the run go on with `dreamlift resume {path}`")
+                unfinished.append(f"{path} has no asset.glb yet: let the run go on with `dreamlift resume {path}`")
+                continue
             known = [float(status.get(name, math.nan)) for name in ("seconds", "peak_memory_gb")]
             for folder in particle_folders(path, len(status.get("particles", [None]))):
                 name = folder.relative_to(path.parent).as_posix()
@@ -69,6 +72,10 @@ def find_items(paths: list[Path], prompt: str | None = None) -> list[Item]:
             items.append(Item(path.name, path, prompt, math.nan, math.nan))
         else:
             raise ValueError(f"{path} is neither a run folder nor a GLB file")
+    if unfinished and not items:
+        raise ValueError(unfinished[0])
+    for text in unfinished:
+        note(f"{text} (left out)")
     return items
 
 

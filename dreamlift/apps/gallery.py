@@ -20,10 +20,10 @@ def gallery(items: list[Item]) -> str:
     Raises:
         ValueError: an asset without a turntable beside it.
     """
-    figures = "".join(_figure(item) for item in items)
+    figures, title = "".join(_figure(item) for item in items), f"{len(items)} asset{'s' if len(items) > 1 else ''}"
     return (
         '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>dreamlift gallery</title><style>{STYLE}</style><h1>{len(items)} assets</h1><main>{figures}</main></html>\n"
+        f"<title>dreamlift gallery</title><style>{STYLE}</style><h1>{title}</h1><main>{figures}</main></html>\n"
     )
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -34,11 +37,17 @@ NOTHING = Additions()
 
 
 def parse_lora(text: str) -> LoraFile:
-    """``FILE`` or ``FILE@SCALE``, as the command line takes it."""
+    """``FILE`` or ``FILE@SCALE``, as the command line takes it.
+
+    Raises:
+        ValueError: what follows the @ of a .safetensors file is no number.
+    """
     path, at, scale = text.rpartition("@")
     try:
         number = float(scale)
     except ValueError:
+        if path.endswith(".safetensors") and not scale.endswith(".safetensors"):
+            raise ValueError(f"--lora {text}: {scale!r} is no scale; give a number, such as {path}@0.8") from None
         return LoraFile(text)
     if not at or not path or not math.isfinite(number):
         return LoraFile(text)
@@ -52,7 +61,11 @@ def resolve(additions: Additions) -> Additions:
         ValueError: a file is missing, or not a .safetensors file.
     """
     loras = tuple(replace(lora, path=str(_checked(lora.path, "LoRA"))) for lora in additions.loras)
-    return Additions(loras, tuple(str(_checked(path, "embedding")) for path in additions.embeddings))
+    found = Additions(loras, tuple(str(_checked(path, "embedding")) for path in additions.embeddings))
+    for path in (*(lora.path for lora in found.loras), *found.embeddings):
+        with _opened(path):
+            pass  # what is no such file at all is told before anything else
+    return found
 
 
 def fingerprint(additions: Additions) -> str:
@@ -76,11 +89,17 @@ def read_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         ValueError: the file is missing, pickled, or not readable.
     """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(_checked(path, "weights"), "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            yield file
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole .safetensors file ({error}): fetch it again") from error
 

@@ -80,7 +80,7 @@ def merge_loras(network: nn.Module, folder: Path, loras: Iterable[LoraFile]) -> 
     index = None
     for lora in loras:
         tensors, metadata = read_tensors(lora.path)
-        pairs = _pairs(tensors, lora.path)
+        pairs = {(_place(where, folder.parent), name): pair for (where, name), pair in _pairs(tensors, lora.path).items()}
         absent = {key: where for where, key in pairs if where != NETWORK and not (folder.parent / where).is_dir()}
         if absent:
             raise ValueError(f"{_refusal(lora, tensors)}: this prior has no {', '.join(sorted(set(absent.values())))}")
@@ -92,6 +92,12 @@ def merge_loras(network: nn.Module, folder: Path, loras: Iterable[LoraFile]) -> 
         settings = _peft_settings(metadata, folder.name)
         for name, pair in wanted.items():
             _merge(pair, index[name], lora, settings, tensors)
+
+
+def _place(where: str, prior: Path) -> str:
+    """The part of a ``prior`` that a file calls ``where``: for kohya's trainers T5 is the third encoder, in FLUX the second."""
+    flux = (prior / "transformer").is_dir() and not (prior / "text_encoder_3").is_dir()
+    return "text_encoder_2" if flux and where == "text_encoder_3" else where
 
 
 def _merge(pair: _Pair, weights: tuple[Tensor, ...], lora: LoraFile, settings: dict[str, Any], tensors: Any) -> None:

@@ -75,6 +75,8 @@ class FlowPrior(AutoencodedPrior):
         raise ValueError("VSD's LoRA is made for U-Nets; with this prior use another loss, such as --guidance.type rfds")
 
     def save_memory(self, memory: Memory) -> None:
+        if memory.attention_slices:
+            raise ValueError("this prior's attention has no slices; leave memory.attention_slices off")
         self.one_by_one = memory.one_by_one
         save_memory(self.transformer, memory)
         save_memory(self.autoencoder.vae, memory)

