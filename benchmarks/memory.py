@@ -17,15 +17,16 @@ import tempfile
 from pathlib import Path
 
 RUNS = (
+    ("toybox-field",),
     ("toybox",),
-    ("toybox", "--cameras.resolution", "[128]"),
-    ("toybox", "--cameras.resolution", "[32,192]"),
-    ("toybox", "--cameras.resolution", "[192]", "--scene.rays_at_once", "4096"),
-    ("toybox", "--cameras.resolution", "[128]", "--scene.samples", "128", "--weights.distortion", "1"),
-    ("toybox", "--cameras.resolution", "[96]", "--lighting.lambertian", "1", "--weights.orientation", "1"),
+    ("toybox-field", "--cameras.resolution", "[128]"),
+    ("toybox-field", "--cameras.resolution", "[32,192]"),
+    ("toybox-field", "--cameras.resolution", "[192]", "--scene.rays_at_once", "4096"),
+    ("toybox-field", "--cameras.resolution", "[128]", "--scene.samples", "128", "--weights.distortion", "1"),
+    ("toybox-field", "--cameras.resolution", "[96]", "--lighting.lambertian", "1", "--weights.orientation", "1"),
     ("dreamfusion-if", "--cameras.resolution", "[32]"),
     ("dreamfusion-if", "--cameras.resolution", "[32]", "--scene.rays_at_once", "256"),
-    ("toybox", "--mesh.resolution", "256", "--mesh.texture_size", "2048"),
+    ("toybox-field", "--mesh.resolution", "256", "--mesh.texture_size", "2048"),
 )
 
 

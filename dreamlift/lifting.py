@@ -1,4 +1,4 @@
-"""START HERE: a prompt becomes an asset, on one page of plain calls.
+"""START HERE: a prompt becomes an asset, by plain calls.
 
 prepare: work out memory, encode the prompt, load the prior, build the scene    (fails before the first expensive step)
 lift: the loop (dreamlift/optimize.py), stage by stage; a stage begins with the mesh that the one before it ended with

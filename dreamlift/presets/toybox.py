@@ -1,4 +1,4 @@
-"""Settings for the embedded prior: the default, and papers' losses with all else as in it."""
+"""Settings for the embedded prior: the default, and papers' losses with all else as in its first stage."""
 
 from __future__ import annotations
 
