@@ -11,6 +11,7 @@ from guidance_helpers import ToldPrior
 from dreamlift.guidance.base import Guidance
 from dreamlift.guidance.csd import CSD
 from dreamlift.guidance.hifa import HiFA
+from dreamlift.guidance.ism import ISM
 from dreamlift.guidance.nfsd import NFSD
 from dreamlift.guidance.reconstruction import Reconstruction
 from dreamlift.guidance.refine import Refine
@@ -70,6 +71,26 @@ def test_nfsd_by_its_formula(t):
     wanted, unwanted, plain = (prior.exact(x_t, out.t, torch.full((2, 1, 1), m)) for m in (0.8, -0.5, 0.1))
     domain = plain if t < 0.2 else plain - unwanted
     torch.testing.assert_close(got, domain + 3.0 * (wanted - plain), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [NFSD(7.5), Reconstruction(6.0, 0.5)])
+def test_nothing_is_asked_twice(loss):
+    prior, asked = ToldPrior(0.4), []
+
+    def counted(x_t, t, cond, guidance_scale=1.0):
+        asked.append(len(x_t) * (1 if guidance_scale in (0.0, 1.0) else 2))
+        return ToldPrior.predict_noise(prior, x_t, t, cond, guidance_scale)
+
+    prior.predict_noise = counted
+    learn(loss, prior, pictures(3), told(3, 0.8))
+    assert sum(asked) == 2 * 3  # with the prompt and without
+
+
+def test_inversion_knows_nothing_of_a_negative_prompt():
+    prior, x, t = ToldPrior(0.4), pictures(2), 0.4
+    loss = ISM(1.0, 0.1, 0.1, t, t, "uniform")
+    plain, negative = (learn(loss, prior, x, told(2, 0.8, *rest))[0] for rest in ((0.1,), (-0.5, 0.1)))
+    torch.testing.assert_close(negative, plain)
 
 
 def test_the_empty_prompt_comes_along_with_a_negative_one():
