@@ -183,6 +183,7 @@ def _winners(corners: Tensor, K: Tensor, width: int, height: int) -> Tensor:
     inverse = torch.linalg.inv(K)
     edges = torch.linalg.cross(corners[:, [1, 2, 0]], corners[:, [2, 0, 1]])  # (F, 3, 3): v_j x v_k
     volume = torch.einsum("fi,fi->f", corners[:, 0], edges[:, 0])
+    slack = 4e-15 * corners.square().sum(dim=-1).amax(dim=-1)  # rounding must not lose a pixel on the edge of two triangles
     low, high = _boxes(corners, K, width, height)
     high[volume == 0] = -1  # seen edge-on, or degenerate: no pixel
     pixels = width * height
@@ -197,8 +198,8 @@ def _winners(corners: Tensor, K: Tensor, width: int, height: int) -> Tensor:
         b = torch.einsum("nij,nj->ni", edges[owner], rays[pixel])
         total = b.sum(dim=1)
         z = volume[owner] / total
-        same_side = ((b >= 0).all(dim=1) | (b <= 0).all(dim=1)) & (total != 0)
-        hit = torch.nonzero(same_side & (z > NEAR)).flatten()
+        inside = (b * total.sign()[:, None] >= -slack[owner, None]).all(dim=1) & (total != 0)
+        hit = torch.nonzero(inside & (z > NEAR)).flatten()
         pixel, z, owner = pixel[hit], z[hit], owner[hit]
         closer = nearest.scatter_reduce(0, pixel, z, "amin")
         winner[closer < nearest] = nobody
