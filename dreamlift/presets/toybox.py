@@ -13,8 +13,10 @@ from dreamlift.guidance.hifa import HiFA
 from dreamlift.guidance.ism import ISM
 from dreamlift.guidance.nfsd import NFSD
 from dreamlift.guidance.reconstruction import Reconstruction
+from dreamlift.guidance.rfds import RFDS
 from dreamlift.guidance.sdi import SDI
 from dreamlift.guidance.sds import SDS
+from dreamlift.guidance.sjc import SJC
 from dreamlift.guidance.vsd import VSD
 from dreamlift.lighting import Lighting
 from dreamlift.prompts import Backdrop, Compass
@@ -98,6 +100,8 @@ TOYS: dict[str, Config] = {
     "latent-nerf-toy": replace(LATENT, linear_latents=True),  # a linear map of colours in the encoder's place
     "vsd-toy": _toy(TOY_VSD),
     "hifa-toy": _toy(HiFA(7.5, 0.1, clip_x0=1.0)),
+    "sjc-toy": _toy(SJC(7.5, True, T_MIN, T_MAX)),
+    "rfds-toy": _toy(RFDS(7.5, T_MIN, T_MAX)),
     "sdi-toy": _toy(SDI(7.5, 0.0, 5, 0.6, T_MIN, T_MAX, "x0", clip_x0=1.0)),
     "luciddreamer-toy": _toy(ISM(7.5, 0.05, 0.3, 0.02, Linear(0.98, 0.5, 0.0, 0.3), "x0")),
     "cfd-toy": _toy(CFD(7.5, normalize=False, clip_x0=1.0)),
