@@ -16,7 +16,7 @@ REQUIRED = ("torch", "numpy", "diffusers", "transformers", "safetensors", "pillo
 OPTIONAL = {
     "numba": ("fast", "compiled CPU kernels: a step is several times faster"),
     "triton": ("gpu", "the hash grid's kernels on a GPU"),
-    "accelerate": ("gpu", "one-file checkpoints; the big models load with less memory"),
+    "accelerate": ("gpu", "one-file checkpoints (.safetensors)"),
     "pxr": ("usd", "USDZ export"),
 }
 

@@ -31,7 +31,7 @@ class SDI(Guidance):
     guidance_scale: float = 7.5  # uncond + s (cond - uncond)
     inversion_scale: float = -7.5  # the same while inverting: against the prompt, so that going back gains it
     inversion_steps: int = 10  # at t = 1; fewer in proportion at smaller t, at least one. 0: none, which is SDS
-    eta: float = 0.06  # share of kappa's variance that is drawn anew, in [0, 1]; the row's eta is another one, see below
+    eta: float = 0.06  # share of kappa's variance that is drawn anew, in [0, 1] (not threestudio's eta)
     t_min: float | Schedule = field(default=Linear(0.98, 0.25, 0.0, 1.0), metadata={"choices": SCHEDULES})
     t_max: float | Schedule = field(default=Linear(0.98, 0.25, 0.0, 1.0), metadata={"choices": SCHEDULES})
     weighting: Weighting = "sigma2"
