@@ -99,6 +99,10 @@ def test_views_that_see_each_other_stay_together(tmp_path):
 def test_attention_slices(folder):
     from diffusers.models.attention_processor import SlicedAttnProcessor
 
+    if (folder / "transformer").is_dir():
+        with pytest.raises(ValueError, match=r"leave memory\.attention_slices off"):
+            load_prior(folder, CPU, memory=Memory(attention_slices=True))
+        return
     plain, low = (loaded(folder, CPU, memory=Memory(attention_slices=on)) for on in (False, True))
     text = plain.embed_text(["a red mug", "", "a mug"])
     close(asked(low, text)[0], asked(plain, text)[0])
