@@ -50,7 +50,7 @@ def explain(action: str, path: Path, error: OSError) -> RunError:
         errno.EROFS: "choose an --out on a filesystem that can be written",
         errno.EACCES: "choose an --out that you may write to",
         errno.EPERM: "choose an --out that you may write to",
-        errno.ENOENT: "its folder is not there, or cannot be made; choose another --out, and do not move or delete it during a run",
+        errno.ENOENT: "its folder is gone, or cannot be made; choose another --out, and do not delete it during a run",
     }
     fix = fixes.get(error.errno or 0)
     return RunError(f"cannot {action} {path}: {error.strerror or error}" + (f"; {fix}" if fix else ""))

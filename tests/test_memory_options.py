@@ -106,9 +106,8 @@ def test_attention_slices(folder):
     plain, low = (loaded(folder, CPU, memory=Memory(attention_slices=on)) for on in (False, True))
     text = plain.embed_text(["a red mug", "", "a mug"])
     close(asked(low, text)[0], asked(plain, text)[0])
-    if hasattr(low, "network"):
-        assert all(isinstance(kind, SlicedAttnProcessor) for kind in low.network.unet.attn_processors.values())
-        assert not any(isinstance(kind, SlicedAttnProcessor) for kind in plain.network.unet.attn_processors.values())
+    assert all(isinstance(kind, SlicedAttnProcessor) for kind in low.network.unet.attn_processors.values())
+    assert not any(isinstance(kind, SlicedAttnProcessor) for kind in plain.network.unet.attn_processors.values())
 
 
 def test_checkpoints_of_the_autoencoder(folder, stub):
