@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from dreamlift.config import from_plain, load_yaml, to_plain
 from dreamlift.personalize.additions import Additions, LoraFile, fingerprint, parse_lora
-from dreamlift.personalize.lora_files import _index, _plain, merge_loras
+from dreamlift.personalize.lora_files import _index, _place, _plain, merge_loras
 from dreamlift.personalize.original_names import original_name
 from dreamlift.priors import load_prior
 from dreamlift.priors.text import unpack
@@ -302,6 +302,21 @@ def test_additions_in_the_config_come_back_and_are_absolute(cwd, no_steps, stub)
     option = f"--additions.loras=[{{path: {path}, scale: 0.5}}, {{path: {path}}}]"
     assert run_main(*generate_words(stub, "again", option, "--embedding", "word.safetensors")) == 0
     assert load_yaml(Config, (cwd / "again" / "config.yaml").read_text()) == config
+
+
+def test_kohyas_third_text_encoder_is_the_one_that_is_a_t5(tmp_path):
+    def prior(name: str, *kinds: str):
+        for number, kind in enumerate(kinds, start=1):
+            part = tmp_path / name / (f"text_encoder_{number}" if number > 1 else "text_encoder")
+            part.mkdir(parents=True)
+            (part / "config.json").write_text(json.dumps({"architectures": [kind]}))
+        return tmp_path / name
+
+    clip, t5 = "CLIPTextModelWithProjection", "T5EncoderModel"
+    found = [
+        _place("text_encoder_3", prior(str(i), *kinds)) for i, kinds in enumerate(((clip, t5), (clip, clip, t5), (clip, clip)))
+    ]
+    assert found == ["text_encoder_2", "text_encoder_3", "text_encoder_3"]
 
 
 def test_the_scale_stands_behind_the_last_at_sign():

@@ -96,8 +96,11 @@ def merge_loras(network: nn.Module, folder: Path, loras: Iterable[LoraFile]) -> 
 
 def _place(where: str, prior: Path) -> str:
     """The part of a ``prior`` that a file calls ``where``: for kohya's trainers T5 is the third encoder, in FLUX the second."""
-    flux = (prior / "transformer").is_dir() and not (prior / "text_encoder_3").is_dir()
-    return "text_encoder_2" if flux and where == "text_encoder_3" else where
+    if where != "text_encoder_3" or (prior / where).is_dir():
+        return where
+    from dreamlift.priors.text import is_t5
+
+    return "text_encoder_2" if is_t5(prior / "text_encoder_2") else where
 
 
 def _merge(pair: _Pair, weights: tuple[Tensor, ...], lora: LoraFile, settings: dict[str, Any], tensors: Any) -> None:

@@ -104,7 +104,7 @@ def locate(prior: str, settings: str = "", weights: bool = True, option: str = "
     local = expanded(prior)
     if local.is_dir():
         return _checked(local)
-    if local.suffix.lower() in ONE_FILE:
+    if is_one_file(prior):
         if not local.is_file():
             raise PriorNotFoundError(f"there is no checkpoint file {prior!r}")
         from dreamlift.priors.single_file import convert

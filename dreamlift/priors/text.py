@@ -90,7 +90,7 @@ def _run(
         encoder: Any = load_part(getattr(transformers, name), folder / part, dtype, loras).to(device).eval()
     prompts = install(embeddings, tokenizer, encoder, part, prompts)
     if suffix == "":
-        further = any(_architecture(other) == "T5EncoderModel" for other in folder.glob("text_encoder_*"))
+        further = any(map(is_t5, folder.glob("text_encoder_*")))
         for message in complaints(tokenizer, prompts, further):
             warnings.warn(message, stacklevel=1)  # the caller's file would be torch's: no_grad stands between
     tokens = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
@@ -135,6 +135,11 @@ def _no_bars() -> Iterator[None]:
     finally:
         if enabled:
             logging.enable_progress_bar()
+
+
+def is_t5(encoder: Path) -> bool:
+    """Whether the part ``encoder`` of a diffusers folder, which need not be there, is a T5."""
+    return encoder.is_dir() and _architecture(encoder) == "T5EncoderModel"
 
 
 def _architecture(folder: Path) -> str:
