@@ -9,7 +9,7 @@ the U-Net with guidance, and with VSD eps_phi once without a gradient and once w
 
 from __future__ import annotations
 
-from dreamlift.startup import tune_process
+from dreamlift.system.startup import tune_process
 
 tune_process()  # before torch
 
@@ -25,14 +25,14 @@ from typing import Any  # noqa: E402
 
 import torch  # noqa: E402
 
+from dreamlift.config.schema import Config, Weights  # noqa: E402
 from dreamlift.guidance.rfds import RFDS  # noqa: E402
 from dreamlift.guidance.sds import SDS  # noqa: E402
 from dreamlift.guidance.vsd import VSD  # noqa: E402
 from dreamlift.lifting import Job, prepare  # noqa: E402
 from dreamlift.optimize import take_step  # noqa: E402
 from dreamlift.presets.papers import HIFA  # noqa: E402
-from dreamlift.settings import Config, Weights  # noqa: E402
-from dreamlift.toybox.network import make_tokenizer  # noqa: E402
+from dreamlift.toybox.training.network import make_tokenizer  # noqa: E402
 
 WORDS = ["a", "the", "of", "red", "mug", "view", "front", "back", "side", "overhead", ","]
 CROSS_DOWN, CROSS_UP = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"

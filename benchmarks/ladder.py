@@ -15,17 +15,17 @@ from pathlib import Path
 
 import torch
 
-from dreamlift.startup import tune_process
+from dreamlift.system.startup import tune_process
 
 tune_process()
 
+from dreamlift.config.schema import Config  # noqa: E402
 from dreamlift.export.video import contact_sheet  # noqa: E402
-from dreamlift.files import atomic_write_bytes  # noqa: E402
 from dreamlift.lifting import generate  # noqa: E402
 from dreamlift.presets import PRESETS  # noqa: E402
-from dreamlift.settings import Config  # noqa: E402
-from dreamlift.toybox.judge import load_judge, understand  # noqa: E402
-from dreamlift.toybox.score import score_mesh  # noqa: E402
+from dreamlift.system.files import atomic_write_bytes  # noqa: E402
+from dreamlift.toybox.judging.judge import load_judge, understand  # noqa: E402
+from dreamlift.toybox.judging.score import score_mesh  # noqa: E402
 
 EARLY = PRESETS["dreamfusion-toy"]
 LADDER: dict[str, Config] = {

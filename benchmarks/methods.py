@@ -31,14 +31,14 @@ import numpy as np
 from PIL import Image, ImageDraw
 from quality import choose_prompts
 
-from dreamlift.config import config_hash
-from dreamlift.files import atomic_write_text
+from dreamlift.config.build import config_hash
 from dreamlift.guidance.sds import SDS
 from dreamlift.presets import PRESETS
 from dreamlift.presets.toybox import TOYS
 from dreamlift.priors.sources import locate, revision_of
-from dreamlift.run import slugify
-from dreamlift.startup import tune_process
+from dreamlift.runs.run import slugify
+from dreamlift.system.files import atomic_write_text
+from dreamlift.system.startup import tune_process
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -127,8 +127,8 @@ def measure(task: Task) -> dict[str, Any]:
     """One run, its file judged: a row."""
     import torch
 
-    from dreamlift.toybox.judge import load_judge, understand
-    from dreamlift.toybox.score import score_mesh
+    from dreamlift.toybox.judging.judge import load_judge, understand
+    from dreamlift.toybox.judging.score import score_mesh
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # numba changes it when it loads
     row: dict[str, Any] = {name: getattr(task, name) for name in ("preset", "prompt", "seed", "key")}
@@ -150,7 +150,7 @@ def lifted(task: Task) -> tuple[Mesh, Tensor, dict[str, float]]:
     """The mesh in a run's file, its pictures from 8 sides, and what the run has to say of itself."""
     from dreamlift.export.roundtrip import load_glb, psnr
     from dreamlift.lifting import generate
-    from dreamlift.meshing.raster import render_mesh
+    from dreamlift.texturing.draw import render_mesh
 
     begun = time.perf_counter()
     asset = generate(task.prompt, replace(CONFIGS[task.preset], seed=task.seed))
@@ -164,10 +164,10 @@ def lifted(task: Task) -> tuple[Mesh, Tensor, dict[str, float]]:
 def true_thing(task: Task) -> tuple[Mesh, Tensor, dict[str, float]]:
     """The world's own thing in the asset's place, of a seed that no outline is compared with."""
     from dreamlift.cameras import turntable
-    from dreamlift.meshing.raster import render_mesh
-    from dreamlift.toybox.judge import understand
-    from dreamlift.toybox.truth import mesh_of
-    from dreamlift.toybox.world import make_thing
+    from dreamlift.texturing.draw import render_mesh
+    from dreamlift.toybox.judging.judge import understand
+    from dreamlift.toybox.world.things import make_thing
+    from dreamlift.toybox.world.truth import mesh_of
 
     begun, told = time.perf_counter(), understand(task.prompt)
     hat = task.prompt.split(" hat")[0].split()[-1] if " wearing " in task.prompt else ""
@@ -188,7 +188,7 @@ def summary(rows: list[dict[str, Any]]) -> list[float]:
 
     import torch
 
-    from dreamlift.toybox.score import diversity
+    from dreamlift.toybox.judging.score import diversity
 
     def mean(values: list[float]) -> float:
         return fmean(values) if values else math.nan

@@ -8,7 +8,7 @@ words, and in words with the camera. The judge names category, colour and azimut
 
 from __future__ import annotations
 
-from dreamlift.startup import tune_process
+from dreamlift.system.startup import tune_process
 
 tune_process()  # before torch
 
@@ -21,11 +21,11 @@ import torch  # noqa: E402
 from dreamlift.priors.network import camera_features  # noqa: E402
 from dreamlift.priors.sources import locate  # noqa: E402
 from dreamlift.prompts import DIRECTIONS, article  # noqa: E402
-from dreamlift.toybox.judge import azimuth_error_deg, load_judge  # noqa: E402
-from dreamlift.toybox.network import kinds_known, load_folder  # noqa: E402
-from dreamlift.toybox.train import sample_grid, save_grid  # noqa: E402
-from dreamlift.toybox.truth import is_asymmetric  # noqa: E402
-from dreamlift.toybox.world import COLORS, held_out  # noqa: E402
+from dreamlift.toybox.judging.judge import azimuth_error_deg, load_judge  # noqa: E402
+from dreamlift.toybox.training.network import kinds_known, load_folder  # noqa: E402
+from dreamlift.toybox.training.prior import sample_grid, save_grid  # noqa: E402
+from dreamlift.toybox.world.things import COLORS, held_out  # noqa: E402
+from dreamlift.toybox.world.truth import is_asymmetric  # noqa: E402
 
 ELEVATION = math.radians(20.0)
 

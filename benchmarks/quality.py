@@ -17,11 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dreamlift.apps.evaluate import describe, evaluate, find_items, means, save_report
-from dreamlift.apps.progress import Plain
 from dreamlift.priors.sources import locate
-from dreamlift.run import slugify
-from dreamlift.toybox.network import kinds_known, load_folder
-from dreamlift.toybox.world import CATEGORIES, COLORS, Description, can_wear, held_out
+from dreamlift.runs.progress import Plain
+from dreamlift.runs.run import slugify
+from dreamlift.toybox.training.network import kinds_known, load_folder
+from dreamlift.toybox.world.things import CATEGORIES, COLORS, Description, can_wear, held_out
 
 FIGURES = ("category", "color", "both", "category_textureless", "azimuth_error_deg", "front_from_behind", "janus",
            "silhouette_iou")  # fmt: skip

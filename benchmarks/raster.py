@@ -19,7 +19,7 @@ The rows are measured in turn, round after round, so that a busy machine slows a
 
 from __future__ import annotations
 
-from dreamlift.startup import tune_process
+from dreamlift.system.startup import tune_process
 
 tuned = tune_process()  # before torch
 
@@ -35,9 +35,9 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from dreamlift.cameras import rays_of, turntable  # noqa: E402
-from dreamlift.meshing.softraster import draw, edges_of, surface_of  # noqa: E402
-from dreamlift.meshing.tets import TetGrid, crossing_of, edge_vertices  # noqa: E402
-from dreamlift.meshing.visibility import available_backends, visible_faces  # noqa: E402
+from dreamlift.raster.soft import draw, edges_of, surface_of  # noqa: E402
+from dreamlift.raster.visibility import available_backends, visible_faces  # noqa: E402
+from dreamlift.scenes.tetmesh.tets import TetGrid, crossing_of, edge_vertices  # noqa: E402
 from dreamlift.types import Cameras  # noqa: E402
 
 SIZES = (64, 256, 512)

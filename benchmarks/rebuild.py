@@ -16,11 +16,12 @@ from dataclasses import replace
 
 import torch
 
-from dreamlift.startup import tune_process
+from dreamlift.system.startup import tune_process
 
 tune_process()
 
 from dreamlift.cameras import PosedCameras, fibonacci_cameras, orbit_cameras  # noqa: E402
+from dreamlift.config.schema import Adam, Config, Weights  # noqa: E402
 from dreamlift.guidance.sds import SDS  # noqa: E402
 from dreamlift.meshing.isosurface import find_threshold  # noqa: E402
 from dreamlift.meshing.solid import solidity  # noqa: E402
@@ -30,14 +31,13 @@ from dreamlift.priors.empirical import EmpiricalPrior  # noqa: E402
 from dreamlift.prompts import NoViews, embed_prompt  # noqa: E402
 from dreamlift.scenes.background import Solid  # noqa: E402
 from dreamlift.scenes.base import Scene  # noqa: E402
-from dreamlift.scenes.field import Blob  # noqa: E402
-from dreamlift.scenes.nerf import Nerf  # noqa: E402
-from dreamlift.scenes.voxel import Voxel  # noqa: E402
+from dreamlift.scenes.nerf.field import Blob  # noqa: E402
+from dreamlift.scenes.nerf.scene import Nerf  # noqa: E402
+from dreamlift.scenes.nerf.voxel import Voxel  # noqa: E402
 from dreamlift.schedules import Linear  # noqa: E402
-from dreamlift.settings import Adam, Config, Weights  # noqa: E402
-from dreamlift.toybox.render import Background, render  # noqa: E402
-from dreamlift.toybox.truth import cell_centers  # noqa: E402
-from dreamlift.toybox.world import COLORS, Thing, make_thing  # noqa: E402
+from dreamlift.toybox.world.render import Background, render  # noqa: E402
+from dreamlift.toybox.world.things import COLORS, Thing, make_thing  # noqa: E402
+from dreamlift.toybox.world.truth import cell_centers  # noqa: E402
 from dreamlift.types import Cameras  # noqa: E402
 
 GREY = (0.5, 0.5, 0.5)

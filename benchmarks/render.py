@@ -9,7 +9,7 @@ The rows are measured in turn, round after round, so that a busy machine slows a
 
 from __future__ import annotations
 
-from dreamlift.startup import tune_process
+from dreamlift.system.startup import tune_process
 
 tuned = tune_process()  # before torch
 
@@ -25,12 +25,12 @@ import torch  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from dreamlift.cameras import rays_of, turntable  # noqa: E402
-from dreamlift.scenes import hashgrid  # noqa: E402
-from dreamlift.scenes.hashgrid import Hashgrid  # noqa: E402
-from dreamlift.scenes.nerf import Nerf, NerfScene  # noqa: E402
-from dreamlift.scenes.occupancy import Occupancy  # noqa: E402
-from dreamlift.scenes.volume import sample_points, sample_rays  # noqa: E402
-from dreamlift.scenes.voxel import Voxel  # noqa: E402
+from dreamlift.scenes.nerf import hashgrid  # noqa: E402
+from dreamlift.scenes.nerf.hashgrid import Hashgrid  # noqa: E402
+from dreamlift.scenes.nerf.occupancy import Occupancy  # noqa: E402
+from dreamlift.scenes.nerf.scene import Nerf, NerfScene  # noqa: E402
+from dreamlift.scenes.nerf.volume import sample_points, sample_rays  # noqa: E402
+from dreamlift.scenes.nerf.voxel import Voxel  # noqa: E402
 from dreamlift.types import RenderOutput, Shading  # noqa: E402
 
 CAMERAS = turntable(1, distance=2.6, fov_deg=40.0, size=64)  # every ray meets the cube

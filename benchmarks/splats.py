@@ -9,7 +9,7 @@ machine slows all of them alike.
 
 from __future__ import annotations
 
-from dreamlift.startup import tune_process
+from dreamlift.system.startup import tune_process
 
 tuned = tune_process()  # before torch
 
@@ -23,7 +23,7 @@ import torch  # noqa: E402
 
 from dreamlift.cameras import turntable  # noqa: E402
 from dreamlift.scenes.background import Solid  # noqa: E402
-from dreamlift.scenes.gaussians import Gaussians  # noqa: E402
+from dreamlift.scenes.gaussians.scene import Gaussians  # noqa: E402
 
 SIZES = ((2000, 64), (10_000, 128))
 

@@ -8,7 +8,7 @@ back through the renderer and updates the scene. The first steps are left out, s
 
 from __future__ import annotations
 
-from dreamlift.startup import tune_process
+from dreamlift.system.startup import tune_process
 
 tune_process()  # before torch
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 __all__ = ["Asset", "Config", "generate"]
 
-_HOMES = {"Asset": "dreamlift.lifting", "generate": "dreamlift.lifting", "Config": "dreamlift.settings"}
+_HOMES = {"Asset": "dreamlift.lifting", "generate": "dreamlift.lifting", "Config": "dreamlift.config.schema"}
 
 if TYPE_CHECKING:
+    from dreamlift.config.schema import Config
     from dreamlift.lifting import Asset, generate
-    from dreamlift.settings import Config
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from dreamlift.settings import Config
+    from dreamlift.config.schema import Config
 
 OVERRIDE = re.compile(r"--([a-z_]+(?:\.[a-z0-9_]+)+)(?:=(.*))?", re.DOTALL)
 # Short options of generate and the setting that each one is.
@@ -44,7 +44,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    from dreamlift.startup import tune_process
+    from dreamlift.system.startup import tune_process
 
     tune_process()
     words = list(sys.argv[1:] if argv is None else argv)
@@ -183,11 +183,11 @@ def _asset_settings(arguments: argparse.Namespace) -> dict[str, str]:
 def _generate(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     from dataclasses import replace
 
-    from dreamlift.apps.lift import start_run
-    from dreamlift.apps.progress import choose
-    from dreamlift.config import apply_overrides, load_yaml
-    from dreamlift.personalize.additions import parse_lora
-    from dreamlift.settings import Config
+    from dreamlift.config.build import apply_overrides, load_yaml
+    from dreamlift.config.schema import Config
+    from dreamlift.priors.lora.additions import parse_lora
+    from dreamlift.runs.carry_out import start_run
+    from dreamlift.runs.progress import choose
 
     if arguments.config is not None and arguments.preset is not None:
         raise ValueError("--config and --preset are two starting points: give one of them")
@@ -210,17 +210,17 @@ def _generate(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 def _resume(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
-    from dreamlift.apps.lift import resume_run
-    from dreamlift.apps.progress import choose
+    from dreamlift.runs.carry_out import resume_run
+    from dreamlift.runs.progress import choose
 
     _refuse(overrides, "resume")
     return 0 if resume_run(arguments.run, choose(arguments.json)).finished else 130
 
 
 def _export(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
-    from dreamlift.apps.lift import export_run, read_config
-    from dreamlift.apps.progress import choose
-    from dreamlift.config import apply_overrides
+    from dreamlift.config.build import apply_overrides
+    from dreamlift.runs.carry_out import export_run, read_config
+    from dreamlift.runs.progress import choose
 
     given = _asset_settings(arguments) | overrides
     other = [name for name in given if not name.startswith(("mesh.", "asset."))]
@@ -238,8 +238,8 @@ def _export(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 def _evaluate(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     from dreamlift.apps.evaluate import describe, evaluate, find_items, save_report
-    from dreamlift.apps.lift import check_out
-    from dreamlift.apps.progress import choose
+    from dreamlift.runs.carry_out import check_out
+    from dreamlift.runs.progress import choose
 
     _refuse(overrides, "evaluate")
     check_out(arguments.out)
@@ -257,9 +257,9 @@ def _evaluate(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
 def _gallery(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     from dreamlift.apps.evaluate import find_items
     from dreamlift.apps.gallery import gallery
-    from dreamlift.apps.lift import check_out
-    from dreamlift.apps.progress import choose
-    from dreamlift.files import atomic_write_text
+    from dreamlift.runs.carry_out import check_out
+    from dreamlift.runs.progress import choose
+    from dreamlift.system.files import atomic_write_text
 
     _refuse(overrides, "gallery")
     check_out(arguments.out)
@@ -272,14 +272,14 @@ def _gallery(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 def _report_folder(out: Path | None, kind: str) -> Path:
     """The empty folder that the user named, or a new one below outputs/."""
-    from dreamlift.files import expanded
-    from dreamlift.run import empty_folder, new_folder
+    from dreamlift.runs.run import empty_folder, new_folder
+    from dreamlift.system.files import expanded
 
     return new_folder(Path("outputs") / kind) if out is None else empty_folder(expanded(out))
 
 
 def _settings(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
-    from dreamlift.config import describe_fields
+    from dreamlift.config.build import describe_fields
 
     _refuse(overrides, "settings")
     for name, kind, default, comment in describe_fields(_preset(arguments.preset)):

@@ -17,26 +17,26 @@ import torch
 from torch import Tensor
 
 from dreamlift.cameras import turntable
+from dreamlift.config.schema import Config, check_stages
 from dreamlift.export import EXPORTERS
 from dreamlift.export.placement import Placement
 from dreamlift.export.splats import save_splats
-from dreamlift.files import expanded
 from dreamlift.memory import Need, check_memory, largest
-from dreamlift.meshing.extract import Extract, fulfil, levels_of_detail
-from dreamlift.meshing.load import load_mesh
 from dreamlift.optimize import State, check_views, optimize, random_stream, restored, start
-from dreamlift.personalize.additions import fingerprint, resolve
 from dreamlift.presets import TOYBOX
 from dreamlift.priors import load_prior, prompt_reader
 from dreamlift.priors.base import Prior
+from dreamlift.priors.lora.additions import fingerprint, resolve
 from dreamlift.priors.sources import is_embedded, is_one_file, locate, revision_of
 from dreamlift.prompts import PromptEmbeds, embed_prompt
-from dreamlift.run import check_prompt
+from dreamlift.reading.mesh import load_mesh
+from dreamlift.runs.run import check_prompt
 from dreamlift.scenes.base import Scene, SceneSettings
-from dreamlift.scenes.environment import load_environment
-from dreamlift.scenes.gaussians import GaussianScene
-from dreamlift.scenes.surface import Surface, SurfaceScene
-from dreamlift.settings import Config, check_stages
+from dreamlift.scenes.gaussians.scene import GaussianScene
+from dreamlift.scenes.surface.scene import Surface, SurfaceScene
+from dreamlift.shading.environment import load_environment
+from dreamlift.system.files import expanded
+from dreamlift.texturing.extract import Extract, fulfil, levels_of_detail
 from dreamlift.types import Cameras, Mesh, Splats, Step
 
 VIEW_SIZE = 128  # pixels of the renders that the exported file is compared with

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from dreamlift.settings import Config
+    from dreamlift.config.schema import Config
 
 PACKAGES = 1000 << 20  # Python with torch, diffusers, transformers and numba with its kernels: 650 to 950 MiB were seen
 CUDA_HOST, CUDA_DEVICE = 3 << 30, 600 << 20  # what CUDA adds to a process, and keeps of a GPU; not measured here

@@ -23,11 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dreamlift.config.schema import Config, Show
 from dreamlift.priors.base import Prior
 from dreamlift.prompts import Backdrop, PromptEmbeds
 from dreamlift.scenes.base import Scene
 from dreamlift.schedules import value_at
-from dreamlift.settings import Config, Show
 from dreamlift.types import Mesh, RenderOutput, Step
 
 SNAPSHOT_EVERY = 25  # steps between two copies of the last good state

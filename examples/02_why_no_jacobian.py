@@ -21,7 +21,7 @@ from dreamlift.optimize import random_stream
 from dreamlift.priors import load_prior
 from dreamlift.priors.base import Prior
 from dreamlift.priors.sources import locate
-from dreamlift.toybox.train import save_grid
+from dreamlift.toybox.training.prior import save_grid
 from dreamlift.types import Conditioning
 
 

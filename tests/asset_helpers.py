@@ -13,7 +13,7 @@ import trimesh
 from PIL import Image
 
 from dreamlift.meshing.isosurface import isosurface
-from dreamlift.meshing.texture import bake
+from dreamlift.texturing.bake import bake
 from dreamlift.types import Mesh
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dreamlift.toybox.network import make_tokenizer
+from dreamlift.toybox.training.network import make_tokenizer
 
 CPU = torch.device("cpu")
 WORDS = ["a", "red", "mug"]

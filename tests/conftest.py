@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from dreamlift.startup import tune_process
+from dreamlift.system.startup import tune_process
 
 tune_process()
 
@@ -17,8 +17,8 @@ if not torch.cuda.is_available():
 from big_helpers import xl_pipeline  # noqa: E402
 from lift_helpers import save_stub  # noqa: E402
 
-from dreamlift.apps.lift import Outcome  # noqa: E402
 from dreamlift.priors.gaussian import GaussianPrior  # noqa: E402
+from dreamlift.runs.carry_out import Outcome  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def no_steps(monkeypatch):
     prior = GaussianPrior(torch.zeros(1, 3, 8, 8), torch.ones(1))
     monkeypatch.setattr("dreamlift.lifting.load_prior", lambda *_: prior)
     monkeypatch.setattr("dreamlift.lifting.prompt_reader", lambda *_: prior.embed_text)
-    monkeypatch.setattr("dreamlift.apps.lift._carry_out", lambda run, *_: Outcome(run.folder, True, None))
+    monkeypatch.setattr("dreamlift.runs.carry_out._carry_out", lambda run, *_: Outcome(run.folder, True, None))
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,11 @@ import json
 
 import torch
 
-from dreamlift.checkpoints import load_latest
 from dreamlift.cli import main
-from dreamlift.config import config_hash, load_yaml
-from dreamlift.settings import Config
-from dreamlift.toybox.network import make_networks, save_folder
+from dreamlift.config.build import config_hash, load_yaml
+from dreamlift.config.schema import Config
+from dreamlift.runs.checkpoints import load_latest
+from dreamlift.toybox.training.network import make_networks, save_folder
 
 WORDS = [
     "a", "an", "red", "mug", "teapot", "front", "back", "left", "right", "view", "from", "above", "below", "dark", "background",
@@ -45,7 +45,7 @@ def small_pictures(monkeypatch):
     from dreamlift import cameras
 
     monkeypatch.setattr("dreamlift.lifting.VIEW_SIZE", 32)
-    monkeypatch.setattr("dreamlift.apps.lift.turntable", lambda count, **kw: cameras.turntable(3, **kw | {"size": 32}))
+    monkeypatch.setattr("dreamlift.runs.carry_out.turntable", lambda count, **kw: cameras.turntable(3, **kw | {"size": 32}))
 
 
 def tree(folder):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreamlift.run import RunError
+from dreamlift.runs.run import RunError
 
 HASH = "c0ffee" * 10
 

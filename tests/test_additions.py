@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from dreamlift.config import from_plain, load_yaml, to_plain
-from dreamlift.personalize.additions import Additions, LoraFile, fingerprint, parse_lora
-from dreamlift.personalize.lora_files import _index, _place, _plain, merge_loras
-from dreamlift.personalize.original_names import original_name
+from dreamlift.config.build import from_plain, load_yaml, to_plain
+from dreamlift.config.schema import Config
 from dreamlift.priors import load_prior
+from dreamlift.priors.lora.additions import Additions, LoraFile, fingerprint, parse_lora
+from dreamlift.priors.lora.lora_files import _index, _place, _plain, merge_loras
+from dreamlift.priors.lora.original_names import original_name
 from dreamlift.priors.text import unpack
-from dreamlift.settings import Config
 
 RANK, ALPHA, SCALE = 2, 3.0, 0.7
 
@@ -192,7 +192,7 @@ def test_kohyas_names_of_flux_are_those_of_diffusers_own_converter():
     from diffusers import FluxTransformer2DModel
     from diffusers.loaders.lora_conversion_utils import _convert_kohya_flux_lora_to_diffusers
 
-    from dreamlift.personalize.lora_files import DOUBLE, SINGLE
+    from dreamlift.priors.lora.lora_files import DOUBLE, SINGLE
 
     with torch.device("meta"):
         transformer = FluxTransformer2DModel(num_layers=1, num_single_layers=1)  # at its true width, but without weights
@@ -218,7 +218,7 @@ def test_the_makers_names_of_the_third_are_those_of_diffusers_own_converter():
     from diffusers import SD3Transformer2DModel
     from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
 
-    from dreamlift.personalize.lora_files import JOINT
+    from dreamlift.priors.lora.lora_files import JOINT
 
     transformer = SD3Transformer2DModel(
         sample_size=8, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,

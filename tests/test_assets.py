@@ -17,7 +17,6 @@ from lift_helpers import generate_words, refused, run_main, small_pictures, stat
 from PIL import Image
 
 from dreamlift.apps.evaluate import Item, evaluate
-from dreamlift.apps.progress import Plain
 from dreamlift.cameras import turntable
 from dreamlift.export import EXPORTERS
 from dreamlift.export.glb import load_glb, save_glb
@@ -26,13 +25,14 @@ from dreamlift.export.roundtrip import psnr
 from dreamlift.export.settings import Files
 from dreamlift.lifting import Asset
 from dreamlift.meshing.clean import decimate
-from dreamlift.meshing.extract import Extract, finish_surface, fulfil, levels_of_detail
 from dreamlift.meshing.geometry import is_closed, signed_volume
 from dreamlift.meshing.nearest import Nearest
-from dreamlift.meshing.raster import render_mesh
-from dreamlift.meshing.texture import rasterize_uvs
 from dreamlift.meshing.watertight import boundary_loops, fill_holes, is_watertight, make_watertight, remesh, weld
 from dreamlift.presets.toybox import FIELD
+from dreamlift.runs.progress import Plain
+from dreamlift.texturing.bake import rasterize_uvs
+from dreamlift.texturing.draw import render_mesh
+from dreamlift.texturing.extract import Extract, finish_surface, fulfil, levels_of_detail
 from dreamlift.types import Mesh
 
 

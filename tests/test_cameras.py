@@ -18,7 +18,7 @@ from dreamlift.cameras import (
     spherical_to_cartesian,
     turntable,
 )
-from dreamlift.lighting import Lighting
+from dreamlift.shading.lighting import Lighting
 
 
 def orbit(azimuth_deg: float, elevation_deg: float, size: int = 9):

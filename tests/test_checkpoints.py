@@ -11,8 +11,8 @@ import pytest
 import torch
 from run_helpers import HASH, names, numbers, refused, same
 
-from dreamlift import checkpoints
-from dreamlift.run import Run
+from dreamlift.runs import checkpoints
+from dreamlift.runs.run import Run
 
 
 @pytest.fixture

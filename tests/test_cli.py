@@ -10,11 +10,11 @@ from lift_helpers import generate_words, refused, run_main, tree
 
 import dreamlift
 from dreamlift.cli import ASSET_FLAGS, ASSET_SHORT, SHORT, VERBS, exit_code, split_overrides
-from dreamlift.config import load_yaml, save_yaml
+from dreamlift.config.build import load_yaml, save_yaml
+from dreamlift.config.schema import Config
 from dreamlift.presets import PRESETS, TOYBOX
 from dreamlift.priors.sources import KNOWN
-from dreamlift.run import RunError
-from dreamlift.settings import Config
+from dreamlift.runs.run import RunError
 
 
 def python(*words, cwd, **more):
@@ -182,7 +182,7 @@ later = {"diffusers", "transformers", "trimesh", "PIL", "numba", "rich"}
 assert not later & set(sys.modules)
 from dreamlift import Asset, Config, generate
 assert callable(generate) and callable(dreamlift.generate) and generate is dreamlift.generate
-assert Config.__module__ == "dreamlift.settings" and Asset.__module__ == "dreamlift.lifting"
+assert Config.__module__ == "dreamlift.config.schema" and Asset.__module__ == "dreamlift.lifting"
 assert not {"diffusers", "transformers", "trimesh"} & set(sys.modules)
 try:
     dreamlift.nothing
@@ -213,5 +213,5 @@ def test_errors_of_a_process_are_one_line(cwd):
 
 
 def test_the_function_keeps_its_name_whatever_is_imported_first(cwd):
-    code = "import dreamlift.apps.lift, dreamlift.lifting; from dreamlift import generate; print(generate.__name__)"
+    code = "import dreamlift.runs.carry_out, dreamlift.lifting; from dreamlift import generate; print(generate.__name__)"
     assert python("-c", code, cwd=cwd).stdout.strip() == "generate"

@@ -7,9 +7,9 @@ import pytest
 import yaml
 from lift_helpers import WORDS, generate_words, refused, run_main
 
-from dreamlift.apps.lift import Outcome
-from dreamlift.config import load_yaml, save_yaml
-from dreamlift.settings import Config
+from dreamlift.config.build import load_yaml, save_yaml
+from dreamlift.config.schema import Config
+from dreamlift.runs.carry_out import Outcome
 
 # Prompts
 
@@ -79,7 +79,7 @@ def test_the_two_spellings_of_an_accent_are_one_prompt_and_equal_slugs_two_folde
 
 
 def test_what_the_prior_does_not_read_is_said(cwd, capsys, monkeypatch, stub):
-    monkeypatch.setattr("dreamlift.apps.lift._carry_out", lambda run, *_: Outcome(run.folder, True, None))
+    monkeypatch.setattr("dreamlift.runs.carry_out._carry_out", lambda run, *_: Outcome(run.folder, True, None))
     assert run_main("generate", "red mug " * 40, "--prior", stub, "--out", "long") == 0
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
     assert notes == ["note: the prompt is longer than 77 tokens: what comes after is not read"]

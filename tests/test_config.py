@@ -14,7 +14,7 @@ from typing import Literal, Optional, Protocol
 import pytest
 import yaml
 
-from dreamlift.config import (
+from dreamlift.config.build import (
     ConfigError,
     apply_overrides,
     config_hash,
@@ -183,7 +183,7 @@ def test_schedules_in_yaml():
 
 
 def test_hash_is_the_same_in_another_process_and_sees_every_change():
-    code = "import dreamlift.config as c, dreamlift.schedules as s; print(c.config_hash(s.Linear(0.98, 0.1)))"
+    code = "import dreamlift.config.build as c, dreamlift.schedules as s; print(c.config_hash(s.Linear(0.98, 0.1)))"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
     assert found == config_hash(Linear(0.98, 0.1))
     assert len(found) == 64

@@ -10,9 +10,9 @@ from big_helpers import CPU, clip, close, tokenizer
 from safetensors.torch import save_file
 from test_priors import tiny_folder
 
-from dreamlift.personalize.additions import Additions, resolve
-from dreamlift.personalize.embedding_files import install, read_embeddings
 from dreamlift.priors import load_prior
+from dreamlift.priors.lora.additions import Additions, resolve
+from dreamlift.priors.lora.embedding_files import install, read_embeddings
 from dreamlift.priors.text import unpack
 
 

@@ -20,15 +20,16 @@ from asset_helpers import read_foreign, with_all_pictures
 from PIL import Image
 
 from dreamlift.cameras import turntable
+from dreamlift.color import linear_to_srgb, srgb_to_linear
 from dreamlift.export import EXPORTERS
-from dreamlift.export.glb import linear_to_srgb, load_glb, save_glb, srgb_to_linear
+from dreamlift.export.glb import load_glb, save_glb
 from dreamlift.export.ply import save_ply
 from dreamlift.export.roundtrip import psnr, round_trip_psnr
 from dreamlift.export.video import contact_sheet, save_turntable
 from dreamlift.meshing.geometry import EmptySceneError, face_areas
 from dreamlift.meshing.isosurface import isosurface
-from dreamlift.meshing.raster import render_mesh
-from dreamlift.meshing.texture import bake
+from dreamlift.texturing.bake import bake
+from dreamlift.texturing.draw import render_mesh
 from dreamlift.types import Mesh
 
 ROOT = Path(__file__).resolve().parents[1]

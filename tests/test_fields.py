@@ -5,12 +5,13 @@ import math
 import pytest
 import torch
 
-from dreamlift.scenes import hashgrid, kernels, voxel
-from dreamlift.scenes.field import Blob, activate_density
-from dreamlift.scenes.hashgrid import Hashgrid
-from dreamlift.scenes.voxel import Voxel
+from dreamlift.scenes.nerf import hashgrid, voxel
+from dreamlift.scenes.nerf.field import Blob, activate_density
+from dreamlift.scenes.nerf.hashgrid import Hashgrid
+from dreamlift.scenes.nerf.voxel import Voxel
+from dreamlift.system import jit
 
-needs_kernels = pytest.mark.skipif(not kernels.fast_kernels_available(), reason='needs numba: pip install "numba"')
+needs_kernels = pytest.mark.skipif(not jit.fast_kernels_available(), reason='needs numba: pip install "numba"')
 SMALL = {
     "voxel": Voxel(resolutions=(5, 9), switch_on=(0.0, 0.5)),
     "hashgrid": Hashgrid(levels=4, log2_rows=9, base_resolution=4, hidden=16, start_levels=2, start_at=0.5),

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dreamlift import files
-from dreamlift.files import atomic_write_bytes, atomic_write_text
+from dreamlift.system import files
+from dreamlift.system.files import atomic_write_bytes, atomic_write_text
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

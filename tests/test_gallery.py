@@ -12,7 +12,7 @@ from PIL import Image, ImageSequence
 
 from dreamlift.cli import main
 from dreamlift.export.video import save_turntable
-from dreamlift.run import Run
+from dreamlift.runs.run import Run
 
 
 class Reader(HTMLParser):

@@ -9,17 +9,17 @@ import torch
 from torch.nn.functional import normalize
 
 from dreamlift.cameras import rays_of, turntable
-from dreamlift.config import load_yaml, save_yaml
-from dreamlift.meshing.extract import Extract
+from dreamlift.config.build import load_yaml, save_yaml
 from dreamlift.meshing.geometry import EmptySceneError, is_closed, signed_volume
-from dreamlift.meshing.raster import render_mesh
 from dreamlift.scenes import SCENES
 from dreamlift.scenes.background import Learned, Random, Solid
 from dreamlift.scenes.base import StepShape
-from dreamlift.scenes.gaussians import TERMS, Gaussians
-from dreamlift.scenes.splat_color import C0
-from dreamlift.scenes.splat_control import Densify
-from dreamlift.scenes.splat_start import turns
+from dreamlift.scenes.gaussians.densify import Densify
+from dreamlift.scenes.gaussians.harmonics import C0
+from dreamlift.scenes.gaussians.initial import turns
+from dreamlift.scenes.gaussians.scene import TERMS, Gaussians
+from dreamlift.texturing.draw import render_mesh
+from dreamlift.texturing.extract import Extract
 from dreamlift.types import Mesh, Shading
 
 SMALL = Gaussians(count=120, capacity=200, sh_degree=1, background=Learned(), densify=Densify(every=3, gradient=1e-5))

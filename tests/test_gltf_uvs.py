@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from gltf_helpers import document, glb, picture
 
-from dreamlift.meshing import load_gltf
-from dreamlift.meshing.load import load_mesh
+from dreamlift.reading import gltf
+from dreamlift.reading.mesh import load_mesh
 
 SQUARE = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], np.float32)
 SQUARE_UVS = np.array([[0, 1], [1, 1], [1, 0], [0, 0]], np.float32)  # upright: v grows downwards
@@ -74,10 +74,10 @@ def test_what_cannot_be_laid_on_as_it_says_is_told(tmp_path):
 
 
 def test_moving_texture_coordinates_takes_no_more_memory_than_is_accepted(tmp_path, monkeypatch):
-    monkeypatch.setattr(load_gltf, "MOVED", 7)
+    monkeypatch.setattr(gltf, "MOVED", 7)
     doc = {"extensions": {TRANSFORM: {"scale": [0.5, 0.5]}}}
     (tmp_path / "a.glb").write_bytes(square([SQUARE_UVS], doc))
     load_mesh(tmp_path / "a.glb")
-    monkeypatch.setattr(load_gltf, "MOVED", 3)
+    monkeypatch.setattr(gltf, "MOVED", 3)
     with pytest.raises(ValueError, match="moves the texture coordinates of more than 3 vertices"):
         load_mesh(tmp_path / "a.glb")

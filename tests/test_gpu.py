@@ -11,19 +11,19 @@ import torch
 
 from dreamlift.cameras import turntable
 from dreamlift.lifting import finish, lift, prepare
-from dreamlift.meshing.visibility import available_backends, visible_faces
 from dreamlift.presets import PRESETS
-from dreamlift.scenes import splat
+from dreamlift.raster.visibility import available_backends, visible_faces
 from dreamlift.scenes.background import Learned
-from dreamlift.scenes.gaussians import Gaussians
-from dreamlift.scenes.hashgrid import Hashgrid
-from dreamlift.scenes.nerf import Nerf
-from dreamlift.scenes.surface import Surface
-from dreamlift.scenes.tetmesh import TetMesh
-from dreamlift.scenes.textures import Image
-from dreamlift.scenes.voxel import Voxel
-from dreamlift.toybox.truth import mesh_of
-from dreamlift.toybox.world import make_thing
+from dreamlift.scenes.gaussians import splat
+from dreamlift.scenes.gaussians.scene import Gaussians
+from dreamlift.scenes.nerf.hashgrid import Hashgrid
+from dreamlift.scenes.nerf.scene import Nerf
+from dreamlift.scenes.nerf.voxel import Voxel
+from dreamlift.scenes.surface.scene import Surface
+from dreamlift.scenes.surface.textures import Image
+from dreamlift.scenes.tetmesh.scene import TetMesh
+from dreamlift.toybox.world.things import make_thing
+from dreamlift.toybox.world.truth import mesh_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
 

@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from dreamlift.scenes import hashgrid
-from dreamlift.scenes.hashgrid import Hashgrid
+from dreamlift.scenes.nerf import hashgrid
+from dreamlift.scenes.nerf.hashgrid import Hashgrid
 
 pytest.importorskip("triton", reason='needs Triton: pip install "triton"')
 interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="a GPU runs these kernels itself")
@@ -17,7 +17,7 @@ interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reas
 @interpreted
 @pytest.mark.parametrize(("features", "active"), [(2, 6), (2, 4), (3, 6), (1, 0)])
 def test_kernels_against_the_torch_twin(features, active):
-    from dreamlift.scenes.hash_triton import EncodeTriton
+    from dreamlift.scenes.nerf.hashgrid_triton import EncodeTriton
 
     rng = torch.Generator().manual_seed(0)
     layout = hashgrid.layout_of(Hashgrid(levels=6, log2_rows=10, base_resolution=4, growth=1.9, features=features))
@@ -36,7 +36,7 @@ def test_kernels_against_the_torch_twin(features, active):
 
 @interpreted
 def test_kernels_of_no_points():
-    from dreamlift.scenes.hash_triton import EncodeTriton
+    from dreamlift.scenes.nerf.hashgrid_triton import EncodeTriton
 
     layout = hashgrid.layout_of(Hashgrid(levels=2, log2_rows=10, base_resolution=4))
     table = torch.randn(layout.first[-1], 2, requires_grad=True)

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreamlift.toybox.dataset import STYLES, Pictures, gather
-from dreamlift.toybox.judge import (
+from dreamlift.toybox.judging.judge import (
     FOLDER,
     LOOKS,
     SECTORS,
@@ -24,11 +23,12 @@ from dreamlift.toybox.judge import (
     sector_angles,
     understand,
 )
-from dreamlift.toybox.learning import learning_rate, set_gradients
-from dreamlift.toybox.render import sample_pictures
-from dreamlift.toybox.train_judge import Training, draw_batch, judge_loss, labels, measure, spoil, train
-from dreamlift.toybox.truth import asymmetric_categories
-from dreamlift.toybox.world import CATEGORIES
+from dreamlift.toybox.judging.train import Training, draw_batch, judge_loss, labels, measure, spoil, train
+from dreamlift.toybox.training.dataset import STYLES, Pictures, gather
+from dreamlift.toybox.training.learning import learning_rate, set_gradients
+from dreamlift.toybox.world.render import sample_pictures
+from dreamlift.toybox.world.things import CATEGORIES
+from dreamlift.toybox.world.truth import asymmetric_categories
 
 
 def rendered(seeds: range, kinds: tuple[str, ...] = tuple(CATEGORIES), size: int = 64) -> Pictures:
@@ -74,7 +74,7 @@ def test_what_a_prompt_asks_for(prompt, wanted):
 
 def test_every_caption_of_the_world_is_understood():
     rng = np.random.default_rng(0)
-    from dreamlift.toybox.world import describe
+    from dreamlift.toybox.world.things import describe
 
     for _ in range(300):
         told = describe(rng, training=False)

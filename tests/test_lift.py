@@ -30,11 +30,11 @@ from run_helpers import names, same
 from safetensors.torch import load_file, save_file
 
 from dreamlift import lifting
-from dreamlift.apps import lift
 from dreamlift.apps.evaluate import find_items
-from dreamlift.config import config_hash, load_yaml
-from dreamlift.run import read_metrics
-from dreamlift.settings import Config
+from dreamlift.config.build import config_hash, load_yaml
+from dreamlift.config.schema import Config
+from dreamlift.runs import carry_out
+from dreamlift.runs.run import read_metrics
 
 FILES = ["asset.glb", "checkpoints", "config.yaml", "events.jsonl", "metrics.jsonl", "preview.png", "run.json",
          "turntable.webp", "view.html"]  # fmt: skip
@@ -184,13 +184,13 @@ def test_a_finished_run_can_be_resumed_to_the_same_end(cwd, quick, stub):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_meshing_stops_the_run_for_later(cwd, quick, stub, capsys, monkeypatch, number):
     with monkeypatch.context() as patched:
-        patched.setattr("dreamlift.apps.lift.finish", lambda *_: signal.raise_signal(number))
+        patched.setattr("dreamlift.runs.carry_out.finish", lambda *_: signal.raise_signal(number))
         assert run_main(*generate_words(stub, "run")) == 130
     assert f"stopped by {number.name}; go on with: dreamlift resume run" in capsys.readouterr().err
     assert (status_of(cwd / "run")["status"], status_of(cwd / "run")["step"]) == ("stopped", 6)
     seen = []
-    finish = lift.finish
-    monkeypatch.setattr(lift, "finish", lambda *words: (seen.append(status_of(cwd / "run")["status"]), finish(*words))[1])
+    finish = carry_out.finish
+    monkeypatch.setattr(carry_out, "finish", lambda *words: (seen.append(status_of(cwd / "run")["status"]), finish(*words))[1])
     assert run_main("resume", "run") == 0
     assert seen == ["running"]
     assert status_of(cwd / "run")["status"] == "finished"

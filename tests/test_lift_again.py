@@ -13,9 +13,9 @@ from lift_helpers import generate_words, run_main, small_pictures, status_of, tr
 from PIL import Image
 from run_helpers import names
 
-from dreamlift.apps import lift
 from dreamlift.export.glb import load_glb
-from dreamlift.run import Run
+from dreamlift.runs import carry_out
+from dreamlift.runs.run import Run
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_a_runs_seconds_are_those_of_all_its_processes(cwd, quick, stub, monkeyp
         now[0] += 10.0
         log(run, index, values)
 
-    monkeypatch.setattr(lift, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(carry_out, "time", SimpleNamespace(monotonic=lambda: now[0]))
     (cwd / "mine.yaml").write_text("checkpoint_every: 2\n")
     with monkeypatch.context() as patched, suppress(RuntimeError, KilledError):
         patched.setattr(Run, "log", slow)

@@ -9,7 +9,7 @@ import pytest
 from lift_helpers import checkpoint_of, save_stub, status_of
 from run_helpers import names, same
 
-from dreamlift.run import read_metrics
+from dreamlift.runs.run import read_metrics
 
 HARNESS = """
 import json, os, random, signal, sys, time
@@ -18,7 +18,7 @@ import diffusers.models.unets.unet_2d_condition, transformers.models.t5.modeling
 sys.path.insert(0, sys.argv[1])
 from lift_helpers import generate_words, run_main
 from dreamlift import cameras
-import dreamlift.apps.lift as lift, dreamlift.lifting
+import dreamlift.runs.carry_out as lift, dreamlift.lifting
 dreamlift.lifting.VIEW_SIZE = 32
 lift.turntable = lambda count, **kw: cameras.turntable(3, **kw | {"size": 32})
 stub, pick, log = sys.argv[2], random.Random(0), open("log.txt", "w")

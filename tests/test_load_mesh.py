@@ -18,11 +18,12 @@ from gltf_helpers import CORNERS, POINTS, document, glb, picture
 from PIL import Image
 
 from dreamlift.export import EXPORTERS
-from dreamlift.meshing import load
-from dreamlift.meshing.creases import welded, with_creases
 from dreamlift.meshing.geometry import check_mesh, is_closed, signed_volume
-from dreamlift.meshing.load import RADIUS, load_mesh
-from dreamlift.meshing.texture import bake, unwrap
+from dreamlift.reading import mesh as load
+from dreamlift.reading.creases import welded, with_creases
+from dreamlift.reading.mesh import RADIUS, load_mesh
+from dreamlift.texturing.bake import bake
+from dreamlift.texturing.unwrap import unwrap
 from dreamlift.types import Mesh
 
 CUBE = trimesh.creation.box((2.0, 4.0, 6.0))

@@ -12,8 +12,8 @@ import warnings
 import pytest
 from run_helpers import HASH, names, refused
 
-from dreamlift import locks
-from dreamlift.run import Run
+from dreamlift.runs import lock as locks
+from dreamlift.runs.run import Run
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def run(tmp_path):
         yield made
 
 
-HOLDER = "import sys; from dreamlift.run import Run; run = Run.open(sys.argv[1]); print('held', flush=True); input()"
+HOLDER = "import sys; from dreamlift.runs.run import Run; run = Run.open(sys.argv[1]); print('held', flush=True); input()"
 
 
 def test_a_second_process_is_refused_and_a_dead_ones_lock_is_taken_over(tmp_path):

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from dreamlift.scenes import environment, material
-from dreamlift.scenes.environment import Environment, harmonics, irradiance_numbers, panorama_directions, studio, turned
+from dreamlift.shading import brdf, environment
+from dreamlift.shading.environment import Environment, harmonics, irradiance_numbers, panorama_directions, studio, turned
 
 
 def column(value, like):
@@ -37,14 +37,14 @@ def albedo_of(base, roughness, metallic, cosine, count=400):
     l, weight = hemisphere(count)  # noqa: E741
     n = torch.tensor([0.0, 0.0, 1.0]).double().expand_as(l)
     v = torch.tensor([math.sqrt(1 - cosine**2), 0.0, cosine]).double().expand_as(l)
-    f = material.reflectance(column(base, l).expand_as(l), column(roughness, l), column(metallic, l), n, l, v)
+    f = brdf.reflectance(column(base, l).expand_as(l), column(roughness, l), column(metallic, l), n, l, v)
     return float((f[:, 0] * l[:, 2] * weight).sum())
 
 
 @pytest.mark.parametrize("roughness", [0.25, 0.5, 0.9])
 def test_the_density_of_normals_integrates_to_one(roughness):
     h, weight = hemisphere(600)
-    total = (material.ggx(h[:, 2], torch.tensor(roughness).double()) * h[:, 2] * weight).sum()
+    total = (brdf.ggx(h[:, 2], torch.tensor(roughness).double()) * h[:, 2] * weight).sum()
     assert float(total) == pytest.approx(1.0, abs=2e-3)
 
 
@@ -71,8 +71,8 @@ def test_reciprocity():
     n = torch.tensor([0.0, 0.0, 1.0]).expand(500, 3)
     l, v = (normalize(torch.randn(500, 3, generator=rng).abs() + 0.01, dim=-1) for _ in range(2))  # noqa: E741
     base, rough, metal = (torch.rand(500, k, generator=rng) for k in (3, 1, 1))
-    there = material.reflectance(base, rough.clamp_min(0.05), metal, n, l, v)
-    back = material.reflectance(base, rough.clamp_min(0.05), metal, n, v, l)
+    there = brdf.reflectance(base, rough.clamp_min(0.05), metal, n, l, v)
+    back = brdf.reflectance(base, rough.clamp_min(0.05), metal, n, v, l)
     torch.testing.assert_close(there, back, rtol=1e-4, atol=1e-5)
 
 
@@ -80,15 +80,15 @@ def test_reflectance_by_hand():
     """roughness 1, metal, all directions along the normal: D = 1/pi, V = 1/4, F = f_0 = base, so f = base / (4 pi)."""
     z = torch.tensor([[0.0, 0.0, 1.0]])
     one, zero = torch.ones(1, 1), torch.zeros(1, 1)
-    f = material.reflectance(torch.tensor([[0.8, 0.4, 0.2]]), one, one, z, z, z)
+    f = brdf.reflectance(torch.tensor([[0.8, 0.4, 0.2]]), one, one, z, z, z)
     torch.testing.assert_close(f, torch.tensor([[0.8, 0.4, 0.2]]) / (4 * math.pi))
     # The same as a dielectric: (1 - 0.04) base / pi + 0.04 / (4 pi). For base 0.5: 0.152789 + 0.003183.
-    f = material.reflectance(torch.full((1, 3), 0.5), one, zero, z, z, z)
+    f = brdf.reflectance(torch.full((1, 3), 0.5), one, zero, z, z, z)
     assert float(f[0, 0]) == pytest.approx(0.155972, abs=1e-5)
     # roughness sqrt(1/2): alpha = 1/2, D = alpha^2 / (pi alpha^4) = 4 / pi at the peak, V = 1/4: f = base / pi as a metal.
-    f = material.reflectance(torch.full((1, 3), 0.5), one * math.sqrt(0.5), one, z, z, z)
+    f = brdf.reflectance(torch.full((1, 3), 0.5), one * math.sqrt(0.5), one, z, z, z)
     assert float(f[0, 0]) == pytest.approx(0.5 / math.pi, rel=1e-4)
-    behind = material.reflectance(torch.ones(1, 3), one, zero, z, -z, z)
+    behind = brdf.reflectance(torch.ones(1, 3), one, zero, z, -z, z)
     assert float(behind.abs().max()) == 0.0
 
 
@@ -98,14 +98,14 @@ def test_a_rough_dielectric_under_a_point_light_is_nearly_lambertian():
     light = torch.stack([angle.sin(), torch.zeros(20), angle.cos()], dim=1) * 3
     n = torch.tensor([[0.0, 0.0, 1.0]])
     for i in range(20):
-        got = material.point_light(torch.ones(1, 3), torch.ones(1, 1), torch.zeros(1, 1), n, torch.zeros(1, 3), light[i], n)
+        got = brdf.point_light(torch.ones(1, 3), torch.ones(1, 1), torch.zeros(1, 1), n, torch.zeros(1, 3), light[i], n)
         assert float(got[0, 0]) == pytest.approx(math.cos(float(angle[i])), abs=0.05)
 
 
 @pytest.mark.parametrize(("cosine", "roughness"), [(0.9, 0.4), (0.5, 0.7), (0.3, 1.0)])
 def test_the_table_of_the_split_sum_is_the_integral(cosine, roughness):
     """A + B is the reflectance of a perfect metal, and f_0 A + B that of a duller one: by quadrature of f itself."""
-    a, b = (float(x) for x in material.specular_scale(torch.tensor([[cosine]]), torch.tensor([[roughness]])))
+    a, b = (float(x) for x in brdf.specular_scale(torch.tensor([[cosine]]), torch.tensor([[roughness]])))
     assert a + b == pytest.approx(albedo_of(1.0, roughness, 1.0, cosine), abs=0.01)
     assert 0.5 * a + b == pytest.approx(albedo_of(0.5, roughness, 1.0, cosine), abs=0.01)
 
@@ -113,10 +113,10 @@ def test_the_table_of_the_split_sum_is_the_integral(cosine, roughness):
 def test_srgb_by_hand_and_back():
     values = torch.tensor([0.0, 0.04045, 0.5, 1.0])
     linear = torch.tensor([0.0, 0.0031308, 0.2140411, 1.0])
-    torch.testing.assert_close(material.to_linear(values), linear, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(material.to_srgb(linear), values, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(brdf.to_linear(values), linear, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(brdf.to_srgb(linear), values, rtol=1e-4, atol=1e-5)
     dark = torch.zeros(3, requires_grad=True)
-    (material.to_srgb(dark).sum() + material.to_linear(dark).sum()).backward()
+    (brdf.to_srgb(dark).sum() + brdf.to_linear(dark).sum()).backward()
     assert torch.isfinite(dark.grad).all()
 
 
@@ -186,8 +186,8 @@ def test_gradients_of_a_lit_surface_by_finite_differences():
 
     def value(step):
         moved = [(x + step * m).requires_grad_() for x, m in zip(values, moves, strict=True)]
-        spot = material.point_light(*moved, n, torch.zeros_like(n), torch.tensor([1.0, 2.0, 3.0]).double(), v)
-        return (material.to_srgb(light.lit(*moved, n, v)) + spot).mean(), moved
+        spot = brdf.point_light(*moved, n, torch.zeros_like(n), torch.tensor([1.0, 2.0, 3.0]).double(), v)
+        return (brdf.to_srgb(light.lit(*moved, n, v)) + spot).mean(), moved
 
     total, leaves = value(0.0)
     grads = torch.autograd.grad(total, leaves)

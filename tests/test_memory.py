@@ -112,7 +112,7 @@ def test_the_largest_pictures_of_a_ladder_count():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system's own figure is taken")
 def test_the_peak_of_who_started_a_run_is_not_its_own():
-    told = "from dreamlift.apps.lift import peak_memory; print(peak_memory()['peak_memory_gb'])"
+    told = "from dreamlift.runs.carry_out import peak_memory; print(peak_memory()['peak_memory_gb'])"
     fat = f"import subprocess, sys; x = b'1' * 3_000_000_000; subprocess.run([sys.executable, '-c', {told!r}], check=True)"
     done = subprocess.run([sys.executable, "-c", fat], capture_output=True, text=True, timeout=300, check=True)
     assert 0.05 < float(done.stdout) < 1.5
@@ -174,7 +174,7 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_loaded(cwd, stub, c
 
 
 def test_each_change_that_is_offered_fits(stub, machine):
-    from dreamlift.config import apply_overrides
+    from dreamlift.config.build import apply_overrides
 
     machine(8.5)
     config = replace(FIELD, cameras=replace(FIELD.cameras, resolution=(64, 512)))

@@ -24,9 +24,9 @@ from dreamlift.presets.toybox import FIELD
 from dreamlift.priors import load_prior
 from dreamlift.priors.footprint import footprint
 from dreamlift.priors.saving import Memory
-from dreamlift.scenes.hashgrid import Hashgrid
-from dreamlift.scenes.nerf import Nerf
-from dreamlift.scenes.voxel import Voxel
+from dreamlift.scenes.nerf.hashgrid import Hashgrid
+from dreamlift.scenes.nerf.scene import Nerf
+from dreamlift.scenes.nerf.voxel import Voxel
 from dreamlift.types import Conditioning
 
 

@@ -14,8 +14,11 @@ from dreamlift.meshing import geometry
 from dreamlift.meshing.clean import decimate, remove_floaters, smooth, split_pinches
 from dreamlift.meshing.geometry import EmptySceneError, check_mesh, is_closed, signed_volume
 from dreamlift.meshing.isosurface import find_threshold, isosurface, surface_of_density, triangle_table
-from dreamlift.meshing.raster import rasterize, render_mesh, sample_texture
-from dreamlift.meshing.texture import bake, grow, rasterize_uvs, unwrap
+from dreamlift.raster.exact import rasterize
+from dreamlift.texturing.bake import bake, grow, rasterize_uvs
+from dreamlift.texturing.draw import render_mesh
+from dreamlift.texturing.sampling import sample_texture
+from dreamlift.texturing.unwrap import unwrap
 from dreamlift.types import Mesh
 
 

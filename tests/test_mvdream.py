@@ -15,12 +15,12 @@ from dreamlift.guidance.reconstruction import Reconstruction
 from dreamlift.guidance.sds import SDS
 from dreamlift.guidance.vsd import VSD
 from dreamlift.optimize import optimize, random_stream, start
-from dreamlift.personalize.additions import Additions, LoraFile
-from dreamlift.personalize.original_names import stock_keys
 from dreamlift.presets import PRESETS
 from dreamlift.presets.toybox import FIELD
 from dreamlift.priors import load_prior
 from dreamlift.priors.gaussian import GaussianPrior
+from dreamlift.priors.lora.additions import Additions, LoraFile
+from dreamlift.priors.lora.original_names import stock_keys
 from dreamlift.priors.mvdream import MVDreamPrior, camera_matrices, join_views, load_network, stock_settings
 from dreamlift.priors.sources import locate
 from dreamlift.prompts import embed_prompt

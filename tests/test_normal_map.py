@@ -12,13 +12,13 @@ from dreamlift.cameras import turntable
 from dreamlift.export.glb import load_glb, save_glb
 from dreamlift.export.roundtrip import psnr
 from dreamlift.meshing.clean import decimate
-from dreamlift.meshing.extract import Extract, finish_surface
 from dreamlift.meshing.geometry import check_mesh, with_normals
-from dreamlift.meshing.normal_map import bake_normal_map
-from dreamlift.meshing.raster import render_mesh
 from dreamlift.meshing.tangents import vertex_tangents
-from dreamlift.meshing.texture import unwrap
-from dreamlift.meshing.transfer import Appearance
+from dreamlift.texturing.draw import render_mesh
+from dreamlift.texturing.extract import Extract, finish_surface
+from dreamlift.texturing.normal_map import bake_normal_map
+from dreamlift.texturing.transfer import Appearance
+from dreamlift.texturing.unwrap import unwrap
 from dreamlift.types import Mesh, Shading
 
 

@@ -9,6 +9,7 @@ from run_helpers import HASH, same
 from torch import nn
 
 from dreamlift.cameras import CameraSampler, PosedCameras, fibonacci_cameras, turntable
+from dreamlift.config.schema import Adam, Weights
 from dreamlift.guidance.base import Guidance
 from dreamlift.guidance.sds import SDS
 from dreamlift.meshing.isosurface import find_threshold
@@ -17,17 +18,16 @@ from dreamlift.presets.toybox import FIELD as PRESET
 from dreamlift.priors.empirical import EmpiricalPrior
 from dreamlift.priors.gaussian import GaussianPrior
 from dreamlift.prompts import Backdrop, NoViews, embed_prompt
-from dreamlift.run import Run
+from dreamlift.runs.run import Run
 from dreamlift.scenes.background import Learned, Random, Solid
-from dreamlift.scenes.field import Blob
-from dreamlift.scenes.nerf import Nerf
-from dreamlift.scenes.occupancy import Occupancy
-from dreamlift.scenes.voxel import Voxel
+from dreamlift.scenes.nerf.field import Blob
+from dreamlift.scenes.nerf.occupancy import Occupancy
+from dreamlift.scenes.nerf.scene import Nerf
+from dreamlift.scenes.nerf.voxel import Voxel
 from dreamlift.schedules import Linear
-from dreamlift.settings import Adam, Weights
-from dreamlift.toybox.render import Background, render
-from dreamlift.toybox.truth import cell_centers
-from dreamlift.toybox.world import make_thing
+from dreamlift.toybox.world.render import Background, render
+from dreamlift.toybox.world.things import make_thing
+from dreamlift.toybox.world.truth import cell_centers
 from dreamlift.types import GuidanceOutput
 
 SIZE = 12

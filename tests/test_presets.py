@@ -9,7 +9,7 @@ import torch
 import trimesh
 
 from dreamlift.cameras import CameraSampler
-from dreamlift.config import (
+from dreamlift.config.build import (
     ConfigError,
     apply_overrides,
     config_hash,
@@ -19,6 +19,7 @@ from dreamlift.config import (
     save_yaml,
     to_plain,
 )
+from dreamlift.config.schema import Config, Weights, check_stages
 from dreamlift.optimize import optimize, random_stream, start
 from dreamlift.presets import PRESETS, TOYBOX
 from dreamlift.priors import load_prior
@@ -26,12 +27,11 @@ from dreamlift.priors.sources import KNOWN
 from dreamlift.prompts import embed_prompt
 from dreamlift.scenes import SCENES
 from dreamlift.scenes.background import Solid
-from dreamlift.scenes.gaussians import Gaussians
-from dreamlift.scenes.nerf import Nerf
-from dreamlift.scenes.tetmesh import TetMesh
+from dreamlift.scenes.gaussians.scene import Gaussians
+from dreamlift.scenes.nerf.scene import Nerf
+from dreamlift.scenes.tetmesh.scene import TetMesh
 from dreamlift.schedules import Linear, value_at
-from dreamlift.settings import Config, Weights, check_stages
-from dreamlift.toybox.dataset import BACKDROPS
+from dreamlift.toybox.training.dataset import BACKDROPS
 from dreamlift.types import Mesh
 
 EACH = pytest.mark.parametrize("name", PRESETS)

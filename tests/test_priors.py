@@ -100,7 +100,7 @@ def test_perp_neg_removes_only_the_perpendicular_part():
 
 def tiny_folder(tmp_path, kind: str):
     """A diffusers folder with random weights: "pixel" through our own network code, "latent" by stock classes."""
-    from dreamlift.toybox.network import make_networks, make_tokenizer, save_folder
+    from dreamlift.toybox.training.network import make_networks, make_tokenizer, save_folder
 
     torch.manual_seed(0)
     if kind == "pixel":
@@ -253,7 +253,7 @@ def test_pickled_weights_are_never_opened(tmp_path):
 
 
 def test_unknown_words_and_truncation_are_named():
-    from dreamlift.toybox.network import make_tokenizer
+    from dreamlift.toybox.training.network import make_tokenizer
 
     tokenizer = make_tokenizer(["a", "red", "mug", "rocket"])
     lines = complaints(tokenizer, ["a red rocked"])

@@ -11,7 +11,10 @@ import torch
 from dreamlift.cameras import orbit_cameras, rays_of, turntable
 from dreamlift.meshing import geometry
 from dreamlift.meshing.isosurface import isosurface
-from dreamlift.meshing.raster import box_pairs, rasterize, render_mesh, sample_texture
+from dreamlift.raster.exact import rasterize
+from dreamlift.raster.visibility import box_pairs
+from dreamlift.texturing.draw import render_mesh
+from dreamlift.texturing.sampling import sample_texture
 from dreamlift.types import Cameras, Mesh, Shading
 
 

@@ -11,14 +11,14 @@ import torch
 from test_toybox_prior import FOLDER, pictures
 
 from dreamlift.priors.network import camera_features
-from dreamlift.toybox.dataset import CLAY, vocabulary
-from dreamlift.toybox.latent import make_latent_networks, make_vae
-from dreamlift.toybox.learning import set_rates
-from dreamlift.toybox.network import load_folder, make_networks
-from dreamlift.toybox.reader import UNTOLD, Reader, ViewReader
-from dreamlift.toybox.train import FAST, READING, Batch, make_optimizers, told_colors, x0_loss
-from dreamlift.toybox.train_text import TextTraining, draw_captions, teach
-from dreamlift.toybox.world import COLORS, Description
+from dreamlift.toybox.training.dataset import CLAY, vocabulary
+from dreamlift.toybox.training.latent import make_latent_networks, make_vae
+from dreamlift.toybox.training.learning import set_rates
+from dreamlift.toybox.training.network import load_folder, make_networks
+from dreamlift.toybox.training.prior import FAST, READING, Batch, make_optimizers, told_colors, x0_loss
+from dreamlift.toybox.training.reader import UNTOLD, Reader, ViewReader
+from dreamlift.toybox.training.text import TextTraining, draw_captions, teach
+from dreamlift.toybox.world.things import COLORS, Description
 
 
 def test_the_readers_loss_is_the_cross_entropy_of_the_mean_state():

@@ -13,7 +13,7 @@ import pytest
 import torch
 from run_helpers import HASH, names, numbers, refused
 
-from dreamlift.run import Run, check_prompt, read_metrics, slugify, stop_signals
+from dreamlift.runs.run import Run, check_prompt, read_metrics, slugify, stop_signals
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import sys
 import pytest
 from run_helpers import HASH, names, numbers, refused, same
 
-from dreamlift.run import Run, read_metrics
+from dreamlift.runs.run import Run, read_metrics
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_a_failed_start_leaves_nothing_behind(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("dreamlift.run.atomic_write_text", full)
+        patched.setattr("dreamlift.runs.run.atomic_write_text", full)
         refused(lambda: Run.create(tmp_path / "run", "a mug"), "No space left on device; free some space or choose")
         refused(lambda: Run.create(None, "a mug", root=tmp_path / "outputs"), "No space left on device")
     assert names(tmp_path / "run") == names(tmp_path / "outputs") == []

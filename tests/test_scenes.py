@@ -6,15 +6,16 @@ import pytest
 import torch
 
 from dreamlift.cameras import rays_of, turntable
-from dreamlift.config import load_yaml, save_yaml
-from dreamlift.scenes import SCENES, nerf
+from dreamlift.config.build import load_yaml, save_yaml
+from dreamlift.scenes import SCENES
 from dreamlift.scenes.background import Learned, Random, Solid
-from dreamlift.scenes.field import Blob
-from dreamlift.scenes.hashgrid import Hashgrid
-from dreamlift.scenes.nerf import TERMS, Nerf
-from dreamlift.scenes.occupancy import Occupancy
-from dreamlift.scenes.volume import intersect_cube
-from dreamlift.scenes.voxel import Voxel
+from dreamlift.scenes.nerf import scene as nerf
+from dreamlift.scenes.nerf.field import Blob
+from dreamlift.scenes.nerf.hashgrid import Hashgrid
+from dreamlift.scenes.nerf.occupancy import Occupancy
+from dreamlift.scenes.nerf.scene import TERMS, Nerf
+from dreamlift.scenes.nerf.volume import intersect_cube
+from dreamlift.scenes.nerf.voxel import Voxel
 from dreamlift.types import RenderOutput, Shading
 
 SETTINGS = {

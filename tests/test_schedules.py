@@ -122,5 +122,5 @@ def test_progress_that_is_a_step_is_refused(progress):
 
 
 def test_settings_import_without_torch():
-    code = "import sys, dreamlift.schedules, dreamlift.config, dreamlift.run; sys.exit('torch' in sys.modules)"
+    code = "import sys, dreamlift.schedules, dreamlift.config.build, dreamlift.runs.run; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -14,16 +14,16 @@ from scipy.spatial.transform import Rotation
 
 from dreamlift.apps.clip_score import MEAN, STD, clip_r_precision, load_clip
 from dreamlift.apps.evaluate import Item, evaluate, means
-from dreamlift.apps.progress import Plain
 from dreamlift.cli import main
 from dreamlift.export.glb import save_glb
-from dreamlift.run import Run
-from dreamlift.toybox.judge import SECTORS, Verdict, Wanted
-from dreamlift.toybox.network import make_tokenizer
-from dreamlift.toybox.render import Background, render
-from dreamlift.toybox.score import around, chamfer, diversity, fitted, has_two_fronts, sample_surface, score_mesh
-from dreamlift.toybox.truth import mesh_of
-from dreamlift.toybox.world import COLORS, make_thing
+from dreamlift.runs.progress import Plain
+from dreamlift.runs.run import Run
+from dreamlift.toybox.judging.judge import SECTORS, Verdict, Wanted
+from dreamlift.toybox.judging.score import around, chamfer, diversity, fitted, has_two_fronts, sample_surface, score_mesh
+from dreamlift.toybox.training.network import make_tokenizer
+from dreamlift.toybox.world.render import Background, render
+from dreamlift.toybox.world.things import COLORS, make_thing
+from dreamlift.toybox.world.truth import mesh_of
 from dreamlift.types import Mesh
 
 

@@ -11,9 +11,9 @@ from big_helpers import CPU, PROMPTS, autoencoder, clip, close, third_pipeline, 
 from lift_helpers import refused, tree
 from safetensors.torch import load_file, save_file
 
-from dreamlift.personalize.lora_files import JOINT
-from dreamlift.personalize.original_names import stock_keys
 from dreamlift.priors import load_prior, sources
+from dreamlift.priors.lora.lora_files import JOINT
+from dreamlift.priors.lora.original_names import stock_keys
 from dreamlift.priors.single_file import cache_folder, inspect_file
 
 

@@ -8,12 +8,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from dreamlift.meshing.raster_nvdiffrast import clip_matrices
 
 from dreamlift.cameras import orbit_cameras, project, turntable
 from dreamlift.meshing.isosurface import isosurface
-from dreamlift.meshing.raster_nvdiffrast import clip_matrices
-from dreamlift.meshing.softraster import antialias, draw, edges_of, edges_torch, surface_of
-from dreamlift.meshing.visibility import available_backends, choose_backend, visible_faces
+from dreamlift.raster.soft import antialias, draw, edges_of, edges_torch, surface_of
+from dreamlift.raster.visibility import available_backends, choose_backend, visible_faces
 
 BACKENDS = available_backends("cpu")
 

@@ -8,10 +8,12 @@ import torch
 import trimesh
 
 from dreamlift.cameras import turntable
-from dreamlift.scenes import kernels, splat, splat_color, splat_start
+from dreamlift.scenes.gaussians import harmonics as splat_color
+from dreamlift.scenes.gaussians import initial, splat
+from dreamlift.system import jit
 from dreamlift.types import Cameras, Mesh
 
-needs_kernels = pytest.mark.skipif(not kernels.fast_kernels_available(), reason='needs numba: pip install "numba"')
+needs_kernels = pytest.mark.skipif(not jit.fast_kernels_available(), reason='needs numba: pip install "numba"')
 
 
 @pytest.fixture
@@ -249,7 +251,7 @@ def test_bands_hold_as_many_pairs_as_are_allowed(rng, monkeypatch):
 
 def test_normals_are_the_shortest_axes_toward_the_camera(rng):
     normals = torch.nn.functional.normalize(torch.randn(20, 3, generator=rng), dim=-1)
-    quats = splat_start.turns(normals) * 2
+    quats = initial.turns(normals) * 2
     scales = torch.tensor([0.2, 0.3, 0.05]).expand(20, 3)
     toward = torch.randn(2, 20, 3, generator=rng)
     found = splat.axis_normals(quats, scales, toward)
@@ -260,7 +262,7 @@ def test_normals_are_the_shortest_axes_toward_the_camera(rng):
 def test_quaternions_that_turn_z_onto_normals(rng):
     normals = torch.nn.functional.normalize(torch.randn(50, 3, generator=rng), dim=-1)
     normals = torch.cat([normals, torch.tensor([[0.0, 0, 1], [0, 0, -1], [1, 0, 0]])])
-    torch.testing.assert_close(splat.rotations(splat_start.turns(normals))[..., 2], normals, rtol=0, atol=1e-5)
+    torch.testing.assert_close(splat.rotations(initial.turns(normals))[..., 2], normals, rtol=0, atol=1e-5)
 
 
 def test_spherical_harmonics_are_the_field_s_own():
@@ -308,11 +310,11 @@ def test_the_spacing_of_many_points_is_the_mean_of_what_pairs_say(kind, monkeypa
 
     def scales():
         rng = torch.Generator().manual_seed(0)
-        found = splat_start.ball(3000, 0.5, 0.1, rng) if kind == "ball" else splat_start.on_mesh(mesh, 3000, rng)
+        found = initial.ball(3000, 0.5, 0.1, rng) if kind == "ball" else initial.on_mesh(mesh, 3000, rng)
         return found.log_scales[:, 0].exp()
 
     pairs = scales()
-    monkeypatch.setattr(splat_start, "EXACT", 100)
+    monkeypatch.setattr(initial, "EXACT", 100)
     worked_out = scales()
     assert float(worked_out.max()) == float(worked_out.min())
     assert float(worked_out[0]) == pytest.approx(float(pairs.square().mean().sqrt()), rel=0.06)  # edges: fewer neighbours
@@ -320,7 +322,7 @@ def test_the_spacing_of_many_points_is_the_mean_of_what_pairs_say(kind, monkeypa
 
 def test_spacing_is_the_distance_to_neighbours():
     line = torch.stack([torch.arange(9.0), torch.zeros(9), torch.zeros(9)], dim=1)
-    found = splat_start.spacing(line, chunk=4)
+    found = initial.spacing(line, chunk=4)
     assert float(found[4]) == pytest.approx(math.sqrt((1 + 1 + 4) / 3))
     assert float(found[0]) == pytest.approx(math.sqrt((1 + 4 + 9) / 3))
-    assert splat_start.spacing(torch.zeros(1, 3)).tolist() == pytest.approx([0.1])
+    assert initial.spacing(torch.zeros(1, 3)).tolist() == pytest.approx([0.1])

@@ -10,9 +10,9 @@ import torch
 from dreamlift.cameras import turntable
 from dreamlift.export.splats import column_names, load_splats, save_splats
 from dreamlift.meshing.geometry import EmptySceneError
-from dreamlift.scenes import splat_control, splat_mesh
-from dreamlift.scenes.gaussians import Gaussians
-from dreamlift.scenes.splat_control import Densify
+from dreamlift.scenes.gaussians import densify, mesh
+from dreamlift.scenes.gaussians.densify import Densify
+from dreamlift.scenes.gaussians.scene import Gaussians
 
 
 def generator(seed=0):
@@ -33,7 +33,7 @@ def test_doubling_by_hand():
     scene.log_scales.data[1] = torch.tensor([0.2, 0.1, 0.1]).log()
     gradient = torch.tensor([0.9, 0.6, 0.1, 0.49, *[9.0] * 6])  # what dead rows hold does not count
     before = {name: value.detach().clone() for name, value in scene.rows().items()}
-    changed = splat_control.double(scene.rows(), scene.alive, gradient, settings, generator())
+    changed = densify.double(scene.rows(), scene.alive, gradient, settings, generator())
     assert scene.alive.tolist() == [True] * 6 + [False] * 4
     assert changed.nonzero()[:, 0].tolist() == [1, 4, 5]
     for name, value in scene.rows().items():
@@ -48,10 +48,10 @@ def test_doubling_by_hand():
 def test_doubling_stops_at_the_capacity_and_prefers_the_most_pushed():
     scene = small_scene(count=4, capacity=6)
     gradient = torch.tensor([0.6, 0.9, 0.7, 0.8, 0, 0])
-    splat_control.double(scene.rows(), scene.alive, gradient, Densify(gradient=0.5), generator())
+    densify.double(scene.rows(), scene.alive, gradient, Densify(gradient=0.5), generator())
     assert scene.alive.all()
     torch.testing.assert_close(scene.means[4:].detach(), scene.means[[1, 3]].detach())
-    changed = splat_control.double(scene.rows(), scene.alive, gradient, Densify(gradient=0.5), generator())
+    changed = densify.double(scene.rows(), scene.alive, gradient, Densify(gradient=0.5), generator())
     assert not changed.any()
 
 
@@ -62,7 +62,7 @@ def test_halves_of_a_split_are_drawn_from_the_gaussian():
     scene.log_scales.data[:count] = torch.tensor([0.3, 0.05, 0.1]).log()
     scene.quats.data[:count] = torch.tensor([math.sqrt(0.5), 0, 0, math.sqrt(0.5)])
     scene.means.data.zero_()
-    splat_control.double(scene.rows(), scene.alive, torch.ones(2 * count), Densify(gradient=0.5), generator())
+    densify.double(scene.rows(), scene.alive, torch.ones(2 * count), Densify(gradient=0.5), generator())
     torch.testing.assert_close(scene.means.std(0), torch.tensor([0.05, 0.3, 0.1]), rtol=0.06, atol=0)
 
 
@@ -70,18 +70,18 @@ def test_pruning_by_hand():
     scene = small_scene(count=4, capacity=6)
     scene.logit_opacities.data[:4] = torch.tensor([0.5, 0.004, 0.5, 0.5]).logit()
     scene.log_scales.data[2, 1] = math.log(0.7)
-    gone = splat_control.prune(scene.rows(), scene.alive, Densify(prune_opacity=0.01, prune_scale=0.5))
+    gone = densify.prune(scene.rows(), scene.alive, Densify(prune_opacity=0.01, prune_scale=0.5))
     assert gone.nonzero()[:, 0].tolist() == [1, 2]
     assert scene.alive.tolist() == [True, False, False, True, False, False]
     scene.logit_opacities.data[:] = -20.0  # all of them: none goes, the watchdog of empty scenes must see it
-    assert not splat_control.prune(scene.rows(), scene.alive, Densify()).any()
+    assert not densify.prune(scene.rows(), scene.alive, Densify()).any()
     assert int(scene.alive.sum()) == 2
 
 
 def test_resetting_opacities():
     scene = small_scene()
     scene.logit_opacities.data[:2] = torch.tensor([0.9, 0.002]).logit()
-    splat_control.reset_opacities(scene.rows())
+    densify.reset_opacities(scene.rows())
     torch.testing.assert_close(scene.logit_opacities[:2].sigmoid(), torch.tensor([0.01, 0.002]))
 
 
@@ -102,7 +102,7 @@ def test_density_of_one_gaussian_is_what_dims_its_ray():
     """Summed along its shortest axis, and only there, it gives the opacity; its colour is its own."""
     means, quats = torch.tensor([[0.1, -0.05, 0.0]]), torch.tensor([[1.0, 0, 0, 0]])
     scales, opacity, color = torch.tensor([[0.15, 0.2, 0.08]]), torch.tensor([0.7]), torch.tensor([[0.2, 0.5, 0.9]])
-    grid = splat_mesh.grid_of_splats((means, quats, scales, opacity), color, 1.0, 81)
+    grid = mesh.grid_of_splats((means, quats, scales, opacity), color, 1.0, 81)
     along = grid[44, 38, :, 0]  # x = 0.1, y = -0.05
     assert 1 - math.exp(-float(along.sum()) * 2 / 80) == pytest.approx(0.7, abs=0.01)
     torch.testing.assert_close(grid[44, 38, 40, 1:] / grid[44, 38, 40, 0], color[0])
@@ -115,9 +115,9 @@ def test_density_in_blocks_is_the_same(monkeypatch):
     splats = (torch.rand(50, 3, generator=rng) * 2.2 - 1.1, torch.randn(50, 4, generator=rng),
               torch.rand(50, 3, generator=rng) * 0.1 + 0.01, torch.rand(50, generator=rng))  # fmt: skip
     colors = torch.rand(50, 3, generator=rng)
-    whole = splat_mesh.grid_of_splats(splats, colors, 1.0, 24)
-    monkeypatch.setattr(splat_mesh, "POINTS_AT_ONCE", 500)
-    torch.testing.assert_close(splat_mesh.grid_of_splats(splats, colors, 1.0, 24), whole)
+    whole = mesh.grid_of_splats(splats, colors, 1.0, 24)
+    monkeypatch.setattr(mesh, "POINTS_AT_ONCE", 500)
+    torch.testing.assert_close(mesh.grid_of_splats(splats, colors, 1.0, 24), whole)
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])

@@ -14,25 +14,25 @@ from PIL import Image as Picture
 from run_helpers import same
 
 from dreamlift.cameras import CameraSampler
-from dreamlift.config import apply_overrides, describe_fields, load_yaml, save_yaml
+from dreamlift.config.build import apply_overrides, describe_fields, load_yaml, save_yaml
+from dreamlift.config.schema import Config, Stage, Weights, check_stages
 from dreamlift.export.glb import load_glb
 from dreamlift.export.splats import load_splats
 from dreamlift.lifting import generate, lift, prepare
 from dreamlift.memory import estimate, largest
-from dreamlift.meshing.extract import Extract
 from dreamlift.meshing.geometry import is_closed, signed_volume
 from dreamlift.presets.toybox import TOYBOX
 from dreamlift.priors import load_prior
 from dreamlift.priors.footprint import footprint
-from dreamlift.run import read_metrics
+from dreamlift.runs.run import read_metrics
 from dreamlift.scenes.background import Random, Solid
-from dreamlift.scenes.gaussians import Gaussians
-from dreamlift.scenes.nerf import Nerf
-from dreamlift.scenes.surface import Surface
-from dreamlift.scenes.tetmesh import TetMesh
-from dreamlift.scenes.textures import Image
-from dreamlift.scenes.voxel import Voxel
-from dreamlift.settings import Config, Stage, Weights, check_stages
+from dreamlift.scenes.gaussians.scene import Gaussians
+from dreamlift.scenes.nerf.scene import Nerf
+from dreamlift.scenes.nerf.voxel import Voxel
+from dreamlift.scenes.surface.scene import Surface
+from dreamlift.scenes.surface.textures import Image
+from dreamlift.scenes.tetmesh.scene import TetMesh
+from dreamlift.texturing.extract import Extract
 
 FEW = CameraSampler(views=1, resolution=(16,))
 MESH = TetMesh(resolution=12, color=Voxel((9,), (0.0,)), background=Solid((1.0, 1.0, 1.0)))

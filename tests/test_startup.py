@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from dreamlift import jit
+from dreamlift.system import jit
 
 
 def python(code, **environment):
@@ -17,7 +17,7 @@ def python(code, **environment):
 
 
 def test_tune_process_comes_before_torch():
-    code = "import sys, os; from dreamlift.startup import tune_process; tune_process(); "
+    code = "import sys, os; from dreamlift.system.startup import tune_process; tune_process(); "
     assert python(code + "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)") == "PASSIVE False"
     assert python(code + "print(os.environ['OMP_WAIT_POLICY'])", OMP_WAIT_POLICY="ACTIVE") == "ACTIVE"
 

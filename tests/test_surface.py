@@ -10,23 +10,23 @@ import pytest
 import torch
 
 from dreamlift.cameras import turntable
-from dreamlift.config import load_yaml, save_yaml
+from dreamlift.config.build import load_yaml, save_yaml
 from dreamlift.export.glb import save_glb
 from dreamlift.export.roundtrip import psnr
-from dreamlift.meshing.extract import Extract
-from dreamlift.meshing.load import load_mesh
-from dreamlift.meshing.raster import render_mesh
-from dreamlift.meshing.texture import unwrap
-from dreamlift.meshing.uvs import uv_density, uv_faults
+from dreamlift.reading.mesh import load_mesh
 from dreamlift.scenes import SCENES
 from dreamlift.scenes.background import Learned, Solid
 from dreamlift.scenes.base import StepShape
-from dreamlift.scenes.hashgrid import Hashgrid
-from dreamlift.scenes.surface import Surface
-from dreamlift.scenes.textures import Image, joined_odds, total_variation
-from dreamlift.scenes.voxel import Voxel
-from dreamlift.toybox.truth import mesh_of
-from dreamlift.toybox.world import make_thing
+from dreamlift.scenes.nerf.hashgrid import Hashgrid
+from dreamlift.scenes.nerf.voxel import Voxel
+from dreamlift.scenes.surface.scene import Surface
+from dreamlift.scenes.surface.textures import Image, joined_odds, total_variation
+from dreamlift.texturing.draw import render_mesh
+from dreamlift.texturing.extract import Extract
+from dreamlift.texturing.unwrap import unwrap
+from dreamlift.texturing.uvs import uv_density, uv_faults
+from dreamlift.toybox.world.things import make_thing
+from dreamlift.toybox.world.truth import mesh_of
 from dreamlift.types import Mesh, Shading
 
 SMALL = Image(32, 8)

@@ -10,22 +10,23 @@ import pytest
 import torch
 
 from dreamlift.cameras import orbit_cameras, turntable
-from dreamlift.config import load_yaml, save_yaml
+from dreamlift.config.build import load_yaml, save_yaml
+from dreamlift.config.schema import Weights
 from dreamlift.meshing.distance import signed_distances
-from dreamlift.meshing.extract import Extract
 from dreamlift.meshing.geometry import EmptySceneError, face_areas, is_closed, signed_volume
 from dreamlift.meshing.isosurface import isosurface
 from dreamlift.meshing.nearest import closest_barycentrics
-from dreamlift.meshing.raster import render_mesh
-from dreamlift.meshing.tets import EDGES, TetGrid, crossing_of, edge_vertices, triangle_table
-from dreamlift.scenes import SCENES, mesh_terms
+from dreamlift.scenes import SCENES
 from dreamlift.scenes.background import Learned, Solid
 from dreamlift.scenes.base import StepShape
-from dreamlift.scenes.field import Blob
-from dreamlift.scenes.hashgrid import Hashgrid
-from dreamlift.scenes.tetmesh import TERMS, TetMesh
-from dreamlift.scenes.voxel import Voxel
-from dreamlift.settings import Weights
+from dreamlift.scenes.nerf.field import Blob
+from dreamlift.scenes.nerf.hashgrid import Hashgrid
+from dreamlift.scenes.nerf.voxel import Voxel
+from dreamlift.scenes.tetmesh import terms as mesh_terms
+from dreamlift.scenes.tetmesh.scene import TERMS, TetMesh
+from dreamlift.scenes.tetmesh.tets import EDGES, TetGrid, crossing_of, edge_vertices, triangle_table
+from dreamlift.texturing.draw import render_mesh
+from dreamlift.texturing.extract import Extract
 from dreamlift.types import Mesh, Shading
 
 COLOR = Voxel((5, 9, 17), (0.0, 0.0, 0.0), blob=Blob("none"))

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from dreamlift.cameras import orbit_cameras, rays_of, turntable
 from dreamlift.meshing.geometry import is_closed, signed_volume
-from dreamlift.meshing.raster import render_mesh
-from dreamlift.toybox import sdf, truth
-from dreamlift.toybox.parts import COLORS, PATTERNS, Part, Thing
-from dreamlift.toybox.render import (
+from dreamlift.texturing.draw import render_mesh
+from dreamlift.toybox.world import sdf, truth
+from dreamlift.toybox.world.parts import COLORS, PATTERNS, Part, Thing
+from dreamlift.toybox.world.render import (
     Background,
     Lighting,
     is_symmetric,
@@ -25,7 +25,7 @@ from dreamlift.toybox.render import (
     starting_depths,
     trace,
 )
-from dreamlift.toybox.world import (
+from dreamlift.toybox.world.things import (
     ATTRIBUTES,
     CATEGORIES,
     FIT_RADIUS,

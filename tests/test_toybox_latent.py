@@ -9,12 +9,12 @@ import torch
 from dreamlift.priors import load_prior
 from dreamlift.priors.latent import LatentPrior
 from dreamlift.priors.sources import KNOWN, locate
-from dreamlift.toybox.dataset import gather
-from dreamlift.toybox.latent import load_vae, make_latent_networks
-from dreamlift.toybox.network import begin_with, load_folder, save_folder
-from dreamlift.toybox.render import sample_pictures
-from dreamlift.toybox.train import Batch, sample_grid, x0_loss
-from dreamlift.toybox.train_vae import Training, draw_batch, measure, train, vae_loss
+from dreamlift.toybox.training.dataset import gather
+from dreamlift.toybox.training.latent import load_vae, make_latent_networks
+from dreamlift.toybox.training.network import begin_with, load_folder, save_folder
+from dreamlift.toybox.training.prior import Batch, sample_grid, x0_loss
+from dreamlift.toybox.training.vae import Training, draw_batch, measure, train, vae_loss
+from dreamlift.toybox.world.render import sample_pictures
 from dreamlift.types import Conditioning
 
 WORDS = ["a", "red", "blue", "mug", "chair", "view", "front"]

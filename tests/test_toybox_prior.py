@@ -16,13 +16,22 @@ from PIL import Image as Picture
 from dreamlift.priors import load_prior
 from dreamlift.priors.network import camera_features
 from dreamlift.priors.sources import EMBEDDED, KNOWN, locate
-from dreamlift.toybox.dataset import BACKDROPS, COLORED, OWN, STYLES, Pictures, load_shards, make_shard, vocabulary
-from dreamlift.toybox.learning import save_curve, set_gradients
-from dreamlift.toybox.network import PACKING, begin_with, kinds_known, load_folder, make_networks, save_folder
-from dreamlift.toybox.reader import UNTOLD
-from dreamlift.toybox.render import Background, sample_background, sample_pictures
-from dreamlift.toybox.train import Batch, Training, draw_batch, loss_weight, sample_grid, taught_pictures, train, x0_loss
-from dreamlift.toybox.world import ATTRIBUTES, CATEGORIES, COLORS, SYNONYMS, describe
+from dreamlift.toybox.training.dataset import BACKDROPS, COLORED, OWN, STYLES, Pictures, load_shards, make_shard, vocabulary
+from dreamlift.toybox.training.learning import save_curve, set_gradients
+from dreamlift.toybox.training.network import PACKING, begin_with, kinds_known, load_folder, make_networks, save_folder
+from dreamlift.toybox.training.prior import (
+    Batch,
+    Training,
+    draw_batch,
+    loss_weight,
+    sample_grid,
+    taught_pictures,
+    train,
+    x0_loss,
+)
+from dreamlift.toybox.training.reader import UNTOLD
+from dreamlift.toybox.world.render import Background, sample_background, sample_pictures
+from dreamlift.toybox.world.things import ATTRIBUTES, CATEGORIES, COLORS, SYNONYMS, describe
 from dreamlift.types import Conditioning
 
 FOLDER = EMBEDDED / "toybox"
@@ -151,7 +160,7 @@ def test_a_mirrored_picture_gets_the_mirrored_words():
 
 
 def test_a_plain_background_takes_the_place_of_a_pictures_own(tmp_path, monkeypatch):
-    monkeypatch.setattr("dreamlift.toybox.dataset.SHARD", 4)
+    monkeypatch.setattr("dreamlift.toybox.training.dataset.SHARD", 4)
     make_shard(tmp_path, 5, 32)
     data = load_shards(tmp_path, 32)
     drawn = data.draw(np.random.default_rng(0), 90, plain=2 / 3)
@@ -177,12 +186,12 @@ def _over(color: tuple[float, float, float], seed: int, view: int, size: int) ->
             sample_background(rng, own)
             return Background(color, color)
 
-        patch.setattr("dreamlift.toybox.render.sample_background", plain)
+        patch.setattr("dreamlift.toybox.world.render.sample_background", plain)
         return sample_pictures(seed, size)[view].rgb
 
 
 def test_shards_repeat_bit_by_bit(tmp_path, monkeypatch):
-    monkeypatch.setattr("dreamlift.toybox.dataset.SHARD", 4)
+    monkeypatch.setattr("dreamlift.toybox.training.dataset.SHARD", 4)
     first = make_shard(tmp_path / "a", 3, 32).read_bytes()
     again = make_shard(tmp_path / "b", 3, 32).read_bytes()
     with np.load(io.BytesIO(first)) as one, np.load(io.BytesIO(again)) as other:
@@ -258,7 +267,7 @@ def test_where_a_teacher_answers_its_mean_is_what_is_right(monkeypatch):
         answers.append(taught_pictures(*given))
         return answers[-1]
 
-    monkeypatch.setattr("dreamlift.toybox.train.taught_pictures", answer)
+    monkeypatch.setattr("dreamlift.toybox.training.prior.taught_pictures", answer)
     loss, own = x0_loss(networks, batch, teacher), batch.taught
     abar = networks.scheduler.alphas_cumprod[batch.t[~own]]
     rest = (loss_weight(abar) * batch.rgb[~own].square().mean((1, 2, 3))).sum()
@@ -317,15 +326,17 @@ def test_the_kinds_of_a_prior_are_read_off_its_words():
 
 def test_training_resumes_bit_by_bit(tmp_path, monkeypatch):
     settings = Training(steps=6, batch=2, size=16, warmup=2)
-    monkeypatch.setattr("dreamlift.toybox.train.load_shards", lambda *_: pictures())
-    monkeypatch.setattr("dreamlift.toybox.train.milestone", lambda *_: None)
-    monkeypatch.setattr("dreamlift.toybox.train.make_networks", lambda words, size: make_networks(words, size, (8, 16)))
+    monkeypatch.setattr("dreamlift.toybox.training.prior.load_shards", lambda *_: pictures())
+    monkeypatch.setattr("dreamlift.toybox.training.prior.milestone", lambda *_: None)
+    monkeypatch.setattr(
+        "dreamlift.toybox.training.prior.make_networks", lambda words, size: make_networks(words, size, (8, 16))
+    )
     train(settings, tmp_path / "whole", tmp_path, "cpu", 6)
     # The learning rate's shape follows from the total, so the first half runs with the same settings and is cut short.
-    monkeypatch.setattr("dreamlift.toybox.train.draw_batch", _stop_at(3))
+    monkeypatch.setattr("dreamlift.toybox.training.prior.draw_batch", _stop_at(3))
     with pytest.raises(KeyboardInterrupt):
         train(settings, tmp_path / "parts", tmp_path, "cpu", 3)
-    monkeypatch.setattr("dreamlift.toybox.train.draw_batch", draw_batch)
+    monkeypatch.setattr("dreamlift.toybox.training.prior.draw_batch", draw_batch)
     train(settings, tmp_path / "parts", tmp_path, "cpu", 3)
     whole = (tmp_path / "whole" / "training.safetensors").read_bytes()
     assert (tmp_path / "parts" / "training.safetensors").read_bytes() == whole
@@ -365,8 +376,8 @@ def test_a_grown_vocabulary_keeps_what_was_learnt(tmp_path):
 def test_a_grown_network_keeps_what_was_learnt(tmp_path, monkeypatch):
     torch.manual_seed(0)
     words = ["a", "mug", "red"]
-    monkeypatch.setattr("dreamlift.toybox.network.TIME_WIDTH", 64)
-    monkeypatch.setattr("dreamlift.toybox.network.TRANSFORMER_LAYERS", 1)
+    monkeypatch.setattr("dreamlift.toybox.training.network.TIME_WIDTH", 64)
+    monkeypatch.setattr("dreamlift.toybox.training.network.TRANSFORMER_LAYERS", 1)
     old = make_networks(words, 16, (8, 16))
     save_folder(old, tmp_path, half=False)
     monkeypatch.undo()

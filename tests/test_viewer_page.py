@@ -20,8 +20,8 @@ from dreamlift.cameras import turntable
 from dreamlift.export.glb import save_glb
 from dreamlift.export.page import save_page
 from dreamlift.meshing.isosurface import isosurface
-from dreamlift.meshing.raster import render_mesh
-from dreamlift.meshing.texture import bake
+from dreamlift.texturing.bake import bake
+from dreamlift.texturing.draw import render_mesh
 from dreamlift.types import Mesh
 
 EXTRAS = {"prompt": 'a "blue" mug \u2615\nv 1 2 3\n</script>', "seed": 7}

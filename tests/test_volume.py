@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 
-from dreamlift.scenes import kernels, regularizers, volume
+from dreamlift.scenes import regularizers
+from dreamlift.scenes.nerf import volume
+from dreamlift.system import jit
 from dreamlift.types import RaySamples
 
-needs_kernels = pytest.mark.skipif(not kernels.fast_kernels_available(), reason='needs numba: pip install "numba"')
+needs_kernels = pytest.mark.skipif(not jit.fast_kernels_available(), reason='needs numba: pip install "numba"')
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dreamlift.cameras import rays_of, turntable
-from dreamlift.scenes import volume
+from dreamlift.scenes.nerf import volume
 
 pytest.importorskip("triton", reason='needs Triton: pip install "triton"')
 interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="a GPU runs these kernels itself")
@@ -29,7 +29,7 @@ def rays(size=12, fov_deg=60.0):
 @interpreted
 @pytest.mark.parametrize("masked", [True, False])
 def test_samples_against_the_torch_twin(masked):
-    from dreamlift.scenes.volume_triton import sample_rays_triton
+    from dreamlift.scenes.nerf.volume_triton import sample_rays_triton
 
     origins, directions = rays()
     jitter = torch.rand(len(origins), generator=generator())
@@ -45,7 +45,7 @@ def test_samples_against_the_torch_twin(masked):
 
 @interpreted
 def test_no_rays_and_rays_that_miss_give_no_samples():
-    from dreamlift.scenes.volume_triton import CompositeTriton, sample_rays_triton
+    from dreamlift.scenes.nerf.volume_triton import CompositeTriton, sample_rays_triton
 
     none = torch.zeros(0, 3)
     assert len(sample_rays_triton(none, none, 1.0, 8, none[:, 0], None).starts) == 0
@@ -61,7 +61,7 @@ def test_no_rays_and_rays_that_miss_give_no_samples():
 @pytest.mark.parametrize("through", ["sums", "weights", "both"])
 @pytest.mark.parametrize("channels", [3, 6])
 def test_what_rays_collect_against_the_torch_twin(stop, through, channels):
-    from dreamlift.scenes.volume_triton import CompositeTriton
+    from dreamlift.scenes.nerf.volume_triton import CompositeTriton
 
     origins, directions = rays()
     samples = volume.sample_rays_torch(origins, directions, 0.8, 16, torch.full((len(origins),), 0.5))
@@ -85,13 +85,14 @@ def test_what_rays_collect_against_the_torch_twin(stop, through, channels):
 COMPILE = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from dreamlift.scenes import volume_triton as v
+from dreamlift.scenes import volume_triton
 floats = ("origins", "directions", "jitter", "out_start", "out_end", "density", "values", "starts", "ends", "weights", "after",
           "sums", "grad_weights", "grad_sums", "grad_density", "grad_values")
 kinds = {name: "*fp32" for name in floats} | {"occupied": "*u8", "offsets": "*i64", "out_ray": "*i64"}
 kinds |= {"rays": "i32", "count": "i32", "size": "i32", "bounds": "fp32", "stop": "fp32"}
-for kernel, constants in ((v._sample, {"write": False}), (v._sample, {"write": True}), (v._forward, {"channels": 3}),
-                          (v._backward, {"channels": 3, "direct": True})):
+for kernel, constants in ((volume_triton._sample, {"write": False}), (volume_triton._sample, {"write": True}),
+(volume_triton._forward, {"channels": 3}),
+                          (volume_triton._backward, {"channels": 3, "direct": True})):
     constants |= {"block": 64}
     signature = {name: "constexpr" if name in constants else kinds[name] for name in kernel.arg_names}
     made = compile(ASTSource(kernel, signature, constexprs=constants), target=GPUTarget("cuda", 80, 32))

@@ -15,13 +15,13 @@ from dreamlift.cameras import CameraSampler, orbit_cameras
 from dreamlift.guidance.sds import SDS
 from dreamlift.guidance.vsd import VSD, Variational
 from dreamlift.optimize import optimize, start
-from dreamlift.personalize.lora import LoRA
 from dreamlift.presets.toybox import FIELD
 from dreamlift.priors import load_prior
 from dreamlift.priors.base import Adapted
 from dreamlift.priors.gaussian import GaussianPrior
+from dreamlift.priors.lora.lora import LoRA
 from dreamlift.prompts import embed_prompt
-from dreamlift.scenes.voxel import Voxel
+from dreamlift.scenes.nerf.voxel import Voxel
 from dreamlift.types import Conditioning
 
 

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 
 from dreamlift.apps.clip_score import clip_r_precision, load_clip
-from dreamlift.apps.progress import Reporter
 from dreamlift.export.glb import load_glb
 from dreamlift.export.video import contact_sheet
-from dreamlift.files import atomic_write_bytes, atomic_write_text
-from dreamlift.run import particle_folders, read_status
-from dreamlift.toybox.judge import load_judge, understand
-from dreamlift.toybox.score import Scored, diversity, score_mesh
+from dreamlift.runs.progress import Reporter
+from dreamlift.runs.run import particle_folders, read_status
+from dreamlift.system.files import atomic_write_bytes, atomic_write_text
+from dreamlift.toybox.judging.judge import load_judge, understand
+from dreamlift.toybox.judging.score import Scored, diversity, score_mesh
 
 HEADS = {
     "category": "cat", "color": "color", "both": "both", "category_textureless": "shape", "azimuth_error_deg": "azim",

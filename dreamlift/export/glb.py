@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from dreamlift.color import linear_to_srgb, srgb_to_linear
 from dreamlift.export.placement import Placement
-from dreamlift.files import atomic_write_bytes
 from dreamlift.meshing.geometry import check_mesh, with_normals
 from dreamlift.meshing.tangents import vertex_tangents
+from dreamlift.system.files import atomic_write_bytes
 from dreamlift.types import Mesh
 
 FLOAT, UNSIGNED_SHORT, UNSIGNED_INT = 5126, 5123, 5125
@@ -138,16 +139,6 @@ def png_bytes(image: np.ndarray) -> bytes:
     out = io.BytesIO()
     Image.fromarray(image).save(out, format="PNG")
     return out.getvalue()
-
-
-def srgb_to_linear(color: np.ndarray) -> np.ndarray:
-    """IEC 61966-2-1, on values in [0, 1]."""
-    return np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
-
-
-def linear_to_srgb(color: np.ndarray) -> np.ndarray:
-    """The inverse of :func:`srgb_to_linear`."""
-    return np.where(color <= 0.0031308, color * 12.92, 1.055 * np.maximum(color, 0) ** (1 / 2.4) - 0.055)
 
 
 @dataclass

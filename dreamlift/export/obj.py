@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from dreamlift.export.glb import png_bytes
-from dreamlift.files import atomic_write_bytes, atomic_write_text
 from dreamlift.meshing.geometry import check_mesh, with_normals
+from dreamlift.system.files import atomic_write_bytes, atomic_write_text
 from dreamlift.types import Mesh
 
 

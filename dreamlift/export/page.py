@@ -12,7 +12,7 @@ import html
 from importlib import resources
 from pathlib import Path
 
-from dreamlift.files import atomic_write_text
+from dreamlift.system.files import atomic_write_text
 
 # The page's own script and style, and the pictures that the script takes out of the GLB; no address is allowed.
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src blob:"

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dreamlift.files import atomic_write_bytes
 from dreamlift.meshing.geometry import check_mesh, with_normals
-from dreamlift.meshing.raster import sample_texture
+from dreamlift.system.files import atomic_write_bytes
+from dreamlift.texturing.sampling import sample_texture
 from dreamlift.types import Mesh
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from dreamlift.export.glb import load_glb
-from dreamlift.meshing.raster import render_mesh
+from dreamlift.texturing.draw import render_mesh
 from dreamlift.types import Cameras
 
 __all__ = ["load_glb", "psnr", "round_trip_psnr"]

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from dreamlift.files import atomic_write_bytes
 from dreamlift.meshing.geometry import EmptySceneError
+from dreamlift.system.files import atomic_write_bytes
 from dreamlift.types import Splats
 
 MAX_HEADER = 1 << 16  # bytes

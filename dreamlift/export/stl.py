@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from dreamlift.files import atomic_write_bytes
 from dreamlift.meshing.geometry import area_vectors, check_mesh
+from dreamlift.system.files import atomic_write_bytes
 from dreamlift.types import Mesh
 
 # Readers tell the text form by its first word, "solid".

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from dreamlift.files import atomic_write_bytes
 from dreamlift.meshing.geometry import check_mesh, with_normals
+from dreamlift.system.files import atomic_write_bytes
 from dreamlift.types import Mesh
 
 TIME = 631_152_000  # the files' age in the archive, so that equal meshes make equal archives: 1 January 1990
@@ -107,7 +107,7 @@ def _define_mesh(stage: Any, path: str, mesh: Mesh) -> Any:
     """The geometry with normals, UVs and vertex colours."""
     Gf, Sdf, UsdGeom, Vt = _modules("Gf", "Sdf", "UsdGeom", "Vt")
 
-    from dreamlift.export.glb import srgb_to_linear
+    from dreamlift.color import srgb_to_linear
 
     shape = UsdGeom.Mesh.Define(stage, path)
     points = np.ascontiguousarray(mesh.vertices, dtype=np.float32)

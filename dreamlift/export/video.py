@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from dreamlift.export.glb import png_bytes
-from dreamlift.files import atomic_write_bytes
+from dreamlift.system.files import atomic_write_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

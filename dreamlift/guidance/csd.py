@@ -13,16 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dreamlift.guidance.base import (
-    Guidance,
-    Weighting,
-    add_noise,
-    check_range,
-    denoise,
-    limit_norm,
-    output,
-    weight_of,
-)
+from dreamlift.guidance.base import Guidance, Weighting, add_noise, check_range, denoise, limit_norm, output, weight_of
 from dreamlift.priors.base import Prior
 from dreamlift.schedules import SCHEDULES, Schedule
 from dreamlift.types import Conditioning, GuidanceOutput

@@ -27,8 +27,8 @@ from dreamlift.guidance.base import (
     output,
     weight_of,
 )
-from dreamlift.personalize.lora import Targets
 from dreamlift.priors.base import Adapted, Prior
+from dreamlift.priors.lora.lora import Targets
 from dreamlift.schedules import SCHEDULES, Schedule, Switch, value_at
 from dreamlift.types import Conditioning, GuidanceOutput
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dreamlift.meshing.nearest import closest_barycentrics
-from dreamlift.meshing.visibility import CANDIDATES
+from dreamlift.raster.visibility import CANDIDATES
 
 BAND = 1.5  # cells around each triangle in which distances are exact
 

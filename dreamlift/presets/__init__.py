@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
+from dreamlift.config.schema import Config
 from dreamlift.presets.papers import PAPERS
 from dreamlift.presets.staged import STAGED
 from dreamlift.presets.toybox import TOYBOX, TOYS
-from dreamlift.settings import Config
 
 PRESETS: dict[str, Config] = {"toybox": TOYBOX, **PAPERS, **STAGED, **TOYS}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dreamlift.cameras import CameraSampler
+from dreamlift.config.schema import Config, Weights
 from dreamlift.guidance.cfd import CFD
 from dreamlift.guidance.hifa import HiFA
 from dreamlift.guidance.ism import ISM
@@ -17,16 +18,15 @@ from dreamlift.guidance.rfds import RFDS
 from dreamlift.guidance.sdi import SDI
 from dreamlift.guidance.sds import SDS
 from dreamlift.guidance.sjc import SJC
-from dreamlift.lighting import Lighting
 from dreamlift.presets.toybox import FIELD
 from dreamlift.prompts import FourViews, NoViews
 from dreamlift.scenes.background import Learned
-from dreamlift.scenes.field import Blob
-from dreamlift.scenes.hashgrid import Hashgrid
-from dreamlift.scenes.nerf import Nerf
-from dreamlift.scenes.voxel import Voxel
+from dreamlift.scenes.nerf.field import Blob
+from dreamlift.scenes.nerf.hashgrid import Hashgrid
+from dreamlift.scenes.nerf.scene import Nerf
+from dreamlift.scenes.nerf.voxel import Voxel
 from dreamlift.schedules import Linear
-from dreamlift.settings import Config, Weights
+from dreamlift.shading.lighting import Lighting
 
 DREAMFUSION_IF = replace(
     FIELD,

@@ -5,23 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dreamlift.cameras import CameraSampler
+from dreamlift.config.schema import Adam, Config, Stage, Weights
 from dreamlift.guidance.refine import Refine
 from dreamlift.guidance.sds import SDS
 from dreamlift.guidance.vsd import VSD
-from dreamlift.lighting import Lighting
 from dreamlift.presets.papers import DREAMFUSION_IF, DREAMFUSION_SD, LARGE
 from dreamlift.presets.toybox import BACKDROP, FIELD, MESH, TOY_VSD, TOYBOX, TOYS
 from dreamlift.prompts import FourViews
 from dreamlift.scenes.background import Learned, Random, Solid
-from dreamlift.scenes.field import Blob
-from dreamlift.scenes.gaussians import Gaussians
-from dreamlift.scenes.hashgrid import Hashgrid
-from dreamlift.scenes.splat_control import Densify
-from dreamlift.scenes.surface import Surface
-from dreamlift.scenes.tetmesh import TetMesh
-from dreamlift.scenes.textures import Image
+from dreamlift.scenes.gaussians.densify import Densify
+from dreamlift.scenes.gaussians.scene import Gaussians
+from dreamlift.scenes.nerf.field import Blob
+from dreamlift.scenes.nerf.hashgrid import Hashgrid
+from dreamlift.scenes.surface.scene import Surface
+from dreamlift.scenes.surface.textures import Image
+from dreamlift.scenes.tetmesh.scene import TetMesh
 from dreamlift.schedules import Linear, Switch
-from dreamlift.settings import Adam, Config, Stage, Weights
+from dreamlift.shading.lighting import Lighting
 
 COLORS = Hashgrid(start_levels=16, blob=Blob("none"))
 SHARP = TetMesh(resolution=128, color=COLORS, background=Learned(), sdf_lr=0.005, deform_lr=0.005)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from dreamlift.cameras import CameraSampler
+from dreamlift.config.schema import Config, Stage, Weights
 from dreamlift.guidance.base import Guidance
 from dreamlift.guidance.cfd import CFD
 from dreamlift.guidance.csd import CSD
@@ -18,15 +19,14 @@ from dreamlift.guidance.sdi import SDI
 from dreamlift.guidance.sds import SDS
 from dreamlift.guidance.sjc import SJC
 from dreamlift.guidance.vsd import VSD
-from dreamlift.lighting import Lighting
 from dreamlift.prompts import Backdrop, Compass
 from dreamlift.scenes.background import Solid
-from dreamlift.scenes.field import Blob
-from dreamlift.scenes.nerf import Nerf
-from dreamlift.scenes.tetmesh import TetMesh
-from dreamlift.scenes.voxel import Voxel
+from dreamlift.scenes.nerf.field import Blob
+from dreamlift.scenes.nerf.scene import Nerf
+from dreamlift.scenes.nerf.voxel import Voxel
+from dreamlift.scenes.tetmesh.scene import TetMesh
 from dreamlift.schedules import Linear, Piecewise
-from dreamlift.settings import Config, Stage, Weights
+from dreamlift.shading.lighting import Lighting
 
 # High noise first: there the prior says what the prompt looks like from this side. At lower noise it believes the blob that it
 # is shown; once the shape is there, low noise makes it whole.
@@ -34,8 +34,8 @@ T_MIN = Piecewise(((0.0, 0.9), (0.3, 0.7), (1.0, 0.02)))
 T_MAX = Piecewise(((0.0, 0.99), (0.4, 0.9), (1.0, 0.3)))
 
 # What the prior paints behind things where the words name nothing, and where they say "dark background"
-# (dreamlift.toybox.dataset.BACKDROPS). Against any other colour the scene would grow a wall of fog in these; against one of
-# them alone it loses thin parts of nearly that colour, and hangs curtains of that colour where air should be.
+# (dreamlift.toybox.training.dataset.BACKDROPS). Against any other colour the scene would grow a wall of fog in these;
+# against one of them alone it loses thin parts of nearly that colour, and hangs curtains of that colour where air should be.
 PALE, DARK = Backdrop("", (0.70, 0.75, 0.80)), Backdrop("dark background", (0.12, 0.14, 0.20))
 BACKDROP = Solid(PALE.color)
 

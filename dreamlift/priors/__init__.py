@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from dreamlift.personalize.additions import Additions
     from dreamlift.priors.base import Prior
+    from dreamlift.priors.lora.additions import Additions
     from dreamlift.priors.saving import Memory
 
 
@@ -40,9 +40,9 @@ def load_prior(
     Raises:
         ValueError: the folder holds something else than its prior takes; or ``linear_latents`` for a prior on pixels.
     """
-    from dreamlift.personalize.additions import NOTHING
     from dreamlift.priors.flow import FlowPrior
     from dreamlift.priors.latent import LatentPrior
+    from dreamlift.priors.lora.additions import NOTHING
     from dreamlift.priors.mvdream import MVDreamPrior, is_multiview
     from dreamlift.priors.pixel import PixelPrior
 

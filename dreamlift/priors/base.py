@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from dreamlift.personalize.lora import Targets
+from dreamlift.priors.lora.lora import Targets
 from dreamlift.priors.saving import Memory
 from dreamlift.types import Conditioning
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from dreamlift.cameras import spherical_to_cartesian
-from dreamlift.personalize.lora import Targets
 from dreamlift.priors.base import Adapted, Prior, cosine_schedule
+from dreamlift.priors.lora.lora import Targets
 from dreamlift.priors.saving import Memory
 from dreamlift.types import Cameras, Conditioning
 

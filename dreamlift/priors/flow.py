@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dreamlift.personalize.additions import NOTHING, Additions
-from dreamlift.personalize.lora import Targets
 from dreamlift.priors.base import Adapted, combine, stack_text
 from dreamlift.priors.footprint import FLUX_SIZE
 from dreamlift.priors.latent import AutoencodedPrior, Autoencoder
+from dreamlift.priors.lora.additions import NOTHING, Additions
+from dreamlift.priors.lora.lora import Targets
 from dreamlift.priors.network import load_part
 from dreamlift.priors.saving import Memory, in_turn, save_memory
 from dreamlift.priors.text import unpack

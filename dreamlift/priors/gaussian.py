@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dreamlift.personalize.lora import Targets
 from dreamlift.priors.base import Adapted, Prior, cosine_schedule
+from dreamlift.priors.lora.lora import Targets
 from dreamlift.priors.saving import Memory
 from dreamlift.types import Conditioning
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamlift.personalize.additions import NOTHING, Additions
-from dreamlift.personalize.lora import Targets
 from dreamlift.priors.base import Adapted, Prior
+from dreamlift.priors.lora.additions import NOTHING, Additions
+from dreamlift.priors.lora.lora import Targets
 from dreamlift.priors.network import AdaptedNetwork, DenoisingNetwork, load_part
 from dreamlift.priors.pixel import resize
 from dreamlift.priors.saving import Memory, save_memory

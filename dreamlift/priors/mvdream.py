@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamlift.personalize.additions import NOTHING, Additions
-from dreamlift.personalize.lora import Targets
-from dreamlift.personalize.lora_files import merge_loras
-from dreamlift.personalize.original_names import stock_keys
 from dreamlift.priors.base import Adapted, combine, stack_text
 from dreamlift.priors.latent import AutoencodedPrior, Autoencoder
+from dreamlift.priors.lora.additions import NOTHING, Additions
+from dreamlift.priors.lora.lora import Targets
+from dreamlift.priors.lora.lora_files import merge_loras
+from dreamlift.priors.lora.original_names import stock_keys
 from dreamlift.priors.network import DenoisingNetwork, weight_files
 from dreamlift.priors.saving import Memory, in_turn, save_memory
 from dreamlift.types import Cameras, Conditioning

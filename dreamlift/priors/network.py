@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dreamlift.personalize.additions import LoraFile
-from dreamlift.personalize.lora import LoRA, Targets
-from dreamlift.personalize.lora_files import merge_loras
 from dreamlift.priors.base import Adapted, combine, stack_text
+from dreamlift.priors.lora.additions import LoraFile
+from dreamlift.priors.lora.lora import LoRA, Targets
+from dreamlift.priors.lora.lora_files import merge_loras
 from dreamlift.priors.saving import Memory, in_turn, save_memory
 from dreamlift.priors.text import unpack
 from dreamlift.types import Cameras, Conditioning

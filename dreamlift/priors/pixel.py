@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dreamlift.personalize.additions import NOTHING, Additions
-from dreamlift.personalize.lora import Targets
 from dreamlift.priors.base import Adapted, Prior
+from dreamlift.priors.lora.additions import NOTHING, Additions
+from dreamlift.priors.lora.lora import Targets
 from dreamlift.priors.network import AdaptedNetwork, DenoisingNetwork
 from dreamlift.priors.saving import Memory
 from dreamlift.priors.text import encode_prompts

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dreamlift.files import sync_folder
-from dreamlift.personalize.additions import file_hash
+from dreamlift.priors.lora.additions import file_hash
+from dreamlift.system.files import sync_folder
 
 # What a file of each family holds, and the known prior whose settings it shares.
 FAMILIES = {

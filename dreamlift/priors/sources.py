@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from dreamlift.files import expanded
+from dreamlift.system.files import expanded
 
 ONE_FILE = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # the last four are pickled, and refused
 EMBEDDED = Path(__file__).parent.parent / "weights"

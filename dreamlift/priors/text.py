@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamlift.personalize.additions import NOTHING, Additions, LoraFile
-from dreamlift.personalize.embedding_files import Embedding, install, read_embeddings, unused
+from dreamlift.priors.lora.additions import NOTHING, Additions, LoraFile
+from dreamlift.priors.lora.embedding_files import Embedding, install, read_embeddings, unused
 
 TEXT_LENGTH = 77  # CLIP's limit, and what DeepFloyd IF's T5 was trained with
 T5_LENGTH = 256  # what Stable Diffusion 3 and FLUX.1 [schnell] give their T5; FLUX.1 [dev] twice as much

@@ -1,8 +1,8 @@
 """The 3D representations and their renderers."""
 
-from dreamlift.scenes.gaussians import Gaussians
-from dreamlift.scenes.nerf import Nerf
-from dreamlift.scenes.surface import Surface
-from dreamlift.scenes.tetmesh import TetMesh
+from dreamlift.scenes.gaussians.scene import Gaussians
+from dreamlift.scenes.nerf.scene import Nerf
+from dreamlift.scenes.surface.scene import Surface
+from dreamlift.scenes.tetmesh.scene import TetMesh
 
 SCENES = {"nerf": Nerf, "gaussians": Gaussians, "tetmesh": TetMesh, "surface": Surface}

@@ -14,7 +14,7 @@ from typing import ClassVar, TypedDict
 import torch
 from torch import Tensor, nn
 
-from dreamlift.meshing.extract import Extract
+from dreamlift.texturing.extract import Extract
 from dreamlift.types import Cameras, Mesh, RenderOutput, Shading
 
 

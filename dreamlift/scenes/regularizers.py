@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dreamlift.scenes.volume import from_dense, to_dense
+from dreamlift.scenes.nerf.volume import from_dense, to_dense
 from dreamlift.types import RaySamples
 
 

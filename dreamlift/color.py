@@ -1,0 +1,28 @@
+"""sRGB and linear light (IEC 61966-2-1), for arrays and, with finite gradients, for tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def srgb_to_linear(color: np.ndarray) -> np.ndarray:
+    """IEC 61966-2-1, on values in [0, 1]."""
+    return np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
+
+
+def linear_to_srgb(color: np.ndarray) -> np.ndarray:
+    """The inverse of :func:`srgb_to_linear`."""
+    return np.where(color <= 0.0031308, color * 12.92, 1.055 * np.maximum(color, 0) ** (1 / 2.4) - 0.055)
+
+
+def to_linear(color: Tensor) -> Tensor:
+    """sRGB in [0, 1] to linear light (IEC 61966-2-1), with finite gradients."""
+    return torch.where(color <= 0.04045, color / 12.92, ((color.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
+
+
+def to_srgb(light: Tensor) -> Tensor:
+    """The inverse of :func:`to_linear`; light above 1 is clipped."""
+    light = light.clamp(0, 1)
+    return torch.where(light <= 0.0031308, light * 12.92, 1.055 * light.clamp_min(0.0031308) ** (1 / 2.4) - 0.055)

@@ -1,0 +1,280 @@
+"""Settings: nested frozen dataclasses to and from plain data, YAML and command-line overrides.
+
+The dataclass is the only description of a setting: its annotation says what is accepted, its default says what is used,
+and its comment is the text of ``--help``. Annotations may be int, float, bool, str, Literal, ``T | None``,
+``tuple[T, ...]``, ``tuple[A, B]``, dataclasses, and a choice between dataclasses: a field with
+``metadata={"choices": {"sds": SDS, "vsd": VSD}}``, which is written as a mapping with ``type: sds`` beside that class's
+own fields. ``float | Schedule`` needs no metadata: its names are those of :data:`dreamlift.schedules.SCHEDULES`.
+
+Nothing is converted by the look of the text, only by the annotation: ``--prompt null`` is the word "null". Ranges are
+checked by each dataclass's ``__post_init__``, whose ValueError gets the dotted path of the setting put in front.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from dreamlift.config import yaml
+from dreamlift.config.kinds import Kind, fields_of, root_kind
+from dreamlift.schedules import Constant
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """One line: the dotted path, what was given, what is accepted, and the nearest known name."""
+
+
+def to_plain(obj: Any) -> dict[str, Any]:
+    """Dicts, lists and scalars that :func:`from_plain` turns back into an equal object.
+
+    Raises:
+        ConfigError: a value that its field's annotation does not accept (a dataclass does not check that by itself).
+    """
+    return _plain_record(root_kind(type(obj)), obj, "")
+
+
+def from_plain(cls: type[T], data: Any, path: str = "") -> T:
+    """Build ``cls`` from plain data; what is not given keeps its default. ``path`` goes in front of names in errors.
+
+    Raises:
+        ConfigError: an unknown name, a missing or wrong value, or a range check that failed.
+    """
+    return _build(root_kind(cls), data, path, False, None)
+
+
+def save_yaml(obj: Any) -> str:
+    """The YAML text of every setting, with floats in full precision."""
+    return yaml.dump(to_plain(obj))
+
+
+def load_yaml(cls: type[T], text: str, name: str = "the config") -> T:
+    """Read what :func:`save_yaml` wrote, or a hand-written part of it, of the file ``name``. Raises ConfigError."""
+    try:
+        data = yaml.load(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} is not readable: {error}") from None
+    try:
+        return from_plain(cls, {} if data is None else data)
+    except ConfigError as error:
+        raise error if name == "the config" else ConfigError(f"{name}: {error}") from None
+
+
+def apply_overrides(obj: T, overrides: Mapping[str, str]) -> T:
+    """A copy of ``obj`` with dotted settings replaced by command-line text, such as ``{"guidance.t_max": "0.5"}``.
+
+    An entry of a tuple is named by its number from 0 (``then.0.steps``); the first number that is free adds one.
+    All overrides of one object take effect together, in any order: ``guidance.type`` selects the class (another one
+    starts from its own defaults), and its fields may be set in the same call. Raises ConfigError.
+    """
+    tree: dict[str, Any] = {}
+    for name, text in overrides.items():
+        *parents, last = name.split(".")
+        level = tree
+        for parent in parents:
+            level = level.setdefault(parent, {})
+            if not isinstance(level, dict):
+                raise ConfigError(f"{_join('', name)}: {parent!r} is given both as a whole and in parts; give one of them")
+        if isinstance(level.get(last), dict):
+            raise ConfigError(f"{_join('', name)}: {last!r} is given both as a whole and in parts; give one of them")
+        level[last] = text
+    return _build(root_kind(type(obj)), tree, "", True, obj)
+
+
+def config_hash(obj: Any) -> str:
+    """SHA-256 (64 hex digits) of all settings: equal for equal configs, in every process."""
+    canonical = json.dumps(to_plain(obj), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+def describe_fields(obj: Any, path: str = "") -> list[tuple[str, str, str, str]]:
+    """Every setting that can be overridden: (dotted name, type, value in ``obj`` as YAML, comment), in source order."""
+    rows: list[tuple[str, str, str, str]] = []
+    for name, (kind, _, comment) in fields_of(type(obj)).items():
+        value, here = getattr(obj, name), _join(path, name)
+        names = {choice: label for label, choice in kind.records.items()}
+        if kind.repeats and kind.items[0].records and value:
+            for number, entry in enumerate(value):
+                rows += describe_fields(entry, f"{here}.{number}")
+            continue
+        if type(value) not in names:
+            text = value if isinstance(value, str) else json.dumps(_plain(kind, value, here), ensure_ascii=False)
+            rows.append((here, str(kind), text, comment))
+            continue
+        if kind.tagged:
+            rows.append((_join(here, "type"), " | ".join(kind.records), names[type(value)], comment))
+        rows += describe_fields(value, here)
+    return rows
+
+
+def _build(kind: Kind, value: Any, path: str, text: bool, base: Any) -> Any:
+    """``value`` as the annotation wants it: with ``text``, scalars are command-line text, read by their field's type.
+
+    ``base`` is what the setting was before; a mapping that gives only some fields keeps the others of it.
+    """
+    if text and isinstance(value, str):
+        if not (kind.items or kind.records) or value.lstrip()[:1] not in ("[", "{"):
+            return _from_text(kind, value, path)
+        try:
+            value = yaml.load(value, leaves_as_text=True)
+        except ValueError as error:
+            raise ConfigError(f"{path}: got {_show(value)}, which is not readable: {error}") from None
+    if isinstance(value, Mapping) and kind.records:
+        return _build_record(kind, value, path, text, base)
+    if isinstance(value, Mapping) and kind.repeats and text and isinstance(base, tuple):
+        return _build_some(kind.items[0], value, path, base)
+    if isinstance(value, (list, tuple)) and kind.items:
+        if not kind.repeats and len(value) != len(kind.items):
+            raise ConfigError(f"{path}: got {len(value)} values, accepted: {kind}")
+        kinds = kind.items * len(value) if kind.repeats else kind.items
+        return tuple(
+            _build(item, each, f"{path}[{i}]", text, None) for i, (item, each) in enumerate(zip(kinds, value, strict=True))
+        )
+    return _scalar(kind, value, path)
+
+
+def _build_some(kind: Kind, data: Mapping[Any, Any], path: str, base: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A tuple with some of its entries changed, or added at its end, by their numbers: ``then.0.steps``."""
+    found = list(base)
+    for key, value in sorted(data.items()):
+        number = int(key) if str(key).isdigit() else -1
+        if not 0 <= number <= len(found):
+            raise ConfigError(f"{_join(path, key)}: no such entry; accepted: 0 to {len(found)} ({len(found)} adds one)")
+        entry = found[number] if number < len(found) else None
+        found[number : number + 1] = [_build(kind, value, _join(path, key), True, entry)]
+    return tuple(found)
+
+
+def _build_record(kind: Kind, data: Mapping[Any, Any], path: str, text: bool, base: Any) -> Any:
+    """A dataclass from a mapping, field by field on top of ``base`` (or of the defaults where the class differs)."""
+    cls = _class_of(kind, data, path, base)
+    if type(base) is not cls:
+        base = None
+    known = fields_of(cls)
+    for key in data:
+        if key not in known and not (key == "type" and kind.tagged):
+            raise ConfigError(_unknown(key, cls, path, base))
+    values = {}
+    for name, (field_kind, default, _) in known.items():
+        before = default() if base is None else getattr(base, name)
+        if name in data:
+            values[name] = _build(field_kind, data[name], _join(path, name), text, before)
+        elif before is dataclasses.MISSING:
+            raise ConfigError(f"{_join(path, name)}: missing, accepted: {field_kind}")
+        else:
+            values[name] = before
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ConfigError(": ".join(filter(None, [path, " ".join(str(error).split())]))) from error
+
+
+def _class_of(kind: Kind, data: Mapping[Any, Any], path: str, base: Any) -> type:
+    """Which dataclass a mapping means: the one that ``type`` names, or else the one that is there already."""
+    if not kind.tagged:
+        return next(iter(kind.records.values()))
+    accepted, here = ", ".join(kind.records), _join(path, "type")
+    if "type" not in data:
+        if type(base) in kind.records.values():
+            return type(base)
+        raise ConfigError(f"{here}: missing, accepted: {accepted}")
+    name = data["type"]
+    if not isinstance(name, str) or name not in kind.records:
+        raise ConfigError(f"{here}: got {_show(name)}, accepted: {accepted}{_nearest(name, kind.records)}")
+    return kind.records[name]
+
+
+def _scalar(kind: Kind, value: Any, path: str) -> Any:
+    """A number, flag, text or None, checked against the annotation. An int may stand for a float, nothing else."""
+    if value is None and kind.optional:
+        return None
+    if any(type(value) is type(option) and value == option for option in kind.options):
+        return value
+    if isinstance(value, bool) and bool in kind.scalars:
+        return value
+    if isinstance(value, str) and str in kind.scalars:
+        return str(value)
+    if isinstance(value, int) and not isinstance(value, bool) and int in kind.scalars:
+        return int(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and (float in kind.scalars or kind.constant):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise ConfigError(f"{path}: got {_show(value)}, accepted: a finite number")
+        return number if float in kind.scalars else Constant(number)
+    raise ConfigError(f"{path or 'the config'}: got {_show(value)}, accepted: {kind}{_nearest(value, map(str, kind.options))}")
+
+
+def _from_text(kind: Kind, text: str, path: str) -> Any:
+    """A scalar of the annotated type from command-line text; text for a ``str`` field is taken as it is."""
+    if str in kind.scalars:
+        return text
+    word = text.strip()
+    for option in kind.options:
+        if word == str(option):
+            return option
+    if kind.optional and word in ("null", "none", "None"):
+        return None
+    if bool in kind.scalars and word in ("true", "True", "false", "False"):
+        return word in ("true", "True")
+    if int in kind.scalars and re.fullmatch(r"[-+]?[0-9]{1,1000}", word):
+        return int(word)
+    if (float in kind.scalars or kind.constant) and re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", word):
+        return _scalar(kind, float(word), path)
+    raise ConfigError(f"{path}: got {_show(text)}, accepted: {kind}{_nearest(word, map(str, kind.options))}")
+
+
+def _plain(kind: Kind, value: Any, path: str) -> Any:
+    if type(value) in kind.records.values():
+        return _plain_record(kind, value, path)
+    if isinstance(value, tuple) and kind.items:
+        kinds = kind.items * len(value) if kind.repeats else kind.items
+        if len(kinds) != len(value):
+            raise ConfigError(f"{path}: got {len(value)} values, accepted: {kind}")
+        return [_plain(item, each, f"{path}[{i}]") for i, (item, each) in enumerate(zip(kinds, value, strict=True))]
+    if isinstance(value, (tuple, list)) or (kind.constant and value is not None):
+        raise ConfigError(f"{path}: got {_show(value)}, accepted: {kind}")
+    return _scalar(kind, value, path)
+
+
+def _plain_record(kind: Kind, value: Any, path: str) -> dict[str, Any]:
+    name = next(name for name, cls in kind.records.items() if cls is type(value))
+    plain: dict[str, Any] = {"type": name} if kind.tagged else {}
+    for field_name, (field_kind, _, _) in fields_of(type(value)).items():
+        plain[field_name] = _plain(field_kind, getattr(value, field_name), _join(path, field_name))
+    return plain
+
+
+def _unknown(key: Any, cls: type, path: str, base: Any) -> str:
+    """The message for a name that ``cls`` does not have: the nearest of its own names, or one deeper in ``base``."""
+    known = list(fields_of(cls))
+    below = {} if base is None else {row[0].rsplit(".", 1)[-1]: row[0] for row in describe_fields(base, path)}
+    names = below | {name: _join(path, name) for name in known}
+    near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.6)
+    hint = f"; did you mean {names[near[0]]!r}?" if near else ""
+    return f"{_join(path, key)}: unknown name, accepted: {', '.join(known)}{hint}"
+
+
+def _nearest(given: Any, known: Any) -> str:
+    near = difflib.get_close_matches(str(given), list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _show(value: Any) -> str:
+    """A value for a message: its repr (which escapes line ends and control characters), not longer than 80."""
+    text = repr(value) if not isinstance(value, Mapping) else f"a mapping with {', '.join(map(repr, value)) or 'nothing'}"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _join(path: str, name: Any) -> str:
+    shown = name if isinstance(name, str) and name and name.isprintable() and len(name) <= 80 else _show(name)
+    return f"{path}.{shown}" if path else shown

@@ -1,0 +1,113 @@
+"""A user's own files beside a prior: LoRAs and textual-inversion embeddings, by path. Only .safetensors is ever opened."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dreamlift.system.files import expanded
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A low-rank adaptation that is added to the prior's weights."""
+
+    path: str  # a .safetensors file, as diffusers, peft or kohya's trainers write them
+    scale: float = 1.0  # how much of it; 0 is nothing, 1 what it was trained for
+
+
+@dataclass(frozen=True)
+class Additions:
+    """What a user's own files add to a prior."""
+
+    loras: tuple[LoraFile, ...] = ()  # added to the weights, such as [{path: style.safetensors, scale: 0.8}]
+    embeddings: tuple[
+        str, ...
+    ] = ()  # textual inversions (.safetensors); the word in the prompt is the file's name without suffix
+
+
+NOTHING = Additions()
+
+
+def parse_lora(text: str) -> LoraFile:
+    """``FILE`` or ``FILE@SCALE``, as the command line takes it.
+
+    Raises:
+        ValueError: what follows the @ of a .safetensors file is no number.
+    """
+    path, at, scale = text.rpartition("@")
+    try:
+        number = float(scale)
+    except ValueError:
+        if path.endswith(".safetensors") and not scale.endswith(".safetensors"):
+            raise ValueError(f"--lora {text}: {scale!r} is no scale; give a number, such as {path}@0.8") from None
+        return LoraFile(text)
+    if not at or not path or not math.isfinite(number):
+        return LoraFile(text)
+    return LoraFile(path, number)
+
+
+def resolve(additions: Additions) -> Additions:
+    """With absolute paths: a relative one means another file as soon as the run is resumed from somewhere else.
+
+    Raises:
+        ValueError: a file is missing, or not a .safetensors file.
+    """
+    loras = tuple(replace(lora, path=str(_checked(lora.path, "LoRA"))) for lora in additions.loras)
+    found = Additions(loras, tuple(str(_checked(path, "embedding")) for path in additions.embeddings))
+    for path in (*(lora.path for lora in found.loras), *found.embeddings):
+        with _opened(path):
+            pass  # what is no such file at all is told before anything else
+    return found
+
+
+def fingerprint(additions: Additions) -> str:
+    """What identifies the files' contents and scales; empty where there are none."""
+    parts = [f"{file_hash(Path(lora.path))[:16]}@{lora.scale:g}" for lora in additions.loras]
+    return "".join(f"+{part}" for part in [*parts, *(file_hash(Path(path))[:16] for path in additions.embeddings)])
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 (64 hex digits) of a file of any size."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a .safetensors file by name, and its metadata.
+
+    Raises:
+        ValueError: the file is missing, pickled, or not readable.
+    """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(_checked(path, "weights"), "pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole .safetensors file ({error}): fetch it again") from error
+
+
+def _checked(path: str, what: str) -> Path:
+    file = expanded(path)
+    if not file.is_file():
+        raise ValueError(f"there is no {what} file {path!r}")
+    if file.suffix.lower() != ".safetensors":
+        raise ValueError(f"{path} is not a .safetensors file: convert it (pickled weights are never opened)")
+    return file.resolve()

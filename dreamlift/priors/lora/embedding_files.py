@@ -1,0 +1,116 @@
+"""Textual inversion (Gal et al. 2022, https://arxiv.org/abs/2208.01618): learnt vectors of others, as words of the prompt.
+
+A file holds one or several vectors for one word. It is read as an embedding of diffusers (one entry, named by its word), of
+AUTOMATIC1111's web UI (``emb_params``), or for two CLIP encoders (``clip_l`` and ``clip_g``, Stable Diffusion XL and 3); the
+word of the last two is the file's name without its suffix. In the prompt it becomes as many new tokens as there are vectors.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreamlift.priors.lora.additions import read_tensors
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A word and its vectors ``(N, D)`` for each text encoder, by the encoder's folder."""
+
+    path: str
+    word: str
+    vectors: dict[str, Tensor]
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """Where the word stands by itself, in either case."""
+        return re.compile(rf"(?<!\w){re.escape(self.word)}(?!\w)", re.IGNORECASE)
+
+    def tokens(self, count: int) -> list[str]:
+        """Names for its vectors that no prompt can hold by accident."""
+        return [f"<|{self.word.lower()}|{number}|>" for number in range(count)]
+
+
+def read_embeddings(paths: tuple[str, ...]) -> list[Embedding]:
+    """The embeddings in these files.
+
+    Raises:
+        ValueError: a file that holds no embedding, or two for one word.
+    """
+    found = [_read(path) for path in paths]
+    for number, embedding in enumerate(found):
+        same = [other for other in found[:number] if other.word.lower() == embedding.word.lower()]
+        if same:
+            raise ValueError(
+                f"{same[0].path} and {embedding.path} are both for the word {embedding.word!r}: rename one of them"
+            )
+    return found
+
+
+def _read(path: str) -> Embedding:
+    tensors, _ = read_tensors(path)
+    names = {"emb_params": "text_encoder", "clip_l": "text_encoder", "clip_g": "text_encoder_2"}
+    if any(tensor.ndim not in (1, 2) or not tensor.is_floating_point() for tensor in tensors.values()) or not tensors:
+        raise ValueError(f"{path} is not a textual inversion: its entries are {', '.join(list(tensors)[:3]) or 'none'}")
+    if set(tensors) <= set(names):
+        word, entries = Path(path).stem, {names[key]: tensor for key, tensor in tensors.items()}
+    elif len(tensors) == 1:
+        word, entries = next(iter(tensors)), {"text_encoder": next(iter(tensors.values()))}
+    else:
+        raise ValueError(f"{path} is not a textual inversion: its entries are {', '.join(list(tensors)[:3])}")
+    return Embedding(path, word, {part: torch.atleast_2d(tensor) for part, tensor in entries.items()})
+
+
+@torch.no_grad()
+def install(embeddings: list[Embedding], tokenizer: Any, encoder: Any, part: str, prompts: list[str]) -> list[str]:
+    """Give ``tokenizer`` and ``encoder`` (the folder ``part``) the new tokens; returns the prompts with these in place.
+
+    A T5 beside CLIP has no vectors: it reads the word itself, as in diffusers.
+
+    Raises:
+        ValueError: vectors for this encoder are missing or of another width.
+    """
+    from transformers import AddedToken
+
+    if not embeddings or (part not in {p for e in embeddings for p in e.vectors} and "T5" in type(encoder).__name__):
+        return prompts
+    width = encoder.get_input_embeddings().weight.shape[1]
+    spelled: dict[str, str] = {}
+    rows: dict[str, Tensor] = {}
+    for embedding in embeddings:
+        vectors = embedding.vectors.get(part)
+        if vectors is None or vectors.shape[1] != width:
+            has = "has none" if vectors is None else f"has vectors of width {vectors.shape[1]}"
+            raise ValueError(
+                f"the embedding {embedding.path} does not fit this prior: it {has} for {part}, which takes {width}"
+            )
+        tokens = embedding.tokens(len(vectors))
+        spelled[embedding.word.lower()] = "".join(tokens)
+        rows |= dict(zip(tokens, vectors, strict=True))
+    # Not normalized: what the tokenizer does to words (lower case, accents) must not touch these names.
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in rows])
+    table = encoder.get_input_embeddings().weight
+    if len(tokenizer) > len(table):
+        table = encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False).weight
+    table[tokenizer.convert_tokens_to_ids(list(rows))] = torch.stack(list(rows.values())).to(table)
+    # Older CLIP configs find the end of the text as the largest token, which a new token now is.
+    model = getattr(encoder, "text_model", encoder)
+    if hasattr(model, "eos_token_id"):
+        model.eos_token_id = tokenizer.eos_token_id
+    longest_first = sorted(embeddings, key=lambda embedding: -len(embedding.word))
+    pattern = re.compile("|".join(embedding.pattern.pattern for embedding in longest_first), re.IGNORECASE)
+    return [pattern.sub(lambda match: spelled.get(match[0].lower(), match[0]), prompt) for prompt in prompts]
+
+
+def unused(embeddings: list[Embedding], prompts: list[str]) -> list[str]:
+    """One line for each embedding whose word is in no prompt."""
+    return [
+        f"the embedding {embedding.path} is not used: write {embedding.word!r} into the prompt"
+        for embedding in embeddings
+        if not any(embedding.pattern.search(prompt) for prompt in prompts)
+    ]

@@ -1,0 +1,1 @@
+"""Triangles to pixels: exact visibility and a differentiable rasteriser."""

@@ -1,0 +1,1 @@
+"""Users' own files, which are not trusted: meshes and pictures."""

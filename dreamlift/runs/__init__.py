@@ -1,0 +1,1 @@
+"""A run on disk: start, resume, export, checkpoints, progress."""

@@ -1,0 +1,299 @@
+"""Checkpoints on disk: bit-exact, never half-written, and verified before they are used.
+
+A checkpoint is a folder ``step-000100`` with ``state.json`` (the structure, numbers and text), ``tensors.safetensors``
+and ``arrays.safetensors`` (torch and numpy values, in their own types), and ``MANIFEST.json`` with the SHA-256 of each.
+It is written under a temporary name in the same folder, synced file by file, and renamed last, so that a folder with
+its final name is always whole; a changed bit is found by its hash, and then the checkpoint before it is used. Nothing
+is pickled: loading a checkpoint runs no code. torch is imported only where a state holds tensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamlift.system.files import atomic_write_bytes, sync_folder
+
+SCHEMA = 1
+MANIFEST = "MANIFEST.json"
+_PREFIX = ".tmp-"
+_NAME = re.compile(r"step-(\d+)(?:-(\d+))?")
+
+
+class RunError(RuntimeError):
+    """One line for the user: what could not be done, with its path and the fix."""
+
+
+class _DamagedError(Exception):
+    """This checkpoint cannot be used, an older one may."""
+
+
+def explain(action: str, path: Path, error: OSError) -> RunError:
+    """The one-line error for a failed ``action`` on ``path``, with the usual fix for its cause."""
+    fixes = {
+        errno.ENOSPC: "free some space or choose another --out",
+        errno.EDQUOT: "free some space or choose another --out",
+        errno.EFBIG: "raise the file size limit (ulimit -f) or choose another --out",
+        errno.EROFS: "choose an --out on a filesystem that can be written",
+        errno.EACCES: "choose an --out that you may write to",
+        errno.EPERM: "choose an --out that you may write to",
+        errno.ENOENT: "its folder is gone, or cannot be made; choose another --out, and do not delete it during a run",
+    }
+    fix = fixes.get(error.errno or 0)
+    return RunError(f"cannot {action} {path}: {error.strerror or error}" + (f"; {fix}" if fix else ""))
+
+
+def save_checkpoint(root: Path, step: int, state: Mapping[str, Any], config_hash: str, keep: int = 3) -> Path:
+    """Write ``root/step-<step>`` and drop all but the newest ``keep``. ``step`` counts the finished steps (>= 0).
+
+    ``state`` nests dict (keys str or int), list, tuple, None, bool, int, float, str, torch tensors and numpy arrays.
+
+    Raises:
+        RunError: the disk is full, read-only or gone; earlier checkpoints are intact, and no temporary file is left.
+        TypeError: a value that cannot be stored exactly, named by its place in ``state``.
+    """
+    if step < 0 or keep < 1:
+        raise ValueError(f"step must be >= 0 and keep >= 1, got {step} and {keep}")
+    files = _pack(state)
+    manifest = {
+        "schema": SCHEMA,
+        "step": step,
+        "config_hash": config_hash,
+        "files": {name: {"bytes": len(data), "sha256": _sha256(data)} for name, data in files.items()},
+    }
+    manifest["checksum"] = _checksum(manifest)
+    # The same step again (after a damaged one) gets a name of its own: at no time is there less than before.
+    attempts = [attempt for found, attempt, _ in _list(root) if found == step]
+    final = root / (f"step-{step:06d}" + (f"-{max(attempts) + 1}" if attempts else ""))
+    temporary = root / f"{_PREFIX}{secrets.token_hex(8)}"
+    try:
+        if not root.exists():
+            os.mkdir(root)  # not its parents: a run folder that was deleted must not come back by halves
+            sync_folder(root.parent)
+        os.mkdir(temporary)
+        for name, data in files.items():
+            atomic_write_bytes(temporary / name, data)
+        atomic_write_bytes(temporary / MANIFEST, json.dumps(manifest, indent=1).encode("ascii"))
+        os.rename(temporary, final)
+        sync_folder(root)
+    except OSError as error:
+        raise explain("write the checkpoint", final, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    with contextlib.suppress(OSError):  # room that was not given back is no reason to stop a run
+        _prune(root, final, step, keep)
+    return final
+
+
+def load_latest(root: Path, config_hash: str) -> tuple[int, dict[str, Any]] | None:
+    """The newest whole checkpoint's (step, state), tensors on the CPU; None where none was ever saved.
+
+    A damaged one is passed over with a RuntimeWarning. Raises RunError where a checkpoint was written by a newer
+    version or for another config, and where all are damaged.
+    """
+    damages = []
+    for step, _, path in reversed(_list(root)):
+        try:
+            return step, _read(path, step, config_hash)
+        except _DamagedError as error:
+            damages.append(f"{path.name}: {error}")
+            warnings.warn(f"the checkpoint {path} is not used: {error}; trying the one before it", RuntimeWarning, stacklevel=2)
+    if damages:
+        raise RunError(f"no usable checkpoint in {root} ({'; '.join(damages)}); start the run again in a new folder")
+    return None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder. Only the holder of the run's lock may call this."""
+    for path in folder.glob(f"{_PREFIX}*") if folder.is_dir() else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _list(root: Path) -> list[tuple[int, int, Path]]:
+    """(step, attempt, folder) of all checkpoints, oldest first: by name, for clocks jump and times can be copied."""
+    found = []
+    for path in root.iterdir() if root.is_dir() else ():
+        match = _NAME.fullmatch(path.name)
+        if match and path.is_dir():
+            found.append((int(match[1]), int(match[2] or 1), path))
+    return sorted(found)
+
+
+def _prune(root: Path, newest: Path, step: int, keep: int) -> None:
+    """Keep the ``keep`` newest up to ``step``.
+
+    Later ones were passed over when the run went back: they are set aside, until it goes back another time.
+    """
+    earlier: list[tuple[int, Path]] = []
+    known = _list(root)
+    if any(found > step for found, _, _ in known):
+        for path in root.glob("aside-*"):
+            shutil.rmtree(path, ignore_errors=True)
+    for found, _, path in known:
+        if found > step:
+            os.rename(path, root / f"aside-{path.name}-{secrets.token_hex(4)}")
+        elif path != newest:
+            earlier.append((found, path))
+    superseded = [path for found, path in earlier if found == step]
+    older = [path for found, path in earlier if found < step]
+    for path in superseded + older[: max(0, len(older) - keep + 1)]:
+        doomed = root / f"{_PREFIX}{secrets.token_hex(8)}"
+        os.rename(path, doomed)  # first the name: a half-deleted folder must not look like a checkpoint
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _read(path: Path, step: int, config_hash: str) -> dict[str, Any]:
+    try:
+        manifest = json.loads(_read_bytes(path / MANIFEST, limit=1_000_000))
+        checksum = manifest.pop("checksum")
+        if checksum != _checksum(manifest) or manifest["step"] != step:
+            raise _DamagedError(f"{MANIFEST} was changed")
+        if manifest["schema"] > SCHEMA:
+            raise RunError(
+                f"{path} was written by a newer dreamlift (schema {manifest['schema']}, this one reads {SCHEMA}):"
+                " upgrade dreamlift, or start a new run"
+            )
+        if manifest["config_hash"] != config_hash:
+            raise RunError(
+                f"{path} belongs to another config (hash {manifest['config_hash'][:12]!r}, now {config_hash[:12]!r}):"
+                " resume with the config.yaml of its run, or start a new run"
+            )
+        files = {}
+        for name in manifest["files"]:
+            if Path(name).name != name:
+                raise _DamagedError(f"{MANIFEST} names {name!r}, which is not a plain file name")
+            files[name] = _verified(path / name, manifest["files"][name])
+    except FileNotFoundError as error:
+        raise _DamagedError(f"{Path(error.filename).name} is missing") from error
+    except OSError as error:
+        raise _DamagedError(f"not readable ({error.strerror or error})") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _DamagedError(f"{MANIFEST} was changed") from error
+    return _unpack(files)
+
+
+def _verified(path: Path, entry: Mapping[str, Any]) -> bytes:
+    """The bytes of a file, the very ones that were hashed."""
+    size = path.stat().st_size
+    if size != entry["bytes"]:
+        raise _DamagedError(f"{path.name} has {size} bytes instead of {entry['bytes']}")
+    data = _read_bytes(path, limit=size)
+    if _sha256(data) != entry["sha256"]:
+        raise _DamagedError(f"{path.name} was changed (its SHA-256 differs)")
+    return data
+
+
+def _read_bytes(path: Path, limit: int) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(limit)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    return _sha256(json.dumps(manifest, sort_keys=True).encode("ascii"))
+
+
+# The state as files
+
+
+def _pack(state: Mapping[str, Any]) -> dict[str, bytes]:
+    tensors: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
+    tree = _encode(state, "state", tensors, arrays)
+    files = {"state.json": json.dumps(tree).encode("ascii")}
+    if tensors:
+        from safetensors.torch import save as save_tensors
+
+        files["tensors.safetensors"] = save_tensors(tensors)
+    if arrays:
+        from safetensors.numpy import save as save_arrays
+
+        files["arrays.safetensors"] = save_arrays(arrays)
+    return files
+
+
+def _unpack(files: Mapping[str, bytes]) -> dict[str, Any]:
+    tensors: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
+    if "tensors.safetensors" in files:
+        from safetensors.torch import load as load_tensors
+
+        tensors = load_tensors(files["tensors.safetensors"])
+    if "arrays.safetensors" in files:
+        from safetensors.numpy import load as load_arrays
+
+        arrays = load_arrays(files["arrays.safetensors"])
+    return _decode(json.loads(files["state.json"]), tensors, arrays)
+
+
+def _encode(value: Any, where: str, tensors: dict[str, Any], arrays: dict[str, Any]) -> Any:
+    """JSON for ``value``; whatever JSON does not keep exactly becomes an object with one key that names its kind."""
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, int):
+        return {"int": hex(value)}
+    if isinstance(value, float):
+        return {"float": value.hex()}
+    if isinstance(value, Mapping):
+        for key in value:
+            if type(key) not in (str, int):
+                raise TypeError(f"{where}: the key {key!r} cannot be stored, accepted: str and int")
+        pairs = [[key, _encode(item, f"{where}[{key!r}]", tensors, arrays)] for key, item in value.items()]
+        return {"dict": pairs}
+    if isinstance(value, (list, tuple)):
+        items = [_encode(item, f"{where}[{i}]", tensors, arrays) for i, item in enumerate(value)]
+        return {"tuple" if isinstance(value, tuple) else "list": items}
+    torch = sys.modules.get("torch")  # where nothing imported torch, nothing is a tensor
+    name = f"{len(tensors) + len(arrays):06d}"
+    if torch is not None and isinstance(value, torch.Tensor):
+        if value.layout != torch.strided or value.is_quantized or value.dtype == torch.complex128:
+            raise TypeError(f"{where}: a {value.layout} tensor of {value.dtype} cannot be stored")
+        # A copy of its own: views and tied weights share memory, which the format refuses.
+        tensors[name] = value.detach().resolve_conj().resolve_neg().to("cpu", copy=True).contiguous()
+        return {"tensor": name}
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
+        arrays[name] = np.array(value, dtype=value.dtype.newbyteorder("="), order="C")
+        return {"array": name}
+    raise TypeError(
+        f"{where}: {type(value).__name__} cannot be stored; accepted: dict, list, tuple, None, bool, int, float, str,"
+        " torch tensors, numpy arrays of numbers"
+    )
+
+
+def _decode(tree: Any, tensors: Mapping[str, Any], arrays: Mapping[str, Any]) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    ((kind, value),) = tree.items()
+    match kind:
+        case "int":
+            return int(value, 16)
+        case "float":
+            return float.fromhex(value)
+        case "tensor":
+            return tensors[value]
+        case "array":
+            return arrays[value].copy()  # safetensors' arrays are views of the file's bytes
+        case "dict":
+            return {key: _decode(item, tensors, arrays) for key, item in value}
+    items = [_decode(item, tensors, arrays) for item in value]
+    return tuple(items) if kind == "tuple" else items

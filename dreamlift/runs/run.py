@@ -1,0 +1,385 @@
+"""A run on disk: one folder with its prompt, config, metrics, events and checkpoints, which a crash cannot spoil.
+
+::
+
+    outputs/a-ceramic-mug-20250131-235959/
+        run.json        prompt, status, config hash: always whole
+        config.yaml     reruns the run
+        metrics.jsonl   one line a step, as the run goes; cut back to the checkpoint when it is resumed
+        events.jsonl    created, resumed, checkpoint, ...: never cut
+        checkpoints/    step-000100/, ...: see dreamlift.runs.checkpoints
+        .lock           who works in this folder now: see dreamlift.runs.lock
+
+``step`` of a checkpoint counts finished steps, so it is also the index of the next one; ``metrics.jsonl`` then holds
+the lines with a smaller index. Nothing depends on the clock: times are for the reader.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import signal
+import threading
+import time
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from dreamlift.runs import checkpoints
+from dreamlift.runs import lock as locks
+from dreamlift.runs.checkpoints import RunError
+from dreamlift.system.files import atomic_write_bytes, atomic_write_text, expanded
+
+__all__ = ["Run", "RunError", "Stop", "check_prompt", "read_metrics", "slugify", "stop_signals"]
+
+SCHEMA = 1
+MAX_CHARACTERS = 1000
+MAX_BYTES = 4096
+_OVERRIDES = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they make a text look like another one
+_WINDOWS = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that this process holds the lock of. Use it as a context manager, or call :meth:`close`."""
+
+    folder: Path
+    prompt: str
+    config_hash: str
+    keep: int  # newest checkpoints that stay, >= 1; with 2 or more, a damaged one has another before it
+    lock: locks.Lock
+
+    @classmethod
+    def create(
+        cls,
+        out: str | os.PathLike[str] | None,
+        prompt: str,
+        *,
+        config_text: str = "",
+        config_hash: str = "",
+        info: Mapping[str, Any] | None = None,
+        root: str | os.PathLike[str] = "outputs",
+        keep: int = 3,
+    ) -> Run:
+        """A new run in exactly ``out``, or in ``root/<slug>-<time>`` where ``out`` is None.
+
+        Raises:
+            ValueError: the prompt is not one (:func:`check_prompt`), or ``out`` names a user's home that is not there.
+            RunError: ``out`` is in use, holds something already, or cannot be written.
+        """
+        prompt, keep = check_prompt(prompt), _check_keep(keep)
+        target = Path(root) / slugify(prompt) if out is None else expanded(out)
+        try:
+            folder = new_folder(target) if out is None else empty_folder(target)
+            lock = locks.acquire(folder)
+        except OSError as error:
+            raise checkpoints.explain("create the run folder", target, error) from error
+        run = cls(folder, prompt, config_hash, keep, lock)
+        if _content(folder):  # another process was here between the first look and the lock
+            run.close()
+            raise _not_empty(folder)
+        try:
+            atomic_write_text(folder / "config.yaml", config_text)
+            run.set_status("running", {"created": _now(), **(info or {})})
+            run.event("created", {})
+        except BaseException as error:
+            # Leave nothing behind, so that the same command works once the disk has room again.
+            for name in ("config.yaml", "run.json", "events.jsonl"):
+                with contextlib.suppress(OSError):
+                    (folder / name).unlink()
+            run.close()
+            if out is None:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            if isinstance(error, OSError):
+                raise checkpoints.explain("write the run folder", folder, error) from error
+            raise
+        return run
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str], *, config_hash: str = "", keep: int = 3) -> Run:
+        """An existing run, to go on with it.
+
+        Raises:
+            RunError: there is no run in ``folder``, it is in use, of a newer version, or of another config.
+        """
+        folder, keep = expanded(folder), _check_keep(keep)
+        found = read_status(folder)
+        if found["config_hash"] != config_hash:
+            raise RunError(
+                f"{folder} belongs to another config (hash {str(found['config_hash'])[:12]!r}, now"
+                f" {config_hash[:12]!r}): resume with its own config.yaml, or start a new run"
+            )
+        try:
+            lock = locks.acquire(folder)
+        except OSError as error:
+            raise checkpoints.explain("lock the run folder", folder, error) from error
+        checkpoints.remove_leftovers(folder)
+        checkpoints.remove_leftovers(folder / "checkpoints")
+        return cls(folder, str(found["prompt"]), config_hash, keep, lock)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock."""
+        locks.release(self.lock)
+
+    def save_checkpoint(self, step: int, state: Mapping[str, Any]) -> Path:
+        """Write the state after ``step`` finished steps. Errors as :func:`dreamlift.runs.checkpoints.save_checkpoint`."""
+        # First the lines that lead up to it: a checkpoint on disk must not be ahead of its own log.
+        with contextlib.suppress(OSError), open(self.folder / "metrics.jsonl", "rb") as file:
+            os.fsync(file.fileno())
+        path = checkpoints.save_checkpoint(self.folder / "checkpoints", step, state, self.config_hash, self.keep)
+        self.event("checkpoint", {"step": step})
+        return path
+
+    def load_latest(self) -> tuple[int, dict[str, Any]] | None:
+        """The newest whole checkpoint, as :func:`dreamlift.runs.checkpoints.load_latest` finds it."""
+        return checkpoints.load_latest(self.folder / "checkpoints", self.config_hash)
+
+    def resume(self, found: tuple[int, dict[str, Any]] | None = None) -> tuple[int, dict[str, Any]]:
+        """(step to go on with, state), with the metrics cut back to that step; (0, {}) where nothing was saved yet.
+
+        ``found`` is what :meth:`load_latest` gave, so that the files need not be read again.
+        """
+        step, state = found or self.load_latest() or (0, {})
+        path = self.folder / "metrics.jsonl"
+        kept = [line for line in read_metrics(self.folder) if line["step"] < step]
+        try:
+            atomic_write_bytes(path, b"".join(_line(line) for line in kept))
+        except OSError as error:
+            raise checkpoints.explain("write", path, error) from error
+        self.event("resumed", {"step": step})
+        return step, state
+
+    def status(self) -> dict[str, Any]:
+        """What ``run.json`` holds."""
+        return read_status(self.folder)
+
+    def log(self, index: int, values: Mapping[str, float]) -> None:
+        """Append one line to ``metrics.jsonl``. Raises RunError; a line that did not fit leaves nothing behind."""
+        record = {"step": index} | {name: _number(value) for name, value in values.items()} | {"step": index}
+        _append(self.folder / "metrics.jsonl", record)
+
+    def event(self, name: str, details: Mapping[str, Any]) -> None:
+        """Append one line to ``events.jsonl``. Raises RunError."""
+        _append(self.folder / "events.jsonl", {"time": _now(), "event": name, **_plain(details)})
+
+    def set_status(self, status: str, changes: Mapping[str, Any]) -> None:
+        """Write ``run.json`` anew with a status (running, stopped, finished, failed) and further plain values."""
+        path = self.folder / "run.json"
+        known = read_status(self.folder) if path.exists() else {}
+        fixed = {"schema": SCHEMA, "prompt": self.prompt, "config_hash": self.config_hash, "status": status}
+        text = json.dumps({**known, **_plain(changes), **fixed}, indent=1)
+        try:
+            atomic_write_text(path, text + "\n")
+        except OSError as error:
+            raise checkpoints.explain("write", path, error) from error
+
+
+def check_prompt(text: str) -> str:
+    """The prompt without outer spaces, in Unicode's composed form (NFC).
+
+    Raises:
+        ValueError: empty, too long (1000 characters or 4096 bytes), more than one line, or with characters that are
+            not text; one line with the fix.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"the prompt must be text, got {type(text).__name__}")
+    prompt = unicodedata.normalize("NFC", text).strip()
+    for place, character in enumerate(prompt):
+        category = unicodedata.category(character)
+        if character in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029":
+            raise ValueError("the prompt has more than one line: write it on one, or use a prompts file for several")
+        if category in ("Cc", "Cs") or character in _OVERRIDES:
+            kind = "a text-direction override" if character in _OVERRIDES else "a control character"
+            raise ValueError(f"the prompt has {kind} (U+{ord(character):04X}) at character {place + 1}: remove it")
+    if not any(unicodedata.category(character)[0] in "LMNPS" for character in prompt):
+        raise ValueError('the prompt is empty: describe the object, such as "a ceramic mug"')
+    size = len(prompt.encode("utf-8"))
+    if len(prompt) > MAX_CHARACTERS or size > MAX_BYTES:
+        raise ValueError(
+            f"the prompt has {len(prompt)} characters ({size} bytes), accepted: at most {MAX_CHARACTERS} characters"
+            f" ({MAX_BYTES} bytes); models read about 77 tokens of it: shorten it"
+        )
+    return prompt
+
+
+def slugify(prompt: str) -> str:
+    """A folder name that is safe on every system: letters and digits of any script and "-"; "asset" if none is left."""
+    text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", prompt).lower())
+    kept = "".join(c if unicodedata.category(c)[0] in "LM" or unicodedata.category(c) == "Nd" else "-" for c in text)
+    # A combining mark needs a letter before it; the byte limit keeps the name, its time and a suffix far below 255.
+    kept = re.sub(r"-+", "-", kept).lstrip("-" + "".join(c for c in kept if unicodedata.category(c)[0] == "M"))
+    slug = kept[:60].encode("utf-8")[:150].decode("utf-8", "ignore").strip("-")
+    if not slug:
+        return "asset"
+    return f"{slug}-asset" if _WINDOWS.fullmatch(slug) else slug
+
+
+def particle_folders(folder: Path, particles: int) -> list[Path]:
+    """Where each particle's files go: the run's own folder for the first, ``particle-2`` and so on for the others."""
+    return [folder, *(folder / f"particle-{number}" for number in range(2, particles + 1))]
+
+
+def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The whole lines of ``metrics.jsonl``; a line that a crash cut off is left out. [] where there is no file."""
+    try:
+        lines = (Path(folder) / "metrics.jsonl").read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:  # a half line, or bytes that are not UTF-8
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            found.append(record)
+    return found
+
+
+class Stop:
+    """Whether a signal asked the run to stop, and which one."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.name = ""  # such as "SIGTERM"
+
+
+@contextlib.contextmanager
+def stop_signals(at_once: bool = False) -> Iterator[Stop]:
+    """Turn the first SIGINT or SIGTERM into ``stop.requested``, so that the step is finished and saved.
+
+    A SIGINT after that raises KeyboardInterrupt, and so does the first signal where there is nothing to finish
+    (``at_once``). The earlier handlers come back at the end. Outside the main thread Python accepts no handlers: there
+    the flag stays False.
+    """
+    stop = Stop()
+
+    def handle(number: int, _: FrameType | None) -> None:
+        again = stop.requested and number == signal.SIGINT
+        stop.requested, stop.name = True, signal.Signals(number).name
+        if again or at_once:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was set outside Python
+
+
+def new_folder(stem: Path) -> Path:
+    """``<stem>-<time>``, with a number where another run has that name already."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    name = f"{stem.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for attempt in range(1, 1000):
+        folder = stem.parent / (name if attempt == 1 else f"{name}-{attempt}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()  # which only one process can do
+            return folder
+    raise RunError(f"{stem.parent} holds 999 runs named {name}: give --out")
+
+
+def empty_folder(folder: Path) -> Path:
+    """``folder``, made where it is missing. Raises RunError where it holds something already."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file: give --out a new or an empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    # A lock alone is no content: either its holder is refused below, or it was left by a run that never began.
+    if _content(folder):
+        raise _not_empty(folder)
+    return folder
+
+
+def _content(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name != locks.NAME]
+
+
+def _check_keep(keep: int) -> int:
+    if keep < 1:
+        raise ValueError(f"keep counts the checkpoints that stay, at least 1, got {keep}")
+    return keep
+
+
+def _not_empty(folder: Path) -> RunError:
+    if (folder / "run.json").exists():
+        return RunError(f"{folder} holds a run already: resume that one, or give --out another folder")
+    return RunError(f"{folder} is not empty, and nothing is overwritten: give --out a new or an empty folder")
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """What ``run.json`` of a run folder holds. Raises RunError where there is none, or a damaged one."""
+    path = folder / "run.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["schema"] > SCHEMA:
+            raise RunError(f"{path} was written by a newer dreamlift (schema {found['schema']}): upgrade dreamlift")
+        if {"prompt", "config_hash"} <= found.keys():
+            return found
+    except FileNotFoundError:
+        raise RunError(f"{folder} holds no run (there is no run.json): give the folder that a run made") from None
+    except OSError as error:
+        raise checkpoints.explain("read", path, error) from error
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise RunError(f"{path} was changed and cannot be read: restore it, or start a new run")
+
+
+def _append(path: Path, record: Mapping[str, Any]) -> None:
+    """One more line, opened anew each time, so that a deleted folder is noticed. A line that fails is taken back."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            size = os.fstat(descriptor).st_size
+            data = _line(record)
+            if size:
+                os.lseek(descriptor, size - 1, os.SEEK_SET)
+                # A killed process may have left half a line: end it, so that it takes no whole one with it.
+                data = data if os.read(descriptor, 1) == b"\n" else b"\n" + data
+            try:
+                while data:
+                    data = data[os.write(descriptor, data) :]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(descriptor, size)
+                raise
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise checkpoints.explain("write", path, error) from error
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, allow_nan=False).encode("ascii") + b"\n"
+
+
+def _number(value: float) -> float | int | str:
+    """A number for JSON, which has no NaN and no infinity: those become text ("nan", "inf", "-inf")."""
+    if isinstance(value, (bool, int)):
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else str(number)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _number(value) if isinstance(value, float) else value for name, value in values.items()}
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,0 +1,1 @@
+"""3D Gaussians, rendered by splatting."""

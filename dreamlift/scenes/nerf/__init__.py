@@ -1,0 +1,1 @@
+"""A radiance field, rendered by ray marching."""

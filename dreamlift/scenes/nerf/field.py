@@ -1,0 +1,100 @@
+"""What a volumetric field offers to the renderer, and how every field starts: as a blob of density at the origin.
+
+Blobs (``x`` in world units):
+
+* ``"gaussian"``: ``scale * exp(-|x|^2 / (2 std^2))``. DreamFusion (Poole et al. 2022), appendix A.2,
+  https://arxiv.org/abs/2209.14988
+* ``"cone"``: ``scale * (1 - |x| / std)``. Magic3D (Lin et al. 2023), section 4.1, https://arxiv.org/abs/2211.10440
+
+Both are added to the field's output before the activation that turns it into a density.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dreamlift.scenes.base import ParamGroup
+
+BLOBS = ("gaussian", "cone", "none")
+ACTIVATIONS = ("softplus", "exp")
+
+
+@dataclass(frozen=True)
+class Blob:
+    """The initial density, as a bias before the activation."""
+
+    kind: str = "cone"  # "gaussian" (DreamFusion), "cone" (Magic3D) or "none"
+    scale: float = 10.0  # height at the origin, before the activation (threestudio: 10 for the cone, 5 the gaussian)
+    std: float = 0.5  # world units: the cone's radius, or the gaussian's standard deviation (there 0.2)
+
+    def __post_init__(self) -> None:
+        if self.kind not in BLOBS:
+            raise ValueError(f"Blob.kind is {self.kind!r}; use one of {', '.join(BLOBS)}.")
+        if self.std <= 0:
+            raise ValueError(f"Blob.std is {self.std}; it must be positive.")
+
+    def __call__(self, points: Tensor) -> Tensor:
+        """The bias ``(...)`` at ``points (..., 3)``."""
+        if self.kind == "gaussian":
+            return self.scale * torch.exp(-points.square().sum(-1) / (2 * self.std**2))
+        if self.kind == "cone":
+            return self.scale * (1 - points.norm(dim=-1) / self.std)
+        return torch.zeros_like(points[..., 0])
+
+
+class _TruncExp(torch.autograd.Function):
+    """``exp`` whose gradient stops growing at ``x = 15`` (Instant-NGP, Mueller et al. 2022)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        y = x.clamp(max=80.0).exp()
+        ctx.save_for_backward(x)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grad * x.clamp(max=15.0).exp()
+
+
+def activate_density(raw: Tensor, kind: str) -> Tensor:
+    """Densities ``(N,) >= 0`` from raw values ``(N,)``; ``kind`` is one of ``ACTIVATIONS``."""
+    if kind == "softplus":
+        return nn.functional.softplus(raw)
+    if kind == "exp":
+        return _TruncExp.apply(raw)  # pyright: ignore[reportReturnType]
+    raise ValueError(f"Density activation {kind!r}; use one of {', '.join(ACTIVATIONS)}.")
+
+
+@dataclass(frozen=True)
+class FieldSamples:
+    """A field at N points."""
+
+    density: Tensor  # (N,) >= 0
+    albedo: Tensor  # (N, 3) in [0, 1]
+    normal: Tensor | None  # (N, 3) unit, or None where not asked for
+    grid: Tensor | None = None  # (D, H, W, 4) the combined grid of a voxel field, for total variation
+
+
+class Field(nn.Module, ABC):
+    """Density and colour as functions of position, inside the cube ``[-bounds, bounds]^3``."""
+
+    @abstractmethod
+    def query(self, points: Tensor, normals: bool = False) -> FieldSamples:
+        """Everything at ``points (N, 3)``, differentiable with respect to the parameters."""
+
+    @abstractmethod
+    def density(self, points: Tensor) -> Tensor:
+        """Density alone, ``(N,)`` at ``points (N, 3)``."""
+
+    @abstractmethod
+    def advance(self, progress: float) -> None:
+        """Switch levels on for a run that is ``progress`` (0..1) done."""
+
+    @abstractmethod
+    def param_groups(self) -> list[ParamGroup]:
+        """The trainable parameters with their learning rates."""

@@ -1,0 +1,76 @@
+"""Empty-space skipping: a coarse grid that remembers where there is, or lately was, any density.
+
+Every few steps each cell's density is read at one random point inside it, and
+
+    average <- max(decay * average, density)          occupied <- dilate(average > min(min_density, mean(average)))
+
+(Instant-NGP, Mueller et al. 2022, appendix C, https://arxiv.org/abs/2201.05989). Two additions let a scene that is
+still growing reach outside its grid: occupied cells are dilated by one, and a few empty cells, drawn anew at each
+refresh, are rendered all the same. Because of ``min(..., mean)`` some cell always stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dreamlift.scenes.nerf.field import Field
+
+
+@dataclass(frozen=True)
+class Occupancy:
+    """Settings of the occupancy grid."""
+
+    resolution: int = 32  # cells a side; 0 switches it off
+    every: int = 16  # steps between two refreshes
+    warmup: int = 32  # steps before anything is skipped
+    decay: float = 0.8  # of the running maximum, at each refresh
+    min_density: float = 0.05  # inverse world units: 10% opacity across a cube of edge 2 still counts as empty
+    explore: float = 0.01  # share of the empty cells that are rendered all the same
+
+    def __post_init__(self) -> None:
+        if self.resolution < 0 or self.every < 1 or self.warmup < 0:
+            raise ValueError(
+                f"resolution is {self.resolution}, every {self.every}, warmup {self.warmup}; accepted: resolution and "
+                "warmup from 0, every from 1"
+            )
+
+
+class OccupancyGrid(nn.Module):
+    """The grid's state: everything that changes is a buffer."""
+
+    average: Tensor  # (G, G, G) float32, running maximum of the density
+    occupied: Tensor  # (G, G, G) bool, indexed z, y, x
+
+    def __init__(self, settings: Occupancy, bounds: float) -> None:
+        super().__init__()
+        self.settings, self.bounds = settings, bounds
+        size = settings.resolution
+        self.register_buffer("average", torch.zeros(size, size, size))
+        self.register_buffer("occupied", torch.ones(size, size, size, dtype=torch.bool))
+
+    def cells(self) -> Tensor | None:
+        """The mask for :func:`dreamlift.scenes.nerf.volume.sample_rays`, or None when switched off."""
+        return self.occupied if self.settings.resolution else None
+
+    @torch.no_grad()
+    def after_step(self, index: int, field: Field, rng: torch.Generator) -> None:
+        """Refresh after every ``settings.every``-th step."""
+        size = self.settings.resolution
+        if not size or (index + 1) % self.settings.every:
+            return
+        axis = torch.arange(size, dtype=torch.float32)
+        z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+        inside = torch.stack([x, y, z], dim=-1) + torch.rand(size, size, size, 3, generator=rng)
+        points = (inside * (2 * self.bounds / size) - self.bounds).to(self.average)
+        density = field.density(points.view(-1, 3)).view(size, size, size)
+        self.average.copy_(torch.maximum(self.settings.decay * self.average, density))
+        explored = (torch.rand(size, size, size, generator=rng) < self.settings.explore).to(self.average.device)
+        if index + 1 < self.settings.warmup:
+            return
+        threshold = min(self.settings.min_density, float(self.average.mean()))
+        marked = (self.average >= threshold).float()[None, None]
+        marked = nn.functional.max_pool3d(marked, kernel_size=3, stride=1, padding=1)[0, 0] > 0
+        self.occupied.copy_(marked | explored)

@@ -1,0 +1,1 @@
+"""A texture or material on a mesh that keeps its shape."""

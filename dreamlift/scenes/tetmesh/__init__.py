@@ -1,0 +1,1 @@
+"""A triangle mesh from signed distances on a tetrahedral grid."""

@@ -1,0 +1,244 @@
+"""The scene ``tetmesh``: signed distances on a tetrahedral grid whose surface is drawn as a mesh, and a field of colour.
+
+DMTet (Shen et al. 2021, "Deep Marching Tetrahedra", https://arxiv.org/abs/2111.04276): each grid point has a signed distance s
+(negative inside) and a bounded shift; marching tetrahedra gives the mesh anew in every step, and pictures of it
+(:mod:`dreamlift.raster.soft`) have gradients in both. It is the second stage of Magic3D (Lin et al. 2023), Fantasia3D
+(Chen et al. 2023) and ProlificDreamer (Wang et al. 2023). Light is as in :mod:`dreamlift.scenes.nerf.scene`.
+
+Should the last distance below 0 go, pictures show the background alone, with a gradient of 0, and the loop's watchdog goes
+back to the last good copy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dreamlift.cameras import rays_of
+from dreamlift.meshing.geometry import EmptySceneError
+from dreamlift.raster.soft import Edges, antialias, edges_of, surface_of
+from dreamlift.scenes.background import BACKGROUNDS, Background, Learned, Random, Solid
+from dreamlift.scenes.base import ParamGroup, Scene, SceneSettings, StepShape
+from dreamlift.scenes.nerf import memory
+from dreamlift.scenes.nerf.field import Blob, Field
+from dreamlift.scenes.nerf.hashgrid import Hashgrid
+from dreamlift.scenes.nerf.scene import FIELDS, Nerf
+from dreamlift.scenes.nerf.voxel import Voxel
+from dreamlift.scenes.tetmesh import terms as mesh_terms
+from dreamlift.scenes.tetmesh.initial import distances_of, fit_colors, within
+from dreamlift.scenes.tetmesh.tets import TetGrid, crossing_of, edge_vertices
+from dreamlift.shading.lambert import shade
+from dreamlift.shading.vectors import safe_normalize
+from dreamlift.texturing.extract import Extract, finish_surface
+from dreamlift.types import Cameras, Mesh, RenderOutput, Shading
+
+TERMS = ("normal_consistency", "laplacian")
+MARGIN = 0.02  # of an edge; the exported mesh's vertices stay away from the grid's points by this much
+# Live bytes: a pixel that shows the surface, a face with its edges and vertices, a grid point.
+PIXEL, FACE, POINT = 900, 1200, 60
+FACES_A_SQUARE = 15  # faces of the mesh over the square of the resolution: 14.6 for a sphere of radius 0.6
+
+
+@dataclass(frozen=True)
+class TetMesh(SceneSettings):
+    """Settings of a tetrahedral mesh scene; :meth:`build` makes the scene."""
+
+    terms: ClassVar[tuple[str, ...]] = TERMS
+
+    resolution: int = 32  # cubes a side; 12 (n + 2)^2 (n + 1) tetrahedra: 457,776 for 32, 1,470,000 for 48, 3,397,680 for 64
+    color: Voxel | Hashgrid = dataclasses.field(
+        default_factory=lambda: Voxel(switch_on=(0.0, 0.0, 0.0), blob=Blob("none")), metadata={"choices": FIELDS}
+    )  # the texture, as the albedo of a field; all its levels take part from the beginning
+    background: Random | Solid | Learned = dataclasses.field(default_factory=Random, metadata={"choices": BACKGROUNDS})
+    radii: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of the ellipsoid to begin with (x, y, z), where no mesh is given
+    deform: float = 0.2  # largest shift of a grid point along each axis, in cells; 0 keeps the grid as it is
+    geometry: bool = True  # train the shape; false is a stage for colours alone
+    texture: bool = True  # train the colours; false is a stage for the shape alone
+    sdf_lr: float = 0.02  # Adam, on distances in cells
+    deform_lr: float = 0.02  # Adam, on the shifts before tanh
+    redistance: int = 0  # steps after which the values are made the distances to their surface again; 0: never
+    bounds: float = 1.0  # half the cube's edge, world units
+
+    def __post_init__(self) -> None:
+        if not 4 <= self.resolution <= 256:
+            raise ValueError(f"TetMesh.resolution is {self.resolution}; accepted: 4 to 256")
+        if self.bounds <= 0 or not all(0 < radius < self.bounds for radius in self.radii):
+            raise ValueError(f"TetMesh.radii are {self.radii}; each must lie between 0 and bounds ({self.bounds:g})")
+        if not 0.0 <= self.deform <= 0.5:
+            raise ValueError(f"TetMesh.deform is {self.deform:g}; accepted: 0 to 0.5 (half a cell)")
+        if self.redistance < 0:
+            raise ValueError(f"TetMesh.redistance is {self.redistance}; it must not be negative (0: never)")
+        if not (self.geometry or self.texture):
+            raise ValueError("TetMesh.geometry and TetMesh.texture are both false: nothing would be trained")
+
+    def grid(self) -> TetGrid:
+        """The grid: one cube more on every side than the bounds need, so that a surface fits inside."""
+        return TetGrid(self.resolution + 2, self.bounds * (1 + 2 / self.resolution))
+
+    def build(self, rng: torch.Generator, device: torch.device | str = "cpu", start: Mesh | None = None) -> TetMeshScene:
+        """See :meth:`SceneSettings.build`. A mesh to start with should be closed; it is remade at this resolution.
+
+        Raises:
+            EmptySceneError, ValueError: a malformed mesh, one outside of the bounds, or one that encloses nothing.
+        """
+        grid = self.grid()
+        color, background = self.color.build(self.bounds, rng), self.background.build(rng)
+        color.advance(1.0)
+        if start is None:
+            radii = torch.tensor(self.radii)
+            unit = (grid.positions() / radii).norm(dim=1)
+            distances = (unit - 1) * radii.min()  # of a sphere exactly; of an ellipsoid with the right surface
+        else:
+            start = within(start, self.bounds)
+            distances = distances_of(start, grid)
+            fit_colors(color, start, grid.cell / 2, rng)
+        return TetMeshScene(self, distances / grid.cell, color, background).to(device)
+
+    def values(self) -> int:
+        return 4 * self.grid().points + memory.field_values(self.color)
+
+    def step_bytes(self, shape: StepShape) -> int:
+        field = Nerf(field=self.color, samples=2)
+        one = StepShape(1, 1, shape.device)
+        pixel = PIXEL + memory.sample_bytes(field, shape.device)
+        mesh = self.grid().points * POINT + FACES_A_SQUARE * self.resolution**2 * FACE
+        return memory.step_bytes(field, one) + mesh + shape.views * shape.side**2 * pixel
+
+    def picture_bytes(self, device: str) -> int:
+        return self.step_bytes(StepShape(1, 512, device)) // 2
+
+    def thrifty(self) -> None:
+        return None
+
+
+class TetMeshScene(Scene):
+    """See the module's docstring."""
+
+    base: Tensor  # (points, 3) the grid's points before they are shifted
+    border: Tensor  # (points,) bool, what is outside whatever its distance
+
+    def __init__(self, settings: TetMesh, distances: Tensor, color: Field, background: Background) -> None:
+        super().__init__()
+        self.settings, self.bounds, self.grid = settings, settings.bounds, settings.grid()
+        self.sdf = nn.Parameter(distances.clone(), requires_grad=settings.geometry)  # (points,) in cells
+        self.shift = nn.Parameter(torch.zeros(self.grid.points, 3), requires_grad=settings.geometry)
+        self.color, self.background = color, background
+        color.requires_grad_(settings.texture)
+        # These follow from the settings: not saved.
+        self.register_buffer("base", self.grid.positions(), persistent=False)
+        self.register_buffer("border", self.grid.border(), persistent=False)
+        self._kept: tuple[object, tuple[Tensor, Tensor, Edges]] | None = None  # a frozen shape's mesh, and what it was made of
+
+    def surface(self, margin: float = 0.0) -> tuple[Tensor, Tensor]:
+        """The mesh: vertices ``(V, 3)`` in world units, differentiable, and faces ``(F, 3)``, closed; both may be empty."""
+        values = torch.where(self.border, self.sdf.clamp(min=0.5), self.sdf)
+        crossing = crossing_of(self.grid, values)
+        ends = crossing.ends.flatten()
+        moved = self.grid.cell * self.settings.deform * self.shift.index_select(0, ends).tanh()
+        positions = (self.base.index_select(0, ends) + moved).view(-1, 2, 3)
+        return edge_vertices(positions, values.index_select(0, ends).view(-1, 2), margin), crossing.faces
+
+    def _mesh(self) -> tuple[Tensor, Tensor, Edges]:
+        """The surface with its edges; made once where the shape is frozen (and anew when other values are loaded)."""
+        # In-place changes, as loading a state's are, raise a tensor's version; moving a scene changes the rest.
+        key = (self.sdf._version, self.shift._version, self.sdf.device, self.sdf.dtype, self.sdf.data_ptr())
+        if self._kept is not None and self._kept[0] == key:
+            return self._kept[1]
+        vertices, faces = self.surface()
+        found = vertices, faces, edges_of(faces)
+        self._kept = None if self.settings.geometry else (key, found)
+        return found
+
+    def render(
+        self,
+        cameras: Cameras,
+        rng: torch.Generator,
+        shading: Shading | None = None,
+        *,
+        background: Tensor | None = None,
+        progress: float = 1.0,
+        normals: bool = False,
+    ) -> RenderOutput:
+        """See :meth:`Scene.render`. ``progress`` is not used. Surface points move the colours' place, without a gradient."""
+        cameras = cameras.to(self.base.device)
+        vertices, faces, edges = self._mesh()
+        seen = surface_of(vertices, faces, cameras)
+        points = seen.interpolate(vertices)
+        lit = shading is not None and bool((shading.lambertian > 0).any())
+        color = self.color.query(points.detach()).albedo
+        normal = None
+        if normals or lit:
+            normal = safe_normalize(seen.interpolate(mesh_terms.vertex_normals(vertices, faces)))
+        if shading is not None:
+            color = shade(color, normal, points, seen.view, shading)
+        shown = [color, torch.ones_like(seen.depth), seen.depth, *([normal] if normals and normal is not None else [])]
+        picture = antialias(seen.picture(torch.cat(shown, dim=1)), seen, vertices, faces, edges, cameras)
+        opacity = picture[..., 3:4]
+        backdrop = self.background.behind(background, rays_of(cameras).directions.to(self.base), rng)
+        rgb = picture[..., :3] + (1 - opacity) * backdrop
+        depth = picture[..., 4:5] / opacity.clamp(min=1e-6)
+        aux = {"vertices": vertices, "faces": faces, "edge_ends": edges.ends, "edge_faces": edges.faces}
+        return RenderOutput(rgb, opacity, depth, picture[..., 5:] if normals else None, aux if torch.is_grad_enabled() else {})
+
+    def regularize(self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None) -> dict[str, Tensor]:
+        """Raw terms: normal_consistency and laplacian, of the whole mesh."""
+        aux, terms = render.aux, {}
+        for name in TERMS if only is None else only:
+            if name == "normal_consistency":
+                terms[name] = mesh_terms.normal_consistency(aux["vertices"], aux["faces"], aux["edge_faces"])
+            elif name == "laplacian":
+                terms[name] = mesh_terms.laplacian(aux["vertices"], aux["edge_ends"])
+            else:
+                raise ValueError(f"Unknown regulariser {name!r}; a tetmesh scene has {', '.join(TERMS)}.")
+        return terms
+
+    def param_groups(self) -> list[ParamGroup]:
+        groups: list[ParamGroup] = []
+        if self.settings.geometry:
+            groups.append({"name": "sdf", "params": [self.sdf], "lr": self.settings.sdf_lr})
+            groups.append({"name": "shift", "params": [self.shift], "lr": self.settings.deform_lr})
+        if self.settings.texture:
+            groups += self.color.param_groups()
+        return [*groups, *self.background.param_groups()]
+
+    def after_step(
+        self, index: int, progress: float, rng: torch.Generator, render: RenderOutput, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Now and then, the values become distances again, as in level-set methods (Sussman et al. 1994,
+        https://doi.org/10.1006/jcph.1994.1155).
+
+        Only those beside the surface have a gradient. Where it has come a long way, it crosses edges between values that grew
+        apart: there it becomes rough, and slow.
+        """
+        if self.settings.geometry and self.settings.redistance and (index + 1) % self.settings.redistance == 0:
+            self.remake_distances()
+
+    @torch.no_grad()
+    def remake_distances(self) -> None:
+        """Put the signed distances to the surface in the values' place, and grid points back where they belong."""
+        try:
+            self.sdf.copy_(distances_of(self._bare_mesh(), self.grid) / self.grid.cell)
+        except ValueError:  # nothing is left of it but splinters: they stay as they are
+            return
+        self.shift.zero_()
+
+    def _bare_mesh(self) -> Mesh:
+        """The surface as a mesh without colours; it may be empty."""
+        vertices, faces = self.surface(MARGIN)
+        return Mesh(vertices.float().cpu().numpy(), faces.cpu().numpy().astype(np.int32))
+
+    @torch.no_grad()
+    def to_mesh(self, settings: Extract) -> Mesh:
+        """The mesh as it is, cleaned to the settings (its own grid decides the resolution), with the field's colours."""
+        fine = self._bare_mesh()
+        if len(fine.faces) == 0:
+            raise EmptySceneError(
+                "the scene is empty: no distance of its grid lies below 0. Train longer, start from a larger shape, or lower "
+                "scene.sdf_lr"
+            )
+        return finish_surface(fine, lambda points, normals: self.color.query(points.to(self.base)).albedo, settings)

@@ -1,0 +1,59 @@
+"""Regularisers of triangle meshes, and their normals: pure functions, differentiable in the vertices."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dreamlift.shading.vectors import dot, safe_normalize
+
+
+def area_vectors(vertices: Tensor, faces: Tensor) -> Tensor:
+    """Normals of the faces times twice their areas, ``(F, 3)``."""
+    a, b, c = (vertices.index_select(0, faces[:, k]) for k in range(3))
+    return torch.linalg.cross(b - a, c - a)
+
+
+def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """Unit normals ``(V, 3)``: the area-weighted mean of the faces around each vertex; 0 where there is none."""
+    vectors = area_vectors(vertices, faces)
+    sums = torch.zeros_like(vertices)
+    for k in range(3):
+        sums = sums.index_add(0, faces[:, k], vectors)
+    return safe_normalize(sums, eps=1e-20)
+
+
+def normal_consistency(vertices: Tensor, faces: Tensor, sides: Tensor) -> Tensor:
+    """Mean of ``1 - cos`` of the angle between the normals of faces that share an edge: 0 for a plane.
+
+    As PyTorch3D's ``mesh_normal_consistency``, and a term of ProlificDreamer's geometry stage (Wang et al. 2023,
+    https://arxiv.org/abs/2305.16213), but for slivers: marching tetrahedra makes some, whose normals turn without bounds when
+    a vertex moves. An edge counts less as the smaller one of its faces falls below a tenth of the mean area.
+
+    Args:
+        sides: ``(E, 2)`` the faces of each edge; -1 on a border, which does not count.
+    """
+    inner = sides[sides[:, 1] >= 0]
+    vectors = area_vectors(vertices, faces)
+    normals = safe_normalize(vectors, eps=1e-20)
+    cosines = dot(normals.index_select(0, inner[:, 0]), normals.index_select(0, inner[:, 1]))[:, 0]
+    areas = vectors.detach().norm(dim=1)
+    weights = (areas[inner].amin(1) / (0.1 * areas.mean()).clamp(min=1e-20)).clamp(max=1.0)
+    return (weights * (1 - cosines)).sum() / weights.sum().clamp(min=1e-6)
+
+
+def laplacian(vertices: Tensor, ends: Tensor) -> Tensor:
+    """Mean distance (world units) of the vertices from the middle of their neighbours: uniform Laplacian smoothing.
+
+    As PyTorch3D's ``mesh_laplacian_smoothing(method="uniform")`` (Nealen et al. 2006, "Laplacian Mesh Optimization",
+    https://doi.org/10.1145/1174429.1174494).
+
+    Args:
+        ends: ``(E, 2)`` the vertices of each edge.
+    """
+    first, second = ends.unbind(1)
+    sums = torch.zeros_like(vertices).index_add(0, first, vertices.index_select(0, second))
+    sums = sums.index_add(0, second, vertices.index_select(0, first))
+    degree = torch.bincount(ends.flatten(), minlength=len(vertices))[:, None]
+    away = sums / degree.clamp(min=1) - vertices
+    return (dot(away, away) + 1e-20).sqrt().sum() / max(len(vertices), 1)

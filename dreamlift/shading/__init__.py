@@ -1,0 +1,1 @@
+"""Light and how surfaces reflect it."""

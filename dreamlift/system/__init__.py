@@ -1,0 +1,1 @@
+"""What dreamlift needs of the machine: files, compiled kernels, process settings."""

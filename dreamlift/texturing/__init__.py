@@ -1,0 +1,1 @@
+"""Textures of meshes: unwrap, bake, transfer."""

@@ -1,0 +1,76 @@
+"""Pictures of a finished mesh with its textures, for round-trip checks, previews and tests. They have no gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dreamlift.cameras import rescaled
+from dreamlift.meshing.geometry import area_vectors, check_mesh, with_normals
+from dreamlift.raster.exact import Fragments, rasterize
+from dreamlift.shading.lambert import shade
+from dreamlift.texturing.normal_map import perturbed_normals
+from dreamlift.texturing.sampling import colors_at, interpolate
+from dreamlift.types import Cameras, Mesh, RenderOutput, Shading
+
+
+def render_mesh(
+    mesh: Mesh,
+    cameras: Cameras,
+    background: float | Tensor = 1.0,
+    shading: Shading | None = None,
+    supersample: int = 2,
+) -> RenderOutput:
+    """Pictures of a mesh with its texture (bilinear), or else its vertex colours, or else mid grey; lit by its normal map.
+
+    Args:
+        background: a number, ``(B, 3)``, or what broadcasts to ``(B, H, W, 3)``, in [0, 1].
+        shading: as for a scene's renders; None shows the plain base colour.
+        supersample: samples a pixel along each axis, averaged in sRGB as the scenes' own renders are.
+
+    Raises:
+        EmptySceneError, ValueError: the mesh is empty or malformed.
+    """
+    check_mesh(mesh)
+    fine = rescaled(cameras.to("cpu"), supersample)
+    each = [slice(i, i + 1) for i in range(len(cameras))]
+    parts = [_shade(mesh, rasterize(mesh.vertices, mesh.faces, fine[i]), fine[i], shading and shading[i]) for i in each]
+    # (B, H, W, 8): colour, opacity, depth, normal, all times the coverage
+    mean = torch.cat([_box_filter(part, supersample) for part in parts])
+    backdrop = torch.as_tensor(background, dtype=mean.dtype).cpu()
+    if backdrop.ndim == 2:
+        backdrop = backdrop[:, None, None]
+    opacity = mean[..., 3:4]
+    return RenderOutput(
+        rgb=mean[..., :3] + (1 - opacity) * backdrop,
+        opacity=opacity,
+        depth=mean[..., 4:5] / opacity.clamp_min(1e-6),  # the mean over what is hit; 0 where nothing is
+        normal=mean[..., 5:8],
+    )
+
+
+def _shade(mesh: Mesh, fragments: Fragments, camera: Cameras, shading: Shading | None) -> Tensor:
+    """``(1, H, W, 8)`` of one view: colour, coverage, depth and normal, 0 where there is no face."""
+    shape = fragments.faces.shape
+    hit = torch.nonzero(fragments.faces.flatten() >= 0).flatten()
+    face = fragments.faces.flatten()[hit]
+    bary = fragments.barycentrics.view(-1, 3)[hit]
+    depth = fragments.depth.flatten()[hit]
+    color = colors_at(mesh, face, bary)
+    if mesh.normal_map is not None and mesh.uvs is not None:
+        normal = perturbed_normals(with_normals(mesh), face, bary)
+    elif mesh.vertex_normals is not None:
+        normal = interpolate(mesh, mesh.vertex_normals, face, bary)
+    else:
+        normal = torch.from_numpy(area_vectors(mesh.vertices, mesh.faces)).float()[face]
+    normal = torch.nn.functional.normalize(normal, dim=-1)
+    if shading is not None:
+        color = shade(color, normal, interpolate(mesh, mesh.vertices, face, bary), torch.zeros_like(face), shading)
+    out = torch.zeros(fragments.faces.numel(), 8)
+    out[hit] = torch.cat([color, torch.ones(len(hit), 1), depth[:, None], normal], dim=1)
+    return out.view(*shape, 8)
+
+
+def _box_filter(image: Tensor, factor: int) -> Tensor:
+    """Means over blocks of ``factor`` x ``factor`` pixels of ``(B, H, W, C)``."""
+    return torch.nn.functional.avg_pool2d(image.movedim(-1, 1), factor).movedim(1, -1)

@@ -1,0 +1,187 @@
+"""From a density field to a finished mesh: isosurface, floaters, holes, smoothing, face budget, unwrap, bake.
+
+A scene of another kind comes in at :func:`finish_surface` with a fine surface and its colours, and a mesh that is finished
+already is brought by :func:`fulfil` to what the settings ask of any asset.
+
+The texture is not the field's colour *at* the surface, which renders show only in part: it is the colour that a short ray
+through the surface collects, by the same quadrature as the renderer's (Max 1995), so that the mesh looks like the
+renders.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamlift.meshing.clean import decimate, remove_floaters, smooth
+from dreamlift.meshing.geometry import with_normals
+from dreamlift.meshing.isosurface import surface_of_density
+from dreamlift.meshing.watertight import fill_holes, is_watertight, make_watertight, weld
+from dreamlift.texturing.bake import ColorFunction, bake
+from dreamlift.texturing.normal_map import bake_normal_map
+from dreamlift.texturing.transfer import Appearance, mean_finish
+from dreamlift.texturing.unwrap import unwrap
+from dreamlift.types import Mesh
+
+Density = Callable[[Tensor], Tensor]  # (N, 3) -> (N,)
+Albedo = Callable[[Tensor], Tensor]  # (N, 3) -> (N, 3) sRGB
+
+
+@dataclass(frozen=True)
+class Extract:
+    """How a scene becomes a mesh."""
+
+    resolution: int = 128  # grid points a side on which the density is sampled
+    threshold: float | None = None  # density of the surface; None finds the one whose outlines match the renders
+    faces: int = 10_000  # face budget
+    texture_size: int = 1024  # texels a side
+    smooth: int = 4  # Taubin iterations against the grid's stairs; 0 switches it off
+    keep_parts: float = 0.05  # loose parts smaller than this share of the largest one's area are dropped
+    depth: float = 0.06  # how far below the surface the colour is collected, world units
+    watertight: bool = False  # close every hole, so that the mesh bounds a solid
+    texture: bool = True  # false: no UVs and no pictures, but a colour a vertex
+    normal_map: bool = False  # bake the shading of the mesh before decimation into a tangent-space picture
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("resolution", 8, 512), ("faces", 4, 5_000_000), ("texture_size", 16, 8192)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} is {getattr(self, name)}; accepted: {low} to {high}")
+        if not 0.0 <= self.keep_parts <= 1.0:
+            raise ValueError(f"keep_parts is {self.keep_parts:g}; accepted: 0 to 1")
+        if self.depth <= 0 or self.smooth < 0 or (self.threshold is not None and self.threshold <= 0):
+            raise ValueError("depth and threshold must be positive, and smooth must not be negative")
+        if self.normal_map and not self.texture:
+            raise ValueError("normal_map needs a texture's UVs, but texture is false; switch one of them")
+
+
+def mesh_of_field(density: Density, albedo: Albedo, bounds: float, settings: Extract) -> Mesh:
+    """The textured mesh of a field inside ``[-bounds, bounds]^3``.
+
+    Raises:
+        EmptySceneError: there is nothing to see in the field.
+    """
+    grid = sample_grid(density, bounds, settings.resolution)
+    vertices, faces = surface_of_density(grid, (-bounds,) * 3, (bounds,) * 3, settings.threshold)
+    fine = Mesh(vertices.numpy(), faces.numpy().astype(np.int32))
+    return finish_surface(
+        fine, lambda points, normals: surface_color(density, albedo, points, normals, settings.depth), settings
+    )
+
+
+def finish_surface(fine: Mesh, color: ColorFunction, settings: Extract) -> Mesh:
+    """The finished mesh of a fine surface (geometry only, no seams) with its colours in the world.
+
+    Raises:
+        EmptySceneError, ValueError: the surface is empty or malformed, or cannot be closed as the settings ask.
+    """
+    fine = fill_holes(remove_floaters(fine, settings.keep_parts))
+    if settings.watertight:
+        fine = make_watertight(fine, settings.resolution)
+    fine = smooth(fine, settings.smooth) if settings.smooth else fine
+    mesh = decimate(fine, settings.faces)
+    if not settings.texture:
+        return with_vertex_colors(mesh, color)
+    mesh = bake(unwrap(mesh, settings.texture_size), color, settings.texture_size)
+    return bake_normal_map(mesh, Appearance(fine).normal, settings.texture_size) if settings.normal_map else mesh
+
+
+def fulfil(mesh: Mesh, settings: Extract, keep_faces: bool = False) -> Mesh:
+    """A scene's finished mesh, with what the settings ask of any asset and the scene has not done: closed, without texture.
+
+    A mesh that is in order already comes back as it is. A normal map cannot be had afterwards, which is said in a warning.
+    With ``keep_faces`` a mesh above the face budget is decimated only if it has to be closed; otherwise that too is said.
+
+    Raises:
+        EmptySceneError, ValueError: the mesh is empty or malformed, or cannot be closed.
+    """
+    if settings.normal_map and mesh.normal_map is None:
+        warnings.warn("this scene has no finer surface than its mesh, so there is no normal map to bake", stacklevel=2)
+    open_ = settings.watertight and not is_watertight(mesh)
+    over = len(mesh.faces) > settings.faces
+    if over and keep_faces and not open_:
+        said = f"the mesh keeps its {len(mesh.faces):,} faces, above the face budget of {settings.faces:,}"
+        warnings.warn(said, stacklevel=2)
+        over = False
+    if not open_ and not over and (settings.texture or mesh.uvs is None):
+        return mesh
+    look = Appearance(mesh)
+    closed = make_watertight(mesh, settings.resolution) if open_ else weld(mesh)
+    closed = decimate(closed, settings.faces) if open_ or over else closed
+    if not settings.texture or mesh.uvs is None:
+        metallic, roughness = mean_finish(mesh)
+        return replace(with_vertex_colors(closed, look.color), metallic=metallic, roughness=roughness)
+    return baked_like(closed, look, settings.texture_size)
+
+
+def levels_of_detail(mesh: Mesh, levels: int, texture_size: int) -> tuple[Mesh, ...]:
+    """Ever coarser versions of a finished mesh, without the first: level i has 2^-i of its faces, and of its texture's side.
+
+    Each is decimated from the mesh itself, unwrapped anew, and gets its colours, its materials and (where there is one) its
+    normal map from the mesh, shading included.
+
+    Raises:
+        EmptySceneError, ValueError: the mesh is empty or malformed.
+    """
+    if levels < 2:
+        return ()
+    look, whole = Appearance(mesh), weld(mesh)
+    found = []
+    for level in range(1, levels):
+        coarse = decimate(whole, max(4, len(mesh.faces) >> level))
+        if mesh.uvs is None:
+            found.append(with_vertex_colors(coarse, look.color) if mesh.vertex_colors is not None else coarse)
+        else:
+            found.append(baked_like(coarse, look, max(16, texture_size >> level)))
+    return tuple(found)
+
+
+def baked_like(mesh: Mesh, look: Appearance, size: int) -> Mesh:
+    """``mesh``, unwrapped, with every texture that the mesh of ``look`` has."""
+    mesh = unwrap(mesh, size)
+    materials = None
+    if look.mesh.metallic_roughness is not None:
+        materials = bake(mesh, look.metallic_roughness, size).base_color
+    if look.mesh.normal_map is not None:
+        mesh = bake_normal_map(mesh, look.normal, size)
+    if look.mesh.base_color is not None or look.mesh.vertex_colors is not None:
+        mesh = bake(mesh, look.color, size)
+    return replace(mesh, metallic_roughness=materials)
+
+
+def with_vertex_colors(mesh: Mesh, color: ColorFunction) -> Mesh:
+    """The mesh with a colour (and a normal) a vertex."""
+    mesh = with_normals(mesh)
+    with torch.no_grad():
+        colors = color(torch.from_numpy(mesh.vertices).float(), torch.from_numpy(np.array(mesh.vertex_normals)).float())
+    return replace(mesh, vertex_colors=colors.float().cpu().clamp(0, 1).numpy())
+
+
+@torch.no_grad()
+def sample_grid(density: Density, bounds: float, resolution: int, chunk: int = 1 << 18) -> Tensor:
+    """Densities ``(R, R, R)``, indexed x, y, z, at the corners of a grid over ``[-bounds, bounds]^3``, on the CPU."""
+    axis = torch.linspace(-bounds, bounds, resolution)
+    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).view(-1, 3)
+    values = torch.cat([density(part).float().cpu() for part in points.split(chunk)])
+    return values.view(resolution, resolution, resolution)
+
+
+def surface_color(density: Density, albedo: Albedo, points: Tensor, normals: Tensor, depth: float, samples: int = 8) -> Tensor:
+    """Colours ``(N, 3)`` that rays against the ``normals (N, 3)`` collect around surface ``points (N, 3)``.
+
+    The ray starts a third of ``depth`` outside and ends ``depth`` inside; what light is left at its end takes the
+    colour of the last sample.
+    """
+    offsets = torch.linspace(depth / 3, -depth, samples)
+    places = points[:, None] + offsets[:, None] * normals[:, None]  # (N, S, 3)
+    flat = places.reshape(-1, 3)
+    optical = density(flat).float().cpu().view(-1, samples) * (4 * depth / 3 / (samples - 1))
+    colors = albedo(flat).float().cpu().view(-1, samples, 3)
+    passed = torch.cat([torch.zeros_like(optical[:, :1]), optical.cumsum(1)], dim=1)
+    reach = torch.exp(-passed)
+    weights = torch.cat([reach[:, :-2] - reach[:, 1:-1], reach[:, -2:-1]], dim=1)  # sums to 1
+    return (weights[..., None] * colors).sum(1).clamp(0, 1)

@@ -1,0 +1,234 @@
+"""How good is an asset? Its renders go before the judge, its shape is compared with the world's own things.
+
+R-precision is DreamFusion's measure (Poole et al. 2022, section 4.1) with the judge in CLIP's place: the share of the views
+from which the judge names, among all that it knows, what the prompt asked for. "Textureless" views show the shape alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamlift.cameras import turntable
+from dreamlift.meshing.geometry import face_areas
+from dreamlift.meshing.isosurface import isosurface
+from dreamlift.texturing.draw import render_mesh
+from dreamlift.texturing.extract import sample_grid
+from dreamlift.toybox.judging.judge import SIZE, Judge, Verdict, Wanted, azimuth_error_deg
+from dreamlift.toybox.world.render import render
+from dreamlift.toybox.world.things import COLORS, FIT_RADIUS, Thing, make_thing
+from dreamlift.toybox.world.truth import is_asymmetric
+from dreamlift.types import Cameras, Mesh, Shading
+
+VIEWS = 8  # for precision, azimuth, shape
+JANUS_VIEWS = 36
+FOV_DEG, ELEVATION_DEG = 47.0, 20.0  # in the middle of what the toybox shows
+MEMBERS = 12  # things of a category that a shape is compared with
+POINTS = 2000  # on each surface, for the Chamfer distance
+BACKGROUNDS = ((0.86, 0.88, 0.90), (0.42, 0.45, 0.50))
+COLORFUL = 0.1  # mean saturation from which a thing's own is a measure: of a grey one any tint would be many times too much
+APART = 0.45  # colours at least this far apart stand out from each other
+
+
+@dataclass(frozen=True)
+class Score:
+    """Figures of one asset. Shares are of its views, in [0, 1]; NaN where the prompt or the world has nothing to say."""
+
+    category: float  # named rightly, from the colours
+    color: float
+    both: float
+    category_textureless: float  # named rightly, from the shape alone
+    azimuth_error_deg: float  # median over the views; of asymmetric categories
+    front_from_behind: float  # share of the three rear views that the judge calls the front
+    janus: float  # 1: two fronts more than 90 degrees apart, over 36 views; 0: not
+    saturation: float  # mean saturation over that of the true thing: 1 is right; of things that have some
+    silhouette_iou: float  # with the best-fitting member of the category, mean over the views
+    chamfer: float  # mean distance between the surfaces, both ways, to that member; the asset's radius is 0.85
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A score with what it was read from."""
+
+    score: Score
+    pictures: Tensor  # (8, 64, 64, 3) sRGB in [0, 1]
+    textureless: Tensor  # (8, 64, 64, 3)
+    seen_as: tuple[str, ...]  # category by view
+    embedding: Tensor  # (8, E) of the pictures, unit length
+
+
+def score_mesh(mesh: Mesh, wanted: Wanted, judge: Judge) -> Scored:
+    """Judge ``mesh``, moved and scaled to where the world's own things stand.
+
+    Raises:
+        EmptySceneError, ValueError: the mesh is empty or malformed.
+    """
+    mesh, cameras = fitted(mesh), around(VIEWS)
+    backdrop = _background(wanted.color)
+    colored = render_mesh(mesh, cameras, torch.tensor(backdrop))
+    grey = render_mesh(mesh, cameras, torch.tensor(backdrop), clay_light(cameras))
+    verdict, bare = judge.judge(colored.rgb), judge.judge(grey.rgb)
+    spin = around(JANUS_VIEWS)
+    whole = judge.judge(render_mesh(mesh, spin, torch.tensor(backdrop), supersample=1).rgb)
+    nan = math.nan
+    score = Score(nan, nan, nan, nan, nan, nan, nan, nan, nan, nan)
+    if wanted.category in judge.categories:
+        own = judge.categories.index(wanted.category)
+        score = _judged(score, wanted, own, verdict, bare, whole, cameras.azimuth)
+        score = _compared(score, wanted, mesh, colored.rgb, colored.opacity)
+    elif wanted.color:
+        score = replace(score, color=_share(_is_color(verdict, wanted.color)))
+    names = tuple(judge.categories[int(i)] for i in verdict.category.argmax(dim=1))
+    return Scored(score, colored.rgb, grey.rgb, names, verdict.embedding)
+
+
+def _judged(score: Score, wanted: Wanted, own: int, verdict: Verdict, bare: Verdict, whole: Verdict, azimuth: Tensor) -> Score:
+    """The figures that come from the judge; ``own`` is the wanted category's index, ``azimuth (8,)`` the cameras'."""
+    named = verdict.category.argmax(dim=1) == own
+    score = replace(score, category=_share(named), category_textureless=_share(bare.category.argmax(dim=1) == own))
+    if wanted.color:
+        colored = _is_color(verdict, wanted.color)
+        score = replace(score, color=_share(colored), both=_share(colored & named))
+    if is_asymmetric(wanted.category):
+        behind = azimuth.cos() < -0.5  # the three from behind, of eight
+        score = replace(
+            score,
+            azimuth_error_deg=float(azimuth_error_deg(verdict.azimuth, azimuth).median()),
+            front_from_behind=_share(verdict.front[behind] > 0.5),
+            janus=float(has_two_fronts(whole.front)),
+        )
+    return score
+
+
+def _compared(score: Score, wanted: Wanted, mesh: Mesh, pictures: Tensor, opacity: Tensor) -> Score:
+    """The figures that come from comparing with the world's own things."""
+    outline = opacity[..., 0] > 0.5
+    members = _members(wanted.category, wanted.color or "red", wanted.attribute)
+    overlaps = [_iou(outline, member.outline) for member in members]
+    best = members[int(np.argmax(overlaps))]
+    score = replace(score, silhouette_iou=max(overlaps), chamfer=chamfer(sample_surface(mesh), best.surface()))
+    if wanted.color and best.saturation > COLORFUL:
+        score = replace(score, saturation=_saturation(pictures[outline]) / best.saturation)
+    return score
+
+
+def has_two_fronts(front: Tensor) -> bool:
+    """Whether the front is seen in two places, their middles more than 90 degrees apart, or over more than half a turn.
+
+    ``front (N,)`` are probabilities at evenly spaced azimuths. A place is a run of neighbours that are called the front
+    (above one half).
+    """
+    count, called = len(front), (front > 0.5).tolist()
+    if all(called) or not any(called):
+        return all(called)
+    begin = called.index(False)  # runs do not pass this one
+    runs: list[list[int]] = []
+    for i in range(begin, begin + count):
+        if called[i % count]:
+            runs = [*runs[:-1], [*runs[-1], i]] if runs and runs[-1][-1] == i - 1 else [*runs, [i]]
+    middles = [0.5 * (run[0] + run[-1]) for run in runs]
+    gaps = [min(abs(a - b), count - abs(a - b)) for a in middles for b in middles]
+    return max(gaps) > count / 4 or max(len(run) for run in runs) > count / 2
+
+
+def embed_mesh(mesh: Mesh, judge: Judge) -> Tensor:
+    """The judge's embedding ``(8, E)`` of a mesh over its views, as in :attr:`Scored.embedding`."""
+    return judge.judge(render_mesh(fitted(mesh), around(VIEWS), torch.tensor(_background(""))).rgb).embedding
+
+
+def diversity(embeddings: list[Tensor]) -> float:
+    """Mean pairwise distance of assets ``(V, E)`` over their views: 0 for copies, up to 2 for opposites."""
+    pairs = [(a - b).norm(dim=1).mean() for i, a in enumerate(embeddings) for b in embeddings[:i]]
+    return float(torch.stack(pairs).mean()) if pairs else math.nan
+
+
+def around(count: int) -> Cameras:
+    """``count`` views around an asset, the first in front of it."""
+    return turntable(count, ELEVATION_DEG, 1.02 / math.sin(math.radians(0.5 * FOV_DEG)), FOV_DEG, SIZE)
+
+
+def fitted(mesh: Mesh) -> Mesh:
+    """The mesh with its bounding box centred and its bounding sphere of radius ``FIT_RADIUS``, as the world's things."""
+    used = mesh.vertices[np.unique(mesh.faces)]
+    centered = mesh.vertices - 0.5 * (used.min(axis=0) + used.max(axis=0))
+    radius = max(float(np.linalg.norm(centered[np.unique(mesh.faces)], axis=1).max()), 1e-9)
+    return replace(mesh, vertices=(centered * (FIT_RADIUS / radius)).astype(np.float32))
+
+
+def clay_light(cameras: Cameras) -> Shading:
+    """Grey clay, lit from above and beside each camera."""
+    ones = torch.ones(len(cameras))
+    place = cameras.c2w[:, :3, 3] + 1.5 * cameras.c2w[:, :3, 0] + torch.tensor([0.0, 2.0, 0.0])
+    return Shading(ones, ones, place, ambient=0.45)
+
+
+def sample_surface(mesh: Mesh, count: int = POINTS) -> Tensor:
+    """Points ``(count, 3)`` spread evenly over the mesh; the same ones every time."""
+    rng = np.random.default_rng(0)
+    areas = face_areas(mesh.vertices, mesh.faces).astype(np.float64)
+    corners = mesh.vertices[mesh.faces[rng.choice(len(areas), count, p=areas / areas.sum())]]
+    u, v = np.sqrt(rng.random((count, 1))), rng.random((count, 1))
+    points = (1 - u) * corners[:, 0] + u * (1 - v) * corners[:, 1] + u * v * corners[:, 2]
+    return torch.from_numpy(points.astype(np.float32))
+
+
+def chamfer(a: Tensor, b: Tensor) -> float:
+    """Mean distance from each point of ``a (N, 3)`` to the nearest of ``b (M, 3)`` and back, averaged."""
+    gaps = torch.cdist(a, b)
+    return float(0.5 * (gaps.amin(dim=0).mean() + gaps.amin(dim=1).mean()))
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One thing of a category as the asset's cameras see it."""
+
+    thing: Thing
+    outline: Tensor  # (8, 64, 64) bool
+    saturation: float
+
+    def surface(self) -> Tensor:
+        grid = sample_grid(lambda points: -self.thing.sdf(points), 1.0, 72)
+        vertices, faces = isosurface(grid, 0.0, -1.0, 1.0)
+        return sample_surface(Mesh(vertices.numpy(), faces.numpy()))
+
+
+@cache
+def _members(category: str, color: str, attribute: str) -> tuple[_Member, ...]:
+    def member(seed: int) -> _Member:
+        thing = make_thing(category, color, seed, attribute)
+        with torch.inference_mode():
+            seen = render(thing, around(VIEWS), supersample=1)
+        outline = seen.opacity[..., 0] > 0.5
+        return _Member(thing, outline, _saturation(seen.rgb[outline]))
+
+    return tuple(member(seed) for seed in range(MEMBERS))
+
+
+def _iou(a: Tensor, b: Tensor) -> float:
+    both, either = (a & b).sum(dim=(1, 2)), (a | b).sum(dim=(1, 2))
+    return float((both / either.clamp_min(1)).mean())
+
+
+def _saturation(rgb: Tensor) -> float:
+    """Mean saturation of colours ``(N, 3)``: HSV's, (max - min) / max."""
+    high, low = rgb.amax(dim=1), rgb.amin(dim=1)
+    return float(((high - low) / high.clamp_min(1e-3)).mean()) if len(rgb) else 0.0
+
+
+def _is_color(verdict: Verdict, color: str) -> Tensor:
+    return verdict.color.argmax(dim=1) == list(COLORS).index(color)
+
+
+def _share(right: Tensor) -> float:
+    return float(right.float().mean())
+
+
+def _background(color: str) -> tuple[float, float, float]:
+    """The first backdrop that a thing of this colour stands out from."""
+    own = np.asarray(COLORS.get(color, COLORS["red"]))
+    return next((rgb for rgb in BACKGROUNDS if np.linalg.norm(own - rgb) > APART), BACKGROUNDS[-1])

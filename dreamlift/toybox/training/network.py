@@ -1,0 +1,255 @@
+"""The embedded priors' networks: a small text-to-image U-Net, text encoder and word tokenizer, in diffusers' own classes.
+
+``toybox`` works on pixels, ``toybox-latent`` on the latents of an autoencoder, as Stable Diffusion does.
+
+The shape of the first follows DeepFloyd IF's first stage (https://github.com/deep-floyd/IF): pixels, a T5 encoder, its
+pooled text added to the time embedding, and six output channels, the last three of which IF uses for a learned variance
+(here they stay untrained, and the scheduler does not read them). So stock ``IFPipeline`` opens the folder and samples from it.
+Schedule: cosine (Nichol & Dhariwal 2021) rescaled to zero terminal SNR (Lin et al. 2023,
+https://arxiv.org/abs/2305.08891); the network predicts the clean picture, which is well posed there as v-prediction is.
+
+Pictures are packed by 2 (:mod:`dreamlift.priors.pixel`), so stock pipelines return packed pictures with
+``output_type="pt"``: ``torch.nn.functional.pixel_shuffle(images, 2)`` unpacks them. The camera goes in as the stock
+argument ``timestep_cond`` (:func:`dreamlift.priors.network.camera_features`), and may be left out.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from dreamlift.priors.network import CAMERA_FEATURES
+from dreamlift.system.files import atomic_write_text
+from dreamlift.toybox.training.reader import Reader, ViewReader
+from dreamlift.toybox.world.things import CATEGORIES
+
+PACKING = 2  # each channel of a picture is split into PACKING^2, at a PACKING-th of the size: the same picture, far cheaper
+TIME_WIDTH = 512  # of the time embedding
+TRANSFORMER_LAYERS = 2  # at the lowest level
+TEXT_LENGTH = 77  # IFPipeline pads every prompt to 77 tokens, so training does the same
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What is trained together and saved as one diffusers folder."""
+
+    unet: Any  # diffusers.UNet2DConditionModel
+    text_encoder: Any  # transformers.T5EncoderModel or CLIPTextModel
+    tokenizer: Any  # transformers.PreTrainedTokenizerFast
+    scheduler: Any  # diffusers.DDPMScheduler
+    vae: Any = None  # diffusers.AutoencoderKL, frozen; None for pixels
+    reader: Reader | ViewReader | None = None  # of use in training only; not saved with the prior
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [*self.unet.parameters(), *self.text_encoder.parameters(), *(self.reader.parameters() if self.reader else ())]
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """All weights under one flat namespace, without the entries that share memory with another."""
+        state = {f"unet.{k}": v for k, v in self.unet.state_dict().items()}
+        text = {f"text.{k}": v for k, v in self.text_encoder.state_dict().items()}
+        text.pop("text.encoder.embed_tokens.weight", None)  # tied to text.shared.weight
+        return state | text | ({f"reader.{k}": v for k, v in self.reader.state_dict().items()} if self.reader else {})
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        text = {k[5:]: v for k, v in state.items() if k.startswith("text.")}
+        if "shared.weight" in text:
+            text["encoder.embed_tokens.weight"] = text["shared.weight"]
+        self.unet.load_state_dict({k[5:]: v for k, v in state.items() if k.startswith("unet.")})
+        self.text_encoder.load_state_dict(text)
+        if self.reader:
+            self.reader.load_state_dict({k[7:]: v for k, v in state.items() if k.startswith("reader.")})
+
+    def move(self, device: str) -> None:
+        """Every part to ``device``, in place; those that work on pictures laid out as convolutions like it."""
+        for part in (self.unet, self.vae):
+            if part is not None:
+                part.to(device, memory_format=torch.channels_last)
+        for part in (self.text_encoder, self.reader):
+            if part is not None:
+                part.to(device)
+
+    def tokenize(self, captions: list[str]) -> dict[str, torch.Tensor]:
+        """Token ids ``(B, 77)``, and to a T5 the attention mask too (stock pipelines give CLIP none)."""
+        out = self.tokenizer(captions, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt")
+        names = ("input_ids", "attention_mask") if self.vae is None else ("input_ids",)
+        return {name: out[name] for name in names}
+
+    def encode_text(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Text states ``(B, 77, D)``."""
+        return self.text_encoder(**tokens)[0]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of what the U-Net works on."""
+        config = self.unet.config
+        return config.in_channels, config.sample_size, config.sample_size
+
+    @torch.no_grad()
+    def encode(self, rgb: torch.Tensor) -> torch.Tensor:
+        """Pictures ``(B, 3, S, S)`` in [-1, 1] as the U-Net sees them, ``(B, C, h, w)``."""
+        if self.vae is None:
+            return functional.pixel_unshuffle(rgb, PACKING)
+        return self.vae.encode(rgb).latent_dist.mean * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, x: torch.Tensor) -> torch.Tensor:
+        """Pictures ``(B, S, S, 3)`` in [0, 1] of ``x (B, C, h, w)``."""
+        if self.vae is None:
+            rgb = functional.pixel_shuffle(x, PACKING)
+        else:
+            rgb = self.vae.decode(x / self.vae.config.scaling_factor).sample
+        return (rgb.permute(0, 2, 3, 1) * 0.5 + 0.5).clamp(0, 1)
+
+    def predict_x0(
+        self, x_t: torch.Tensor, t: torch.Tensor, text: torch.Tensor, camera: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """x0_hat ``(B, C, h, w)`` at training timesteps ``t (B,)``; a network that takes no cameras is told none."""
+        told = camera if self.unet.config.time_cond_proj_dim else None
+        out = self.unet(x_t, t, text, timestep_cond=told).sample[:, : x_t.shape[1]]
+        if self.scheduler.config.prediction_type == "sample":
+            return out
+        abar = self.scheduler.alphas_cumprod.to(t.device)[t].view(-1, 1, 1, 1).to(x_t)
+        return abar.sqrt() * x_t - (1 - abar).sqrt() * out  # v-prediction
+
+
+def make_tokenizer(words: list[str]) -> Any:
+    """A lower-case word tokenizer over ``words``, with T5's special tokens (pad, end of sentence, unknown)."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "</s>", "<unk>"]
+    vocabulary = {word: i for i, word in enumerate(special + sorted(set(words)))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>",  # noqa: S106
+        model_max_length=TEXT_LENGTH,
+    )  # fmt: skip
+
+
+def make_networks(words: list[str], size: int = 64, channels: tuple[int, ...] = (32, 64, 128)) -> Networks:
+    """Freshly initialised networks for ``size`` pixels; the random state is torch's global one."""
+    from diffusers import DDPMScheduler, UNet2DConditionModel
+    from transformers import T5Config, T5EncoderModel
+
+    tokenizer = make_tokenizer(words)
+    width, levels = 128, len(channels)
+    text_config = T5Config(
+        vocab_size=len(tokenizer), d_model=width, d_kv=32, d_ff=256, num_layers=2, num_heads=4, dropout_rate=0.0,
+        feed_forward_proj="gated-gelu", is_encoder_decoder=False, use_cache=False, pad_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=size // PACKING,
+        in_channels=3 * PACKING**2,
+        out_channels=6 * PACKING**2,
+        block_out_channels=channels,
+        layers_per_block=1,
+        # Attention only at the lowest level: at full resolution it costs more than all convolutions together.
+        down_block_types=("DownBlock2D",) * (levels - 1) + ("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
+        cross_attention_dim=width,
+        attention_head_dim=4,  # diffusers' name for the NUMBER of heads
+        norm_num_groups=8,
+        encoder_hid_dim=width,
+        encoder_hid_dim_type="text_proj",
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+        time_cond_proj_dim=CAMERA_FEATURES,
+        # Noise level, camera and the pooled text meet in the time embedding: what a kind looks like from a side is decided
+        # there and in the lowest level's attention, so both are larger than stock.
+        time_embedding_dim=TIME_WIDTH,
+        transformer_layers_per_block=TRANSFORMER_LAYERS,
+    )
+    scheduler = DDPMScheduler(
+        num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="sample",
+        rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=True, variance_type="fixed_small",
+    )  # fmt: skip
+    return Networks(unet, T5EncoderModel(text_config), tokenizer, scheduler, reader=Reader(width))
+
+
+def save_folder(networks: Networks, folder: Path, half: bool = True) -> None:
+    """Write a standard diffusers folder (safetensors; fp16 unless ``half`` is off)."""
+    dtype = torch.float16 if half else torch.float32
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("unet", "text_encoder"):
+        module = getattr(networks, name)
+        module.to(dtype).save_pretrained(folder / name, safe_serialization=True)
+        module.to(torch.float32)
+    networks.tokenizer.save_pretrained(folder / "tokenizer")
+    networks.scheduler.save_pretrained(folder / "scheduler")
+    if networks.vae is not None:
+        copy.deepcopy(networks.vae).to(dtype).save_pretrained(folder / "vae", safe_serialization=True)
+        own = {"image_encoder": [None, None], "vae": ["diffusers", "AutoencoderKL"]}
+    else:
+        own = {"watermarker": [None, None]}
+    index = {
+        "_class_name": "IFPipeline" if networks.vae is None else "StableDiffusionPipeline",
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "text_encoder": ["transformers", type(networks.text_encoder).__name__],
+        "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        **own,
+    }
+    atomic_write_text(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
+
+
+def begin_with(networks: Networks, folder: Path) -> None:
+    """Copy the weights of a saved prior into ``networks`` of the same or a larger shape; words are matched by their spelling.
+
+    So a prior can go on learning when the world's vocabulary or the network has grown. Where a layer is wider, the old
+    weights fill its leading block and what was added does not reach the old outputs; an added transformer layer begins as
+    the identity. New words keep their fresh embeddings. (Only a norm over a widened layer changes what comes out.)
+    """
+    old = load_folder(folder)
+    state, fresh = old.unet.state_dict(), networks.unet.state_dict()
+    for key, value in fresh.items():
+        if key in state:
+            value[: len(state[key])] = 0.0
+            value[tuple(map(slice, state[key].shape))] = state[key]
+        elif "add_embedding.norm2.weight" in key:  # a pooled text that is added: softly, but at zero it would stay there
+            value.fill_(0.3)
+        elif any(part in key for part in ("to_out.0.", "ff.net.2.")):  # the last layer of each residual branch
+            value.zero_()
+    networks.unet.load_state_dict(fresh)
+    state, words = old.text_encoder.state_dict(), old.tokenizer.get_vocab()
+    tables = {key for key in state if key.endswith(("shared.weight", "embed_tokens.weight", "token_embedding.weight"))}
+    for key in tables:
+        table = networks.text_encoder.state_dict()[key].clone()
+        for word, row in networks.tokenizer.get_vocab().items():
+            if word in words:
+                table[row] = state[key][words[word]]
+        state[key] = table
+    networks.text_encoder.load_state_dict(state)
+
+
+def kinds_known(tokenizer: Any) -> list[str]:
+    """The categories whose names a prior's tokenizer knows: those that it was trained on."""
+    words = tokenizer.get_vocab()
+    return [kind for kind in CATEGORIES if all(word in words for word in kind.split("_"))]
+
+
+def load_folder(folder: Path) -> Networks:
+    """Read what :func:`save_folder` wrote, in fp32 (for going on with the training)."""
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
+
+    latent = (folder / "vae").is_dir()
+    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32) if latent else None
+    return Networks(
+        UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
+        (CLIPTextModel if latent else T5EncoderModel).from_pretrained(folder / "text_encoder", dtype=torch.float32),
+        AutoTokenizer.from_pretrained(folder / "tokenizer"),
+        DDPMScheduler.from_pretrained(folder / "scheduler"),
+        vae,
+    )

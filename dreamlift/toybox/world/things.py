@@ -1,0 +1,201 @@
+"""The toybox world: things by category, colour, finish and accessory, fitted into the unit cube.
+
+Conventions are those of :mod:`dreamlift.types`: +y up, +z front. A thing is centred in its bounding box and its
+bounding sphere has radius ``FIT_RADIUS``. ``make_thing`` is a function of its arguments alone; the same seed gives the
+same shape in every colour. A new category is one builder and one line in its group's ``BUILDERS``.
+
+Some (category, colour, accessory) combinations are never trained on (:func:`held_out`): results for them show what the
+prior makes of words that it knows in an order that it has not seen.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamlift.prompts import article
+from dreamlift.toybox.world import animals, buildings, characters, furniture, plants, tableware, tools, vehicles
+from dreamlift.toybox.world.parts import COLORS, DARK, WOOD, Dice, Part, Rgb, Thing, shade
+from dreamlift.toybox.world.sdf import box, cylinder, place, union
+
+__all__ = ["CATEGORIES", "COLORS", "FIT_RADIUS", "GROUPS", "Description", "Part", "Thing", "describe", "held_out", "make_thing"]
+
+FIT_RADIUS = 0.85  # of the bounding sphere: leaves a margin in the cube [-1, 1]^3
+
+GROUPS: dict[str, dict[str, Callable[[Dice, Rgb], tuple[Part, ...]]]] = {
+    "tableware": tableware.BUILDERS,
+    "furniture": furniture.BUILDERS,
+    "tools": tools.BUILDERS,
+    "vehicles": vehicles.BUILDERS,
+    "buildings": buildings.BUILDERS,
+    "plants and food": plants.BUILDERS,
+    "animals": animals.BUILDERS,
+    "characters": characters.BUILDERS,
+}
+CATEGORIES = {name: builder for group in GROUPS.values() for name, builder in group.items()}
+STRETCHES = {"tall": 1.4, "short": 0.68}
+FINISHES = ("striped", "spotted", "wooden", "metallic")
+ATTRIBUTES = ("", *STRETCHES, *FINISHES)
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "mug": ("cup",), "car": ("automobile",), "airplane": ("plane",), "boat": ("ship",), "sofa": ("couch",),
+    "rabbit": ("bunny",), "bear": ("teddy bear",), "house": ("cottage",), "train": ("locomotive",), "hat": ("cap",),
+    "rocket": ("spaceship",), "truck": ("lorry",), "bookshelf": ("bookcase",), "mushroom": ("toadstool",),
+    "bottle": ("flask",), "goblet": ("chalice",),
+}  # fmt: skip
+"""Other nouns of a category, of one or two words."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """A thing in words."""
+
+    category: str
+    color: str
+    attribute: str = ""  # one of ATTRIBUTES
+    hat: str = ""  # colour of the hat that it wears; "" is none
+    box: bool = False  # whether it stands on a wooden box
+
+    @property
+    def accessory(self) -> str:
+        return "hat" if self.hat else "box" if self.box else ""
+
+    def caption(self, noun: str | None = None, colored: bool = True) -> str:
+        """Such as "a tall red duck wearing a blue hat"; ``noun`` may be one of the category's ``SYNONYMS``."""
+        noun = noun or self.category.replace("_", " ")
+        words = " ".join(word for word in (self.attribute, self.color if colored else "", noun) if word)
+        hat = f" wearing {article(self.hat)} {self.hat} hat" if self.hat else ""
+        return f"{article(words)} {words}{hat}{' on a wooden box' if self.box else ''}"
+
+
+def held_out(category: str, color: str, accessory: str = "") -> bool:
+    """Whether this combination is kept out of the training (one in eight is, by a fixed hash of the words)."""
+    return zlib.crc32(f"{category}/{color}/{accessory}".encode()) % 8 == 0
+
+
+def can_wear(category: str) -> bool:
+    """Whether things of this category have a head for a hat."""
+    parts = CATEGORIES[category](Dice(np.random.default_rng(0)), COLORS["red"])
+    return any(part.crown for part in parts)
+
+
+def describe(rng: np.random.Generator, training: bool = True, kinds: Sequence[str] = tuple(CATEGORIES)) -> Description:
+    """A random description of one of the categories ``kinds``; in ``training`` never a held-out one."""
+    names, colors = list(kinds), list(COLORS)
+    while True:
+        category, color = names[int(rng.integers(len(names)))], colors[int(rng.integers(len(colors)))]
+        attribute = ATTRIBUTES[int(rng.integers(1, len(ATTRIBUTES)))] if rng.random() < 0.4 else ""
+        draw, hat_color = rng.random(), colors[int(rng.integers(len(colors)))]
+        hat = hat_color if draw < 0.5 and hat_color != color and can_wear(category) else ""
+        found = Description(category, color, attribute, hat, draw > 0.85)
+        if not (training and held_out(category, color, found.accessory)):
+            return found
+
+
+def make_thing(category: str, color: str, seed: int, attribute: str = "", hat: str = "", box: bool = False) -> Thing:
+    """The thing of this description whose proportions are drawn from ``seed``.
+
+    Raises:
+        ValueError: a word that the toybox does not have, or a hat for a thing without a head.
+    """
+    for word, known, what in (
+        (category, CATEGORIES, "category"),
+        (color, COLORS, "color"),
+        (attribute, ATTRIBUTES, "attribute"),
+    ):
+        if word not in known:
+            raise ValueError(f"unknown {what} {word!r}; the toybox has: {', '.join(filter(None, known))}")
+    # Seeded by the category's name and not by its place in the table, so that a new line changes no older thing.
+    dice = Dice(np.random.default_rng([seed, zlib.crc32(category.encode())]))
+    thing = Thing(category, color, CATEGORIES[category](dice, COLORS[color]))
+    if hat:
+        bare = tuple(part for part in thing.parts if not part.name.startswith("hat"))
+        thing = replace(thing, parts=bare + _hat(thing, hat))
+    if box:
+        thing = replace(thing, parts=thing.parts + _box(thing))
+    stretch = STRETCHES.get(attribute, 1.0)
+    return _fitted(replace(thing, stretch=stretch, finish=attribute if attribute in FINISHES else ""))
+
+
+def _hat(thing: Thing, color: str) -> tuple[Part, ...]:
+    """A hat with a brim, on the part that has a crown (in the place of any ``hat...`` part of its own)."""
+    crowns = [part.crown for part in thing.parts if part.crown]
+    if not crowns or color not in COLORS:
+        known = ", ".join(COLORS) if crowns else "categories with a head only"
+        raise ValueError(f"no {color!r} hat for {article(thing.category)} {thing.category}; accepted: {known}")
+    x, y, z, radius = crowns[0]
+    brim = place(cylinder(radius * 1.1, 0.16 * radius, 0.06 * radius), (x, y, z))
+    top = place(cylinder(radius * 0.68, 0.5 * radius, 0.1 * radius), (x, y + 0.5 * radius, z))
+    band = place(cylinder(radius * 0.8, 0.14 * radius), (x, y + 0.28 * radius, z))
+    rgb = COLORS[color]
+    return (
+        Part("hat", union(brim, top), rgb),
+        Part("hat band", band, DARK if sum(rgb) > 0.9 else COLORS["white"], paint=True),
+    )
+
+
+def _box(thing: Thing) -> tuple[Part, ...]:
+    """A wooden box under the thing."""
+    low, high = _bounding_box(thing)
+    x, _, z = (0.5 * (low + high)).tolist()
+    half = 0.55 * float(torch.maximum(high - low, torch.tensor(0.6))[[0, 2]].max())
+    height = 0.45 * half
+    middle = (x, float(low[1]) - height + 0.02, z)
+    board = place(box(half * 1.2, 0.09 * half, half * 1.2), middle)
+    return (
+        Part("box", place(box(half, height, half, 0.05), middle), WOOD),
+        Part("box board", board, shade(WOOD, 0.7), paint=True),
+    )
+
+
+def _fitted(thing: Thing) -> Thing:
+    """The thing moved and scaled so that its bounding box is centred and its bounding sphere is ``FIT_RADIUS``."""
+    low, high = _bounding_box(thing)
+    center = 0.5 * (low + high)
+    radius = _bounding_radius(thing, center, 0.5 * float((high - low).norm()))
+    x, y, z = center.tolist()
+    return replace(thing, center=(x, y / thing.stretch, z), scale=FIT_RADIUS / radius)
+
+
+def _bounding_box(thing: Thing, reach: float = 2.5, count: int = 20, rounds: int = 4) -> tuple[Tensor, Tensor]:
+    """Corners ``(3,)`` of the bounding box, found by moving six planes of ``count**2`` samples inward.
+
+    A plane may take a step of the smallest distance over it; after a few it touches. This is far cheaper than filling
+    a grid, and converges where the distance is underestimated too. The nearest point can lie up to half a cell beside
+    the nearest sample, so that while the cells are wide the step is shortened accordingly, lest a tip be cut.
+    """
+    line = torch.linspace(-1.0, 1.0, count)
+    u, v = (grid.reshape(-1) for grid in torch.meshgrid(line, line, indexing="ij"))
+    low, high = torch.full((3,), -reach), torch.full((3,), reach)
+    for index in range(rounds):
+        faces = []
+        for axis in range(3):
+            others = [i for i in range(3) if i != axis]
+            for edge in (low, high):
+                face = torch.empty(count * count, 3)
+                face[:, axis] = edge[axis]
+                for other, grid in zip(others, (u, v), strict=True):
+                    face[:, other] = low[other] + (grid + 1.0) * 0.5 * (high[other] - low[other])
+                faces.append(face)
+        steps = thing.sdf(torch.cat(faces)).view(3, 2, -1).amin(dim=-1).clamp_min(0.0)
+        if index < rounds - 1:
+            beside = float((high - low).norm()) / (2.0 * (count - 1))
+            steps = (steps * steps - beside * beside).clamp_min(0.0).sqrt()
+        low, high = low + steps[:, 0], high - steps[:, 1]
+    return low, high
+
+
+def _bounding_radius(thing: Thing, center: Tensor, reach: float, count: int = 900, rounds: int = 4) -> float:
+    """Radius about ``center (3,)`` of the bounding sphere, found by shrinking one of ``reach`` in the same way."""
+    index = torch.arange(count) + 0.5
+    y = 1.0 - 2.0 * index / count
+    ring, angle = (1.0 - y * y).sqrt(), index * 2.399963  # the golden angle spreads points evenly
+    directions = torch.stack([ring * angle.cos(), y, ring * angle.sin()], dim=-1)
+    radius = reach
+    for _ in range(rounds):
+        radius -= max(float(thing.sdf(center + radius * directions).min()), 0.0)
+    return radius
