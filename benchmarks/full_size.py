@@ -1,6 +1,6 @@
 """Time and memory of a step with the big models' own architectures, at full size, on a GPU.
 
-    python benchmarks/full_size.py [--models sd-2.1-base sdxl sd3-medium] [--losses sds vsd] [--size 512] [--rays-at-once 8192]
+    python benchmarks/full_size.py [--models sd-2.1-base sdxl sd3-medium] [--losses sds vsd] [--size 512] [--chunk-rays 8192]
 
 The weights are random and go by way of a diffusers folder, as real ones would; what a step costs does not depend on them.
 The floor is what the frozen networks have to do in a step, and in VSD's the LoRA's passes: the encoder forward and backward,
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--losses", nargs="+", choices=("sds", "vsd"), default=["sds", "vsd"])
     parser.add_argument("--size", type=int, default=512, help="pixels a side of the renders")
-    parser.add_argument("--rays-at-once", type=int, default=HIFA.scene.rays_at_once, help="0: all")
+    parser.add_argument("--chunk-rays", type=int, default=HIFA.scene.chunk_rays, help="0: all")
     parser.add_argument("--steps", type=int, default=20, help="steps that are measured")
     parser.add_argument("--folder", type=Path, help="where the random models are kept (2 to 7 GB each); default: nowhere")
     parser.add_argument("--profile", action="store_true", help="print where the time of a step goes")
@@ -95,7 +95,7 @@ def config_of(folder: Path, loss: str, arguments: Any) -> Config:
     return replace(
         HIFA, prompt="a red mug", prior=str(folder), device="cuda",
         cameras=replace(HIFA.cameras, resolution=(arguments.size,)),
-        scene=replace(HIFA.scene, rays_at_once=arguments.rays_at_once),
+        scene=replace(HIFA.scene, chunk_rays=arguments.chunk_rays),
         memory=replace(HIFA.memory, check=False),  # what it would refuse is measured too
         weights=Weights(sparsity=1.0), guidance=VSD(lora_target="v") if loss == "vsd" else sds,
     )  # fmt: skip

@@ -21,11 +21,11 @@ RUNS = (
     ("toybox",),
     ("toybox-field", "--cameras.resolution", "[128]"),
     ("toybox-field", "--cameras.resolution", "[32,192]"),
-    ("toybox-field", "--cameras.resolution", "[192]", "--scene.rays_at_once", "4096"),
-    ("toybox-field", "--cameras.resolution", "[128]", "--scene.samples", "128", "--weights.distortion", "1"),
+    ("toybox-field", "--cameras.resolution", "[192]", "--scene.chunk_rays", "4096"),
+    ("toybox-field", "--cameras.resolution", "[128]", "--scene.samples_per_ray", "128", "--weights.distortion", "1"),
     ("toybox-field", "--cameras.resolution", "[96]", "--lighting.lambertian", "1", "--weights.orientation", "1"),
     ("dreamfusion-if", "--cameras.resolution", "[32]"),
-    ("dreamfusion-if", "--cameras.resolution", "[32]", "--scene.rays_at_once", "256"),
+    ("dreamfusion-if", "--cameras.resolution", "[32]", "--scene.chunk_rays", "256"),
     ("toybox-field", "--mesh.resolution", "256", "--mesh.texture_size", "2048"),
 )
 

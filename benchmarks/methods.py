@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 # The losses of the toy presets, and SDS as DreamFusion has it, whose effects (saturation, one thing for all seeds) are known.
 SDS_100 = replace(PRESETS["dreamfusion-toy"], guidance=SDS(guidance_scale=100.0, weighting="x0"))
 CONFIGS = {
-    name: preset for name, preset in PRESETS.items() if preset.prior.startswith("toybox") and not preset.scene.needs_start
+    name: preset for name, preset in PRESETS.items() if preset.prior.startswith("toybox") and not preset.scene.needs_initial_mesh
 }
 CONFIGS |= {"sds-100": SDS_100}
 TRUTH = "truth"

@@ -48,7 +48,7 @@ CONFIG = replace(
     scene=Nerf(
         field=Voxel((25, 49, 97), (0.0, 0.0, 0.2), activation="exp", blob=Blob("cone", 3.0, 0.6), lr=0.1),
         background=Solid(GREY),
-        samples=96,
+        samples_per_ray=96,
     ),
     wording=NoViews(),
     backdrops=(),
@@ -60,7 +60,7 @@ CONFIG = replace(
 MUG = replace(
     CONFIG,
     steps=600,
-    scene=replace(CONFIG.scene, samples=128, field=Voxel(activation="exp", blob=Blob("cone", 0.0, 0.6), lr=0.1)),
+    scene=replace(CONFIG.scene, samples_per_ray=128, field=Voxel(activation="exp", blob=Blob("cone", 0.0, 0.6), lr=0.1)),
     weights=replace(CONFIG.weights, tv=40.0),
 )
 CONFIGS = {"mug": MUG}  # of the others: CONFIG

@@ -1,4 +1,9 @@
-"""sRGB and linear light (IEC 61966-2-1), for arrays and, with finite gradients, for tensors."""
+"""Conversion between sRGB and linear light, for arrays and, with finite gradients, for tensors.
+
+    linear = c / 12.92 for c <= 0.04045, otherwise ((c + 0.055) / 1.055)^2.4
+
+Source: IEC 61966-2-1.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ from torch import Tensor
 
 
 def srgb_to_linear(color: np.ndarray) -> np.ndarray:
-    """IEC 61966-2-1, on values in [0, 1]."""
+    """sRGB in [0, 1] to linear light."""
     return np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
 
 
@@ -18,11 +23,11 @@ def linear_to_srgb(color: np.ndarray) -> np.ndarray:
 
 
 def to_linear(color: Tensor) -> Tensor:
-    """sRGB in [0, 1] to linear light (IEC 61966-2-1), with finite gradients."""
+    """sRGB in [0, 1] to linear light; the gradient is finite everywhere."""
     return torch.where(color <= 0.04045, color / 12.92, ((color.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
 
 
 def to_srgb(light: Tensor) -> Tensor:
-    """The inverse of :func:`to_linear`; light above 1 is clipped."""
+    """The inverse of :func:`to_linear`; light is clamped to [0, 1]."""
     light = light.clamp(0, 1)
     return torch.where(light <= 0.0031308, light * 12.92, 1.055 * light.clamp_min(0.0031308) ** (1 / 2.4) - 0.055)

@@ -1,7 +1,8 @@
-"""START HERE: a prompt becomes an asset, by plain calls.
+"""START HERE: words (and pictures) become an asset, by plain calls.
 
-prepare: work out memory, encode the prompt, load the prior, build the scene    (fails before the first expensive step)
-lift: the loop (dreamlift/optimize.py), stage by stage; a stage begins with the mesh that the one before it ended with
+resolve: look everything up and refuse what cannot work; every prior is located once, nothing heavy is loaded
+load: encode the words, free the encoders, load the networks, build the first stage's scene
+lift: the stages' steps, a generator of :data:`~dreamlift.types.Event`; a stage begins with what the one before it left
 finish: the scene becomes a mesh with a baked texture
 """
 
@@ -9,266 +10,228 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dreamlift.asset import Asset
 from dreamlift.cameras import turntable
 from dreamlift.config.schema import Config, check_stages
-from dreamlift.export import EXPORTERS
-from dreamlift.export.placement import Placement
-from dreamlift.export.splats import save_splats
-from dreamlift.memory import Need, check_memory, largest
-from dreamlift.optimize import State, check_views, optimize, random_stream, restored, start
-from dreamlift.presets import TOYBOX
-from dreamlift.priors import load_prior, prompt_reader
-from dreamlift.priors.base import Prior
-from dreamlift.priors.lora.additions import fingerprint, resolve
-from dreamlift.priors.sources import is_embedded, is_one_file, locate, revision_of
-from dreamlift.prompts import PromptEmbeds, embed_prompt
+from dreamlift.memory import Need, check_memory
+from dreamlift.priors.choice import PriorChoice
+from dreamlift.priors.kinds import Located, Priors, find
+from dreamlift.priors.sources import is_one_file
+from dreamlift.prompts import Embeds, check_prompt
 from dreamlift.reading.mesh import load_mesh
-from dreamlift.runs.run import check_prompt
-from dreamlift.scenes.base import Scene, SceneSettings
-from dreamlift.scenes.gaussians.scene import GaussianScene
-from dreamlift.scenes.surface.scene import Surface, SurfaceScene
-from dreamlift.shading.environment import load_environment
+from dreamlift.reading.photos import read_photos
+from dreamlift.scenes.base import Scene
+from dreamlift.stages.base import Ready, SavedState, Stage, Work
 from dreamlift.system.files import expanded
-from dreamlift.texturing.extract import Extract, fulfil, levels_of_detail
-from dreamlift.types import Cameras, Mesh, Splats, Step
+from dreamlift.system.streams import random_stream
+from dreamlift.texturing.extract import finalize, levels_of_detail
+from dreamlift.types import Cameras, Event, Handover, Mesh, Note, StageBegan, Task
 
 VIEW_SIZE = 128  # pixels of the renders that the exported file is compared with
 
 
-@dataclass(frozen=True)
-class Teacher:
-    """What a stage learns from."""
+def ignore(text: str) -> None:
+    """What is done with news that nobody wants."""
 
-    prior: Prior
-    revision: str  # of its weights
-    embeds: PromptEmbeds
+
+@dataclass(frozen=True)
+class Resolved:
+    """A run whose settings and files are known to be good."""
+
+    config: Config  # with absolute paths, and every teacher's prior stated
+    priors: tuple[tuple[Located, ...], ...]  # of each stage's teachers
+    device: torch.device
+    task: Task
+    mesh: Mesh | None  # the user's own, that the first stage begins with
+    need: Need | None  # of memory, the largest of all stages; None where no prior's weights could be counted
+    notes: tuple[str, ...] = ()  # for the user
+
+    @property
+    def revisions(self) -> str:
+        """What identifies the weights of all priors, each once."""
+        return " ".join(dict.fromkeys(located.revision for stage in self.priors for located in stage))
 
 
 @dataclass
 class Job:
-    """A run that is ready to go; what changes in it are its state and, with a stage that has another prior, its teacher."""
+    """A run that is ready to go on. What changes in it is the work of its stage."""
 
-    config: Config
-    teacher: Teacher  # of the stage that the state is in
-    state: State
-    need: Need | None  # of memory, the dearest stage's; None where no prior's settings could be read beforehand
-
-    @property
-    def prior(self) -> Prior:
-        return self.teacher.prior
-
-    def change_teacher(self, stage: int) -> None:
-        """Take the teacher of ``stage``, counted from 0. Another prior's goes first: two are never in memory together."""
-        config, device, kept = self.config.stages[stage], self.prior.device, None
-        if config.prior == self.config.stages[stage - 1].prior:
-            kept = self.teacher
-        else:
-            del self.teacher
-            self.state.guidance = None  # a LoRA holds on to its network
-        self.teacher = teach(config, device, kept)
-
-
-@dataclass(frozen=True)
-class Asset:
-    """What a run makes."""
-
-    mesh: Mesh
-    config: Config
-    cameras: Cameras  # 8 views around the object
-    views: Tensor  # (8, S, S, 3) the scene's own renders from them, on white
-    metrics: dict[str, float] = field(default_factory=dict)
-    others: tuple[Asset, ...] = ()  # of the other particles, where there are several
-    lods: tuple[Mesh, ...] = ()  # coarser and coarser versions of the mesh, where they were asked for
-    splats: Splats | None = None  # the Gaussians themselves, where the last scene was one of them
+    resolved: Resolved
+    embeds: tuple[tuple[Embeds, ...], ...]  # of each stage's teachers
+    pool: Priors
+    number: int  # of the stage, counted from 0
+    handover: Handover  # what that stage began with
+    work: Work
 
     @property
-    def seed(self) -> int:
-        return self.config.seed
+    def config(self) -> Config:
+        return self.resolved.config
 
-    @property
-    def placement(self) -> Placement:
-        """Where the mesh, which is in the scene's coordinates, stands in files; its levels of detail and the Gaussians, too."""
-        return self.config.asset.place(self.mesh)
-
-    def save(self, path: str | Path, level: int = 0) -> Path:
-        """Write the asset in the format that the suffix names (.glb, .obj, .ply, .stl, .usdz).
-
-        Args:
-            level: 0 is the mesh; 1 and up are its coarser versions, as far as ``asset.lod`` asked for them.
-
-        Raises:
-            ValueError: the suffix is not one of :data:`dreamlift.export.EXPORTERS`, or what writes it is not installed.
-        """
-        path = Path(path)
-        kind = path.suffix.lower().lstrip(".")
-        if kind not in EXPORTERS:
-            raise ValueError(f"unknown format {path.suffix!r} in {path.name!r}; accepted: {', '.join(EXPORTERS)}")
-        EXPORTERS[kind](self.placement.apply([self.mesh, *self.lods][level]), path, self._extras())
-        return path
-
-    def save_splats(self, path: str | Path) -> Path:
-        """Write the Gaussians (.ply), at the place and in the size of the mesh's files.
-
-        Raises:
-            ValueError: the last scene was none of Gaussians.
-        """
-        if self.splats is None:
-            raise ValueError("the asset has no Gaussians: end with a gaussians scene, or save the mesh as .glb")
-        save_splats(self.placement.apply_splats(self.splats), path, self._extras())
-        return Path(path)
-
-    def _extras(self) -> dict[str, Any]:
-        return {"prompt": self.config.prompt, "seed": self.config.seed, "placement": self.placement.to_extras()}
+    def saved(self) -> SavedState:
+        """The run as a checkpoint holds it; the tensors are the work's own."""
+        return SavedState(self.number, self.work.index, self.handover, self.work.state_dict())
 
 
-def generate(prompt: str, config: Config = TOYBOX) -> Asset:
-    """Lift ``prompt`` to a textured mesh; nothing is written. ``config`` is a preset, or one changed by ``replace``.
-
-    Raises:
-        ValueError: a prompt or a setting that is not accepted, or a prior that is not to be had.
-        DivergedError: the optimisation went wrong again and again.
-        EmptySceneError: nothing was left in the scene.
-    """
-    job = prepare(dataclasses.replace(config, prompt=prompt))
-    for _ in lift(job):
-        pass
-    first, *others = (finish(job.config, scene) for scene in job.state.scenes)
-    return dataclasses.replace(first, others=tuple(others))
-
-
-def prepare(config: Config, on_stage: Callable[[str], None] = lambda name: None, saved: dict[str, Any] | None = None) -> Job:
-    """Everything that can fail early: the prompt, the device, memory, the words, the prior.
+def resolve(config: Config, saved: SavedState | None = None) -> Resolved:
+    """Look everything up: files, priors, the device, memory. After it nothing asks again where a file is.
 
     Args:
-        saved: the checkpoint to go on from, as :meth:`dreamlift.optimize.State.state_dict` gave it.
+        saved: a checkpoint that the run goes on from; the mesh that the run began with is then not read again.
+
+    Raises:
+        ValueError: whatever cannot work, in one line with the fix.
     """
-    config = dataclasses.replace(config, prompt=check_prompt(config.prompt), additions=resolve(config.additions))
+    config = replace(config, prompt=check_prompt(config.prompt))
     check_stages(config)
     mesh = None
-    if config.start and not saved:
-        if not expanded(config.start).is_file():
-            raise ValueError(
-                f"there is no mesh file {config.start!r}: give --mesh the path of a .glb, .gltf, .obj, .ply or .stl file"
-            )
-        mesh, origin = load_mesh(config.start, config.up)
-        home = (1.0 / origin.scale, *origin.offset)
-        config = dataclasses.replace(config, asset=dataclasses.replace(config.asset, home=home))
+    if config.initial_mesh and saved is None:
+        mesh, config = _with_mesh(config)
     config.asset.check()
-    if config.prior_config and not any(is_one_file(stage.prior) for stage in config.stages):
-        raise ValueError("--prior-config goes with a one-file checkpoint (--prior FILE.safetensors); leave it out")
-    settings = expanded(config.prior_config)
-    config = dataclasses.replace(
+    config = replace(
         config,
-        prior=whole_name(config.prior),
-        prior_config=str(settings.resolve()) if config.prior_config and settings.is_dir() else config.prior_config,
-        start=str(expanded(config.start).resolve()) if config.start else "",
-        scene=with_panorama(config.scene),
-        then=tuple(
-            dataclasses.replace(stage, prior=whole_name(stage.prior), scene=with_panorama(stage.scene)) for stage in config.then
-        ),
+        initial_mesh=str(expanded(config.initial_mesh).resolve()) if config.initial_mesh else "",
+        photos=tuple(replace(photo, path=str(expanded(photo.path).resolve())) for photo in config.photos),
+        stages=tuple(stage.resolved() for stage in with_priors(config.stages)),
     )
     device = find_device(config.device)
-    # All stages, now: what does not fit or is not there must not be found out at the end of the first one.
-    need = largest(tuple(check_memory(stage, folder_of(config, i), device, i) for i, stage in enumerate(config.stages)))
-    if need is not None:
-        on_stage(str(need))
-    stage = config.stages[saved["stage"] if saved else 0]
-    teacher = teach(stage, device)
-    for later in config.stages:
-        if later.prior == stage.prior:
-            check_views(later, teacher.prior)
-    state = restored(stage, teacher.prior, saved) if saved else start(stage, teacher.prior, (mesh,))
-    return Job(config, teacher, state, need)
+    photos = read_photos(config.photos) if config.photos else None
+    found: dict[int, Located] = {}
+    priors = tuple(
+        tuple(_located(teacher.prior, number, place, config, found) for place, teacher in enumerate(stage.teachers))
+        for number, stage in enumerate(config.stages)
+    )
+    stages = tuple(_with_choices(stage, located) for stage, located in zip(config.stages, priors, strict=True))
+    config = replace(config, stages=stages)
+    # Of all stages, now: what does not fit must not be found out at the end of the first one.
+    need, notes = check_memory(config, priors, device)
+    return Resolved(config, priors, device, Task(config.prompt, config.negative, photos), mesh, need, notes)
 
 
-def folder_of(config: Config, stage: int) -> Path:
-    """The diffusers folder of the prior of stage ``stage``, counted from 0.
+def _with_mesh(config: Config) -> tuple[Mesh, Config]:
+    """The user's mesh, and the config that says where it stood in its file."""
+    if not expanded(config.initial_mesh).is_file():
+        raise ValueError(
+            f"there is no mesh file {config.initial_mesh!r}: give --mesh the path of a .glb, .gltf, .obj, .ply or .stl file"
+        )
+    mesh, origin = load_mesh(config.initial_mesh, config.up)
+    home = (1.0 / origin.scale, *origin.offset)
+    return mesh, replace(config, asset=replace(config.asset, home=home))
 
-    Raises:
-        PriorNotFoundError: with the option that says which one, where a later stage has a prior of its own.
+
+def with_priors(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """The stages with every teacher's prior stated: null stands for that of the teacher before it, at first the default."""
+    known, found = PriorChoice(), []
+    for stage in stages:
+        teachers = []
+        for teacher in stage.teachers:
+            known = teacher.prior or known
+            teachers.append(replace(teacher, prior=known))
+        found.append(replace(stage, teachers=tuple(teachers)) if teachers else stage)  # pyright: ignore[reportCallIssue]
+    return tuple(found)
+
+
+def _located(choice: PriorChoice, number: int, place: int, config: Config, found: dict[Any, Located]) -> Located:
+    """The prior of a teacher, looked up where no earlier teacher has the same."""
+    key = (dataclasses.astuple(replace(choice, loaded=None)), id(choice.loaded))
+    if key not in found:
+        if choice.settings and not is_one_file(choice.name):
+            raise ValueError("--prior-config goes with a one-file checkpoint (--prior FILE.safetensors); leave it out")
+        option = "--prior" if (number, place) == (0, 0) else f"--stages.{number}.teachers.{place}.prior"
+        found[key] = find(choice, option)
+    return found[key]
+
+
+def _with_choices(stage: Stage, located: tuple[Located, ...]) -> Stage:
+    """The stage with the absolute paths of its priors."""
+    teachers = tuple(replace(teacher, prior=each.choice) for teacher, each in zip(stage.teachers, located, strict=True))
+    return replace(stage, teachers=teachers) if teachers else stage  # pyright: ignore[reportCallIssue]
+
+
+def load(resolved: Resolved, saved: SavedState | None = None, pool: Priors | None = None) -> Job:
+    """Everything in memory that the run needs: words first, whose encoders are freed, then networks, then the scene.
+
+    Args:
+        saved: the checkpoint to go on from.
+        pool: priors that outlive the run, for programs that make many assets.
     """
-    option = f"--then.{stage - 1}.prior" if stage and config.then[stage - 1].prior else "--prior"
-    return locate(config.stages[stage].prior, config.prior_config, option=option)
+    config, number = resolved.config, saved.stage if saved else 0
+    known: dict[Any, Embeds] = {}
+    embeds = []
+    for stage, priors in zip(config.stages, resolved.priors, strict=True):
+        own = []
+        for teacher, located in zip(stage.teachers, priors, strict=True):
+            key = (id(located), teacher.wording)  # words are encoded once where prior and wording are the same
+            if key not in known:
+                known[key] = located.read(resolved.task, teacher.wording, config.backdrops, resolved.device)
+            own.append(known[key])
+        embeds.append(tuple(own))
+    handover = saved.handover if saved else Handover(meshes=(resolved.mesh,))
+    pool = pool or Priors()
+    work = begin_stage(resolved, tuple(embeds), pool, number, handover)
+    if saved:
+        work.load_state_dict(saved.work)
+    return Job(resolved, tuple(embeds), pool, number, handover, work)
 
 
-def with_panorama(scene: SceneSettings) -> SceneSettings:
-    """The settings with the whole path of the panorama that lights the scene, where there is one, after a look at the file.
+def begin_stage(
+    resolved: Resolved, embeds: tuple[tuple[Embeds, ...], ...], pool: Priors, number: int, handover: Handover
+) -> Work:
+    """The work of stage ``number``, counted from 0, at its first step. Priors that it does not need leave the memory first."""
+    config, device = resolved.config, resolved.device
+    priors = pool.take(resolved.priors[number], device, config.memory)
+    ready = Ready(config.places()[number], resolved.task, device, priors, embeds[number], handover)
+    return config.stages[number].begin(ready)
+
+
+def lift(job: Job) -> Iterator[Event]:
+    """Everything that is left to do, of every stage; ``job`` is changed in place, and whole after each event.
 
     Raises:
-        ValueError: it cannot be used.
-    """
-    if not isinstance(scene, Surface) or not scene.environment:
-        return scene
-    scene = dataclasses.replace(scene, environment=str(expanded(scene.environment).resolve()))
-    load_environment(scene.environment, scene.brightness)
-    return scene
-
-
-def teach(config: Config, device: torch.device, kept: Teacher | None = None) -> Teacher:
-    """The teacher of a stage; of one that is ``kept`` the prior is not loaded again."""
-    folder = locate(config.prior, config.prior_config)
-    # The words first: text encoders and networks that are loaded here are then never in memory together.
-    read = prompt_reader(folder, device, config.additions)
-    embeds = embed_prompt(config.prompt, config.negative, config.wording, read, config.backdrops)
-    if kept is not None:
-        return dataclasses.replace(kept, embeds=embeds)
-    prior = load_prior(folder, device, config.see_cameras, config.additions, config.memory, config.linear_latents)
-    return Teacher(prior, revision_of(folder) + fingerprint(config.additions), embeds)
-
-
-def lift(job: Job, on_stage: Callable[[str], None] = lambda name: None) -> Iterator[Step]:
-    """Every step that is left, of every stage; ``job.state`` is changed in place, and is whole after each of them.
-
-    Raises:
-        DivergedError: the optimisation went wrong again and again.
+        DivergedError: the optimisation failed again and again.
         EmptySceneError: a stage left nothing that the next one could begin with.
     """
-    stages, state = job.config.stages, job.state
-    for number in range(state.stage, len(stages)):
-        stage = stages[number]
-        if number > state.stage:
-            on_stage(f"stage {number + 1} of {len(stages)}")
-            meshes = tuple(scene.eval().to_mesh(passed_on(stage)) for scene in state.scenes)
-            job.change_teacher(number)
-            state.become(start(stage, job.prior, meshes, number, state.index))
-        yield from optimize(stage, job.prior, job.teacher.embeds, state)
+    stages = job.config.stages
+    yield StageBegan(job.number, len(stages), job.handover)
+    while True:
+        while not job.work.finished:
+            yield job.work.step()
+        if job.number + 1 == len(stages):
+            return
+        following = stages[job.number + 1]
+        yield Note(f"stage {job.number + 1} of {len(stages)} is done; the next one begins with its result")
+        job.handover = job.work.leave(following.needs_of_handover(job.config.mesh))
+        del job.work  # before the next prior is loaded: what the loss has learnt holds on to the network
+        job.number += 1
+        job.work = begin_stage(job.resolved, job.embeds, job.pool, job.number, job.handover)
+        yield StageBegan(job.number, len(stages), job.handover)
 
 
-def passed_on(stage: Config) -> Extract:
-    """How the scene before ``stage`` becomes the mesh that it begins with: with a texture only where that is painted on.
-
-    Other scenes take their colours from points of the mesh, for which a colour a vertex will do: unwrapping takes seconds.
-    """
-    return stage.mesh if stage.scene.keeps_start else dataclasses.replace(stage.mesh, texture=False, normal_map=False)
+def finish(job: Job, on_stage: Callable[[str], None] = ignore) -> Asset:
+    """The asset of a run whose last stage is done; with several particles the first one's, and the others beside it."""
+    first, *others = (asset_of(job.config, scene, on_stage) for scene in job.work.scenes)
+    return replace(first, others=tuple(others))
 
 
-def whole_name(prior: str) -> str:
-    """A prior's name, with its whole path if it is a file or a folder: a relative one means another where a run is resumed."""
-    local = expanded(prior)
-    return str(local.resolve()) if prior and not is_embedded(prior) and local.exists() else prior
-
-
-def finish(config: Config, scene: Scene, on_stage: Callable[[str], None] = lambda name: None) -> Asset:
+def asset_of(config: Config, scene: Scene, on_stage: Callable[[str], None] = ignore) -> Asset:
     """Mesh, texture and reference views of an optimised scene."""
     scene.eval()
     on_stage("mesh and texture")
-    # A mesh of the user's own that was only painted leaves as it came; other scenes have decimated theirs as far as it goes.
-    own = bool(config.start) and all(isinstance(stage.scene, Surface) for stage in config.stages)
-    mesh = fulfil(scene.to_mesh(config.mesh), config.mesh, keep_faces=own or not isinstance(scene, SurfaceScene))
+    # A mesh of the user's own that was only painted keeps its faces; other scenes have decimated theirs as far as it goes.
+    painted = all(getattr(stage, "scene", None) is None or stage.scene.keeps_initial_mesh for stage in config.stages)
+    keep_faces = (bool(config.initial_mesh) and painted) or not scene.keeps_own_faces
+    mesh = finalize(scene.to_mesh(config.mesh), config.mesh, keep_faces=keep_faces)
     lods = levels_of_detail(mesh, config.asset.lod, config.mesh.texture_size)
     on_stage("views")
     cameras = turntable(8, distance=2.9, fov_deg=42.0, size=VIEW_SIZE)
     views = render_views(scene, cameras)
     metrics = {"faces": float(len(mesh.faces)), "vertices": float(len(mesh.vertices))}
-    splats = scene.to_splats() if isinstance(scene, GaussianScene) else None
-    return Asset(mesh, config, cameras, views, metrics, lods=lods, splats=splats)
+    return Asset(mesh, config, cameras, views, metrics, lods=lods, splats=scene.to_splats())
 
 
 @torch.no_grad()
@@ -285,7 +248,7 @@ def find_device(name: str) -> torch.device:
     """The torch device of "auto", "cpu", "cuda", "cuda:1" or "mps".
 
     Raises:
-        ValueError: there is no such device, or it is not there now.
+        ValueError: there is no such device here.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

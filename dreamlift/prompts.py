@@ -10,22 +10,55 @@ https://arxiv.org/abs/2304.04968) pushes each view away from the words of the ot
 from __future__ import annotations
 
 import math
+import unicodedata
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
-    from dreamlift.types import Cameras, Conditioning
+    from dreamlift.types import Cameras, Conditioning, TextStates
 
 DIRECTIONS = (
     "front view", "front left view", "left view", "back left view",
     "back view", "back right view", "right view", "front right view",
 )  # fmt: skip
 """Words for azimuth 0, 45, ... 315 degrees. Left is the object's own left: it faces +z, so its left side is at +x."""
+
+
+MAX_CHARACTERS, MAX_BYTES = 1000, 4096  # of a prompt
+_OVERRIDES = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they make a text look like another one
+
+
+def check_prompt(text: str) -> str:
+    """The prompt without outer spaces, in Unicode's composed form (NFC).
+
+    Raises:
+        ValueError: empty, too long (1000 characters or 4096 bytes), more than one line, or with characters that are
+            not text; one line with the fix.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"the prompt must be text, got {type(text).__name__}")
+    prompt = unicodedata.normalize("NFC", text).strip()
+    for place, character in enumerate(prompt):
+        category = unicodedata.category(character)
+        if character in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029":
+            raise ValueError("the prompt has more than one line: write it on one, or use a prompts file for several")
+        if category in ("Cc", "Cs") or character in _OVERRIDES:
+            kind = "a text-direction override" if character in _OVERRIDES else "a control character"
+            raise ValueError(f"the prompt has {kind} (U+{ord(character):04X}) at character {place + 1}: remove it")
+    if not any(unicodedata.category(character)[0] in "LMNPS" for character in prompt):
+        raise ValueError('the prompt is empty: describe the object, such as "a ceramic mug"')
+    size = len(prompt.encode("utf-8"))
+    if len(prompt) > MAX_CHARACTERS or size > MAX_BYTES:
+        raise ValueError(
+            f"the prompt has {len(prompt)} characters ({size} bytes), accepted: at most {MAX_CHARACTERS} characters"
+            f" ({MAX_BYTES} bytes); models read about 77 tokens of it: shorten it"
+        )
+    return prompt
 
 
 def article(noun: str) -> str:
@@ -148,52 +181,88 @@ class Backdrop:
             raise ValueError(f"color is {self.color}; accepted: three numbers in [0, 1]")
 
 
+class Embeds(ABC):
+    """What a prior is conditioned on, encoded once before the run; it depends on the camera."""
+
+    @abstractmethod
+    def at(self, cameras: Cameras, backdrops: Sequence[Backdrop] = ()) -> Conditioning:
+        """The conditioning of the pictures of B ``cameras``, each with its backdrop (none: nothing is said about it)."""
+
+
 @dataclass(frozen=True)
-class PromptEmbeds:
+class PromptEmbeds(Embeds):
     """The prompt in all its view phrases, with each backdrop's words before them, encoded once."""
 
     wording: Wording
     phrases: tuple[str, ...]  # V of them
-    prompt_embeds: Tensor  # (V, L, D)
-    negative_prompt_embeds: Tensor  # (1, L, D)
-    empty_prompt_embeds: Tensor | None = None  # (1, L, D); None where the negative prompt is the empty one
+    prompt: TextStates  # of V prompts
+    negative: TextStates  # of one
+    empty: TextStates | None = None  # of one; None where the negative prompt is the empty one
 
     def at(self, cameras: Cameras, backdrops: Sequence[Backdrop] = ()) -> Conditioning:
-        """What the prior is asked to believe about the pictures of ``cameras``, each with its backdrop (none: nothing said)."""
         import torch
 
         from dreamlift.types import Conditioning
 
         places = list(zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True))
         said = [each.words for each in backdrops] or [""] * len(places)
-        wanted = torch.stack(
-            [self._mix(self.wording.weights(*place), words) for place, words in zip(places, said, strict=True)]
-        )
-        negative = self.negative_prompt_embeds.expand(len(places), -1, -1)
-        empty = None if self.empty_prompt_embeds is None else self.empty_prompt_embeds.expand(len(places), -1, -1)
+        mixed = [self._mix(self.wording.weights(*place), words) for place, words in zip(places, said, strict=True)]
+        wanted, pooled = _stack(mixed)
+        negative, negative_pooled = _repeated(self.negative, len(places))
+        empty, empty_pooled = (None, None) if self.empty is None else _repeated(self.empty, len(places))
+        found = Conditioning(
+            wanted, negative, cameras=cameras, empty_prompt_embeds=empty, pooled_prompt_embeds=pooled,
+            negative_pooled_prompt_embeds=negative_pooled, empty_pooled_prompt_embeds=empty_pooled,
+        )  # fmt: skip
         opposites = [self.wording.opposites(*place) for place in places]
         if not opposites[0]:
-            return Conditioning(wanted, negative, cameras=cameras, empty_prompt_embeds=empty)
-        others = [self._mix({phrase: 1.0}, words) for row, words in zip(opposites, said, strict=True) for phrase in row]
+            return found
+        others, others_pooled = _stack(
+            [self._mix({phrase: 1.0}, words) for row, words in zip(opposites, said, strict=True) for phrase in row]
+        )
         weights = torch.tensor([list(row.values()) for row in opposites]).to(wanted)
-        return Conditioning(wanted, negative, torch.stack(others).unflatten(0, weights.shape), weights, cameras, empty)
+        return replace(
+            found, perp_embeds=others.unflatten(0, weights.shape), perp_weights=weights,
+            perp_pooled_embeds=None if others_pooled is None else others_pooled.unflatten(0, weights.shape),
+        )  # fmt: skip
 
-    def _mix(self, shares: dict[str, float], words: str) -> Tensor:
+    def _mix(self, shares: dict[str, float], words: str) -> TextStates:
         rows = [(self.phrases.index(_joined(words, phrase)), share) for phrase, share in shares.items()]
-        return sum(share * self.prompt_embeds[row] for row, share in rows)  # pyright: ignore[reportReturnType]
+        mixed: list[Any] = [
+            None if values is None else sum(share * values[row] for row, share in rows) for values in self.prompt
+        ]
+        return type(self.prompt)(*mixed)
+
+
+def _stack(texts: list[TextStates]) -> tuple[Tensor, Tensor | None]:
+    import torch
+
+    pooled = [text.pooled for text in texts if text.pooled is not None]
+    return torch.stack([text.states for text in texts]), torch.stack(pooled) if pooled else None
+
+
+def _repeated(text: TextStates, count: int) -> tuple[Tensor, Tensor | None]:
+    return text.states.expand(count, -1, -1), None if text.pooled is None else text.pooled.expand(count, -1)
 
 
 def embed_prompt(
-    prompt: str, negative: str, wording: Wording, embed_text: Callable[[list[str]], Tensor], backdrops: Sequence[Backdrop] = ()
-) -> PromptEmbeds:
+    prompt: str, negative: str, wording: Wording, embed_text: Callable[[list[str]], TextStates],
+    backdrops: Sequence[Backdrop] = (),
+) -> PromptEmbeds:  # fmt: skip
     """Encode ``prompt`` with each backdrop's words and every view phrase, and the negative prompt ("" is the empty one)."""
     said = dict.fromkeys(each.words for each in backdrops) or {"": None}
     phrases = tuple(_joined(words, phrase) for words in said for phrase in wording.phrases())
     texts = [_joined(prompt, phrase) for phrase in phrases]
     others = [negative, ""] if negative else [""]
-    embeds = embed_text([*texts, *others])
+    embedded = embed_text([*texts, *others])
+
+    kind = type(embedded)
+
+    def part(first: int, end: int | None) -> TextStates:
+        return kind(embedded.states[first:end], None if embedded.pooled is None else embedded.pooled[first:end])
+
     count = len(texts)
-    return PromptEmbeds(wording, phrases, embeds[:count], embeds[count : count + 1], embeds[count + 1 :] if negative else None)
+    return PromptEmbeds(wording, phrases, part(0, count), part(count, count + 1), part(count + 1, None) if negative else None)
 
 
 def _joined(*phrases: str) -> str:

@@ -14,13 +14,11 @@ Conventions (written once, here):
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -98,9 +96,16 @@ class RenderOutput:
     aux: dict[str, Tensor] = field(default_factory=dict)  # per-sample values for regularisers
 
 
+class TextStates(NamedTuple):
+    """Prompts as a text encoder returns them."""
+
+    states: Tensor  # (V, L, D) one vector a token
+    pooled: Tensor | None = None  # (V, P) one vector a prompt, of the models that use one
+
+
 @dataclass(frozen=True)
 class Conditioning:
-    """What a prior is asked to believe about each picture of a batch."""
+    """What a prior is conditioned on, for each picture of a batch."""
 
     prompt_embeds: Tensor  # (B, L, D)
     negative_prompt_embeds: Tensor  # (B, L, D): the empty prompt, or what is not wanted
@@ -108,6 +113,12 @@ class Conditioning:
     perp_weights: Tensor | None = None  # (B, N), <= 0
     cameras: Cameras | None = None  # for priors that see the camera
     empty_prompt_embeds: Tensor | None = None  # (B, L, D); None where the negative prompt is the empty one
+    # Pooled text states, of the networks that take them beside the others (Stable Diffusion XL and 3, FLUX)
+    pooled_prompt_embeds: Tensor | None = None  # (B, P)
+    negative_pooled_prompt_embeds: Tensor | None = None  # (B, P)
+    perp_pooled_embeds: Tensor | None = None  # (B, N, P)
+    empty_pooled_prompt_embeds: Tensor | None = None  # (B, P)
+    image_latents: Tensor | None = None  # (B, C, h, w) of a reference picture, for networks that take it beside x_t
     render: RenderOutput | None = None  # what the pictures show, for losses that look at the surface
 
 
@@ -122,6 +133,59 @@ class GuidanceOutput:
 
 
 @dataclass(frozen=True)
+class LoraFile:
+    """A low-rank adaptation that is merged into a prior's weights."""
+
+    path: str  # a .safetensors file, as diffusers, peft or kohya's trainers write them
+    scale: float = 1.0  # multiplies its change of the weights; 0 is nothing, 1 what it was trained for
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures of one object: photos, or renders."""
+
+    rgb: Tensor  # (B, H, W, 3) in [0, 1]
+    alpha: Tensor  # (B, H, W, 1) in [0, 1]: 1 on the object
+    cameras: Cameras | None = None  # None: photos whose cameras are not known
+    depth: Tensor | None = None  # (B, H, W, 1) distance along the ray, in any unit; for a Pearson term
+    normal: Tensor | None = None  # (B, H, W, 3) world normals, unit length on the object
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a run is asked for."""
+
+    prompt: str
+    negative: str = ""  # what is not wanted; "" is the empty prompt
+    photos: Pictures | None = None
+
+
+@dataclass(frozen=True)
+class Handover:
+    """What one stage leaves to the next; checkpoints hold it."""
+
+    meshes: tuple[Mesh | None, ...] = ()  # one a particle
+    loras: tuple[LoraFile, ...] = ()  # adaptations of the prior that were trained in this run
+    pictures: Pictures | None = None  # posed renders
+
+
+@dataclass(frozen=True)
+class StageBegan:
+    """A stage begins; the stage before it, if there was one, has left ``handover``."""
+
+    number: int  # counted from 0
+    count: int  # stages of the run
+    handover: Handover
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that the user should know, in one line."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Step:
     """One step of the optimiser, as its consumers see it."""
 
@@ -130,13 +194,26 @@ class Step:
     terms: dict[str, float]
     cameras: Cameras
     render: RenderOutput
-    guidance: GuidanceOutput
-    note: str = ""  # what the watchdogs did, in words; empty in a good step
+    guidance: tuple[GuidanceOutput, ...]  # one a teacher
+    note: str = ""  # what went wrong and what was done about it; empty in a good step
+
+
+Event = StageBegan | Step | Note
+"""What a run yields (:func:`dreamlift.lifting.lift`)."""
+
+
+class EmptySceneError(ValueError):
+    """There is no surface to export: the field is empty, or the threshold lies above all of it."""
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """A triangle mesh with an optional unwrapped base-colour texture (glTF's conventions: +y up, +z front)."""
+    """A triangle mesh with optional textures (glTF's conventions: +y up, +z front), checked when it is made.
+
+    Raises:
+        EmptySceneError: there are no faces.
+        ValueError: a wrong shape, a value that is not finite or out of range, an index out of range, or a texture without UVs.
+    """
 
     vertices: np.ndarray  # (V, 3) float32
     faces: np.ndarray  # (F, 3) int32, counter-clockwise seen from outside
@@ -149,6 +226,35 @@ class Mesh:
     # (T, T, 3) uint8, linear; green is roughness and blue is metallic, each times the factor above (glTF)
     metallic_roughness: np.ndarray | None = None
     normal_map: np.ndarray | None = None  # (T, T, 3) uint8, linear: tangent space, green is +y (glTF, OpenGL)
+
+    def __post_init__(self) -> None:
+        vertices, faces = self.vertices, self.faces
+        if vertices.ndim != 2 or vertices.shape[1] != 3 or faces.ndim != 2 or faces.shape[1] != 3:
+            raise ValueError(f"a mesh needs vertices (V, 3) and faces (F, 3), not {vertices.shape} and {faces.shape}")
+        if len(faces) == 0:
+            raise EmptySceneError("the mesh has no faces: nothing to export (lower the threshold, or train longer)")
+        count = len(vertices)
+        if faces.min() < 0 or faces.max() >= count:
+            raise ValueError(f"face indices must lie in 0..{count - 1}, not {faces.min()}..{faces.max()}")
+        for name, columns in (("vertices", 3), ("uvs", 2), ("vertex_colors", 3), ("vertex_normals", 3)):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            if values.shape != (count, columns):
+                raise ValueError(f"{name} must have shape ({count}, {columns}), not {values.shape}")
+            if not np.isfinite(values).all():
+                raise ValueError(f"{name} holds values that are not finite (NaN or infinity)")
+        for name in ("base_color", "metallic_roughness", "normal_map"):
+            picture = getattr(self, name)
+            if picture is None:
+                continue
+            if self.uvs is None:
+                raise ValueError(f"a mesh with a texture ({name}) needs uvs: call dreamlift.texturing.unwrap.unwrap first")
+            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+                raise ValueError(f"{name} must be (T, T, 3) uint8, not {picture.shape} {picture.dtype}")
+        for name in ("metallic", "roughness"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} is {getattr(self, name):g}; accepted: 0 to 1")
 
 
 @dataclass(frozen=True)

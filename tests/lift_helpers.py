@@ -15,7 +15,7 @@ WORDS = [
 ]  # fmt: skip
 TINY = [
     "--then=[]",
-    "--steps=6", "--scene.field.resolutions=[9,17]", "--scene.field.switch_on=[0,0.5]", "--scene.samples=24",
+    "--steps=6", "--scene.field.resolutions=[9,17]", "--scene.field.switch_on=[0,0.5]", "--scene.samples_per_ray=24",
     "--cameras.resolution=[32]", "--mesh.resolution=32", "--mesh.texture_size=64", "--mesh.faces=500",
 ]  # fmt: skip
 

@@ -32,7 +32,7 @@ from dreamlift.presets.toybox import FIELD
 from dreamlift.runs.progress import Plain
 from dreamlift.texturing.bake import rasterize_uvs
 from dreamlift.texturing.draw import render_mesh
-from dreamlift.texturing.extract import Extract, finish_surface, fulfil, levels_of_detail
+from dreamlift.texturing.extract import Extract, finalize, finish_surface, levels_of_detail
 from dreamlift.types import Mesh
 
 
@@ -208,16 +208,16 @@ def test_solids_that_touch_along_an_edge_are_watertight_already():
 
 def test_any_scenes_mesh_is_closed_and_keeps_its_colours(textured: Mesh):
     hole = replace(textured, faces=textured.faces[textured.vertices[textured.faces].mean(axis=1)[:, 1] < 0.35])
-    assert fulfil(textured, Extract(watertight=True)) is textured
-    assert fulfil(hole, Extract()) is hole
-    closed = fulfil(hole, Extract(watertight=True, texture_size=128, resolution=48))
+    assert finalize(textured, Extract(watertight=True)) is textured
+    assert finalize(hole, Extract()) is hole
+    closed = finalize(hole, Extract(watertight=True, texture_size=128, resolution=48))
     assert is_watertight(closed)
     assert closed.base_color is not None
     cameras = turntable(2, -40.0, 2.4, 42.0, 48)  # from below, where nothing was missing
     assert psnr(render_mesh(closed, cameras).rgb, render_mesh(hole, cameras).rgb) > 28
     with pytest.warns(UserWarning, match="no normal map to bake"):
-        assert fulfil(textured, Extract(normal_map=True)) is textured
-    bare = fulfil(textured, Extract(texture=False))
+        assert finalize(textured, Extract(normal_map=True)) is textured
+    bare = finalize(textured, Extract(texture=False))
     assert bare.uvs is None
     assert bare.base_color is None
     assert is_closed(bare.faces)
@@ -233,7 +233,7 @@ def test_without_its_picture_a_material_keeps_its_mean(textured: Mesh):
     assert textured.uvs is not None
     texel, face, _ = rasterize_uvs(textured.uvs, textured.faces, len(picture))
     picture.reshape(-1, 3)[texel] = (0, green, blue)
-    flat = fulfil(replace(textured, metallic_roughness=picture, metallic=1.0, roughness=0.5), Extract(texture=False))
+    flat = finalize(replace(textured, metallic_roughness=picture, metallic=1.0, roughness=0.5), Extract(texture=False))
     assert flat.metallic_roughness is None
     assert flat.metallic == pytest.approx(blue / 255, rel=0.05)
     assert flat.roughness == pytest.approx(0.5 * green / 255, rel=0.05)
@@ -242,18 +242,18 @@ def test_without_its_picture_a_material_keeps_its_mean(textured: Mesh):
     areas = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
     metal = corners.mean(axis=1)[:, 0] > 0.2
     picture.reshape(-1, 3)[texel] = np.where(metal[face.numpy()][:, None], 255, 0)
-    half = fulfil(replace(textured, metallic_roughness=picture, metallic=1.0), Extract(texture=False))
+    half = finalize(replace(textured, metallic_roughness=picture, metallic=1.0), Extract(texture=False))
     assert half.metallic == pytest.approx(areas[metal].sum() / areas.sum(), abs=0.02)
 
 
 def test_a_face_budget_holds_for_any_scenes_mesh_but_ones_own(textured: Mesh):
-    few = fulfil(textured, Extract(faces=400, texture_size=128))
+    few = finalize(textured, Extract(faces=400, texture_size=128))
     assert len(few.faces) <= 400
     assert few.base_color is not None
     cameras = turntable(2, 10.0, 2.4, 42.0, 48)
     assert psnr(render_mesh(few, cameras).rgb, render_mesh(textured, cameras).rgb) > 26
     with pytest.warns(UserWarning, match="keeps its"):
-        assert fulfil(textured, Extract(faces=400), keep_faces=True) is textured
+        assert finalize(textured, Extract(faces=400), keep_faces=True) is textured
 
 
 def test_a_fine_surface_is_finished_as_the_settings_say():

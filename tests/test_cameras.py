@@ -144,7 +144,7 @@ def test_lighting_shares_and_side():
     cameras = turntable(400, elevation_deg=20.0)
     rng = torch.Generator().manual_seed(0)
     assert Lighting()(cameras, 0.5, rng) is None
-    assert Lighting(lambertian=1.0, start=0.5)(cameras, 0.4, rng) is None
+    assert Lighting(lambertian=1.0, start_progress=0.5)(cameras, 0.4, rng) is None
     shading = Lighting(lambertian=0.75, textureless=0.5, distance=(2.0, 3.0))(cameras, 0.5, rng)
     assert shading is not None
     assert float(shading.lambertian.mean()) == pytest.approx(0.75, abs=0.08)

@@ -26,11 +26,11 @@ from dreamlift.export.glb import load_glb, save_glb
 from dreamlift.export.ply import save_ply
 from dreamlift.export.roundtrip import psnr, round_trip_psnr
 from dreamlift.export.video import contact_sheet, save_turntable
-from dreamlift.meshing.geometry import EmptySceneError, face_areas
+from dreamlift.meshing.geometry import face_areas
 from dreamlift.meshing.isosurface import isosurface
 from dreamlift.texturing.bake import bake
 from dreamlift.texturing.draw import render_mesh
-from dreamlift.types import Mesh
+from dreamlift.types import EmptySceneError, Mesh
 
 ROOT = Path(__file__).resolve().parents[1]
 VALIDATOR = ROOT / "node_modules" / "gltf-validator"

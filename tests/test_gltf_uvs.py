@@ -1,4 +1,4 @@
-"""By which coordinates a glTF file's pictures lie on its surface: hand-worked numbers, and the extension's own examples."""
+"""Texture coordinates and transforms of glTF files: hand-worked numbers, and the extension's own examples."""
 
 import numpy as np
 import pytest
@@ -65,7 +65,7 @@ def test_a_texture_lies_where_its_coordinates_and_transform_say(name, tmp_path):
 def test_what_cannot_be_laid_on_as_it_says_is_told(tmp_path):
     path = tmp_path / "a.glb"
     path.write_bytes(square([SQUARE_UVS, OTHER], {}, second={"texCoord": 1}))
-    with pytest.warns(UserWarning, match="metallic and roughness picture of material 0 lies by other texture coordinates"):
+    with pytest.warns(UserWarning, match="metallic and roughness picture of material 0 uses other texture coordinates"):
         assert load_mesh(path)[0].metallic_roughness is not None
     for transform in ([1], {"offset": 3}, {"scale": [1, "x"]}, {"rotation": 1e9}, {"texCoord": -1}, {"texCoord": True}):
         path.write_bytes(square([SQUARE_UVS], {"extensions": {TRANSFORM: transform}}))
@@ -79,5 +79,5 @@ def test_moving_texture_coordinates_takes_no_more_memory_than_is_accepted(tmp_pa
     (tmp_path / "a.glb").write_bytes(square([SQUARE_UVS], doc))
     load_mesh(tmp_path / "a.glb")
     monkeypatch.setattr(gltf, "MOVED", 3)
-    with pytest.raises(ValueError, match="moves the texture coordinates of more than 3 vertices"):
+    with pytest.raises(ValueError, match="transforms the texture coordinates of more than 3 vertices"):
         load_mesh(tmp_path / "a.glb")

@@ -29,9 +29,9 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 
 HASH = Hashgrid(levels=6, log2_rows=12, base_resolution=4, hidden=32)
 SCENES = {
-    "voxel": Nerf(Voxel((9, 17), (0.0, 0.3)), samples=32),
-    "hashgrid": Nerf(HASH, Learned(), samples=32),
-    "hashgrid, piece by piece": Nerf(HASH, Learned(), samples=32, rays_at_once=500),
+    "voxel": Nerf(Voxel((9, 17), (0.0, 0.3)), samples_per_ray=32),
+    "hashgrid": Nerf(HASH, Learned(), samples_per_ray=32),
+    "hashgrid, piece by piece": Nerf(HASH, Learned(), samples_per_ray=32, chunk_rays=500),
     "gaussians": Gaussians(capacity=400, count=300, opacity=0.3, background=Learned()),
     "tetmesh": TetMesh(resolution=16, color=HASH, background=Learned()),
     "surface": Surface(Image(32, 8), background=Learned()),
@@ -50,7 +50,7 @@ def mug():
 @pytest.mark.parametrize("name", SCENES)
 def test_pictures_and_gradients_are_the_cpus(name, mug):
     start = mug if name in ("tetmesh", "surface") else None
-    here = SCENES[name].build(generator(), start=start).eval()
+    here = SCENES[name].build(generator(), initial_mesh=start).eval()
     there, cameras, found = copy.deepcopy(here).cuda(), turntable(3, size=48), []
     weight = torch.rand(3, 48, 48, 3, generator=generator(1))
     for scene, device in ((here, "cpu"), (there, "cuda")):

@@ -48,8 +48,8 @@ def test_kernels_of_no_points():
 COMPILE = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from dreamlift.scenes import hash_triton
-for kernel in (hash_triton._forward, hash_triton._backward):
+from dreamlift.scenes.nerf import hashgrid_triton
+for kernel in (hashgrid_triton._forward, hashgrid_triton._backward):
     signature = dict(zip(kernel.arg_names[:4], ("*fp32", "*fp32", "*i32", "*fp32")))
     signature |= {"count": "i32", "features": "constexpr", "block": "constexpr"}
     source = ASTSource(kernel, signature, constexprs={"features": 2, "block": 256})

@@ -64,7 +64,7 @@ def test_the_networks_values_are_at_least_those_of_the_real_one(settings, publis
         assert sum(weight.numel() for weight in weights) == pytest.approx(published * 1e6, rel=0.01)
         asked, kept, kept_low = unet_values(json.loads(json.dumps(dict(net.config))))
         text, t = torch.empty(1, 77, settings["cross_attention_dim"]), torch.empty(1)
-        for wanted, options in ((asked, None), (kept, Memory()), (kept_low, Memory(checkpointing=True))):
+        for wanted, options in ((asked, None), (kept, Memory()), (kept_low, Memory(gradient_checkpointing=True))):
             x = torch.empty(1, 4, settings["sample_size"], settings["sample_size"]).requires_grad_(options is not None)
             save_memory(net, options or Memory())
             gc.collect()
@@ -88,7 +88,7 @@ def test_the_autoencoders_values_are_at_least_those_of_the_real_one(low, monkeyp
             layers_per_block=2,
             block_out_channels=(128, 256, 512, 512),  # pyright: ignore[reportArgumentType]
         ).eval().requires_grad_(False)  # fmt: skip
-        save_memory(vae, Memory(checkpointing=low))
+        save_memory(vae, Memory(gradient_checkpointing=low))
         for decoder, shape, call in ((False, (1, 3, 512, 512), lambda x: vae.encode(x).latent_dist.mean),
                                     (True, (1, 4, 64, 64), lambda z: vae.decode(z).sample)):  # fmt: skip
             wanted = coder_values({"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}, 512, decoder)[low]
@@ -164,7 +164,7 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_loaded(cwd, stub, c
     machine(10.0)
     words = generate_words(stub, "out", "--cameras.resolution=[32,1024]")
     line = refused(capsys, cwd, words, "more memory than is free", "for 2 pictures a step of 1024x1024", "10.0 GB here",
-                   "--scene.rays_at_once 4096", "--cameras.resolution [32,512]", "--memory.check false")  # fmt: skip
+                   "--scene.chunk_rays 4096", "--cameras.resolution [32,512]", "--memory.check false")  # fmt: skip
     assert "--prior" not in line  # that alone would not help
     with pytest.raises(AssertionError, match="something was loaded"):
         run_main(*words, "--memory.check", "false")

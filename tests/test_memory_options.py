@@ -65,7 +65,7 @@ def asked(prior: Any, text):
 
 
 def test_one_by_one(folder):
-    plain, low = (loaded(folder, CPU, memory=Memory(one_by_one=on)) for on in (False, True))
+    plain, low = (loaded(folder, CPU, memory=Memory(micro_batch=int(on))) for on in (False, True))
     text = plain.embed_text(["a red mug", "", "a mug"])
     (whole, together), (parts, apart) = asked(plain, text), asked(low, text)
     assert (together, apart) == ([6], [1] * 6)
@@ -84,7 +84,7 @@ def test_views_that_see_each_other_stay_together(tmp_path):
     text, times = prior.embed_text(["a red mug", ""]), torch.tensor([0.3, 0.7]).repeat_interleave(4)
     x = torch.randn(8, *prior.encode(torch.rand(1, 16, 16, 3)).shape[1:], generator=rng)
     for on in (False, True):
-        prior = loaded(tmp_path, CPU, memory=Memory(one_by_one=on))
+        prior = loaded(tmp_path, CPU, memory=Memory(micro_batch=int(on)))
         batches = []
         prior.network.unet.register_forward_pre_hook(lambda _, args, batches=batches: batches.append(len(args[0])))
         cond = Conditioning(text[[0] * 8], text[[1] * 8], cameras=cameras)
@@ -115,7 +115,7 @@ def test_checkpoints_of_the_autoencoder(folder, stub):
         return  # a pixel prior has no autoencoder
     grads, kept = [], []
     for on in (False, True):
-        prior = loaded(folder, CPU, memory=Memory(checkpointing=on))
+        prior = loaded(folder, CPU, memory=Memory(gradient_checkpointing=on))
         rgb = torch.rand(2, 16, 16, 3, generator=random_stream("rgb")).requires_grad_()
         latents, size = saved_bytes(lambda prior=prior, rgb=rgb: prior.encode(rgb))
         back, more = saved_bytes(lambda prior=prior, latents=latents: prior.decode(latents))
@@ -133,7 +133,7 @@ def test_checkpoints_of_an_adapted_network_know_its_weights(xl_folder):
     # Computed again with the base's weights, the gradient would be another one.
     grads, kept = [], []
     for on in (False, True):
-        prior = load_prior(xl_folder, CPU, memory=Memory(checkpointing=on))
+        prior = load_prior(xl_folder, CPU, memory=Memory(gradient_checkpointing=on))
         text, loss = prior.embed_text(["a red mug", ""]), VSD(1.0, 0.3, 0.6, lora_lr=1.0)
         state = loss.init(prior, random_stream("lora"))
         rng = random_stream("weights")
@@ -161,7 +161,7 @@ def test_rays_piece_by_piece(field, lit):
     terms = ("sparsity", "distortion", "depth_variance", "orientation", *(["tv"] if isinstance(field, Voxel) else []))
     results = []
     for at_once in (0, 50):
-        config = replace(FIELD, scene=Nerf(field, samples=16, rays_at_once=at_once))
+        config = replace(FIELD, scene=Nerf(field, samples_per_ray=16, chunk_rays=at_once))
         scene = config.scene.build(random_stream("scene")).train()
         cameras = replace(FIELD.cameras, resolution=(12,))(0.5, random_stream("cameras"))
         shading = replace(FIELD.lighting, lambertian=1.0)(cameras, 0.5, random_stream("light")) if lit else None
@@ -191,7 +191,7 @@ def test_rays_piece_by_piece(field, lit):
 
 def test_a_run_with_all_options_makes_the_same(cwd, stub, monkeypatch):
     small_pictures(monkeypatch)
-    options = ["--memory.one_by_one=true", "--memory.checkpointing=true", "--scene.rays_at_once=300"]
+    options = ["--memory.micro_batch=1", "--memory.gradient_checkpointing=true", "--scene.chunk_rays=300"]
     assert run_main(*generate_words(stub, "plain", "--steps=2")) == 0
     assert run_main(*generate_words(stub, "low", "--steps=2", *options)) == 0
     lines = [

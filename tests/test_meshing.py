@@ -8,37 +8,19 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from mesh_helpers import grid, mesh_of, sphere_sdf, torus_sdf
 
 from dreamlift.cameras import rays_of, turntable
 from dreamlift.meshing import geometry
 from dreamlift.meshing.clean import decimate, remove_floaters, smooth, split_pinches
-from dreamlift.meshing.geometry import EmptySceneError, check_mesh, is_closed, signed_volume
+from dreamlift.meshing.geometry import is_closed, signed_volume
 from dreamlift.meshing.isosurface import find_threshold, isosurface, surface_of_density, triangle_table
 from dreamlift.raster.exact import rasterize
 from dreamlift.texturing.bake import bake, grow, rasterize_uvs
 from dreamlift.texturing.draw import render_mesh
 from dreamlift.texturing.sampling import sample_texture
 from dreamlift.texturing.unwrap import unwrap
-from dreamlift.types import Mesh
-
-
-def grid(size: int, bound: float = 1.0) -> torch.Tensor:
-    axis = torch.linspace(-bound, bound, size)
-    return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
-
-
-def sphere_sdf(points: torch.Tensor, radius: float = 0.6, center: tuple[float, float, float] = (0, 0, 0)):
-    return (points - torch.tensor(center)).norm(dim=-1) - radius
-
-
-def torus_sdf(points: torch.Tensor, major: float = 0.6, minor: float = 0.25) -> torch.Tensor:
-    ring = points[..., [0, 2]].norm(dim=-1) - major
-    return (ring.square() + points[..., 1].square()).sqrt() - minor
-
-
-def mesh_of(sdf: torch.Tensor) -> Mesh:
-    vertices, faces = isosurface(-sdf, 0.0, -1.0, 1.0)
-    return Mesh(vertices.numpy().astype(np.float32), faces.numpy().astype(np.int32))
+from dreamlift.types import EmptySceneError, Mesh
 
 
 def as_trimesh(mesh: Mesh) -> trimesh.Trimesh:
@@ -235,13 +217,13 @@ def test_smoothing_removes_stairs_without_shrinking():
 def test_bad_meshes_are_refused():
     good = mesh_of(sphere_sdf(grid(12)))
     with pytest.raises(EmptySceneError, match="no faces"):
-        check_mesh(Mesh(good.vertices, good.faces[:0]))
+        Mesh(good.vertices, good.faces[:0])
     with pytest.raises(ValueError, match="indices"):
-        check_mesh(Mesh(good.vertices[:3], good.faces))
+        Mesh(good.vertices[:3], good.faces)
     with pytest.raises(ValueError, match="not finite"):
-        check_mesh(Mesh(good.vertices * np.float32("nan"), good.faces))
+        Mesh(good.vertices * np.float32("nan"), good.faces)
     with pytest.raises(ValueError, match="needs uvs"):
-        check_mesh(Mesh(good.vertices, good.faces, base_color=np.zeros((8, 8, 3), np.uint8)))
+        Mesh(good.vertices, good.faces, base_color=np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(ValueError, match="inside out"):
         remove_floaters(Mesh(good.vertices, good.faces[:, ::-1]))
 

@@ -157,8 +157,8 @@ def test_what_it_cannot_work_with_is_refused(prior, port):
         prior.predict_noise(x[:3], t[:3], cond, 1.0)
     with pytest.raises(ValueError, match=r"given 4 pictures with no cameras"):
         prior.predict_noise(x, t, replace(cond, cameras=None), 1.0)
-    with pytest.raises(ValueError, match="leave see_cameras on"):
-        load_prior(port[0], CPU, see_cameras=False)
+    with pytest.raises(ValueError, match="leave camera_conditioning on"):
+        load_prior(port[0], CPU, camera_conditioning=False)
     with pytest.raises(ValueError, match="use --guidance"):
         VSD().init(prior, torch.Generator())
     with pytest.raises(ValueError, match=r"cameras.orbit is 1, but this prior looks at 4 views"):
@@ -229,7 +229,7 @@ def test_the_reconstruction_loss_rescales_object_by_object(prior):
 def test_two_steps_of_the_preset(prior, loss):
     full = PRESETS["mvdream"]
     guidance = full.guidance if loss == "preset" else SDS(50.0)
-    cameras, scene = replace(full.cameras, resolution=(8, 12)), replace(full.scene, samples=32)
+    cameras, scene = replace(full.cameras, resolution=(8, 12)), replace(full.scene, samples_per_ray=32)
     config = replace(full, steps=2, prompt="a mug", negative="", cameras=cameras, scene=scene, guidance=guidance)
     state = start(config, prior)
     before = [parameter.detach().clone() for parameter in state.scene.parameters()]

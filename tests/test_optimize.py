@@ -35,7 +35,7 @@ FIELD = Voxel(resolutions=(5, 9), switch_on=(0.0, 0.4))
 CONFIG = replace(
     PRESET, steps=10, wording=NoViews(), backdrops=(), guidance=SDS(guidance_scale=1.0),
     cameras=CameraSampler(views=2, resolution=(SIZE,)),
-    scene=Nerf(field=FIELD, background=Learned(), samples=12, occupancy=Occupancy(resolution=8, every=2, warmup=4)),
+    scene=Nerf(field=FIELD, background=Learned(), samples_per_ray=12, occupancy=Occupancy(resolution=8, every=2, warmup=4)),
     weights=Weights(sparsity=Linear(0.0, 0.1), distortion=0.01, tv=0.1, orientation=0.01),
 )  # fmt: skip
 
@@ -279,7 +279,7 @@ def test_what_goes_wrong_again_and_again_ends_the_run_with_advice(kind):
 def test_a_long_run_outlives_more_than_three_bad_steps():
     last = 4 * SNAPSHOT_EVERY
     config = faulty("loss", range(5, last, SNAPSHOT_EVERY), steps=last)
-    config = replace(config, scene=replace(config.scene, background=Learned(), samples=4), weights=Weights())
+    config = replace(config, scene=replace(config.scene, background=Learned(), samples_per_ray=4), weights=Weights())
     state, steps = carried_out(config)
     notes = [step.note for step in steps if step.note]
     assert len(notes) == 4 > ATTEMPTS
@@ -422,7 +422,7 @@ def test_each_picture_lies_on_a_backdrop_that_the_prior_is_told(orbit, monkeypat
     colors = {"": (0.9, 0.8, 0.7), "dark background": (0.1, 0.0, 0.2)}
     backdrops = tuple(Backdrop(words, color) for words, color in colors.items())
     cameras = CameraSampler(views=4, resolution=(SIZE,), orbit=orbit)
-    empty = Nerf(field=replace(FIELD, blob=Blob("none"), switch_on=(0.0, 0.0)), samples=12, background=Solid(colors[""]))
+    empty = Nerf(field=replace(FIELD, blob=Blob("none"), switch_on=(0.0, 0.0)), samples_per_ray=12, background=Solid(colors[""]))
     config = replace(CONFIG, scene=empty, backdrops=backdrops, cameras=cameras, guidance=Noting(), weights=Weights())
     prior = gaussian_prior()
     monkeypatch.setattr(
@@ -453,7 +453,7 @@ GREY = (0.5, 0.5, 0.5)
 REBUILD = replace(
     CONFIG, steps=100, weights=Weights(),
     guidance=SDS(guidance_scale=1.0, t_min=0.02, t_max=Linear(0.98, 0.3), weighting="x0"),
-    scene=Nerf(field=Voxel(resolutions=(17, 33), switch_on=(0.0, 0.0)), background=Solid(GREY), samples=48),
+    scene=Nerf(field=Voxel(resolutions=(17, 33), switch_on=(0.0, 0.0)), background=Solid(GREY), samples_per_ray=48),
 )  # fmt: skip
 
 

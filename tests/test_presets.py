@@ -73,7 +73,7 @@ def test_a_preset_names_a_known_prior(name):
 
 def begins_with(config, number):
     """What a stage's scene begins as: a small box, where it begins with a mesh."""
-    if number == 0 and not config.stages[0].scene.needs_start:
+    if number == 0 and not config.stages[0].scene.needs_initial_mesh:
         return None
     box = trimesh.creation.box((0.9, 0.7, 0.5))
     return Mesh(box.vertices.astype(np.float32), box.faces.astype(np.int32))
@@ -82,7 +82,7 @@ def begins_with(config, number):
 def small(scene):
     """The same scene with less to compute."""
     if isinstance(scene, Nerf):
-        return replace(scene, samples=32)
+        return replace(scene, samples_per_ray=32)
     if isinstance(scene, TetMesh):
         return replace(scene, resolution=12)
     return replace(scene, capacity=300, count=200) if isinstance(scene, Gaussians) else scene
@@ -91,7 +91,7 @@ def small(scene):
 @EACH
 def test_the_stages_of_a_preset_can_follow_each_other(name):
     config = PRESETS[name]
-    check_stages(replace(config, start="a.glb") if config.scene.needs_start else config)
+    check_stages(replace(config, start="a.glb") if config.scene.needs_initial_mesh else config)
 
 
 def test_every_weight_is_of_some_scenes_term():
@@ -102,7 +102,7 @@ def test_every_weight_is_of_some_scenes_term():
 @EACH_STAGE
 def test_the_regularisers_of_a_preset_are_terms_of_its_scene(name, number):
     config = PRESETS[name].stages[number]
-    scene = small(config.scene).build(random_stream(), start=begins_with(PRESETS[name], number))
+    scene = small(config.scene).build(random_stream(), initial_mesh=begins_with(PRESETS[name], number))
     cameras = replace(config.cameras, resolution=(8,))(0.5, random_stream())
     for progress in PROGRESS:
         on = config.weights.at(progress)

@@ -9,7 +9,7 @@ import torch
 
 from dreamlift.cameras import fibonacci_cameras, orbit_cameras
 from dreamlift.priors import load_prior, sources
-from dreamlift.priors.base import guide, perp_neg
+from dreamlift.priors.base import classifier_free_guidance, perp_neg
 from dreamlift.priors.empirical import EmpiricalPrior
 from dreamlift.priors.gaussian import GaussianPrior
 from dreamlift.priors.text import complaints
@@ -85,8 +85,8 @@ def test_empirical_prior_returns_the_picture_of_the_asked_camera():
 
 def test_guidance_is_uncond_plus_s_times_the_difference():
     uncond, cond = torch.tensor([1.0, 2.0]), torch.tensor([2.0, 0.0])
-    assert guide(uncond, cond, 7.5).tolist() == [8.5, -13.0]
-    assert guide(uncond, cond, 1.0).tolist() == cond.tolist()
+    assert classifier_free_guidance(uncond, cond, 7.5).tolist() == [8.5, -13.0]
+    assert classifier_free_guidance(uncond, cond, 1.0).tolist() == cond.tolist()
 
 
 def test_perp_neg_removes_only_the_perpendicular_part():
@@ -158,7 +158,7 @@ def test_linear_latents_are_the_least_squares_fit_to_flat_colours(tmp_path):
     import numpy as np
 
     folder = tiny_folder(tmp_path, "latent")
-    exact, linear = load_prior(folder, CPU), load_prior(folder, CPU, linear_latents=True)
+    exact, linear = load_prior(folder, CPU), load_prior(folder, CPU, linear_encoder=True)
     picture = torch.rand(1, 16, 16, 3, requires_grad=True)  # a pixel a latent
     got = linear.encode(picture)
     larger = torch.rand(1, 40, 40, 3)
@@ -177,8 +177,8 @@ def test_linear_latents_are_the_least_squares_fit_to_flat_colours(tmp_path):
     got.sum().backward()
     # of each channel the same everywhere
     torch.testing.assert_close(picture.grad[0, 0, 0].expand(16, 16, 3), picture.grad[0])
-    with pytest.raises(ValueError, match="leave linear_latents off"):
-        load_prior(tiny_folder(tmp_path / "pixels", "pixel"), CPU, linear_latents=True)
+    with pytest.raises(ValueError, match="leave linear_encoder off"):
+        load_prior(tiny_folder(tmp_path / "pixels", "pixel"), CPU, linear_encoder=True)
 
 
 def test_packed_pictures_come_back_whole(tmp_path):
@@ -194,7 +194,7 @@ def test_packed_pictures_come_back_whole(tmp_path):
 
 def test_the_camera_is_told_to_the_prompt_and_not_to_the_empty_one(tmp_path):
     folder = tiny_folder(tmp_path, "pixel")
-    prior, blind = load_prior(folder, CPU), load_prior(folder, CPU, see_cameras=False)
+    prior, blind = load_prior(folder, CPU), load_prior(folder, CPU, camera_conditioning=False)
     text, x, t = prior.embed_text(["a red mug", ""]), torch.randn(2, 12, 16, 16), torch.tensor([0.5, 0.7])
     cameras = orbit_cameras(
         torch.tensor([0.3, 2.0]), torch.tensor([0.1, 0.6]), torch.full((2,), 2.5), torch.full((2,), 0.8), 32

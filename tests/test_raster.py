@@ -7,34 +7,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from mesh_helpers import grid, mesh_of, sphere_sdf, torus_sdf
 
 from dreamlift.cameras import orbit_cameras, rays_of, turntable
 from dreamlift.meshing import geometry
-from dreamlift.meshing.isosurface import isosurface
 from dreamlift.raster.exact import rasterize
 from dreamlift.raster.visibility import box_pairs
 from dreamlift.texturing.draw import render_mesh
 from dreamlift.texturing.sampling import sample_texture
-from dreamlift.types import Cameras, Mesh, Shading
-
-
-def grid(size: int, bound: float = 1.0) -> torch.Tensor:
-    axis = torch.linspace(-bound, bound, size)
-    return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
-
-
-def sphere_sdf(points: torch.Tensor, radius: float = 0.6, center: tuple[float, float, float] = (0, 0, 0)):
-    return (points - torch.tensor(center)).norm(dim=-1) - radius
-
-
-def torus_sdf(points: torch.Tensor, major: float = 0.6, minor: float = 0.25) -> torch.Tensor:
-    ring = points[..., [0, 2]].norm(dim=-1) - major
-    return (ring.square() + points[..., 1].square()).sqrt() - minor
-
-
-def mesh_of(sdf: torch.Tensor) -> Mesh:
-    vertices, faces = isosurface(-sdf, 0.0, -1.0, 1.0)
-    return Mesh(vertices.numpy().astype(np.float32), faces.numpy().astype(np.int32))
+from dreamlift.types import Cameras, Shading
 
 
 def brute_force(vertices: np.ndarray, faces: np.ndarray, cameras: Cameras) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,7 +9,6 @@ from dreamlift.cameras import rays_of, turntable
 from dreamlift.config.build import load_yaml, save_yaml
 from dreamlift.scenes import SCENES
 from dreamlift.scenes.background import Learned, Random, Solid
-from dreamlift.scenes.nerf import scene as nerf
 from dreamlift.scenes.nerf.field import Blob
 from dreamlift.scenes.nerf.hashgrid import Hashgrid
 from dreamlift.scenes.nerf.occupancy import Occupancy
@@ -19,12 +18,12 @@ from dreamlift.scenes.nerf.voxel import Voxel
 from dreamlift.types import RenderOutput, Shading
 
 SETTINGS = {
-    "voxel": Nerf(Voxel((9, 17), (0.0, 0.3)), samples=32, occupancy=Occupancy(16, every=2, warmup=4)),
+    "voxel": Nerf(Voxel((9, 17), (0.0, 0.3)), samples_per_ray=32, occupancy=Occupancy(16, every=2, warmup=4)),
     "hashgrid": Nerf(
         Hashgrid(levels=4, log2_rows=10, base_resolution=4, hidden=16),
         Learned(),
         Occupancy(16, every=2, warmup=4),
-        samples=32,
+        samples_per_ray=32,
     ),
 }
 
@@ -39,7 +38,7 @@ def generator(seed=0):
 
 def box(density, **changes):
     """A voxel scene of constant density: the raw value is the inverse of softplus, as there is no blob."""
-    scene = Nerf(Voxel((3,), (0.0,), blob=Blob("none")), stop=0.0, **changes).build(generator())
+    scene = Nerf(Voxel((3,), (0.0,), blob=Blob("none")), early_stop_eps=0.0, **changes).build(generator())
     scene.field.levels[0].data[..., 0] = math.log(math.expm1(density))
     return scene.eval()
 
@@ -59,7 +58,7 @@ def train(scene, rng, first, last):
 @pytest.mark.parametrize("density", [0.3, 2.0])
 def test_homogeneous_box_follows_beer_lambert(density):
     """Opacity 1 - exp(-sigma L) on a chord L, and the mean depth of light absorbed on it."""
-    scene, cameras = box(density, samples=256, bounds=0.7), turntable(3, size=24)
+    scene, cameras = box(density, samples_per_ray=256, bounds=0.7), turntable(3, size=24)
     with torch.no_grad():
         out = scene.render(cameras, generator(), background=torch.zeros(3))
     rays = rays_of(cameras)
@@ -76,7 +75,7 @@ def test_homogeneous_box_follows_beer_lambert(density):
 
 def test_jittered_renders_keep_the_closed_form():
     """The pieces always cover the whole chord, so a homogeneous box has no noise at all."""
-    scene, cameras = box(1.0, samples=8), turntable(1, size=12)
+    scene, cameras = box(1.0, samples_per_ray=8), turntable(1, size=12)
     still = scene.render(cameras, generator(), background=torch.zeros(3)).opacity
     scene.train()
     for seed in range(3):
@@ -147,7 +146,7 @@ def test_early_termination_is_bounded_by_its_threshold():
     scene = box(40.0)
     cameras = turntable(2, size=16)
     full = scene.render(cameras, generator(), background=torch.ones(3))
-    object.__setattr__(scene.settings, "stop", 1e-2)
+    object.__setattr__(scene.settings, "early_stop_eps", 1e-2)
     stopped = scene.render(cameras, generator(), background=torch.ones(3))
     assert (stopped.aux["weights"] == 0).float().mean() > 0.5
     assert (full.opacity - stopped.opacity).abs().max() < 1e-2
@@ -158,7 +157,7 @@ def test_a_render_in_pieces_equals_the_whole(name, monkeypatch):
     scene, cameras = SETTINGS[name].build(generator()).eval(), turntable(3, size=16)
     shading = Shading(torch.tensor([1.0, 0.0, 0.5]), torch.tensor([0.0, 1.0, 0.0]), torch.ones(3, 3) * 2)
     whole = scene.render(cameras, generator(), shading, normals=True)
-    monkeypatch.setattr(nerf, "SAMPLES_AT_ONCE", 1000)
+    monkeypatch.setattr("dreamlift.scenes.nerf.scene.SAMPLES_AT_ONCE", 1000)
     with torch.no_grad():
         pieces = scene.render(cameras, generator(), shading, normals=True)
     for field in ("rgb", "opacity", "depth", "normal"):
@@ -280,7 +279,7 @@ def test_settings_survive_yaml():
         assert load_yaml(Nerf, save_yaml(settings)) == settings
     assert SCENES["nerf"] is Nerf
     with pytest.raises(ValueError, match="samples"):
-        Nerf(samples=1)
+        Nerf(samples_per_ray=1)
 
 
 def test_a_short_fit_recovers_a_coloured_ball():

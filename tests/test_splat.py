@@ -8,8 +8,7 @@ import torch
 import trimesh
 
 from dreamlift.cameras import turntable
-from dreamlift.scenes.gaussians import harmonics as splat_color
-from dreamlift.scenes.gaussians import initial, splat
+from dreamlift.scenes.gaussians import harmonics, initial, splat
 from dreamlift.system import jit
 from dreamlift.types import Cameras, Mesh
 
@@ -176,7 +175,7 @@ def test_kernels_equal_the_twin_forward_and_backward(count, size, threads, rng, 
     probe = torch.randn(2, size, size, 5, generator=rng)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    monkeypatch.setattr(splat.splat_kernels, "LEAST", 1)
+    monkeypatch.setattr(splat.splat_numba, "LEAST", 1)
     try:
         fast = picture(values, cameras)
         fast_grads = torch.autograd.grad((fast * probe).sum(), values)
@@ -196,11 +195,11 @@ def test_kernels_do_not_depend_on_the_number_of_threads(rng, monkeypatch):
     projected = splat.project_splats(means, splat.covariances(quats, log_scales.exp()), turntable(2, size=40))
     items, _ = splat.collect(projected, opacities, features, 40, 40)
     values = [value.detach().requires_grad_() for value in (items.means2d, items.conics, items.opacities, items.features)]
-    monkeypatch.setattr(splat.splat_kernels, "LEAST", 1)
+    monkeypatch.setattr(splat.splat_numba, "LEAST", 1)
     found, before = [], torch.get_num_threads()
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        out = splat.splat_kernels.composite(tuple(values), (items.limits, items.boxes, items.views), (40, 40, 2))
+        out = splat.splat_numba.composite(tuple(values), (items.limits, items.boxes, items.views), (40, 40, 2))
         found.append([*out, *torch.autograd.grad(out[0].square().sum() + out[1].sum(), values)])
     torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
@@ -279,28 +278,28 @@ def test_spherical_harmonics_are_the_field_s_own():
             real = y.real if m >= 0 else y.imag
             # The original keeps that phase: (-y, z, -x) for degree 1.
             columns.append(real * (math.sqrt(2) if m else 1.0))
-    found = splat_color.sh_basis(torch.from_numpy(d), 3)
+    found = harmonics.sh_basis(torch.from_numpy(d), 3)
     torch.testing.assert_close(found, torch.from_numpy(np.stack(columns, axis=1)))
 
 
 def test_colours_of_harmonics(rng):
     colors = torch.rand(30, 3, generator=rng)
     directions = torch.nn.functional.normalize(torch.randn(2, 30, 3, generator=rng), dim=-1)
-    shown = splat_color.colors_of(splat_color.sh0_of(colors), torch.zeros(30, 0, 3), directions)
+    shown = harmonics.colors_of(harmonics.sh0_of(colors), torch.zeros(30, 0, 3), directions)
     torch.testing.assert_close(shown, colors.expand(2, -1, -1))
     higher = torch.zeros(30, 3, 3)
     higher[:, 1, 0] = 0.3  # red grows along +z
-    shown = splat_color.colors_of(splat_color.sh0_of(torch.full((30, 3), 0.5)), higher, directions)
+    shown = harmonics.colors_of(harmonics.sh0_of(torch.full((30, 3), 0.5)), higher, directions)
     torch.testing.assert_close(shown[..., 0], 0.5 + 0.3 * math.sqrt(3 / (4 * math.pi)) * directions[..., 2])
     torch.testing.assert_close(shown[..., 1:], torch.full((2, 30, 2), 0.5))
 
 
 def test_a_colour_beyond_the_range_can_come_back():
     sh0 = torch.full((1, 1, 3), 4.0, requires_grad=True)
-    shown = splat_color.colors_of(sh0, torch.zeros(1, 0, 3), torch.tensor([[[0.0, 0, 1]]]))
+    shown = harmonics.colors_of(sh0, torch.zeros(1, 0, 3), torch.tensor([[[0.0, 0, 1]]]))
     assert (shown == 1).all()
     shown.sum().backward()
-    torch.testing.assert_close(sh0.grad, torch.full((1, 1, 3), splat_color.C0))
+    torch.testing.assert_close(sh0.grad, torch.full((1, 1, 3), harmonics.C0))
 
 
 @pytest.mark.parametrize("kind", ["ball", "mesh"])
@@ -310,7 +309,7 @@ def test_the_spacing_of_many_points_is_the_mean_of_what_pairs_say(kind, monkeypa
 
     def scales():
         rng = torch.Generator().manual_seed(0)
-        found = initial.ball(3000, 0.5, 0.1, rng) if kind == "ball" else initial.on_mesh(mesh, 3000, rng)
+        found = initial.splats_in_ball(3000, 0.5, 0.1, rng) if kind == "ball" else initial.splats_on_mesh(mesh, 3000, rng)
         return found.log_scales[:, 0].exp()
 
     pairs = scales()

@@ -9,10 +9,10 @@ import torch
 
 from dreamlift.cameras import turntable
 from dreamlift.export.splats import column_names, load_splats, save_splats
-from dreamlift.meshing.geometry import EmptySceneError
 from dreamlift.scenes.gaussians import densify, mesh
 from dreamlift.scenes.gaussians.densify import Densify
 from dreamlift.scenes.gaussians.scene import Gaussians
+from dreamlift.types import EmptySceneError
 
 
 def generator(seed=0):

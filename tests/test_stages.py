@@ -50,7 +50,7 @@ def staged(stub, *scenes, particles=1):
     then = tuple(Stage(steps=2, cameras=FEW, scene=scene) for scene in scenes)
     return Config(
         prompt="a red mug", prior=str(stub), steps=3, particles=particles, cameras=FEW, then=then, checkpoint_every=2,
-        scene=Nerf(Voxel((9, 17), (0.0, 0.5)), samples=24), mesh=Extract(24, faces=300, texture_size=64),
+        scene=Nerf(Voxel((9, 17), (0.0, 0.5)), samples_per_ray=24), mesh=Extract(24, faces=300, texture_size=64),
     )  # fmt: skip
 
 

@@ -27,8 +27,8 @@ def test_everything_works_without_numba():
 import sys; sys.modules["numba"] = None
 import torch
 from dreamlift.cameras import turntable
-from dreamlift.scenes.kernels import fast_kernels_available
-from dreamlift.scenes.nerf import Nerf
+from dreamlift.system.jit import fast_kernels_available
+from dreamlift.scenes.nerf.scene import Nerf
 rng = torch.Generator().manual_seed(0)
 scene = Nerf().build(rng)
 scene.render(turntable(1, size=8), rng, normals=True).rgb.mean().backward()
@@ -57,5 +57,5 @@ def test_kernels_compile_where_no_cache_can_be_written(monkeypatch):
 
 def test_ranges_cover_everything_once():
     for total, least in ((0, 4), (1, 4), (7, 4), (1000, 4), (1000, 2000)):
-        spans = jit.spread(lambda low, high: (low, high), total, least)
+        spans = jit.parallel_ranges(lambda low, high: (low, high), total, least)
         assert [i for low, high in spans for i in range(low, high)] == list(range(total))

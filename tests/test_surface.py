@@ -59,7 +59,7 @@ def bare(truth) -> Mesh:
 @pytest.mark.parametrize("shading", [None, SHADING], ids=["unlit", "lit"])
 def test_a_mesh_that_nobody_changed_looks_as_the_exact_renderer_shows_it(truth, shading):
     """Own texture kept, nothing trained: rgb, opacity, depth and normals of render_mesh, which shares only rasterize."""
-    scene = Surface(SMALL).build(generator(), start=truth).eval()
+    scene = Surface(SMALL).build(generator(), initial_mesh=truth).eval()
     cameras = turntable(2, size=32)
     with torch.no_grad():
         got = scene.render(cameras, generator(), shading, background=torch.tensor([0.2, 0.4, 0.9]), normals=True)
@@ -72,7 +72,7 @@ def test_a_mesh_that_nobody_changed_looks_as_the_exact_renderer_shows_it(truth, 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_gradient_of_everything_by_finite_differences(name, bare):
     """d(lit picture, every regulariser) / d(all parameters) in float64, along one random direction."""
-    scene = SETTINGS[name].build(generator(), start=bare).eval()
+    scene = SETTINGS[name].build(generator(), initial_mesh=bare).eval()
     scene.double()
     cameras = turntable(2, size=8)
     scene.after_step(0, 1.0, generator(), None, None)
@@ -115,7 +115,7 @@ def test_a_grey_mesh_takes_the_colours_of_eight_pictures(name, reached, truth, b
     cameras, white = turntable(8, size=32), (1.0, 1.0, 1.0)
     target = render_mesh(truth, cameras).rgb
     texture = Image(64, 16, lr=0.1) if name == "image" else Voxel((9, 17, 33), (0.0, 0.0, 0.0), lr=0.2)
-    scene = Surface(texture, Solid(white)).build(generator(), start=bare).train()
+    scene = Surface(texture, Solid(white)).build(generator(), initial_mesh=bare).train()
     with torch.no_grad():
         before = psnr(scene.render(cameras, generator()).rgb, target)
     train(scene, target, cameras, generator(1), 0, 40)
@@ -129,11 +129,11 @@ def test_a_grey_mesh_takes_the_colours_of_eight_pictures(name, reached, truth, b
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_stopped_run_goes_on_bit_for_bit(name, bare):
     rng, cameras, target = generator(1), turntable(2, size=16), torch.rand(2, 16, 16, 3, generator=generator(7))
-    scene = SETTINGS[name].build(generator(), start=bare).train()
+    scene = SETTINGS[name].build(generator(), initial_mesh=bare).train()
     optimizer = train(scene, target, cameras, rng, 0, 3)
     kept = {key: value.clone() for key, value in scene.state_dict().items()}
     moments, noise = copy.deepcopy(optimizer.state_dict()), rng.get_state()
-    other = SETTINGS[name].build(generator(99), start=bare).train()
+    other = SETTINGS[name].build(generator(99), initial_mesh=bare).train()
     other.load_state_dict(kept)
     results = []
     for one in (other, scene):
@@ -148,7 +148,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(name, bare):
 
 
 def test_geometry_and_good_uvs_are_kept(truth):
-    scene = Surface(SMALL).build(generator(), start=truth)
+    scene = Surface(SMALL).build(generator(), initial_mesh=truth)
     mesh = scene.to_mesh(Extract(texture_size=64))
     for name in ("vertices", "faces", "uvs"):
         assert np.array_equal(getattr(mesh, name), getattr(truth, name))
@@ -162,7 +162,7 @@ def test_colours_survive_a_new_unwrapping(truth):
     want = render_mesh(truth, cameras).rgb
     tiled = dataclasses.replace(truth, uvs=truth.uvs + np.array([2.0, -1.0], np.float32))  # whole images further
     for start, choice in ((truth, "unwrap"), (tiled, "auto")):
-        scene = Surface(SMALL, uvs=choice).build(generator(), start=start).eval()
+        scene = Surface(SMALL, uvs=choice).build(generator(), initial_mesh=start).eval()
         assert float(scene.uvs.min()) >= 0
         assert float(scene.uvs.max()) <= 1
         with torch.no_grad():
@@ -192,7 +192,7 @@ def test_uv_density_of_a_square_by_hand():
 
 def test_detail_that_a_picture_cannot_show_gets_no_gradient(bare):
     """Levels of 16 to 256 texels, pictures of 24 pixels: the finest stays as it was, the coarsest learns."""
-    scene = Surface(Image(256, 16)).build(generator(), start=bare).train()
+    scene = Surface(Image(256, 16)).build(generator(), initial_mesh=bare).train()
     scene.render(turntable(2, size=24), generator()).rgb.mean().backward()
     coarse, *_, fine = scene.base_color.levels
     assert float(coarse.grad.abs().sum()) > 0
@@ -214,15 +214,15 @@ def test_odds_and_total_variation_by_hand():
 def test_a_material_is_baked_within_its_ranges(truth, tmp_path):
     """Roughness in green and metallic in blue with factors 1; set by hand to known values, read back from the image."""
     settings = Surface(SMALL, material="pbr", keep_colors=False, roughness=(0.2, 0.6), metallic=(0.0, 0.5))
-    scene = settings.build(generator(), start=truth)
+    scene = settings.build(generator(), initial_mesh=truth)
     for level in scene.finish.levels:
         level.data[:, 1], level.data[:, 2] = 100.0, -100.0  # the ends of the ranges: roughness 0.6, metallic 0
     mesh = scene.to_mesh(Extract(texture_size=64))
     assert (mesh.metallic, mesh.roughness) == (1.0, 1.0)
     assert set(np.unique(mesh.metallic_roughness[..., 1])) == {153}  # 0.6 * 255
     assert set(np.unique(mesh.metallic_roughness[..., 2])) == {0}
-    again = Surface(SMALL, material="pbr").build(generator(), start=mesh)
-    rough, metal = again.own.finish(torch.tensor([0, 5]), torch.full((2, 3), 1 / 3)).unbind(dim=1)
+    again = Surface(SMALL, material="pbr").build(generator(), initial_mesh=mesh)
+    rough, metal = again.initial_appearance.finish(torch.tensor([0, 5]), torch.full((2, 3), 1 / 3)).unbind(dim=1)
     torch.testing.assert_close(rough, torch.full((2,), 0.6))
     assert float(metal.abs().max()) == 0.0
 
@@ -230,11 +230,11 @@ def test_a_material_is_baked_within_its_ranges(truth, tmp_path):
 def test_a_material_without_gloss_in_flat_light_shows_its_base_colour(truth):
     """A panorama of one grey 0.75: a rough dielectric shows 0.75 times its base colour in linear light, give or take F."""
     settings = Surface(SMALL, material="pbr", roughness=(0.89, 0.9), metallic=(0.0, 0.001), turn=False)
-    scene = settings.build(generator(), start=truth).eval()
+    scene = settings.build(generator(), initial_mesh=truth).eval()
     scene.environment.irradiance.zero_()
     scene.environment.irradiance[0] = 0.75 * 3.14159 / 0.282095
     scene.environment.lobes.fill_(0.75)
-    plain = Surface(SMALL).build(generator(), start=truth).eval()
+    plain = Surface(SMALL).build(generator(), initial_mesh=truth).eval()
     cameras, black = turntable(2, size=24), torch.zeros(3)
     with torch.no_grad():
         lit = scene.render(cameras, generator(), background=black)
@@ -245,7 +245,7 @@ def test_a_material_without_gloss_in_flat_light_shows_its_base_colour(truth):
 
 
 def test_the_light_turns_in_training_only_and_by_the_given_generator(bare):
-    scene = Surface(SMALL, Solid(), material="pbr").build(generator(), start=bare)
+    scene = Surface(SMALL, Solid(), material="pbr").build(generator(), initial_mesh=bare)
     cameras = turntable(1, size=16)
 
     def shown(seed):
@@ -260,7 +260,7 @@ def test_the_light_turns_in_training_only_and_by_the_given_generator(bare):
 
 def test_the_back_of_an_open_sheet_is_lit_as_its_front():
     sheet = Mesh(np.array([[-1, -1, 0], [1, -1, 0], [0, 1, 0]], np.float32) * 0.5, np.array([[0, 1, 2]], np.int32))
-    scene = Surface(SMALL, Solid()).build(generator(), start=unwrap(sheet, 32)).eval()
+    scene = Surface(SMALL, Solid()).build(generator(), initial_mesh=unwrap(sheet, 32)).eval()
     cameras = turntable(2, elevation_deg=0.0, size=16)  # from the front and from behind
     light = Shading(torch.ones(2), torch.zeros(2), cameras.c2w[:, :3, 3])
     out = scene.render(cameras, generator(), light, normals=True)
@@ -274,12 +274,12 @@ def test_what_is_refused(bare):
     with pytest.raises(ValueError, match="give --mesh FILE or put it after another stage"):
         Surface().build(generator())
     with pytest.raises(ValueError, match="no UVs: set it to 'auto' or 'unwrap'"):
-        Surface(uvs="keep").build(generator(), start=dataclasses.replace(bare, uvs=None))
-    scene = Surface(SMALL).build(generator(), start=bare)
+        Surface(uvs="keep").build(generator(), initial_mesh=dataclasses.replace(bare, uvs=None))
+    scene = Surface(SMALL).build(generator(), initial_mesh=bare)
     with pytest.raises(ValueError, match=r"'sparsity'; a surface scene has: tv\. Set weights\.sparsity to 0"):
         scene.regularize(None, 0.0, ("sparsity",))
     with pytest.raises(ValueError, match="none with this texture"):
-        Surface(HASH).build(generator(), start=bare).regularize(None, 0.0, ("tv",))
+        Surface(HASH).build(generator(), initial_mesh=bare).regularize(None, 0.0, ("tv",))
     for wrong in ({"supersample": 0}, {"roughness": (0.9, 0.1)}, {"metallic": (0.0, 2.0)}, {"brightness": 0.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Surface(**wrong)
@@ -291,13 +291,13 @@ def test_what_is_refused(bare):
 def test_settings_survive_yaml_and_count_their_own_values(name, bare):
     settings = SETTINGS[name]
     assert load_yaml(Surface, save_yaml(settings)) == settings
-    scene = settings.build(generator(), start=bare)
+    scene = settings.build(generator(), initial_mesh=bare)
     textures = [texture for texture in (scene.base_color, scene.finish) if texture is not None]
-    assert settings.values() == sum(p.numel() for texture in textures for p in texture.parameters())
+    assert settings.parameter_count() == sum(p.numel() for texture in textures for p in texture.parameters())
     small, large = (settings.step_bytes(StepShape(2, side)) for side in (32, 64))
     assert 0 < small < large
     assert settings.picture_bytes("cpu") > 0
-    assert settings.thrifty() is None
+    assert settings.low_memory() is None
     assert SCENES["surface"] is Surface
 
 
@@ -306,7 +306,7 @@ def test_from_a_file_to_a_file(truth, tmp_path):
     far = dataclasses.replace(truth, vertices=truth.vertices * 40 + np.array([100.0, 0.0, -7.0], np.float32))
     save_glb(far, tmp_path / "far.glb")
     mesh, placement = load_mesh(tmp_path / "far.glb")
-    scene = Surface(SMALL).build(generator(), start=mesh)
+    scene = Surface(SMALL).build(generator(), initial_mesh=mesh)
     back = placement.restored(scene.to_mesh(Extract(texture_size=128)))
     np.testing.assert_allclose(back.vertices, far.vertices, atol=1e-4)
     assert np.array_equal(back.faces, far.faces)
@@ -316,19 +316,20 @@ def test_what_is_not_painted_stays_as_the_mesh_brought_it(truth):
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (64, 64, 3), np.uint8) for _ in range(2)]
     start = dataclasses.replace(truth, metallic=0.7, roughness=0.3, metallic_roughness=pictures[0], normal_map=pictures[1])
-    kept = Surface(SMALL, uvs="keep").build(generator(), start=start).to_mesh(Extract(texture_size=64))
+    kept = Surface(SMALL, uvs="keep").build(generator(), initial_mesh=start).to_mesh(Extract(texture_size=64))
     assert (kept.metallic, kept.roughness) == (0.7, 0.3)
     np.testing.assert_array_equal(kept.metallic_roughness, pictures[0])
     np.testing.assert_array_equal(kept.normal_map, pictures[1])
-    lit = Surface(SMALL, uvs="keep", material="pbr").build(generator(), start=start).to_mesh(Extract(texture_size=64))
+    lit = Surface(SMALL, uvs="keep", material="pbr").build(generator(), initial_mesh=start).to_mesh(Extract(texture_size=64))
     assert (lit.metallic, lit.roughness) == (1.0, 1.0)  # of a picture that is the scene's own
     np.testing.assert_array_equal(lit.normal_map, pictures[1])
     # With other UVs the pictures do not fit any more: the mean of the material stays.
-    anew = Surface(SMALL, uvs="unwrap").build(generator(), start=start).to_mesh(Extract(texture_size=64))
+    anew = Surface(SMALL, uvs="unwrap").build(generator(), initial_mesh=start).to_mesh(Extract(texture_size=64))
     assert anew.metallic_roughness is None
     assert anew.normal_map is None
     assert anew.metallic == pytest.approx(0.7 * 0.5, abs=0.02)  # of even random texels
     assert anew.roughness == pytest.approx(0.3 * 0.5, abs=0.02)
-    fresh = Surface(SMALL, keep_colors=False, uvs="keep").build(generator(), start=start).to_mesh(Extract(texture_size=64))
+    grey = Surface(SMALL, keep_colors=False, uvs="keep")
+    fresh = grey.build(generator(), initial_mesh=start).to_mesh(Extract(texture_size=64))
     assert fresh.metallic_roughness is None
     assert fresh.metallic == Mesh(truth.vertices, truth.faces).metallic

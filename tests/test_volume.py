@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from dreamlift.scenes import regularizers
 from dreamlift.scenes.nerf import volume
+from dreamlift.scenes.nerf.regularizers import depth_variance, distortion, orientation, total_variation
+from dreamlift.scenes.regularizers import opaque, sparsity
 from dreamlift.system import jit
 from dreamlift.types import RaySamples
 
@@ -187,18 +188,18 @@ def test_distortion_and_variance_against_brute_force(rng):
     samples, offsets = random_samples(counts, rng, torch.float64)
     weights = torch.rand(13, generator=rng, dtype=torch.float64).requires_grad_()
     m, delta = 0.5 * (samples.starts + samples.ends), samples.ends - samples.starts
-    distortion = variance = torch.zeros((), dtype=torch.float64)
+    spreads = variances = torch.zeros((), dtype=torch.float64)
     for r in range(4):
         own = range(int(offsets[r]), int(offsets[r + 1]))
-        distortion = distortion + sum(weights[i] * weights[j] * (m[i] - m[j]).abs() for i in own for j in own)
-        distortion = distortion + sum(weights[i] ** 2 * delta[i] / 3 for i in own)
+        spreads = spreads + sum(weights[i] * weights[j] * (m[i] - m[j]).abs() for i in own for j in own)
+        spreads = spreads + sum(weights[i] ** 2 * delta[i] / 3 for i in own)
         if len(own):
             share = weights[own.start : own.stop] / weights[own.start : own.stop].sum()
             mean = (share * m[own.start : own.stop]).sum()
-            variance = variance + (share * (m[own.start : own.stop] - mean) ** 2).sum()
+            variances = variances + (share * (m[own.start : own.stop] - mean) ** 2).sum()
     for got, want in (
-        (regularizers.distortion(weights, samples, offsets), distortion / 4),
-        (regularizers.depth_variance(weights, samples, offsets), variance / 4),
+        (distortion(weights, samples, offsets), spreads / 4),
+        (depth_variance(weights, samples, offsets), variances / 4),
     ):
         torch.testing.assert_close(got, want)
         torch.testing.assert_close(*(torch.autograd.grad(x, weights, retain_graph=True)[0] for x in (got, want)))
@@ -207,9 +208,9 @@ def test_distortion_and_variance_against_brute_force(rng):
 def test_opacity_terms_by_hand():
     opacity = torch.tensor([0.0, 0.5, 1.0])
     want = (0.1 + math.sqrt(0.26) + math.sqrt(1.01)) / 3
-    assert float(regularizers.sparsity(opacity)) == pytest.approx(want, rel=1e-6)
+    assert float(sparsity(opacity)) == pytest.approx(want, rel=1e-6)
     edge = -(0.001 * math.log(0.001) + 0.999 * math.log(0.999))
-    assert float(regularizers.opaque(opacity)) == pytest.approx((2 * edge + math.log(2)) / 3, rel=1e-4)
+    assert float(opaque(opacity)) == pytest.approx((2 * edge + math.log(2)) / 3, rel=1e-4)
 
 
 def test_orientation_by_hand():
@@ -217,7 +218,7 @@ def test_orientation_by_hand():
     weights = torch.tensor([0.5, 0.7], requires_grad=True)
     normals = torch.tensor([[0.0, 0.8, 0.6], [0.0, 0.0, -1.0]], requires_grad=True)
     directions = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
-    term = regularizers.orientation(weights, normals, directions, rays=2)
+    term = orientation(weights, normals, directions, rays=2)
     assert float(term.detach()) == pytest.approx(0.5 * 0.36 / 2)
     assert torch.autograd.grad(term, weights, allow_unused=True)[0] is None
 
@@ -229,4 +230,4 @@ def test_total_variation_by_brute_force(rng):
         n = grid.shape[axis]
         steps = [(grid.select(axis, k + 1) - grid.select(axis, k)).square().mean() for k in range(n - 1)]
         total += float(sum(steps)) / (n - 1)
-    assert float(regularizers.total_variation(grid)) == pytest.approx(total, rel=1e-5)
+    assert float(total_variation(grid)) == pytest.approx(total, rel=1e-5)

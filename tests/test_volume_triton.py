@@ -85,14 +85,15 @@ def test_what_rays_collect_against_the_torch_twin(stop, through, channels):
 COMPILE = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from dreamlift.scenes import volume_triton
+from dreamlift.scenes.nerf import volume_triton
 floats = ("origins", "directions", "jitter", "out_start", "out_end", "density", "values", "starts", "ends", "weights", "after",
           "sums", "grad_weights", "grad_sums", "grad_density", "grad_values")
 kinds = {name: "*fp32" for name in floats} | {"occupied": "*u8", "offsets": "*i64", "out_ray": "*i64"}
 kinds |= {"rays": "i32", "count": "i32", "size": "i32", "bounds": "fp32", "stop": "fp32"}
-for kernel, constants in ((volume_triton._sample, {"write": False}), (volume_triton._sample, {"write": True}),
-(volume_triton._forward, {"channels": 3}),
-                          (volume_triton._backward, {"channels": 3, "direct": True})):
+for kernel, constants in (
+    (volume_triton._sample, {"write": False}), (volume_triton._sample, {"write": True}),
+    (volume_triton._forward, {"channels": 3}), (volume_triton._backward, {"channels": 3, "direct": True}),
+):
     constants |= {"block": 64}
     signature = {name: "constexpr" if name in constants else kinds[name] for name in kernel.arg_names}
     made = compile(ASTSource(kernel, signature, constexprs=constants), target=GPUTarget("cuda", 80, 32))

@@ -320,7 +320,7 @@ def test_v_error_is_the_noise_error_over_alpha(prior):
 def test_a_run_with_it_resumes_bit_by_bit(prior):
     config = replace(
         FIELD, steps=4, guidance=VSD(targets="all"), cameras=CameraSampler(views=1, resolution=(16,)),
-        scene=replace(FIELD.scene, field=Voxel(resolutions=(5, 9), switch_on=(0.0, 0.4)), samples=12),
+        scene=replace(FIELD.scene, field=Voxel(resolutions=(5, 9), switch_on=(0.0, 0.4)), samples_per_ray=12),
     )  # fmt: skip
     embeds = embed_prompt("a red mug", "", config.wording, prior.embed_text, config.backdrops)
 

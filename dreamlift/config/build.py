@@ -22,10 +22,13 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from dreamlift.config import yaml
-from dreamlift.config.kinds import Kind, fields_of, root_kind
+from dreamlift.config.kinds import Kind, fields_of, is_setting, root_kind
 from dreamlift.schedules import Constant
 
 T = TypeVar("T")
+NULLS = ("null", "none", "None")
+REMOVED = object()
+PLUGIN_HINT = "; a type of your own needs its module: --plugin FILE_OR_MODULE"
 
 
 class ConfigError(ValueError):
@@ -70,7 +73,8 @@ def load_yaml(cls: type[T], text: str, name: str = "the config") -> T:
 def apply_overrides(obj: T, overrides: Mapping[str, str]) -> T:
     """A copy of ``obj`` with dotted settings replaced by command-line text, such as ``{"guidance.t_max": "0.5"}``.
 
-    An entry of a tuple is named by its number from 0 (``then.0.steps``); the first number that is free adds one.
+    An entry of a tuple is named by its number from 0 (``stages.0.steps``); the first number that is free adds one, and
+    "null" removes one.
     All overrides of one object take effect together, in any order: ``guidance.type`` selects the class (another one
     starts from its own defaults), and its fields may be set in the same call. Raises ConfigError.
     """
@@ -101,7 +105,10 @@ def describe_fields(obj: Any, path: str = "") -> list[tuple[str, str, str, str]]
         value, here = getattr(obj, name), _join(path, name)
         names = {choice: label for label, choice in kind.records.items()}
         if kind.repeats and kind.items[0].records and value:
+            names = {choice: label for label, choice in kind.items[0].records.items()}
             for number, entry in enumerate(value):
+                if kind.items[0].tagged:
+                    rows.append((f"{here}.{number}.type", " | ".join(kind.items[0].records), names[type(entry)], comment))
                 rows += describe_fields(entry, f"{here}.{number}")
             continue
         if type(value) not in names:
@@ -120,12 +127,11 @@ def _build(kind: Kind, value: Any, path: str, text: bool, base: Any) -> Any:
     ``base`` is what the setting was before; a mapping that gives only some fields keeps the others of it.
     """
     if text and isinstance(value, str):
-        if not (kind.items or kind.records) or value.lstrip()[:1] not in ("[", "{"):
+        value = _structure(kind, value, path)
+        if isinstance(value, str) and (not _is_plain_record(kind) or value.strip() in NULLS):
             return _from_text(kind, value, path)
-        try:
-            value = yaml.load(value, leaves_as_text=True)
-        except ValueError as error:
-            raise ConfigError(f"{path}: got {_show(value)}, which is not readable: {error}") from None
+    if isinstance(value, str) and _is_plain_record(kind):
+        value = {next(iter(kind.records.values())).MAIN_FIELD: value}  # of which most users set no other field
     if isinstance(value, Mapping) and kind.records:
         return _build_record(kind, value, path, text, base)
     if isinstance(value, Mapping) and kind.repeats and text and isinstance(base, tuple):
@@ -140,16 +146,32 @@ def _build(kind: Kind, value: Any, path: str, text: bool, base: Any) -> Any:
     return _scalar(kind, value, path)
 
 
+def _structure(kind: Kind, value: str, path: str) -> Any:
+    """Command-line text that begins like a list or mapping, where one is accepted, as such; other text as it is."""
+    if not (kind.items or kind.records) or value.lstrip()[:1] not in ("[", "{"):
+        return value
+    try:
+        return yaml.load(value, leaves_as_text=True)
+    except ValueError as error:
+        raise ConfigError(f"{path}: got {_show(value)}, which is not readable: {error}") from None
+
+
+def _is_plain_record(kind: Kind) -> bool:
+    """Whether text may stand for the record's main field."""
+    return bool(kind.records) and not kind.tagged and hasattr(next(iter(kind.records.values())), "MAIN_FIELD")
+
+
 def _build_some(kind: Kind, data: Mapping[Any, Any], path: str, base: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A tuple with some of its entries changed, or added at its end, by their numbers: ``then.0.steps``."""
+    """A tuple with some of its entries changed, or added at its end, by their numbers: ``stages.0.steps``."""
     found = list(base)
     for key, value in sorted(data.items()):
         number = int(key) if str(key).isdigit() else -1
         if not 0 <= number <= len(found):
             raise ConfigError(f"{_join(path, key)}: no such entry; accepted: 0 to {len(found)} ({len(found)} adds one)")
         entry = found[number] if number < len(found) else None
-        found[number : number + 1] = [_build(kind, value, _join(path, key), True, entry)]
-    return tuple(found)
+        gone = isinstance(value, str) and value.strip() in NULLS  # removes the entry
+        found[number : number + 1] = [REMOVED if gone else _build(kind, value, _join(path, key), True, entry)]
+    return tuple(entry for entry in found if entry is not REMOVED)
 
 
 def _build_record(kind: Kind, data: Mapping[Any, Any], path: str, text: bool, base: Any) -> Any:
@@ -171,7 +193,8 @@ def _build_record(kind: Kind, data: Mapping[Any, Any], path: str, text: bool, ba
         else:
             values[name] = before
     try:
-        return cls(**values)
+        # What is no setting (a model in memory) is kept.
+        return cls(**values) if base is None else dataclasses.replace(base, **values)
     except ValueError as error:
         raise ConfigError(": ".join(filter(None, [path, " ".join(str(error).split())]))) from error
 
@@ -187,7 +210,8 @@ def _class_of(kind: Kind, data: Mapping[Any, Any], path: str, base: Any) -> type
         raise ConfigError(f"{here}: missing, accepted: {accepted}")
     name = data["type"]
     if not isinstance(name, str) or name not in kind.records:
-        raise ConfigError(f"{here}: got {_show(name)}, accepted: {accepted}{_nearest(name, kind.records)}")
+        hint = _nearest(name, kind.records) or PLUGIN_HINT
+        raise ConfigError(f"{here}: got {_show(name)}, accepted: {accepted}{hint}")
     return kind.records[name]
 
 
@@ -222,7 +246,7 @@ def _from_text(kind: Kind, text: str, path: str) -> Any:
     for option in kind.options:
         if word == str(option):
             return option
-    if kind.optional and word in ("null", "none", "None"):
+    if kind.optional and word in NULLS:
         return None
     if bool in kind.scalars and word in ("true", "True", "false", "False"):
         return word in ("true", "True")
@@ -234,7 +258,7 @@ def _from_text(kind: Kind, text: str, path: str) -> Any:
 
 
 def _plain(kind: Kind, value: Any, path: str) -> Any:
-    if type(value) in kind.records.values():
+    if dataclasses.is_dataclass(value) and kind.records:
         return _plain_record(kind, value, path)
     if isinstance(value, tuple) and kind.items:
         kinds = kind.items * len(value) if kind.repeats else kind.items
@@ -247,8 +271,13 @@ def _plain(kind: Kind, value: Any, path: str) -> Any:
 
 
 def _plain_record(kind: Kind, value: Any, path: str) -> dict[str, Any]:
-    name = next(name for name, cls in kind.records.items() if cls is type(value))
+    name = next((name for name, cls in kind.records.items() if cls is type(value)), None)
+    if name is None:
+        raise ConfigError(f"{path}: {type(value).__name__} has no name in a config; register it (dreamlift.register)")
     plain: dict[str, Any] = {"type": name} if kind.tagged else {}
+    for field in dataclasses.fields(value):
+        if not is_setting(field) and getattr(value, field.name) != field.default:
+            raise ConfigError(f"{_join(path, field.name)}: a value in memory cannot be written to a config")
     for field_name, (field_kind, _, _) in fields_of(type(value)).items():
         plain[field_name] = _plain(field_kind, getattr(value, field_name), _join(path, field_name))
     return plain
@@ -257,6 +286,8 @@ def _plain_record(kind: Kind, value: Any, path: str) -> dict[str, Any]:
 def _unknown(key: Any, cls: type, path: str, base: Any) -> str:
     """The message for a name that ``cls`` does not have: the nearest of its own names, or one deeper in ``base``."""
     known = list(fields_of(cls))
+    if key in (moved := getattr(cls, "MOVED", {})):
+        return f"{_join(path, key)}: this name is of an older form of config; it is now {moved[key]} (`dreamlift settings`)"
     below = {} if base is None else {row[0].rsplit(".", 1)[-1]: row[0] for row in describe_fields(base, path)}
     names = below | {name: _join(path, name) for name in known}
     near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.6)

@@ -61,7 +61,7 @@ def fields_of(cls: type) -> dict[str, FieldInfo]:
     hints, comments = typing.get_type_hints(cls), _comments(cls)
     found: dict[str, FieldInfo] = {}
     for field in dataclasses.fields(cls):
-        if not field.init:
+        if not field.init or not is_setting(field):
             continue
         kind = _kind(hints[field.name], field.metadata.get("choices"), f"{cls.__name__}.{field.name}")
         if field.default_factory is not dataclasses.MISSING:
@@ -70,6 +70,11 @@ def fields_of(cls: type) -> dict[str, FieldInfo]:
             default = functools.partial(_same, field.default)
         found[field.name] = (kind, default, field.metadata.get("help") or comments.get(field.name, ""))
     return found
+
+
+def is_setting(field: dataclasses.Field[Any]) -> bool:
+    """Whether a field can be written in a config; ``metadata={"setting": False}`` says that it holds a value in memory."""
+    return field.metadata.get("setting", True)
 
 
 def root_kind(cls: type) -> Kind:

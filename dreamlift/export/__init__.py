@@ -1,4 +1,4 @@
-"""Writing assets: one format a file. Each exporter takes ``(mesh, path, extras)`` and writes atomically."""
+"""Writing assets, one module per format. Each exporter takes ``(mesh, path, extras)`` and writes atomically."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXPORTERS: dict[str, Exporter] = {
 
 
 def check_formats(names: Iterable[str]) -> None:
-    """Raise a ValueError, before any work is done, where a format is unknown or what writes it is not installed."""
+    """Raise a ValueError for a format that is unknown or needs a package that is not installed."""
     for name in names:
         if name not in EXPORTERS:
             raise ValueError(f"unknown format {name!r}; accepted: {', '.join(EXPORTERS)}")

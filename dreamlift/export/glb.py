@@ -2,9 +2,9 @@
 
 The container is a 12-byte header, a JSON chunk and a binary chunk, each padded to 4 bytes: glTF 2.0 specification,
 section 4.4 "GLB File Format Specification", https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html. The files pass
-the Khronos validator without errors and warnings. With a normal map go the tangents that it was baked for: glTF lets
-viewers make their own where there are none, and these differ (section 3.7.2.1). The reader is trimesh's, which shares no
-code with the writer.
+the Khronos validator without errors and warnings. A normal map is written together with the tangents it was baked for,
+since viewers compute different ones if there are none (section 3.7.2.1). Reading uses trimesh, which shares no code with the
+writer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 
 from dreamlift.color import linear_to_srgb, srgb_to_linear
 from dreamlift.export.placement import Placement
-from dreamlift.meshing.geometry import check_mesh, with_normals
+from dreamlift.meshing.geometry import with_normals
 from dreamlift.meshing.tangents import vertex_tangents
 from dreamlift.system.files import atomic_write_bytes
 from dreamlift.types import Mesh
@@ -33,16 +33,15 @@ LINEAR, LINEAR_MIPMAP_LINEAR, CLAMP_TO_EDGE = 9729, 9987, 33071
 
 
 def save_glb(mesh: Mesh, path: str | Path, extras: Mapping[str, Any] | None = None) -> None:
-    """Write ``mesh`` as one GLB file; the coordinates stay as they are (+y up, +z front, one unit is one metre).
+    """Write ``mesh`` as one GLB file; coordinates are not changed (+y up, +z front, one unit is one metre).
 
     Args:
-        extras: what to remember about the asset (prompt, seed, ...), as values that JSON holds; goes to asset.extras.
+        extras: metadata of the asset (prompt, seed, ...) as JSON values, written to asset.extras.
 
     Raises:
-        EmptySceneError, ValueError: the mesh is empty or malformed, or the extras do not fit in JSON.
+        ValueError: the extras are not JSON values.
         OSError: the file cannot be written; an old one is intact.
     """
-    check_mesh(mesh)
     mesh = with_normals(mesh)
     buffer = _Buffer()
     document: dict[str, Any] = {
@@ -67,7 +66,7 @@ def save_glb(mesh: Mesh, path: str | Path, extras: Mapping[str, Any] | None = No
 
 
 def _primitive(mesh: Mesh, buffer: _Buffer) -> dict[str, Any]:
-    """The vertices and faces, appended to the buffer."""
+    """The JSON entry of the vertices and faces, which are appended to the buffer."""
     attributes = {
         "POSITION": buffer.add_vectors(mesh.vertices, bounds=True),
         "NORMAL": buffer.add_vectors(_unit(mesh.vertex_normals)),
@@ -77,7 +76,7 @@ def _primitive(mesh: Mesh, buffer: _Buffer) -> dict[str, Any]:
     if mesh.uvs is not None:
         attributes["TEXCOORD_0"] = buffer.add_vectors(mesh.uvs)
     if mesh.base_color is None and mesh.vertex_colors is not None:
-        # The specification wants linear light here, unlike in textures (section 3.7.2.1).
+        # Vertex colours are linear light, unlike textures (section 3.7.2.1).
         attributes["COLOR_0"] = buffer.add_vectors(srgb_to_linear(np.clip(mesh.vertex_colors, 0, 1)))
     return {"attributes": attributes, "indices": buffer.add_indices(mesh.faces, len(mesh.vertices)), "material": 0}
 
@@ -98,27 +97,27 @@ def _material(mesh: Mesh) -> dict[str, Any]:
 
 
 def load_glb(path: str | Path, as_placed: bool = False) -> Mesh:
-    """Read a GLB file back, through trimesh. Only a file of one mesh is taken, as :func:`save_glb` writes it.
+    """Read a GLB file of one mesh, as :func:`save_glb` writes it, through trimesh.
 
     Args:
-        as_placed: keep the file's own coordinates. Otherwise an asset that a run wrote comes in the scene's coordinates,
-            as its :class:`~dreamlift.export.placement.Placement` in the file's extras says.
+        as_placed: keep the file's own coordinates. Otherwise the :class:`~dreamlift.export.placement.Placement` in the file's
+            extras is undone, so that an asset is returned in its scene's coordinates.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a GLB, or holds no mesh or several.
+        EmptySceneError, ValueError: the file is not a GLB, does not hold exactly one mesh, or the mesh is invalid.
     """
     import trimesh
 
     data = Path(path).read_bytes()
     try:
-        # From memory: without a folder, a hostile file cannot name other files.
+        # From memory: without a folder, a hostile file cannot refer to other files.
         scene = trimesh.load_scene(io.BytesIO(data), file_type="glb", process=False)
         parts = list(scene.geometry.values())
         extras = _extras(data)
         found = parts[0] if len(parts) == 1 and isinstance(parts[0], trimesh.Trimesh) else None
-        look = {} if found is None else _appearance(found)  # pictures are decoded only now
-    except Exception as error:  # a damaged file can fail anywhere in the reader, with any exception
+        look = {} if found is None else _appearance(found)  # decodes the pictures, which may be damaged
+    except Exception as error:  # a damaged file can raise any exception in the reader
         raise ValueError(f"{path} cannot be read as a GLB file: {type(error).__name__}: {error}") from error
     if found is None:
         raise ValueError(f"{path} must hold exactly one mesh, not {len(parts)} parts")
@@ -128,7 +127,6 @@ def load_glb(path: str | Path, as_placed: bool = False) -> Mesh:
         vertex_normals=np.asarray(found.vertex_normals, dtype=np.float32),
         **look,
     )
-    check_mesh(mesh)
     return mesh if as_placed else Placement.from_extras(extras).undo(mesh)
 
 
@@ -143,14 +141,14 @@ def png_bytes(image: np.ndarray) -> bytes:
 
 @dataclass
 class _Buffer:
-    """The binary chunk while it grows, with the JSON entries that describe it."""
+    """The binary chunk under construction, with the JSON entries that describe it."""
 
     data: bytearray = field(default_factory=bytearray)
     views: list[dict[str, Any]] = field(default_factory=list)
     accessors: list[dict[str, Any]] = field(default_factory=list)
 
     def add_view(self, data: bytes, target: int | None = None) -> int:
-        """Append bytes at a multiple of 4; the number of their buffer view."""
+        """Append bytes at a multiple of 4; returns the number of their buffer view."""
         self.data += b"\0" * (-len(self.data) % 4)
         view = {"buffer": 0, "byteOffset": len(self.data), "byteLength": len(data)}
         self.views.append(view if target is None else {**view, "target": target})
@@ -158,7 +156,7 @@ class _Buffer:
         return len(self.views) - 1
 
     def add_vectors(self, values: np.ndarray, bounds: bool = False) -> int:
-        """Append ``(V, 2 to 4)`` as float32; the number of the accessor."""
+        """Append ``values (V, 2..4)`` as float32; returns the number of the accessor."""
         values = np.ascontiguousarray(values, dtype="<f4")
         accessor = {
             "bufferView": self.add_view(values.tobytes(), ARRAY_BUFFER),
@@ -172,8 +170,8 @@ class _Buffer:
         return len(self.accessors) - 1
 
     def add_indices(self, faces: np.ndarray, count: int) -> int:
-        """Append ``(F, 3)`` vertex numbers below ``count`` in the smallest type that holds them."""
-        # The type's largest value means "restart" to a GPU and is not an index (section 3.7.2.1).
+        """Append ``faces (F, 3)``, indices below ``count``, in 16 or 32 bits; returns the number of the accessor."""
+        # The type's largest value means "primitive restart" and is not an index (section 3.7.2.1).
         small = count <= 65535
         values = np.ascontiguousarray(faces.ravel(), dtype="<u2" if small else "<u4")
         self.accessors.append({
@@ -186,7 +184,7 @@ class _Buffer:
 
 
 def _container(document: dict[str, Any], binary: bytes) -> bytes:
-    """Header, JSON chunk (padded by spaces) and binary chunk (padded by zeros)."""
+    """The file: header, JSON chunk (padded with spaces) and binary chunk (padded with zeros)."""
     try:
         text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:
@@ -199,14 +197,14 @@ def _container(document: dict[str, Any], binary: bytes) -> bytes:
 
 
 def _unit(normals: np.ndarray | None) -> np.ndarray:
-    """Normals of length 1; a zero one becomes +y, since the validator counts any other length as an error."""
+    """Normals of unit length, which the validator requires; zero normals become +y."""
     assert normals is not None
     lengths = np.linalg.norm(normals.astype(np.float64), axis=1, keepdims=True)
     return np.where(lengths > 1e-8, normals / np.maximum(lengths, 1e-8), [0.0, 1.0, 0.0])
 
 
 def _extras(data: bytes) -> dict[str, Any]:
-    """The extras of a GLB's "asset", straight from its first chunk, since trimesh does not hand them on."""
+    """The extras of a GLB's "asset", read from its first chunk, since trimesh drops them."""
     size = struct.unpack_from("<I", data, 12)[0]
     found = json.loads(data[20 : 20 + size].decode("utf-8", errors="replace"))["asset"].get("extras")
     return found if isinstance(found, dict) else {}
@@ -217,7 +215,7 @@ def _appearance(found: Any) -> dict[str, Any]:
     visual, uvs, colors, stored = found.visual, None, None, None
     material = getattr(visual, "material", None)
     if getattr(visual, "uv", None) is not None:
-        # trimesh turns v over on loading, since it keeps OBJ's convention.
+        # trimesh flips v on loading, to OBJ's convention.
         uvs = (np.asarray(visual.uv, dtype=np.float64) * [1, -1] + [0, 1]).astype(np.float32)
     names = {"base_color": "baseColorTexture", "metallic_roughness": "metallicRoughnessTexture", "normal_map": "normalTexture"}
     pictures = {ours: getattr(material, theirs, None) for ours, theirs in names.items()}
@@ -234,7 +232,7 @@ def _appearance(found: Any) -> dict[str, Any]:
         linear = np.asarray(stored)
         scale = np.iinfo(linear.dtype).max if linear.dtype.kind == "u" else 1.0
         colors = linear_to_srgb(linear[:, :3].astype(np.float64) / scale).astype(np.float32)
-    # glTF's own default is 1 where a file does not say.
+    # glTF's default is 1.
     factors = {"metallic": getattr(material, "metallicFactor", None), "roughness": getattr(material, "roughnessFactor", None)}
     return {
         "uvs": uvs, "vertex_colors": colors, **textures,

@@ -1,4 +1,4 @@
-"""Wavefront OBJ with its material (.mtl) and textures (.png) beside it, under the same name.
+"""Wavefront OBJ with its material (.mtl) and textures (.png) in the same folder, under the same name.
 
 The format: Bourke's copy of the Wavefront appendix B1, https://paulbourke.net/dataformats/obj/, and of the MTL
 specification, https://paulbourke.net/dataformats/mtl/. OBJ counts from 1 and has v = 0 at the *bottom* of a texture.
@@ -15,27 +15,24 @@ from typing import Any
 import numpy as np
 
 from dreamlift.export.glb import png_bytes
-from dreamlift.meshing.geometry import check_mesh, with_normals
+from dreamlift.meshing.geometry import with_normals
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text
 from dreamlift.types import Mesh
 
 
 def save_obj(mesh: Mesh, path: str | Path, extras: Mapping[str, Any] | None = None) -> None:
-    """Write ``mesh`` to ``path``, and where it has textures ``NAME.mtl`` and ``NAME.png`` beside it.
+    """Write ``mesh`` to ``path`` and, if it has textures, ``NAME.mtl`` and ``NAME.png`` in the same folder.
 
-    Roughness, metallic and the normal map get pictures of their own (``NAME_roughness.png`` and so on).
-
-    The OBJ comes last, so that it never names files that are not there. Vertex colours (without a texture) follow the
-    coordinates, as most readers understand. ``extras`` become one comment line of JSON.
+    Roughness, metallic and the normal map get pictures of their own (``NAME_roughness.png`` and so on). The OBJ is written
+    last, so that it never refers to missing files. Vertex colours (without a texture) follow the coordinates, which most
+    readers accept. ``extras`` become one comment line of JSON.
 
     Raises:
-        EmptySceneError, ValueError: the mesh is empty or malformed.
         OSError: a file cannot be written; an old one of that name is intact.
     """
-    check_mesh(mesh)
     mesh = with_normals(mesh)
     path = Path(path)
-    # Readers end a file's name in an OBJ or MTL at the first space.
+    # In OBJ and MTL files, readers end a file name at the first space.
     stem = re.sub(r"\s+", "_", path.stem)
     # JSON's escapes keep a prompt with line breaks on one line: it cannot add lines to the file.
     lines = ["# dreamlift " + json.dumps(dict(extras or {}), default=str)]
@@ -59,7 +56,7 @@ def save_obj(mesh: Mesh, path: str | Path, extras: Mapping[str, Any] | None = No
 
 
 def _rows(key: str, values: np.ndarray) -> list[str]:
-    """One line a row; 9 significant digits hold a float32 exactly."""
+    """One line per row; 9 significant digits represent a float32 exactly."""
     pattern = key + " %.9g" * values.shape[1]
     return [pattern % tuple(row) for row in values.tolist()]
 
@@ -70,7 +67,7 @@ def _pictures(mesh: Mesh, stem: str) -> dict[str, tuple[str, np.ndarray]]:
     if mesh.base_color is not None:
         found["map_Kd"] = (f"{stem}.png", mesh.base_color)
     if mesh.metallic_roughness is not None:
-        # MTL takes a map as it is, where glTF multiplies it by the factor.
+        # In MTL the map replaces the factor, whereas glTF multiplies them.
         scaled = mesh.metallic_roughness * np.array([1.0, mesh.roughness, mesh.metallic])
         grey = (scaled + 0.5).astype(np.uint8)
         found["map_Pr"] = (f"{stem}_roughness.png", grey[..., 1])
@@ -83,7 +80,7 @@ def _pictures(mesh: Mesh, stem: str) -> dict[str, tuple[str, np.ndarray]]:
 def _material(mesh: Mesh, maps: dict[str, str]) -> str:
     """The MTL text, with the extension for physically based materials that Blender and others read (Pm, Pr, norm).
 
-    Its source is Exocortex's proposal of 2012, which the formats' documents took up: see "Physically-based Rendering" in
+    It was proposed by Exocortex in 2012: see "Physically-based Rendering" in
     https://en.wikipedia.org/wiki/Wavefront_.obj_file.
     """
     return f"newmtl baked\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nillum 1\nPm {mesh.metallic:.6g}\nPr {mesh.roughness:.6g}\n" + "".join(

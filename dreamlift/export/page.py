@@ -1,8 +1,8 @@
 """One HTML file that shows an asset in any browser, from the disk and without a network.
 
-The viewer is our own few hundred lines of WebGL 2 (``static/viewer.js``): light, texture or clay, wireframe, turntable and
-background are switches, and it reads the GLBs of :mod:`dreamlift.export.glb` only. A content security policy forbids the page
-every network address. The address's ``#part`` sets the start, as ``view.html#azimuth=30&elevation=15&spin=0&wire=1``.
+The viewer (``static/viewer.js``) is written in plain WebGL 2. It has switches for light, texture, wireframe, turntable and
+background, and reads only the GLBs of :mod:`dreamlift.export.glb`. A content security policy blocks all network access. The
+URL's fragment sets the initial view, for example ``view.html#azimuth=30&elevation=15&spin=0&wire=1``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dreamlift.system.files import atomic_write_text
 
-# The page's own script and style, and the pictures that the script takes out of the GLB; no address is allowed.
+# Allows the page's own script and style, and the pictures that the script extracts from the GLB, but no address.
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src blob:"
 
 TEMPLATE = """<!DOCTYPE html>
@@ -57,15 +57,24 @@ button[aria-pressed="true"] {{ background: #245; color: #fff; }}
 
 
 def save_page(glb_path: str | Path, html_path: str | Path, title: str) -> None:
-    """Write a page that shows the GLB file; ``title`` (the prompt) is shown as text, whatever it holds.
+    """Write the page of :func:`page_of`.
 
     Raises:
         FileNotFoundError: there is no such GLB file.
         OSError: the page cannot be written; an old one is intact.
+    """
+    atomic_write_text(html_path, page_of(glb_path, title))
+
+
+def page_of(glb_path: str | Path, title: str) -> str:
+    """A page that shows the GLB file; ``title`` (the prompt) is escaped and shown as text.
+
+    Raises:
+        FileNotFoundError: there is no such GLB file.
     """
     glb = base64.b64encode(Path(glb_path).read_bytes()).decode("ascii")
     script = resources.files("dreamlift.export").joinpath("static/viewer.js").read_text(encoding="utf-8")
     # A lone surrogate has no UTF-8 form.
     shown = html.escape(title.encode("utf-8", errors="replace").decode("utf-8"), quote=True)
     policy = html.escape(POLICY, quote=True).replace("&#x27;", "'")
-    atomic_write_text(html_path, TEMPLATE.format(policy=policy, title=shown, glb=glb, script=script))
+    return TEMPLATE.format(policy=policy, title=shown, glb=glb, script=script)

@@ -1,9 +1,8 @@
-"""Where an asset stands in its files, and how large it is: file = scale * world + offset, the axes unchanged.
+"""Position and size of an asset in its files: file = scale * world + offset, with the axes unchanged.
 
-The vertices themselves are moved when a file is saved. A node transform in the GLB would do there, but PLY, STL and OBJ
-have no nodes, and engines take over a node's scale in different ways (as a factor on the object, or not at all where only
-the mesh is referred to): changed vertices mean the same everywhere. The numbers go into the GLB's extras, so that
-whatever compares a file with the scene gets the scene's own coordinates back.
+The vertices themselves are transformed when a file is saved. A node transform would work in a GLB, but PLY, STL and OBJ have
+no nodes, and engines treat a node's scale differently (as a factor on the object, or not at all if only the mesh is used).
+The numbers are stored in the GLB's extras, so that a file can be compared with its scene in the scene's coordinates.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ Pivot = Literal["center", "base", "mesh"]
 class Placement:
     """A uniform scale, then a shift."""
 
-    scale: float = 1.0  # file units (metres) a world unit
+    scale: float = 1.0  # file units (metres) per world unit
     offset: tuple[float, float, float] = (0.0, 0.0, 0.0)  # metres
 
     def __post_init__(self) -> None:
@@ -32,18 +31,18 @@ class Placement:
             raise ValueError(f"a placement needs a positive scale and finite offsets, not {self.scale} and {self.offset}")
 
     def apply(self, mesh: Mesh) -> Mesh:
-        """The mesh as a file holds it."""
+        """The mesh in the file's coordinates."""
         moved = mesh.vertices.astype(np.float64) * self.scale + np.asarray(self.offset)
         return replace(mesh, vertices=moved.astype(np.float32))
 
     def apply_splats(self, splats: Splats) -> Splats:
-        """The Gaussians as a file holds them: nothing turns, so that rotations, colours and their harmonics stay."""
+        """The Gaussians in the file's coordinates; without a rotation, quaternions and harmonics do not change."""
         moved = splats.means.astype(np.float64) * self.scale + np.asarray(self.offset)
         larger = splats.log_scales.astype(np.float64) + math.log(self.scale)
         return replace(splats, means=moved.astype(np.float32), log_scales=larger.astype(np.float32))
 
     def undo(self, mesh: Mesh) -> Mesh:
-        """The mesh in the scene's coordinates again, but for the last digit of a float32."""
+        """The mesh in the scene's coordinates, the inverse of :meth:`apply` up to float32 rounding."""
         moved = (mesh.vertices.astype(np.float64) - np.asarray(self.offset)) / self.scale
         return replace(mesh, vertices=moved.astype(np.float32))
 
@@ -53,10 +52,10 @@ class Placement:
 
     @staticmethod
     def from_extras(extras: Mapping[str, Any]) -> Placement:
-        """What :meth:`to_extras` left under "placement"; the identity where there is nothing.
+        """The placement stored under "placement" by :meth:`to_extras`; the identity if there is none.
 
         Raises:
-            ValueError: there is something else under that name.
+            ValueError: the entry is malformed.
         """
         found = extras.get("placement")
         if found is None:
@@ -69,11 +68,11 @@ class Placement:
 
 
 def place(mesh: Mesh, scale: float | None = 1.0, pivot: Literal["center", "base"] = "center") -> Placement:
-    """The placement that brings ``mesh`` to its size, with its pivot at the origin.
+    """The placement that scales ``mesh`` to its size and puts its pivot at the origin.
 
     Args:
-        scale: metres of the longest side of the bounding box; None keeps world units.
-        pivot: "center" is the middle of the bounding box; "base" is the middle of its lower side (y is 0 at the bottom).
+        scale: length of the bounding box's longest side, in metres; None keeps world units.
+        pivot: "center" is the centre of the bounding box, "base" the centre of its bottom side (y is 0 at the bottom).
     """
     used = mesh.vertices[np.unique(mesh.faces)].astype(np.float64)
     low, high = used.min(axis=0), used.max(axis=0)

@@ -1,4 +1,4 @@
-"""Binary PLY with normals and a colour a vertex (Turk 1994, "The PLY Polygon File Format").
+"""Binary PLY with a normal and a colour per vertex (Turk 1994, "The PLY Polygon File Format").
 
 The header is described at https://paulbourke.net/dataformats/ply/.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dreamlift.meshing.geometry import check_mesh, with_normals
+from dreamlift.meshing.geometry import with_normals
 from dreamlift.system.files import atomic_write_bytes
 from dreamlift.texturing.sampling import sample_texture
 from dreamlift.types import Mesh
@@ -22,13 +22,11 @@ from dreamlift.types import Mesh
 def save_ply(mesh: Mesh, path: str | Path, extras: Mapping[str, Any] | None = None) -> None:
     """Write ``mesh`` with colours ``red, green, blue`` (uint8 sRGB); a texture is sampled at the vertices.
 
-    Vertices on texture seams stay doubled. ``extras`` become one comment line of JSON.
+    Vertices on texture seams stay duplicated. ``extras`` become one comment line of JSON.
 
     Raises:
-        EmptySceneError, ValueError: the mesh is empty or malformed.
         OSError: the file cannot be written; an old one is intact.
     """
-    check_mesh(mesh)
     mesh = with_normals(mesh)
     assert mesh.vertex_normals is not None
     colors = _vertex_colors(mesh)
@@ -41,22 +39,25 @@ def save_ply(mesh: Mesh, path: str | Path, extras: Mapping[str, Any] | None = No
         rows[name] = column
     triangles = np.zeros(len(mesh.faces), dtype=[("count", "u1"), ("corners", "<i4", (3,))])
     triangles["count"], triangles["corners"] = 3, mesh.faces
-    header = [
-        "ply",
-        "format binary_little_endian 1.0",
-        # JSON's escapes keep a prompt with line breaks on one line: it cannot add lines to the header.
-        "comment dreamlift " + json.dumps(dict(extras or {}), default=str),
+    elements = [
         f"element vertex {len(rows)}",
         *(f"property {'float' if kind == '<f4' else 'uchar'} {name}" for name, kind in kinds),
         f"element face {len(triangles)}",
         "property list uchar int vertex_indices",
-        "end_header",
     ]
-    atomic_write_bytes(path, "\n".join(header).encode("ascii") + b"\n" + rows.tobytes() + triangles.tobytes())
+    atomic_write_bytes(path, ply_header(elements, extras) + rows.tobytes() + triangles.tobytes())
+
+
+def ply_header(elements: list[str], extras: Mapping[str, Any] | None) -> bytes:
+    """The header of a binary little-endian PLY file with the lines ``elements``, and ``extras`` as one comment line of JSON."""
+    # JSON's escapes keep a prompt with line breaks on one line: it cannot add lines to the header.
+    comment = "comment dreamlift " + json.dumps(dict(extras or {}), default=str)
+    lines = ["ply", "format binary_little_endian 1.0", comment, *elements, "end_header"]
+    return "\n".join(lines).encode("ascii") + b"\n"
 
 
 def _vertex_colors(mesh: Mesh) -> np.ndarray | None:
-    """``(V, 3)`` uint8 sRGB from the vertex colours, or else from the texture."""
+    """``(V, 3)`` uint8 sRGB from the vertex colours, or else from the texture; None without either."""
     if mesh.vertex_colors is not None:
         colors = mesh.vertex_colors
     elif mesh.base_color is not None and mesh.uvs is not None:

@@ -1,6 +1,6 @@
-"""Does the exported file look like the scene? Read it back with another library, render it, and compare.
+"""Round-trip check: the exported file is read back by another library, rendered, and compared with the scene's renders.
 
-PSNR = -10 log10(mean squared error), in dB, over all pixels and channels of all views, background included.
+PSNR = -10 log10(mean squared error), in dB, over all pixels and channels of all views, including the background.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dreamlift.types import Cameras
 
 __all__ = ["load_glb", "psnr", "round_trip_psnr"]
 
-HIGHEST = 100.0  # dB; equal pictures would give infinity, which JSON does not hold
+HIGHEST = 100.0  # dB, in place of the infinity of equal pictures, which JSON cannot represent
 
 
 def round_trip_psnr(glb_path: str | Path, cameras: Cameras, reference_rgb: Tensor, background: float | Tensor = 1.0) -> float:
@@ -24,7 +24,7 @@ def round_trip_psnr(glb_path: str | Path, cameras: Cameras, reference_rgb: Tenso
 
     Args:
         cameras: B views, with the picture size of the reference.
-        background: what the reference was composited over: a number, or broadcasts to ``(B, H, W, 3)``.
+        background: the background of the reference: a number, or a tensor that broadcasts to ``(B, H, W, 3)``.
     """
     return psnr(render_mesh(load_glb(glb_path), cameras, background).rgb, reference_rgb)
 

@@ -1,4 +1,4 @@
-"""Which files an asset is written to, and how it stands in them."""
+"""Settings of an asset's files: formats, size, pivot, levels of detail."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ MAX_LOD = 8
 
 @dataclass(frozen=True)
 class Files:
-    """What is written at the end of a run."""
+    """The files that are written at the end of a run."""
 
-    formats: tuple[str, ...] = ("glb",)  # of glb, obj, ply, stl, usdz; a run always writes the GLB as well
-    scale: float | None = 1.0  # metres of the longest side; null keeps the scene's own units
-    pivot: Pivot = "center"  # at the origin: the bounding box's middle, or its lower side's; "mesh": as the file of --mesh
-    lod: int = 1  # levels of detail: each further one has half of the faces, and half the texture's side
-    # Of the mesh that a run began with: its file's units a world unit, and where the world's origin lies. Noted by the run.
+    formats: tuple[str, ...] = ("glb",)  # some of glb, obj, ply, stl, usdz; a run always writes the GLB as well
+    scale: float | None = 1.0  # length of the longest side, in metres; null keeps the scene's units
+    pivot: Pivot = "center"  # what lies at the origin: center or base of the bounding box; mesh: as in the file of --mesh
+    lod: int = 1  # levels of detail; each has half the faces and half the texture's side of the one before
+    # Set by the run: the initial mesh's placement, as its file's units per world unit and the world origin in its file.
     home: tuple[float, float, float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -33,17 +33,17 @@ class Files:
             raise ValueError(f"lod is {self.lod}; accepted: 1 to {MAX_LOD}")
 
     def check(self) -> None:
-        """Refuse what cannot be written.
+        """Check that the files can be written.
 
         Raises:
-            ValueError: what writes a format is not installed, or the pivot is that of a mesh that there is not.
+            ValueError: a format needs a package that is not installed, or the pivot is "mesh" without an initial mesh.
         """
         check_formats(self.formats)
         if self.pivot == "mesh" and self.home is None:
-            raise ValueError("pivot is 'mesh', but no mesh was given to begin with: name it with --mesh, or use center or base")
+            raise ValueError("pivot is 'mesh', but no mesh was given: name it with --mesh, or use center or base")
 
     def place(self, mesh: Mesh) -> Placement:
-        """Where ``mesh``, which is in the scene's coordinates, stands in its files."""
+        """The placement of ``mesh``, which is in the scene's coordinates, in its files."""
         if self.pivot != "mesh":
             return place(mesh, self.scale, self.pivot)
         self.check()

@@ -1,14 +1,13 @@
-"""3D Gaussians as the ``.ply`` file that their original code writes and viewers read, and back.
+"""Reading and writing 3D Gaussians as the ``.ply`` file of the original implementation, which viewers read.
 
 The layout of https://github.com/graphdeco-inria/gaussian-splatting (Kerbl et al. 2023): one binary little-endian vertex of
-floats a Gaussian, ``x y z nx ny nz f_dc_0..2 f_rest_0.. opacity scale_0..2 rot_0..3``, values raw, before activation: logit
-opacities, logarithmic scales, quaternions w, x, y, z. ``f_rest`` holds all coefficients of red, then of green, then of blue.
-The normals mean nothing and are zero.
+floats per Gaussian, ``x y z nx ny nz f_dc_0..2 f_rest_0.. opacity scale_0..2 rot_0..3``. Values are raw, before activation:
+logit opacities, logarithmic scales, quaternions w, x, y, z. ``f_rest`` holds all coefficients of red, then of green, then of
+blue. The normals are unused and zero.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -17,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from dreamlift.meshing.geometry import EmptySceneError
+from dreamlift.export.ply import ply_header
 from dreamlift.system.files import atomic_write_bytes
-from dreamlift.types import Splats
+from dreamlift.types import EmptySceneError, Splats
 
 MAX_HEADER = 1 << 16  # bytes
 MAX_SPLATS = 50_000_000
 HIGHER = (0, 3, 8, 15)  # coefficients above the first, for degrees 0 to 3
-LARGEST = 1e6  # of any value: what float32 still can square and exp can be checked for
+LARGEST = 1e6  # largest absolute value: its square is finite in float32
 TYPES = {
     "char": "i1", "uchar": "u1", "short": "<i2", "ushort": "<u2", "int": "<i4", "uint": "<u4", "float": "<f4", "double": "<f8",
     "int8": "i1", "uint8": "u1", "int16": "<i2", "uint16": "<u2", "int32": "<i4", "uint32": "<u4", "float32": "<f4",
@@ -33,10 +32,10 @@ TYPES = {
 
 
 def save_splats(splats: Splats, path: str | os.PathLike[str], extras: Mapping[str, Any] | None = None) -> None:
-    """Write ``splats`` whole or not at all. ``extras`` become one comment line of JSON.
+    """Write ``splats``, atomically. ``extras`` become one comment line of JSON.
 
     Raises:
-        EmptySceneError, ValueError: there is no Gaussian, or a shape or a value that no file should hold.
+        EmptySceneError, ValueError: as :func:`check_splats`.
         OSError: the file cannot be written; an old one is intact.
     """
     check_splats(splats)
@@ -49,20 +48,12 @@ def save_splats(splats: Splats, path: str | os.PathLike[str], extras: Mapping[st
     ]  # fmt: skip
     rows = np.concatenate(columns, axis=1).astype("<f4")
     assert rows.shape[1] == len(names)
-    header = [
-        "ply",
-        "format binary_little_endian 1.0",
-        # JSON's escapes keep a prompt with line breaks on one line: it cannot add lines to the header.
-        "comment dreamlift " + json.dumps(dict(extras or {}), default=str),
-        f"element vertex {count}",
-        *(f"property float {name}" for name in names),
-        "end_header",
-    ]
-    atomic_write_bytes(path, "\n".join(header).encode("ascii") + b"\n" + rows.tobytes())
+    elements = [f"element vertex {count}", *(f"property float {name}" for name in names)]
+    atomic_write_bytes(path, ply_header(elements, extras) + rows.tobytes())
 
 
 def column_names(higher: int) -> list[str]:
-    """The properties of a vertex with ``higher`` coefficients above the first, in the original code's order."""
+    """The properties of a vertex with ``higher`` coefficients above the first, in the original implementation's order."""
     return [
         "x", "y", "z", "nx", "ny", "nz",
         *(f"f_dc_{i}" for i in range(3)),
@@ -74,10 +65,10 @@ def column_names(higher: int) -> list[str]:
 
 
 def load_splats(path: str | os.PathLike[str]) -> Splats:
-    """Read such a file. Properties may come in any order and of any number type; others than these are passed over.
+    """Read a file of this layout. Properties may have any order and number type; additional ones are ignored.
 
     Raises:
-        ValueError: not such a file, or one that lies about its size, or values that are not finite; with the file's name.
+        ValueError: another layout, a file shorter than its header declares, or invalid values; with the file's name.
         OSError: the file cannot be read.
     """
     path = Path(path)
@@ -118,11 +109,11 @@ def load_splats(path: str | os.PathLike[str]) -> Splats:
 
 
 def check_splats(splats: Splats) -> None:
-    """Refuse Gaussians that no file should hold.
+    """Check the Gaussians' shapes and values.
 
     Raises:
-        EmptySceneError: there is none.
-        ValueError: a wrong shape, a value that is not finite or beyond a million, or a quaternion of length zero.
+        EmptySceneError: there are none.
+        ValueError: a wrong shape, a value that is not finite or exceeds a million, or a quaternion of length zero.
     """
     count, higher = splats.shN.shape[:2] if splats.shN.ndim == 3 else (len(splats.means), -1)
     shapes = {
@@ -144,7 +135,7 @@ def check_splats(splats: Splats) -> None:
 
 
 def _read_header(data: bytes, path: Path) -> tuple[int, list[tuple[str, str]], int]:
-    """The number of vertices, their properties (name, numpy type), and where the rows begin."""
+    """The number of vertices, their properties (name, numpy type), and the offset of the rows in bytes."""
     end = re.search(rb"(?:^|\n)end_header\r?\n", data)
     lines = data[: end.start()].decode("ascii", "replace").splitlines() if end else []
     if end is None or not lines or lines[0].strip() != "ply":

@@ -1,7 +1,7 @@
-"""Binary STL: triangles and nothing else, for slicers and CAD (Bourke's copy of the StereoLithography specification,
-https://paulbourke.net/dataformats/stl/: 80 bytes of header, a count, and 50 bytes a triangle).
+"""Binary STL: triangles without attributes, for slicers and CAD (Bourke's copy of the StereoLithography specification,
+https://paulbourke.net/dataformats/stl/: 80 bytes of header, a count, and 50 bytes per triangle).
 
-STL knows neither units nor axes. The numbers are those of the other formats: metres, +y up.
+STL defines neither units nor axes. As in the other formats, coordinates are in metres with +y up.
 """
 
 from __future__ import annotations
@@ -12,23 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from dreamlift.meshing.geometry import area_vectors, check_mesh
+from dreamlift.meshing.geometry import area_vectors
 from dreamlift.system.files import atomic_write_bytes
 from dreamlift.types import Mesh
 
-# Readers tell the text form by its first word, "solid".
+# The header must not begin with "solid", by which readers recognise the text form.
 HEADER = b"dreamlift, binary STL, metres, +y up"
 RECORD = np.dtype([("normal", "<f4", (3,)), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 
 
 def save_stl(mesh: Mesh, path: str | Path, extras: Mapping[str, Any] | None = None) -> None:
-    """Write the triangles of ``mesh``. Colours and ``extras`` have no place in the format.
+    """Write the triangles of ``mesh``. The format stores neither colours nor ``extras``.
 
     Raises:
-        EmptySceneError, ValueError: the mesh is empty or malformed.
         OSError: the file cannot be written; an old one is intact.
     """
-    check_mesh(mesh)
     records = np.zeros(len(mesh.faces), dtype=RECORD)
     vectors = area_vectors(mesh.vertices, mesh.faces)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)

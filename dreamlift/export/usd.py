@@ -1,7 +1,7 @@
-"""USDZ: one file for Apple's Quick Look, Blender, Maya, Omniverse and whatever else reads OpenUSD.
+"""USDZ: one file for Apple's Quick Look, Blender, Maya, Omniverse and other readers of OpenUSD.
 
 A USDZ is a zip archive without compression whose files begin at multiples of 64 bytes (USDZ specification,
-https://openusd.org/release/spec_usdz.html): one binary layer and its pictures. The material is a UsdPreviewSurface
+https://openusd.org/release/spec_usdz.html); it holds one binary layer and its pictures. The material is a UsdPreviewSurface
 (https://openusd.org/release/spec_usdpreviewsurface.html). Needs usd-core: ``pip install "dreamlift[usd]"``.
 """
 
@@ -18,15 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from dreamlift.meshing.geometry import check_mesh, with_normals
+from dreamlift.meshing.geometry import with_normals
 from dreamlift.system.files import atomic_write_bytes
 from dreamlift.types import Mesh
 
-TIME = 631_152_000  # the files' age in the archive, so that equal meshes make equal archives: 1 January 1990
+TIME = 631_152_000  # the files' time in the archive, so that equal meshes give equal archives: 1 January 1990
 
 
 def check_usd() -> None:
-    """Raise a ValueError that says what to install, where usd-core is missing."""
+    """Raise a ValueError with the install command if usd-core is missing."""
     try:
         import pxr  # noqa: F401
     except ImportError:
@@ -34,22 +34,21 @@ def check_usd() -> None:
 
 
 def _modules(*names: str) -> list[Any]:
-    """Modules of usd-core, whose names are made in C++ where no type checker sees them."""
+    """Modules of usd-core, as Any: their contents are defined in C++, which type checkers cannot see."""
     return [importlib.import_module(f"pxr.{name}") for name in names]
 
 
 def save_usdz(mesh: Mesh, path: str | Path, extras: Mapping[str, Any] | None = None) -> None:
-    """Write ``mesh`` as one USDZ file: +y up, metres, the first object under its own name.
+    """Write ``mesh`` as one USDZ file: +y up, in metres, with one named object.
 
-    The name is the prompt of ``extras`` (or else the file's name) as far as USD takes it; the extras are kept as JSON in
-    the layer's custom data.
+    The object's name is the prompt in ``extras`` (or else the file's name), reduced to a valid USD identifier. The extras are
+    stored as JSON in the layer's custom data.
 
     Raises:
-        EmptySceneError, ValueError: the mesh is empty or malformed, or usd-core is not installed.
+        ValueError: usd-core is not installed.
         OSError: the file cannot be written; an old one is intact.
     """
     check_usd()
-    check_mesh(mesh)
     mesh = with_normals(mesh)
     with tempfile.TemporaryDirectory() as folder:
         names = _write_pictures(mesh, Path(folder))
@@ -64,14 +63,14 @@ def _write_package(package: Path, folder: Path, names: list[str]) -> None:
     (Sdf,) = _modules("Sdf")
 
     with Sdf.ZipFileWriter.CreateNew(str(package)) as writer:
-        for name in names:  # the first one is opened
+        for name in names:  # readers open the first file
             os.utime(folder / name, (TIME, TIME))
             if not writer.AddFile(str(folder / name), name):
                 raise OSError(f"cannot write {name} into a USDZ package in {folder}")
 
 
 def _write_pictures(mesh: Mesh, folder: Path) -> dict[str, str]:
-    """The mesh's textures as PNG files in ``folder``: the names of the files by the mesh's field."""
+    """Write the mesh's textures as PNG files to ``folder``; returns the file names by the mesh's field."""
     from dreamlift.export.glb import TEXTURES, png_bytes
 
     names = {}
@@ -95,7 +94,7 @@ def _write_layer(mesh: Mesh, path: Path, title: str, extras: Mapping[str, Any] |
     Usd.ModelAPI(root.GetPrim()).SetKind("component")
     stage.SetDefaultPrim(root.GetPrim())
     if extras:
-        text = json.dumps(dict(extras), default=str)  # ASCII, whatever the prompt holds
+        text = json.dumps(dict(extras), default=str)  # escapes all but ASCII
         stage.GetRootLayer().customLayerData = {"dreamlift": text}
     shape = _define_mesh(stage, f"/{name}/mesh", mesh)
     material = _define_material(stage, f"/{name}/material", mesh, pictures)
@@ -115,7 +114,7 @@ def _define_mesh(stage: Any, path: str, mesh: Mesh) -> Any:
     shape.CreateFaceVertexCountsAttr(Vt.IntArray.FromNumpy(np.full(len(mesh.faces), 3, dtype=np.int32)))
     shape.CreateFaceVertexIndicesAttr(Vt.IntArray.FromNumpy(np.ascontiguousarray(mesh.faces.ravel(), dtype=np.int32)))
     shape.CreateExtentAttr([Gf.Vec3f(*points.min(axis=0).tolist()), Gf.Vec3f(*points.max(axis=0).tolist())])
-    # Without this a mesh is the cage of a Catmull-Clark surface, and is smoothed.
+    # By default a mesh is the control cage of a Catmull-Clark surface.
     shape.CreateSubdivisionSchemeAttr(UsdGeom.Tokens.none)
     assert mesh.vertex_normals is not None
     shape.CreateNormalsAttr(Vt.Vec3fArray.FromNumpy(np.ascontiguousarray(mesh.vertex_normals, dtype=np.float32)))
@@ -134,7 +133,7 @@ def _define_mesh(stage: Any, path: str, mesh: Mesh) -> Any:
 
 
 def _define_material(stage: Any, path: str, mesh: Mesh, pictures: dict[str, str]) -> Any:
-    """A UsdPreviewSurface that reads the pictures, or else the vertex colours, or else is mid grey."""
+    """A UsdPreviewSurface with the textures, or else the vertex colours, or else mid grey."""
     Gf, Sdf, UsdShade = _modules("Gf", "Sdf", "UsdShade")
 
     kinds = Sdf.ValueTypeNames
@@ -168,7 +167,7 @@ def _define_material(stage: Any, path: str, mesh: Mesh, pictures: dict[str, str]
 
 
 def _texture(stage: Any, path: str, field: str, pictures: dict[str, str], space: str) -> Any:
-    """A picture's shader; ``space`` is "sRGB" or "raw"."""
+    """A texture's shader; ``space`` is "sRGB" or "raw"."""
     Sdf, UsdShade = _modules("Sdf", "UsdShade")
 
     kinds = Sdf.ValueTypeNames
@@ -184,7 +183,7 @@ def _texture(stage: Any, path: str, field: str, pictures: dict[str, str], space:
 
 
 def _reader(stage: Any, path: str, kind: str, primvar: str) -> Any:
-    """The shader that hands on a value of the mesh's vertices."""
+    """The shader that reads a primvar, a value per vertex."""
     Sdf, UsdShade = _modules("Sdf", "UsdShade")
 
     reader = UsdShade.Shader.Define(stage, path)

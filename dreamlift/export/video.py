@@ -1,4 +1,4 @@
-"""Turntables as animated WebP, and contact sheets as PNG: pictures that need nothing but Pillow."""
+"""Turntables as animated WebP and contact sheets as PNG, by Pillow alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def save_turntable(frames: Tensor | ArrayLike, path: str | Path, fps: float = 12.0, quality: int = 85) -> None:
-    """Write ``frames (T, H, W, 3)`` in [0, 1] as an animation that repeats for ever.
+    """Write ``frames (T, H, W, 3)`` in [0, 1] as an endless animation.
 
     Raises:
         ValueError: frames of another shape, or none.
@@ -35,7 +35,7 @@ def save_turntable(frames: Tensor | ArrayLike, path: str | Path, fps: float = 12
 
 
 def contact_sheet(frames: Tensor | ArrayLike, columns: int = 4) -> bytes:
-    """``frames (T, H, W, 3)`` in [0, 1] side by side, ``columns`` a row, as a PNG file; free places are white."""
+    """``frames (T, H, W, 3)`` in [0, 1] as tiles of one PNG file, ``columns`` per row; empty tiles are white."""
     images = to_bytes(frames)
     count, height, width = images.shape[:3]
     columns = max(1, min(columns, count))
@@ -47,7 +47,7 @@ def contact_sheet(frames: Tensor | ArrayLike, columns: int = 4) -> bytes:
 
 
 def to_bytes(frames: Tensor | ArrayLike) -> np.ndarray:
-    """Pictures ``(T, H, W, 3)`` in [0, 1] as uint8; values outside are clamped, NaN is black."""
+    """Pictures ``(T, H, W, 3)`` in [0, 1] as uint8; values are clamped, NaN becomes 0."""
     values = frames.detach().cpu().numpy() if isinstance(frames, Tensor) else np.asarray(frames)
     if values.ndim != 4 or values.shape[-1] != 3 or len(values) == 0:
         raise ValueError(f"frames must have shape (T, H, W, 3) with T of at least 1, not {tuple(values.shape)}")

@@ -2,8 +2,8 @@
 
     grad_x L_ISM = E_t [ w(t) (eps_hat(x_t; y, t) - eps_hat(x_s; s)) ],   s = t - delta
 
-x_s is found by inverting x with the empty prompt, x_t by one more such step: so the pseudo target belongs to the picture that
-is there, and not to a fresh draw of noise. With no inversion steps x_s is alpha_s x + sigma_s eps, as in SDS.
+x_s is the DDIM inversion of x with the empty prompt, and x_t is one further inversion step. The noise is therefore a function
+of the render instead of a random draw. With ``stride`` 0, x_s is alpha_s x + sigma_s eps with random eps, as in SDS.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from dreamlift.guidance.base import (
 )
 from dreamlift.guidance.inversion import LOWEST, ddim_step, invert
 from dreamlift.priors.base import Prior
-from dreamlift.schedules import SCHEDULES, Linear, Schedule, value_at
+from dreamlift.schedules import Linear, Schedule, value_at
 from dreamlift.types import Conditioning, GuidanceOutput
 
 
 @dataclass(frozen=True)
 class ISM(Guidance):
-    """Defaults are LucidDreamer's: t in U(0.02, 0.5) after a fall from 0.98, an interval that falls from 0.1 to 0.08 meanwhile,
-    inversion strides of 0.2, and w(t) = sigma / alpha (as its code has it)."""
+    """Defaults follow LucidDreamer: in the first 30% of the run t_max falls from 0.98 to 0.5 and delta from 0.1 to 0.08;
+    inversion strides of 0.2; w(t) = sigma / alpha, as in its code."""
 
-    guidance_scale: float = 7.5  # uncond + s (cond - uncond)
-    # t - s, fraction of the horizon
-    delta: float | Schedule = field(default=Linear(0.1, 0.08, 0.0, 0.3), metadata={"choices": SCHEDULES})
-    stride: float = 0.2  # of the inversion to s, fraction of the horizon; 0: no inversion
-    t_min: float | Schedule = field(default=0.02, metadata={"choices": SCHEDULES})
-    t_max: float | Schedule = field(default=Linear(0.98, 0.5, 0.0, 0.3), metadata={"choices": SCHEDULES})
-    weighting: Weighting = "x0"
-    clip_rms: float | None = None  # largest root mean square of one picture's gradient
+    guidance_scale: float = 7.5  # s in uncond + s (cond - uncond), at least 0; LucidDreamer: 7.5
+    delta: float | Schedule = field(default=Linear(0.1, 0.08, 0.0, 0.3))  # t - s, in [0, 1]; LucidDreamer: 0.1 falling to 0.08
+    stride: float = 0.2  # step size in t of the inversion to s, at least 0; 0: no inversion; LucidDreamer: 0.2
+    t_min: float | Schedule = 0.02  # smallest diffusion time, in [0, t_max]; LucidDreamer: 0.02
+    # largest diffusion time, in [t_min, 1]; LucidDreamer: 0.98 falling to 0.5
+    t_max: float | Schedule = field(default=Linear(0.98, 0.5, 0.0, 0.3))
+    weighting: Weighting = "x0"  # w(t): sigma^2, 1, alpha sigma, or sigma / alpha (x0); LucidDreamer's code: x0
+    clip_rms: float | None = None  # largest root mean square of one picture's gradient; null: no limit
 
     def __post_init__(self) -> None:
         check_range(self.t_min, self.t_max, self.guidance_scale)
@@ -66,7 +66,7 @@ class ISM(Guidance):
         return output(latents, gradient, x0, t)
 
     def noised(self, prior: Prior, latents: Tensor, cond: Conditioning, s: Tensor, fresh: Tensor) -> Tensor:
-        """x_s, of the shape of ``latents``."""
+        """x_s ``(B, C, h, w)`` of ``latents (B, C, h, w)`` at times ``s (B,)``; ``fresh`` is used without inversion only."""
         if self.stride == 0.0:
             alpha, sigma = prior.schedule(s)
             return alpha * latents + sigma * fresh

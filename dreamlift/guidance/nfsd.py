@@ -4,16 +4,16 @@
 
     delta_C = eps_hat(x_t; y, t) - eps_hat(x_t; t)
     delta_D = eps_hat(x_t; t)                          where t < 0.2
-              eps_hat(x_t; t) - eps_hat(x_t; n, t)     elsewhere, with n the negative prompt
+              eps_hat(x_t; t) - eps_hat(x_t; n, t)     otherwise, with n the negative prompt
 
-Of SDS's gradient it leaves out the part that only predicts the noise that was added. At low noise that part is small and
-eps_hat itself leads to the pictures that the prior knows; at high noise the negative prompt tells what leads away from them.
-With an empty negative prompt nothing is left of delta_D there, and the gradient is CSD's.
+delta_D, the domain term, points toward the prior's distribution; delta_C is the condition term. SDS's residual also contains
+the noise-prediction error, which NFSD omits: at low noise that part of eps_hat is small, and at high noise it cancels in the
+difference to the negative prompt. With an empty negative prompt delta_D is 0 for t >= 0.2, and the gradient there is CSD's.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -30,20 +30,20 @@ from dreamlift.guidance.base import (
     without_negative,
 )
 from dreamlift.priors.base import Prior
-from dreamlift.schedules import SCHEDULES, Schedule
+from dreamlift.schedules import Schedule
 from dreamlift.types import Conditioning, GuidanceOutput
 
 
 @dataclass(frozen=True)
 class NFSD(Guidance):
-    """Defaults are the paper's: s = 7.5, delta_D changes at t = 0.2."""
+    """Defaults follow the paper (s = 7.5, threshold t = 0.2), with DreamFusion's times and weighting."""
 
-    scale: float = 7.5  # s
-    low_noise: float = 0.2  # t below which eps_hat itself is taken for delta_D, fraction of the horizon
-    t_min: float | Schedule = field(default=0.02, metadata={"choices": SCHEDULES})  # fraction of the horizon
-    t_max: float | Schedule = field(default=0.98, metadata={"choices": SCHEDULES})
-    weighting: Weighting = "sigma2"
-    clip_rms: float | None = None  # largest root mean square of one picture's gradient
+    scale: float = 7.5  # s, the weight of delta_C, at least 0; NFSD: 7.5
+    low_noise: float = 0.2  # t below which delta_D is eps_hat itself, in [0, 1]; NFSD: 0.2
+    t_min: float | Schedule = 0.02  # smallest diffusion time, in [0, t_max]; DreamFusion: 0.02
+    t_max: float | Schedule = 0.98  # largest diffusion time, in [t_min, 1]; DreamFusion: 0.98
+    weighting: Weighting = "sigma2"  # w(t): sigma^2, 1, alpha sigma, or sigma / alpha (x0)
+    clip_rms: float | None = None  # largest root mean square of one picture's gradient; null: no limit
 
     def __post_init__(self) -> None:
         check_range(self.t_min, self.t_max, self.scale)
@@ -55,7 +55,7 @@ class NFSD(Guidance):
         with torch.no_grad():
             wanted, x0 = denoise(prior, x_t, cond, t, 1.0)
             plain = prior.predict_noise(x_t, t, without_negative(cond), 0.0)
-            # Without a negative prompt of one's own the empty one is in its place already.
+            # Without a user's negative prompt, `cond` already holds the empty one in its place.
             unwanted = plain if cond.empty_prompt_embeds is None else prior.predict_noise(x_t, t, cond, 0.0)
             domain = torch.where(t.view(-1, 1, 1, 1) < self.low_noise, plain, plain - unwanted)
             gradient = weight_of(self.weighting, alpha, sigma) * (domain + self.scale * (wanted - plain))

@@ -2,15 +2,15 @@
 
     I_refined = f(I + eps(t_start); t_start, y),    L = ||I_refined - I||^2
 
-f is the prior's whole deterministic sampler (DDIM, Song et al. 2021, https://arxiv.org/abs/2010.02502), started from the render
-with so much noise that only its details are drawn anew; what comes out is a constant to the gradient. A distillation loss
-averages over many noises and leaves a texture soft or full of artefacts; a sampled picture is sharp. Views are refined one by
-one and need not agree, so few steps at low noise on a finished shape is where this belongs.
+f is the prior's full deterministic sampler (DDIM, Song et al. 2021, https://arxiv.org/abs/2010.02502), started from the noised
+render at a low noise level, so that only details are resampled; its result is detached. A distillation loss averages over many
+noise samples and leaves textures soft or with artefacts, whereas a sampled picture is sharp. Views are refined independently
+and may be inconsistent, so use it for few steps, at low noise, on a finished shape.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,19 +18,23 @@ from torch import Tensor
 from dreamlift.guidance.base import Guidance, check_range, draw_noise, draw_t, output
 from dreamlift.guidance.inversion import ddim_step
 from dreamlift.priors.base import Prior
-from dreamlift.schedules import SCHEDULES, Linear, Schedule
+from dreamlift.schedules import Linear, Schedule
 from dreamlift.types import Conditioning, GuidanceOutput
+
+FALL = Linear(0.2, 0.05, 0.0, 1.0)
+"""t_start over progress in DreamGaussian, whose strength 1 - t_start rises from 0.8 to 0.95."""
 
 
 @dataclass(frozen=True)
 class Refine(Guidance):
-    """Defaults are the authors': t_start falls from 0.2 to 0.05 (their strength rises from 0.8 to 0.95), 50 steps for all t."""
+    """Defaults follow DreamGaussian: t_start falls from 0.2 to 0.05; 50 sampler steps from pure noise."""
 
-    guidance_scale: float = 100.0  # uncond + s (cond - uncond)
-    t_min: float | Schedule = field(default=Linear(0.2, 0.05, 0.0, 1.0), metadata={"choices": SCHEDULES})  # t_start's bounds
-    t_max: float | Schedule = field(default=Linear(0.2, 0.05, 0.0, 1.0), metadata={"choices": SCHEDULES})
-    steps: int = 50  # of a sampler that began at pure noise; from t_start it takes its share of them, at least one
-    clip_x0: float | None = None  # largest |x0|; 1 for pixel priors, None for latents
+    guidance_scale: float = 100.0  # s in uncond + s (cond - uncond), at least 0; DreamGaussian: 100
+    t_min: float | Schedule = FALL  # smallest t_start, in [0, t_max]; DreamGaussian: 0.2 falling to 0.05
+    t_max: float | Schedule = FALL  # largest t_start, in [t_min, 1]; DreamGaussian: equal to t_min
+    # sampler steps from pure noise, at least 1; from t_start, round(steps t_start) of them, at least one; DreamGaussian: 50
+    steps: int = 50
+    clip_x0: float | None = None  # largest |x0|; 1 for pixel priors, null for latents
 
     def __post_init__(self) -> None:
         check_range(self.t_min, self.t_max, self.guidance_scale)
@@ -47,7 +51,7 @@ class Refine(Guidance):
         return output(latents, latents.detach() - refined, refined, t)
 
     def sample(self, prior: Prior, x_t: Tensor, cond: Conditioning, t: Tensor) -> Tensor:
-        """The picture ``(B, C, h, w)`` that the sampler makes of ``x_t`` at times ``t (B,)``."""
+        """The clean latents ``(B, C, h, w)`` that the sampler returns for ``x_t`` at times ``t (B,)``."""
         count = max(1, round(self.steps * float(t.max())))
         for number in range(count, 0, -1):
             x_t = ddim_step(prior, x_t, cond, t * (number / count), t * ((number - 1) / count), self.guidance_scale)[0]

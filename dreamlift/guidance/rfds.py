@@ -2,31 +2,31 @@
 
     grad_x L_RFDS = E_{t, eps} [ w(t) (v_hat(x_t; y, t) - (eps - x)) ],   x_t = (1 - t) x + t eps
 
-SDS for priors that predict the velocity v = eps - x of straight paths (Stable Diffusion 3, FLUX). In the terms that all priors
-share, v_hat = eps_hat - x0_hat, and the bracket is (1 + sigma / alpha) (eps_hat - eps); so it runs on any prior.
+SDS for priors that predict the velocity v = eps - x of a rectified flow (Stable Diffusion 3, FLUX). With
+v_hat = eps_hat - x0_hat the bracket equals (1 + sigma / alpha) (eps_hat - eps), which is defined for every prior.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dreamlift.guidance.base import Guidance, add_noise, check_range, denoise, limit_norm, output
 from dreamlift.priors.base import Prior
-from dreamlift.schedules import SCHEDULES, Schedule
+from dreamlift.schedules import Schedule
 from dreamlift.types import Conditioning, GuidanceOutput
 
 
 @dataclass(frozen=True)
 class RFDS(Guidance):
-    """w(t) = 1 and DreamFusion's times."""
+    """w(t) = 1, with DreamFusion's times."""
 
-    guidance_scale: float = 50.0  # uncond + s (cond - uncond)
-    t_min: float | Schedule = field(default=0.02, metadata={"choices": SCHEDULES})  # fraction of the horizon
-    t_max: float | Schedule = field(default=0.98, metadata={"choices": SCHEDULES})
-    clip_rms: float | None = None  # largest root mean square of one picture's gradient
+    guidance_scale: float = 50.0  # s in uncond + s (cond - uncond), at least 0
+    t_min: float | Schedule = 0.02  # smallest diffusion time, in [0, t_max]; DreamFusion: 0.02
+    t_max: float | Schedule = 0.98  # largest diffusion time, in [t_min, 1]; DreamFusion: 0.98
+    clip_rms: float | None = None  # largest root mean square of one picture's gradient; null: no limit
 
     def __post_init__(self) -> None:
         check_range(self.t_min, self.t_max, self.guidance_scale)

@@ -2,41 +2,44 @@
 
     grad_x L_SDI = w(t) (eps_hat(x_t; y, t) - kappa),   x_t = alpha x + sigma kappa
 
-where kappa is not drawn but found: the noise that DDIM would have turned into x, by inverting x. SDS is DDIM with that noise
-replaced by a fresh draw at every step, which is why it blurs. Kappa may be mixed with fresh noise.
+kappa is not drawn but inferred: it is the noise from which DDIM would produce x, found by DDIM inversion of x. SDS is DDIM with
+kappa replaced by a random draw at every step, which blurs the result. Here kappa may be mixed with random noise (eta).
 With no inversion steps this is SDS.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dreamlift.guidance.base import Guidance, Weighting, check_range, draw_noise, draw_t, pull
+from dreamlift.guidance.base import Guidance, Weighting, check_range, draw_noise, draw_t, noise_residual_loss
 from dreamlift.guidance.inversion import invert
 from dreamlift.priors.base import Prior
-from dreamlift.schedules import SCHEDULES, Linear, Schedule
+from dreamlift.schedules import Linear, Schedule
 from dreamlift.types import Conditioning, GuidanceOutput
+
+FALL = Linear(0.98, 0.25, 0.0, 1.0)
+"""t over progress in threestudio's ``sdi`` row."""
 
 
 @dataclass(frozen=True)
 class SDI(Guidance):
-    """Defaults are threestudio's ``sdi`` row: t falls in a line from 0.98 to 0.25, 10 inversion steps at t = 1.
+    """Defaults follow threestudio's ``sdi`` row: t falls linearly from 0.98 to 0.25, 10 inversion steps at t = 1.
 
-    Its eta of 0.3 scales the noise of each inversion step; of kappa's variance that is 3 to 9% in all, here at once.
+    Its eta of 0.3 scales the noise added in each inversion step, in total 3 to 9% of kappa's variance; here it is added once.
     """
 
-    guidance_scale: float = 7.5  # uncond + s (cond - uncond)
-    inversion_scale: float = -7.5  # the same while inverting: against the prompt, so that going back gains it
-    inversion_steps: int = 10  # at t = 1; fewer in proportion at smaller t, at least one. 0: none, which is SDS
-    eta: float = 0.06  # share of kappa's variance that is drawn anew, in [0, 1] (not threestudio's eta)
-    t_min: float | Schedule = field(default=Linear(0.98, 0.25, 0.0, 1.0), metadata={"choices": SCHEDULES})
-    t_max: float | Schedule = field(default=Linear(0.98, 0.25, 0.0, 1.0), metadata={"choices": SCHEDULES})
-    weighting: Weighting = "sigma2"
-    clip_x0: float | None = None  # largest |x0_hat|; 1 for pixel priors, None for latents
-    clip_rms: float | None = None  # largest root mean square of one picture's gradient
+    guidance_scale: float = 7.5  # s in uncond + s (cond - uncond), at least 0; SDI: 7.5
+    inversion_scale: float = -7.5  # guidance scale of the inversion; negative: away from the prompt; SDI: -7.5
+    inversion_steps: int = 10  # at t = 1, proportionally fewer at smaller t, at least one; 0: none, which is SDS; SDI: 10
+    eta: float = 0.06  # share of kappa's variance that is redrawn, in [0, 1] (not threestudio's eta)
+    t_min: float | Schedule = FALL  # smallest diffusion time, in [0, t_max]; SDI: 0.98 falling to 0.25
+    t_max: float | Schedule = FALL  # largest diffusion time, in [t_min, 1]; SDI: equal to t_min
+    weighting: Weighting = "sigma2"  # w(t): sigma^2 (SDI), 1, alpha sigma, or sigma / alpha (x0)
+    clip_x0: float | None = None  # largest |x0_hat|; 1 for pixel priors, null for latents
+    clip_rms: float | None = None  # largest root mean square of one picture's gradient; null: no limit
 
     def __post_init__(self) -> None:
         check_range(self.t_min, self.t_max, self.guidance_scale)
@@ -52,12 +55,12 @@ class SDI(Guidance):
         fresh = draw_noise(latents, rng)
         with torch.no_grad():
             noise = self.find_noise(prior, latents, cond, t, fresh)
-        return pull(
+        return noise_residual_loss(
             prior, latents, cond, t, noise, self.guidance_scale, self.weighting, self.clip_x0, self.clip_rms
         )  # fmt: skip
 
     def find_noise(self, prior: Prior, latents: Tensor, cond: Conditioning, t: Tensor, fresh: Tensor) -> Tensor:
-        """kappa, of the shape of ``latents``: the inverted noise, mixed with ``fresh`` noise."""
+        """kappa ``(B, C, h, w)`` of ``latents (B, C, h, w)`` at ``t (B,)``: the inverted noise, mixed with ``fresh`` noise."""
         if self.inversion_steps == 0:
             return fresh
         steps = max(1, round(self.inversion_steps * float(t.max())))

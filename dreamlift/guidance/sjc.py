@@ -2,33 +2,33 @@
 
     grad_x L_SJC = E_{sigma, n} [ (x + sigma n - D(x + sigma n; sigma)) / sigma ]
 
-The render is perturbed before the denoiser D sees it, since a render alone lies where D was never trained, and the scores are
-averaged. With x_t = alpha (x + (sigma_t / alpha) n) the ratio is eps_hat. n has mean zero and may be taken off it, which lowers
-the variance: then this is SDS with w(t) = 1.
+The score is averaged over perturbations of the render, because an unperturbed render is outside the training distribution of
+the denoiser D. With x_t = alpha (x + (sigma_t / alpha) n) the ratio is eps_hat. Subtracting n, which has mean zero, reduces the
+variance; the loss is then SDS with w(t) = 1.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dreamlift.guidance.base import Guidance, add_noise, check_range, denoise, limit_norm, output
 from dreamlift.priors.base import Prior
-from dreamlift.schedules import SCHEDULES, Schedule
+from dreamlift.schedules import Schedule
 from dreamlift.types import Conditioning, GuidanceOutput
 
 
 @dataclass(frozen=True)
 class SJC(Guidance):
-    """Defaults are threestudio's ``sjc`` row (its guidance 100 is 101 here)."""
+    """Defaults follow threestudio's ``sjc`` row (its guidance scale of 100 is 101 here)."""
 
-    guidance_scale: float = 101.0  # uncond + s (cond - uncond)
-    variance_reduction: bool = True  # take the noise that was added off the score
-    t_min: float | Schedule = field(default=0.01, metadata={"choices": SCHEDULES})  # fraction of the horizon
-    t_max: float | Schedule = field(default=0.97, metadata={"choices": SCHEDULES})
-    clip_rms: float | None = None  # largest root mean square of one picture's gradient
+    guidance_scale: float = 101.0  # s in uncond + s (cond - uncond), at least 0; threestudio: 100 as cond + s (cond - uncond)
+    variance_reduction: bool = True  # subtract the added noise from the score; threestudio: true
+    t_min: float | Schedule = 0.01  # smallest diffusion time, in [0, t_max]; threestudio: 0.01
+    t_max: float | Schedule = 0.97  # largest diffusion time, in [t_min, 1]; threestudio: 0.97
+    clip_rms: float | None = None  # largest root mean square of one picture's gradient; null: no limit
 
     def __post_init__(self) -> None:
         check_range(self.t_min, self.t_max, self.guidance_scale)

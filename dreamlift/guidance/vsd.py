@@ -2,8 +2,8 @@
 
     grad_x L_VSD = E_{t, eps} [ w(t) (eps_hat(x_t; y, t) - eps_phi(x_t; t, c, y)) ]
 
-eps_phi is the score of the renders themselves, noised: the prior with a LoRA that knows the camera c, trained as the scene
-changes on min_phi E ||eps_phi(x_t; t, c, y) - eps||^2. SDS is VSD with the true score of a single point in its place.
+eps_phi predicts the noise of noised renders: it is the prior with a camera-conditioned LoRA, trained during the run on
+min_phi E ||eps_phi(x_t; t, c, y) - eps||^2. SDS is the special case in which eps_phi is the exact score of a single render.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from dreamlift.guidance.base import (
 )
 from dreamlift.priors.base import Adapted, Prior
 from dreamlift.priors.lora.lora import Targets
-from dreamlift.schedules import SCHEDULES, Schedule, Switch, value_at
+from dreamlift.schedules import Schedule, Switch, value_at
 from dreamlift.types import Conditioning, GuidanceOutput
 
-# Of the gradients of what is learnt: those of a mean over a large picture are too small for half precision. Adam, which divides
-# gradients by their own size, does not see it.
+# Factor of the LoRA's gradients: those of a mean over a large picture underflow in half precision. Adam's updates are invariant
+# to it.
 GRADIENT_SCALE = 1024.0
 
 
@@ -54,20 +54,21 @@ class Variational(nn.Module):
 
 @dataclass(frozen=True)
 class VSD(Guidance):
-    """Defaults are ProlificDreamer's: CFG 7.5, t up to 0.98 and after a fifth of the run to 0.5, LoRA with 1e-4."""
+    """Defaults follow ProlificDreamer: CFG 7.5, t_max 0.98 and, after 20% of the run, 0.5; LoRA learning rate 1e-4."""
 
-    guidance_scale: float = 7.5  # uncond + s (cond - uncond), of the prior; the LoRA has none
-    t_min: float | Schedule = field(default=0.02, metadata={"choices": SCHEDULES})  # fraction of the horizon
-    t_max: float | Schedule = field(default=Switch(0.98, 0.5, 0.2), metadata={"choices": SCHEDULES})
-    weighting: Weighting = "sigma2"
-    rank: int = 4  # of the LoRA
-    targets: Targets = "attention"  # which weights it adapts
-    lora_lr: float = 1e-4
-    lora_target: Literal["eps", "v"] = "eps"  # what the LoRA's error is measured in
-    lora_t: Literal["all", "taught"] = "all"  # when it learns: at any t (the paper), or from t_min to t_max, where it is asked
-    camera_dropout: float = 0.1  # share of the LoRA's pictures that come without a camera
-    clip_x0: float | None = None  # largest |x0_hat|, of the prior and of the LoRA; 1 for pixel priors, None for latents
-    clip_rms: float | None = None  # largest root mean square of one picture's gradient
+    guidance_scale: float = 7.5  # s in uncond + s (cond - uncond), at least 0, of the prior only; ProlificDreamer: 7.5
+    t_min: float | Schedule = 0.02  # smallest diffusion time, in [0, t_max]; ProlificDreamer: 0.02
+    # largest diffusion time, in [t_min, 1]; ProlificDreamer: 0.98, and 0.5 after 20% of the run
+    t_max: float | Schedule = field(default=Switch(0.98, 0.5, 0.2))
+    weighting: Weighting = "sigma2"  # w(t): sigma^2 (ProlificDreamer), 1, alpha sigma, or sigma / alpha (x0)
+    rank: int = 4  # rank of the LoRA, at least 1
+    targets: Targets = "attention"  # weights that the LoRA adapts
+    lora_lr: float = 1e-4  # learning rate of the LoRA, positive; ProlificDreamer: 1e-4
+    lora_target: Literal["eps", "v"] = "eps"  # quantity in which the LoRA's error is measured: noise or velocity
+    lora_t: Literal["all", "taught"] = "all"  # times of the LoRA's training: all in [0, 1] (ProlificDreamer), or t_min to t_max
+    camera_dropout: float = 0.1  # probability of a LoRA training step without cameras, in [0, 1]
+    clip_x0: float | None = None  # largest |x0_hat|, of the prior and of the LoRA; 1 for pixel priors, null for latents
+    clip_rms: float | None = None  # largest root mean square of one picture's gradient; null: no limit
 
     def __post_init__(self) -> None:
         check_range(self.t_min, self.t_max, self.guidance_scale)
@@ -97,15 +98,15 @@ class VSD(Guidance):
         self, prior: Prior, latents: Tensor, cond: Conditioning, rng: torch.Generator, state: Variational,
         progress: float = 0.0,
     ) -> Tensor:  # fmt: skip
-        """The loss () that eps_phi learns the renders' own score from, at times and noises of its own."""
+        """The training loss () of eps_phi on the renders, with its own draws of t and noise."""
         low, high = (0.0, 1.0) if self.lora_t == "all" else (value_at(self.t_min, progress), value_at(self.t_max, progress))
         t = draw_t(prior, latents, low, high, progress, rng).clamp(1e-3, 1.0 - 1e-3)
         eps = draw_noise(latents, rng)
         alpha, sigma = prior.schedule(t)
-        # One draw a step, so that a picture's batch is told of all its cameras or of none.
+        # One draw per step, so that a batch has either all of its cameras or none.
         told = float(torch.rand((), generator=rng)) >= self.camera_dropout
-        seen = Conditioning(cond.prompt_embeds, cond.negative_prompt_embeds, cameras=cond.cameras if told else None)
+        seen = cond if told else replace(cond, cameras=None)
         error = state.predict_noise(alpha * latents + sigma * eps, t, seen) - eps
-        if self.lora_target == "v":  # v = (eps - sigma x_t) / alpha, so its error is the noise's over alpha
+        if self.lora_target == "v":  # v = (eps - sigma x_t) / alpha, so the error in v is the error in eps over alpha
             error = error / alpha.clamp_min(1e-2)
         return error.square().mean()

@@ -1,1 +1,1 @@
-"""From a field to a clean, unwrapped and baked triangle mesh, and an exact renderer to look at it."""
+"""Triangle meshes: extraction from fields, measures, cleaning, closing and nearest points."""

@@ -1,4 +1,4 @@
-"""Cleaning an extracted mesh: floaters and hidden cavities out, fewer faces, less staircase.
+"""Cleaning of extracted meshes: removal of floaters and hidden cavities, decimation, smoothing.
 
 Decimation is quadric error metrics (Garland and Heckbert 1997, https://doi.org/10.1145/258734.258849) as in the
 fast-simplification package; smoothing is Taubin 1995, "A Signal Processing Approach to Fair Surface Design",
@@ -15,7 +15,6 @@ import numpy as np
 
 from dreamlift.meshing.geometry import (
     area_vectors,
-    check_mesh,
     compact,
     face_areas,
     face_components,
@@ -30,22 +29,21 @@ DEGENERATE_AREA = 1e-13
 
 
 def remove_floaters(mesh: Mesh, keep_ratio: float = 0.05) -> Mesh:
-    """Drop the connected parts whose area is under ``keep_ratio`` (0..1) of the largest part's, and all cavities.
+    """Remove connected parts whose area is below ``keep_ratio`` (0..1) of the largest part's, and all cavities.
 
-    A cavity is a closed part that is wound the other way (negative volume): the wall of a hollow that no picture
-    shows, which would take texture space and faces. Attributes of the kept vertices stay.
+    A cavity is a closed part of negative volume: the wall of a hollow inside the object, which no picture shows and which
+    would use up faces and texels. The kept vertices keep their attributes.
 
     Raises:
-        EmptySceneError, ValueError: the mesh is empty or malformed, or the ratio lies outside 0..1.
+        ValueError: the ratio lies outside 0..1, or every part is closed with a negative volume.
     """
-    check_mesh(mesh)
     if not 0 <= keep_ratio <= 1:
         raise ValueError(f"keep_ratio must lie in 0..1, not {keep_ratio}")
     part = face_components(mesh.faces, len(mesh.vertices))
     vectors = area_vectors(mesh.vertices, mesh.faces)
     area = np.bincount(part, np.linalg.norm(vectors, axis=1))
     volume = np.bincount(part, face_volumes(mesh.vertices, mesh.faces))
-    # The area vectors of a closed surface cancel; those of an open sheet do not, and its volume means nothing.
+    # The area vectors of a closed surface sum to zero; those of an open sheet do not, and its volume is meaningless.
     gap = np.linalg.norm([np.bincount(part, vectors[:, axis]) for axis in range(3)], axis=0)
     cavity = (volume < 0) & (gap < 1e-4 * area)
     if cavity.all():
@@ -55,22 +53,21 @@ def remove_floaters(mesh: Mesh, keep_ratio: float = 0.05) -> Mesh:
 
 
 def decimate(mesh: Mesh, faces: int) -> Mesh:
-    """The mesh with ``faces`` faces at most; geometry only, so do it before unwrapping and colouring.
+    """The mesh reduced to at most ``faces`` faces; only its geometry is kept, so decimate before unwrapping and colouring.
 
-    The result is checked: finite, no degenerate face, still closed if it was, positive volume within a tenth of the
-    old one. If a try fails, gentler ones follow, and further rounds on what these leave. If none of the sound meshes keeps
-    to the budget, the smallest is returned (at worst the mesh as it was), with a warning.
+    A result is accepted if it is finite, has no degenerate face, is closed if the input is, and its volume differs by less
+    than a tenth. If an attempt fails, less aggressive ones follow, and then further rounds on the result. If no accepted
+    mesh meets the budget, the smallest one is returned (in the worst case the input), with a warning.
 
     Raises:
-        EmptySceneError, ValueError: the mesh is empty or malformed, or fewer than 4 faces are asked for.
+        ValueError: fewer than 4 faces are asked for.
     """
-    check_mesh(mesh)
     if faces < 4:
         raise ValueError(f"a closed mesh needs at least 4 faces, not {faces}")
     if len(mesh.faces) <= faces:
         return mesh
     best, before = mesh, math.inf
-    # From a mesh that is smaller but still over the budget the next round may get further.
+    # A round may get further from a mesh that is already smaller, though still over the budget.
     while faces < len(best.faces) < 0.9 * before:
         before = len(best.faces)
         best = _decimated_once(best, faces)
@@ -84,7 +81,7 @@ def decimate(mesh: Mesh, faces: int) -> Mesh:
 
 
 def _decimated_once(mesh: Mesh, faces: int) -> Mesh:
-    """The first sound mesh within the budget that one of several tries makes, or else the smallest, or ``mesh`` itself."""
+    """One round of attempts: the first accepted mesh within the budget, or else the smallest accepted one, or else ``mesh``."""
     import fast_simplification
 
     closed = is_closed(mesh.faces)
@@ -111,10 +108,10 @@ def _decimated_once(mesh: Mesh, faces: int) -> Mesh:
 
 
 def split_pinches(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same triangles with a vertex of its own for every fan of faces that meets at a point.
+    """Vertices ``(V', 3)`` and faces ``(F, 3)`` where each fan of faces around a point has a vertex of its own.
 
-    Decimation can let two sheets touch along an edge, which then has four faces. Faces around a vertex belong to one fan
-    if ordinary edges (of two faces, once each way) link them. With one vertex a fan the sheets pass by each other.
+    Decimation can make two sheets touch along an edge, which then has four faces. Faces around a vertex belong to one fan
+    if manifold edges (two faces, one in each direction) connect them. Afterwards, touching sheets share no vertex.
     """
     count = len(faces)
     corner = np.arange(3 * count).reshape(count, 3)
@@ -128,7 +125,7 @@ def split_pinches(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, 
     opposite = a[one] == b[other]
     one, other = one[opposite], other[opposite]
     links = np.concatenate([np.stack([start[one], end[other]], 1), np.stack([end[one], start[other]], 1)])
-    # As a graph of corners: a link is a triangle with one corner twice, and each corner has one with itself.
+    # face_components takes triangles: a link is a triangle with one corner twice, and each corner is linked to itself.
     alone = corner.reshape(-1, 1).repeat(3, axis=1)
     fans = face_components(np.concatenate([alone, links[:, [0, 1, 1]]]), 3 * count)[: 3 * count]
     _, chosen, renamed = np.unique(fans, return_index=True, return_inverse=True)
@@ -136,19 +133,18 @@ def split_pinches(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, 
 
 
 def smooth(mesh: Mesh, iterations: int = 10, shrink: float = 0.5, inflate: float = -0.53) -> Mesh:
-    """Taubin smoothing: each iteration moves vertices toward (``shrink``), then from (``inflate``) their neighbours.
+    """Taubin smoothing: each iteration moves vertices toward (``shrink``), then away from (``inflate``) their neighbours' mean.
 
-    Colours and UVs stay, normals are dropped. Should the volume turn, as it can on a few flat faces, the mesh is
-    returned as it was.
+    Colours and UVs are kept, normals are dropped. If the result has a degenerate face or its volume changes by a tenth or
+    more, the input is returned.
 
     Raises:
-        EmptySceneError, ValueError: the mesh is empty or malformed, or not 0 < shrink < -inflate.
+        ValueError: not 0 < shrink < -inflate.
     """
-    check_mesh(mesh)
     if not 0 < shrink < -inflate:
         raise ValueError(f"Taubin smoothing needs 0 < shrink < -inflate, not shrink={shrink}, inflate={inflate}")
     count = len(mesh.vertices)
-    # In a closed mesh each edge comes once in each direction, so these are all neighbours, each once.
+    # In a closed mesh each edge occurs once in each direction, so this lists every neighbour exactly once.
     a, b = mesh.faces[:, [0, 1, 2]].ravel(), mesh.faces[:, [1, 2, 0]].ravel()
     degree = np.maximum(np.bincount(a, minlength=count), 1)[:, None]
     points = mesh.vertices.astype(np.float64)
@@ -164,7 +160,7 @@ def smooth(mesh: Mesh, iterations: int = 10, shrink: float = 0.5, inflate: float
 
 
 def _is_sound(vertices: np.ndarray, faces: np.ndarray, closed: bool, volume: float) -> bool:
-    """True if a changed mesh may replace one of ``volume`` (which is compared only if it was positive)."""
+    """Whether a modified mesh may replace one of signed ``volume``; volumes are compared only where that is positive."""
     if not np.isfinite(vertices).all() or (closed and not is_closed(faces)):
         return False
     size = float(np.linalg.norm(np.ptp(vertices, axis=0)))
@@ -174,7 +170,7 @@ def _is_sound(vertices: np.ndarray, faces: np.ndarray, closed: bool, volume: flo
 
 
 def _select(mesh: Mesh, keep: np.ndarray) -> Mesh:
-    """The mesh of the faces where ``keep (F,)`` is true, with the attributes of their vertices."""
+    """The faces where ``keep (F,)`` is true, with the attributes of their vertices."""
     vertices, faces, used = compact(mesh.vertices, mesh.faces[keep])
     uvs, colors, normals = (
         None if values is None else values[used] for values in (mesh.uvs, mesh.vertex_colors, mesh.vertex_normals)

@@ -1,11 +1,12 @@
 """Signed distances from the points of a regular grid to a triangle mesh, negative inside.
 
-Near the surface the distance is exact, to the closest point of the closest triangle (Ericson 2004, "Real-Time Collision
-Detection", section 5.1.5). Further away closest points are handed on from grid point to grid point by jump flooding (Rong and
-Tan 2006, https://doi.org/10.1145/1111411.1111431), which errs by a small part of a cell.
+Near the surface the distance is exact: to the closest point of the closest triangle (Ericson 2004, "Real-Time Collision
+Detection", section 5.1.5). Farther away, closest points are propagated between grid points by jump flooding (Rong and Tan
+2006, https://doi.org/10.1145/1111411.1111431), whose error is a small fraction of a cell.
 
-A point is inside if most rays from it along the six axes say so. A ray adds +1 for each face that it leaves through and -1 for
-each that it enters through, the winding number of a closed mesh: parts may overlap, and a few holes are outvoted.
+A point is inside if most of the six axis-parallel rays from it say so. A ray counts +1 for each face through which it leaves
+and -1 for each through which it enters: the winding number of a closed mesh. So parts may overlap, and the majority tolerates
+a few holes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dreamlift.meshing.nearest import closest_barycentrics
-from dreamlift.raster.visibility import CANDIDATES
+from dreamlift.raster.visibility import CANDIDATES, in_chunks
 
 BAND = 1.5  # cells around each triangle in which distances are exact
 
@@ -37,12 +38,12 @@ def signed_distances(vertices: Tensor, faces: Tensor, low: float, cell: float, c
 
 
 def _closest_points(corners: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """For grid points near a triangle the closest surface point ``(P, 3)`` and whether there is one ``(P,)``; in cells."""
+    """The closest surface points ``(P, 3)`` of all grid points, in cells, and ``(P,)`` where they are known: near triangles."""
     low = torch.ceil(corners.amin(1) - BAND).clamp(0, count - 1).long()
     high = torch.floor(corners.amax(1) + BAND).clamp(0, count - 1).long()
     best = torch.full((count**3,), torch.inf, dtype=torch.float64)
     where = torch.zeros(count**3, 3, dtype=torch.float64)
-    for owner, point in _box_points(low, high):
+    for owner, point in box_points(low, high):
         place = point.double()
         triangles = corners[owner]
         closest = torch.einsum("nk,nkd->nd", closest_barycentrics(place, triangles), triangles)
@@ -54,26 +55,21 @@ def _closest_points(corners: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return where, torch.isfinite(best)
 
 
-def _box_points(low: Tensor, high: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """All (item, point (., 3)) of the items' inclusive boxes ``low, high (N, 3)``, some at a time."""
+def box_points(low: Tensor, high: Tensor, limit: int = CANDIDATES // 4) -> Iterator[tuple[Tensor, Tensor]]:
+    """All (item, point (., 3)) of the items' inclusive integer boxes ``low, high (N, 3)``, in chunks of ``limit``.
+
+    A box may be empty (high < low). One item alone may exceed the limit.
+    """
     span = (high - low + 1).clamp_min(0)
-    volume = span.prod(1)
-    ends = volume.cumsum(0)
-    start = 0
-    while start < len(volume):
-        done = int(ends[start - 1]) if start else 0
-        stop = max(start + 1, int(torch.searchsorted(ends, torch.tensor(done + CANDIDATES // 4), right=True)))
-        owner = torch.repeat_interleave(torch.arange(start, stop), volume[start:stop])
-        local = torch.arange(len(owner)) - (ends[owner] - volume[owner] - done)
+    for owner, local in in_chunks(span.prod(1), limit):
         size = span[owner]
         x = torch.div(local, size[:, 1] * size[:, 2], rounding_mode="floor")
         y = torch.div(local, size[:, 2], rounding_mode="floor") % size[:, 1]
         yield owner, low[owner] + torch.stack([x, y, local % size[:, 2]], dim=1)
-        start = stop
 
 
 def _flooded(where: Tensor, known: Tensor, count: int) -> Tensor:
-    """Distances ``(count, count, count)`` in cells to the closest points, handed on to all grid points."""
+    """Distances ``(count, count, count)`` in cells, from the closest points ``where (P, 3)`` that are ``known (P,)``."""
     axis = torch.arange(count, dtype=torch.float32)
     place = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"))
     point = where.T.float().reshape(3, count, count, count).clone()
@@ -100,13 +96,13 @@ def _flooded(where: Tensor, known: Tensor, count: int) -> Tensor:
 def _votes(corners: Tensor, axis: int, count: int) -> Tensor:
     """How many of the two rays along ``axis`` say "inside", ``(count, count, count)`` int64."""
     u, v = (axis + 1) % 3, (axis + 2) % 3
-    # A line through an edge or a corner would meet two triangles or none; a hair beside it, it meets one.
+    # Lines are shifted a little: one through an edge or a vertex could hit two triangles or none.
     flat = corners[:, :, [u, v]] - corners.new_tensor([1.37e-6, 2.71e-6])
     low = torch.ceil(flat.amin(1)).clamp(0, count).long()
     high = torch.floor(flat.amax(1)).clamp(-1, count - 1).long()
     pad = torch.zeros_like(low[:, :1])
     turns = torch.zeros(count * count * (count + 1), dtype=torch.int64)
-    for owner, line in _box_points(torch.cat([low, pad], 1), torch.cat([high, pad], 1)):
+    for owner, line in box_points(torch.cat([low, pad], 1), torch.cat([high, pad], 1)):
         a, b, c = (flat[owner, k] - line[:, :2] for k in range(3))
         weights = torch.stack([_cross(b, c), _cross(c, a), _cross(a, b)], dim=1)
         hit = torch.nonzero((weights > 0).all(1) | (weights < 0).all(1)).flatten()
@@ -114,7 +110,7 @@ def _votes(corners: Tensor, axis: int, count: int) -> Tensor:
         total = weights.sum(1)
         depth = (weights * corners[owner, :, axis]).sum(1) / total
         first = torch.ceil(depth).clamp(0, count).long()  # the first grid point behind it
-        # Seen along the axis, a face that turns this way is one that the ray leaves through.
+        # The sign of ``total`` is +1 where the ray along the axis leaves through the face.
         turns.index_add_(0, (line[:, 0] * count + line[:, 1]) * (count + 1) + first, total.sign().long())
     behind = turns.view(count, count, count + 1)
     ahead = behind.sum(2, keepdim=True) - behind.cumsum(2)  # of faces beyond each point, in the order (u, v, axis)

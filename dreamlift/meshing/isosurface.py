@@ -3,8 +3,8 @@
 The method is Lorensen and Cline 1987, "Marching Cubes", https://doi.org/10.1145/37402.37422. The table is
 not copied but derived here: on each face of a cube every run of inside corners is cut off by one directed segment, the
 segments chain into loops around the inside, and each loop is cut into triangles without a diagonal on a face of the
-cube. Both cubes of a face cut it the same way, so the output has no holes (the paper's 15 cases leave some), and no
-diagonal of one cube meets one of its neighbour's, so each edge has exactly two triangles.
+cube. The two cubes at a face cut it in the same way, so the output has no holes (the paper's 15 cases leave some), and no
+diagonal coincides with one of a neighbouring cube, so each edge has exactly two triangles.
 
 The threshold of a density is chosen so that the mesh's outlines match the rendered ones: see :func:`find_threshold`.
 """
@@ -18,15 +18,16 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from dreamlift.meshing.geometry import EmptySceneError, signed_volume
+from dreamlift.meshing.geometry import signed_volume
 from dreamlift.meshing.solid import solidity
+from dreamlift.types import EmptySceneError
 
-# A crossing stays this far (in cells) from the grid points, or the vertices around a grid point that equals the
-# threshold would coincide and their triangles would have no area.
+# Least distance (in cells) of a crossing from the grid points. Otherwise the vertices around a grid point that equals the
+# threshold would coincide, and their triangles would have no area.
 MARGIN = 0.01
 # Where the surface is cut off by the border of the grid, its cap lies this far (in cells) outside of the border.
 CAP = 0.05
-# A field through which no axis-parallel ray is dimmed by this much holds nothing that a picture would show.
+# A field is empty if no axis-parallel ray through it reaches this opacity.
 VISIBLE_OPACITY = 0.1
 
 # Corner c of a cube lies at (c & 1, c >> 1 & 1, c >> 2 & 1). An edge is its axis and its lower corner.
@@ -74,19 +75,19 @@ def isosurface(
 def find_threshold(density: Tensor, cell: float) -> float:
     """The density whose isosurface has the outlines that the field's renders have.
 
-    Seen from one side, the field dims the background by A = 1 - exp(-sum density * cell), and the isosurface covers a
-    pixel where the column's largest density exceeds the threshold. The threshold minimises the mean of
-    \\|A - covered\\| over six pictures; of equally good ones, the middle is taken. One constant for all scenes
-    (threestudio's 25 or 10) gives empty or bloated meshes; this criterion needs none, and no histogram to be bimodal.
-    The six directions are the axes of an icosahedron, all oblique: along the grid's own axes the legs of a table are
-    seen end on, where even a faint haze around them is opaque, and the threshold would come out too low.
+    In a picture, the field has the opacity A = 1 - exp(-sum density * cell), and the isosurface covers a pixel where the
+    column's largest density exceeds the threshold. The threshold minimises the mean of \\|A - covered\\| over six
+    pictures; of equally good ones, the middle is taken. One constant for all scenes (threestudio's 25 or 10) gives empty
+    or bloated meshes; this criterion needs no constant and no bimodal histogram. The six directions are the axes of an
+    icosahedron, all oblique: along the grid's own axes the legs of a table are seen end on, where even a faint haze around
+    them is opaque, and the threshold would be too low.
 
     Args:
         density: ``(X, Y, Z)``, not negative, per world unit.
         cell: world units between neighbouring samples.
 
     Raises:
-        EmptySceneError: nothing in the field can be seen.
+        EmptySceneError: every ray through the field is nearly transparent.
         ValueError: the grid has a wrong shape or a value that is not finite.
     """
     _check_grid(density)
@@ -99,8 +100,8 @@ def find_threshold(density: Tensor, cell: float) -> float:
             f"{100 * VISIBLE_OPACITY:g}% is needed). Train longer, start from a denser field, or lower the weights of "
             "the opacity and sparsity losses"
         )
-    # Candidates are even in the opacity of one cell, the scale on which a renderer sees the density. The largest is
-    # left out, or a field of one value would give a mesh of nothing.
+    # Candidates are evenly spaced in the opacity of one cell, the quantity that a renderer uses. The largest is left out:
+    # it would give a field of one value an empty mesh.
     peak = 1 - torch.exp(-density.max() * cell)
     levels = torch.linspace(0, 1, 258, dtype=torch.float64)[1:-1] * float(peak)
     candidates = -torch.log1p(-levels.clamp_max(1 - 1e-12)) / cell
@@ -116,10 +117,10 @@ def find_threshold(density: Tensor, cell: float) -> float:
 def surface_of_density(
     density: Tensor, low: Sequence[float] | Tensor, high: Sequence[float] | Tensor, threshold: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The mesh of what is solid in a density field (:func:`dreamlift.meshing.solid.solidity`).
+    """The surface of the solid part of a density field (:func:`dreamlift.meshing.solid.solidity`).
 
-    With a ``threshold``, the mesh of that density instead: crossings then lie on the opacity of one cell, since the
-    raw density jumps from 0 to hundreds within a cell, and a linear crossing of it would lie almost at the outer grid
+    With a ``threshold``, the isosurface of that density instead, with crossings interpolated in the opacity of one cell:
+    the density jumps from 0 to hundreds within a cell, so its own linear crossing would lie almost at the outer grid
     point. Arguments, results and errors otherwise as :func:`isosurface` and :func:`find_threshold`.
     """
     _check_grid(density)
@@ -135,10 +136,10 @@ def surface_of_density(
 
 
 def _oblique_views(density: Tensor) -> Iterator[Tensor]:
-    """The grid resampled along each of the six axes of an icosahedron, which becomes the first dimension.
+    """The grid resampled six times, so that an axis of an icosahedron becomes the first dimension.
 
-    The new cells are cubes as large as the old ones, so the grid's shape may be any; corners that turn out of it are lost
-    where they are empty in practice (a scene fills a ball, not the corners of its cube).
+    The grid may have any shape. Its corners may be rotated out of the new one and are then lost; they are empty in practice
+    (a scene fills a ball, not the corners of its cube).
     """
     golden = (1 + 5**0.5) / 2
     shape = torch.tensor(density.shape, device=density.device)
@@ -214,7 +215,7 @@ def _faces(inside: Tensor, ids: list[Tensor]) -> Tensor:
         case += inside[x : x + size[0], y : y + size[1], z : z + size[2]].to(torch.int16) << corner
     cubes = torch.nonzero((case > 0) & (case < 255))
     cases = case[cubes[:, 0], cubes[:, 1], cubes[:, 2]].long()
-    # The vertex number of each of the 12 edges of each crossed cube; edges that are not crossed give a 0 nobody reads.
+    # The vertex number of each of the 12 edges of each crossed cube; edges that are not crossed get a 0 that is never read.
     numbers = torch.stack(
         [ids[axis][cubes[:, 0] + (c & 1), cubes[:, 1] + (c >> 1 & 1), cubes[:, 2] + (c >> 2 & 1)] for axis, c in EDGES],
         dim=1,
@@ -267,7 +268,7 @@ def _loops(case: int) -> list[tuple[int, ...]]:
 def _triangulate(loop: tuple[int, ...]) -> tuple[int, list[tuple[int, int, int]]]:
     """The triangulation with the fewest diagonals on a face of the cube: that number, and its triangles.
 
-    A diagonal on a face could meet the same one of the neighbouring cube, and four triangles would share an edge.
+    A diagonal on a face could coincide with one of the neighbouring cube, and four triangles would share an edge.
     """
     if len(loop) < 3:
         return 0, []

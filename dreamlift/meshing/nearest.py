@@ -1,8 +1,8 @@
-"""The nearest point of a mesh, for carrying colours and normals from one mesh to another. Plain torch.
+"""Nearest points on a mesh, for transferring colours and normals between meshes. Plain torch.
 
-The surface is covered with points on a lattice in each triangle, which are sorted into the cells of a grid; the nearest
-of them names the triangle, and the nearest point of that triangle is found exactly (Ericson 2004, "Real-Time Collision
-Detection", section 5.1.5). So the answer is exact but for points nearer to a neighbour triangle by less than the spacing.
+The surface is sampled by a lattice of points in each triangle, sorted into the cells of a grid. The nearest sample selects
+the triangle, whose nearest point is computed exactly (Ericson 2004, "Real-Time Collision Detection", section 5.1.5). The
+result is exact unless another triangle is nearer by less than the samples' spacing.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from dreamlift.meshing.geometry import area_vectors, face_areas
 from dreamlift.types import Mesh
 
 PAIRS = 2_000_000  # (query, sample) pairs held in memory at a time
-STRICT_LEVELS = 3  # so often is a surface that faces the same way looked for, in cells of double size each time
-FEWEST = 4096  # samples that tell the nearest triangle of points far away
+STRICT_LEVELS = 3  # grids, each with cells of twice the size, in which only surfaces that face the same way count
+FEWEST = 4096  # samples that are all compared with a point far from the surface
 
 
 class Nearest:
-    """A mesh, prepared for queries."""
+    """Nearest-point queries on one mesh."""
 
     def __init__(self, mesh: Mesh, samples: int = 200_000) -> None:
-        """``samples`` is about how many points cover the surface; their spacing is sqrt(area / samples)."""
+        """``samples`` is the approximate number of points on the surface; their spacing is sqrt(area / samples)."""
         self.corners = torch.from_numpy(mesh.vertices[mesh.faces]).float()  # (F, 3, 3)
         area = float(face_areas(mesh.vertices, mesh.faces).sum())
         self.spacing = max((area / samples) ** 0.5, 1e-12)
         points, faces = cover(self.corners, self.spacing)
-        # In random order, so that the first ones are an even choice among all.
+        # Shuffled, so that any prefix is a uniform subset.
         order = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))
         normals = torch.nn.functional.normalize(torch.from_numpy(area_vectors(mesh.vertices, mesh.faces)).float(), dim=1)
         self.points, self.faces, self.normals = points[order], faces[order], normals[faces[order]]
@@ -40,14 +40,14 @@ class Nearest:
     def __call__(self, points: Tensor, normals: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The nearest triangles ``(N,)`` to ``points (N, 3)``, and the barycentrics ``(N, 3)`` of the nearest points on them.
 
-        With ``normals (N, 3)``, surfaces that face the other way (the back of a thin wall) are passed over where one
-        that faces the same way is near.
+        With ``normals (N, 3)``, surfaces that face the other way (the back of a thin wall) are skipped where one that
+        faces the same way is near.
         """
         points = points.float()
         found = torch.zeros(len(points), dtype=torch.int64)
         open_, level = torch.arange(len(points)), 0
         while len(open_):
-            # Farther away, a coarser cover tells the nearest triangle as well.
+            # Farther away, a coarser subset of the samples is accurate enough.
             cell, share = self.spacing * 2 ** (level + 1), len(self.points) >> 2 * level
             if share <= FEWEST or cell > 2 * self.size:
                 some = self.points[:FEWEST]
@@ -65,7 +65,7 @@ class Nearest:
 
 
 class _Grid:
-    """Points in the cells of a grid."""
+    """Points sorted into the cells of a grid."""
 
     def __init__(self, points: Tensor, normals: Tensor, cell: float) -> None:
         self.cell, self.low = cell, points.amin(dim=0) - 2 * cell
@@ -75,9 +75,10 @@ class _Grid:
         self.points, self.normals = points[self.order], normals[self.order]
 
     def search(self, points: Tensor, normals: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The nearest point ``(N,)`` in the 27 cells around each of ``points (N, 3)``, and its distance ``(N,)``.
+        """The index ``(N,)`` of the nearest stored point in the 27 cells around each of ``points (N, 3)``, and its distance.
 
-        The distance is infinite where there is none, or with ``normals (N, 3)`` none that faces the same way.
+        The distance ``(N,)`` is infinite where there is no such point or, with ``normals (N, 3)``, none that faces the same
+        way.
         """
         best, distance = torch.zeros(len(points), dtype=torch.int64), torch.full((len(points),), torch.inf)
         inside = ((points - self.low) / self.cell).floor().long()
@@ -87,7 +88,7 @@ class _Grid:
         return self.order[best], distance.sqrt()
 
     def _search(self, points: Tensor, normals: Tensor | None, inside: Tensor) -> tuple[Tensor, Tensor]:
-        """Places in the sorted order and squared distances; the three cells of a row along z are neighbours in it."""
+        """Indices into the sorted points, and squared distances. The three cells of a row along z are adjacent in the order."""
         count = len(points)
         best, distance = torch.zeros(count, dtype=torch.int64), torch.full((count,), torch.inf)
         for x, y in itertools.product((-1, 0, 1), repeat=2):
@@ -112,8 +113,8 @@ class _Grid:
 def closest_barycentrics(points: Tensor, corners: Tensor) -> Tensor:
     """Barycentrics ``(N, 3)`` of the point of each triangle ``corners (N, 3, 3)`` that is nearest to ``points (N, 3)``.
 
-    The foot of the plane's perpendicular where it lies in the triangle, or else the best of the three edges' closest points;
-    a triangle without area is its edges.
+    It is the projection onto the triangle's plane if that lies inside, or else the nearest of the three edges' closest
+    points. A degenerate triangle is treated as its edges.
     """
     a, b, c = corners.unbind(dim=1)
     ab, ac, ap = b - a, c - a, points - a
@@ -138,10 +139,10 @@ def closest_barycentrics(points: Tensor, corners: Tensor) -> Tensor:
 
 
 def cover(corners: Tensor, spacing: float) -> tuple[Tensor, Tensor]:
-    """Points ``(S, 3)`` about ``spacing`` apart inside triangles ``(F, 3, 3)``, and the triangle of each ``(S,)``."""
+    """Points ``(S, 3)`` about ``spacing`` apart in triangles ``corners (F, 3, 3)``, and the triangle of each ``(S,)``."""
     sides = corners.roll(-1, dims=1) - corners
     area = 0.5 * torch.linalg.cross(sides[:, 0], sides[:, 1]).norm(dim=1)
-    # A triangle of n^2 parts; a thin one needs more of them than its area says.
+    # A triangle is divided into n^2 parts; a thin one needs more than its area suggests.
     wide = torch.maximum(area.sqrt(), sides.norm(dim=2).amax(dim=1) / 3)
     parts = (wide / spacing).ceil().clamp(1, 512).long()
     points, owners = [], []

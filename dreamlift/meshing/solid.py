@@ -1,13 +1,13 @@
-"""What a picture calls solid: a density field as the opacity that an isosurface can be drawn on.
+"""Solidity: a scalar field, derived from a density field, whose isosurface bounds what pictures show as solid.
 
-A radiance field is trained by pictures, so only what light from outside reaches is known. Below an opaque shell the
-density keeps what the start gave it, and in front of thin parts a faint haze costs the pictures nothing. A bare
-threshold on the density turns the first into cavities and the second into fat legs. So a point counts as solid
+A radiance field is trained on pictures, which determine only what light from outside reaches. Below an opaque shell the
+density keeps its initial value, and a faint haze around thin parts does not change the pictures. A threshold on the density
+alone turns the former into cavities and thickens the latter. A point therefore counts as solid
 
 * if little light reaches it from *any* side: V(x) = max_d exp(-integral of the density from outside to x along d), or
 * if its own density is well above the threshold that matches the outlines (thin parts that let some light through).
 
-V is taken over the 26 lattice directions, along which it is a running sum over the grid, exact and without resampling.
+V is the maximum over the 26 lattice directions, along which the integral is a running sum over the grid, without resampling.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import math
 import torch
 from torch import Tensor
 
-REACHED = 0.75  # share of the light, from the best side, at which the surface is drawn
-DENSE = 2.0  # times the outline threshold: solid whatever light comes through
+REACHED = 0.75  # V on the surface
+DENSE = 2.0  # multiple of the outline threshold above which a point is solid whatever its V
 
 
 def visibility(density: Tensor, cell: float) -> Tensor:
     """V ``(X, Y, Z)`` in (0, 1]: the largest share of light that reaches each grid point from one of 26 directions.
 
     Args:
-        density: ``(X, Y, Z)``, not negative, per world unit; nothing absorbs outside of the grid.
+        density: ``(X, Y, Z)``, not negative, per world unit; 0 outside the grid.
         cell: world units between neighbouring samples.
     """
     least = torch.full_like(density, math.inf)
@@ -61,7 +61,7 @@ def _optical_depth(density: Tensor, cell: float, direction: tuple[int, int, int]
     for i in order:
         out[i] = arrived + 0.5 * length * slices[i]
         passed = arrived + length * slices[i]
-        # Moved by one cell sideways; what comes in from beside the grid has met nothing.
+        # Shifted sideways by one cell; rays that enter from beside the grid have optical depth 0.
         arrived = torch.zeros_like(passed)
         arrived[max(first, 0) : rows + min(first, 0), max(second, 0) : columns + min(second, 0)] = passed[
             max(-first, 0) : rows + min(-first, 0), max(-second, 0) : columns + min(-second, 0)

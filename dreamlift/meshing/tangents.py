@@ -2,11 +2,11 @@
 
     dp = T du + B dv on each face;   at a vertex T = sum of the faces' T, made normal to N;   B = sigma N x T
 
-These are MikkTSpace's rules (Mikkelsen 2008, "Simulation of Wrinkled Surfaces Revisited", section 3, http://www.mikktspace.com):
-each face counts by the angle of its corner, tangents are projected onto the vertex's plane before they are summed, and the
-interpolated vectors are used as they are. MikkTSpace also splits vertices where mirrored charts meet; an unwrapped mesh
-has its vertices split at every chart's border already. glTF's v runs down the picture and its B runs up it (its normal
-maps have green for +y), so B is against v and sigma is +1 where the chart is not mirrored.
+These are MikkTSpace's rules (Mikkelsen 2008, "Simulation of Wrinkled Surfaces Revisited", section 3,
+http://www.mikktspace.com): a face is weighted by the angle of its corner, tangents are projected onto the vertex's plane
+before they are summed, and interpolated vectors are not normalised. MikkTSpace also splits vertices where mirrored charts
+meet; the vertices of an unwrapped mesh are already split at every chart's border. glTF's v runs down the picture and its B
+runs up it (green is +y in its normal maps), so B is opposite to v, and sigma is +1 where the chart is not mirrored.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def vertex_tangents(mesh: Mesh) -> np.ndarray:
         ValueError: the mesh has no UVs or no vertex normals.
     """
     if mesh.uvs is None or mesh.vertex_normals is None:
-        raise ValueError("tangents need uvs and vertex_normals: call meshing.texture.unwrap first")
+        raise ValueError("tangents need uvs and vertex_normals: call dreamlift.texturing.unwrap.unwrap first")
     normals = mesh.vertex_normals.astype(np.float64)
     along, mirrored = _face_tangents(mesh)
     corners = mesh.vertices.astype(np.float64)[mesh.faces]  # (F, 3, 3)
@@ -33,7 +33,7 @@ def vertex_tangents(mesh: Mesh) -> np.ndarray:
     count = len(mesh.vertices)
     sums = np.stack([np.bincount(mesh.faces.ravel(), weighted[..., axis].ravel(), minlength=count) for axis in range(3)], 1)
     sums -= (sums * normals).sum(axis=1, keepdims=True) * normals
-    # Where nothing is known (no area in UV space), any direction in the plane is as good.
+    # Without area in UV space the direction within the plane is arbitrary.
     lost = np.linalg.norm(sums, axis=1) < 1e-9
     sums[lost] = np.cross(normals[lost], np.where(np.abs(normals[lost, 1:2]) < 0.9, [[0.0, 1.0, 0.0]], [[1.0, 0.0, 0.0]]))
     votes = np.bincount(mesh.faces.ravel(), np.repeat(np.where(mirrored, -1.0, 1.0), 3), minlength=count)
@@ -41,7 +41,7 @@ def vertex_tangents(mesh: Mesh) -> np.ndarray:
 
 
 def _face_tangents(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
-    """The unit direction of growing u on each face ``(F, 3)``, 0 where the face has no area in UV space; and whether its chart
+    """The unit direction of growing u on each face ``(F, 3)``, 0 where the face has no area in UV space, and whether the chart
     is mirrored ``(F,)``."""
     assert mesh.uvs is not None
     points, uvs = mesh.vertices.astype(np.float64)[mesh.faces], mesh.uvs.astype(np.float64)[mesh.faces]

@@ -1,12 +1,12 @@
-"""Closing a mesh: its holes are filled, or where that does not do, it is remade as the surface of a solid.
+"""Closing a mesh: its holes are filled or, where that fails, it is rebuilt as the surface of a solid.
 
 The solid is the indicator function chi (1 inside, 0 outside) whose gradient is the surface's inward normals,
 
     laplace chi = div V,    V = -n delta(surface),    so in Fourier space    chi = -i (k . V) / |k|^2
 
 (Kazhdan 2005, "Reconstruction of Solid Models from Oriented Point Sets", section 4,
-https://doi.org/10.2312/SGP/SGP05/073-082; in the limit of a closed surface chi is its winding number). Holes of any shape,
-overlapping parts and sheets are then no matter; what it costs is detail below the grid's cell.
+https://doi.org/10.2312/SGP/SGP05/073-082; in the limit of a closed surface chi is its winding number). This closes holes of
+any shape and handles overlapping parts and sheets, but loses detail below the grid's cell size.
 """
 
 from __future__ import annotations
@@ -18,43 +18,50 @@ import torch
 from torch import Tensor
 
 from dreamlift.meshing.clean import split_pinches
-from dreamlift.meshing.geometry import area_vectors, check_mesh, compact, face_components, face_volumes, is_closed
+from dreamlift.meshing.geometry import area_vectors, compact, face_components, face_volumes, is_closed
 from dreamlift.meshing.isosurface import isosurface
 from dreamlift.meshing.nearest import cover
 from dreamlift.types import Mesh
 
-SMALL_HOLE = 0.1  # holes up to this share of the mesh's longest side are filled without being asked
+SMALL_HOLE = 0.1  # extent of the holes that are filled by default, as a share of the mesh's longest side
 FLATTEST = 1e-4  # a solid's volume is at least this times its area to the power 3/2 (a sphere has 0.094)
-LEAST_FLAT = 0.8  # a fan's area seen from the best side, as a share of its area: 1 is flat
-MARGIN = 0.125  # empty space around the solid, as a share of its longest side: Fourier space is periodic
+LEAST_FLAT = 0.8  # least norm of the sum of a fan's area vectors, as a share of its area: 1 is flat
+MARGIN = 0.125  # empty space around the solid, as a share of its longest side, since the Fourier series is periodic
 
 
 def weld(mesh: Mesh) -> Mesh:
-    """The geometry alone, with one vertex a place; triangles that lose their area, and doubles, are dropped.
+    """The geometry with one vertex per position, without degenerate and duplicate triangles.
 
-    Where two sheets touch, each keeps a vertex of its own: an edge of four faces is no hole.
+    Where two sheets touch along an edge, each keeps its own vertices: an edge of four faces is not a hole.
+
+    Raises:
+        EmptySceneError: no triangle is left.
     """
+    vertices, faces = _welded(mesh)
+    return Mesh(vertices.astype(np.float32), faces, metallic=mesh.metallic, roughness=mesh.roughness)
+
+
+def _welded(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices and faces of :func:`weld`; there may be none."""
     places, renamed = np.unique(mesh.vertices + np.float32(0), axis=0, return_inverse=True)
     faces = renamed.reshape(-1)[mesh.faces].astype(np.int32)
     whole = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])
     faces = faces[whole]
     _, first = np.unique(np.sort(faces, axis=1), axis=0, return_index=True)
     vertices, faces, _ = compact(places, faces[np.sort(first)])
-    vertices, faces = split_pinches(vertices, faces)
-    return Mesh(vertices.astype(np.float32), faces, metallic=mesh.metallic, roughness=mesh.roughness)
+    return split_pinches(vertices, faces)
 
 
 def is_watertight(mesh: Mesh) -> bool:
-    """Whether the surface is closed once vertices at the same place count as one (a texture's seams double them)."""
-    return is_closed(weld(mesh).faces)
+    """Whether the surface is closed once vertices at the same position are merged (a texture's seams duplicate them)."""
+    return is_closed(_welded(mesh)[1])
 
 
 def fill_holes(mesh: Mesh, largest: float = SMALL_HOLE) -> Mesh:
     """The mesh with a fan of triangles in each hole whose extent is at most ``largest`` times the mesh's longest side.
 
-    Geometry only: a mesh with UVs, whose seams are not holes, must be welded first.
+    Where holes are filled, only geometry is kept. Weld a mesh with UVs first: its seams are not holes.
     """
-    check_mesh(mesh)
     vertices, faces = split_pinches(mesh.vertices, mesh.faces)
     limit = largest * float(np.ptp(vertices, axis=0).max())
     extra_points, extra_faces = [], []
@@ -77,7 +84,7 @@ def fill_holes(mesh: Mesh, largest: float = SMALL_HOLE) -> Mesh:
 
 
 def boundary_loops(faces: np.ndarray) -> list[np.ndarray]:
-    """The closed chains of vertices along edges that only one face has, each in that face's direction."""
+    """The closed chains of vertices along edges of a single face, each in that face's direction."""
     edges = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).astype(np.int64)
     base = int(faces.max()) + 1
     alone = ~np.isin(edges[:, 0] * base + edges[:, 1], edges[:, 1] * base + edges[:, 0])
@@ -98,15 +105,14 @@ def boundary_loops(faces: np.ndarray) -> list[np.ndarray]:
 
 
 def make_watertight(mesh: Mesh, resolution: int = 128) -> Mesh:
-    """A closed mesh of the same surface; geometry only.
+    """A closed mesh of the same surface; only geometry is kept.
 
-    Where filling every hole makes sound solids, the rest of the surface stays as it was. Otherwise it is remade by
+    If filling every hole gives valid solids, the rest of the surface is unchanged. Otherwise it is rebuilt by
     :func:`remesh` on a grid of ``resolution`` points along the longest side.
 
     Raises:
-        EmptySceneError, ValueError: the mesh is empty or malformed, or is so flat that it bounds no solid.
+        EmptySceneError, ValueError: the mesh has no area, or bounds no solid.
     """
-    check_mesh(mesh)
     welded = weld(mesh)
     if is_closed(welded.faces):
         return welded
@@ -115,9 +121,9 @@ def make_watertight(mesh: Mesh, resolution: int = 128) -> Mesh:
 
 
 def _is_solid(mesh: Mesh, before: int) -> bool:
-    """Whether a filled mesh will do: closed, its new faces (from number ``before`` on) not folded, no part without a volume.
+    """Whether a filled mesh is valid: closed, its new faces (from number ``before`` on) not folded, every part with a volume.
 
-    A ragged hole's fan folds over itself. A loose patch in a hole is closed by its own fan, to a part that encloses nothing.
+    The fan of a ragged hole folds over itself. A loose patch in a hole is closed by a fan of its own and encloses nothing.
     """
     if not is_closed(mesh.faces):
         return False
@@ -127,18 +133,17 @@ def _is_solid(mesh: Mesh, before: int) -> bool:
     volume = np.bincount(part, face_volumes(mesh.vertices, mesh.faces))
     if (volume < FLATTEST * np.bincount(part, areas) ** 1.5).any():
         return False
-    center = mesh.faces[before:].max(axis=1)  # the fan that a face belongs to: its middle is the newest vertex
+    center = mesh.faces[before:].max(axis=1)  # the fan of a face: its centre is the newest vertex
     flat = np.linalg.norm([np.bincount(center, vectors[before:, axis]) for axis in range(3)], axis=0)
     return bool((flat >= LEAST_FLAT * np.bincount(center, areas[before:])).all())
 
 
 def remesh(mesh: Mesh, resolution: int = 128) -> Mesh:
-    """The surface of the solid that the triangles bound as nearly as they can; geometry only.
+    """The surface of the solid whose indicator function best matches the triangles; only geometry is kept.
 
     Raises:
-        EmptySceneError, ValueError: the mesh is empty or malformed, or bounds no solid.
+        ValueError: the mesh bounds no solid.
     """
-    check_mesh(mesh)
     low, high = mesh.vertices.min(axis=0).astype(np.float64), mesh.vertices.max(axis=0).astype(np.float64)
     size = float((high - low).max())
     cell = size / (resolution - 1)
@@ -150,8 +155,8 @@ def remesh(mesh: Mesh, resolution: int = 128) -> Mesh:
     share = vectors[owner] / torch.bincount(owner)[owner][:, None]
     chi = _indicator(_splat(points, -share, shape))
     outside = float(torch.cat([chi[0].flatten(), chi[-1].flatten(), chi[:, 0].flatten(), chi[:, -1].flatten()]).mean())
-    level = float(_gather(chi, points).mean()) - outside  # half of the step, of 1 for a solid
-    if level < 0:  # the faces are turned inside out
+    level = float(_gather(chi, points).mean()) - outside  # half of chi's step, which is 1 for a solid
+    if level < 0:  # the mesh is inside out
         chi, level, outside = -chi, -level, -outside
     if level < 0.15:
         raise ValueError("the mesh bounds no solid, so it cannot be made watertight (do its faces look in all directions?)")
@@ -162,7 +167,7 @@ def remesh(mesh: Mesh, resolution: int = 128) -> Mesh:
 
 
 def _indicator(field: Tensor) -> Tensor:
-    """chi ``(X, Y, Z)``, but for a constant, from V ``(3, X, Y, Z)``; smoothed by a Gaussian of one cell."""
+    """chi ``(X, Y, Z)`` up to a constant, from V ``(3, X, Y, Z)``; smoothed by a Gaussian of one cell."""
     shape = field.shape[1:]
     k = torch.meshgrid(
         *(2 * torch.pi * torch.fft.fftfreq(n) for n in shape[:2]), 2 * torch.pi * torch.fft.rfftfreq(shape[2]), indexing="ij"
@@ -176,7 +181,7 @@ def _indicator(field: Tensor) -> Tensor:
 
 
 def _splat(points: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """``values (N, 3)`` spread over the 8 grid points around each of ``points (N, 3)``: ``(3, X, Y, Z)``."""
+    """``values (N, 3)`` distributed over the 8 grid points around each of ``points (N, 3)``: ``(3, X, Y, Z)``."""
     out = torch.zeros(3, shape[0] * shape[1] * shape[2])
     for index, weight in _corners(points, shape):
         for axis in range(3):

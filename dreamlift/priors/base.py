@@ -8,21 +8,59 @@ into eps once, inside the prior.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.lora.lora import Targets
+from dreamlift.priors.parts import Parts
 from dreamlift.priors.saving import Memory
-from dreamlift.types import Conditioning
+from dreamlift.prompts import Backdrop, Embeds, Wording
+from dreamlift.types import Conditioning, Task, TextStates
 
 
 class Prior(ABC):
     """A frozen 2D diffusion model (or an exact stand-in for one). ``t`` is in [0, 1]."""
 
-    resolution: int  # side of the pictures that it was made for, in pixels
-    views: int = 1  # neighbours of a batch that it looks at together: views of one object, which share their t
+    resolution: int  # side of the pictures that it was trained on, in pixels
+    views: int = 1  # consecutive pictures of a batch that are denoised together: views of one object, which share their t
     device: torch.device
+
+    @classmethod
+    def accepts(cls, parts: Parts) -> bool:
+        """Whether ``parts`` are a model of this kind; the first kind of :data:`dreamlift.priors.kinds.PRIORS` that accepts is
+        taken. False for priors that are only made in memory."""
+        return False
+
+    @classmethod
+    def load(cls, parts: Parts, choice: PriorChoice, device: torch.device) -> Prior:
+        """The prior with its networks on ``device``, without text encoders.
+
+        Raises:
+            ValueError: parts or options that this kind of prior does not take.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def read(
+        cls, parts: Parts, choice: PriorChoice, task: Task, wording: Wording, backdrops: Sequence[Backdrop],
+        device: torch.device,
+    ) -> Embeds:  # fmt: skip
+        """What the network is conditioned on, encoded before it is loaded; encoders are freed again.
+
+        Args:
+            task: the words and photos of the run. wording: how the camera's place is put into words.
+            backdrops: those of the stage, whose words are part of the prompt.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def text_precision(cls, parts: Parts, device: torch.device) -> torch.dtype:
+        """The precision of the text encoders (and networks) on ``device``: half on a CUDA GPU, else float32."""
+        # On CPUs without bf16 units half precision is some 60 times slower than float32.
+        return torch.float16 if device.type == "cuda" else torch.float32
 
     @abstractmethod
     def encode(self, rgb: Tensor) -> Tensor:
@@ -33,8 +71,8 @@ class Prior(ABC):
         """Latents ``(B, C, h, w)`` to pictures ``(B, H, W, 3)`` in [0, 1]."""
 
     @abstractmethod
-    def embed_text(self, prompts: list[str]) -> Tensor:
-        """Text states ``(V, L, D)`` of V prompts."""
+    def embed_text(self, prompts: list[str]) -> TextStates:
+        """Text states of V prompts."""
 
     @abstractmethod
     def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,7 +80,7 @@ class Prior(ABC):
 
     @abstractmethod
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
-        """eps_hat ``(B, C, h, w)`` for ``x_t (B, C, h, w)`` at ``t (B,)``, guided as :func:`guide` says.
+        """eps_hat ``(B, C, h, w)`` for ``x_t (B, C, h, w)`` at ``t (B,)``, guided as :func:`classifier_free_guidance` says.
 
         So scale 1 is the prompt alone, and scale 0 the negative (or empty) one.
         """
@@ -68,7 +106,7 @@ class Adapted(nn.Module, ABC):
         """eps_hat ``(B, C, h, w)`` for the prompt and ``cond.cameras``, unguided, differentiable in the parameters."""
 
 
-def guide(uncond: Tensor, cond: Tensor, guidance_scale: float) -> Tensor:
+def classifier_free_guidance(uncond: Tensor, cond: Tensor, guidance_scale: float) -> Tensor:
     """Classifier-free guidance, ``uncond + s (cond - uncond)`` (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598).
 
     Beware: several systems publish s for ``cond + s (cond - uncond)``, which is s + 1 here.
@@ -96,20 +134,25 @@ def perp_neg(uncond: Tensor, cond: Tensor, negatives: Tensor, weights: Tensor, g
     return uncond + guidance_scale * total
 
 
-def stack_text(cond: Conditioning, guidance_scale: float) -> Tensor:
+def stack_text(cond: Conditioning, guidance_scale: float) -> TextStates:
     """All text states that one guided prediction needs, ``(P * B, L, D)``: negative, prompt, then Perp-Neg's others.
 
-    With ``guidance_scale`` 1 and no Perp-Neg the prompt alone is enough (P = 1), and half of the cost is saved; with 0 the
-    negative prompt is.
+    With ``guidance_scale`` 1 and no Perp-Neg the prompt alone is enough (P = 1), which halves the cost; with 0 the negative
+    prompt is.
     """
+    negative = TextStates(cond.negative_prompt_embeds, cond.negative_pooled_prompt_embeds)
+    prompt = TextStates(cond.prompt_embeds, cond.pooled_prompt_embeds)
     if guidance_scale == 0.0:
-        return cond.negative_prompt_embeds
+        return negative
     if cond.perp_embeds is None:
-        if guidance_scale == 1.0:
-            return cond.prompt_embeds
-        return torch.cat([cond.negative_prompt_embeds, cond.prompt_embeds])
-    others = cond.perp_embeds.transpose(0, 1).flatten(0, 1)  # (N * B, L, D)
-    return torch.cat([cond.negative_prompt_embeds, cond.prompt_embeds, others])
+        return prompt if guidance_scale == 1.0 else _stacked(negative, prompt)
+    pooled = None if cond.perp_pooled_embeds is None else cond.perp_pooled_embeds.transpose(0, 1).flatten(0, 1)
+    return _stacked(negative, prompt, TextStates(cond.perp_embeds.transpose(0, 1).flatten(0, 1), pooled))
+
+
+def _stacked(*parts: TextStates) -> TextStates:
+    pooled = [part.pooled for part in parts if part.pooled is not None]
+    return TextStates(torch.cat([part.states for part in parts]), torch.cat(pooled) if pooled else None)
 
 
 def combine(noise: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
@@ -119,7 +162,7 @@ def combine(noise: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
         return noise
     parts = noise.unflatten(0, (-1, batch))
     if cond.perp_embeds is None or cond.perp_weights is None:
-        return guide(parts[0], parts[1], guidance_scale)
+        return classifier_free_guidance(parts[0], parts[1], guidance_scale)
     return perp_neg(parts[0], parts[1], parts[2:].transpose(0, 1), cond.perp_weights, guidance_scale)
 
 

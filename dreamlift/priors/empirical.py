@@ -16,7 +16,7 @@ from dreamlift.cameras import spherical_to_cartesian
 from dreamlift.priors.base import Adapted, Prior, cosine_schedule
 from dreamlift.priors.lora.lora import Targets
 from dreamlift.priors.saving import Memory
-from dreamlift.types import Cameras, Conditioning
+from dreamlift.types import Cameras, Conditioning, TextStates
 
 
 class EmpiricalPrior(Prior):
@@ -41,8 +41,8 @@ class EmpiricalPrior(Prior):
     def decode(self, latents: Tensor) -> Tensor:
         return (latents.permute(0, 2, 3, 1) * 0.5 + 0.5).clamp(0, 1)
 
-    def embed_text(self, prompts: list[str]) -> Tensor:
-        return self.pictures.new_zeros(len(prompts), 1, 1)
+    def embed_text(self, prompts: list[str]) -> TextStates:
+        return TextStates(self.pictures.new_zeros(len(prompts), 1, 1))
 
     def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return cosine_schedule(t)

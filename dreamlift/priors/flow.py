@@ -13,8 +13,6 @@ prompts, Perp-Neg and the losses that ask without guidance mean the same). That 
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,37 +20,48 @@ from torch import Tensor
 from torch.nn import functional
 
 from dreamlift.priors.base import Adapted, combine, stack_text
-from dreamlift.priors.footprint import FLUX_SIZE
+from dreamlift.priors.choice import NO_OPTIONS, PriorChoice
 from dreamlift.priors.latent import AutoencodedPrior, Autoencoder
-from dreamlift.priors.lora.additions import NOTHING, Additions
 from dreamlift.priors.lora.lora import Targets
-from dreamlift.priors.network import load_part
+from dreamlift.priors.network import frozen
+from dreamlift.priors.parts import Parts
 from dreamlift.priors.saving import Memory, in_turn, save_memory
-from dreamlift.priors.text import unpack
 from dreamlift.types import Conditioning
 
 HORIZON = 1000  # the network's own time runs from 0 to this
 FLUX = "FluxTransformer2DModel"
+FLUX_SIZE = 128  # latents a side that FLUX's own pipeline makes; its network's config states none
 
 
 class FlowPrior(AutoencodedPrior):
-    """A diffusers folder with a transformer of :data:`VELOCITIES` (``vae``, ``transformer``, text encoders and tokenizers)."""
+    """A model with a transformer of :data:`VELOCITIES` (``vae``, ``transformer``, text encoders and tokenizers)."""
 
-    def __init__(
-        self, folder: Path, device: torch.device, dtype: torch.dtype, see_cameras: bool = True, additions: Additions = NOTHING
-    ) -> None:
+    def __init__(self, parts: Parts, device: torch.device, dtype: torch.dtype, choice: PriorChoice = NO_OPTIONS) -> None:
         import diffusers
 
-        name = json.loads((folder / "transformer" / "config.json").read_text()).get("_class_name")
+        name = parts.architecture("transformer")
         if name not in VELOCITIES:
-            raise ValueError(f"the transformer in {folder} is {name!r}; accepted: {', '.join(VELOCITIES)}")
+            raise ValueError(f"the transformer of {parts} is {name!r}; accepted: {', '.join(VELOCITIES)}")
         self.velocity = VELOCITIES[name]
-        self.folder, self.device, self.additions = folder, device, additions
-        self.dtype = network_precision(folder, dtype)
-        network = load_part(getattr(diffusers, name), folder / "transformer", self.dtype, additions.loras)
-        self.transformer: Any = network.to(device).eval().requires_grad_(False)
-        self.autoencoder = Autoencoder(folder, device, dtype, self.transformer.config.get("sample_size", FLUX_SIZE))
-        self.resolution, self.one_by_one = self.autoencoder.resolution, False
+        self.parts, self.device, self.choice = parts, device, choice
+        self.dtype = _precision(parts, dtype)
+        kind = getattr(diffusers, name)
+        self.transformer: Any = frozen(parts, "transformer", kind, self.dtype, choice.loras).to(device)
+        size = self.transformer.config.get("sample_size", FLUX_SIZE)
+        self.autoencoder = Autoencoder(parts, device, dtype, size, choice.linear_encoder)
+        self.resolution, self.micro_batch = self.autoencoder.resolution, 0
+
+    @classmethod
+    def accepts(cls, parts: Parts) -> bool:
+        return parts.has("transformer")
+
+    @classmethod
+    def text_precision(cls, parts: Parts, device: torch.device) -> torch.dtype:
+        return _precision(parts, super().text_precision(parts, device))
+
+    @classmethod
+    def load(cls, parts: Parts, choice: PriorChoice, device: torch.device) -> FlowPrior:
+        return cls(parts, device, super().text_precision(parts, device), choice)
 
     def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha = 1 - t, sigma = t, both ``(B, 1, 1, 1)``."""
@@ -60,15 +69,15 @@ class FlowPrior(AutoencodedPrior):
         return 1.0 - t, t
 
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
-        text = stack_text(cond, guidance_scale).to(self.device, self.dtype)
-        copies = text.shape[0] // x_t.shape[0]
+        text = stack_text(cond, guidance_scale)
+        copies = text.states.shape[0] // x_t.shape[0]
         many, times = x_t.repeat(copies, 1, 1, 1), t.to(self.device).repeat(copies)
 
-        def ask(x: Tensor, at: Tensor, words: Tensor) -> Tensor:
-            states, pooled = unpack(words, self.transformer.config.pooled_projection_dim)
+        def ask(x: Tensor, at: Tensor, states: Tensor, pooled: Tensor) -> Tensor:
+            states, pooled = (value.to(self.device, self.dtype) for value in (states, pooled))
             return self.velocity(self.transformer, x, at, states, pooled).float()
 
-        velocity = in_turn(ask, (many.to(self.dtype), times, text), 1 if self.one_by_one else None)
+        velocity = in_turn(ask, (many.to(self.dtype), times, *text), self.micro_batch or None)
         return combine(many + (1.0 - times.view(-1, 1, 1, 1)) * velocity, cond, guidance_scale)
 
     def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
@@ -77,17 +86,15 @@ class FlowPrior(AutoencodedPrior):
     def save_memory(self, memory: Memory) -> None:
         if memory.attention_slices:
             raise ValueError("this prior's attention has no slices; leave memory.attention_slices off")
-        self.one_by_one = memory.one_by_one
+        self.micro_batch = memory.micro_batch
         save_memory(self.transformer, memory)
         save_memory(self.autoencoder.vae, memory)
 
 
-def network_precision(folder: Path, dtype: torch.dtype) -> torch.dtype:
-    """What the network and text encoders of a ``folder`` run in where others run in ``dtype``."""
-    config = folder / "transformer" / "config.json"
-    if dtype != torch.float16 or not config.is_file() or json.loads(config.read_text()).get("_class_name") != FLUX:
-        return dtype
-    return torch.bfloat16  # what it was trained in; half precision is too narrow for its states
+def _precision(parts: Parts, dtype: torch.dtype) -> torch.dtype:
+    """The precision of the network and text encoders where other models run in ``dtype``: FLUX takes bfloat16 for half."""
+    half = dtype == torch.float16 and parts.architecture("transformer") == FLUX
+    return torch.bfloat16 if half else dtype  # FLUX was trained in it; half precision is too narrow for its states
 
 
 def _of_sd3(transformer: Any, x_t: Tensor, t: Tensor, states: Tensor, pooled: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from dreamlift.priors.base import Adapted, Prior, cosine_schedule
 from dreamlift.priors.lora.lora import Targets
 from dreamlift.priors.saving import Memory
-from dreamlift.types import Conditioning
+from dreamlift.types import Conditioning, TextStates
 
 
 class GaussianPrior(Prior):
@@ -38,8 +38,8 @@ class GaussianPrior(Prior):
     def decode(self, latents: Tensor) -> Tensor:
         return latents.permute(0, 2, 3, 1).clamp(0, 1)
 
-    def embed_text(self, prompts: list[str]) -> Tensor:
-        return self.means.new_zeros(len(prompts), 1, 1)
+    def embed_text(self, prompts: list[str]) -> TextStates:
+        return TextStates(self.means.new_zeros(len(prompts), 1, 1))
 
     def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return cosine_schedule(t)

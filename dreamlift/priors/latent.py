@@ -6,37 +6,38 @@ The render goes through the VAE's encoder with gradients, as in stable-dreamfusi
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dreamlift.priors.base import Adapted, Prior
-from dreamlift.priors.lora.additions import NOTHING, Additions
+from dreamlift.priors.base import Adapted
+from dreamlift.priors.choice import NO_OPTIONS, PriorChoice
 from dreamlift.priors.lora.lora import Targets
-from dreamlift.priors.network import AdaptedNetwork, DenoisingNetwork, load_part
-from dreamlift.priors.pixel import resize
+from dreamlift.priors.network import AdaptedNetwork, DenoisingNetwork, frozen
+from dreamlift.priors.parts import Parts
+from dreamlift.priors.pixel import WordsPrior, resize
 from dreamlift.priors.saving import Memory, save_memory
-from dreamlift.priors.text import encode_prompts
 from dreamlift.types import Conditioning
 
 
 class Autoencoder:
-    """The frozen ``vae`` of a diffusers folder, for pictures of ``size`` latents a side."""
+    """The frozen ``vae`` of a model, for pictures of ``size`` latents a side; with ``linear`` its encoder is a linear map."""
 
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, size: int) -> None:
+    def __init__(self, parts: Parts, device: torch.device, dtype: torch.dtype, size: int, linear: bool = False) -> None:
         from diffusers import AutoencoderKL
 
-        config: Any = AutoencoderKL.load_config(folder / "vae")
+        config: Any = parts.config("vae")
         # Stable Diffusion XL's overflows in half precision and says so; those of 1.x and 2.x say nothing, and do not.
         if dtype == torch.float16 and config.get("force_upcast", False):
             dtype = torch.float32
-        self.vae: Any = load_part(AutoencoderKL, folder / "vae", dtype).to(device).eval().requires_grad_(False)
+        self.vae: Any = frozen(parts, "vae", AutoencoderKL, dtype).to(device)
         self.dtype, config = dtype, self.vae.config
         self.scale, self.shift = float(config.scaling_factor), float(config.shift_factor or 0.0)
         self.size, self.resolution = size, size * 2 ** (len(config.block_out_channels) - 1)
         self.colors: Tensor | None = None  # (4, C) the linear map in the encoder's place
+        if linear:
+            self.use_linear_map()
 
     def encode(self, rgb: Tensor) -> Tensor:
         """``(B, H, W, 3)`` in [0, 1] to ``(B, C, S/8, S/8)``: the posterior's mean, shifted and scaled."""
@@ -71,12 +72,9 @@ class Autoencoder:
         return (pictures.permute(0, 2, 3, 1) * 0.5 + 0.5).clamp(0, 1)
 
 
-class AutoencodedPrior(Prior):
-    """A prior on the latents of an autoencoder, in a diffusers folder with text encoders and tokenizers."""
+class AutoencodedPrior(WordsPrior):
+    """A prior on the latents of an autoencoder, with text encoders and tokenizers."""
 
-    folder: Path
-    dtype: torch.dtype
-    additions: Additions
     autoencoder: Autoencoder
 
     def encode(self, rgb: Tensor) -> Tensor:
@@ -85,20 +83,19 @@ class AutoencodedPrior(Prior):
     def decode(self, latents: Tensor) -> Tensor:
         return self.autoencoder.decode(latents)
 
-    def embed_text(self, prompts: list[str]) -> Tensor:
-        return encode_prompts(self.folder, prompts, self.device, self.dtype, self.additions)
-
 
 class LatentPrior(AutoencodedPrior):
-    """A latent-space diffusers folder (``vae``, ``unet``, text encoders, tokenizers, ``scheduler``)."""
+    """A latent diffusion model (``vae``, ``unet``, text encoders, tokenizers, ``scheduler``)."""
 
-    def __init__(
-        self, folder: Path, device: torch.device, dtype: torch.dtype, see_cameras: bool = True, additions: Additions = NOTHING
-    ) -> None:
-        self.folder, self.device, self.dtype, self.additions = folder, device, dtype, additions
-        self.network = DenoisingNetwork(folder, device, dtype, see_cameras, additions.loras)
-        self.autoencoder = Autoencoder(folder, device, dtype, self.network.sample_size)
+    def __init__(self, parts: Parts, device: torch.device, dtype: torch.dtype, choice: PriorChoice = NO_OPTIONS) -> None:
+        self.parts, self.device, self.choice = parts, device, choice
+        self.network = DenoisingNetwork(parts, device, dtype, choice.camera_conditioning, choice.loras)
+        self.autoencoder = Autoencoder(parts, device, dtype, self.network.sample_size, choice.linear_encoder)
         self.resolution = self.network.picture_size = self.autoencoder.resolution
+
+    @classmethod
+    def accepts(cls, parts: Parts) -> bool:
+        return parts.has("unet") and parts.has("vae")
 
     def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return self.network.schedule(t)

@@ -18,24 +18,19 @@ import torch
 from torch import Tensor
 
 from dreamlift.priors.base import Adapted, combine, stack_text
+from dreamlift.priors.choice import NO_OPTIONS, PriorChoice
 from dreamlift.priors.latent import AutoencodedPrior, Autoencoder
-from dreamlift.priors.lora.additions import NOTHING, Additions
 from dreamlift.priors.lora.lora import Targets
 from dreamlift.priors.lora.lora_files import merge_loras
 from dreamlift.priors.lora.original_names import stock_keys
-from dreamlift.priors.network import DenoisingNetwork, weight_files
+from dreamlift.priors.network import DenoisingNetwork
+from dreamlift.priors.parts import FolderParts, Parts, weight_files
 from dreamlift.priors.saving import Memory, in_turn, save_memory
 from dreamlift.types import Cameras, Conditioning
 
 VIEWS = 4  # of one object, that the network was trained to see together
 CAMERA = 16  # entries of a camera's matrix
 ARCHITECTURE = "MultiViewUNetModel"  # the network's class, as model_index.json names it
-
-
-def is_multiview(folder: Path) -> bool:
-    """Whether the ``unet`` of a diffusers folder is MVDream's."""
-    index = folder / "model_index.json"
-    return index.is_file() and ARCHITECTURE in json.loads(index.read_text()).get("unet", ())
 
 
 def camera_matrices(cameras: Cameras) -> Tensor:
@@ -79,18 +74,20 @@ class MVDreamPrior(AutoencodedPrior):
 
     views = VIEWS
 
-    def __init__(
-        self, folder: Path, device: torch.device, dtype: torch.dtype, see_cameras: bool = True, additions: Additions = NOTHING
-    ) -> None:
-        if not see_cameras:
-            raise ValueError("this prior's views are told apart by their cameras alone; leave see_cameras on")
-        self.folder, self.device, self.dtype, self.additions = folder, device, dtype, additions
-        unet = load_network(folder / "unet", dtype)
-        merge_loras(unet, folder / "unet", additions.loras)
+    def __init__(self, parts: Parts, device: torch.device, dtype: torch.dtype, choice: PriorChoice = NO_OPTIONS) -> None:
+        assert isinstance(parts, FolderParts)
+        if not choice.camera_conditioning:
+            raise ValueError("this prior's views are told apart by their cameras alone; leave camera_conditioning on")
+        self.parts, self.device, self.dtype, self.choice = parts, device, dtype, choice
+        unet = merge_loras(load_network(parts.folder / "unet", dtype), parts, "unet", choice.loras)
         join_views(unet, VIEWS)
-        self.network = DenoisingNetwork(folder, device, dtype, unet=unet)
-        self.autoencoder = Autoencoder(folder, device, dtype, self.network.sample_size)
+        self.network = DenoisingNetwork(parts, device, dtype, unet=unet)
+        self.autoencoder = Autoencoder(parts, device, dtype, self.network.sample_size, choice.linear_encoder)
         self.resolution = self.autoencoder.resolution
+
+    @classmethod
+    def accepts(cls, parts: Parts) -> bool:
+        return isinstance(parts, FolderParts) and ARCHITECTURE in parts.config("").get("unet", ())
 
     def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return self.network.schedule(t)
@@ -108,21 +105,21 @@ class MVDreamPrior(AutoencodedPrior):
                 f"it was given {x_t.shape[0]} pictures with {told}"
             )
         network, text = self.network, stack_text(cond, guidance_scale)
-        copies = text.shape[0] // x_t.shape[0]
+        copies = text.states.shape[0] // x_t.shape[0]
         many, steps = x_t.repeat(copies, 1, 1, 1), network.timestep(t).repeat(copies)
         cameras = camera_matrices(cond.cameras).to(self.device, self.dtype).repeat(copies, 1)
 
-        def ask(x: Tensor, at: Tensor, told: Tensor, words: Tensor) -> Tensor:
-            return network.unet(x, at, class_labels=told, **network.text_arguments(words)).sample.float()
+        def ask(x: Tensor, at: Tensor, told: Tensor, states: Tensor, pooled: Tensor | None) -> Tensor:
+            return network.unet(x, at, class_labels=told, **network.text_arguments(states, pooled)).sample.float()
 
-        out = in_turn(ask, (many.to(self.dtype), steps, cameras, text), VIEWS if network.one_by_one else None)
+        out = in_turn(ask, (many.to(self.dtype), steps, cameras, *text), VIEWS * network.micro_batch or None)
         return combine(network.to_noise(out, many, steps), cond, guidance_scale)
 
     def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
         raise ValueError("VSD's LoRA looks at one view at a time; with this prior use --guidance.type reconstruction or sds")
 
     def save_memory(self, memory: Memory) -> None:
-        """See :meth:`Prior.save_memory`; with ``one_by_one`` the views of one object stay together.
+        """See :meth:`Prior.save_memory`; with ``micro_batch`` the views of one object stay together.
 
         Raises:
             ValueError: attention in slices, which would part the views.

@@ -6,20 +6,18 @@ https://arxiv.org/abs/2202.00512) eps = alpha v + sigma x_t, for sample predicti
 
 from __future__ import annotations
 
-from copy import copy
-from pathlib import Path
+from copy import copy, deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dreamlift.priors.base import Adapted, combine, stack_text
-from dreamlift.priors.lora.additions import LoraFile
 from dreamlift.priors.lora.lora import LoRA, Targets
 from dreamlift.priors.lora.lora_files import merge_loras
+from dreamlift.priors.parts import Parts
 from dreamlift.priors.saving import Memory, in_turn, save_memory
-from dreamlift.priors.text import unpack
-from dreamlift.types import Cameras, Conditioning
+from dreamlift.types import Cameras, Conditioning, LoraFile
 
 CAMERA_FEATURES = 8  # width of a network's ``time_cond_proj_dim`` that is read as camera conditioning
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -35,35 +33,43 @@ def camera_features(azimuth: Tensor, elevation: Tensor) -> Tensor:
     return torch.stack([torch.ones_like(azimuth), *harmonics, torch.sin(elevation)], dim=-1)
 
 
-class DenoisingNetwork:
-    """``unet`` and ``scheduler`` of a diffusers folder. All calls are differentiable in x_t; no weight is trained.
+def frozen(parts: Parts, name: str, kind: Any, dtype: torch.dtype, loras: tuple[LoraFile, ...] = ()) -> Any:
+    """The network ``name`` of a model, without gradients of its weights, with what ``loras`` have for it."""
+    network = parts.network(name, kind, dtype)
+    network = merge_loras(deepcopy(network) if loras and parts.shared else network, parts, name, loras)
+    return network.eval().requires_grad_(False)
 
-    ``see_cameras`` can be switched off, to leave the view to the words; a network that takes no cameras never sees them.
-    ``unet`` is the network, where it has been loaded already.
+
+class DenoisingNetwork:
+    """``unet`` and ``scheduler`` of a model. All calls are differentiable in x_t; no weight is trained.
+
+    Args:
+        camera_conditioning: False leaves the view to the words; a network without camera input never sees cameras.
+        unet: the network, where it has been loaded already.
     """
 
     def __init__(
-        self, folder: Path, device: torch.device, dtype: torch.dtype, see_cameras: bool = True,
+        self, parts: Parts, device: torch.device, dtype: torch.dtype, camera_conditioning: bool = True,
         loras: tuple[LoraFile, ...] = (), unet: Any = None,
     ) -> None:  # fmt: skip
-        from diffusers import DDPMScheduler, UNet2DConditionModel
+        from diffusers import UNet2DConditionModel
 
-        unet = load_part(UNet2DConditionModel, folder / "unet", dtype, loras) if unet is None else unet
+        unet = frozen(parts, "unet", UNet2DConditionModel, dtype, loras) if unet is None else unet
         self.unet: Any = unet.to(device).eval().requires_grad_(False)
-        scheduler: Any = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
+        scheduler = parts.scheduler()
         self.alphas_cumprod = scheduler.alphas_cumprod.to(device=device, dtype=torch.float32)
         self.prediction: str = scheduler.config.prediction_type
         if self.prediction not in PREDICTIONS:
             raise ValueError(
-                f"{folder / 'scheduler'} has prediction_type {self.prediction!r}; accepted: {', '.join(PREDICTIONS)}"
+                f"the scheduler of {parts} has prediction_type {self.prediction!r}; accepted: {', '.join(PREDICTIONS)}"
             )
         self.device, self.dtype = device, dtype
         self.takes_cameras: bool = self.unet.config.time_cond_proj_dim == CAMERA_FEATURES
-        self.see_cameras = see_cameras and self.takes_cameras
+        self.camera_conditioning = camera_conditioning and self.takes_cameras
         self.channels: int = self.unet.config.in_channels
         self.sample_size: int = self.unet.config.sample_size
-        self.one_by_one = False
-        self.picture_size = self.sample_size  # what Stable Diffusion XL is told of the picture; its autoencoder knows better
+        self.micro_batch = 0
+        self.picture_size = self.sample_size  # told to Stable Diffusion XL; its autoencoder decides it
 
     def timestep(self, t: Tensor) -> Tensor:
         """Integer training timesteps ``(B,)`` of ``t (B,)`` in [0, 1]."""
@@ -76,39 +82,39 @@ class DenoisingNetwork:
         return abar.sqrt(), (1 - abar).sqrt()
 
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
-        """Guided eps_hat ``(B, C, h, w)``, by one call of the network for all prompts (or one each, with ``one_by_one``).
+        """Guided eps_hat ``(B, C, h, w)``, by one call of the network for all prompts (or one each, with ``micro_batch``).
 
         A network that takes cameras is told ``cond.cameras``, where they are given, beside every prompt but the negative
         one: so that guidance strengthens the view as it does the words.
         """
         text = stack_text(cond, guidance_scale)
-        copies = text.shape[0] // x_t.shape[0]
+        copies = text.states.shape[0] // x_t.shape[0]
         steps, told = self.timestep(t), None
-        if self.see_cameras and cond.cameras is not None and guidance_scale != 0.0:
+        if self.camera_conditioning and cond.cameras is not None and guidance_scale != 0.0:
             camera = self.features(cond.cameras)
             told = torch.cat([torch.zeros_like(camera), *[camera] * (copies - 1)]) if copies > 1 else camera
         many, times = x_t.repeat(copies, 1, 1, 1), steps.repeat(copies)
 
-        def ask(x: Tensor, at: Tensor, camera: Tensor | None, words: Tensor) -> Tensor:
-            return self.unet(x, at, timestep_cond=camera, **self.text_arguments(words)).sample.float()
+        def ask(x: Tensor, at: Tensor, camera: Tensor | None, states: Tensor, pooled: Tensor | None) -> Tensor:
+            return self.unet(x, at, timestep_cond=camera, **self.text_arguments(states, pooled)).sample.float()
 
-        out = in_turn(ask, (many.to(self.dtype), times, told, text), 1 if self.one_by_one else None)
+        out = in_turn(ask, (many.to(self.dtype), times, told, *text), self.micro_batch or None)
         return combine(self.to_noise(out, many, times), cond, guidance_scale)
 
     def save_memory(self, memory: Memory) -> None:
         """See :meth:`Prior.save_memory`."""
-        self.one_by_one = memory.one_by_one
+        self.micro_batch = memory.micro_batch
         save_memory(self.unet, memory)
 
-    def text_arguments(self, text: Tensor) -> dict[str, Any]:
-        """The network's arguments for text states ``(B, L, D)``; to Stable Diffusion XL also the picture's size and crop."""
-        text = text.to(self.device, self.dtype)
+    def text_arguments(self, states: Tensor, pooled: Tensor | None) -> dict[str, Any]:
+        """The network's arguments for text states ``(B, L, D)``; Stable Diffusion XL also takes the pooled ones ``(B, P)`` and
+        the picture's size and crop."""
+        states = states.to(self.device, self.dtype)
         if self.unet.config.addition_embed_type != "text_time":
-            return {"encoder_hidden_states": text}
-        sizes = torch.tensor([self.picture_size, self.picture_size, 0, 0, self.picture_size, self.picture_size]).to(text)
-        pooled_width = self.unet.config.projection_class_embeddings_input_dim - 6 * self.unet.config.addition_time_embed_dim
-        states, pooled = unpack(text, pooled_width)
-        added = {"text_embeds": pooled, "time_ids": sizes.expand(len(text), -1)}
+            return {"encoder_hidden_states": states}
+        assert pooled is not None
+        sizes = torch.tensor([self.picture_size, self.picture_size, 0, 0, self.picture_size, self.picture_size]).to(states)
+        added = {"text_embeds": pooled.to(states), "time_ids": sizes.expand(len(states), -1)}
         return {"encoder_hidden_states": states, "added_cond_kwargs": added}
 
     def features(self, cameras: Cameras) -> Tensor:
@@ -137,7 +143,7 @@ class AdaptedNetwork(Adapted):
         self.base, unet = base, base.unet
         self.camera: nn.Linear | None = None
         self.lora = LoRA(unet, rank, targets, rng)
-        if not base.see_cameras:
+        if not base.camera_conditioning:
             width = unet.time_embedding.linear_2.out_features
             self.camera = camera = nn.Linear(CAMERA_FEATURES, width, bias=False, device=base.device)
             nn.init.zeros_(camera.weight)
@@ -154,40 +160,10 @@ class AdaptedNetwork(Adapted):
         else:
             told = base.features(cond.cameras)
 
-        def ask(x: Tensor, at: Tensor, camera: Tensor, words: Tensor) -> Tensor:
-            # What is trained stays in fp32, whatever the frozen layers are in.
+        def ask(x: Tensor, at: Tensor, camera: Tensor, states: Tensor, pooled: Tensor | None) -> Tensor:
+            # What is trained stays in float32, whatever precision the frozen layers have.
             cameras = {"timestep_cond": camera} if self.camera is None else {"class_labels": camera.float()}
-            return self.lora(x, at, **base.text_arguments(words), **cameras).sample.float()
+            return self.lora(x, at, **base.text_arguments(states, pooled), **cameras).sample.float()
 
-        batched = (x_t.to(base.dtype), steps, told, cond.prompt_embeds)
-        return base.to_noise(in_turn(ask, batched, 1 if base.one_by_one else None), x_t, steps)
-
-
-def load_part(kind: Any, folder: Path, dtype: torch.dtype, loras: tuple[LoraFile, ...] = ()) -> Any:
-    """One network of a diffusers folder, from the files that :func:`weight_files` names, and what ``loras`` have for it.
-
-    Raises:
-        ValueError: the folder has no safetensors weights, or a LoRA does not fit.
-    """
-    half = ".fp16." in weight_files(folder, dtype)[0].name
-    network = kind.from_pretrained(
-        folder, torch_dtype=dtype, variant="fp16" if half else None, use_safetensors=True, low_cpu_mem_usage=False
-    )
-    merge_loras(network, folder, loras)
-    return network
-
-
-def weight_files(folder: Path, dtype: torch.dtype) -> list[Path]:
-    """The safetensors files of one network, those in half precision where there are both and a GPU wants them.
-
-    Raises:
-        ValueError: the folder has no safetensors weights (pickled ones are never opened).
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ValueError(
-            f"no .safetensors weights in {folder}: convert the model with safetensors (pickled weights are never opened)"
-        )
-    half = [file for file in files if ".fp16." in file.name]
-    full = [file for file in files if file not in half]
-    return half if not full or (dtype == torch.float16 and half) else full
+        batched = (x_t.to(base.dtype), steps, told, cond.prompt_embeds, cond.pooled_prompt_embeds)
+        return base.to_noise(in_turn(ask, batched, base.micro_batch or None), x_t, steps)

@@ -8,33 +8,66 @@ each k x k block of pixels becomes one, of k^2 times the channels. That loses no
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from dreamlift.priors.base import Adapted, Prior
-from dreamlift.priors.lora.additions import NOTHING, Additions
+from dreamlift.priors.choice import NO_OPTIONS, PriorChoice
 from dreamlift.priors.lora.lora import Targets
 from dreamlift.priors.network import AdaptedNetwork, DenoisingNetwork
+from dreamlift.priors.parts import Parts
 from dreamlift.priors.saving import Memory
 from dreamlift.priors.text import encode_prompts
-from dreamlift.types import Conditioning
+from dreamlift.prompts import Backdrop, Embeds, Wording, embed_prompt
+from dreamlift.types import Conditioning, Task, TextStates
 
 
-class PixelPrior(Prior):
-    """A pixel-space diffusers folder (``unet``, ``text_encoder``, ``tokenizer``, ``scheduler``)."""
+class WordsPrior(Prior):
+    """A prior that is loaded from parts with text encoders."""
 
-    def __init__(
-        self, folder: Path, device: torch.device, dtype: torch.dtype, see_cameras: bool = True, additions: Additions = NOTHING
-    ) -> None:
-        self.folder, self.device, self.dtype, self.additions = folder, device, dtype, additions
-        self.network = DenoisingNetwork(folder, device, dtype, see_cameras, additions.loras)
+    parts: Parts
+    choice: PriorChoice
+
+    @classmethod
+    def load(cls, parts: Parts, choice: PriorChoice, device: torch.device) -> WordsPrior:
+        return cls(parts, device, cls.text_precision(parts, device), choice)  # pyright: ignore[reportCallIssue]
+
+    @classmethod
+    def read(
+        cls, parts: Parts, choice: PriorChoice, task: Task, wording: Wording, backdrops: Sequence[Backdrop],
+        device: torch.device,
+    ) -> Embeds:  # fmt: skip
+        dtype = cls.text_precision(parts, device)
+
+        def encode(prompts: list[str]) -> TextStates:
+            return encode_prompts(parts, prompts, device, dtype, choice.loras, choice.embeddings)
+
+        return embed_prompt(task.prompt, task.negative, wording, encode, backdrops)
+
+    def embed_text(self, prompts: list[str]) -> TextStates:
+        dtype = self.text_precision(self.parts, self.device)
+        return encode_prompts(self.parts, prompts, self.device, dtype, self.choice.loras, self.choice.embeddings)
+
+
+class PixelPrior(WordsPrior):
+    """A model of pixels (``unet``, ``text_encoder``, ``tokenizer``, ``scheduler``)."""
+
+    def __init__(self, parts: Parts, device: torch.device, dtype: torch.dtype, choice: PriorChoice = NO_OPTIONS) -> None:
+        if choice.linear_encoder:
+            raise ValueError("this prior works on pixels and has no latents; leave linear_encoder off")
+        self.parts, self.device, self.choice = parts, device, choice
+        self.network = DenoisingNetwork(parts, device, dtype, choice.camera_conditioning, choice.loras)
         self.packing = math.isqrt(self.network.channels // 3)
         if self.network.channels != 3 * self.packing**2:
-            raise ValueError(f"{folder / 'unet'} has {self.network.channels} channels; a pixel prior has 3, 12, 27 or 48")
+            raise ValueError(f"the unet of {parts} has {self.network.channels} channels; a pixel prior has 3, 12, 27 or 48")
         self.resolution = self.network.sample_size * self.packing
+
+    @classmethod
+    def accepts(cls, parts: Parts) -> bool:
+        return parts.has("unet") and not parts.has("vae")
 
     def encode(self, rgb: Tensor) -> Tensor:
         """``(B, H, W, 3)`` in [0, 1] to ``(B, 3 k^2, S / k, S / k)`` in [-1, 1]."""
@@ -42,9 +75,6 @@ class PixelPrior(Prior):
 
     def decode(self, latents: Tensor) -> Tensor:
         return (functional.pixel_shuffle(latents, self.packing).permute(0, 2, 3, 1) * 0.5 + 0.5).clamp(0, 1)
-
-    def embed_text(self, prompts: list[str]) -> Tensor:
-        return encode_prompts(self.folder, prompts, self.device, self.dtype, self.additions)
 
     def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return self.network.schedule(t)

@@ -16,18 +16,18 @@ from typing import Any
 class Memory:
     """Ways to need less memory; all are off unless asked for."""
 
-    one_by_one: bool = False  # the prior is asked for one picture at a time (a guided one counts as two), not for all at once
+    micro_batch: int = 0  # pictures per call of the prior's network (a guided one counts as two); 0: all at once
     # inner values of the autoencoder and the network are computed again on the way back, not kept (Chen et al. 2016)
-    checkpointing: bool = False
+    gradient_checkpointing: bool = False
     attention_slices: bool = False  # half of the heads at a time: helps only where torch has no fused attention, as on mps
     check: bool = True  # refuse a run that needs more than is free; the need is an upper estimate
 
 
 def save_memory(network: Any, memory: Memory) -> None:
     """Put the settings to work on a diffusers U-Net, transformer or autoencoder."""
-    if memory.checkpointing:
+    if memory.gradient_checkpointing:
         network.enable_gradient_checkpointing(checkpointed)
-    if memory.one_by_one and hasattr(network, "enable_slicing"):
+    if memory.micro_batch and hasattr(network, "enable_slicing"):
         network.enable_slicing()  # of an autoencoder; the others are asked by `in_turn`
     if memory.attention_slices and hasattr(network, "set_attention_slice"):
         network.set_attention_slice("auto")
@@ -52,5 +52,5 @@ def in_turn(call: Callable[..., Any], batched: tuple[Any, ...], size: int | None
         return call(*batched)
     import torch
 
-    pieces = [repeat(None, len(batched[0]) // size) if value is None else value.split(size) for value in batched]
+    pieces = [repeat(None, -(-len(batched[0]) // size)) if value is None else value.split(size) for value in batched]
     return torch.cat([call(*piece) for piece in zip(*pieces, strict=True)])

@@ -88,6 +88,12 @@ def is_one_file(prior: str) -> bool:
     return Path(prior).suffix.lower() in ONE_FILE
 
 
+def whole_name(prior: str) -> str:
+    """A prior's name; where it is a local file or folder, its absolute path: a run may be resumed from another folder."""
+    local = expanded(prior)
+    return str(local.resolve()) if not is_embedded(prior) and local.exists() else prior
+
+
 def locate(prior: str, settings: str = "", weights: bool = True, option: str = "--prior") -> Path:
     """The diffusers folder of a known name, a local folder, a hub name ("owner/model") or a one-file checkpoint.
 

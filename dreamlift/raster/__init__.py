@@ -1,1 +1,1 @@
-"""Triangles to pixels: exact visibility and a differentiable rasteriser."""
+"""Rasterisation of triangles: exact visibility, and a differentiable rasteriser."""

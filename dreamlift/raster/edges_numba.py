@@ -1,8 +1,8 @@
-"""Compiled CPU kernels of a mesh's edges, and of blending silhouettes over the pixels that they cut, forward and backward.
+"""Compiled CPU kernels for mesh edges and for silhouette antialiasing, forward and backward.
 
-The twins, with the formulas, are ``edges_torch`` and ``antialias_torch`` of :mod:`dreamlift.raster.soft`. A crossing's
-share s of the way between two pixels is differentiable in the ends of its edge; as there are few crossings, their gradients
-ds/dv are worked out on the way forward.
+Their torch twins, with the formulas, are ``edges_torch`` and ``antialias_torch`` of :mod:`dreamlift.raster.soft`. A
+crossing's share s of the way between two pixels is differentiable in the ends of its edge. Crossings are few, so their
+gradients ds/dv are computed in the forward pass.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dreamlift.system.jit import compiled
 
 @compiled
 def sort_range(keys: np.ndarray, first: int, last: int) -> None:
-    """Sort ``keys[first:last]``, which are mostly few, by Shell's method (1959, with Knuth's gaps)."""
+    """Sort ``keys[first:last]``, usually a short range, by Shell's method (1959, with Knuth's gaps)."""
     gap = 1
     while gap < (last - first) // 3:
         gap = 3 * gap + 1
@@ -32,9 +32,9 @@ def sort_range(keys: np.ndarray, first: int, last: int) -> None:
 
 @compiled
 def pair_edges(faces: np.ndarray, count: int, ends: np.ndarray, sides: np.ndarray) -> int:
-    """The edges of ``faces (F, 3)``, vertices below ``count``, to ``ends, sides (3 F, 2)``; returns how many there are.
+    """Write the edges of ``faces (F, 3)``, with vertices below ``count``, to ``ends, sides (3 F, 2)``; returns their number.
 
-    Each corner begins a half-edge; those of one lower vertex are sorted by the upper one and their own number.
+    Each corner begins a half-edge. The half-edges of a lower vertex are sorted by the upper vertex, then by their number.
     """
     places = np.zeros(count + 1, np.int64)
     for f in range(len(faces)):
@@ -70,7 +70,7 @@ def pair_edges(faces: np.ndarray, count: int, ends: np.ndarray, sides: np.ndarra
 
 @compiled
 def find_outlines(view: tuple, faces: np.ndarray, edges: tuple, near: float, out: np.ndarray) -> int:
-    """Numbers of the edges on the outlines of one view, to ``out (E,)``, as -n - 1 where the first face turns the other way.
+    """Write the numbers n of one view's outline edges to ``out (E,)``; -n - 1 where the first face has a negative orientation.
 
     ``view`` is (image, screen) of :func:`dreamlift.raster.visibility_numba.project`, ``edges`` is (ends (E, 2), faces (E, 2)).
     """
@@ -97,14 +97,14 @@ def find_outlines(view: tuple, faces: np.ndarray, edges: tuple, near: float, out
 
 @compiled
 def _lines(a: float, b: float, size: int) -> tuple:
-    """The lines k + 1/2, as (first k, how many), in [min(a, b), max(a, b)) and the picture."""
+    """The lines at k + 1/2 in [min(a, b), max(a, b)) and within the picture, as (first k, count)."""
     first = math.ceil(min(max(min(a, b) - 0.5, 0.0), float(size)))
     return first, math.ceil(min(max(max(a, b) - 0.5, 0.0), float(size))) - first
 
 
 @compiled
 def count_crossings(screen: np.ndarray, ends: np.ndarray, outlines: np.ndarray, size: tuple) -> int:
-    """How many lines of pixels the outlines cut, at most, in a picture of ``size`` = (height, width)."""
+    """An upper bound on the number of crossings in a picture of ``size`` = (height, width)."""
     total = 0
     for n in range(len(outlines)):
         e = outlines[n] if outlines[n] >= 0 else -outlines[n] - 1
@@ -117,7 +117,7 @@ def count_crossings(screen: np.ndarray, ends: np.ndarray, outlines: np.ndarray, 
 
 @compiled
 def _slot(kept: np.ndarray, places: np.ndarray, near: int, far: int, key: int) -> int:
-    """Where in the table ``kept``, whose size is a power of 2, the crossing of two pixels is, or may be put."""
+    """The slot of the hash table ``kept``, whose size is a power of two, that holds or may hold the crossing of two pixels."""
     slot = key & (len(kept) - 1)
     while kept[slot] >= 0 and (places[kept[slot], 0] != near or places[kept[slot], 1] != far):
         slot = (slot + 1) & (len(kept) - 1)
@@ -126,8 +126,10 @@ def _slot(kept: np.ndarray, places: np.ndarray, near: int, far: int, key: int) -
 
 @compiled
 def _slope(view: tuple, lens: np.ndarray, v: int, axis: int, part: tuple, out: np.ndarray) -> None:
-    """The gradient ``out (3,)`` of a place along ``axis``, in pixels, by vertex v: ``part`` is (its weight, the edge's run over
-    its rise)."""
+    """The gradient ``out (3,)`` of a position along ``axis``, in pixels, with respect to vertex v.
+
+    ``part`` is (the vertex's weight, the edge's run over its rise).
+    """
     image, screen = view
     along = part[0] / image[v, 2]
     across = -part[1] * along
@@ -138,7 +140,7 @@ def _slope(view: tuple, lens: np.ndarray, v: int, axis: int, part: tuple, out: n
 
 @compiled
 def _slots(entries: int) -> int:
-    """The size of a table by hash: a power of two, at most half full."""
+    """The size of a hash table: a power of two that is at least twice the number of entries."""
     size = 4
     while size < 2 * entries:
         size *= 2
@@ -147,22 +149,23 @@ def _slots(entries: int) -> int:
 
 @compiled
 def find_crossings(view: tuple, ends: np.ndarray, outlines: np.ndarray, seen: tuple, lens: np.ndarray, out: tuple) -> tuple:
-    """The crossings that one view's picture shows, one for each pair of pixels: the one that reaches furthest.
+    """The visible crossings of one view, one per pair of pixels: the one with the greatest share.
 
     Args:
         view: (image, screen). ends: ``(E, 2)``. outlines: of :func:`find_outlines`.
         seen: (face ids (H, W), depth along the axis (H, W)).
-        lens: ``(4, 4)``, which made the view.
-        out: (pixels near and far, vertices (M, 4), shares (M,), ds/d(vertices) (M, 2, 3)), M of :func:`count_crossings`.
+        lens: ``(4, 4)``, the view's projection.
+        out: (places (M, 4): near pixel, far pixel, the edge's two vertices; shares (M,); slopes ds/d(vertices) (M, 2, 3)),
+            with M of :func:`count_crossings`.
 
     Returns:
-        How many there are, and how many of them, which come first, lie in rows.
+        The number of crossings, and how many of them lie in rows; these come first.
     """
     image, screen = view
     ids, axial = seen
     places, shares, slopes = out
     height, width = ids.shape
-    kept = np.empty(_slots(len(shares)), np.int64)  # of the pairs of pixels and sides of the surface: a table by hash
+    kept = np.empty(_slots(len(shares)), np.int64)  # hash table of the ordered pairs (near, far)
     count, rows = 0, 0
     for axis in range(2):
         kept[:] = -1
@@ -175,8 +178,7 @@ def find_crossings(view: tuple, ends: np.ndarray, outlines: np.ndarray, seen: tu
             if (abs(screen[j, 0] - screen[i, 0]) < abs(screen[j, 1] - screen[i, 1])) != (axis == 0):
                 continue
             rise, run = screen[j, across] - screen[i, across], screen[j, along] - screen[i, along]
-            # In a picture whose y runs down, a face of positive turn lies left of an edge that goes up, and below one that
-            # goes right.
+            # y runs down: a face of positive turn lies to the left of an edge that goes up, and below one that goes right.
             lower = ((rise > 0) == positive) == (axis == 0)
             first, lines = _lines(screen[i, across], screen[j, across], height if axis == 0 else width)
             for line in range(first, first + lines):
@@ -212,8 +214,8 @@ def find_crossings(view: tuple, ends: np.ndarray, outlines: np.ndarray, seen: tu
 def blend_forward(values: np.ndarray, crossings: tuple, first: int, last: int) -> None:
     """Blend crossings ``first..last`` into ``values (P, C)``.
 
-    ``crossings`` is (places, shares, slopes) of :func:`find_crossings`, and the gaps (M, C), which get what near and far
-    differed by before.
+    ``crossings`` is (places, shares, slopes) of :func:`find_crossings`, and the gaps (M, C), which get the difference between
+    near and far before blending.
     """
     places, shares, _, gaps = crossings
     for m in range(first, last):
@@ -228,8 +230,11 @@ def blend_forward(values: np.ndarray, crossings: tuple, first: int, last: int) -
 
 @compiled
 def blend_backward(grad: np.ndarray, crossings: tuple, first: int, last: int, out: np.ndarray) -> None:
-    """Turn ``grad (P, C)`` of what :func:`blend_forward` made of crossings ``first..last`` into that of what it was given, and
-    add to that of the vertices, ``out (V, 3)``. ``crossings`` are those of :func:`blend_forward`."""
+    """The backward pass of :func:`blend_forward`, with the same ``crossings``.
+
+    ``grad (P, C)`` with respect to its output becomes, in place, that with respect to its input; the vertices' gradient is
+    added to ``out (V, 3)``.
+    """
     places, shares, slopes, gaps = crossings
     channels = grad.shape[1]
     moved = np.empty((last - first, channels))
@@ -253,19 +258,18 @@ def blend_backward(grad: np.ndarray, crossings: tuple, first: int, last: int, ou
 
 @compiled
 def take_crossed(places: np.ndarray, grad: np.ndarray, pixels: np.ndarray, local: np.ndarray, rows: np.ndarray) -> int:
-    """The K pixels that crossings blend, to ``pixels (2 M,)``, and their rows of ``grad (P, C)`` to ``rows (2 M, C)``; ``local
-    (M, 4)`` are the ``places`` with near and far in that order. Returns K."""
-    slots = 4
-    while slots < 4 * len(places):
-        slots *= 2
-    kept = np.full(slots, -1, np.int64)  # a table by hash
+    """Collect the K distinct pixels of the crossings in ``pixels (2 M,)``, and their rows of ``grad (P, C)`` in ``rows``.
+
+    ``rows`` is (2 M, C). ``local (M, 4)`` gets ``places`` with near and far as indices into ``pixels``. Returns K.
+    """
+    kept = np.full(_slots(2 * len(places)), -1, np.int64)  # hash table
     count = 0
     for m in range(len(places)):
         for side in range(2):
             pixel = places[m, side]
-            slot = pixel * 7919 & (slots - 1)
+            slot = pixel * 7919 & (len(kept) - 1)
             while kept[slot] >= 0 and pixels[kept[slot]] != pixel:
-                slot = (slot + 1) & (slots - 1)
+                slot = (slot + 1) & (len(kept) - 1)
             if kept[slot] < 0:
                 kept[slot], pixels[count] = count, pixel
                 for c in range(grad.shape[1]):
@@ -277,9 +281,9 @@ def take_crossed(places: np.ndarray, grad: np.ndarray, pixels: np.ndarray, local
 
 @compiled
 def put_crossed(pixels: np.ndarray, rows: np.ndarray, shown: tuple, width: int, out: np.ndarray) -> None:
-    """Put ``rows (K, C)`` of one view's ``pixels (K,)`` in their places of ``out (N, C)``, if they are there.
+    """Copy ``rows (K, C)`` of one view's ``pixels (K,)`` to ``out (N, C)``; pixels without a surface point are skipped.
 
-    ``shown`` is (the pixels (N,) of all views that show something, which rise; the first of them in each of this view's rows).
+    ``shown`` is (the pixels (N,) of all views' surface points, ascending; the first point of each of this view's rows).
     """
     pixel, starts = shown
     for n in range(len(pixels)):

@@ -1,11 +1,11 @@
-"""An exact triangle renderer, for round-trip checks, previews and tests. It has no gradients.
+"""Exact rasterisation of triangles, for round-trip checks, previews and tests. It has no gradients.
 
-Which triangle a pixel shows is found by :mod:`dreamlift.raster.visibility`. For the ray d = K^-1 (u, v, 1) through a pixel's
+:mod:`dreamlift.raster.visibility` finds the triangle of each pixel. For the ray d = K^-1 (u, v, 1) through a pixel's
 centre and a triangle (v0, v1, v2) in camera space (Olano and Greer 1997, https://doi.org/10.1145/258694.258723),
 
     b_i = d . (v_j x v_k),    barycentrics = b / sum(b),    z = v0 . (v1 x v2) / sum(b),
 
-the ray's intersection, so barycentrics are perspective-correct.
+of the intersection, so barycentrics are perspective-correct.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamlift.raster.visibility import box_pairs as box_pairs
 from dreamlift.raster.visibility import to_camera, visible_faces
 from dreamlift.types import Cameras
 
@@ -31,7 +30,7 @@ class Fragments:
 
 
 def rasterize(vertices: np.ndarray | Tensor, faces: np.ndarray | Tensor, cameras: Cameras) -> Fragments:
-    """The nearest triangle through each pixel centre, both sides of triangles drawn.
+    """The nearest triangle at each pixel's centre, on the CPU; both sides of triangles are drawn.
 
     Args:
         vertices: ``(V, 3)`` in the world. faces: ``(F, 3)``.

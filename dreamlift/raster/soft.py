@@ -1,21 +1,21 @@
-"""Differentiable pictures of a triangle mesh: surface points with gradients, and silhouettes that move with the vertices.
+"""Differentiable rasterisation of a triangle mesh: surface points with gradients, and antialiased silhouettes.
 
-Which triangle a pixel shows is found without gradients (:mod:`dreamlift.raster.visibility`). For the ray o + t d through the
-pixel's centre and that triangle (v0, v1, v2) the barycentrics and t are then worked out anew, so that they have gradients
-(Moeller and Trumbore 1997, "Fast, Minimum Storage Ray/Triangle Intersection", section 2.2).
+Visibility is found without gradients (:mod:`dreamlift.raster.visibility`). For the ray o + t d through a pixel's centre and
+its visible triangle (v0, v1, v2), the barycentrics and t are then recomputed with gradients (Moeller and Trumbore 1997,
+"Fast, Minimum Storage Ray/Triangle Intersection", section 2.2).
 
-Coverage gets its gradient from antialiasing after the picture is drawn, as in Laine et al. 2020, "Modular Primitives for
-High-Performance Differentiable Rendering", section 3.3, https://arxiv.org/abs/2011.03277: where a silhouette edge crosses the
-line between the centres of two neighbouring pixels at the share s of the way from the nearer surface's pixel a to pixel b,
+Coverage gets its gradient from antialiasing in image space, as in Laine et al. 2020, "Modular Primitives for High-Performance
+Differentiable Rendering", section 3.3, https://arxiv.org/abs/2011.03277. Where a silhouette edge crosses the line between
+the centres of two neighbouring pixels, at the share s of the way from pixel a of the nearer surface to pixel b,
 
     s > 1/2:  C_b += (s - 1/2) (C_a - C_b)        s < 1/2:  C_a += (1/2 - s) (C_b - C_a),
 
-steep edges between neighbours in a row, flat ones between neighbours in a column. Two things differ from the paper. Crossings
-are found from the silhouette's edges, not from the two pixels' triangles, so that triangles may be smaller than pixels.
-And rows are blended before columns, on the result, so that coverage stays within [0, 1].
+for steep edges between neighbours in a row, for flat ones between neighbours in a column. There are two differences from the
+paper: crossings are found from the silhouette's edges instead of the two pixels' triangles, so that triangles may be smaller
+than pixels; and columns are blended after rows, on their result, so that coverage stays within [0, 1].
 
-Where visibility is found by numba, the rest is done by compiled kernels too (:mod:`dreamlift.raster.soft_numba`); what is
-written here in torch is their reference, and what runs without numba.
+With the numba backend, compiled kernels do all of this (:mod:`dreamlift.raster.soft_numba`). The torch code here is their
+reference, and runs without numba.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from dreamlift.types import Cameras
 
 
 @dataclass(frozen=True)
-class Surface:
-    """The surface points that the pixels show, packed: only pixels that show some."""
+class RasterPoints:
+    """The visible surface points, packed: one per pixel that shows the surface."""
 
     ids: Tensor  # (B, H, W) int64, the face, or -1
     pixel: Tensor  # (N,) int64, into the B * H * W pixels
@@ -42,7 +42,7 @@ class Surface:
     barycentrics: Tensor  # (N, 3) sum to 1, differentiable in the vertices
     depth: Tensor  # (N, 1) distance along the unit ray, world units, differentiable in the vertices
     axial: Tensor  # (B, H, W) z along the camera's axis, infinite where there is no face; no gradient
-    drawn: soft_numba.Drawn | None = None  # what the compiled kernels keep of it, where they do the rest of the picture
+    drawn: soft_numba.Drawn | None = None  # data of the compiled kernels, where these are used
 
     @property
     def view(self) -> Tensor:
@@ -66,9 +66,9 @@ class Surface:
 
 @dataclass(frozen=True)
 class Edges:
-    """The edges of a mesh. Where three or more faces meet, they are paired as they come."""
+    """The edges of a mesh. Where three or more faces share an edge, they are paired in the faces' order."""
 
-    ends: Tensor  # (E, 2) int64 vertices, in the order in which the first face runs
+    ends: Tensor  # (E, 2) int64 vertices, in the direction of the first face
     faces: Tensor  # (E, 2) int64; the second is -1 on a border
 
 
@@ -98,18 +98,18 @@ def edges_torch(faces: Tensor) -> Edges:
     return Edges(torch.stack([start[chosen], end[chosen]], dim=1), torch.stack([owner[chosen], other], dim=1))
 
 
-def surface_of(vertices: Tensor, faces: Tensor, cameras: Cameras, backend: str | None = None) -> Surface:
-    """What B cameras see of a mesh.
+def raster_points(vertices: Tensor, faces: Tensor, cameras: Cameras, backend: str | None = None) -> RasterPoints:
+    """The visible surface points of a mesh for B cameras.
 
     Args:
         vertices: ``(V, 3)`` world, finite. faces: ``(F, 3)`` int64, on the same device.
         cameras: on the same device.
-        backend: how visibility is found, see :func:`dreamlift.raster.visibility.visible_faces`.
+        backend: as for :func:`dreamlift.raster.visibility.visible_faces`.
     """
     name = choose_backend(vertices.device.type) if backend is None else backend
     if name == "numba" and soft_numba.can_fuse(vertices) and not (cameras.c2w.requires_grad or cameras.K.requires_grad):
         parts, drawn = soft_numba.surface(vertices, faces, cameras)
-        return Surface(*parts, drawn=drawn)
+        return RasterPoints(*parts, drawn=drawn)
     ids = visible_faces(vertices.detach(), faces, cameras, name)
     pixel = torch.nonzero(ids.view(-1) >= 0).flatten()
     corners = faces.index_select(0, ids.view(-1).index_select(0, pixel))
@@ -121,22 +121,24 @@ def surface_of(vertices: Tensor, faces: Tensor, cameras: Cameras, backend: str |
     first, second, from_a = b - a, c - a, o - a
     p, q = torch.linalg.cross(d, second), torch.linalg.cross(from_a, first)
     determinant = _dot(first, p)
-    # The winner's is not 0 in float64; here a sliver seen edge-on can be, and must not give NaN.
+    # In float64 a visible triangle's is not 0, but here that of a sliver seen edge-on may be, and must not give NaN.
     tiny = torch.finfo(vertices.dtype).tiny
     inverse = 1 / torch.where(determinant.abs() > tiny, determinant, torch.full_like(determinant, torch.inf))
     u, v, t = _dot(from_a, p) * inverse, _dot(d, q) * inverse, _dot(second, q) * inverse
     along = (directions.view(*ids.shape, 3) * cameras.c2w[:, None, None, :3, 2].to(vertices)).sum(-1)
     axial = torch.full_like(along, torch.inf).view(-1).index_copy(0, pixel, t.detach()[:, 0] * along.view(-1)[pixel])
-    return Surface(ids, pixel, corners, torch.cat([1 - u - v, u, v], dim=1), t, axial.view(ids.shape))
+    return RasterPoints(ids, pixel, corners, torch.cat([1 - u - v, u, v], dim=1), t, axial.view(ids.shape))
 
 
-def antialias(picture: Tensor, surface: Surface, vertices: Tensor, faces: Tensor, edges: Edges, cameras: Cameras) -> Tensor:
-    """The picture with its silhouettes blended over the pixels that they cut, differentiable in the vertices.
+def antialias(
+    picture: Tensor, surface: RasterPoints, vertices: Tensor, faces: Tensor, edges: Edges, cameras: Cameras
+) -> Tensor:
+    """The picture with antialiased silhouettes, differentiable in the vertices.
 
     Args:
-        picture: ``(B, H, W, C)`` of this ``surface``; what has to follow the coverage (colour times coverage, coverage, ...)
-            must be 0 where there is no surface.
-        vertices, faces, cameras: what the surface was made from. edges: of these faces, :func:`edges_of`.
+        picture: ``(B, H, W, C)`` of this ``surface``. Channels that are weighted by coverage (colour times coverage,
+            coverage, ...) must be 0 where there is no surface.
+        vertices, faces, cameras: those of the surface. edges: :func:`edges_of` these faces.
     """
     if surface.drawn is not None and soft_numba.can_fuse(picture, vertices):
         mesh = (faces, edges.ends, edges.faces)
@@ -144,8 +146,8 @@ def antialias(picture: Tensor, surface: Surface, vertices: Tensor, faces: Tensor
     return antialias_torch(picture, surface, vertices, faces, edges, cameras)
 
 
-def draw(values: Tensor, surface: Surface, vertices: Tensor, faces: Tensor, edges: Edges, cameras: Cameras) -> Tensor:
-    """``antialias(surface.picture(values), ...)``, the points' ``values (N, C)``; compiled, it copies less."""
+def draw(values: Tensor, surface: RasterPoints, vertices: Tensor, faces: Tensor, edges: Edges, cameras: Cameras) -> Tensor:
+    """``antialias(surface.picture(values), ...)`` of the points' ``values (N, C)``, with fewer copies if compiled."""
     if surface.drawn is not None and soft_numba.can_fuse(values, vertices):
         mesh = (faces, edges.ends, edges.faces)
         return soft_numba.Draw.apply(values, vertices, surface.pixel, surface.axial, mesh, surface.drawn)  # pyright: ignore
@@ -153,7 +155,7 @@ def draw(values: Tensor, surface: Surface, vertices: Tensor, faces: Tensor, edge
 
 
 def antialias_torch(
-    picture: Tensor, surface: Surface, vertices: Tensor, faces: Tensor, edges: Edges, cameras: Cameras
+    picture: Tensor, surface: RasterPoints, vertices: Tensor, faces: Tensor, edges: Edges, cameras: Cameras
 ) -> Tensor:
     """:func:`antialias` in torch, on any device."""
     height, width = picture.shape[1:3]
@@ -181,20 +183,23 @@ def antialias_torch(
 
 @dataclass(frozen=True)
 class _Crossings:
-    """Where edges cut the line between two neighbouring pixels' centres."""
+    """Crossings of edges with the line between two neighbouring pixels' centres."""
 
     near: Tensor  # (M,) int64 the pixel on the surface's side
-    far: Tensor  # (M,) int64 the other one
-    share: Tensor  # (M,) how far from the near one's centre to the far one's, in [0, 1]; differentiable
-    depth: Tensor  # (M,) z of the edge there
+    far: Tensor  # (M,) int64 the other pixel
+    share: Tensor  # (M,) position from the near pixel's centre (0) to the far one's (1); differentiable
+    depth: Tensor  # (M,) z of the edge at the crossing
 
     def moved(self, offset: int) -> _Crossings:
         return _Crossings(self.near + offset, self.far + offset, self.share, self.depth)
 
 
 def _silhouette(local: Tensor, faces: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
-    """Edges ``(S, 2)`` of the outlines in camera space ``local (V, 3)``, and which way ``(S,)`` their first face turns in the
-    picture (+1 or -1). Faces that reach behind the camera have none."""
+    """The outlines' edges ``(S, 2)`` for vertices in camera space ``local (V, 3)``, and their signs ``(S,)``.
+
+    The sign (+1 or -1) is the orientation of the edge's first face in the picture. Edges that reach behind the near plane are
+    left out.
+    """
     a, b, c = (local.index_select(0, faces[:, k]) for k in range(3))
     turn = _dot(a, torch.linalg.cross(b, c))[:, 0].sign()
     in_front = local[:, 2] > NEAR
@@ -207,11 +212,11 @@ def _silhouette(local: Tensor, faces: Tensor, edges: Edges) -> tuple[Tensor, Ten
 def _crossings(points: Tensor, nearness: Tensor, sign: Tensor, axis: int, size: tuple[int, int]) -> _Crossings:
     """The crossings of S edges with the lines through pixel centres along ``axis`` (0: rows, 1: columns) of one view.
 
-    ``points (S, 2, 2)`` are the ends in pixels, ``nearness (S, 2)`` their 1 / z, ``sign (S,)`` as from :func:`_silhouette`.
+    ``points (S, 2, 2)`` are the ends in pixels, ``nearness (S, 2)`` their 1 / z, ``sign (S,)`` that of :func:`_silhouette`.
     """
     along, across = points[:, :, axis], points[:, :, 1 - axis]
     lowest, highest = across.detach().amin(1), across.detach().amax(1)
-    # Lines at k + 1/2 in [lowest, highest): two edges that share an end on a line are counted once.
+    # Lines at k + 1/2 in [lowest, highest): a line through the shared end of two edges is counted once.
     first = torch.ceil(lowest - 0.5).clamp(0, size[1 - axis]).long()
     count = (torch.ceil(highest - 0.5).clamp(0, size[1 - axis]).long() - first).clamp(min=0)
     edge = torch.repeat_interleave(torch.arange(len(points), device=points.device), count)
@@ -223,7 +228,7 @@ def _crossings(points: Tensor, nearness: Tensor, sign: Tensor, axis: int, size: 
     inside = torch.nonzero((left >= 0) & (left < size[axis] - 1)).flatten()
     edge, line, t, place, left = (value[inside] for value in (edge, line, t, place, left))
     depth = 1 / (nearness[edge, 0] + t.detach() * (nearness[edge, 1] - nearness[edge, 0]))
-    # In a picture whose y runs down, a face of positive turn lies left of an edge that goes up, and below one that goes right.
+    # y runs down: a face of positive sign lies to the left of an edge that goes up, and below one that goes right.
     heading = (across[:, 1] - across[:, 0]).detach()[edge] * sign[edge]
     surface_left = heading > 0 if axis == 0 else heading < 0
     share = torch.where(surface_left, place - left, 1 - (place - left))
@@ -235,11 +240,11 @@ def _crossings(points: Tensor, nearness: Tensor, sign: Tensor, axis: int, size: 
 
 
 def _seen(crossings: _Crossings, ids: Tensor, axial: Tensor) -> _Crossings:
-    """The crossings that the picture shows, one for each pair of pixels: the one that reaches furthest."""
+    """The visible crossings, one per pair of pixels: the one with the greatest share."""
     near, far, share = crossings.near, crossings.far, crossings.share
     shown = torch.nonzero((ids[near] >= 0) & (axial[far] > crossings.depth)).flatten()
     order = shown[torch.argsort(share.detach()[shown], stable=True)]
-    key = near[order] * 4 + (far[order] > near[order]) * 2  # rows and columns never come together
+    key = near[order] * 4 + (far[order] > near[order]) * 2  # unique, since a call handles only rows or only columns
     key, again = torch.sort(key, stable=True)
     last = torch.ones_like(key, dtype=torch.bool)
     last[:-1] = key[1:] != key[:-1]
@@ -248,5 +253,5 @@ def _seen(crossings: _Crossings, ids: Tensor, axial: Tensor) -> _Crossings:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Scalar products ``(N, 1)`` of ``a, b (N, 3)``."""
+    """Dot products ``(N, 1)`` of ``a, b (N, 3)``."""
     return (a * b) @ a.new_ones(3, 1)

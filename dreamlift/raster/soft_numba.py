@@ -1,7 +1,7 @@
-"""The compiled way to differentiable pictures on a CPU: what :mod:`dreamlift.raster.soft` does in torch, in few kernels.
+"""Differentiable rasterisation on a CPU by compiled kernels: the twins of the torch code in :mod:`dreamlift.raster.soft`.
 
-Vertices are float64 inside; what goes in and comes out has the dtype of the vertices or values, float32 or float64. Gradients
-go to vertices and values, once (no second derivatives), not to cameras.
+Vertices are converted to float64; inputs and outputs are float32 or float64. There are gradients with respect to vertices and
+values, of first order only, and none with respect to cameras.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from dreamlift.raster.visibility import NEAR, Scan, scan
 from dreamlift.system import jit
 from dreamlift.types import Cameras
 
-LEAST = 4096  # points that are worth a thread
-ROWS = 32  # of pixels
+LEAST = 4096  # surface points per thread, at least
+ROWS = 32  # rows of pixels per thread, at least
 
 
 def can_fuse(*tensors: Tensor) -> bool:
-    """Whether the kernels take these tensors: on a CPU, all float32 or all float64."""
+    """Whether the kernels accept these tensors: on a CPU, all float32 or all float64."""
     first = tensors[0].dtype
     return (
         jit.fast_kernels_available()
@@ -35,15 +35,14 @@ def can_fuse(*tensors: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What the kernels of one picture share."""
+    """Data that the kernels of one batch of pictures share."""
 
     scan: Scan
-    starts: np.ndarray  # (B H + 1,) each row's first point
+    starts: np.ndarray  # (B H + 1,) the first surface point of each row
 
 
 def surface(vertices: Tensor, faces: Tensor, cameras: Cameras) -> tuple[tuple[Tensor, ...], Drawn]:
-    """Face ids, pixels, corners, barycentrics, depths and axial depths as in a :class:`softraster.Surface`, and what the other
-    functions need of them."""
+    """The fields ids to axial of a :class:`dreamlift.raster.soft.RasterPoints`, and the data that the other functions need."""
     found = scan(vertices.detach(), faces, cameras)
     starts = np.zeros(found.ids.shape[0] * found.ids.shape[1] + 1, np.int64)
     surface_numba.count_hits(found.ids.reshape(-1, cameras.width), starts[1:])
@@ -61,7 +60,7 @@ class _Points(torch.autograd.Function):
         out = (pixel.numpy(), corners.numpy(), barycentrics.numpy(), depth.numpy(), axial.view(-1).numpy())
         seen, kernel = (ids, faces, drawn.starts), surface_numba.points_forward
         rows = ids.shape[0] * ids.shape[1]
-        jit.spread(lambda low, high: kernel(seen, drawn.scan.image, drawn.scan.rays, low, high, out), rows, ROWS)
+        jit.parallel_ranges(lambda low, high: kernel(seen, drawn.scan.image, drawn.scan.rays, low, high, out), rows, ROWS)
         ctx.drawn, ctx.packed, ctx.dtype = drawn, (out[0], out[1], drawn.starts), vertices.dtype
         ctx.mark_non_differentiable(pixel, corners, axial)
         ctx.set_materialize_grads(False)
@@ -81,7 +80,7 @@ class _Points(torch.autograd.Function):
             return out
 
         views = len(drawn.scan.ids)
-        parts = jit.spread(lambda low, high: [one(view) for view in range(low, high)], views, 1)
+        parts = jit.parallel_ranges(lambda low, high: [one(view) for view in range(low, high)], views, 1)
         total = torch.zeros(drawn.scan.image.shape[1:], dtype=ctx.dtype)
         for lens, of_image in zip(drawn.scan.lenses, (each for part in parts for each in part), strict=True):
             surface_numba.to_world(of_image, lens, total.numpy())
@@ -96,7 +95,7 @@ class Interpolate(torch.autograd.Function):
         out = values.new_empty(len(corners), values.shape[1])
         given, target = (jit.array(values), jit.array(barycentrics), corners.numpy()), out.numpy()
         kernel = surface_numba.interpolate_forward
-        jit.spread(lambda low, high: kernel(given, low, high, target), len(corners), LEAST)
+        jit.parallel_ranges(lambda low, high: kernel(given, low, high, target), len(corners), LEAST)
         ctx.save_for_backward(values, barycentrics, corners)
         return out
 
@@ -113,7 +112,7 @@ class Interpolate(torch.autograd.Function):
 
 
 class Picture(torch.autograd.Function):
-    """``apply(values (N, C), pixel (N,), count)``: ``(count, C)`` with the values in their places, and 0 elsewhere."""
+    """``apply(values (N, C), pixel (N,), count)``: ``(count, C)`` with the values at their pixels, and 0 elsewhere."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, pixel: Tensor, count: int) -> Tensor:
@@ -131,7 +130,7 @@ class Picture(torch.autograd.Function):
 
 
 def _blend(values: np.ndarray, scan: Scan, axial: Tensor, mesh: tuple[Tensor, Tensor, Tensor]) -> list[tuple]:
-    """Blend silhouettes into the pictures ``values (B, H W, C)``; the crossings of each, and how many of them lie in rows."""
+    """Blend silhouettes into ``values (B, H W, C)``, in place; the crossings of each view, and how many of them lie in rows."""
     depths, (faces, ends, sides) = jit.array(axial), (jit.array(tensor) for tensor in mesh)
 
     def one(view: int) -> tuple:
@@ -146,20 +145,22 @@ def _blend(values: np.ndarray, scan: Scan, axial: Tensor, mesh: tuple[Tensor, Te
             edges_numba.blend_forward(values[view], found, first, last)
         return found, rows
 
-    parts = jit.spread(lambda low, high: [one(view) for view in range(low, high)], len(values), 1)
+    parts = jit.parallel_ranges(lambda low, high: [one(view) for view in range(low, high)], len(values), 1)
     return [each for part in parts for each in part]
 
 
 def _blend_back(grad: np.ndarray, blended: tuple[tuple, int], out: np.ndarray) -> None:
-    """What :func:`_blend` did to one view, backward: ``grad (P, C)`` in place, and added to ``out (V, 3)``."""
+    """The backward pass of :func:`_blend` for one view: ``grad (P, C)`` changes in place, ``out (V, 3)`` is added to."""
     crossings, rows = blended
     for first, last in ((rows, len(crossings[0])), (0, rows)):
         edges_numba.blend_backward(grad, crossings, first, last, out)
 
 
 class Antialias(torch.autograd.Function):
-    """``apply(picture (B, H, W, C), vertices, axial (B, H, W), mesh, scan)``: the blended picture; ``mesh`` is (faces, edges'
-    ends, edges' faces)."""
+    """``apply(picture (B, H, W, C), vertices, axial (B, H, W), mesh, scan)``: the blended picture.
+
+    ``mesh`` is (faces, edges' ends, edges' faces).
+    """
 
     @staticmethod
     def forward(ctx: Any, picture: Tensor, vertices: Tensor, axial: Tensor, mesh: tuple, scan: Scan) -> Tensor:
@@ -179,8 +180,10 @@ class Antialias(torch.autograd.Function):
 
 
 class Draw(torch.autograd.Function):
-    """``apply(values (N, C), vertices, pixel (N,), axial, mesh, drawn)``: :class:`Picture`, then :class:`Antialias`, without
-    the copies of whole pictures between them."""
+    """``apply(values (N, C), vertices, pixel (N,), axial, mesh, drawn)``: :class:`Picture`, then :class:`Antialias`.
+
+    It avoids the copies of whole pictures between them.
+    """
 
     @staticmethod
     def forward(
@@ -203,7 +206,7 @@ class Draw(torch.autograd.Function):
 
         moved = torch.zeros(ctx.scan.image.shape[1:], dtype=ctx.dtype)
         for view, ((places, *rest), rows) in enumerate(ctx.blended):
-            # Only the pixels at crossings, in rows of their own, as several crossings may share one.
+            # Only the crossings' pixels, each once, since several crossings may share one.
             pixels, local = np.empty(2 * len(places), np.int64), np.empty_like(places)
             work = np.empty((len(pixels), given.shape[2]), given.dtype)
             count = edges_numba.take_crossed(places, given[view], pixels, local, work)

@@ -1,17 +1,17 @@
-"""Compiled CPU kernels of the surface points that pixels show: barycentrics, depths, interpolation, forward and backward.
+"""Compiled CPU kernels for visible surface points: barycentrics, depths, interpolation, forward and backward.
 
-With corners (x_j, y_j, w_j) in homogeneous pixels (:func:`dreamlift.raster.visibility_numba.project`), moved so that the
-pixel's centre (u, v) is the origin, X_j = x_j - u w_j and Y_j = y_j - v w_j, the barycentrics are shares of a flat triangle's
-area and z is their mean (Olano and Greer 1997, as in :mod:`dreamlift.raster.visibility`, with the ray (0, 0, 1)):
+With corners (x_j, y_j, w_j) in homogeneous pixels (:func:`dreamlift.raster.visibility_numba.project`), relative to the
+pixel's centre (u, v), X_j = x_j - u w_j and Y_j = y_j - v w_j, the barycentrics are shares of a flat triangle's area and z is
+the mean of w weighted by them (Olano and Greer 1997, as in :mod:`dreamlift.raster.visibility`, with the ray (0, 0, 1)):
 
-    b_0 = (X_1 Y_2 - X_2 Y_1) / A, and so on in turn;    z = sum b_j w_j;    A = E_x F_y - E_y F_x,
+    b_0 = (X_1 Y_2 - X_2 Y_1) / A, and cyclically;    z = sum b_j w_j;    A = E_x F_y - E_y F_x,
 
-where E, F are corners 1 and 2 less corner 0. Of the gradients g_j = dL/db_j and h = dL/dz, with p = g_1 - g_0 + h E_w and
+where E, F are corners 1 and 2 minus corner 0. With the gradients g_j = dL/db_j and h = dL/dz, p = g_1 - g_0 + h E_w and
 q = g_2 - g_0 + h F_w,
 
     l_x = (p F_y - q E_y) / A,    l_y = (q E_x - p F_x) / A,    dL/d(x_j, y_j, w_j) = -b_j (l_x, l_y, -u l_x - v l_y - h).
 
-Sums over pixels run in their order, each view's on one thread: results do not depend on the number of threads.
+Pixels are summed in order, each view on one thread, so results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import numpy as np
 
 from dreamlift.system.jit import compiled
 
-TINY = 1e-300  # an area below gives barycentrics (1, 0, 0) and no gradient
+TINY = 1e-300  # areas below this give barycentrics (1, 0, 0) and no gradient
 
 
 @compiled
 def count_hits(ids: np.ndarray, counts: np.ndarray) -> None:
-    """``counts (R,)``: how many of the pixels of each row of ``ids (R, W)`` show a face."""
+    """Write to ``counts (R,)`` the number of pixels that show a face, in each row of ``ids (R, W)``."""
     for row in range(ids.shape[0]):
         count = 0
         for x in range(ids.shape[1]):
@@ -37,14 +37,14 @@ def count_hits(ids: np.ndarray, counts: np.ndarray) -> None:
 
 @compiled
 def points_forward(seen: tuple, image: np.ndarray, rays: np.ndarray, low: int, high: int, out: tuple) -> None:
-    """Rows ``low..high`` of the B H rows of pixels.
+    """Compute the surface points of rows ``low..high`` of the B H rows of pixels.
 
     Args:
-        seen: (face ids (B, H, W), faces (F, 3), starts (B H + 1,): each row's first point).
+        seen: (face ids (B, H, W), faces (F, 3), starts (B H + 1,): the first point of each row).
         image: ``(B, V, 3)`` of :func:`dreamlift.raster.visibility_numba.project`.
         rays: ``(B, 3, 3)`` of :func:`dreamlift.raster.visibility_numba.make_lenses`.
         out: (pixel (N,), corners (N, 3), barycentrics (N, 3), depth (N, 1), axial (B H W,)) of
-            :class:`dreamlift.raster.soft.Surface`.
+            :class:`dreamlift.raster.soft.RasterPoints`.
     """
     ids, faces, starts = seen
     pixel, corners, barycentrics, depth, axial = out
@@ -80,7 +80,7 @@ def points_forward(seen: tuple, image: np.ndarray, rays: np.ndarray, low: int, h
 
 @compiled
 def to_world(of_image: np.ndarray, lens: np.ndarray, out: np.ndarray) -> None:
-    """Add to the gradient of points ``out (V, 3)`` what that of their homogeneous pixels, ``of_image (V, 3)``, gives."""
+    """Add to the world points' gradient ``out (V, 3)`` that of their homogeneous pixels, ``of_image (V, 3)``."""
     for i in range(len(out)):
         x, y, w = of_image[i, 0], of_image[i, 1], of_image[i, 2]
         for k in range(3):
@@ -89,7 +89,7 @@ def to_world(of_image: np.ndarray, lens: np.ndarray, out: np.ndarray) -> None:
 
 @compiled
 def stretch(rays: np.ndarray, u: float, v: float) -> float:
-    """The length of the ray through the pixel's point (u, v) to z = 1."""
+    """The length of the ray through (u, v), from the camera to depth z = 1."""
     x = rays[0, 0] * u + rays[0, 1] * v + rays[0, 2]
     y = rays[1, 0] * u + rays[1, 1] * v + rays[1, 2]
     z = rays[2, 0] * u + rays[2, 1] * v + rays[2, 2]
@@ -98,12 +98,12 @@ def stretch(rays: np.ndarray, u: float, v: float) -> float:
 
 @compiled
 def points_backward(packed: tuple, image: np.ndarray, rays: np.ndarray, rows: tuple, grads: tuple, out: np.ndarray) -> None:
-    """Add to ``out (V, 3)``, the gradients of one view's homogeneous pixels ``image (V, 3)``.
+    """Add the gradient with respect to one view's homogeneous pixels ``image (V, 3)`` to ``out (V, 3)``.
 
     Args:
         packed: (pixel (N,), corners (N, 3), starts). rays: ``(3, 3)``.
-        rows: (the view's first row of all views' rows, its height, its width).
-        grads: of barycentrics (N, 3) and of depth (N, 1); without rows where there is none.
+        rows: (the view's first row among all views' rows, its height, its width).
+        grads: of barycentrics (N, 3) and of depth (N, 1); empty where there is none.
     """
     pixel, corners, starts = packed
     first, height, width = rows
@@ -146,7 +146,7 @@ def points_backward(packed: tuple, image: np.ndarray, rays: np.ndarray, rows: tu
 
 @compiled
 def interpolate_forward(given: tuple, low: int, high: int, out: np.ndarray) -> None:
-    """Points ``low..high`` of ``out (N, C)``, of ``given`` = (values (V, C), their weights (N, 3), corners (N, 3))."""
+    """Points ``low..high`` of ``out (N, C)``, from ``given`` = (values (V, C), weights (N, 3), corners (N, 3))."""
     values, weights, corners = given
     for n in range(low, high):
         i, j, k = corners[n, 0], corners[n, 1], corners[n, 2]
@@ -157,8 +157,10 @@ def interpolate_forward(given: tuple, low: int, high: int, out: np.ndarray) -> N
 
 @compiled
 def interpolate_backward(values: np.ndarray, weights: np.ndarray, corners: np.ndarray, grad: np.ndarray, out: tuple) -> None:
-    """The gradients of ``grad (N, C)``: ``out`` = (added to those of values (V, C), those of weights (N, 3)); either may have
-    no rows, where it is not wanted."""
+    """The backward pass of :func:`interpolate_forward` for ``grad (N, C)``.
+
+    ``out`` is (the gradient of values (V, C), which is added to; that of weights (N, 3)). An empty one is not computed.
+    """
     of_values, of_weights = out
     if len(of_values) > 0:
         for n in range(len(corners)):
@@ -183,7 +185,7 @@ def interpolate_backward(values: np.ndarray, weights: np.ndarray, corners: np.nd
 
 @compiled
 def scatter(values: np.ndarray, pixel: np.ndarray, out: np.ndarray) -> None:
-    """Put the points' ``values (N, C)`` in their places of ``out (P, C)``, and 0 elsewhere; ``pixel (N,)`` rises."""
+    """Write the points' ``values (N, C)`` to their pixels of ``out (P, C)``, and 0 elsewhere; ``pixel (N,)`` is ascending."""
     low = 0
     for n in range(len(pixel)):
         out[low : pixel[n]] = 0
@@ -195,7 +197,7 @@ def scatter(values: np.ndarray, pixel: np.ndarray, out: np.ndarray) -> None:
 
 @compiled
 def gather(values: np.ndarray, pixel: np.ndarray, out: np.ndarray) -> None:
-    """Take ``out (N, C)`` from their places in ``values (P, C)``."""
+    """Read ``out (N, C)`` from the points' pixels of ``values (P, C)``."""
     for n in range(len(pixel)):
         for c in range(values.shape[1]):
             out[n, c] = values[pixel[n], c]

@@ -1,8 +1,8 @@
 """The compiled CPU kernels of :mod:`dreamlift.raster.visibility`.
 
-With M = K R, where R turns the world into the camera's axes, (M v_j) x (M v_k) = det(M) M^-T (v_j x v_k): so the formulas
-that are written there for rays K^-1 (u, v, 1) and corners in camera space hold for (u, v, 1) itself and corners in
-homogeneous pixels, and a corner is worked out once, not in each of its faces.
+With M = K R, where R rotates the world into the camera's axes, (M v_j) x (M v_k) = det(M) M^-T (v_j x v_k). Hence the
+formulas given there for rays K^-1 (u, v, 1) and corners in camera space also hold for (u, v, 1) and corners in homogeneous
+pixels, and each vertex is projected once instead of once per face.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import numpy as np
 
 from dreamlift.system.jit import compiled
 
-# Share of sum(b) by which a pixel's centre may lie outside of an edge: rounding must not open a crack between two triangles.
+# Share of sum(b) by which a pixel's centre may lie outside an edge, so that rounding opens no crack between two triangles.
 SLACK = 1e-12
-BATCH = np.uint64(512)  # hits whose depths are compared together
+BATCH = np.uint64(512)  # hits that are collected before their depths are compared
 
 
 @compiled
@@ -31,9 +31,11 @@ def invert(m: np.ndarray, out: np.ndarray) -> None:
 
 @compiled
 def make_lenses(c2w: np.ndarray, K: np.ndarray, lenses: np.ndarray, rays: np.ndarray) -> None:
-    """Of B cameras, ``c2w (B, 4, 4)`` and ``K (B, 3, 3)``: the ``lenses (B, 4, 4)``, K times world-to-camera in three rows and
-    world-to-camera's third row; and ``rays (B, 3, 3)``, camera-to-world times K's inverse, which turns (u, v, 1) into a vector
-    from the camera's place to a point of the ray at z = 1."""
+    """Projection matrices of B cameras with ``c2w (B, 4, 4)`` and ``K (B, 3, 3)``.
+
+    ``lenses (B, 4, 4)``: three rows of K times world-to-camera, then world-to-camera's third row. ``rays (B, 3, 3)``: the
+    rotation of camera-to-world times K's inverse, which maps (u, v, 1) to the ray's vector from the camera to depth z = 1.
+    """
     inverse = np.empty((3, 3))
     for n in range(len(c2w)):
         invert(K[n], inverse)
@@ -52,10 +54,9 @@ def make_lenses(c2w: np.ndarray, K: np.ndarray, lenses: np.ndarray, rays: np.nda
 
 @compiled
 def project(points: np.ndarray, lens: np.ndarray, image: np.ndarray, screen: np.ndarray) -> None:
-    """World ``points (V, 3)`` in homogeneous pixels, ``image (V, 3)``, and in pixels with their depth along the camera's axis,
-    ``screen (V, 3)``: u, v, z.
+    """Project world ``points (V, 3)`` by a ``lens (4, 4)`` of :func:`make_lenses`.
 
-    ``lens (4, 4)`` is one of :func:`make_lenses`.
+    ``image (V, 3)`` gets homogeneous pixels, ``screen (V, 3)`` pixels and the depth along the camera's axis: u, v, z.
     """
     for i in range(points.shape[0]):
         x, y, z = points[i, 0], points[i, 1], points[i, 2]
@@ -68,7 +69,7 @@ def project(points: np.ndarray, lens: np.ndarray, image: np.ndarray, screen: np.
 
 @compiled
 def keep_nearest(hits: tuple, count: int, limit: float, nearest: np.ndarray, winner: np.ndarray) -> None:
-    """Compare ``count`` of the hits (pixel, 1 / z, face) in their order with the pixels' ``nearest`` 1 / z and ``winner``."""
+    """Update the pixels' ``nearest`` 1 / z and ``winner`` by the first ``count`` hits (pixel, 1 / z, face), in their order."""
     pixels, inverses, owners = hits
     for n in range(count):
         if inverses[n] > nearest[pixels[n]] and inverses[n] < limit:
@@ -79,16 +80,15 @@ def keep_nearest(hits: tuple, count: int, limit: float, nearest: np.ndarray, win
 def nearest_faces(view: tuple, faces: np.ndarray, near: float, low: int, high: int, winner: np.ndarray) -> None:
     """Rows ``low..high`` of ``winner (H, W)``: the nearest face, or -1.
 
-    ``view`` is :func:`project`'s (image, screen), ``near`` the near plane's z. Where faces are equally near, the lowest number
-    wins.
+    ``view`` is (image, screen) of :func:`project`, ``near`` the near plane's z. At equal depth the lowest face number wins.
     """
     image, screen = view
     width = winner.shape[1]
     winner[low:high] = -1
     flat, nearest = winner[low:high].ravel(), np.zeros((high - low) * width)
-    # Hits go to a list by adding 0 or 1 to its length, and their depths are compared later: with small triangles a processor
-    # guesses branches wrong at most of them, and waits for what the last triangle has just written. The length has no sign, so
-    # that an index need not be tried for counting from the end.
+    # Hits are appended without a branch, by adding 0 or 1 to the list's length, and their depths are compared later: with
+    # small triangles most branches would be mispredicted, and comparisons would wait for the previous triangle's writes.
+    # The length is unsigned, so that numba omits the test for negative indices.
     room = len(flat) + int(BATCH)
     hits, count = (np.empty(room, np.int64), np.empty(room), np.empty(room, np.int64)), np.uint64(0)
     for f in range(faces.shape[0]):
@@ -98,7 +98,7 @@ def nearest_faces(view: tuple, faces: np.ndarray, near: float, low: int, high: i
             continue
         left, right, top, bottom = 0, width - 1, low, high - 1
         if front == 3:
-            # A hair more than needed, since rounding must not lose a pixel; clamped before it becomes a whole number.
+            # Slightly enlarged, so that rounding loses no pixel; clamped before the conversion to an integer.
             umin, umax = min(screen[i, 0], screen[j, 0], screen[k, 0]), max(screen[i, 0], screen[j, 0], screen[k, 0])
             vmin, vmax = min(screen[i, 1], screen[j, 1], screen[k, 1]), max(screen[i, 1], screen[j, 1], screen[k, 1])
             left, right = int(min(max(umin + 0.499999, 0.0), 1e9)), int(min(max(umax + 0.500001, 0.0), float(width))) - 1
@@ -112,7 +112,7 @@ def nearest_faces(view: tuple, faces: np.ndarray, near: float, low: int, high: i
         volume = px * ax + py * ay + pw * aw
         if volume == 0.0:
             continue
-        # b / volume: its sum is 1 / z, and before the camera it is positive inside.
+        # b / volume: its sum is 1 / z, and in front of the camera it is positive inside the triangle.
         scale = 1.0 / volume
         ax, ay, aw = ax * scale, ay * scale, aw * scale
         bx, by, bw = (ry * pw - rw * py) * scale, (rw * px - rx * pw) * scale, (rx * py - ry * px) * scale

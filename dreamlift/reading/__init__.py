@@ -1,1 +1,1 @@
-"""Users' own files, which are not trusted: meshes and pictures."""
+"""Reading users' files, which are not trusted: meshes and pictures."""

@@ -1,4 +1,4 @@
-"""Normals for a mesh that has none: smooth, but for edges where the surface turns sharply."""
+"""Vertex normals for a mesh that has none: smooth, except across sharp edges."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 from dreamlift.meshing.geometry import area_vectors
 from dreamlift.types import Mesh
 
-CROWD = 64  # faces around one point; where there are more, all of them are averaged, so that time stays linear
+CROWD = 64  # where more corners meet at one position, all their faces are averaged, so that time stays linear
 
 
 def welded(vertices: np.ndarray) -> np.ndarray:
-    """The number of each vertex's place, ``(V,)`` int64: vertices ``(V, 3)`` at exactly one place have one number."""
+    """The number of each vertex's position, ``(V,)`` int64: ``vertices (V, 3)`` at exactly the same position share it."""
     return np.unique(vertices, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def with_creases(mesh: Mesh, angle_deg: float = 40.0) -> Mesh:
-    """The mesh with vertex normals; a vertex is doubled where its faces meet at more than ``angle_deg``.
+    """The mesh with vertex normals; a vertex is duplicated where its faces meet at more than ``angle_deg``.
 
-    A corner's normal is the area-weighted mean of the faces at its place that lie within the angle of its own face (as
-    modelling programs' "auto smooth"). Faces keep their order; UVs and colours go with their vertices.
+    A corner's normal is the area-weighted mean of the faces at its position that lie within the angle of its own face (the
+    "auto smooth" of modelling programs). Faces keep their order; UVs and colours are copied with their vertices.
     """
     faces, vectors = mesh.faces, area_vectors(mesh.vertices, mesh.faces)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
@@ -33,7 +33,7 @@ def with_creases(mesh: Mesh, angle_deg: float = 40.0) -> Mesh:
     first = np.cumsum(counts) - counts
     sums = np.stack([np.bincount(place, vectors[owner, axis]) for axis in range(3)], axis=1)[place]
     quiet = np.nonzero(counts[place] <= CROWD)[0]
-    # All pairs of corners at one place, the first of each pair as often as there are corners.
+    # All ordered pairs of corners at the same position.
     one = np.repeat(quiet, counts[place[quiet]])
     step = np.arange(len(one)) - np.repeat(np.cumsum(counts[place[quiet]]) - counts[place[quiet]], counts[place[quiet]])
     other = order[first[place[one]] + step]
@@ -43,7 +43,7 @@ def with_creases(mesh: Mesh, angle_deg: float = 40.0) -> Mesh:
         sums[quiet, axis] = np.bincount(one, vectors[owner[other], axis], minlength=len(place))[quiet]
     length = np.linalg.norm(sums, axis=1, keepdims=True)
     normals = np.where(length > 1e-20, sums / np.maximum(length, 1e-20), unit[owner])
-    # One vertex for the corners of one old vertex (or place, where nothing else lies in vertices) that share a normal.
+    # One new vertex for the corners of one old vertex that share a normal; without UVs and colours, those of one position.
     plain = mesh.uvs is None and mesh.vertex_colors is None
     keys = np.concatenate([(place if plain else faces.ravel())[:, None], np.round(normals * 1e4)], axis=1).astype(np.int64)
     _, chosen, renamed = np.unique(keys, axis=0, return_index=True, return_inverse=True)

@@ -1,8 +1,8 @@
-"""Files that strangers wrote: a glTF 2.0 document is checked and copied, entry by entry, before anything is allocated for it.
+"""Checks of untrusted glTF 2.0 files: a document is checked and copied, entry by entry, before a reader allocates memory.
 
-What comes out is a GLB of one buffer that holds only what was looked at: geometry, the tree of nodes, base colours, metallic
-and roughness. Each part has one set of texture coordinates, as floats: those that its base colours are laid on by. Names,
-extensions, skins, animations and cameras are left out; nothing in it names another file. Specification:
+The result is a GLB of one buffer that holds only what has been checked: geometry, the tree of nodes, base colours, metallic
+and roughness. Each part has one set of texture coordinates, as floats: that of its base colours. Names, extensions, skins,
+animations and cameras are left out, and nothing refers to another file. Specification:
 https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html, sections 3.6 (buffers and accessors), 3.7 (geometry), 3.5 (nodes).
 """
 
@@ -20,31 +20,31 @@ from typing import Any
 from dreamlift.reading.gltf_uvs import TRANSFORM, Laid, moved_pairs, one_way, read_laid
 
 JSON_BYTES, JSON_DEPTH, JSON_BRACKETS = 16 << 20, 64, 1_000_000
-ENTRIES, IMAGES = 20_000, 64  # of any one list of a document; of its images
-OVERLAP = 4  # how often the views, and the accessors, may use the same bytes on average: readers copy them
+ENTRIES, IMAGES = 20_000, 64  # largest number of entries in a list, and of images
+OVERLAP = 4  # how often views, or accessors, may use the same bytes on average, since readers copy them
 NODE_DEPTH = 64
-MOVED = 4_000_000  # vertices whose texture coordinates are moved, of all parts together
+MOVED = 4_000_000  # largest number of vertices, over all parts, whose texture coordinates are transformed
 SIZES = {5120: 1, 5121: 1, 5122: 2, 5123: 2, 5125: 4, 5126: 4}  # bytes of a component, by its type's number
 COLUMNS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
 INDEX_TYPES, FLOAT = (5121, 5123, 5125), 5126
 ATTRIBUTES = {"POSITION": ("VEC3",), "NORMAL": ("VEC3",), "COLOR_0": ("VEC3", "VEC4")}
-# Required extensions that change the appearance only: without them the shape and its base colours are still right.
+# Required extensions that may be ignored: they change neither the shape nor its base colours.
 HARMLESS = ("KHR_materials_", "KHR_lights_punctual", "EXT_texture_webp")
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A document that may be given to a reader."""
+    """A document that is safe to give to a reader."""
 
     glb: bytes
     faces: int  # of all instances together
     vertices: int
     has_normals: bool
-    images: tuple[bytes, ...]  # picture files, as they are in the document
+    images: tuple[bytes, ...]  # encoded pictures, as in the document
 
 
 def check_glb(data: bytes) -> Checked:
-    """Check a binary glTF. Raises ValueError, in one line, with what is wrong."""
+    """Check a binary glTF file. Raises ValueError with the fault, in one line."""
     if len(data) < 20 or data[:4] != b"glTF":
         raise ValueError("it does not begin as a GLB file does")
     version, length = struct.unpack_from("<II", data, 4)
@@ -68,7 +68,7 @@ def check_glb(data: bytes) -> Checked:
 
 
 def check_document(document: Any, binary: bytes | None) -> Checked:
-    """Check a glTF document; ``binary`` is the GLB's own chunk, if there is one. Raises ValueError."""
+    """Check a glTF document; ``binary`` is the binary chunk of a GLB, if there is one. Raises ValueError."""
     if not isinstance(document, dict):
         raise ValueError("its JSON is not an object")
     asset = document.get("asset")
@@ -90,7 +90,7 @@ def check_document(document: Any, binary: bytes | None) -> Checked:
 
 
 def parse_json(data: bytes, limit: int = JSON_BYTES) -> Any:
-    """JSON that is not too large and not too deep. Raises ValueError."""
+    """Parse JSON. Raises ValueError if it is too large, nested too deeply or malformed."""
     if len(data) > limit:
         raise ValueError(f"its JSON has {len(data)} bytes; accepted: at most {limit >> 20} MiB")
     depth = 0
@@ -122,7 +122,7 @@ def _records(owner: dict[str, Any], name: str) -> list[dict[str, Any]]:
 
 
 def _whole(value: Any, what: str, low: int, high: int) -> int:
-    """A whole number in ``low..high``."""
+    """``value``, if it is an integer in ``low..high``; otherwise raises ValueError."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ValueError(f"{what} is {str(value)[:40]}; accepted here: {low} to {high}")
     return value
@@ -136,7 +136,7 @@ def _numbers(value: Any, what: str, count: int) -> list[float]:
 
 
 def _data_uri(uri: Any, what: str) -> bytes:
-    """The bytes of a ``data:`` URI; any other one is refused."""
+    """The bytes of a ``data:`` URI. Raises ValueError for any other URI."""
     if not isinstance(uri, str) or not uri.startswith("data:") or ";base64," not in uri[:200]:
         raise ValueError(f"{what} is in another file ({str(uri)[:60]!r}), and no other file is opened: export one .glb")
     try:
@@ -147,15 +147,15 @@ def _data_uri(uri: Any, what: str) -> bytes:
 
 @dataclass
 class _Copy:
-    """The new document while it grows. Numbers of entries stay those of the old one."""
+    """The new document under construction. Entries keep their numbers."""
 
     old: dict[str, Any]
     binary: bytearray = field(default_factory=bytearray)
     views: list[dict[str, Any]] = field(default_factory=list)
     accessors: list[dict[str, Any]] = field(default_factory=list)
     materials: list[dict[str, Any]] = field(default_factory=list)
-    laid: list[Laid] = field(default_factory=list)  # of each material
-    moved: dict[tuple[int, Laid], int] = field(default_factory=dict)  # accessors that were made, by what of and how
+    laid: list[Laid] = field(default_factory=list)  # the texture mapping of each material
+    moved: dict[tuple[int, Laid], int] = field(default_factory=dict)  # (accessor, mapping) -> new accessor
     moved_vertices: int = 0
     textures: list[dict[str, Any]] = field(default_factory=list)
     images: list[dict[str, Any]] = field(default_factory=list)
@@ -167,7 +167,7 @@ class _Copy:
     has_normals: bool = True
 
     def read_buffers(self, binary: bytes | None) -> None:
-        """All buffers one behind the other, each at a multiple of 4, and the views into them."""
+        """Concatenate all buffers, each at a multiple of 4 bytes, and copy the views into them."""
         places: list[tuple[int, int]] = []
         for number, buffer in enumerate(_records(self.old, "buffers")):
             length = _whole(buffer.get("byteLength"), f"the length of buffer {number}", 1, 1 << 31)
@@ -237,7 +237,7 @@ class _Copy:
                 extension = texture.get("extensions")
                 webp = extension.get("EXT_texture_webp") if isinstance(extension, dict) else None
                 source = webp.get("source") if isinstance(webp, dict) else None
-            # One without a picture that can be read stays in its place and shows none.
+            # A texture without a readable image keeps its number and is empty.
             entry = {} if source is None else {"source": _whole(source, f"texture {number}'s image", 0, len(self.images) - 1)}
             self.textures.append(entry)
         for number, material in enumerate(_records(self.old, "materials")):
@@ -314,14 +314,16 @@ class _Copy:
         return kept, (corners // 3, count)
 
     def _moved(self, index: int, laid: Laid) -> int:
-        """The accessor of texture coordinates that are floats and lie where ``laid`` says: ``index``, or a new one's number."""
+        """The accessor of texture coordinates as floats, transformed by ``laid``: ``index`` itself, or a new one."""
         accessor, key = self.accessors[index], (index, laid)
         if not laid.moves and accessor["componentType"] == FLOAT:
             return index
         if key not in self.moved:
             self.moved_vertices += accessor["count"]
             if self.moved_vertices > MOVED:
-                raise ValueError(f"it moves the texture coordinates of more than {MOVED:,} vertices: apply {TRANSFORM} to them")
+                raise ValueError(
+                    f"it transforms the texture coordinates of more than {MOVED:,} vertices: apply {TRANSFORM} to them"
+                )
             data = moved_pairs(self.binary, accessor, self.views[accessor["bufferView"]], laid)
             self.views.append({"buffer": 0, "byteOffset": self._append(data), "byteLength": len(data)})
             plain = {"bufferView": len(self.views) - 1, "byteOffset": 0, "componentType": FLOAT, "type": "VEC2"}
@@ -330,7 +332,7 @@ class _Copy:
         return self.moved[key]
 
     def read_nodes(self) -> None:
-        """The tree of nodes: every node has one parent at most, and following children ends."""
+        """Copy the tree of nodes; every node has at most one parent, and there are no cycles."""
         given = _records(self.old, "nodes")
         parents = [-1] * len(given)
         for number, node in enumerate(given):
@@ -361,7 +363,7 @@ class _Copy:
         self._count(roots, parents)
 
     def _count(self, roots: list[int], parents: list[int]) -> None:
-        """Faces and vertices of all that the roots reach; the way up from each node must end."""
+        """Count the faces and vertices of all instances; raises ValueError for cycles and deep nesting."""
         for number in range(len(parents)):
             steps, at = 0, number
             while parents[at] >= 0:

@@ -1,8 +1,9 @@
-"""By which coordinates a glTF file lays a picture on its surface, and where the extension KHR_texture_transform moves them.
+"""Texture coordinates of glTF files: the set that a texture uses, and its transform by the extension KHR_texture_transform.
 
-https://github.com/KhronosGroup/glTF/tree/main/extensions/2.0/Khronos/KHR_texture_transform: scaled, then turned by an angle
-that is counter-clockwise where v grows downwards, then moved. (The sample code there turns the other way than its text, its
-examples and the viewers do, which are followed: https://github.com/KhronosGroup/glTF/issues/1563.)
+https://github.com/KhronosGroup/glTF/tree/main/extensions/2.0/Khronos/KHR_texture_transform: coordinates are scaled, then
+rotated by an angle that is counter-clockwise where v grows downwards, then shifted. (The sample code there rotates in the
+opposite direction to its text, its examples and the viewers; this file follows the latter:
+https://github.com/KhronosGroup/glTF/issues/1563.)
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from typing import Any
 import numpy as np
 
 TRANSFORM = "KHR_texture_transform"
-SETS = 32  # of coordinates, that a picture may choose from
+SETS = 32  # accepted sets of coordinates
 KINDS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}  # numpy types of components
 
 
 @dataclass(frozen=True)
 class Laid:
-    """How a picture is laid on: uv' = turned(scale * uv) + offset, of the vertices' coordinates TEXCOORD_``texcoord``."""
+    """The mapping of a texture: uv' = rotation(scale * uv) + offset, for uv in the vertices' TEXCOORD_``texcoord``."""
 
     texcoord: int = 0
     offset: tuple[float, float] = (0.0, 0.0)
@@ -31,18 +32,18 @@ class Laid:
 
     @property
     def moves(self) -> bool:
-        """Whether the vertices' coordinates are not used as they are."""
+        """Whether the mapping changes the vertices' coordinates."""
         return (self.offset, self.rotation, self.scale) != ((0.0, 0.0), 0.0, (1.0, 1.0))
 
     def apply(self, uvs: np.ndarray) -> np.ndarray:
-        """Coordinates ``(N, 2)`` as the picture is looked up with, v downwards."""
+        """The transformed coordinates ``(N, 2)``, v downwards."""
         u, v = uvs[:, 0] * self.scale[0], uvs[:, 1] * self.scale[1]
         cos, sin = math.cos(self.rotation), math.sin(self.rotation)
         return np.stack([cos * u + sin * v, cos * v - sin * u], axis=1) + np.array(self.offset)
 
 
 def read_laid(texture: Mapping[str, Any], what: str) -> Laid:
-    """How a material's ``textureInfo`` says that its picture is laid on. Raises ValueError where that is no number."""
+    """The mapping that a material's ``textureInfo`` describes. Raises ValueError where it is malformed."""
     extensions = texture.get("extensions")
     transform = extensions.get(TRANSFORM, {}) if isinstance(extensions, dict) else {}
     if not isinstance(transform, dict):
@@ -62,24 +63,24 @@ def _small(value: Any) -> bool:
 
 
 def one_way(ways: list[Laid], what: str) -> Laid:
-    """How a material's pictures are laid on: as the first of ``ways``, with a warning where another differs."""
+    """The first of the mappings ``ways`` of a material's textures; a warning is given if another one differs."""
     if any(way != ways[0] for way in ways):
         warnings.warn(
-            f"the metallic and roughness picture {what} lies by other texture coordinates than its colours, and is put where "
-            "those are: bake both by one set of UVs",
+            f"the metallic and roughness picture {what} uses other texture coordinates than its colours, which replace them: "
+            "bake both with one set of UVs",
             stacklevel=2,
         )
     return ways[0] if ways else Laid()
 
 
 def moved_pairs(data: bytes | bytearray, accessor: Mapping[str, Any], view: Mapping[str, Any], laid: Laid) -> bytes:
-    """The coordinates (VEC2, float32) of an accessor that was checked already, moved as ``laid`` says."""
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is passed over later
+    """The coordinates (VEC2, float32) of an accessor that has been checked, transformed by ``laid``."""
+    with np.errstate(over="ignore", invalid="ignore"):  # coordinates that are not finite are ignored later
         return laid.apply(read_pairs(data, accessor, view)).astype("<f4").tobytes()
 
 
 def read_pairs(data: bytes | bytearray, accessor: Mapping[str, Any], view: Mapping[str, Any]) -> np.ndarray:
-    """The pairs ``(N, 2)`` float64 of an accessor in ``data``; normalised whole numbers become -1 to 1."""
+    """The pairs ``(N, 2)`` float64 of an accessor in ``data``; normalised integers are mapped to [-1, 1]."""
     kind = np.dtype(KINDS[accessor["componentType"]])
     stride = view.get("byteStride", 2 * kind.itemsize)
     start = view["byteOffset"] + accessor["byteOffset"]

@@ -1,4 +1,4 @@
-"""All parts of a file that trimesh has read, as one mesh with one texture."""
+"""Merging all parts of a file that trimesh has read into one part with one texture."""
 
 from __future__ import annotations
 
@@ -10,37 +10,39 @@ import numpy as np
 
 from dreamlift.color import linear_to_srgb, srgb_to_linear
 from dreamlift.meshing.geometry import face_areas
-from dreamlift.types import Mesh
 
-TILE = 4096  # texels a side of the largest image that several textures are put into
-UNSAID = (102, 102, 102)  # the colour that trimesh gives a part whose material says none
-FLAT_METALLIC, FLAT_ROUGHNESS = 0.0, 0.9  # of files that have no such values
+TILE = 4096  # texels per side of the largest image that several textures are merged into
+UNSAID = (102, 102, 102)  # the colour that trimesh gives a part whose material has none
+FLAT_METALLIC, FLAT_ROUGHNESS = 0.0, 0.9  # for files without such values
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part in the world's frame."""
+    """One part, or several merged, in the file's coordinates; not checked."""
 
-    vertices: np.ndarray  # (V, 3) float64
+    vertices: np.ndarray  # (V, 3) float64: coordinates may be large
     faces: np.ndarray  # (F, 3)
-    normals: np.ndarray | None  # (V, 3)
+    normals: np.ndarray | None  # (V, 3) unit
     uvs: np.ndarray | None  # (V, 2), v = 0 at the upper edge
     image: np.ndarray | None  # (H, W, 3) uint8 sRGB base colours
     shades: np.ndarray | None  # (V, 3) sRGB in [0, 1], where there is no image
-    surface: np.ndarray | None  # (H, W, 3) uint8: green roughness, blue metallic, times the two numbers
+    surface: np.ndarray | None  # (H, W, 3) uint8: green roughness, blue metallic, each times its factor below
     metallic: float
     roughness: float
 
 
-def merged(scene: Any, has_normals: bool, linear_colors: bool) -> Mesh:
-    """The mesh of all instances in a ``trimesh.Scene``, each moved to its place.
+def merged(scene: Any, has_normals: bool, linear_colors: bool) -> Part:
+    """All instances in a ``trimesh.Scene``, each at its position, as one part.
+
+    Several textures are merged side by side into one image. UVs that repeat a texture are then cut at its edges. Parts
+    without a texture that differ in metallic and roughness all get the mean, with a warning.
 
     Args:
-        has_normals: the file has normals (trimesh computes some where it has none).
-        linear_colors: vertex colours are linear light, as glTF has them, and not sRGB.
+        has_normals: whether the file has normals (trimesh computes missing ones).
+        linear_colors: whether vertex colours are linear light, as in glTF, instead of sRGB.
 
-    Several textures are put side by side into one image, and UVs that repeat a texture are then cut at its edges. Parts that
-    have no texture, but differ in metallic and roughness, all get their mean, with a warning.
+    Raises:
+        ValueError: there are no faces.
     """
     parts = []
     for node in sorted(scene.graph.nodes_geometry):
@@ -66,10 +68,10 @@ def merged(scene: Any, has_normals: bool, linear_colors: bool) -> Mesh:
     normals = None
     if all(part.normals is not None for part in parts):
         normals = np.concatenate([part.normals for part in parts if part.normals is not None]).astype(np.float32)
-    return Mesh(
-        np.concatenate([part.vertices for part in parts]),  # float64 for now: the file's own units may be large
+    return Part(
+        np.concatenate([part.vertices for part in parts]),
         np.concatenate([part.faces + start for part, start in zip(parts, ends, strict=False)]).astype(np.int32),
-        uvs, image, shades, normals, metallic, roughness, surface,
+        normals, uvs, image, shades, surface, metallic, roughness,
     )  # fmt: skip
 
 
@@ -77,11 +79,11 @@ def _part(found: Any, transform: np.ndarray, has_normals: bool, linear_colors: b
     linear = transform[:3, :3]
     faces = np.asarray(found.faces, dtype=np.int64)
     if np.linalg.det(linear) < 0:
-        faces = faces[:, ::-1]  # a mirror turns the faces over
+        faces = faces[:, ::-1]  # a reflection reverses the winding
     vertices = np.asarray(found.vertices, dtype=np.float64)
     normals = None
     if has_normals and np.shape(found.vertex_normals) == vertices.shape:
-        # Normals go by the inverse transpose; the cofactors are it up to a factor, and exist for a flat transform too.
+        # Normals transform by the inverse transpose. The cofactor matrix is proportional to it and exists for every transform.
         cofactors = np.stack([np.cross(linear[(i + 1) % 3], linear[(i + 2) % 3]) for i in range(3)])
         normals = np.asarray(found.vertex_normals, dtype=np.float64) @ cofactors.T * np.sign(np.linalg.det(linear) or 1.0)
         lengths = np.linalg.norm(normals, axis=1, keepdims=True)
@@ -92,7 +94,7 @@ def _part(found: Any, transform: np.ndarray, has_normals: bool, linear_colors: b
     if stored is not None and np.shape(stored) == (len(vertices), 2) and np.isfinite(stored).all():
         uvs = np.asarray(stored, dtype=np.float64) * [1, -1] + [0, 1]  # trimesh keeps OBJ's v, which grows upwards
         if (np.ptp(uvs, axis=0) <= 1 + 1e-6).all():
-            uvs = uvs - np.floor(uvs.min(axis=0) + 1e-6)  # a whole number of repetitions away from the image
+            uvs = uvs - np.floor(uvs.min(axis=0) + 1e-6)  # shifted by whole repetitions into [0, 1]
     image, shades = _colors(visual, len(vertices), linear_colors)
     surface, metallic, roughness = _surface(getattr(visual, "material", None))
     if uvs is None:
@@ -101,11 +103,11 @@ def _part(found: Any, transform: np.ndarray, has_normals: bool, linear_colors: b
 
 
 def _colors(visual: Any, count: int, linear: bool) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """The texture with its factor, or else the vertices' colours; both None where the file says none."""
+    """The texture times its factor, or else the vertices' colours; both are None where the file has none."""
     material = getattr(visual, "material", None)
     image = getattr(material, "baseColorTexture", None)
     factor = getattr(material, "baseColorFactor", None)
-    if material is not None and hasattr(material, "diffuse"):  # an OBJ file's; its numbers are sRGB
+    if material is not None and hasattr(material, "diffuse"):  # of an OBJ file, in sRGB
         image, diffuse = getattr(material, "image", None), np.asarray(material.diffuse)[:3]
         plain = image is not None or tuple(diffuse) == UNSAID
         factor = None if plain else srgb_to_linear(diffuse / 255.0)
@@ -128,7 +130,7 @@ def _colors(visual: Any, count: int, linear: bool) -> tuple[np.ndarray | None, n
 
 
 def _surface(material: Any) -> tuple[np.ndarray | None, float, float]:
-    """Image, metallic and roughness of a material; files that know no such thing get a dull plastic."""
+    """Image, metallic and roughness of a material; formats without these get those of a matt plastic."""
     if material is None or not hasattr(material, "metallicFactor"):
         return None, FLAT_METALLIC, FLAT_ROUGHNESS
     image = material.metallicRoughnessTexture
@@ -141,7 +143,7 @@ def _shades(part: Part) -> np.ndarray:
 
 
 def _finish(parts: list[Part]) -> tuple[float, float]:
-    """Metallic and roughness of the whole mesh: the parts' own, or where they differ the mean over the surface."""
+    """Metallic and roughness of the merged part: the parts' common values, or else their mean over the surface."""
     values = np.array([(part.metallic, part.roughness) for part in parts])
     if (values == values[0]).all():
         return parts[0].metallic, parts[0].roughness
@@ -157,7 +159,7 @@ def _finish(parts: list[Part]) -> tuple[float, float]:
 
 
 def _alike(parts: list[Part]) -> bool:
-    """Whether one pair of images and numbers serves all parts."""
+    """Whether all parts have the same images and factors."""
     first = parts[0]
     return all(
         (part.metallic, part.roughness) == (first.metallic, first.roughness)
@@ -172,7 +174,7 @@ def _same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
 
 
 def _side_by_side(parts: list[Part]) -> tuple[list[Part], np.ndarray, np.ndarray]:
-    """The parts with UVs into one image of square tiles, and that image and the one of metallic and roughness."""
+    """The parts with UVs into images of square tiles; the image of base colours; that of metallic and roughness."""
     across = int(np.ceil(np.sqrt(len(parts))))
     sides = [max(x.shape[:2]) for part in parts for x in (part.image, part.surface) if x is not None]
     tile = max(16, min(max(sides), TILE // across))
@@ -196,14 +198,14 @@ def _resized(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def _into_tile(part: Part, place: tuple[int, int], across: int, tile: int) -> Part:
-    """The part with its UVs in tile ``(column, row)`` of ``across`` x ``across``; its numbers are in the images then."""
+    """The part with its UVs in tile ``(column, row)`` of ``across`` x ``across``. Its factors, now in the images, become 1."""
     vertices, faces, normals = part.vertices, part.faces, part.normals
     uvs = np.full((len(vertices), 2), 0.5) if part.uvs is None else part.uvs
-    if uvs.min() < -1e-6 or uvs.max() > 1 + 1e-6:  # repeated: each face is moved by whole images, with corners of its own
+    if uvs.min() < -1e-6 or uvs.max() > 1 + 1e-6:  # repeated: each face gets its own vertices and is shifted by whole tiles
         corners = uvs[faces]
         uvs = (corners - np.floor(corners.min(axis=1, keepdims=True) + 1e-6)).reshape(-1, 2)
         vertices, normals = vertices[faces].reshape(-1, 3), None if normals is None else normals[faces].reshape(-1, 3)
         faces = np.arange(len(vertices)).reshape(-1, 3)
-    half = 0.5 / tile  # not into the neighbour's texels
+    half = 0.5 / tile  # keeps bilinear lookups out of the neighbouring tile
     uvs = (np.clip(uvs, half, 1 - half) + np.array(place)) / across
     return Part(vertices, faces, normals, uvs, None, None, None, 1.0, 1.0)

@@ -1,7 +1,7 @@
-"""A user's own mesh: a file that anyone may have made is checked, read, merged and brought to the size of dreamlift's scenes.
+"""Loading a user's mesh: an untrusted file is checked, read, merged and scaled to the size of dreamlift's scenes.
 
-trimesh does the reading, from memory and after our checks, which come before anything is allocated for what the file
-announces. No other file is opened but, for an OBJ file, its material file and pictures in the same folder.
+trimesh reads the file from memory, after checks that allocate nothing for the sizes that the file declares. No other file is
+opened, except an OBJ file's material file and pictures in the same folder.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import numpy as np
 from dreamlift.meshing.geometry import area_vectors, compact, is_closed, signed_volume
 from dreamlift.reading import gltf, text
 from dreamlift.reading.creases import welded, with_creases
-from dreamlift.reading.merge import merged
+from dreamlift.reading.merge import Part, merged
 from dreamlift.reading.pictures import read_plain
 from dreamlift.system.files import expanded
 from dreamlift.types import Mesh
 
 FILE_BYTES = {".glb": 256 << 20, ".gltf": 64 << 20, ".obj": 128 << 20, ".ply": 256 << 20, ".stl": 256 << 20}
-FACES, VERTICES = 500_000, 1_500_000  # of all parts together
-TEXELS = 8192 * 8192  # of all of a file's pictures together
-RADIUS = 0.85  # of the sphere that a mesh is fitted into, world units: the size of the toybox's things
+FACES, VERTICES = 500_000, 1_500_000  # largest numbers over all parts
+TEXELS = 8192 * 8192  # largest number over all of a file's pictures
+RADIUS = 0.85  # of the sphere that a mesh is fitted into, world units: the size of the toybox's objects
 ARCHIVES = {b"PK\x03\x04": "zip", b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z", b"Rar!": "rar"}
 PICTURES = ("PNG", "JPEG", "WEBP")
 Up = Literal["y", "z"]
@@ -33,14 +33,14 @@ Up = Literal["y", "z"]
 
 @dataclass(frozen=True)
 class Origin:
-    """How a mesh was moved: ``world = scale * (turned - offset)``, where ``turned`` has +y up and +z front."""
+    """A loaded mesh's placement: ``world = scale * (file - offset)``, with the file's axes turned to +y up and +z front."""
 
     scale: float
     offset: tuple[float, float, float]  # in the file's own units
     up: Up = "y"  # the file's axis that points up; with "z", its -y is the front (Blender's)
 
     def restored(self, mesh: Mesh) -> Mesh:
-        """The mesh in the file's own coordinates, for an asset that has to fit where the user's mesh was."""
+        """The mesh in the file's own coordinates, so that an asset fits in the place of the user's mesh."""
         vertices = mesh.vertices.astype(np.float64) / self.scale + np.array(self.offset)
         normals = mesh.vertex_normals
         if self.up == "z":
@@ -49,21 +49,21 @@ class Origin:
 
 
 def load_mesh(path: str | Path, up: Up = "y") -> tuple[Mesh, Origin]:
-    """A mesh from a .glb, .gltf (in one file), .obj, .ply or .stl file, centred, in a sphere of radius 0.85.
+    """A mesh from a .glb, .gltf (in one file), .obj, .ply or .stl file, centred and scaled into a sphere of radius 0.85.
 
-    All parts are merged, each in its place. Faces without area are dropped, and a closed mesh that is inside out is turned.
+    All parts are merged. Faces without area are dropped, and a closed mesh that is inside out is reversed.
 
     Args:
-        up: the file's axis that points up; "z" turns it (and -y, the front, to +z). glTF is always "y" by its specification.
+        up: the file's axis that points up; with "z", the front is -y. glTF is always "y" by its specification.
 
     Returns:
         The mesh, with its UVs, base-colour texture or vertex colours, normals, metallic and roughness where the file has
-        them, and the placement that takes it back to the file's own coordinates. Images may repeat: UVs are not limited to
-        [0, 1].
+        them, and the placement that maps it back to the file's own coordinates. Textures may repeat: UVs are not limited
+        to [0, 1].
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not accepted; one line says why, and what is.
+        ValueError: the file is not accepted; one line states why, and what is accepted.
     """
     path = expanded(path)
     try:
@@ -81,8 +81,8 @@ def load_mesh(path: str | Path, up: Up = "y") -> tuple[Mesh, Origin]:
         raise ValueError(f"{str(path)!r} cannot be used as a mesh: {' '.join(str(error).split())}") from None
 
 
-def parse(data: bytes, kind: str, folder: Path) -> Mesh:
-    """The merged mesh in the file's own coordinates, vertices in float64. Raises ValueError."""
+def parse(data: bytes, kind: str, folder: Path) -> Part:
+    """The merged parts in the file's own coordinates. Raises ValueError."""
     beside: text.Beside | None = None
     if kind in (".glb", ".gltf"):
         if kind == ".glb":
@@ -105,7 +105,7 @@ def parse(data: bytes, kind: str, folder: Path) -> Mesh:
 
 
 def check_pictures(pictures: list[bytes] | tuple[bytes, ...]) -> None:
-    """Look at the heads of picture files. Raises ValueError for another kind, or for more texels than are accepted."""
+    """Check the headers of pictures. Raises ValueError for other kinds, or for more texels than are accepted."""
     from PIL import Image
 
     total = 0
@@ -115,31 +115,29 @@ def check_pictures(pictures: list[bytes] | tuple[bytes, ...]) -> None:
                 total += image.width * image.height
         except Image.DecompressionBombError:
             total = TEXELS + 1
-        except Exception as error:  # damaged files fail anywhere, with any exception
+        except Exception as error:  # a damaged file can raise any exception
             raise ValueError(f"a texture is not a readable {', '.join(PICTURES)} picture ({type(error).__name__})") from None
         if total > TEXELS:
             raise ValueError(f"its textures have more than {TEXELS:,} texels together (one of 8192 x 8192): scale them down")
 
 
-def read(data: bytes, kind: str, beside: text.Beside | None, has_normals: bool) -> Mesh:
-    """What trimesh makes of a file that has been checked, merged. Raises ValueError."""
+def read(data: bytes, kind: str, beside: text.Beside | None, has_normals: bool) -> Part:
+    """The merged parts that trimesh reads from a checked file. Raises ValueError."""
     import trimesh
 
     options: dict[str, Any] = {"process": False, "file_type": kind[1:]}
     if kind == ".ply":
-        options["skip_materials"] = True  # it would look for a picture beside the file
+        options["skip_materials"] = True  # or trimesh would look for a picture beside the file
     try:
         scene = trimesh.load_scene(io.BytesIO(data), resolver=beside, **options)
         return merged(scene, has_normals, linear_colors=kind == ".glb")
-    except Exception as error:  # a damaged file can fail anywhere in the reader, with any exception
+    except Exception as error:  # a damaged file can raise any exception in the reader
         raise ValueError(f"it cannot be read ({type(error).__name__}: {str(error)[:200]})") from None
 
 
-def placed(mesh: Mesh, up: Up) -> tuple[Mesh, Origin]:
-    """A mesh in a file's own coordinates as one of dreamlift's world. Raises ValueError for one without a surface."""
-    vertices, faces, normals = np.asarray(mesh.vertices, dtype=np.float64), mesh.faces, mesh.vertex_normals
-    if len(faces) == 0:
-        raise ValueError("it has no faces")
+def placed(part: Part, up: Up) -> tuple[Mesh, Origin]:
+    """A merged part in dreamlift's world, and its placement. Raises ValueError for one that is malformed or has no surface."""
+    vertices, faces, normals = part.vertices, part.faces, part.normals
     if faces.min() < 0 or faces.max() >= len(vertices):
         raise ValueError(f"its faces name vertices {faces.min()} to {faces.max()}, but it has {len(vertices)}")
     if not np.isfinite(vertices[faces]).all() or np.abs(vertices[faces]).max() > 1e30:
@@ -153,21 +151,20 @@ def placed(mesh: Mesh, up: Up) -> tuple[Mesh, Origin]:
         raise ValueError("it has no extent, or too little for its distance from the origin: centre it first")
     scale = RADIUS / size
     vertices = (vertices - offset) * scale
-    # Below this, in squared world units, a face is a line or a point: it shows nothing and has no normal.
+    # Faces below this area, in squared world units, are degenerate: they are invisible and have no normal.
     solid = np.linalg.norm(area_vectors(vertices, faces), axis=1) > 1e-12
     if not solid.any():
         raise ValueError("none of its faces has an area")
     vertices, faces, kept = compact(vertices.astype(np.float32), faces[solid])
-    same = welded(vertices)[faces]  # parts that meet may have vertices of their own there
+    same = welded(vertices)[faces]  # adjacent parts may have separate vertices at the same positions
     if is_closed(same) and signed_volume(vertices, faces) < 0:
         faces = faces[:, ::-1].copy()
         normals = None  # they pointed inwards, or disagreed with the faces
-    rest = {"uvs": mesh.uvs, "vertex_colors": mesh.vertex_colors, "vertex_normals": normals}
-    rest = {name: None if x is None else np.ascontiguousarray(x[kept]) for name, x in rest.items()}
-    found = dataclasses.replace(mesh, vertices=vertices, faces=faces, **rest)
+    uvs, shades, normals = (None if x is None else np.ascontiguousarray(x[kept]) for x in (part.uvs, part.shades, normals))
+    mesh = Mesh(vertices, faces, uvs, part.image, shades, normals, part.metallic, part.roughness, part.surface)
     if normals is None:
-        found = with_creases(found)
-    return found, Origin(scale, (float(offset[0]), float(offset[1]), float(offset[2])), up)
+        mesh = with_creases(mesh)
+    return mesh, Origin(scale, (float(offset[0]), float(offset[1]), float(offset[2])), up)
 
 
 def _z_to_y(vectors: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Files that strangers wrote: OBJ, PLY and STL are looked over before a reader allocates anything for what they announce."""
+"""Checks of untrusted OBJ, PLY and STL files, before a reader allocates memory for the sizes that they declare."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-HEADER_BYTES = 1 << 16  # of a PLY file
-SIDE_FILE_BYTES = 64 << 20  # of a material file, or of a picture beside an OBJ file
+HEADER_BYTES = 1 << 16  # largest header of a PLY file
+SIDE_FILE_BYTES = 64 << 20  # largest material file, or picture, beside an OBJ file
 PLY_SIZES = {
     "char": 1, "uchar": 1, "int8": 1, "uint8": 1, "short": 2, "ushort": 2, "int16": 2, "uint16": 2, "int": 4, "uint": 4,
     "int32": 4, "uint32": 4, "float": 4, "float32": 4, "double": 8, "float64": 8,
@@ -18,22 +18,19 @@ PLY_SIZES = {
 
 
 class Beside(Mapping[str, bytes]):
-    """The files beside an OBJ file that it may use, by name: regular ones in the same folder, nothing else.
-
-    What trimesh asks for goes through here, as its ``resolver``.
-    """
+    """The files that an OBJ file may refer to, by name: regular files in its own folder. It is trimesh's ``resolver``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def __getitem__(self, name: str) -> bytes:
-        """The bytes of a file. Raises ValueError for a name that leads elsewhere, FileNotFoundError where there is none."""
+        """The bytes of a file. Raises ValueError for a path outside the folder, FileNotFoundError if there is no such file."""
         name = plain_name(name)
         try:
             handle = os.open(self.folder / name, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
         except FileNotFoundError:
             raise
-        except OSError as error:  # a link, or not to be read
+        except OSError as error:  # a link, or not readable
             raise ValueError(f"{name!r}, which it names, cannot be used: {error.strerror}; links are not followed") from None
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode) or found.st_size > SIDE_FILE_BYTES:
@@ -52,16 +49,16 @@ class Beside(Mapping[str, bytes]):
 
 
 def plain_name(name: str) -> str:
-    """A file's name without any folder ("./" in front is allowed). Raises ValueError for a path that leads elsewhere."""
+    """A file's name without a folder (a leading "./" is removed). Raises ValueError for any other path."""
     name = name.strip().removeprefix("./")
-    # Without control characters, and without ":", which means a drive or a second stream on Windows.
+    # Control characters are refused, and ":", which means a drive or an alternate stream on Windows.
     if not name or name in (".", "..") or re.search(r"[/\\:\x00-\x1f]", name):
         raise ValueError(f"it names the file {name[:80]!r}; only files in its own folder are opened: give the bare name")
     return name
 
 
 def check_obj(data: bytes, beside: Beside, max_faces: int, max_vertices: int) -> list[bytes]:
-    """Check an OBJ file and the files that it names; returns the pictures among these. Raises ValueError."""
+    """Check an OBJ file and the files that it refers to; returns the pictures among these. Raises ValueError."""
     if b"\0" in data[: 1 << 16]:
         raise ValueError("it is not text, as an OBJ file is")
     faces, vertices = (len(re.findall(rb"(?m)^[ \t]*" + kind + rb"[ \t]", data)) for kind in (b"f", b"v"))
@@ -71,7 +68,7 @@ def check_obj(data: bytes, beside: Beside, max_faces: int, max_vertices: int) ->
         try:
             material = beside[line.decode("utf-8", "replace")]
         except FileNotFoundError:
-            continue  # shapes are often sent around without their materials
+            continue  # OBJ files are often shared without their materials
         for named in re.findall(rb"(?im)^[ \t]*map_Kd([^\r\n]*)", material):
             try:
                 pictures.append(beside[named.decode("utf-8", "replace")])
@@ -81,7 +78,7 @@ def check_obj(data: bytes, beside: Beside, max_faces: int, max_vertices: int) ->
 
 
 def check_ply(data: bytes, max_faces: int, max_vertices: int) -> None:
-    """Check that a PLY file can hold what its header announces. Raises ValueError."""
+    """Check that a PLY file is large enough for the counts in its header. Raises ValueError."""
     end = data.find(b"end_header", 0, HEADER_BYTES)
     if not data.startswith(b"ply") or end < 0:
         raise ValueError(f"it has no PLY header within its first {HEADER_BYTES >> 10} KiB")
@@ -98,7 +95,7 @@ def check_ply(data: bytes, max_faces: int, max_vertices: int) -> None:
         elif words[:1] == ["property"]:
             if not seen or len(words) < 3 or words[1] not in {*PLY_SIZES, "list"}:
                 raise ValueError(f"its header has the line {' '.join(words)[:80]!r}, which is no property of a known type")
-            # At least: of a list, the number that says how long it is.
+            # A lower bound: of a list, the size of its count.
             sizes[seen] += PLY_SIZES.get(words[2] if words[1] == "list" else words[1], 1)
     for name, count in counts.items():
         each = 2 if ascii_file else max(1, sizes[name])
@@ -109,7 +106,7 @@ def check_ply(data: bytes, max_faces: int, max_vertices: int) -> None:
 
 
 def check_stl(data: bytes, max_faces: int) -> None:
-    """Check that an STL file, binary or text, holds as many triangles as it says. Raises ValueError."""
+    """Check the number of triangles of an STL file, binary or text. Raises ValueError."""
     said = struct.unpack_from("<I", data, 80)[0] if len(data) >= 84 else -1
     if 84 + 50 * said == len(data):
         check_counts(said, 3 * said, max_faces, 3 * max_faces)
@@ -121,7 +118,7 @@ def check_stl(data: bytes, max_faces: int) -> None:
 
 
 def check_counts(faces: int, vertices: int, max_faces: int, max_vertices: int) -> None:
-    """Raises ValueError for an empty or too large mesh."""
+    """Raises ValueError for an empty mesh or one that is too large."""
     if faces == 0:
         raise ValueError("it has no faces")
     if faces > max_faces or vertices > max_vertices:

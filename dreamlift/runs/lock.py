@@ -1,125 +1,170 @@
-"""One process a run folder: a lock file that says who holds it, and that outlives neither its process nor its boot."""
+"""One process per run folder: ``.lock`` records who holds it, and expires.
+
+The record (JSON: pid, host, boot id, start of the process, since, renewed, token) is read and written under a file lock of
+the library filelock, so that two processes cannot take it over at once. Its holder writes it anew every ``RENEW`` seconds.
+It is valid on its own host while the process lives (same boot id, pid and start time; no zombie), and on another host, where
+processes cannot be looked up, for ``VALID`` seconds after its last renewal. The age of a renewal is the modification time of
+a new file minus the record's: one clock, the file system's (or its server's), so the hosts' clocks may differ. ``renewed``,
+by the holder's clock, is not compared. An age below ``-VALID`` counts as expired: a clock set back must not block a folder.
+The lock file exists only in use: its holder deletes it, which is safe as filelock >= 3.30 drops a lock on a deleted file and
+deletes none itself. Without flock, a soft lock (a file that exists while held) replaces it, and is deleted after ``VALID``.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import math
 import os
 import secrets
 import socket
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, SoftFileLock
 
 from dreamlift.runs.checkpoints import RunError
 from dreamlift.system.files import atomic_write_text
 
-NAME = ".lock"
+NAME, GUARD, SOFT = ".lock", ".lock.guard", ".lock.soft"
+NAMES = frozenset({NAME, GUARD, SOFT})  # they do not count as content of a run folder
+RENEW, VALID, WAIT = 30.0, 300.0, 10.0  # seconds: between renewals, of another host's record, for the guard
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Lock:
-    """A held lock."""
+    """A held lock. A forked child, with another pid than the record, neither renews nor releases it."""
 
     path: Path
-    pid: int  # a forked child has another, and must not release its parent's lock
-    token: str
+    record: dict[str, Any]
+    lost: bool = False  # another process took the lock over: this one must stop writing to the folder
+    stop: threading.Event = field(default_factory=threading.Event, repr=False)
+    thread: threading.Thread = field(init=False, repr=False)
 
 
 def acquire(folder: Path) -> Lock:
-    """Take the lock of ``folder``; that of a process that is gone is taken over.
+    """Lock ``folder`` and keep the record renewed; one that is no longer valid is replaced.
 
     Raises:
-        RunError: another process holds it, or may hold it (it runs on another machine, where this one cannot look).
-        OSError: the lock file cannot be written.
+        RunError: another process holds the lock, or may hold it (on another host, with a record renewed recently).
+        OSError: the record cannot be read or written, or another process keeps its guard for ``WAIT`` seconds.
     """
-    path = folder / NAME
-    with _one_at_a_time(folder):
-        holder = _read(path)
-        if holder and _may_live(holder):
+    host, since, token = socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"), secrets.token_hex(8)
+    record = {"pid": os.getpid(), "host": host, "boot": _boot_id(), "started": _started(os.getpid())}
+    lock = Lock(folder / NAME, {**record, "since": since, "token": token})
+    with _guard(folder):
+        if (holder := _read(lock.path)) and (left := _seconds_left(holder, folder)) > 0:
             who = f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
-            raise RunError(
-                f"{folder} is in use by {who}: wait for it or choose another --out"
-                + (f" (if that machine is gone, delete {path})" if holder["host"] != socket.gethostname() else "")
-            )
-        token = secrets.token_hex(8)
-        mine = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "boot": _boot_id(),
-            "started": _started(os.getpid()),
-            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "token": token,
-        }
-        atomic_write_text(path, json.dumps(mine))
-    return Lock(path, os.getpid(), token)
+            text = f"{folder} is in use by {who}: wait for it or choose another --out"
+            if not math.isinf(left):
+                minutes, gone = math.ceil(left / 60), "process" if holder["host"] == host else "machine"
+                text += f" (if that {gone} is gone, it is free again in {minutes} minute{'s' * (minutes > 1)})"
+            raise RunError(text)
+        _write(lock)
+    lock.thread = threading.Thread(target=_keep_renewing, args=(lock,), name="dreamlift-lock", daemon=True)
+    lock.thread.start()
+    return lock
 
 
 def release(lock: Lock) -> None:
-    """Give the lock back. Nothing happens where it is no longer this process's (or the folder was deleted)."""
-    holder = _read(lock.path)
-    if os.getpid() == lock.pid and holder and holder["token"] == lock.token:
-        with contextlib.suppress(OSError):
+    """Stop renewing and delete the record, unless it is another process's by now or the folder was deleted."""
+    if os.getpid() != lock.record["pid"]:
+        return
+    lock.stop.set()
+    lock.thread.join(WAIT)
+    with contextlib.suppress(OSError), _guard(lock.path.parent):
+        if (holder := _read(lock.path)) and holder["token"] == lock.record["token"]:
             lock.path.unlink()
 
 
+def _keep_renewing(lock: Lock) -> None:
+    while not lock.lost and not lock.stop.wait(RENEW):
+        # On a full disk, and in a read-only or deleted folder, the next renewal tries again.
+        with contextlib.suppress(OSError), _guard(lock.path.parent):
+            holder = _read(lock.path)
+            # No record: deleted by hand, or by a process that replaced it after it had expired and has finished since.
+            lock.lost = holder["token"] != lock.record["token"] if holder else time.time() - lock.record["renewed"] > VALID
+            if not lock.lost and not lock.stop.is_set():
+                _write(lock)
+
+
+def _write(lock: Lock) -> None:
+    record = {**lock.record, "renewed": time.time()}
+    atomic_write_text(lock.path, json.dumps(record))
+    lock.record = record
+
+
 def _read(path: Path) -> dict[str, Any] | None:
-    """Who holds the lock. None for no lock or an unreadable one: locks are written whole, so nobody holds that."""
+    """The record, and when it was "modified"; None: missing or invalid. OSError: unreadable, so its holder may live."""
     try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
-        holder["pid"] = int(holder["pid"])
+        with open(path, encoding="utf-8") as file:
+            holder = json.load(file)
+            holder["pid"], holder["modified"] = int(holder["pid"]), os.fstat(file.fileno()).st_mtime
         return holder if all(isinstance(holder[k], str) for k in ("host", "boot", "started", "since", "token")) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
 
-def _may_live(holder: dict[str, Any]) -> bool:
-    if holder["host"] != socket.gethostname():
-        return True
-    if holder["boot"] != _boot_id() or holder["pid"] <= 0:
-        return False  # the machine was restarted since (or the file is not one of ours)
-    if os.name == "nt":
-        return True  # os.kill(pid, 0) would end the process there
+def _seconds_left(holder: dict[str, Any], folder: Path) -> float:
+    """How long the record is valid without a renewal: infinite for a living process, 0 for one that is gone."""
+    here = holder["host"] == socket.gethostname()
+    if here and (holder["boot"] != _boot_id() or holder["pid"] <= 0):
+        return 0.0  # the machine was restarted since, or the file is not one of ours
+    if not here or os.name == "nt":  # os.kill(pid, 0) would end the process on Windows
+        age = _age(holder["modified"], folder)
+        return VALID - age if abs(age) < VALID else 0.0
     try:
-        os.kill(holder["pid"], 0)
-    except PermissionError:
-        return True
+        with contextlib.suppress(PermissionError):  # another user's process
+            os.kill(holder["pid"], 0)
     except (ProcessLookupError, OverflowError):
-        return False
-    # The number may have been given to a new process since: that one started at another time.
-    return _started(holder["pid"]) in (holder["started"], "")
+        return 0.0
+    # The pid may have been reused since: the new process has another start time.
+    return math.inf if _started(holder["pid"]) in (holder["started"], "") else 0.0
+
+
+def _age(modified: float, folder: Path) -> float:
+    """Seconds since ``modified``, by the clock of the file system."""
+    with tempfile.TemporaryFile(dir=folder, prefix=".tmp-") as new:
+        return os.fstat(new.fileno()).st_mtime - modified
 
 
 def _started(pid: int) -> str:
-    """When a process started, in ticks since boot; "gone" for a zombie; "" where the system does not tell."""
-    try:
+    """Start time of a process in ticks since boot; "gone" for a zombie; "" where the system does not tell."""
+    with contextlib.suppress(OSError):
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "gone" if fields[0] in "ZX" else fields[19]
+        return "gone" if fields[0] in "ZX" else fields[19]
+    return ""
 
 
 def _boot_id() -> str:
-    try:
+    with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
+    return ""
 
 
 @contextlib.contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Two processes that find the same stale lock must not both take it over (best effort: not on Windows)."""
+def _guard(folder: Path) -> Iterator[None]:
+    """The critical section. OSError: no folder, no access, or not free for ``WAIT`` seconds (filelock.Timeout)."""
+    folder.stat()  # a missing folder is an error here; filelock would create it
+    soft = folder / SOFT
     try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
+        held = FileLock(folder / GUARD, WAIT, fallback_to_soft=False).acquire(poll_interval=0.01)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP):
+            raise
+        with contextlib.suppress(FileNotFoundError):
+            if abs(_age(soft.stat().st_mtime, folder)) > VALID:  # it is held for milliseconds: its process is gone
+                soft.unlink()
+        held = SoftFileLock(soft, WAIT).acquire(poll_interval=0.01)
     try:
-        with contextlib.suppress(OSError):  # some network filesystems have no flock
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(descriptor)  # which gives the flock back
+        with contextlib.suppress(OSError), held:  # which releases it
+            if os.name != "nt":  # filelock deletes it there
+                (folder / GUARD).unlink()

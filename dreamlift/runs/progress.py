@@ -1,4 +1,4 @@
-"""How a run is shown: a live bar on a terminal, a plain line now and then elsewhere, or JSON events for programs."""
+"""How a run is shown: a live bar on a terminal, a plain line every few seconds elsewhere, or JSON events for programs."""
 
 from __future__ import annotations
 
@@ -6,15 +6,56 @@ import json
 import math
 import sys
 import time
-from typing import Any, Protocol
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
-from dreamlift.types import Step
+from dreamlift.types import Event, Note, StageBegan, Step
 
 PLAIN_EVERY = 5.0  # seconds between two plain lines
 
 
-class Reporter(Protocol):
-    """Where a run's news go."""
+class Reporter(ABC):
+    """Consumes the news of a run. Subclass it to log elsewhere; :class:`Several` sends them to more than one."""
+
+    @abstractmethod
+    def stage(self, name: str) -> None:
+        """A part of the run begins, such as a stage of it, or meshing."""
+
+    @abstractmethod
+    def step(self, step: Step, total: int) -> None:
+        """A step of ``total`` was done."""
+
+    @abstractmethod
+    def note(self, text: str) -> None:
+        """Something that the user should know, in one line."""
+
+    @abstractmethod
+    def done(self, summary: dict[str, Any]) -> None:
+        """The run, or another command, has ended well; ``summary`` are its plain results."""
+
+    def begin(self, folder: Path, settings: dict[str, Any]) -> None:
+        """The run's folder is there; ``settings`` is the config as plain data."""
+        return
+
+    def event(self, event: Event, total: int) -> None:
+        """An event of :func:`dreamlift.lifting.lift`, passed on to the method for it."""
+        if isinstance(event, StageBegan):
+            if event.count > 1:
+                self.stage(f"stage {event.number + 1} of {event.count}")
+        elif isinstance(event, Note):
+            self.note(event.text)
+        else:
+            self.step(event, total)
+            if event.note:
+                self.note(event.note)
+
+
+class Silent(Reporter):
+    """Shows nothing."""
 
     def stage(self, name: str) -> None: ...
 
@@ -25,7 +66,34 @@ class Reporter(Protocol):
     def done(self, summary: dict[str, Any]) -> None: ...
 
 
-class Plain:
+class Several(Reporter):
+    """Passes everything on to several reporters, in order."""
+
+    def __init__(self, *reporters: Reporter) -> None:
+        self.reporters = reporters
+
+    def stage(self, name: str) -> None:
+        for reporter in self.reporters:
+            reporter.stage(name)
+
+    def step(self, step: Step, total: int) -> None:
+        for reporter in self.reporters:
+            reporter.step(step, total)
+
+    def note(self, text: str) -> None:
+        for reporter in self.reporters:
+            reporter.note(text)
+
+    def done(self, summary: dict[str, Any]) -> None:
+        for reporter in self.reporters:
+            reporter.done(summary)
+
+    def begin(self, folder: Path, settings: dict[str, Any]) -> None:
+        for reporter in self.reporters:
+            reporter.begin(folder, settings)
+
+
+class Plain(Reporter):
     """One line every few seconds, on standard error."""
 
     def __init__(self) -> None:
@@ -51,7 +119,7 @@ class Plain:
             print(f"{name}: {value}", file=sys.stderr, flush=True)
 
 
-class Json:
+class Json(Reporter):
     """One JSON object a line, on standard output."""
 
     def stage(self, name: str) -> None:
@@ -67,7 +135,7 @@ class Json:
         _emit({"event": "done", **summary})
 
 
-class Live:
+class Live(Reporter):
     """A progress bar that stays in place."""
 
     def __init__(self) -> None:
@@ -104,11 +172,22 @@ class Live:
             self.console.print(f"{name}: {value}", highlight=False, markup=False, soft_wrap=True)
 
 
-def choose(as_json: bool) -> Reporter:
-    """The reporter for this process: JSON if asked for, a bar if a person looks on, else plain lines."""
-    if as_json:
-        return Json()
-    return Live() if sys.stderr.isatty() else Plain()
+def choose(as_json: bool, logs: Sequence[str] = ()) -> Reporter:
+    """The reporter for this process: JSON if asked for, a bar if a person looks on, else plain lines; and the ``logs``.
+
+    Args:
+        logs: of "tensorboard" and "wandb".
+
+    Raises:
+        ValueError: what a log needs is not installed.
+    """
+    shown = Json() if as_json else Live() if sys.stderr.isatty() else Plain()
+    if not logs:
+        return shown
+    from dreamlift.runs.tensorboard import TensorBoard
+    from dreamlift.runs.wandb import WandB
+
+    return Several(shown, *({"tensorboard": TensorBoard, "wandb": WandB}[name]() for name in dict.fromkeys(logs)))
 
 
 def describe(step: Step, total: int, seconds: float, first: int) -> str:
@@ -134,3 +213,21 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(entry) for key, entry in value.items()}
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def warnings_to(reporter: Reporter) -> Iterator[None]:
+    """Show the package's own warnings as notes, at once and each once; other libraries' mean nothing to a user."""
+    own, seen = str(Path(__file__).parents[1]), set()
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *_: Any, **__: Any) -> None:
+        text = str(message)
+        if filename.startswith(own) and text not in seen:
+            seen.add(text)
+            reporter.note(text)
+
+    with warnings.catch_warnings():
+        for category in (UserWarning, RuntimeWarning):
+            warnings.simplefilter("always", category)
+        warnings.showwarning = show
+        yield

@@ -31,17 +31,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from dreamlift.config.build import load_yaml
+from dreamlift.config.schema import Config
+from dreamlift.prompts import check_prompt
 from dreamlift.runs import checkpoints
 from dreamlift.runs import lock as locks
 from dreamlift.runs.checkpoints import RunError
+from dreamlift.stages.base import SavedState
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text, expanded
 
-__all__ = ["Run", "RunError", "Stop", "check_prompt", "read_metrics", "slugify", "stop_signals"]
+__all__ = ["Run", "RunError", "Stop", "read_metrics", "slugify", "stop_signals"]
 
 SCHEMA = 1
-MAX_CHARACTERS = 1000
-MAX_BYTES = 4096
-_OVERRIDES = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they make a text look like another one
 _WINDOWS = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])", re.IGNORECASE)
 
 
@@ -134,25 +135,24 @@ class Run:
         """Release the lock."""
         locks.release(self.lock)
 
-    def save_checkpoint(self, step: int, state: Mapping[str, Any]) -> Path:
+    def save_checkpoint(self, step: int, saved: SavedState) -> Path:
         """Write the state after ``step`` finished steps. Errors as :func:`dreamlift.runs.checkpoints.save_checkpoint`."""
         # First the lines that lead up to it: a checkpoint on disk must not be ahead of its own log.
         with contextlib.suppress(OSError), open(self.folder / "metrics.jsonl", "rb") as file:
             os.fsync(file.fileno())
-        path = checkpoints.save_checkpoint(self.folder / "checkpoints", step, state, self.config_hash, self.keep)
+        path = checkpoints.save_checkpoint(self.folder / "checkpoints", step, saved.to_dict(), self.config_hash, self.keep)
         self.event("checkpoint", {"step": step})
         return path
 
-    def load_latest(self) -> tuple[int, dict[str, Any]] | None:
-        """The newest whole checkpoint, as :func:`dreamlift.runs.checkpoints.load_latest` finds it."""
-        return checkpoints.load_latest(self.folder / "checkpoints", self.config_hash)
+    def load_latest(self) -> SavedState | None:
+        """The newest whole checkpoint; None where none was saved yet. Errors as
+        :func:`dreamlift.runs.checkpoints.load_latest`."""
+        found = checkpoints.load_latest(self.folder / "checkpoints", self.config_hash)
+        return None if found is None else SavedState.from_dict(found[1])
 
-    def resume(self, found: tuple[int, dict[str, Any]] | None = None) -> tuple[int, dict[str, Any]]:
-        """(step to go on with, state), with the metrics cut back to that step; (0, {}) where nothing was saved yet.
-
-        ``found`` is what :meth:`load_latest` gave, so that the files need not be read again.
-        """
-        step, state = found or self.load_latest() or (0, {})
+    def resume(self, saved: SavedState | None) -> None:
+        """Go on from ``saved`` (None: from the beginning): the metrics are cut back to its step. Raises RunError."""
+        step = saved.index if saved else 0
         path = self.folder / "metrics.jsonl"
         kept = [line for line in read_metrics(self.folder) if line["step"] < step]
         try:
@@ -160,7 +160,6 @@ class Run:
         except OSError as error:
             raise checkpoints.explain("write", path, error) from error
         self.event("resumed", {"step": step})
-        return step, state
 
     def status(self) -> dict[str, Any]:
         """What ``run.json`` holds."""
@@ -185,34 +184,6 @@ class Run:
             atomic_write_text(path, text + "\n")
         except OSError as error:
             raise checkpoints.explain("write", path, error) from error
-
-
-def check_prompt(text: str) -> str:
-    """The prompt without outer spaces, in Unicode's composed form (NFC).
-
-    Raises:
-        ValueError: empty, too long (1000 characters or 4096 bytes), more than one line, or with characters that are
-            not text; one line with the fix.
-    """
-    if not isinstance(text, str):
-        raise TypeError(f"the prompt must be text, got {type(text).__name__}")
-    prompt = unicodedata.normalize("NFC", text).strip()
-    for place, character in enumerate(prompt):
-        category = unicodedata.category(character)
-        if character in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029":
-            raise ValueError("the prompt has more than one line: write it on one, or use a prompts file for several")
-        if category in ("Cc", "Cs") or character in _OVERRIDES:
-            kind = "a text-direction override" if character in _OVERRIDES else "a control character"
-            raise ValueError(f"the prompt has {kind} (U+{ord(character):04X}) at character {place + 1}: remove it")
-    if not any(unicodedata.category(character)[0] in "LMNPS" for character in prompt):
-        raise ValueError('the prompt is empty: describe the object, such as "a ceramic mug"')
-    size = len(prompt.encode("utf-8"))
-    if len(prompt) > MAX_CHARACTERS or size > MAX_BYTES:
-        raise ValueError(
-            f"the prompt has {len(prompt)} characters ({size} bytes), accepted: at most {MAX_CHARACTERS} characters"
-            f" ({MAX_BYTES} bytes); models read about 77 tokens of it: shorten it"
-        )
-    return prompt
 
 
 def slugify(prompt: str) -> str:
@@ -383,3 +354,28 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def check_out(out: Path | None) -> None:
+    """Refuse a folder that holds something already, before the prior is loaded (``Run.create`` looks once more).
+
+    Raises:
+        ValueError: one line with the fix.
+    """
+    folder = None if out is None else expanded(out)
+    if folder is None or not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file: give --out a new or an empty folder")
+    if (folder / "run.json").exists():
+        raise ValueError(f"{folder} holds a run already: `dreamlift resume {folder}`, or give --out another folder")
+    if _content(folder):
+        raise ValueError(f"{folder} is not empty, and nothing is overwritten: give --out a new or an empty folder")
+
+
+def read_config(folder: Path) -> Config:
+    """The ``config.yaml`` of a run. Raises ValueError where there is none, or one that cannot be read."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ValueError(f"{folder} is not a run folder: it has no config.yaml")
+    return load_yaml(Config, path.read_text(encoding="utf-8"))

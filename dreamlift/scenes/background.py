@@ -1,8 +1,8 @@
-"""What lies behind the object: one colour, a new random colour for every view, or a learned sphere of colour.
+"""Backgrounds: one colour, a random colour per view, or a learned environment of the ray direction.
 
-Random colours keep a field from hiding fog or holes against a backdrop that it knows (Dream Fields, Jain et al. 2022,
-section 3.3). The learned sphere is DreamFusion's small MLP on the encoded ray direction (Poole et al. 2022, section
-3.2), which random colours replace in a part of the steps (threestudio's ``random_aug``).
+Random colours prevent a field from hiding fog or holes against a known background (Dream Fields, Jain et al. 2022, section
+3.3). The learned background is DreamFusion's small MLP on the encoded ray direction (Poole et al. 2022, section 3.2); random
+colours replace it in a share of the training views (threestudio's ``random_aug``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dreamlift.scenes.base import ParamGroup
 
 @dataclass(frozen=True)
 class Solid:
-    """One colour."""
+    """A constant background colour."""
 
     color: tuple[float, float, float] = (1.0, 1.0, 1.0)  # sRGB in [0, 1]
 
@@ -29,10 +29,10 @@ class Solid:
 
 @dataclass(frozen=True)
 class Random:
-    """A new colour for every view while training; ``color`` in pictures of a scene in ``eval()``."""
+    """A random colour per training view; ``color`` in ``eval()`` mode."""
 
-    probability: float = 1.0  # share of the views that get a random colour; the others get ``color``
-    color: tuple[float, float, float] = (1.0, 1.0, 1.0)  # sRGB in [0, 1]
+    probability: float = 1.0  # share of the training views with a random colour; the others show `color`
+    color: tuple[float, float, float] = (1.0, 1.0, 1.0)  # sRGB in [0, 1]; the colour of all views outside training
 
     def build(self, rng: torch.Generator) -> Background:
         return Background(self.color, self.probability, None)
@@ -42,17 +42,17 @@ class Random:
 class Learned:
     """A small MLP on the frequency-encoded ray direction."""
 
-    hidden: int = 16  # width of its two layers (threestudio: 2 x 16)
-    frequencies: int = 2  # octaves of the encoding: the backdrop must not draw the object
-    random_probability: float = 0.5  # share of the training views whose backdrop is a random colour instead
-    shared: bool = False  # one draw for all views of a step (MVDream: views that are seen together have one backdrop)
-    lr: float = 1e-3
+    hidden: int = 16  # width of the MLP's two hidden layers (threestudio: 2 x 16)
+    frequencies: int = 2  # octaves of the direction encoding; few, so that the background cannot depict the object
+    random_probability: float = 0.5  # share of the training views whose background is a random colour instead
+    shared: bool = False  # one random draw for all views of a step, so that they share a background (MVDream)
+    lr: float = 1e-3  # learning rate of the MLP (Adam)
 
     def build(self, rng: torch.Generator) -> Background:
         sizes = [3 + 6 * self.frequencies, self.hidden, self.hidden, 3]
         layers: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise(sizes):
-            # Drawn from rng; nn.Linear's own initialisation would use torch's global generator.
+            # Drawn from rng: nn.Linear's own initialisation would use torch's global generator.
             layer: nn.Linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)  # pyright: ignore[reportAssignmentType]
             limit = math.sqrt(6.0 / fan_in)
             layer.weight.data = (torch.rand(fan_out, fan_in, generator=rng) * 2 - 1) * limit
@@ -65,7 +65,7 @@ BACKGROUNDS = {"solid": Solid, "random": Random, "learned": Learned}
 
 
 class Background(nn.Module):
-    """A colour or a network, and how often random colours take its place in training."""
+    """A colour or an MLP, replaced by random colours in a share of the training views."""
 
     color: Tensor
 
@@ -78,7 +78,7 @@ class Background(nn.Module):
         self.register_buffer("color", torch.tensor(color), persistent=False)
 
     def forward(self, directions: Tensor, rng: torch.Generator) -> Tensor:
-        """Colours ``(B, H, W, 3)`` in [0, 1] behind unit ``directions (B, H, W, 3)``; random in training mode only."""
+        """Colours ``(B, H, W, 3)`` in [0, 1] for unit ``directions (B, H, W, 3)``; random in training mode only."""
         views = directions.shape[0]
         if self.network is None:
             base = self.color.expand_as(directions)
@@ -95,7 +95,7 @@ class Background(nn.Module):
         return torch.where(chosen, draw[:, None, None, :3].expand_as(base), base)
 
     def behind(self, given: Tensor | None, directions: Tensor, rng: torch.Generator) -> Tensor:
-        """What broadcasts to colours ``(B, H, W, 3)``: ``given``, see :meth:`Scene.render`, or else this background's own."""
+        """Background colours that broadcast to ``(B, H, W, 3)``: ``given`` (see :meth:`Scene.render`), else this one's."""
         if given is None:
             return self(directions, rng)
         given = given.to(directions)

@@ -1,8 +1,8 @@
-"""What every 3D representation offers: it renders, it changes between steps, and it can be meshed.
+"""The interface of all 3D representations: rendering, regularisers, updates between steps, mesh extraction.
 
-A scene is an ``nn.Module``. Whatever changes during a run (an occupancy grid, the active level) is a buffer or a
-parameter, so ``state_dict()`` restores a scene exactly, and all randomness comes from the CPU generator that is passed
-in, so a resumed run repeats the interrupted one bit by bit.
+A scene is an ``nn.Module``. All state that changes during a run (occupancy grid, active level) is a buffer or a parameter,
+so ``state_dict()`` restores a scene exactly. All random numbers come from the CPU generator that the caller passes, so a
+resumed run equals an uninterrupted one bit for bit.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from dreamlift.texturing.extract import Extract
-from dreamlift.types import Cameras, Mesh, RenderOutput, Shading
+from dreamlift.types import Cameras, Mesh, RenderOutput, Shading, Splats
 
 
 class ParamGroup(TypedDict):
-    """One group of parameters, as ``torch.optim`` takes it."""
+    """One parameter group of a ``torch.optim`` optimiser."""
 
     name: str
     params: list[nn.Parameter]
@@ -30,6 +30,8 @@ class Scene(nn.Module, ABC):
     """A differentiable 3D scene inside the cube ``[-bounds, bounds]^3``."""
 
     bounds: float = 1.0  # half the cube's edge, world units
+    # The mesh from to_mesh keeps the faces of the initial mesh: it has not been decimated to the face budget.
+    keeps_own_faces: ClassVar[bool] = False
 
     @abstractmethod
     def render(
@@ -46,16 +48,16 @@ class Scene(nn.Module, ABC):
 
         Args:
             cameras: B cameras, on any device.
-            rng: CPU generator; used in training mode only (a scene in ``eval()`` renders without noise).
-            shading: one light a view; None is the plain albedo.
-            background: ``(3,)``, ``(B, 3)`` or ``(B, H, W, 3)`` in [0, 1] instead of the scene's own background.
-            progress: how much of the run is done, 0..1, for scenes whose rendering depends on it.
-            normals: also render world normals.
+            rng: CPU generator; used in training mode only (rendering in ``eval()`` mode is deterministic).
+            shading: one point light per view; None renders the albedo.
+            background: ``(3,)``, ``(B, 3)`` or ``(B, H, W, 3)`` in [0, 1]; replaces the scene's own background.
+            progress: completed fraction of the run, 0..1, for scenes whose rendering depends on it.
+            normals: also render world-space normals.
         """
 
     @abstractmethod
     def regularize(self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None) -> dict[str, Tensor]:
-        """Raw, unweighted scalar terms of a training render; ``only`` names those that are wanted (None: all)."""
+        """Unweighted scalar regularisers of a training render, by name; ``only`` selects some of them (None: all)."""
 
     @abstractmethod
     def param_groups(self) -> list[ParamGroup]:
@@ -65,12 +67,12 @@ class Scene(nn.Module, ABC):
     def after_step(
         self, index: int, progress: float, rng: torch.Generator, render: RenderOutput, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Housekeeping after optimiser step ``index``: occupancy, coarse-to-fine, densification.
+        """Update the state that is not trained after optimiser step ``index``: occupancy, active levels, densification.
 
         Args:
-            progress: how much of the run is done, 0..1.
-            render: what was rendered in this step, after ``backward()``.
-            optimizer: its moments of values that are replaced here must be replaced too.
+            progress: completed fraction of the run, 0..1.
+            render: the render of this step, after ``backward()``.
+            optimizer: a scene that replaces parameter values must also reset their moments in it.
         """
 
     @abstractmethod
@@ -78,46 +80,54 @@ class Scene(nn.Module, ABC):
         """The scene as a textured mesh, on the CPU.
 
         Raises:
-            EmptySceneError: there is nothing to see in the scene.
+            EmptySceneError: the scene has no surface.
         """
+
+    def to_splats(self) -> Splats | None:
+        """The scene as 3D Gaussians, on the CPU; None for representations without Gaussians."""
+        return None
 
 
 @dataclass(frozen=True)
 class StepShape:
-    """What decides how much memory a step's renders take."""
+    """The quantities that determine the memory of one step's renders."""
 
     views: int
     side: int  # pixels
     device: str = "cpu"  # "cpu", "cuda" or "mps"
-    normals: bool = False  # whether they are lit, or a term looks at normals
-    terms: frozenset[str] = frozenset()  # the regularisers that are ever on
+    normals: bool = False  # whether shading or a regulariser needs normals
+    terms: frozenset[str] = frozenset()  # the regularisers whose weight is ever positive
 
 
 @dataclass(frozen=True)
 class SceneSettings(ABC):
-    """Settings of a scene: a frozen dataclass that :meth:`build` makes the scene of."""
+    """Settings of a scene: a frozen dataclass; :meth:`build` creates the scene."""
 
-    takes_start: ClassVar[bool] = True  # whether it can begin with a mesh
-    needs_start: ClassVar[bool] = False  # whether it can begin with nothing else
-    keeps_start: ClassVar[bool] = False  # whether its faces, and what is painted on them, are those of that mesh
-    terms: ClassVar[tuple[str, ...]] = ()  # the regularisers that its scene has
+    takes_initial_mesh: ClassVar[bool] = True  # whether build accepts an initial mesh
+    needs_initial_mesh: ClassVar[bool] = False  # whether build requires an initial mesh
+    keeps_initial_mesh: ClassVar[bool] = False  # whether the initial mesh's geometry is fixed and only its look is trained
+    terms: ClassVar[tuple[str, ...]] = ()  # names of the scene's regularisers
+
+    def resolved(self) -> SceneSettings:
+        """The same settings with absolute paths. Raises ValueError where a file cannot be used."""
+        return self
 
     @abstractmethod
-    def build(self, rng: torch.Generator, device: torch.device | str = "cpu", start: Mesh | None = None) -> Scene:
+    def build(self, rng: torch.Generator, device: torch.device | str = "cpu", initial_mesh: Mesh | None = None) -> Scene:
         """A new scene.
 
         Args:
             rng: CPU generator that draws the initial parameters.
-            start: what the scene begins as (the last stage's result, or a user's mesh), inside ``[-1, 1]^3``; None
-                begins with the scene's own blob.
+            initial_mesh: the previous stage's result or a user's mesh, inside ``[-1, 1]^3``; None starts from the scene's
+                own initial shape.
 
         Raises:
-            ValueError: this kind of scene needs a start and has none, or cannot begin with one.
+            ValueError: this kind of scene requires an initial mesh and none is given, or it does not accept one.
         """
 
     @abstractmethod
-    def values(self) -> int:
-        """How many numbers the scene trains."""
+    def parameter_count(self) -> int:
+        """Number of trained scalars, without the background's."""
 
     @abstractmethod
     def step_bytes(self, shape: StepShape) -> int:
@@ -125,8 +135,8 @@ class SceneSettings(ABC):
 
     @abstractmethod
     def picture_bytes(self, device: str) -> int:
-        """Live bytes of pictures rendered without gradients, or of meshing; what each does at once is bounded."""
+        """Live bytes of renders without gradients, or of meshing; both work in chunks of bounded size."""
 
     @abstractmethod
-    def thrifty(self) -> SceneSettings | None:
-        """The same scene with what saves memory switched on; None where nothing does."""
+    def low_memory(self) -> SceneSettings | None:
+        """The same settings with memory-saving options switched on; None if there are none."""

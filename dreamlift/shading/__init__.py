@@ -1,1 +1,1 @@
-"""Light and how surfaces reflect it."""
+"""Lights, environments, and reflection models of surfaces."""

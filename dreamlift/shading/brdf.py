@@ -1,4 +1,4 @@
-"""How a surface reflects light: glTF 2.0's metallic-roughness material, under a point light and under an environment.
+"""Reflection by glTF 2.0's metallic-roughness material, under a point light and under an environment.
 
 With the half vector h between the direction l to the light and v to the camera, and alpha = roughness^2,
 
@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, normalize
 
-SMALLEST = 1e-4  # of cosines: at the horizon nothing is divided by 0
-TABLE = 32  # entries a side of the table of A and B
+SMALLEST = 1e-4  # lower bound of cosines in denominators
+TABLE = 32  # entries per side of the table of A and B
 
 
 def dots(a: Tensor, b: Tensor) -> Tensor:
-    """Scalar products ``(..., 1)`` of ``(..., 3)``."""
+    """Dot products ``(..., 1)`` of ``a, b (..., 3)``."""
     return (a * b).sum(dim=-1, keepdim=True)
 
 
@@ -47,7 +47,7 @@ def smith(nl: Tensor, nv: Tensor, roughness: Tensor) -> Tensor:
 
 
 def schlick(f0: Tensor, vh: Tensor) -> Tensor:
-    """The share F of the light that a microfacet reflects at once, at cosine ``vh``."""
+    """The Fresnel reflectance F of a microfacet at cosine ``vh``."""
     return f0 + (1 - f0) * (1 - vh.clamp(0, 1)) ** 5
 
 
@@ -57,7 +57,7 @@ def split(base: Tensor, metallic: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reflectance(base: Tensor, roughness: Tensor, metallic: Tensor, n: Tensor, l: Tensor, v: Tensor) -> Tensor:  # noqa: E741
-    """f(l, v) ``(..., 3)``, in 1/sr; 0 where the light or the camera is behind the surface.
+    """f(l, v) ``(..., 3)``, in 1/sr; 0 where the light or the camera lies behind the surface.
 
     Args:
         base: ``(..., 3)`` linear, in [0, 1]. roughness, metallic: ``(..., 1)`` in [0, 1].
@@ -76,16 +76,16 @@ def reflectance(base: Tensor, roughness: Tensor, metallic: Tensor, n: Tensor, l:
 def point_light(
     base: Tensor, roughness: Tensor, metallic: Tensor, n: Tensor, points: Tensor, light: Tensor, v: Tensor
 ) -> Tensor:
-    """Linear radiance ``(N, 3)`` under a light at ``light (3,)`` that gives a white matt surface that faces it radiance 1.
+    """Linear radiance ``(N, 3)`` under a light at ``light (3,)`` that gives radiance 1 to a white diffuse surface facing it.
 
-    As DreamFusion's light, it does not fade with distance.
+    As in DreamFusion, the light does not fall off with distance.
     """
     toward = normalize(light - points, dim=-1)
     return math.pi * reflectance(base, roughness, metallic, n, toward, v) * dots(n, toward).clamp_min(0)
 
 
 def hammersley(count: int) -> Tensor:
-    """``(count, 2)`` points evenly in [0, 1)^2: i / N and i with its binary digits mirrored (Hammersley 1960)."""
+    """``(count, 2)`` low-discrepancy points in [0, 1)^2: (i + 1/2) / N and i's binary digits mirrored (Hammersley 1960)."""
     index = torch.arange(count)
     mirrored, scale = torch.zeros(count, dtype=torch.float64), 0.5
     for bit in range(max(1, (count - 1).bit_length())):
@@ -95,7 +95,7 @@ def hammersley(count: int) -> Tensor:
 
 
 def sampled_halves(count: int, roughness: float) -> Tensor:
-    """``(count, 3)`` half vectors around +z, drawn in proportion to D times their cosine (Walter et al., eq. 35-36)."""
+    """``(count, 3)`` half vectors around +z with a density of D times their cosine (Walter et al., equations 35-36)."""
     u = hammersley(count)
     cosine2 = (1 - u[:, 0]) / (1 + (roughness**4 - 1) * u[:, 0])
     sine, angle = (1 - cosine2).clamp_min(0).sqrt(), 2 * math.pi * u[:, 1]
@@ -106,7 +106,7 @@ def sampled_halves(count: int, roughness: float) -> Tensor:
 def specular_table(samples: int = 512) -> Tensor:
     """A and B as ``(1, 2, TABLE, TABLE)`` float32, by rows of roughness and columns of n.v, both from 0 to 1.
 
-    int f_spec n.l dl = f_0 A + B: the specular reflectance under light that is the same from everywhere.
+    int f_spec n.l dl = f_0 A + B: the specular reflectance under a uniform environment.
     """
     nv = torch.linspace(0, 1, TABLE, dtype=torch.float64).clamp_min(1e-3)
     v = torch.stack([(1 - nv**2).sqrt(), torch.zeros_like(nv), nv], dim=1)
@@ -124,7 +124,7 @@ def specular_table(samples: int = 512) -> Tensor:
 
 
 def specular_scale(nv: Tensor, roughness: Tensor) -> tuple[Tensor, Tensor]:
-    """A and B ``(N, 1)`` at ``nv, roughness (N, 1)`` in [0, 1]; differentiable in both."""
+    """A and B ``(N, 1)`` at ``nv, roughness (N, 1)`` in [0, 1], bilinear in the table; differentiable in both."""
     where = torch.cat([nv, roughness], dim=1) * 2 - 1
     table = specular_table().to(nv)
     found = grid_sample(table, where[None, None], mode="bilinear", padding_mode="border", align_corners=True)

@@ -1,14 +1,15 @@
-"""Light from all around: a panorama, its diffuse part in nine numbers, its glossy part as a stack of blurred panoramas.
+"""Environment light: a panorama, prefiltered to nine coefficients (diffuse) and a stack of blurred panoramas (glossy).
 
 Diffuse: the panorama's second-order spherical harmonics L_lm give the irradiance of a surface with normal n as
 
     E(n) = sum_lm A_l L_lm Y_lm(n),        A_0, A_1, A_2 = pi, 2 pi / 3, pi / 4
 
 (Ramamoorthi and Hanrahan 2001, "An Efficient Representation for Irradiance Environment Maps", equation 9,
-https://doi.org/10.1145/383259.383317). Glossy: for each of several roughnesses the panorama, weighted by the GGX lobe around a
-direction r that is taken for the normal and the camera's too (Karis 2013, "Real Shading in Unreal Engine 4").
+https://doi.org/10.1145/383259.383317). Glossy: for each of several roughnesses, the panorama weighted by the GGX lobe around a
+direction r, under the approximation n = v = r (Karis 2013, "Real Shading in Unreal Engine 4").
 
-Panoramas are equirectangular: the middle column is the front (+z), a quarter further right +x, the first row is up.
+Panoramas are equirectangular: the middle column is the front (+z), +x lies a quarter of the width to its right, the first row
+is up.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from dreamlift.reading.pictures import read_plain
 from dreamlift.shading import brdf
 from dreamlift.shading.brdf import dots
 
-HEIGHT = 64  # rows of the panorama that light is taken from
-LOBE_HEIGHT = 32  # rows of the blurred ones
-ROUGHNESSES = (0.0, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0)
-FILE_BYTES, SIDE = 64 << 20, 8192  # of a user's panorama
+HEIGHT = 64  # rows of the panorama
+LOBE_HEIGHT = 32  # rows of the blurred panoramas
+ROUGHNESSES = (0.0, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0)  # of the blurred panoramas
+FILE_BYTES, SIDE = 64 << 20, 8192  # largest size of a user's panorama, and its largest width in pixels
 
 
 def panorama_directions(height: int) -> tuple[Tensor, Tensor]:
-    """Unit directions ``(h, 2 h, 3)`` of a panorama's texels, and the solid angles ``(h, 2 h)`` that they take (sum 4 pi)."""
+    """Unit directions ``(h, 2 h, 3)`` of a panorama's texels, and the texels' solid angles ``(h, 2 h)`` (sum 4 pi)."""
     polar = (torch.arange(height, dtype=torch.float64) + 0.5) * math.pi / height
     azimuth = ((torch.arange(2 * height, dtype=torch.float64) + 0.5) / height - 1) * math.pi
     polar, azimuth = torch.meshgrid(polar, azimuth, indexing="ij")
@@ -46,10 +47,10 @@ def panorama_directions(height: int) -> tuple[Tensor, Tensor]:
 
 
 def studio(directions: Tensor) -> Tensor:
-    """Linear radiance ``(..., 3)`` of a photographer's studio in unit ``directions (..., 3)``, made of formulas.
+    """Linear radiance ``(..., 3)`` of an analytic photo studio in unit ``directions (..., 3)``.
 
-    A large soft key light at the front right above, a weaker cool one at the left, a rim light behind, bright walls and a
-    darker floor. A white matt surface has radiance 0.5 (below) to about 1 (toward the key light).
+    It has a large soft key light at the upper front right, a weaker cool fill light at the left, a rim light behind, bright
+    walls and a darker floor. A white diffuse surface has radiance 0.5 (facing down) to about 1 (facing the key light).
     """
     up = directions[..., 1:2]
     walls = 0.62 + 0.22 * up + 0.06 * up.square()
@@ -78,7 +79,7 @@ def harmonics(n: Tensor) -> Tensor:
 
 
 def irradiance_numbers(panorama: Tensor) -> Tensor:
-    """A_l L_lm ``(9, 3)`` of a ``panorama (h, 2 h, 3)``: E(n) is their sum, each times Y_lm(n)."""
+    """The coefficients A_l L_lm ``(9, 3)`` of a ``panorama (h, 2 h, 3)``: E(n) is their sum weighted by Y_lm(n)."""
     directions, angles = panorama_directions(panorama.shape[0])
     weights = harmonics(directions) * angles[..., None]
     projected = torch.einsum("hwk,hwc->kc", weights, panorama.double())
@@ -87,7 +88,7 @@ def irradiance_numbers(panorama: Tensor) -> Tensor:
 
 
 def blurred(panorama: Tensor, roughness: float, height: int = LOBE_HEIGHT) -> Tensor:
-    """The ``panorama (h, 2 h, 3)`` under the GGX lobe of a roughness, ``(height, 2 height, 3)``."""
+    """The ``panorama (h, 2 h, 3)`` filtered by the GGX lobe of a roughness, ``(height, 2 height, 3)``."""
     around, angles = panorama_directions(panorama.shape[0])
     around, light = around.reshape(-1, 3).float(), panorama.reshape(-1, 3).float()
     directions = panorama_directions(height)[0].reshape(-1, 3).float()
@@ -101,13 +102,13 @@ def blurred(panorama: Tensor, roughness: float, height: int = LOBE_HEIGHT) -> Te
 
 
 class Environment(nn.Module):
-    """Light from a panorama. Nothing in it is trained, and nothing of it is saved: the settings say which one it is."""
+    """Light from a panorama. It has no parameters and is not saved in checkpoints: the settings define it."""
 
-    irradiance: Tensor  # (9, 3)
-    lobes: Tensor  # (1, 3, roughnesses, rows, columns + 2), the first and the last column doubled around the seam
+    irradiance: Tensor  # (9, 3) coefficients of :func:`irradiance_numbers`
+    lobes: Tensor  # (1, 3, roughnesses, rows, columns + 2), the first and the last column repeated across the seam
 
     def __init__(self, panorama: Tensor) -> None:
-        """``panorama (h, 2 h, 3)``: linear radiance, 0 or more."""
+        """``panorama (h, 2 h, 3)``: linear radiance, not negative."""
         super().__init__()
         sharp = adaptive_avg_pool2d(panorama.permute(2, 0, 1)[None].float(), (LOBE_HEIGHT, 2 * LOBE_HEIGHT))
         sharp = sharp[0].permute(1, 2, 0)
@@ -117,11 +118,11 @@ class Environment(nn.Module):
         self.register_buffer("lobes", pad(stack, (1, 1, 0, 0, 0, 0), mode="circular"), persistent=False)
 
     def diffuse(self, n: Tensor) -> Tensor:
-        """Irradiance over pi ``(N, 3)`` on surfaces with unit normals ``n (N, 3)``: the radiance of a white matt one."""
+        """Irradiance over pi ``(N, 3)`` at unit normals ``n (N, 3)``: the radiance of a white diffuse surface."""
         return (harmonics(n) @ self.irradiance.to(n) / math.pi).clamp_min(0)
 
     def glossy(self, r: Tensor, roughness: Tensor) -> Tensor:
-        """Radiance ``(N, 3)`` around unit directions ``r (N, 3)``, blurred for ``roughness (N, 1)``, which gets a gradient."""
+        """Radiance ``(N, 3)`` around unit directions ``r (N, 3)``, blurred by ``roughness (N, 1)``; differentiable in both."""
         columns = self.lobes.shape[-1]
         x = torch.atan2(r[:, 0], r[:, 2]) / math.pi * ((columns - 2) / columns)
         y = torch.acos(r[:, 1].clamp(-1, 1)) * (2 / math.pi) - 1
@@ -143,12 +144,12 @@ class Environment(nn.Module):
         c_diff, f0 = brdf.split(base, metallic)
         a, b = brdf.specular_scale(nv, roughness)
         specular = f0 * a + b
-        # What the surface reflects at once does not reach its colour below: light is never gained.
+        # The diffuse part gets the light that the specular part does not reflect, so that energy is conserved.
         return (1 - specular) * c_diff * self.diffuse(n) + specular * self.glossy(2 * dots(n, v) * n - v, roughness)
 
 
 def turned(vectors: Tensor, angle: Tensor) -> Tensor:
-    """``vectors (N, 3)`` turned about +y by ``angle ()`` radians, from +z toward +x."""
+    """``vectors (N, 3)`` rotated about +y by ``angle ()`` radians, from +z toward +x."""
     x, y, z = vectors.unbind(dim=-1)
     c, s = angle.cos(), angle.sin()
     return torch.stack([c * x + s * z, y, c * z - s * x], dim=-1)
@@ -156,12 +157,12 @@ def turned(vectors: Tensor, angle: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=4)
 def load_environment(path: str, brightness: float = 1.0) -> Environment:
-    """The studio where ``path`` is "", or else a panorama file (PNG or JPEG, sRGB, twice as wide as high).
+    """The light of a panorama file (PNG or JPEG, sRGB, twice as wide as high), or of the :func:`studio` if ``path`` is "".
 
-    A file's light is scaled so that a white matt surface shows 0.75 on average, times ``brightness``.
+    A file's light is scaled so that a white diffuse surface has a mean radiance of 0.75 times ``brightness``.
 
     Raises:
-        ValueError: the file is not there, or not such a picture.
+        ValueError: the file does not exist, or is not such a picture.
     """
     if not path:
         return Environment(studio(panorama_directions(HEIGHT)[0]).float() * brightness)

@@ -1,10 +1,10 @@
 """Diffuse shading by a point light (DreamFusion, Poole et al. 2022, section 3.1, https://arxiv.org/abs/2209.14988).
 
-With the unit normal ``n`` and a point light at ``l``,
+At a point x with unit normal n, for a point light at l,
 
-    colour = albedo * (ambient + (1 - ambient) * max(0, n . (l - x) / |l - x|))
+    colour = albedo * (ambient + (1 - ambient) * max(0, n . (l - x) / |l - x|)),
 
-where albedo is white for a "textureless" picture.
+where the albedo is white in a "textureless" picture. :class:`~dreamlift.types.Shading` mixes this with the plain albedo.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dreamlift.types import Shading
 
 
 def shade(albedo: Tensor, normal: Tensor | None, points: Tensor, view: Tensor, shading: Shading) -> Tensor:
-    """Colours ``(N, 3)`` of surface points or samples, lit by the light of the view that each belongs to.
+    """Colours ``(N, 3)`` of surface points or samples, each lit by the light of its view.
 
     Args:
         albedo: ``(N, 3)`` in [0, 1], sRGB. normal: ``(N, 3)`` unit length; None leaves the points unlit.

@@ -1,1 +1,1 @@
-"""What dreamlift needs of the machine: files, compiled kernels, process settings."""
+"""Access to the machine: atomic file writes, compiled CPU kernels, process settings."""

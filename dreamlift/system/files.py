@@ -1,7 +1,7 @@
-"""Writing files so that a crash, a full disk or a power cut leaves either the old file or the new one, never a half.
+"""Atomic file writes: a crash, a full disk or a power cut leaves either the old file or the new one, never a part of it.
 
 The new bytes go to a temporary name in the same folder (a rename is atomic only within one filesystem), reach the disk
-(``fsync``), take the final name (``os.replace``), and then the folder itself is synced, so that the rename survives.
+(``fsync``) and take the final name (``os.replace``). Then the folder itself is synced, so that the rename survives.
 The order follows "All File Systems Are Not Created Equal" (Pillai et al. 2014),
 https://www.usenix.org/conference/osdi14/technical-sessions/presentation/pillai.
 """
@@ -15,22 +15,22 @@ from pathlib import Path
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """The path with ``~`` and ``~user`` in front replaced by that home folder.
+    """The path with a leading ``~`` or ``~user`` replaced by the home folder.
 
     Raises:
-        ValueError: there is no such user, or the home folder is not known.
+        ValueError: there is no such user, or the home folder is unknown.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError:
         name = Path(path).parts[0]
         raise ValueError(
-            f"{str(path)!r}: there is no home folder {name}; write the whole path, or ./{name} for a name"
+            f"{str(path)!r}: there is no home folder {name}; write the whole path, or ./{name} for a file of that name"
         ) from None
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write ``data`` to ``path``, whole or not at all.
+    """Write ``data`` to ``path`` completely or not at all.
 
     Raises:
         FileNotFoundError: the folder does not exist (it is not created: a deleted run folder must not come back).
@@ -39,13 +39,13 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"the folder {path.parent} does not exist: create it before writing {path.name}")
-    # A short name of its own: the target's name plus a suffix could pass the filesystem's limit of 255 bytes.
+    # Not the target's name with a suffix, which could exceed the filesystem's limit of 255 bytes.
     temporary = path.parent / f".tmp-{secrets.token_hex(8)}"
     try:
         _write_and_sync(temporary, data)
         os.replace(temporary, path)
     except OSError as error:
-        # Name the file that was asked for: the temporary name means nothing to the reader of the message.
+        # Name the target: the temporary name would mean nothing to the user.
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         with contextlib.suppress(OSError):
@@ -54,12 +54,12 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write ``text`` as UTF-8, without changing its newlines, whole or not at all. Errors as the bytes' writer."""
+    """Write ``text`` as UTF-8, newlines unchanged. Errors as in :func:`atomic_write_bytes`."""
     atomic_write_bytes(path, text.encode("utf-8"))
 
 
 def _write_and_sync(path: Path, data: bytes) -> None:
-    """A new file with the user's usual permissions (``tempfile`` would make it private), flushed to the disk."""
+    """Create a file with the user's default permissions (``tempfile`` would make it private), and flush it to the disk."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     with os.fdopen(os.open(path, flags, 0o666), "wb") as file:
         file.write(data)

@@ -1,11 +1,11 @@
-"""How kernels are compiled for a CPU, and spread over threads.
+"""Compilation of CPU kernels by numba, and their parallel execution on a thread pool.
 
 numba is optional (``pip install "dreamlift[fast]"``): without it :func:`fast_kernels_available` is false and the torch
-twins run. The kernels are plain serial loops over a range ``[low, high)`` that release the GIL, and :func:`spread`
-hands ranges to a thread pool. That compiles several times faster than numba's own ``parallel=True``, leaves torch's
-threads alone, and keeps every sum in a fixed order: results do not depend on the number of threads.
+twins run. The kernels are serial loops over a range ``[low, high)`` that release the GIL; :func:`parallel_ranges` runs
+them on a thread pool. This compiles several times faster than numba's own ``parallel=True``, does not interfere with torch's
+threads, and keeps every sum in a fixed order, so that results do not depend on the number of threads.
 
-``DREAMLIFT_KERNELS=0`` in the environment switches the kernels off.
+``DREAMLIFT_KERNELS=0`` in the environment disables the kernels.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ except ImportError:  # the extra "fast" is not installed
 
 
 def compiled(function: Callable) -> Callable:
-    """``function`` as machine code, kept in a cache on disk where some cache folder is writable."""
+    """``function`` compiled to machine code, cached on disk if a cache folder is writable; unchanged without numba."""
     if numba is None:
         return function
-    # No "nnan": an index computed from a nan must still be clamped into its range.
+    # Without "nnan": an index computed from a NaN must still be clamped into its range.
     options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "arcp", "nsz"}}
     try:
         return numba.njit(cache=True, **options)(function)
@@ -39,30 +39,30 @@ def compiled(function: Callable) -> Callable:
 
 
 def fast_kernels_available() -> bool:
-    """Whether the compiled kernels can be used at all; :func:`usable` asks for particular tensors."""
+    """Whether compiled kernels are available; :func:`usable` also checks the tensors."""
     return numba is not None and os.environ.get("DREAMLIFT_KERNELS", "1") != "0"
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether the kernels take these tensors: float32 on a CPU."""
+    """Whether the kernels accept these tensors: float32 on a CPU."""
     return fast_kernels_available() and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
 
 
 @functools.lru_cache(maxsize=1)
 def _pool(process: int, workers: int) -> ThreadPoolExecutor:
-    # Keyed by the process, as threads do not survive a fork.
+    # Keyed by the process, since threads do not survive a fork.
     return ThreadPoolExecutor(workers, thread_name_prefix="dreamlift")
 
 
 def workers() -> int:
-    """How many threads share a kernel's work: torch's own setting."""
+    """The number of threads that share a kernel's work: torch's setting."""
     return max(1, torch.get_num_threads())
 
 
-def spread(task: Callable[[int, int], object], total: int, least: int) -> list:
+def parallel_ranges(task: Callable[[int, int], object], total: int, least: int) -> list:
     """Call ``task(low, high)`` on consecutive ranges that cover ``range(total)``, each of at least ``least`` items.
 
-    Returns the results in order. The work must not write to the same place from two ranges.
+    Returns the results in order. Two ranges must not write to the same memory.
     """
     parts = max(1, min(workers(), total // max(least, 1)))
     if parts == 1:
@@ -75,5 +75,5 @@ def spread(task: Callable[[int, int], object], total: int, least: int) -> list:
 
 
 def array(tensor: Tensor) -> np.ndarray:
-    """A contiguous tensor's memory as an array."""
+    """A CPU tensor's memory as a contiguous array; it is copied only if the tensor is not contiguous."""
     return tensor.detach().contiguous().numpy()

@@ -1,8 +1,8 @@
-"""Settings of the process that must be made before torch is imported; this file imports nothing heavy.
+"""Process settings that must be made before torch is imported; this file imports nothing heavy.
 
-Two defaults cost a CPU run more than half its time: OpenMP threads that spin while they wait (on a busy machine they
-steal the time of the threads that work), and glibc's malloc, which returns every large tensor to the system when it is
-freed, so that each step pays for thousands of page faults.
+Two defaults cost a CPU run more than half its time: OpenMP threads spin while they wait, which on a busy machine takes time
+from working threads; and glibc's malloc returns every large tensor's memory to the system when it is freed, so that each step
+causes thousands of page faults.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 
 def tune_process(top_pad: int = 64 << 20) -> bool:
-    """Let idle OpenMP threads sleep, and let malloc keep what it has; call it before torch is imported.
+    """Let idle OpenMP threads sleep and malloc keep freed memory; call this before torch is imported.
 
-    A variable ``OMP_WAIT_POLICY`` that is already set stays as it is. Returns whether malloc was tuned: on systems
-    without glibc that part is skipped.
+    An ``OMP_WAIT_POLICY`` that is already set is kept. Returns whether malloc was tuned, which needs glibc.
 
     Args:
-        top_pad: bytes that malloc asks for beyond what it needs, each time it grows.
+        top_pad: extra bytes that malloc requests each time its heap grows.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not sys.platform.startswith("linux"):
@@ -35,5 +34,5 @@ def tune_process(top_pad: int = 64 << 20) -> bool:
     except (OSError, AttributeError):  # another C library, such as musl
         return False
     mallopt.argtypes, mallopt.restype = [ctypes.c_int, ctypes.c_int], ctypes.c_int
-    # Large blocks from the heap instead of mmap, and a heap that is not cut back: freed memory is used again.
+    # Large blocks come from the heap instead of mmap, and the heap does not shrink: freed memory is reused.
     return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1) and mallopt(M_TOP_PAD, top_pad))

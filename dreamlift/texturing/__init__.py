@@ -1,1 +1,1 @@
-"""Textures of meshes: unwrap, bake, transfer."""
+"""Textures of meshes: unwrapping, baking, sampling, transfer between meshes, drawing."""

@@ -1,8 +1,8 @@
 """Baking a colour field into the texture of a mesh.
 
-Every texel whose centre lies in a UV triangle gets the colour of the surface point that it shows; charts are then grown
-into the empty texels around them, so that neither bilinear lookups nor coarse mip levels bring in a background.
-UVs follow glTF: v = 0 is the upper edge of the texture's first row.
+Every texel whose centre lies in a UV triangle gets the colour of the surface point there. The empty texels around the charts
+are then inpainted, so that neither bilinear lookups nor coarse mip levels mix in a background. UVs follow glTF: v = 0 is the
+upper edge of the texture's first row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamlift.meshing.geometry import check_mesh, with_normals
+from dreamlift.meshing.geometry import with_normals
 from dreamlift.raster.visibility import box_pairs
 from dreamlift.texturing.unwrap import unwrap
 from dreamlift.types import Mesh
@@ -23,21 +23,20 @@ ColorFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 def bake(mesh: Mesh, color_function: ColorFunction, size: int = 1024, padding: int = 8, chunk: int = 65536) -> Mesh:
-    """The mesh with the texture ``(size, size, 3)`` of a colour field; it is unwrapped first if it has no UVs.
+    """The mesh with a texture ``(size, size, 3)`` of a colour field. A mesh without UVs is unwrapped first.
 
     Args:
         color_function: ``(points (N, 3), normals (N, 3)) -> (N, 3)`` sRGB in [0, 1] (clamped); N is at most ``chunk``.
-            It gets float32 tensors on the CPU and is called without gradients.
+            Its arguments are float32 on the CPU; it is called without gradients.
         size: texels along each side.
-        padding: how many texels the charts grow outwards; what then is still empty gets the mean colour.
+        padding: width of the inpainted border around each chart, in texels; other empty texels get the mean colour.
 
     Raises:
-        EmptySceneError, ValueError: a malformed mesh, or a colour of the wrong shape or not finite.
+        ValueError: colours of a wrong shape or not finite, or no texel lies in a UV triangle.
     """
     if mesh.uvs is None:
         mesh = unwrap(mesh, size)
     mesh = with_normals(mesh)
-    check_mesh(mesh)
     assert mesh.uvs is not None
     assert mesh.vertex_normals is not None
     texel, face, bary = rasterize_uvs(mesh.uvs, mesh.faces, size)
@@ -53,13 +52,16 @@ def bake(mesh: Mesh, color_function: ColorFunction, size: int = 1024, padding: i
             points = (weights * vertices[corners[part]]).sum(dim=1)
             directions = torch.nn.functional.normalize((weights * normals[corners[part]]).sum(dim=1), dim=-1)
             image[texel[part]] = _checked(color_function(points, directions), len(points))
-    image = spread(image, texel, size, padding)
+    image = inpaint_texels(image, texel, size, padding)
     return replace(mesh, base_color=(image * 255 + 0.5).to(torch.uint8).numpy())
 
 
 def rasterize_uvs(uvs: np.ndarray, faces: np.ndarray, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The texels whose centres lie in a UV triangle: numbers ``(N,)`` (row * size + column), each once, faces ``(N,)``
-    and barycentrics ``(N, 3)`` float32. Where triangles overlap, the lower face wins.
+    """The texels whose centres lie in a UV triangle, each once.
+
+    Returns:
+        Their numbers ``(N,)`` (row * size + column), faces ``(N,)`` and barycentrics ``(N, 3)`` float32. Where triangles
+        overlap, the lower face number wins.
     """
     corners = torch.from_numpy(uvs.astype(np.float64))[torch.from_numpy(faces).long()] * size  # (F, 3, 2) in texels
     a, b, c = corners.unbind(dim=1)
@@ -81,23 +83,26 @@ def rasterize_uvs(uvs: np.ndarray, faces: np.ndarray, size: int) -> tuple[Tensor
         owners.append(owner[inside])
         weights.append(bary[inside].float())
     texel, owner, weight = torch.cat(texels), torch.cat(owners), torch.cat(weights)
-    # Pairs come in the order of the faces; a stable sort keeps the lowest face first among those of one texel.
+    # Pairs are in the order of the faces, so a stable sort puts the lowest face of a texel first.
     texel, order = torch.sort(texel, stable=True)
     first = torch.ones(len(texel), dtype=torch.bool)
     first[1:] = texel[1:] != texel[:-1]
     return texel[first], owner[order][first], weight[order][first]
 
 
-def spread(image: Tensor, texel: Tensor, size: int, padding: int) -> Tensor:
-    """``image (size * size, 3)``, of which ``texel (N,)`` are set, as ``(size, size, 3)``; :func:`grow` fills the others."""
+def inpaint_texels(image: Tensor, texel: Tensor, size: int, padding: int) -> Tensor:
+    """``image (size * size, 3)``, of which ``texel (N,)`` are set, as ``(size, size, 3)``; :func:`grow` fills the rest."""
     filled = torch.zeros(size * size, dtype=torch.bool)
     filled[texel] = True
     return grow(image.view(size, size, 3), filled.view(size, size), padding)
 
 
 def grow(image: Tensor, filled: Tensor, steps: int) -> Tensor:
-    """``image (H, W, 3)`` with the empty texels around ``filled (H, W)`` set to the mean of their filled neighbours,
-    ``steps`` times; what is still empty gets the mean of the filled ones."""
+    """``image (H, W, 3)`` with its texels outside ``filled (H, W)`` inpainted.
+
+    In each of ``steps`` steps, empty texels beside filled ones get the mean of their filled neighbours. Those that are still
+    empty afterwards get the mean of the original filled texels.
+    """
     mean = image[filled].mean(dim=0)
     value = (image * filled[..., None]).permute(2, 0, 1)[None]
     weight = filled.to(image.dtype)[None, None]
@@ -113,7 +118,7 @@ def grow(image: Tensor, filled: Tensor, steps: int) -> Tensor:
 
 
 def _checked(color: Tensor, count: int) -> Tensor:
-    """The colours, on the CPU and in range."""
+    """The colours ``(count, 3)`` on the CPU, clamped to [0, 1]."""
     if color.shape != (count, 3):
         raise ValueError(f"the colour function must return ({count}, 3) for {count} points, not {tuple(color.shape)}")
     color = color.detach().float().cpu()

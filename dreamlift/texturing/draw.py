@@ -1,4 +1,8 @@
-"""Pictures of a finished mesh with its textures, for round-trip checks, previews and tests. They have no gradients."""
+"""Renders of a finished mesh with its textures, for round-trip checks, previews and tests; without gradients.
+
+Visibility is exact (:mod:`dreamlift.raster.exact`), textures are sampled bilinearly, and pixels are averaged over a regular
+grid of samples.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dreamlift.cameras import rescaled
-from dreamlift.meshing.geometry import area_vectors, check_mesh, with_normals
+from dreamlift.meshing.geometry import area_vectors, with_normals
 from dreamlift.raster.exact import Fragments, rasterize
 from dreamlift.shading.lambert import shade
 from dreamlift.texturing.normal_map import perturbed_normals
@@ -21,21 +25,17 @@ def render_mesh(
     shading: Shading | None = None,
     supersample: int = 2,
 ) -> RenderOutput:
-    """Pictures of a mesh with its texture (bilinear), or else its vertex colours, or else mid grey; lit by its normal map.
+    """Renders of a mesh on the CPU: its texture, or else its vertex colours, or else mid grey.
 
     Args:
-        background: a number, ``(B, 3)``, or what broadcasts to ``(B, H, W, 3)``, in [0, 1].
-        shading: as for a scene's renders; None shows the plain base colour.
-        supersample: samples a pixel along each axis, averaged in sRGB as the scenes' own renders are.
-
-    Raises:
-        EmptySceneError, ValueError: the mesh is empty or malformed.
+        background: a number, ``(B, 3)``, or a tensor that broadcasts to ``(B, H, W, 3)``, in [0, 1].
+        shading: as for a scene's renders, with the normal map if there is one; None shows the plain base colour.
+        supersample: samples per pixel along each axis, averaged in sRGB as in the scenes' own renders.
     """
-    check_mesh(mesh)
     fine = rescaled(cameras.to("cpu"), supersample)
     each = [slice(i, i + 1) for i in range(len(cameras))]
     parts = [_shade(mesh, rasterize(mesh.vertices, mesh.faces, fine[i]), fine[i], shading and shading[i]) for i in each]
-    # (B, H, W, 8): colour, opacity, depth, normal, all times the coverage
+    # (B, H, W, 8): colour, opacity, depth, normal, all weighted by coverage
     mean = torch.cat([_box_filter(part, supersample) for part in parts])
     backdrop = torch.as_tensor(background, dtype=mean.dtype).cpu()
     if backdrop.ndim == 2:
@@ -44,13 +44,13 @@ def render_mesh(
     return RenderOutput(
         rgb=mean[..., :3] + (1 - opacity) * backdrop,
         opacity=opacity,
-        depth=mean[..., 4:5] / opacity.clamp_min(1e-6),  # the mean over what is hit; 0 where nothing is
+        depth=mean[..., 4:5] / opacity.clamp_min(1e-6),  # mean over the samples that hit the mesh; 0 without a hit
         normal=mean[..., 5:8],
     )
 
 
 def _shade(mesh: Mesh, fragments: Fragments, camera: Cameras, shading: Shading | None) -> Tensor:
-    """``(1, H, W, 8)`` of one view: colour, coverage, depth and normal, 0 where there is no face."""
+    """``(1, H, W, 8)`` of one view: colour, coverage, depth, normal; 0 where there is no face."""
     shape = fragments.faces.shape
     hit = torch.nonzero(fragments.faces.flatten() >= 0).flatten()
     face = fragments.faces.flatten()[hit]

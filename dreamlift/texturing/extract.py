@@ -1,11 +1,10 @@
-"""From a density field to a finished mesh: isosurface, floaters, holes, smoothing, face budget, unwrap, bake.
+"""From a density field to a finished mesh: isosurface, removal of floaters, hole filling, smoothing, decimation, baking.
 
-A scene of another kind comes in at :func:`finish_surface` with a fine surface and its colours, and a mesh that is finished
-already is brought by :func:`fulfil` to what the settings ask of any asset.
+Scenes without a density field enter at :func:`finish_surface` with a fine surface and its colours. :func:`finalize` applies to
+a scene's mesh those settings that the scene itself has not applied.
 
-The texture is not the field's colour *at* the surface, which renders show only in part: it is the colour that a short ray
-through the surface collects, by the same quadrature as the renderer's (Max 1995), so that the mesh looks like the
-renders.
+The texture is not the field's colour *at* the surface, of which renders show only a part. It is the colour that a short ray
+through the surface collects, by the renderer's own quadrature (Max 1995), so that the mesh looks like the renders.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from dreamlift.meshing.watertight import fill_holes, is_watertight, make_waterti
 from dreamlift.texturing.bake import ColorFunction, bake
 from dreamlift.texturing.normal_map import bake_normal_map
 from dreamlift.texturing.transfer import Appearance, mean_finish
-from dreamlift.texturing.unwrap import unwrap
+from dreamlift.texturing.unwrap import MIN_SIZE, unwrap
 from dreamlift.types import Mesh
 
 Density = Callable[[Tensor], Tensor]  # (N, 3) -> (N,)
@@ -36,19 +35,19 @@ Albedo = Callable[[Tensor], Tensor]  # (N, 3) -> (N, 3) sRGB
 class Extract:
     """How a scene becomes a mesh."""
 
-    resolution: int = 128  # grid points a side on which the density is sampled
-    threshold: float | None = None  # density of the surface; None finds the one whose outlines match the renders
-    faces: int = 10_000  # face budget
-    texture_size: int = 1024  # texels a side
-    smooth: int = 4  # Taubin iterations against the grid's stairs; 0 switches it off
-    keep_parts: float = 0.05  # loose parts smaller than this share of the largest one's area are dropped
-    depth: float = 0.06  # how far below the surface the colour is collected, world units
+    resolution: int = 128  # grid points per side at which the density is sampled
+    threshold: float | None = None  # density of the surface; None chooses the one whose outlines match the renders
+    faces: int = 10_000  # largest number of faces
+    texture_size: int = 1024  # texels per side
+    smooth: int = 4  # iterations of Taubin smoothing, against the grid's steps; 0: none
+    keep_parts: float = 0.05  # separate parts with less than this share of the largest part's area are removed
+    depth: float = 0.06  # depth below the surface over which colour is collected, world units
     watertight: bool = False  # close every hole, so that the mesh bounds a solid
-    texture: bool = True  # false: no UVs and no pictures, but a colour a vertex
-    normal_map: bool = False  # bake the shading of the mesh before decimation into a tangent-space picture
+    texture: bool = True  # false: vertex colours instead of UVs and textures
+    normal_map: bool = False  # bake the normals of the mesh before decimation into a tangent-space normal map
 
     def __post_init__(self) -> None:
-        for name, low, high in (("resolution", 8, 512), ("faces", 4, 5_000_000), ("texture_size", 16, 8192)):
+        for name, low, high in (("resolution", 8, 512), ("faces", 4, 5_000_000), ("texture_size", MIN_SIZE, 8192)):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} is {getattr(self, name)}; accepted: {low} to {high}")
         if not 0.0 <= self.keep_parts <= 1.0:
@@ -63,7 +62,8 @@ def mesh_of_field(density: Density, albedo: Albedo, bounds: float, settings: Ext
     """The textured mesh of a field inside ``[-bounds, bounds]^3``.
 
     Raises:
-        EmptySceneError: there is nothing to see in the field.
+        EmptySceneError: the field is nearly transparent everywhere, or below the threshold.
+        ValueError: as :func:`finish_surface`.
     """
     grid = sample_grid(density, bounds, settings.resolution)
     vertices, faces = surface_of_density(grid, (-bounds,) * 3, (bounds,) * 3, settings.threshold)
@@ -74,10 +74,10 @@ def mesh_of_field(density: Density, albedo: Albedo, bounds: float, settings: Ext
 
 
 def finish_surface(fine: Mesh, color: ColorFunction, settings: Extract) -> Mesh:
-    """The finished mesh of a fine surface (geometry only, no seams) with its colours in the world.
+    """The finished mesh of a fine surface (geometry only, no seams) with its colours as a function of world positions.
 
     Raises:
-        EmptySceneError, ValueError: the surface is empty or malformed, or cannot be closed as the settings ask.
+        ValueError: the surface is inside out, or cannot be closed as the settings require.
     """
     fine = fill_holes(remove_floaters(fine, settings.keep_parts))
     if settings.watertight:
@@ -90,14 +90,14 @@ def finish_surface(fine: Mesh, color: ColorFunction, settings: Extract) -> Mesh:
     return bake_normal_map(mesh, Appearance(fine).normal, settings.texture_size) if settings.normal_map else mesh
 
 
-def fulfil(mesh: Mesh, settings: Extract, keep_faces: bool = False) -> Mesh:
-    """A scene's finished mesh, with what the settings ask of any asset and the scene has not done: closed, without texture.
+def finalize(mesh: Mesh, settings: Extract, keep_faces: bool = False) -> Mesh:
+    """A scene's mesh with the settings that the scene may not have applied: watertight, faces and texture.
 
-    A mesh that is in order already comes back as it is. A normal map cannot be had afterwards, which is said in a warning.
-    With ``keep_faces`` a mesh above the face budget is decimated only if it has to be closed; otherwise that too is said.
+    A mesh that already complies is returned unchanged. A missing normal map cannot be made here and gives a warning. With
+    ``keep_faces`` a mesh above the face budget is decimated only if it must be closed, and otherwise gives a warning.
 
     Raises:
-        EmptySceneError, ValueError: the mesh is empty or malformed, or cannot be closed.
+        EmptySceneError, ValueError: the mesh has no area, or cannot be closed.
     """
     if settings.normal_map and mesh.normal_map is None:
         warnings.warn("this scene has no finer surface than its mesh, so there is no normal map to bake", stacklevel=2)
@@ -119,13 +119,10 @@ def fulfil(mesh: Mesh, settings: Extract, keep_faces: bool = False) -> Mesh:
 
 
 def levels_of_detail(mesh: Mesh, levels: int, texture_size: int) -> tuple[Mesh, ...]:
-    """Ever coarser versions of a finished mesh, without the first: level i has 2^-i of its faces, and of its texture's side.
+    """Coarser versions of a finished mesh: level i = 1 .. ``levels`` - 1 has 2^-i of its faces and of its texture's side.
 
-    Each is decimated from the mesh itself, unwrapped anew, and gets its colours, its materials and (where there is one) its
-    normal map from the mesh, shading included.
-
-    Raises:
-        EmptySceneError, ValueError: the mesh is empty or malformed.
+    Each is decimated from the mesh itself and unwrapped anew. Colours, materials and (if there is one) the normal map are
+    transferred from the mesh.
     """
     if levels < 2:
         return ()
@@ -136,12 +133,12 @@ def levels_of_detail(mesh: Mesh, levels: int, texture_size: int) -> tuple[Mesh, 
         if mesh.uvs is None:
             found.append(with_vertex_colors(coarse, look.color) if mesh.vertex_colors is not None else coarse)
         else:
-            found.append(baked_like(coarse, look, max(16, texture_size >> level)))
+            found.append(baked_like(coarse, look, max(MIN_SIZE, texture_size >> level)))
     return tuple(found)
 
 
 def baked_like(mesh: Mesh, look: Appearance, size: int) -> Mesh:
-    """``mesh``, unwrapped, with every texture that the mesh of ``look`` has."""
+    """``mesh``, unwrapped, with every texture that the mesh of ``look`` has, ``size`` texels per side."""
     mesh = unwrap(mesh, size)
     materials = None
     if look.mesh.metallic_roughness is not None:
@@ -154,7 +151,7 @@ def baked_like(mesh: Mesh, look: Appearance, size: int) -> Mesh:
 
 
 def with_vertex_colors(mesh: Mesh, color: ColorFunction) -> Mesh:
-    """The mesh with a colour (and a normal) a vertex."""
+    """The mesh with a colour and a normal per vertex."""
     mesh = with_normals(mesh)
     with torch.no_grad():
         colors = color(torch.from_numpy(mesh.vertices).float(), torch.from_numpy(np.array(mesh.vertex_normals)).float())
@@ -171,10 +168,9 @@ def sample_grid(density: Density, bounds: float, resolution: int, chunk: int = 1
 
 
 def surface_color(density: Density, albedo: Albedo, points: Tensor, normals: Tensor, depth: float, samples: int = 8) -> Tensor:
-    """Colours ``(N, 3)`` that rays against the ``normals (N, 3)`` collect around surface ``points (N, 3)``.
+    """Colours ``(N, 3)`` that rays opposite to the ``normals (N, 3)`` collect at surface ``points (N, 3)``.
 
-    The ray starts a third of ``depth`` outside and ends ``depth`` inside; what light is left at its end takes the
-    colour of the last sample.
+    The ray runs from ``depth / 3`` outside to ``depth`` inside; the transmittance left at its end weights the last sample.
     """
     offsets = torch.linspace(depth / 3, -depth, samples)
     places = points[:, None] + offsets[:, None] * normals[:, None]  # (N, S, 3)

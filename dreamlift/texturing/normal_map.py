@@ -1,7 +1,7 @@
-"""Normal maps: the fine mesh's shading on a mesh of few faces.
+"""Normal maps: the normals of a fine mesh, stored for a mesh of few faces.
 
-A texel holds the fine surface's normal n in the frame of the coarse one, whose axes are interpolated and used as they are
-(MikkTSpace; see :mod:`dreamlift.meshing.tangents`):
+A texel holds the fine surface's normal n in the tangent frame of the coarse one, whose axes are interpolated and not
+normalised (MikkTSpace; see :mod:`dreamlift.meshing.tangents`):
 
     n = (x T + y B + z N) / |...|,   B = sigma N x T,   texel = round(127.5 (x, y, z) + 127.5)
 
@@ -21,11 +21,11 @@ from torch import Tensor
 
 from dreamlift.meshing.geometry import with_normals
 from dreamlift.meshing.tangents import vertex_tangents
-from dreamlift.texturing.bake import rasterize_uvs, spread
+from dreamlift.texturing.bake import inpaint_texels, rasterize_uvs
 from dreamlift.texturing.sampling import sample_texture
 from dreamlift.types import Mesh
 
-STEEPEST = 0.05  # the least z: a normal that leans farther away would be lit from behind the coarse surface
+STEEPEST = 0.05  # least z: a normal that leans farther would be lit from behind the coarse surface
 
 
 def bake_normal_map(
@@ -34,12 +34,9 @@ def bake_normal_map(
     """The mesh with a normal map ``(size, size, 3)``.
 
     Args:
-        mesh: unwrapped. Its vertex normals are part of the frame: change them afterwards, and the map is wrong.
+        mesh: with UVs. The map is valid only together with the vertex normals that the mesh has now.
         normal_at: ``(points (N, 3), normals (N, 3)) -> (N, 3)`` unit normals of the fine surface, in the world.
-        padding: how many texels the charts grow outwards.
-
-    Raises:
-        EmptySceneError, ValueError: the mesh is malformed or has no UVs.
+        padding: width of the inpainted border around each chart, in texels.
     """
     mesh = with_normals(mesh)
     assert mesh.uvs is not None
@@ -55,14 +52,14 @@ def bake_normal_map(
         local = torch.linalg.solve(axes.transpose(1, 2), wanted)
         local[:, 2] = local[:, 2].clamp_min(STEEPEST)
         image[texel[part]] = torch.nn.functional.normalize(local, dim=1)
-    image = spread(image, texel, size, padding)
+    image = inpaint_texels(image, texel, size, padding)
     return replace(mesh, normal_map=(image * 127.5 + 128.0).clamp(0, 255).to(torch.uint8).numpy())
 
 
 def perturbed_normals(mesh: Mesh, face: Tensor, bary: Tensor) -> Tensor:
-    """Shading normals ``(N, 3)``, unit, at the places ``bary (N, 3)`` of the faces ``face (N,)``.
+    """Unit shading normals ``(N, 3)`` at barycentrics ``bary (N, 3)`` of the faces ``face (N,)``.
 
-    These are the interpolated vertex normals (``mesh`` must have some), turned by the normal map where there is one.
+    These are the interpolated vertex normals, which ``mesh`` must have, or else the normals of its normal map.
     """
     if mesh.normal_map is None or mesh.uvs is None:
         assert mesh.vertex_normals is not None
@@ -74,7 +71,7 @@ def perturbed_normals(mesh: Mesh, face: Tensor, bary: Tensor) -> Tensor:
 
 
 class _Frames:
-    """The frames of a mesh's vertices, interpolated."""
+    """The tangent frames of a mesh's vertices."""
 
     def __init__(self, mesh: Mesh) -> None:
         tangents = torch.from_numpy(vertex_tangents(mesh))
@@ -84,7 +81,7 @@ class _Frames:
         self.faces = torch.from_numpy(np.ascontiguousarray(mesh.faces)).long()
 
     def at(self, face: Tensor, bary: Tensor) -> Tensor:
-        """``(N, 3, 3)``: the rows are T, B and N, not of unit length."""
+        """The interpolated frames ``(N, 3, 3)`` at barycentrics ``bary (N, 3)``: rows T, B and N, not of unit length."""
         corners, weights = self.faces[face], bary[:, :, None]
         tangent = (weights * self.tangents[corners]).sum(dim=1)
         normal = (weights * self.normals[corners]).sum(dim=1)

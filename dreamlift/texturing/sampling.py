@@ -1,4 +1,9 @@
-"""What a mesh has at points of its surface: vertex values, base colours, and points drawn evenly over it."""
+"""Sampling of a mesh's surface: bilinear textures, interpolated vertex values, base colours, and random points.
+
+Random points are uniform in area (Osada et al. 2002, "Shape Distributions", equation 1,
+https://doi.org/10.1145/571647.571648): with u, v uniform in [0, 1], the barycentrics are (1 - sqrt(u), sqrt(u) (1 - v),
+sqrt(u) v).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,7 @@ from dreamlift.types import Mesh
 
 
 def sample_texture(texture: np.ndarray, uvs: Tensor) -> Tensor:
-    """Bilinear colours ``(N, 3)`` in [0, 1] of a ``(H, W, 3)`` uint8 texture at ``uvs (N, 2)``; edges are repeated."""
+    """Bilinear values ``(N, 3)`` in [0, 1] of a ``(H, W, 3)`` uint8 texture at ``uvs (N, 2)``, clamped to its edges."""
     height, width = texture.shape[:2]
     image = torch.from_numpy(np.array(texture)).view(-1, 3)  # a copy: readers hand out read-only arrays
     # Texel centres lie at +0.5, and v = 0 is the upper edge of the first row.
@@ -25,13 +30,13 @@ def sample_texture(texture: np.ndarray, uvs: Tensor) -> Tensor:
 
 
 def interpolate(mesh: Mesh, values: np.ndarray, face: Tensor, bary: Tensor) -> Tensor:
-    """The vertices' ``values (V, C)`` at barycentrics ``bary (N, 3)`` on ``face (N,)``: ``(N, C)`` float32."""
+    """The vertices' ``values (V, C)`` at barycentrics ``bary (N, 3)`` of faces ``face (N,)``: ``(N, C)`` float32."""
     corners = torch.from_numpy(np.ascontiguousarray(mesh.faces)).long()[face]
     return torch.einsum("nc,nci->ni", bary, torch.from_numpy(np.ascontiguousarray(values)).float()[corners])
 
 
 def colors_at(mesh: Mesh, face: Tensor, bary: Tensor) -> Tensor:
-    """Base colours ``(N, 3)``, sRGB in [0, 1]: of the texture, or else of the vertices, or else mid grey."""
+    """Base colours ``(N, 3)``, sRGB in [0, 1]: from the texture, or else the vertex colours, or else mid grey."""
     if mesh.base_color is not None and mesh.uvs is not None:
         return sample_texture(mesh.base_color, interpolate(mesh, mesh.uvs, face, bary))
     if mesh.vertex_colors is not None:
@@ -40,7 +45,7 @@ def colors_at(mesh: Mesh, face: Tensor, bary: Tensor) -> Tensor:
 
 
 def sample_colors(mesh: Mesh, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """``count`` points ``(N, 3)`` spread evenly over a mesh, their faces' unit normals and their sRGB colours in [0, 1]."""
+    """``count`` random points ``(N, 3)``, uniform in area, their faces' unit normals and their sRGB colours in [0, 1]."""
     faces = torch.from_numpy(np.ascontiguousarray(mesh.faces)).long()
     corners = torch.from_numpy(mesh.vertices).float()[faces]
     vectors = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -48,8 +53,7 @@ def sample_colors(mesh: Mesh, count: int, rng: torch.Generator) -> tuple[Tensor,
     drawn = torch.rand(count, generator=rng, dtype=torch.float64) * ends[-1]
     face = torch.searchsorted(ends, drawn).clamp(max=len(faces) - 1)
     root, other = torch.rand(2, count, generator=rng)
-    root = root.sqrt()  # even over the triangle (Osada et al. 2002, equation 1)
+    root = root.sqrt()
     weights = torch.stack([1 - root, root * (1 - other), root * other], dim=1)
-
     points, colors = interpolate(mesh, mesh.vertices, face, weights), colors_at(mesh, face, weights)
     return points, torch.nn.functional.normalize(vectors[face], dim=1), colors.clamp(0, 1)

@@ -1,4 +1,4 @@
-"""What one mesh looks like, as functions of a place, so that it can be baked onto another mesh of the same surface."""
+"""The appearance of a mesh as functions of position, for baking onto another mesh of the same surface."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ NormalFunction = Callable[[Tensor, Tensor], Tensor]  # (N, 3) points, (N, 3) uni
 
 
 class Appearance:
-    """Colours, materials and shading normals of a mesh, at the nearest points of its surface."""
+    """Colours, materials and shading normals of a mesh at the nearest points of its surface."""
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = with_normals(mesh)
         self.nearest = Nearest(mesh)
 
     def color(self, points: Tensor, normals: Tensor) -> Tensor:
-        """Base colours ``(N, 3)``, sRGB in [0, 1]: of the texture, or else of the vertices, or else mid grey."""
+        """Base colours ``(N, 3)``, sRGB in [0, 1]: from the texture, or else the vertex colours, or else mid grey."""
         return colors_at(self.mesh, *self.nearest(points, normals))
 
     def metallic_roughness(self, points: Tensor, normals: Tensor) -> Tensor:
@@ -36,13 +36,13 @@ class Appearance:
         return sample_texture(mesh.metallic_roughness, interpolate(mesh, mesh.uvs, *self.nearest(points, normals)))
 
     def normal(self, points: Tensor, normals: Tensor) -> Tensor:
-        """Shading normals ``(N, 3)``, unit, with the normal map where there is one."""
+        """Unit shading normals ``(N, 3)``, from the normal map if there is one."""
         face, bary = self.nearest(points, normals)
         return perturbed_normals(self.mesh, face, bary)
 
 
 def mean_finish(mesh: Mesh) -> tuple[float, float]:
-    """Metallic and roughness in [0, 1] of the whole surface, by area: the texture's values times the mesh's factors."""
+    """Metallic and roughness in [0, 1], averaged over the surface by area: the texture's values times the mesh's factors."""
     if mesh.metallic_roughness is None or mesh.uvs is None:
         return mesh.metallic, mesh.roughness
     _, face, bary = rasterize_uvs(mesh.uvs, mesh.faces, max(mesh.metallic_roughness.shape[:2]))

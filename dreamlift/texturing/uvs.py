@@ -1,4 +1,4 @@
-"""Whether a mesh's own UVs can carry a new texture, and what they say of its surface."""
+"""Checks of a mesh's own UVs: whether they can carry a new texture, and their density."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dreamlift.meshing.geometry import face_areas
 from dreamlift.texturing.bake import rasterize_uvs
 from dreamlift.types import Mesh
 
-PROBE = 512  # texels a side of the image that overlaps are counted on
+PROBE = 512  # texels per side of the image in which overlaps are counted
 
 
 def uv_areas(uvs: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -19,10 +19,10 @@ def uv_areas(uvs: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def uv_faults(mesh: Mesh) -> str:
-    """Why the mesh's UVs cannot carry a texture of its own for every place of the surface; "" if they can.
+    """Why the mesh's UVs cannot carry a texture in which each surface point has its own texel; "" if they can.
 
-    They must lie in [0, 1]; at most 1 % of the surface may have no area in the image, and at most 5 % of what is drawn
-    in the image may lie over something else (mirrored or tiled parts).
+    They must lie in [0, 1], at most 1 % of the surface may have no area in UV space, and at most 5 % of the area in UV
+    space may overlap (mirrored or tiled parts).
     """
     if mesh.uvs is None:
         return "it has no UVs"
@@ -32,7 +32,7 @@ def uv_faults(mesh: Mesh) -> str:
     flat = float(area[image < 1e-12].sum() / max(area.sum(), 1e-30))
     if flat > 0.01:
         return f"{flat:.0%} of its surface has no area in the UV image"
-    # A texel that is covered once is counted once in both: the areas add up to the texels but for the charts' edges.
+    # Without overlaps, the sum of the areas equals the number of covered texels, except at the charts' edges.
     texels = len(rasterize_uvs(mesh.uvs, mesh.faces, PROBE)[0]) / PROBE**2
     drawn = float(image.sum())
     if drawn - texels > 0.05 * drawn:
@@ -41,7 +41,7 @@ def uv_faults(mesh: Mesh) -> str:
 
 
 def uv_density(mesh: Mesh) -> torch.Tensor:
-    """Length in the UV image of one world unit on each face, ``(F,)`` float32: the root of the ratio of the areas."""
+    """UV length per world unit on each face, ``(F,)`` float32: the square root of the ratio of areas."""
     assert mesh.uvs is not None
     area = np.maximum(face_areas(mesh.vertices, mesh.faces), 1e-30)
     return torch.from_numpy(np.sqrt(uv_areas(mesh.uvs, mesh.faces) / area)).float()

@@ -6,34 +6,15 @@ import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from dreamlift.priors.choice import PriorChoice
 from dreamlift.system.files import expanded
-
-
-@dataclass(frozen=True)
-class LoraFile:
-    """A low-rank adaptation that is added to the prior's weights."""
-
-    path: str  # a .safetensors file, as diffusers, peft or kohya's trainers write them
-    scale: float = 1.0  # how much of it; 0 is nothing, 1 what it was trained for
-
-
-@dataclass(frozen=True)
-class Additions:
-    """What a user's own files add to a prior."""
-
-    loras: tuple[LoraFile, ...] = ()  # added to the weights, such as [{path: style.safetensors, scale: 0.8}]
-    embeddings: tuple[
-        str, ...
-    ] = ()  # textual inversions (.safetensors); the word in the prompt is the file's name without suffix
-
-
-NOTHING = Additions()
+from dreamlift.types import LoraFile
 
 
 def parse_lora(text: str) -> LoraFile:
@@ -54,24 +35,24 @@ def parse_lora(text: str) -> LoraFile:
     return LoraFile(path, number)
 
 
-def resolve(additions: Additions) -> Additions:
-    """With absolute paths: a relative one means another file as soon as the run is resumed from somewhere else.
+def with_whole_paths(choice: PriorChoice) -> PriorChoice:
+    """The choice with the absolute paths of its LoRAs and embeddings: a run may be resumed from another folder.
 
     Raises:
         ValueError: a file is missing, or not a .safetensors file.
     """
-    loras = tuple(replace(lora, path=str(_checked(lora.path, "LoRA"))) for lora in additions.loras)
-    found = Additions(loras, tuple(str(_checked(path, "embedding")) for path in additions.embeddings))
+    loras = tuple(replace(lora, path=str(_checked(lora.path, "LoRA"))) for lora in choice.loras)
+    found = replace(choice, loras=loras, embeddings=tuple(str(_checked(path, "embedding")) for path in choice.embeddings))
     for path in (*(lora.path for lora in found.loras), *found.embeddings):
         with _opened(path):
-            pass  # what is no such file at all is told before anything else
+            pass  # a damaged file is refused now, before anything is loaded
     return found
 
 
-def fingerprint(additions: Additions) -> str:
-    """What identifies the files' contents and scales; empty where there are none."""
-    parts = [f"{file_hash(Path(lora.path))[:16]}@{lora.scale:g}" for lora in additions.loras]
-    return "".join(f"+{part}" for part in [*parts, *(file_hash(Path(path))[:16] for path in additions.embeddings)])
+def fingerprint(choice: PriorChoice) -> str:
+    """What identifies the contents and scales of a choice's own files; empty where it has none."""
+    parts = [f"{file_hash(Path(lora.path))[:16]}@{lora.scale:g}" for lora in choice.loras]
+    return "".join(f"+{part}" for part in [*parts, *(file_hash(Path(path))[:16] for path in choice.embeddings)])
 
 
 def file_hash(path: Path) -> str:

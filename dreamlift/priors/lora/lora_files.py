@@ -13,14 +13,15 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dreamlift.priors.lora.additions import LoraFile, read_tensors
+from dreamlift.priors.lora.additions import read_tensors
 from dreamlift.priors.lora.original_names import original_name
+from dreamlift.priors.parts import Parts
+from dreamlift.types import LoraFile
 
 NETWORK = "network"  # the U-Net or the transformer, whichever the prior has
 PREFIXES = {
@@ -70,37 +71,36 @@ class _Pair:
 
 
 @torch.no_grad()
-def merge_loras(network: nn.Module, folder: Path, loras: Iterable[LoraFile]) -> None:
-    """Add what each file has for ``network``, which is the part ``folder`` of a diffusers folder, to its weights.
+def merge_loras(network: Any, parts: Parts, name: str, loras: Iterable[LoraFile]) -> Any:
+    """Add what each file has for ``network``, the part ``name`` of a model, to its weights; returns the network.
 
     Raises:
         ValueError: a key that fits no layer, a part that this prior does not have, or another kind of adaptation.
     """
-    part = folder.name if folder.name.startswith("text_encoder") else NETWORK
+    part = name if name.startswith("text_encoder") else NETWORK
     index = None
     for lora in loras:
         tensors, metadata = read_tensors(lora.path)
-        pairs = {(_place(where, folder.parent), name): pair for (where, name), pair in _pairs(tensors, lora.path).items()}
-        absent = {key: where for where, key in pairs if where != NETWORK and not (folder.parent / where).is_dir()}
+        pairs = {(_place(where, parts), layer): pair for (where, layer), pair in _pairs(tensors, lora.path).items()}
+        absent = {key: where for where, key in pairs if where != NETWORK and not parts.has(where)}
         if absent:
             raise ValueError(f"{_refusal(lora, tensors)}: this prior has no {', '.join(sorted(set(absent.values())))}")
-        wanted = {name: pair for (where, name), pair in pairs.items() if where == part}
+        wanted = {layer: pair for (where, layer), pair in pairs.items() if where == part}
         index = _index(network) if index is None else index
-        strange = [pair.key for name, pair in wanted.items() if name not in index]
+        strange = [pair.key for layer, pair in wanted.items() if layer not in index]
         if strange:
             raise ValueError(f"{_refusal(lora, tensors)}: no layer here for {_few(strange)}")
-        settings = _peft_settings(metadata, folder.name)
-        for name, pair in wanted.items():
-            _merge(pair, index[name], lora, settings, tensors)
+        settings = _peft_settings(metadata, name)
+        for layer, pair in wanted.items():
+            _merge(pair, index[layer], lora, settings, tensors)
+    return network
 
 
-def _place(where: str, prior: Path) -> str:
-    """The part of a ``prior`` that a file calls ``where``: for kohya's trainers T5 is the third encoder, in FLUX the second."""
-    if where != "text_encoder_3" or (prior / where).is_dir():
+def _place(where: str, parts: Parts) -> str:
+    """The part that a file calls ``where``: kohya's trainers call T5 the third encoder, and in FLUX it is the second."""
+    if where != "text_encoder_3" or parts.has(where):
         return where
-    from dreamlift.priors.text import is_t5
-
-    return "text_encoder_2" if is_t5(prior / "text_encoder_2") else where
+    return "text_encoder_2" if parts.is_t5("text_encoder_2") else where
 
 
 def _merge(pair: _Pair, weights: tuple[Tensor, ...], lora: LoraFile, settings: dict[str, Any], tensors: Any) -> None:

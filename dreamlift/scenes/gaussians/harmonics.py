@@ -1,7 +1,7 @@
-"""Colours of Gaussians: real spherical harmonics of the direction from which they are seen.
+"""Colours of Gaussians: real spherical harmonics of the viewing direction.
 
 "3D Gaussian Splatting for Real-Time Radiance Field Rendering" (Kerbl et al. 2023, https://arxiv.org/abs/2308.04079),
-with the basis, signs and order of coefficients of its code, which files hold and viewers expect: ``colour = 0.5 + sum_k c_k
+with the basis, signs and coefficient order of its code, which ``.ply`` files and viewers use: ``colour = 0.5 + sum_k c_k
 Y_k(d)``, where d is the unit direction from the camera to the Gaussian.
 """
 
@@ -26,7 +26,7 @@ C3 = (
 
 
 def sh_basis(directions: Tensor, degree: int) -> Tensor:
-    """The ``(degree + 1)^2`` functions at unit ``directions (..., 3)``: ``(..., K)``; degree 0 to 3."""
+    """The ``K = (degree + 1)^2`` basis functions ``(..., K)`` at unit ``directions (..., 3)``; degree 0 to 3."""
     x, y, z = directions.unbind(-1)
     found = [torch.full_like(x, C0)]
     if degree > 0:
@@ -44,10 +44,10 @@ def sh_basis(directions: Tensor, degree: int) -> Tensor:
 
 
 def colors_of(sh0: Tensor, shN: Tensor, directions: Tensor) -> Tensor:
-    """Colours ``(B, N, 3)`` in [0, 1] of Gaussians with coefficients ``sh0 (N, 1, 3)``, ``shN (N, K - 1, 3)``, seen along
-    unit ``directions (B, N, 3)``.
+    """Colours ``(B, N, 3)`` in [0, 1] of Gaussians with coefficients ``sh0 (N, 1, 3)`` and ``shN (N, K - 1, 3)``, viewed
+    along unit ``directions (B, N, 3)``.
 
-    The clamp lets gradients through: where a colour has left the range, a gradient that calls it back must reach it.
+    The clamp passes gradients unchanged, so that colours outside the range can return to it.
     """
     degree = math.isqrt(1 + shN.shape[1]) - 1
     if degree == 0:
@@ -58,5 +58,5 @@ def colors_of(sh0: Tensor, shN: Tensor, directions: Tensor) -> Tensor:
 
 
 def sh0_of(colors: Tensor) -> Tensor:
-    """Coefficients ``(N, 1, 3)`` that show ``colors (N, 3)`` in [0, 1] from all sides."""
+    """Coefficients ``(N, 1, 3)`` of view-independent ``colors (N, 3)`` in [0, 1]."""
     return ((colors - 0.5) / C0)[:, None]

@@ -1,9 +1,9 @@
-"""A mesh of Gaussians: their density on a grid, and from there as of any field.
+"""Mesh extraction from Gaussians: their summed density on a grid, meshed like a radiance field.
 
-"DreamGaussian" (Tang et al. 2023, section 3.2, https://arxiv.org/abs/2309.16653) sums opacity-weighted Gaussians on a grid,
-block by block. Here each Gaussian is added to the grid points of its own box, and its weight is such that a ray through its
-middle along its shortest axis is dimmed as the renderer dims it: a density per world unit, so that the surface, the
-hollow inside, and the colours can be found as a radiance field's (:mod:`dreamlift.texturing.extract`).
+"DreamGaussian" (Tang et al. 2023, section 3.2, https://arxiv.org/abs/2309.16653) sums opacity-weighted Gaussians on a grid in
+blocks. Here each Gaussian is added to the grid points of its own bounding box, scaled to a volume density: a ray through its
+centre along its shortest axis accumulates its opacity. Isosurface, hollow interior and colours then follow as for a radiance
+field (:mod:`dreamlift.texturing.extract`).
 """
 
 from __future__ import annotations
@@ -13,26 +13,25 @@ import math
 import torch
 from torch import Tensor
 
-from dreamlift.meshing.geometry import EmptySceneError
 from dreamlift.scenes.gaussians.harmonics import C0
 from dreamlift.scenes.gaussians.splat import MAX_ALPHA, rotations
 from dreamlift.texturing.extract import Extract, mesh_of_field
-from dreamlift.types import Mesh
+from dreamlift.types import EmptySceneError, Mesh
 
-CUT = 3.0  # standard deviations to which a Gaussian is drawn
-THIN = 0.7  # cells: no axis of a Gaussian is drawn thinner, or the grid would miss it
-POINTS_AT_ONCE = 1 << 21  # (Gaussian, grid point) pairs held at a time
+CUT = 3.0  # truncation radius of a Gaussian, standard deviations
+THIN = 0.7  # smallest standard deviation, in cells: the grid would miss thinner Gaussians
+POINTS_AT_ONCE = 1 << 21  # (Gaussian, grid point) pairs per chunk
 
 
 def mesh_of_splats(rows: tuple[Tensor, ...], bounds: float, settings: Extract) -> Mesh:
     """The textured mesh of Gaussians inside ``[-bounds, bounds]^3``, on the CPU.
 
     Args:
-        rows: raw means, quats, log scales, logit opacities, sh0, shN, as in :class:`~dreamlift.types.Splats`. Of the
-            colours the part that is the same from all sides is taken.
+        rows: raw means, quats, log scales, logit opacities, sh0, shN, as in :class:`~dreamlift.types.Splats`. The mesh gets
+            the view-independent part sh0 of the colours.
 
     Raises:
-        EmptySceneError: there is nothing to see in the scene.
+        EmptySceneError: the scene has no surface.
     """
     means, quats, log_scales, logit_opacities, sh0, _ = (value.float().cpu() for value in rows)
     if len(means) == 0:
@@ -59,17 +58,17 @@ def mesh_of_splats(rows: tuple[Tensor, ...], bounds: float, settings: Extract) -
 
 
 def grid_of_splats(splats: tuple[Tensor, ...], colors: Tensor, bounds: float, resolution: int) -> Tensor:
-    """Density, and density times colour, ``(R, R, R, 4)`` (x, y, z) at the corners of a grid over ``[-bounds, bounds]^3``.
+    """Density and density-weighted colour ``(R, R, R, 4)``, indexed x, y, z, at the corners of a grid over the cube.
 
-    ``splats`` is (means, quats, scales, opacities), activated; ``colors (N, 3)``.
+    The cube is ``[-bounds, bounds]^3``. ``splats`` is (means, quats, scales, opacities), activated; ``colors (N, 3)``.
     """
     means, quats, scales, opacities = splats
     cell = 2 * bounds / (resolution - 1)
     scales = scales.clamp(min=THIN * cell)
-    # A ray through the middle along the axis of deviation s meets density * sqrt(2 pi) s = -log(1 - opacity).
+    # The optical depth through the centre along an axis of deviation s is peak * sqrt(2 pi) s = -log(1 - opacity).
     peak = -torch.log1p(-opacities.clamp(max=MAX_ALPHA)) / (math.sqrt(2 * math.pi) * scales.amin(-1))
     turn = rotations(quats)
-    half = CUT * (turn * scales[:, None]).norm(dim=-1)  # of the box around the ellipsoid
+    half = CUT * (turn * scales[:, None]).norm(dim=-1)  # half size of the ellipsoid's bounding box
     low = torch.ceil((means - half + bounds) / cell).clamp(min=0)
     high = torch.floor((means + half + bounds) / cell).clamp(max=resolution - 1)
     span = (high - low + 1).clamp(min=0).long()

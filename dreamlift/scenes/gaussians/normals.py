@@ -1,7 +1,7 @@
-"""Normals of a rendered picture, and DreamFusion's light on it (Poole et al. 2022, section 3.1).
+"""Deferred normals and shading of Gaussians: both are computed per pixel, after compositing.
 
-Both work on pixels, after compositing ("deferred"): https://arxiv.org/abs/2209.14988. Shortest axes as normals are those of
-"GaussianShader" (Jiang et al. 2023, section 3.3, https://arxiv.org/abs/2311.17977).
+The shading is DreamFusion's (Poole et al. 2022, section 3.1, https://arxiv.org/abs/2209.14988). The shortest axis as a
+Gaussian's normal is from "GaussianShader" (Jiang et al. 2023, section 3.3, https://arxiv.org/abs/2311.17977).
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from torch import Tensor
 
 from dreamlift.types import Shading
 
-SOLID = 0.3  # opacity from which a pixel has a surface
+SOLID = 0.3  # opacity above which a pixel shows a surface
 
 
 def flatness(scales: Tensor) -> Tensor:
-    """How far Gaussians with ``scales (N, 3)`` have one axis that is shorter than the others: ``(N,)``, 0 round, 1 a disc."""
+    """Flatness ``(N,)`` of Gaussians with ``scales (N, 3)``: one minus shortest over middle scale; 0 round, 1 a disc."""
     ordered = scales.sort(dim=-1).values
     return 1 - ordered[:, 0] / ordered[:, 1]
 
 
 def surface_normals(axes: Tensor, points: Tensor, opacity: Tensor, directions: Tensor) -> Tensor:
-    """Unit normals ``(B, H, W, 3)``: what the Gaussians' own ``axes`` leave open comes from the depth.
+    """Unit normals ``(B, H, W, 3)``: a blend of the Gaussians' ``axes`` and, where these are missing, depth normals.
 
     Args:
-        axes: ``(B, H, W, 3)`` sum of weight times flatness times shortest axis.
+        axes: ``(B, H, W, 3)`` sum of compositing weight times flatness times shortest axis.
         points, opacity, directions: as for :func:`depth_normals`.
     """
     rest = (opacity - axes.norm(dim=-1, keepdim=True).clamp(max=1.0)).clamp(min=0.0)
-    # A trace more, so that a pixel without any Gaussian has a normal, too.
+    # 1e-3: a pixel without Gaussians gets a normal, too.
     total = axes + (rest + 1e-3) * depth_normals(points, opacity, directions)
     return total / total.norm(dim=-1, keepdim=True).clamp(min=1e-6)
 
@@ -36,8 +36,9 @@ def surface_normals(axes: Tensor, points: Tensor, opacity: Tensor, directions: T
 def depth_normals(points: Tensor, opacity: Tensor, directions: Tensor) -> Tensor:
     """Unit normals ``(B, H, W, 3)`` of the surface through the pixels' ``points (B, H, W, 3)``, facing the camera.
 
-    Each tangent goes to that of the two neighbours, left or right, above or below, that is nearer: no tangent then
-    crosses an outline if it need not. Pixels of ``opacity (B, H, W, 1)`` under 0.3 have no surface and face the camera.
+    Each tangent is the difference to the nearer of the two neighbours (left or right, above or below), which avoids
+    differences across silhouettes. Pixels with ``opacity (B, H, W, 1)`` up to 0.3 have no surface: their normals face the
+    camera.
 
     Args:
         directions: ``(B, H, W, 3)`` unit, from the camera.
@@ -54,9 +55,9 @@ def depth_normals(points: Tensor, opacity: Tensor, directions: Tensor) -> Tensor
 
 
 def lit(rgb: Tensor, opacity: Tensor, points: Tensor | None, normal: Tensor | None, shading: Shading) -> Tensor:
-    """Pictures ``(B, H, W, 3)`` of premultiplied ``rgb``, lit by one light a view; ``opacity`` is ``(B, H, W, 1)``.
+    """Shade premultiplied ``rgb (B, H, W, 3)`` by one point light per view; ``opacity`` is ``(B, H, W, 1)``.
 
-    "Textureless" mixes the albedo and white. Without ``points`` and ``normal`` (``(B, H, W, 3)`` each) no light falls.
+    "Textureless" blends the albedo to white. Without ``points`` and ``normal`` (each ``(B, H, W, 3)``) the albedo is returned.
     """
     bare, share, light = (value.to(rgb) for value in (shading.textureless, shading.lambertian, shading.light))
     albedo = rgb + bare[:, None, None, None] * (opacity - rgb)
@@ -70,7 +71,7 @@ def lit(rgb: Tensor, opacity: Tensor, points: Tensor | None, normal: Tensor | No
 
 
 def _tangent(points: Tensor, solid: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Differences ``(B, H, W, 3)`` along ``axis`` toward the next or from the last pixel, and where there is one."""
+    """Forward or backward differences ``(B, H, W, 3)`` along ``axis``, whichever is shorter, and where one exists."""
     size = points.shape[axis]
     step = points.narrow(axis, 1, size - 1) - points.narrow(axis, 0, size - 1)
     both = solid.narrow(axis, 1, size - 1) & solid.narrow(axis, 0, size - 1)

@@ -3,11 +3,11 @@
 "3D Gaussian Splatting for Real-Time Radiance Field Rendering" (Kerbl et al. 2023, https://arxiv.org/abs/2308.04079);
 "DreamGaussian" (Tang et al. 2023, section 3.1, https://arxiv.org/abs/2309.16653).
 
-All parameters have ``capacity`` rows, and the buffer ``alive`` says which of them exist: a checkpoint's shapes never change.
-Light falls on the picture's surface and not on single Gaussians. Its normals are the shortest axes of the Gaussians as far as
-these are flat, and those of the rendered depth for the rest: a round Gaussian has no axis, and so a lit picture teaches
-places as well as directions. (On a mug that was fitted to pictures the mean cosine to the true normals was 0.86 by axes
-alone, 0.88 by depth alone, 0.89 by both.)
+All parameters have ``capacity`` rows, and the buffer ``alive`` marks the rows in use, so a checkpoint's shapes are constant.
+Shading is deferred: it is computed per pixel, not per Gaussian. Normals blend the shortest axes of flat Gaussians with the
+normals of the rendered depth, as a round Gaussian has no distinct axis; shaded renders therefore give gradients to positions
+as well as to rotations. (For a mug fitted to renders, the mean cosine to the true normals was 0.86 with axes alone, 0.88 with
+depth alone, 0.89 with both.)
 """
 
 from __future__ import annotations
@@ -23,41 +23,42 @@ from dreamlift.cameras import rays_of
 from dreamlift.scenes import regularizers
 from dreamlift.scenes.background import BACKGROUNDS, Background, Learned, Random, Solid
 from dreamlift.scenes.base import ParamGroup, Scene, SceneSettings, StepShape
-from dreamlift.scenes.gaussians import densify as control
-from dreamlift.scenes.gaussians import initial, splat
-from dreamlift.scenes.gaussians import mesh as meshes
-from dreamlift.scenes.gaussians.densify import Densify
+from dreamlift.scenes.gaussians import splat
+from dreamlift.scenes.gaussians.densify import Densify, Rows, double, prune, reset_opacities, zero_moments
 from dreamlift.scenes.gaussians.harmonics import C0, colors_of
+from dreamlift.scenes.gaussians.initial import InitialSplats, splats_in_ball, splats_on_mesh
+from dreamlift.scenes.gaussians.mesh import mesh_of_splats
 from dreamlift.scenes.gaussians.normals import flatness, lit, surface_normals
 from dreamlift.texturing.extract import Extract
 from dreamlift.types import Cameras, Mesh, RenderOutput, Shading, Splats
 
 TERMS = ("sparsity", "opaque")
 MAX_CAPACITY = 10_000_000
-# Bytes of a Gaussian in one view with its gradients, and of a (Gaussian, pixel) pair of the torch path.
+# Bytes of a Gaussian in one view, with its gradients, and of a (Gaussian, pixel) pair of the torch path.
 PER_GAUSSIAN, PER_PAIR = 1200, 250
 
 
 @dataclass(frozen=True)
 class Gaussians(SceneSettings):
-    """Settings of a scene of 3D Gaussians; :meth:`build` makes the scene. Learning rates are DreamGaussian's."""
+    """Settings of a scene of 3D Gaussians; :meth:`build` creates the scene. Learning rates (Adam) are DreamGaussian's."""
 
     terms: ClassVar[tuple[str, ...]] = TERMS
 
+    # background behind the object
     background: Random | Solid | Learned = dataclasses.field(default_factory=Random, metadata={"choices": BACKGROUNDS})
     densify: Densify = dataclasses.field(default_factory=Densify)
-    capacity: int = 20_000  # the most Gaussians that there can be
-    count: int = 5000  # of them at the start
-    radius: float = 0.5  # of the ball that they fill at the start, world units
-    opacity: float = 0.1  # of each at the start, in (0, 1)
-    sh_degree: int = 0  # of the spherical harmonics of the colours: 0 (the same from all sides) to 3
-    means_lr: float = 0.01  # of positions (DreamGaussian's 0.001 times its spatial scale of 10)
-    means_lr_end: float = 2e-4  # what it has fallen to, exponentially, at progress `means_until`
-    means_until: float = 0.6  # progress in (0, 1]
-    color_lr: float = 0.01  # of colours; their higher harmonics get a twentieth (Kerbl et al.)
-    opacity_lr: float = 0.05
-    scale_lr: float = 0.005
-    quat_lr: float = 0.005
+    capacity: int = 20_000  # largest number of Gaussians
+    count: int = 5000  # initial number of Gaussians
+    radius: float = 0.5  # radius of the ball that the initial Gaussians fill, world units; not used with an initial mesh
+    opacity: float = 0.1  # initial opacity, in (0, 1); not used with an initial mesh
+    sh_degree: int = 0  # degree of the colours' spherical harmonics, 0 (view-independent) to 3
+    means_lr: float = 0.01  # learning rate of the positions (DreamGaussian's 0.001 times its spatial scale of 10)
+    means_lr_end: float = 2e-4  # learning rate of the positions from progress `means_until` on, reached by exponential decay
+    means_until: float = 0.6  # progress, in (0, 1], at which the decay of the positions' learning rate ends
+    color_lr: float = 0.01  # learning rate of the colours; a twentieth for higher harmonics (Kerbl et al.)
+    opacity_lr: float = 0.05  # learning rate of the opacities (logits)
+    scale_lr: float = 0.005  # learning rate of the scales (logarithms)
+    quat_lr: float = 0.005  # learning rate of the rotations (quaternions)
     bounds: float = 1.0  # half the edge of the cube that is meshed, world units
 
     def __post_init__(self) -> None:
@@ -75,15 +76,17 @@ class Gaussians(SceneSettings):
         if self.means_lr_end > self.means_lr:
             raise ValueError(f"means_lr_end is {self.means_lr_end:g}; it must not be above means_lr ({self.means_lr:g})")
 
-    def build(self, rng: torch.Generator, device: torch.device | str = "cpu", start: Mesh | None = None) -> GaussianScene:
-        """See :meth:`SceneSettings.build`. With a mesh, ``count`` Gaussians begin on its surface in its colours."""
-        if start is None:
-            first = initial.ball(self.count, self.radius, self.opacity, rng)
+    def build(
+        self, rng: torch.Generator, device: torch.device | str = "cpu", initial_mesh: Mesh | None = None
+    ) -> GaussianScene:
+        """See :meth:`SceneSettings.build`. With an initial mesh, ``count`` Gaussians lie on its surface, with its colours."""
+        if initial_mesh is None:
+            initial = splats_in_ball(self.count, self.radius, self.opacity, rng)
         else:
-            first = initial.on_mesh(start, self.count, rng)
-        return GaussianScene(self, first, self.background.build(rng)).to(device)
+            initial = splats_on_mesh(initial_mesh, self.count, rng)
+        return GaussianScene(self, initial, self.background.build(rng)).to(device)
 
-    def values(self) -> int:
+    def parameter_count(self) -> int:
         return self.capacity * (3 + 4 + 3 + 1 + 3 * (self.sh_degree + 1) ** 2)
 
     def step_bytes(self, shape: StepShape) -> int:
@@ -93,41 +96,41 @@ class Gaussians(SceneSettings):
     def picture_bytes(self, device: str) -> int:
         return self.capacity * PER_GAUSSIAN + splat.PAIRS_AT_ONCE * PER_PAIR
 
-    def thrifty(self) -> None:
-        return None  # pairs are bounded already; a smaller capacity is the user's to choose
+    def low_memory(self) -> None:
+        return None  # the number of pairs is bounded already, and the capacity is the user's choice
 
     def means_scale(self, progress: float) -> float:
-        """What the positions' learning rate has fallen to, of its start."""
+        """The positions' learning rate relative to its initial value."""
         return (self.means_lr_end / self.means_lr) ** min(progress / self.means_until, 1.0)
 
 
 class GaussianScene(Scene):
-    """See the module's docstring. In ``eval()`` mode the background is not random."""
+    """See the module's docstring. In ``eval()`` mode, the background is not random."""
 
-    alive: Tensor
-    settled: Tensor
-    pushes: Tensor
-    sightings: Tensor
+    alive: Tensor  # (capacity,) bool, the rows in use
+    settled: Tensor  # (capacity, 3) the means after the last step
+    pushes: Tensor  # (capacity,) sums of the screen-space gradients' norms since the last densification
+    sightings: Tensor  # (capacity,) number of views in these sums
 
-    def __init__(self, settings: Gaussians, start: initial.Start, background: Background) -> None:
+    def __init__(self, settings: Gaussians, initial: InitialSplats, background: Background) -> None:
         super().__init__()
         self.settings, self.bounds, self.background = settings, settings.bounds, background
-        count, capacity = len(start.means), settings.capacity
+        count, capacity = len(initial.means), settings.capacity
         higher = (settings.sh_degree + 1) ** 2 - 1
-        self.means = _rows(start.means, capacity)
-        self.quats = _rows(start.quats, capacity)
+        self.means = _rows(initial.means, capacity)
+        self.quats = _rows(initial.quats, capacity)
         self.quats.data[count:, 0] = 1.0
-        self.log_scales = _rows(start.log_scales, capacity)
-        self.logit_opacities = _rows(start.logit_opacities, capacity)
-        self.sh0 = _rows(start.sh0, capacity)
+        self.log_scales = _rows(initial.log_scales, capacity)
+        self.logit_opacities = _rows(initial.logit_opacities, capacity)
+        self.sh0 = _rows(initial.sh0, capacity)
         self.shN = _rows(torch.zeros(count, higher, 3), capacity)
         self.register_buffer("alive", torch.arange(capacity) < count)
-        self.register_buffer("settled", self.means.detach().clone())  # the means after the last step
-        self.register_buffer("pushes", torch.zeros(capacity))  # sums of screen gradients since the last round
-        self.register_buffer("sightings", torch.zeros(capacity))  # and of how many views
+        self.register_buffer("settled", self.means.detach().clone())
+        self.register_buffer("pushes", torch.zeros(capacity))
+        self.register_buffer("sightings", torch.zeros(capacity))
 
-    def rows(self) -> control.Rows:
-        """The parameters that have one row a Gaussian."""
+    def rows(self) -> Rows:
+        """The parameters with one row per Gaussian."""
         return {
             "means": self.means, "quats": self.quats, "log_scales": self.log_scales,
             "logit_opacities": self.logit_opacities, "sh0": self.sh0, "shN": self.shN,
@@ -145,7 +148,7 @@ class GaussianScene(Scene):
     ) -> RenderOutput:
         """See :meth:`Scene.render`. ``progress`` is not used.
 
-        ``depth`` is the opacity-weighted mean of the Gaussians' own distances.
+        ``depth`` is the mean distance of the Gaussians' centres, weighted by compositing weights.
         """
         like = self.means
         cameras = cameras.to(like.device)
@@ -178,7 +181,7 @@ class GaussianScene(Scene):
         return RenderOutput(rgb + (1 - opacity) * backdrop, opacity, depth, shown, aux)
 
     def regularize(self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None) -> dict[str, Tensor]:
-        """Raw terms: sparsity and opaque, both of the rendered opacity."""
+        """Unweighted sparsity and opaque of the rendered opacity."""
         terms = {}
         for name in TERMS if only is None else only:
             if name not in TERMS:
@@ -201,10 +204,10 @@ class GaussianScene(Scene):
     def after_step(
         self, index: int, progress: float, rng: torch.Generator, render: RenderOutput, optimizer: torch.optim.Optimizer
     ) -> None:
-        """See :meth:`Scene.after_step`. Shortens the step of the positions, and adds and removes Gaussians.
+        """See :meth:`Scene.after_step`. Scales the step of the positions, and adds and removes Gaussians.
 
-        Positions have a schedule of their own. A step of Adam is linear in its learning rate, and its moments do not
-        depend on it, so keeping only a share of the step that was made is the very same as a smaller rate.
+        The positions have their own learning rate schedule. Adam's step is linear in the learning rate and its moments do not
+        depend on it, so scaling the step is equivalent to scaling the learning rate.
         """
         self.means.copy_(torch.lerp(self.settled, self.means, self.settings.means_scale(progress)))
         if self.settings.sh_degree == 0:
@@ -213,19 +216,19 @@ class GaussianScene(Scene):
         densify = self.settings.densify
         if densify.is_due(index, progress):
             values = self.rows()
-            changed = control.prune(values, self.alive, densify)
+            changed = prune(values, self.alive, densify)
             mean = self.pushes / self.sightings.clamp(min=1)
-            changed |= control.double(values, self.alive, mean, densify, rng)
-            control.zero_moments(optimizer, values, changed)
+            changed |= double(values, self.alive, mean, densify, rng)
+            zero_moments(optimizer, values, changed)
             self.pushes.zero_()
             self.sightings.zero_()
-        if densify.reset_every and (index + 1) % densify.reset_every == 0 and progress <= densify.end:
-            control.reset_opacities(self.rows())
-            control.zero_moments(optimizer, {"logit_opacities": self.logit_opacities}, self.alive)
+        if densify.reset_every and (index + 1) % densify.reset_every == 0 and progress <= densify.end_progress:
+            reset_opacities(self.rows())
+            zero_moments(optimizer, {"logit_opacities": self.logit_opacities}, self.alive)
         self.settled.copy_(self.means)
 
     def _watch(self, render: RenderOutput) -> None:
-        """Add up how far the pictures would push each Gaussian on the screen, in halves of a picture."""
+        """Accumulate the norms of the screen-space gradients; the unit of length is half the picture's size."""
         pushed = render.aux.get("means2d")
         if pushed is None or pushed.grad is None:
             return
@@ -237,21 +240,21 @@ class GaussianScene(Scene):
 
     @torch.no_grad()
     def to_mesh(self, settings: Extract) -> Mesh:
-        """The surface of the Gaussians' summed density, with the colours that rays collect there."""
-        return meshes.mesh_of_splats(self._alive(), self.bounds, settings)
+        """The isosurface of the Gaussians' summed density, with colours composited along rays."""
+        return mesh_of_splats(self._alive(), self.bounds, settings)
 
     @torch.no_grad()
     def to_splats(self) -> Splats:
-        """The Gaussians that exist, on the CPU, as ``.ply`` files of the original code hold them."""
+        """The Gaussians in use, on the CPU, with the values of the original code's ``.ply`` files."""
         return Splats(*(value.float().cpu().numpy() for value in self._alive()))
 
     def _alive(self) -> tuple[Tensor, ...]:
-        """The rows that exist of each parameter, in the order of :class:`~dreamlift.types.Splats`."""
+        """The rows in use of each parameter, in the order of :class:`~dreamlift.types.Splats`."""
         return tuple(value.detach()[self.alive] for value in self.rows().values())
 
 
 def _rows(values: Tensor, capacity: int) -> nn.Parameter:
-    """``values (N, ...)`` as a parameter of ``capacity`` rows, the others zero."""
+    """``values (N, ...)`` as a parameter with ``capacity`` rows; the remaining rows are zero."""
     out = torch.zeros(capacity, *values.shape[1:])
     out[: len(values)] = values
     return nn.Parameter(out)

@@ -1,4 +1,4 @@
-"""Rendering 3D Gaussians: EWA projection, and alpha compositing of what each Gaussian leaves in each pixel.
+"""Rendering of 3D Gaussians: EWA projection and per-pixel alpha compositing.
 
 "3D Gaussian Splatting for Real-Time Radiance Field Rendering" (Kerbl et al. 2023, https://arxiv.org/abs/2308.04079). A
 Gaussian with mean mu, covariance S = R diag(s)^2 R^T and opacity o, seen by a camera (W, t) with the projection's
@@ -7,14 +7,14 @@ Jacobian J at its mean (eq. 5; "EWA Volume Splatting", Zwicker et al. 2001), cov
     P = J W S W^T J^T    S' = P + 0.3 I    alpha = min(0.99, o (|P| / |S'|)^(1/2) exp(-(x - mu')^T S'^-1 (x - mu') / 2))
     T_i = prod_{j<i} (1 - alpha_j)         w_i = T_i alpha_i       picture = sum_i w_i f_i
 
-from front to back. 0.3 is the paper's low-pass filter in squared pixels: no Gaussian is thinner than about a pixel. The
-factor with the determinants, which the paper lacks, is the one of "Mip-Splatting" (Yu et al. 2023, eq. 9,
-https://arxiv.org/abs/2311.16493): what the filter widens it also thins. Without it, outlines swell by half a pixel, which is
-much of a 64-pixel picture, and a scene that was trained on such pictures is full of holes in larger ones. An alpha below
-1/255 counts as nothing, and what less than 1e-4 of the light reaches is not drawn.
+from front to back. 0.3 is the paper's low-pass filter in squared pixels, which makes every Gaussian about a pixel wide. The
+factor with the determinants is not in the paper but from "Mip-Splatting" (Yu et al. 2023, eq. 9,
+https://arxiv.org/abs/2311.16493): it reduces the opacity as the filter widens a Gaussian. Without it, silhouettes grow by
+half a pixel, which matters in 64-pixel renders: a scene trained on them has holes at higher resolutions. An alpha below
+1/255 is treated as zero, and Gaussians behind a transmittance below 1e-4 are ignored.
 
-This is the reference: plain torch on lists of (Gaussian, pixel) pairs, any device and precision. Compiled kernels
-(:mod:`dreamlift.scenes.gaussians.splat_numba`) take its place for float32 on a CPU, and gsplat on a GPU where it is installed.
+This file is the reference, in torch, on lists of (Gaussian, pixel) pairs, for any device and precision. Compiled kernels
+(:mod:`dreamlift.scenes.gaussians.splat_numba`) replace it for float32 on a CPU, and gsplat, if installed, on a GPU.
 """
 
 from __future__ import annotations
@@ -33,42 +33,42 @@ from dreamlift.types import Cameras
 
 LOW_PASS = 0.3  # squared pixels
 MIN_ALPHA, MAX_ALPHA = 1 / 255, 0.99
-STOP = 1e-4  # of the light
+STOP = 1e-4  # transmittance below which further Gaussians are ignored
 NEAR = 0.01  # world units in front of the camera
-PAIRS_AT_ONCE = 1 << 20  # (Gaussian, pixel) pairs that the torch path holds at a time
+PAIRS_AT_ONCE = 1 << 20  # (Gaussian, pixel) pairs per chunk of the torch path
 
 
 @dataclass(frozen=True)
 class Projected:
-    """Gaussians as B cameras see them."""
+    """N Gaussians, projected into B views."""
 
     means2d: Tensor  # (B, N, 2) pixels
-    covs2d: Tensor  # (B, N, 3) xx, xy, yy in squared pixels, the low-pass filter included
-    thinning: Tensor  # (B, N) in (0, 1]: what the filter leaves of the opacity
+    covs2d: Tensor  # (B, N, 3) xx, xy, yy in squared pixels, with the low-pass filter
+    thinning: Tensor  # (B, N) in (0, 1]: the opacity factor of the low-pass filter
     depths: Tensor  # (B, N) along the camera's axis, world units
 
 
 @dataclass(frozen=True)
 class Items:
-    """What is drawn: one Gaussian in one view each, views after each other and each from front to back."""
+    """The visible (view, Gaussian) pairs, ordered by view, then from front to back."""
 
     means2d: Tensor  # (M, 2)
     conics: Tensor  # (M, 3) the inverse covariance: xx, xy, yy
     opacities: Tensor  # (M,)
     features: Tensor  # (M, C)
-    limits: Tensor  # (M,) where the exponent's quadratic form passes this, alpha is under 1/255
-    boxes: Tensor  # (M, 4) int64: x and y of the first and of the last pixel, inclusive
+    limits: Tensor  # (M,) value of the exponent's quadratic form above which alpha is below 1/255
+    boxes: Tensor  # (M, 4) int64: x0, y0, x1, y1 of the covered pixels, inclusive
     views: Tensor  # (M,) int64
 
 
 def covariances(quats: Tensor, scales: Tensor) -> Tensor:
     """``R diag(s)^2 R^T (N, 3, 3)`` of quaternions ``(N, 4)`` (w, x, y, z; any length) and ``scales (N, 3)`` (eq. 6)."""
-    spread = rotations(quats) * scales[:, None, :]
-    return spread @ spread.mT
+    factor = rotations(quats) * scales[:, None, :]
+    return factor @ factor.mT
 
 
 def rotations(quats: Tensor) -> Tensor:
-    """Rotation matrices ``(N, 3, 3)`` of quaternions ``(N, 4)`` (w, x, y, z) of any length but zero."""
+    """Rotation matrices ``(N, 3, 3)`` of quaternions ``(N, 4)`` (w, x, y, z) of any nonzero length."""
     w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
     rows = [
         1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
@@ -79,7 +79,7 @@ def rotations(quats: Tensor) -> Tensor:
 
 
 def axis_normals(quats: Tensor, scales: Tensor, toward: Tensor) -> Tensor:
-    """The shortest axes ``(B, N, 3)`` of the Gaussians, turned to the side of ``toward (B, N, 3)``."""
+    """The shortest axes ``(B, N, 3)`` of the Gaussians, with the sign that faces ``toward (B, N, 3)``."""
     shortest = scales.argmin(-1)[:, None, None].expand(-1, 3, 1)
     axis = rotations(quats).gather(2, shortest)[..., 0]
     facing = (axis * toward).sum(-1, keepdim=True)
@@ -87,10 +87,10 @@ def axis_normals(quats: Tensor, scales: Tensor, toward: Tensor) -> Tensor:
 
 
 def project_splats(means: Tensor, covs: Tensor, cameras: Cameras) -> Projected:
-    """What B cameras see of Gaussians with ``means (N, 3)`` and covariances ``covs (N, 3, 3)``.
+    """Project Gaussians with ``means (N, 3)`` and covariances ``covs (N, 3, 3)`` into B views.
 
-    As in the paper's code the Jacobian is taken at most 1.3 times as far out as the picture's edge: beyond, the linear
-    approximation of the perspective would blow up.
+    As in the paper's code, the Jacobian is evaluated at most 1.3 times as far from the centre as the picture's edge: farther
+    out, the linear approximation of the perspective diverges.
     """
     w2c = torch.linalg.inv(cameras.c2w.to(means))
     K = cameras.K.to(means)
@@ -112,28 +112,28 @@ def project_splats(means: Tensor, covs: Tensor, cameras: Cameras) -> Projected:
     covs2d = full @ covs @ full.mT
     xx, xy, yy = covs2d[..., 0, 0], covs2d[..., 0, 1], covs2d[..., 1, 1]
     wide = torch.stack([xx + LOW_PASS, xy, yy + LOW_PASS], -1)
-    # A needle's determinant is rounding noise; the floor also keeps the root's slope finite.
+    # The determinant of a needle is rounding noise; the clamp also keeps the gradient of the square root finite.
     share = (xx * yy - xy.square()) / (wide[..., 0] * wide[..., 2] - xy.square())
     return Projected(slope * focal + centre, wide, share.clamp(min=1e-4).sqrt(), depths)
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Pictures of Gaussians."""
+    """Renders of N Gaussians."""
 
-    features: Tensor  # (B, H, W, C) sum of w_i f_i: not divided by the opacity
+    features: Tensor  # (B, H, W, C) sum of w_i f_i, not divided by the opacity
     opacity: Tensor  # (B, H, W, 1) in [0, 1]
-    means2d: Tensor  # (B, N, 2) pixels; part of the graph, so that its gradient can be kept
-    seen: Tensor  # (B, N) bool: leaves something in the picture
+    means2d: Tensor  # (B, N, 2) pixels; part of the graph, for retain_grad
+    seen: Tensor  # (B, N) bool: contributes to the render
 
 
 def render_splats(splats: tuple[Tensor, Tensor, Tensor, Tensor], features: Tensor, cameras: Cameras) -> Drawn:
-    """Pictures of N Gaussians by the fastest means at hand.
+    """Render N Gaussians with the fastest available implementation.
 
     Args:
         splats: means ``(N, 3)``, quats ``(N, 4)`` (w, x, y, z; any length), scales ``(N, 3)`` in world units, opacities
             ``(N,)`` in [0, 1].
-        features: ``(B, N, C)`` what is blended, for each of the B cameras.
+        features: ``(B, N, C)`` values to composite, for each of the B cameras.
     """
     if splats[0].is_cuda and len(splats[0]) and importlib.util.find_spec("gsplat") is not None:
         return _render_gsplat(splats, features, cameras)
@@ -143,9 +143,9 @@ def render_splats(splats: tuple[Tensor, Tensor, Tensor, Tensor], features: Tenso
 
 
 def _render_gsplat(splats: tuple[Tensor, Tensor, Tensor, Tensor], features: Tensor, cameras: Cameras) -> Drawn:
-    """The same by gsplat's CUDA kernels (Apache-2.0, https://docs.gsplat.studio); tested with gsplat 1.5.3.
+    """:func:`render_splats` with gsplat's CUDA kernels (Apache-2.0, https://docs.gsplat.studio); tested with gsplat 1.5.3.
 
-    gsplat's largest alpha may differ a little from 0.99, by its version.
+    gsplat's largest alpha depends on its version and may differ slightly from 0.99.
     """
     from gsplat import rasterization  # pyright: ignore[reportMissingImports]
 
@@ -156,7 +156,7 @@ def _render_gsplat(splats: tuple[Tensor, Tensor, Tensor, Tensor], features: Tens
         width=cameras.width, height=cameras.height, near_plane=NEAR, eps2d=LOW_PASS, packed=False, render_mode="RGB",
         rasterize_mode="antialiased",
     )  # fmt: skip
-    seen = (meta["radii"] > 0).view(*features.shape[:2], -1).all(-1)  # one radius in old versions, two in new ones
+    seen = (meta["radii"] > 0).view(*features.shape[:2], -1).all(-1)  # one radius per Gaussian in old versions, two in new ones
     return Drawn(blended, opacity, meta["means2d"], seen)
 
 
@@ -165,9 +165,9 @@ def draw(projected: Projected, opacities: Tensor, features: Tensor, width: int, 
 
     Args:
         opacities: ``(N,)`` in [0, 1].
-        features: ``(B, N, C)`` what is blended: colours, depths, normals.
+        features: ``(B, N, C)`` values to composite: colours, depths, normals.
 
-    Where the pairs do not fit at once, the torch path goes by bands of rows (and again for the gradient).
+    If there are too many pairs, the torch path works in bands of rows, recomputed in the backward pass.
     """
     items, seen = collect(projected, opacities, features, width, height)
     views, channels = features.shape[0], features.shape[2]
@@ -183,8 +183,7 @@ def draw(projected: Projected, opacities: Tensor, features: Tensor, width: int, 
 
 
 def collect(projected: Projected, opacities: Tensor, features: Tensor, width: int, height: int) -> tuple[Items, Tensor]:
-    """The Gaussians that leave something in some pixel, with the smallest box of pixels that holds it, and a mask
-    ``(B, N)`` of them."""
+    """The visible (view, Gaussian) pairs with the bounding boxes of the pixels that they cover, and their mask ``(B, N)``."""
     xx, xy, yy = projected.covs2d.unbind(-1)
     determinant = xx * yy - xy.square()
     conics = torch.stack([yy, -xy, xx], -1) / determinant.clamp(min=1e-12)[..., None]
@@ -224,7 +223,7 @@ def composite_pairs(items: Items, width: int, height: int, views: int) -> tuple[
 
 
 def row_bands(items: Items, height: int, views: int) -> list[tuple[int, int]]:
-    """Ranges of rows (of all the views, below each other) that hold at most ``PAIRS_AT_ONCE`` pairs, or one row."""
+    """Ranges of rows (of all views, stacked vertically) with at most ``PAIRS_AT_ONCE`` pairs, or of a single row."""
     x0, y0, x1, y1 = items.boxes.unbind(-1)
     start, stop = items.views * height + y0, items.views * height + y1 + 1
     change = torch.zeros(views * height + 1, dtype=torch.int64, device=items.boxes.device)
@@ -243,11 +242,11 @@ def _composite_band(
     means2d: Tensor, conics: Tensor, opacities: Tensor, features: Tensor,
     items: Items, first: int, last: int, width: int, height: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Rows ``first..last`` of the pictures. The four tensors with gradients are given apart, for the checkpoint."""
+    """Composite rows ``first..last``. The four tensors with gradients are separate arguments, for ``checkpoint``."""
     with torch.no_grad():
         owner, x, y = _pairs(items, first, last, height)
         row = items.views[owner] * height + y - first
-        pixel, order = torch.sort(row * width + x, stable=True)  # stable: each pixel keeps the order of depth
+        pixel, order = torch.sort(row * width + x, stable=True)  # stable: keeps the depth order within each pixel
         owner, x, y = owner[order], x[order], y[order]
     dx = x + 0.5 - means2d[owner, 0]
     dy = y + 0.5 - means2d[owner, 1]
@@ -258,8 +257,8 @@ def _composite_band(
     owner, pixel, form = owner[near], pixel[near], form[near]
     alpha = (opacities[owner] * torch.exp(-0.5 * form)).clamp(max=MAX_ALPHA)
     count = (last - first) * width
-    # Log transmittance before each pair: a running sum, less its value where the pixel's pairs begin. It runs over all the
-    # pixels, so it needs double precision, which Apple's GPUs lack.
+    # Log transmittance before each pair: a running sum minus its value at the pixel's first pair. It runs over all pixels
+    # and therefore needs double precision, which Apple's GPUs lack.
     logs = torch.log1p(-alpha)
     logs = (logs.cpu() if logs.device.type == "mps" else logs).double()
     running = logs.cumsum(0) - logs
@@ -272,7 +271,7 @@ def _composite_band(
 
 
 def _pairs(items: Items, first: int, last: int, height: int) -> tuple[Tensor, Tensor, Tensor]:
-    """All (item, x, y) of the boxes within rows ``first..last``, items in their order."""
+    """All (item, x, y) of the boxes within rows ``first..last``, in the order of the items."""
     x0, y0, x1, y1 = items.boxes.unbind(-1)
     base = items.views * height
     low = torch.maximum(y0, first - base)

@@ -1,14 +1,14 @@
 """Compiled CPU kernels that composite projected Gaussians by tiles of 8x8 pixels, forward and backward.
 
-The formulas and their torch twin are in :mod:`dreamlift.scenes.gaussians.splat`. Each tile has the list of the Gaussians
-whose box meets it, from front to back. With ``g_i = dL/dpicture . f_i + dL/dopacity`` the gradient of alpha is
+The formulas and the torch twin are in :mod:`dreamlift.scenes.gaussians.splat`. Each tile has a list of the Gaussians whose
+bounding box overlaps it, from front to back. With ``g_i = dL/dpicture . f_i + dL/dopacity``, the gradient of alpha is
 
     dL/dalpha_i = T_i g_i - (sum_{j>i} w_j g_j) / (1 - alpha_i),
 
-where the sum behind i is the whole sum, which the finished picture gives, less what was passed on the way; so backward
-walks from front to back too and meets the very numbers of the forward pass. Every (tile, Gaussian) entry has a gradient
-row of its own, added up in the order of the list: threads never write to the same place, and their number changes no
-result.
+where the sum over j > i is the total over all j, known from the finished picture, minus the part already traversed. The
+backward pass therefore also runs from front to back and recomputes exactly the numbers of the forward pass. Every (tile,
+Gaussian) entry has its own gradient row, and the rows are summed in list order: threads never write to the same memory, and
+the result does not depend on their number.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamlift.system.jit import array, compiled, spread
+from dreamlift.system.jit import array, compiled, parallel_ranges
 
 TILE = 8  # pixels
 STOP, MAX_ALPHA = np.float32(1e-4), np.float32(0.99)  # as in the twin
-LEAST = 16  # tiles that are worth a thread
+LEAST = 16  # smallest number of tiles per thread
 
 
 @compiled
 def count_tiles(boxes: np.ndarray, views: np.ndarray, across: int, down: int, counts: np.ndarray) -> None:
-    """Add to ``counts`` (one a tile) how many boxes ``(M, 4)`` meet each tile."""
+    """Add the number of boxes ``(M, 4)`` that overlap each tile to ``counts``, one per tile."""
     for i in range(boxes.shape[0]):
         for ty in range(boxes[i, 1] // TILE, boxes[i, 3] // TILE + 1):
             for tx in range(boxes[i, 0] // TILE, boxes[i, 2] // TILE + 1):
@@ -40,7 +40,7 @@ def count_tiles(boxes: np.ndarray, views: np.ndarray, across: int, down: int, co
 def fill_tiles(
     boxes: np.ndarray, views: np.ndarray, across: int, down: int, places: np.ndarray, members: np.ndarray
 ) -> None:  # fmt: skip
-    """The items of each tile in their order into ``members``; ``places`` holds each tile's next free entry."""
+    """Write the items of each tile, in order, to ``members``; ``places`` holds each tile's next free entry."""
     for i in range(boxes.shape[0]):
         for ty in range(boxes[i, 1] // TILE, boxes[i, 3] // TILE + 1):
             for tx in range(boxes[i, 0] // TILE, boxes[i, 2] // TILE + 1):
@@ -51,8 +51,8 @@ def fill_tiles(
 
 @compiled
 def composite_forward(items: tuple, lists: tuple, size: tuple, low: int, high: int, out: tuple) -> None:
-    """Tiles ``low..high``: ``items`` is (means2d, conics, opacities, features, limits, boxes), ``lists`` is (offsets,
-    members), ``size`` is (width, height), ``out`` is (sums (P, C), light (P,)), zeros and ones at first."""
+    """Composite tiles ``low..high``: ``items`` is (means2d, conics, opacities, features, limits, boxes), ``lists`` is
+    (offsets, members), ``size`` is (width, height), ``out`` is (sums (P, C), light (P,)), initially zeros and ones."""
     means, conics, opacities, features, limits, boxes = items
     offsets, members = lists
     width, height = size
@@ -64,7 +64,7 @@ def composite_forward(items: tuple, lists: tuple, size: tuple, low: int, high: i
         view, ty, tx = tile // (across * down), tile // across % down, tile % across
         left, top = tx * TILE, ty * TILE
         right, bottom = min(left + TILE, width) - 1, min(top + TILE, height) - 1
-        lit = (right - left + 1) * (bottom - top + 1)  # pixels that light still reaches
+        lit = (right - left + 1) * (bottom - top + 1)  # pixels whose transmittance is at least STOP
         for k in range(offsets[tile], offsets[tile + 1]):
             if lit == 0:
                 break
@@ -92,9 +92,9 @@ def composite_forward(items: tuple, lists: tuple, size: tuple, low: int, high: i
 
 @compiled
 def composite_backward(items: tuple, lists: tuple, size: tuple, low: int, high: int, work: tuple, grads: np.ndarray) -> None:
-    """The transpose of :func:`composite_forward` into ``grads (entries, 6 + C)``: mean x, y, conic xx, xy, yy, opacity,
-    features. ``work`` is (gradient of sums (P, C), gradient of opacity (P,), light (P,) ones, behind (P,)), where
-    ``behind`` is the whole ``sum_i w_i g_i`` of each pixel at first."""
+    """The gradient of :func:`composite_forward`, into ``grads (entries, 6 + C)``: mean x, y, conic xx, xy, yy, opacity,
+    features. ``work`` is (gradient of sums (P, C), gradient of opacity (P,), light (P,), behind (P,)); initially, ``light``
+    is ones and ``behind`` is the total ``sum_i w_i g_i`` of each pixel."""
     means, conics, opacities, features, limits, boxes = items
     offsets, members = lists
     width, height = size
@@ -151,7 +151,7 @@ def composite_backward(items: tuple, lists: tuple, size: tuple, low: int, high: 
 
 @compiled
 def gather_rows(members: np.ndarray, grads: np.ndarray, out: np.ndarray) -> None:
-    """Add the row of every entry to its item's row of ``out``, in the order of the entries."""
+    """Add the row of each entry to the row of its item in ``out``, in the order of the entries."""
     for k in range(members.shape[0]):
         for c in range(grads.shape[1]):
             out[members[k], c] += grads[k, c]
@@ -175,7 +175,7 @@ class _Composite(torch.autograd.Function):
         sums = torch.zeros(count * height * width, features.shape[1])
         light = torch.ones(count * height * width)
         out = (array(sums), array(light))
-        spread(
+        parallel_ranges(
             lambda low, high: composite_forward(items, (offsets, members), (width, height), low, high, out), len(counts), LEAST
         )
         ctx.items, ctx.lists, ctx.size, ctx.tiles = items, (offsets, members), (width, height), len(counts)
@@ -191,7 +191,7 @@ class _Composite(torch.autograd.Function):
         work = (array(grad_sums), array(grad_opacity), np.ones(len(opacity), np.float32), array(behind))
         items, lists = ctx.items, ctx.lists
         rows = np.zeros((len(lists[1]), 6 + sums.shape[1]), np.float32)
-        spread(
+        parallel_ranges(
             lambda low, high: composite_backward(items, lists, ctx.size, low, high, work, rows), ctx.tiles, LEAST
         )  # fmt: skip
         total = np.zeros((len(items[0]), rows.shape[1]), np.float32)

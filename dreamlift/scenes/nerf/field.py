@@ -1,4 +1,4 @@
-"""What a volumetric field offers to the renderer, and how every field starts: as a blob of density at the origin.
+"""The interface of volumetric fields, and their initial density: a blob at the origin.
 
 Blobs (``x`` in world units):
 
@@ -6,7 +6,7 @@ Blobs (``x`` in world units):
   https://arxiv.org/abs/2209.14988
 * ``"cone"``: ``scale * (1 - |x| / std)``. Magic3D (Lin et al. 2023), section 4.1, https://arxiv.org/abs/2211.10440
 
-Both are added to the field's output before the activation that turns it into a density.
+Both are added to the field's raw output, before the density activation.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ ACTIVATIONS = ("softplus", "exp")
 
 @dataclass(frozen=True)
 class Blob:
-    """The initial density, as a bias before the activation."""
+    """The initial density: a bias on the raw density, before the activation."""
 
-    kind: str = "cone"  # "gaussian" (DreamFusion), "cone" (Magic3D) or "none"
-    scale: float = 10.0  # height at the origin, before the activation (threestudio: 10 for the cone, 5 the gaussian)
-    std: float = 0.5  # world units: the cone's radius, or the gaussian's standard deviation (there 0.2)
+    kind: str = "cone"  # shape of the initial density: "gaussian" (DreamFusion), "cone" (Magic3D) or "none"
+    scale: float = 10.0  # bias at the origin, before the activation (threestudio: 10 for the cone, 5 for the gaussian)
+    std: float = 0.5  # world units: radius of the cone, or standard deviation of the gaussian (threestudio: 0.2)
 
     def __post_init__(self) -> None:
         if self.kind not in BLOBS:
@@ -47,7 +47,7 @@ class Blob:
 
 
 class _TruncExp(torch.autograd.Function):
-    """``exp`` whose gradient stops growing at ``x = 15`` (Instant-NGP, Mueller et al. 2022)."""
+    """``exp`` with its gradient clamped to that at ``x = 15`` (Instant-NGP, Mueller et al. 2022)."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -72,28 +72,28 @@ def activate_density(raw: Tensor, kind: str) -> Tensor:
 
 @dataclass(frozen=True)
 class FieldSamples:
-    """A field at N points."""
+    """The values of a field at N points."""
 
     density: Tensor  # (N,) >= 0
     albedo: Tensor  # (N, 3) in [0, 1]
-    normal: Tensor | None  # (N, 3) unit, or None where not asked for
+    normal: Tensor | None  # (N, 3) unit; None unless requested
     grid: Tensor | None = None  # (D, H, W, 4) the combined grid of a voxel field, for total variation
 
 
 class Field(nn.Module, ABC):
-    """Density and colour as functions of position, inside the cube ``[-bounds, bounds]^3``."""
+    """Density and albedo as functions of the position in the cube ``[-bounds, bounds]^3``."""
 
     @abstractmethod
     def query(self, points: Tensor, normals: bool = False) -> FieldSamples:
-        """Everything at ``points (N, 3)``, differentiable with respect to the parameters."""
+        """Density, albedo and (on request) normals at ``points (N, 3)``, differentiable in the parameters."""
 
     @abstractmethod
     def density(self, points: Tensor) -> Tensor:
-        """Density alone, ``(N,)`` at ``points (N, 3)``."""
+        """Density ``(N,)`` at ``points (N, 3)``."""
 
     @abstractmethod
     def advance(self, progress: float) -> None:
-        """Switch levels on for a run that is ``progress`` (0..1) done."""
+        """Activate the levels scheduled for ``progress`` (0..1) of the run."""
 
     @abstractmethod
     def param_groups(self) -> list[ParamGroup]:

@@ -1,4 +1,4 @@
-"""Compiled CPU kernels of the fields: reading a channels-last grid, and the multi-resolution hash encoding."""
+"""Compiled CPU kernels of the fields: sampling a channels-last grid, and the multi-resolution hash encoding."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 
 from dreamlift.system.jit import compiled
 
-# numba wraps negative indices around, as Python does, unless it sees that they are unsigned: a quarter of the time.
-# Unsigned and signed must not meet in a sum: they would give a float.
+# Unsigned indices spare numba the check for negative ones, which costs a quarter of the time. The sum of an unsigned and a
+# signed integer is a float in numba, so the two must not be mixed.
 U = np.uint64
 U0, U1, U2, U3, U4, U5, U6, U7 = U(0), U(1), U(2), U(3), U(4), U(5), U(6), U(7)
 
@@ -45,8 +45,8 @@ def grid_forward(grid: np.ndarray, points: np.ndarray, bounds: float, low: int, 
 def grid_backward(out: np.ndarray, points: np.ndarray, bounds: float, grads: tuple, part: int, parts: int) -> None:
     """The transpose of :func:`grid_forward`, added to ``out (n, n, n, 4)``; ``grads`` is (first (N,), others (N, 3)).
 
-    Call it once for every ``part``: each owns the planes z with ``(z // 4) % parts == part`` and writes to no other, so
-    the parts may run at once, and every corner's sum is in the order of the points whatever ``parts`` is.
+    Call it once for every ``part``: each writes only to the planes z with ``(z // 4) % parts == part``. The parts can
+    therefore run in parallel, and each corner is summed in the order of the points for any number of ``parts``.
     """
     first, others = grads
     n = out.shape[0]
@@ -85,7 +85,7 @@ def grid_backward(out: np.ndarray, points: np.ndarray, bounds: float, grads: tup
 
 @compiled
 def upsample_forward(coarse: np.ndarray, fine: np.ndarray, low: int, high: int, out: np.ndarray) -> None:
-    """``fine (m, m, m, 4)`` plus the interpolated ``coarse (n, n, n, 4)``, planes z in ``low..high`` of ``out``."""
+    """Write ``fine (m, m, m, 4)`` plus the upsampled ``coarse (n, n, n, 4)`` to planes z in ``low..high`` of ``out``."""
     n, m = coarse.shape[0], fine.shape[0]
     k = (m - 1) // (n - 1)
     row = np.empty((n, 4), np.float32)
@@ -115,7 +115,7 @@ def upsample_forward(coarse: np.ndarray, fine: np.ndarray, low: int, high: int, 
 
 @compiled
 def upsample_backward(grad: np.ndarray, out: np.ndarray) -> None:
-    """Add the transpose of the interpolation to ``out (n, n, n, 4)``, for ``grad (m, m, m, 4)``."""
+    """Add the transpose of the upsampling, applied to ``grad (m, m, m, 4)``, to ``out (n, n, n, 4)``."""
     n, m = out.shape[0], grad.shape[0]
     k = (m - 1) // (n - 1)
     row = np.empty((n, 4), np.float32)
@@ -200,7 +200,7 @@ def slopes_backward(grad: np.ndarray, out: np.ndarray) -> None:
 def hash_forward(table: np.ndarray, points: np.ndarray, layout: tuple, low: int, high: int, out: np.ndarray) -> None:
     """Encode points ``low..high`` (N, 3) in [0, 1]: ``out (L * 2, N)`` from ``table (S, 2)``.
 
-    ``layout`` is (resolutions (L,), first entries (L + 1,), how many levels take part); the other rows get zeros.
+    ``layout`` is (resolutions (L,), first entries (L + 1,), number of active levels); inactive levels give zeros.
     """
     resolutions, first, active = layout
     one = np.float32(1.0)
@@ -243,7 +243,7 @@ def hash_forward(table: np.ndarray, points: np.ndarray, layout: tuple, low: int,
 def hash_backward(out: np.ndarray, points: np.ndarray, layout: tuple, grad: np.ndarray, low: int, high: int) -> None:
     """The transpose of :func:`hash_forward` for levels ``low..high``, added to ``out (S, 2)``.
 
-    ``grad`` is ``(L * 2, N)``. Levels own separate entries, so that different levels may run at once.
+    ``grad`` is ``(L * 2, N)``. Levels write to disjoint entries, so they can run in parallel.
     """
     resolutions, first, _ = layout
     one = np.float32(1.0)

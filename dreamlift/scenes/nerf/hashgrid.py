@@ -1,17 +1,17 @@
 """The field ``hashgrid``: a multi-resolution hash encoding and a small MLP.
 
-Level ``l`` of L divides the cube into ``n_l^3`` cells, ``n_l = floor(n_0 b^l)``. Its corners' features are rows of a
-table: one row a corner where the level fits into T rows, else row
+Level ``l`` of L divides the cube into ``n_l^3`` cells, ``n_l = floor(n_0 b^l)``. The features of its corners are rows of a
+table: one row per corner if the level fits into T rows, otherwise row
 
     h(x, y, z) = (x xor y * 2654435761 xor z * 805459861) mod T
 
-and a point's encoding is the trilinear mix of its cell's eight rows, all levels side by side. Instant-NGP (Mueller et
-al. 2022), eqs. 2-4, https://arxiv.org/abs/2201.05989. Finer levels join one by one over the run, as threestudio's
-``ProgressiveBandHashGrid``. Normals are finite differences of the density (threestudio's ``finite_difference``).
+A point's encoding is the trilinear interpolation of the eight rows of its cell, concatenated over the levels. Instant-NGP
+(Mueller et al. 2022), eqs. 2-4, https://arxiv.org/abs/2201.05989. Finer levels are activated one by one during the run, as
+in threestudio's ``ProgressiveBandHashGrid``. Normals are finite differences of the density (threestudio's
+``finite_difference``).
 
-Compiled kernels do the encoding where they can: numba's on a CPU, Triton's (:mod:`dreamlift.scenes.nerf.hashgrid_triton`) on
-a GPU. Everything is features-first, ``(C, N)``: each level of the encoding is then written in one stretch, and the MLP is two
-plain matrix products.
+The encoding runs in compiled kernels where available: numba on a CPU, Triton (:mod:`dreamlift.scenes.nerf.hashgrid_triton`)
+on a GPU. The layout is features-first, ``(C, N)``: each level writes contiguous memory, and the MLP is two matrix products.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from dreamlift.system import jit
 
 @dataclass(frozen=True)
 class Hashgrid:
-    """Settings of the hash-grid field; the defaults are threestudio's, for a GPU."""
+    """Settings of the hash-grid field. The defaults are threestudio's and meant for a GPU."""
 
-    levels: int = 16
-    features: int = 2  # a row; the compiled CPU kernel is for 2
-    log2_rows: int = 19  # largest table of a level: 2^19 rows
-    base_resolution: int = 16  # cells a side of the coarsest level
-    growth: float = 1.447269  # of the resolution from level to level: 4,096 at the 16th
+    levels: int = 16  # resolution levels of the encoding
+    features: int = 2  # features per table row; the compiled CPU kernel supports 2 only
+    log2_rows: int = 19  # base-2 logarithm of a level's largest number of table rows
+    base_resolution: int = 16  # cells per side of the coarsest level
+    growth: float = 1.447269  # ratio of the resolutions of consecutive levels; the default gives 4,096 at the 16th level
     hidden: int = 64  # width of the MLP's one hidden layer
-    start_levels: int = 8  # levels that take part from the beginning
-    start_at: float = 0.2  # progress (0..1) at which the next level joins
-    every: float = 0.05  # progress between further levels
-    activation: str = "softplus"  # "softplus" or "exp"
+    start_levels: int = 8  # levels that are active from the beginning
+    start_at: float = 0.2  # progress (0..1) at which the next level is activated
+    every: float = 0.05  # progress between the activations of further levels
+    activation: str = "softplus"  # density activation: "softplus" or "exp"
     blob: Blob = dataclasses.field(default_factory=Blob)  # the initial density
-    normal_eps: float = 0.01  # step of the finite differences, world units
-    lr: float = 0.01  # Adam, on the table
-    mlp_lr: float = 0.001  # Adam, on the MLP (threestudio's ProlificDreamer)
+    normal_eps: float = 0.01  # step of the finite differences for normals, world units
+    lr: float = 0.01  # learning rate of the table (Adam)
+    mlp_lr: float = 0.001  # learning rate of the MLP (Adam; threestudio's ProlificDreamer)
 
     def __post_init__(self) -> None:
         if self.start_levels < 1 or self.levels < 1 or self.features < 1 or not 4 <= self.log2_rows <= 24:
@@ -65,17 +65,21 @@ class Hashgrid:
         """A field on the CPU, its parameters drawn from ``rng``."""
         return HashgridField(self, bounds, rng)
 
+    def parameter_count(self) -> int:
+        """Number of trained scalars: the table and the MLP."""
+        return layout_of(self).first[-1] * self.features + self.hidden * (self.levels * self.features + 4)
+
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each level's rows lie in the table."""
+    """The rows of each level in the table."""
 
-    resolutions: tuple[int, ...]  # cells a side
-    first: tuple[int, ...]  # (L + 1) first row of each level, and the total
+    resolutions: tuple[int, ...]  # (L) cells per side
+    first: tuple[int, ...]  # (L + 1) first row of each level, then the total number of rows
 
 
 def layout_of(settings: Hashgrid) -> Layout:
-    """The levels' resolutions and rows."""
+    """The resolution and first row of each level."""
     resolutions = [math.floor(settings.base_resolution * settings.growth**level) for level in range(settings.levels)]
     first = [0]
     for n in resolutions:
@@ -85,7 +89,7 @@ def layout_of(settings: Hashgrid) -> Layout:
 
 @lru_cache
 def levels_of(layout: Layout, device: torch.device) -> Tensor:
-    """What the Triton kernels are told of the levels, ``(L, 3)`` int32: resolution, first row, rows - 1 where hashed (or 0)."""
+    """The levels for the Triton kernels, ``(L, 3)`` int32: resolution, first row, rows - 1 if hashed, otherwise 0."""
     rows = [
         (n, first, 0 if after - first == (n + 1) ** 3 else after - first - 1)
         for n, first, after in zip(layout.resolutions, layout.first, layout.first[1:], strict=False)
@@ -119,14 +123,16 @@ def encode_torch(table: Tensor, points: Tensor, layout: Layout, active: int) -> 
 
 
 class _Encode(torch.autograd.Function):
-    """The compiled :func:`encode`: a gradient for the table, none for the points."""
+    """Numba version of :func:`encode`, differentiable in the table only."""
 
     @staticmethod
     def forward(ctx, table: Tensor, points: Tensor, layout: Layout, active: int) -> Tensor:
         out = table.new_empty(2 * len(layout.resolutions), points.shape[0])
         rows, where, target = jit.array(table), jit.array(points), out.numpy()
         plan = (np.array(layout.resolutions), np.array(layout.first), active)
-        jit.spread(lambda low, high: field_numba.hash_forward(rows, where, plan, low, high, target), points.shape[0], 4096)
+        jit.parallel_ranges(
+            lambda low, high: field_numba.hash_forward(rows, where, plan, low, high, target), points.shape[0], 4096
+        )
         ctx.where, ctx.plan, ctx.shape = where, plan, table.shape
         return out
 
@@ -135,14 +141,16 @@ class _Encode(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
         out = grad.new_zeros(ctx.shape)
         seen, target = jit.array(grad), out.numpy()
-        jit.spread(lambda low, high: field_numba.hash_backward(target, ctx.where, ctx.plan, seen, low, high), ctx.plan[2], 1)
+        jit.parallel_ranges(
+            lambda low, high: field_numba.hash_backward(target, ctx.where, ctx.plan, seen, low, high), ctx.plan[2], 1
+        )
         return out, None, None, None
 
 
 def encode(table: Tensor, points: Tensor, layout: Layout, active: int) -> Tensor:
     """Features ``(L * F, N)`` of ``points (N, 3)`` in [0, 1] (clamped) from ``table (S, F)``; points get no gradient.
 
-    Levels from ``active`` on give zeros.
+    Only the first ``active`` levels are evaluated; the others give zeros.
     """
     if table.shape[1] == 2 and jit.usable(table, points):
         return _Encode.apply(table, points, layout, active)  # pyright: ignore[reportReturnType]
@@ -156,7 +164,7 @@ def encode(table: Tensor, points: Tensor, layout: Layout, active: int) -> Tensor
 class HashgridField(Field):
     """See the module's docstring."""
 
-    active: Tensor  # () int64, how many levels take part
+    active: Tensor  # () int64, number of active levels
 
     def __init__(self, settings: Hashgrid, bounds: float, rng: torch.Generator) -> None:
         super().__init__()
@@ -167,14 +175,14 @@ class HashgridField(Field):
             return nn.Parameter((torch.rand(*shape, generator=rng) * 2 - 1) * limit)
 
         self.table = uniform(1e-4, self.layout.first[-1], settings.features)
-        # He's uniform initialisation, without biases, as threestudio's VanillaMLP.
+        # He's uniform initialisation without biases, as in threestudio's VanillaMLP.
         self.first = uniform(math.sqrt(6 / inputs), settings.hidden, inputs)
         self.second = uniform(math.sqrt(6 / settings.hidden), 4, settings.hidden)
         self.register_buffer("active", torch.ones((), dtype=torch.int64))
         self.advance(0.0)
 
     def _raw(self, points: Tensor) -> Tensor:
-        """Raw density, with the blob, and raw colours: ``(4, N)`` at ``points (N, 3)``."""
+        """Raw density without the blob, and raw colours: ``(4, N)`` at ``points (N, 3)``."""
         unit = (points + self.bounds) * (0.5 / self.bounds)
         features = encode(self.table, unit, self.layout, int(self.active))
         return self.second @ (self.first @ features).relu()
@@ -196,7 +204,7 @@ class HashgridField(Field):
     def advance(self, progress: float) -> None:
         joined = 0
         if progress >= self.settings.start_at:
-            # The small number keeps 0.3 = 0.2 + 2 * 0.05 from rounding down.
+            # 1e-6: floating-point error must not round 0.3 = 0.2 + 2 * 0.05 down to one step.
             joined = 1 + math.floor((progress - self.settings.start_at) / self.settings.every + 1e-6)
         self.active.fill_(min(self.settings.levels, self.settings.start_levels + joined))
 

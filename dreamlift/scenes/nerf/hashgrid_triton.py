@@ -1,12 +1,12 @@
-"""The hash encoding of :mod:`dreamlift.scenes.nerf.hashgrid`, fused, for GPUs: one kernel each way.
+"""Triton kernels of the hash encoding (:mod:`dreamlift.scenes.nerf.hashgrid`): one each for forward and backward.
 
-The torch twin writes some twenty arrays of the size (points, levels) on its way; here every corner is read, weighed and
-added in registers. Triton comes with torch's CUDA builds. With ``TRITON_INTERPRET=1`` the same kernels run, slowly, on a
-CPU, which is how they are tested where there is no GPU.
+The torch twin writes about twenty intermediate arrays of size (points, levels); here the corners are weighted and summed in
+registers. Triton is part of torch's CUDA builds. ``TRITON_INTERPRET=1`` runs the same kernels (slowly) on a CPU, which tests
+them without a GPU.
 """
 
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportIndexIssue=false
-# (types of the language inside the kernels)
+# (Triton's types inside the kernels)
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 256  # points a program
+BLOCK = 256  # points per program
 
 
 @triton.jit
 def _corner(levels, points, level, index, inside, k: tl.constexpr):
-    """Row of the table, and weight, of corner ``k`` of the cells of some points."""
+    """Table row and trilinear weight of corner ``k`` of the cell of each point."""
     n = tl.load(levels + 3 * level)
     first = tl.load(levels + 3 * level + 1)
     mask = tl.load(levels + 3 * level + 2)  # rows - 1 of a hashed level, 0 of a dense one
@@ -34,7 +34,7 @@ def _corner(levels, points, level, index, inside, k: tl.constexpr):
         ahead = where - low.to(tl.float32)
         place = low + (k >> axis & 1)
         weight *= ahead if k >> axis & 1 else 1.0 - ahead
-        # The primes of Instant-NGP, as signed numbers: multiplication wraps round to the same low bits.
+        # Instant-NGP's primes as signed integers: the product has the same low bits.
         if axis == 0:
             row, hashed = place, place
         elif axis == 1:
@@ -76,7 +76,7 @@ def _backward(grad_table, points, levels, grad, count, features: tl.constexpr, b
 class EncodeTriton(torch.autograd.Function):
     """``apply(table (S, F), points (N, 3), levels (L, 3), active)``: features ``(L * F, N)``; points get no gradient.
 
-    ``levels`` holds, as int32, each level's resolution, its first row, and its rows - 1 where it is hashed, else 0.
+    ``levels`` is int32: each level's resolution, first row, and rows - 1 if hashed, otherwise 0.
     """
 
     @staticmethod

@@ -1,12 +1,12 @@
-"""Empty-space skipping: a coarse grid that remembers where there is, or lately was, any density.
+"""Empty-space skipping: a coarse grid that marks the cells with density, now or recently.
 
-Every few steps each cell's density is read at one random point inside it, and
+Every few steps, the density is evaluated at one random point in each cell, and
 
     average <- max(decay * average, density)          occupied <- dilate(average > min(min_density, mean(average)))
 
-(Instant-NGP, Mueller et al. 2022, appendix C, https://arxiv.org/abs/2201.05989). Two additions let a scene that is
-still growing reach outside its grid: occupied cells are dilated by one, and a few empty cells, drawn anew at each
-refresh, are rendered all the same. Because of ``min(..., mean)`` some cell always stays.
+(Instant-NGP, Mueller et al. 2022, appendix C, https://arxiv.org/abs/2201.05989). Two additions let density grow into empty
+cells: occupied cells are dilated by one cell, and a small share of the empty cells, drawn anew at each update, is rendered
+too. The threshold ``min(..., mean)`` keeps at least one cell occupied.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from dreamlift.scenes.nerf.field import Field
 class Occupancy:
     """Settings of the occupancy grid."""
 
-    resolution: int = 32  # cells a side; 0 switches it off
-    every: int = 16  # steps between two refreshes
-    warmup: int = 32  # steps before anything is skipped
-    decay: float = 0.8  # of the running maximum, at each refresh
-    min_density: float = 0.05  # inverse world units: 10% opacity across a cube of edge 2 still counts as empty
-    explore: float = 0.01  # share of the empty cells that are rendered all the same
+    resolution: int = 32  # cells per side; 0 disables the grid
+    every: int = 16  # steps between updates
+    warmup: int = 32  # steps before empty cells are skipped
+    decay: float = 0.8  # factor on the running maximum of the density at each update
+    min_density: float = 0.05  # lowest density of an occupied cell, inverse world units; 0.05 over a length of 2 is 10% opacity
+    explore: float = 0.01  # share of the empty cells that are rendered nevertheless
 
     def __post_init__(self) -> None:
         if self.resolution < 0 or self.every < 1 or self.warmup < 0:
@@ -39,7 +39,7 @@ class Occupancy:
 
 
 class OccupancyGrid(nn.Module):
-    """The grid's state: everything that changes is a buffer."""
+    """The grid's state, all in buffers."""
 
     average: Tensor  # (G, G, G) float32, running maximum of the density
     occupied: Tensor  # (G, G, G) bool, indexed z, y, x
@@ -52,12 +52,12 @@ class OccupancyGrid(nn.Module):
         self.register_buffer("occupied", torch.ones(size, size, size, dtype=torch.bool))
 
     def cells(self) -> Tensor | None:
-        """The mask for :func:`dreamlift.scenes.nerf.volume.sample_rays`, or None when switched off."""
+        """The mask for :func:`dreamlift.scenes.nerf.volume.sample_rays`; None if the grid is disabled."""
         return self.occupied if self.settings.resolution else None
 
     @torch.no_grad()
     def after_step(self, index: int, field: Field, rng: torch.Generator) -> None:
-        """Refresh after every ``settings.every``-th step."""
+        """Update the grid after every ``settings.every``-th step; ``index`` counts from 0."""
         size = self.settings.resolution
         if not size or (index + 1) % self.settings.every:
             return

@@ -1,11 +1,11 @@
 """The scene ``nerf``: a field of density and colour, an occupancy grid and a background, rendered by ray marching.
 
-NeRF (Mildenhall et al. 2020, https://arxiv.org/abs/2003.08934), lit as in DreamFusion (Poole et al. 2022, section 3.1,
+NeRF (Mildenhall et al. 2020, https://arxiv.org/abs/2003.08934), shaded as in DreamFusion (Poole et al. 2022, section 3.1,
 https://arxiv.org/abs/2209.14988): with the normal ``n = -grad density / |grad density|`` and a point light at ``l``,
 
     colour = albedo * (ambient + (1 - ambient) * max(0, n . (l - x) / |l - x|))
 
-where albedo is white for a "textureless" picture.
+with a white albedo in "textureless" renders.
 """
 
 from __future__ import annotations
@@ -19,68 +19,71 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from dreamlift.cameras import rays_of
-from dreamlift.scenes import regularizers
 from dreamlift.scenes.background import BACKGROUNDS, Background, Learned, Random, Solid
 from dreamlift.scenes.base import ParamGroup, Scene, SceneSettings, StepShape
-from dreamlift.scenes.nerf import memory as nerf_memory
+from dreamlift.scenes.nerf import memory
 from dreamlift.scenes.nerf.field import Field
 from dreamlift.scenes.nerf.hashgrid import Hashgrid
 from dreamlift.scenes.nerf.occupancy import Occupancy, OccupancyGrid
+from dreamlift.scenes.nerf.regularizers import depth_variance, distortion, orientation, total_variation
 from dreamlift.scenes.nerf.volume import Composited, composite, ray_offsets, sample_points, sample_rays
 from dreamlift.scenes.nerf.voxel import Voxel
+from dreamlift.scenes.regularizers import opaque, sparsity
 from dreamlift.shading.lambert import shade
 from dreamlift.texturing.extract import Extract, mesh_of_field
 from dreamlift.types import Cameras, Mesh, RaySamples, RenderOutput, Shading
 
-SAMPLES_AT_ONCE = 1 << 19  # of a render without gradients: bounds its memory
+SAMPLES_AT_ONCE = 1 << 19  # samples per chunk of a render without gradients; bounds its memory
 TERMS = ("sparsity", "opaque", "distortion", "depth_variance", "orientation", "tv")
 FIELDS = {"voxel": Voxel, "hashgrid": Hashgrid}
 
 
 @dataclass(frozen=True)
 class Nerf(SceneSettings):
-    """Settings of a radiance field scene; :meth:`build` makes the scene."""
+    """Settings of a radiance field scene; :meth:`build` creates the scene."""
 
-    takes_start: ClassVar[bool] = False
+    takes_initial_mesh: ClassVar[bool] = False
     terms: ClassVar[tuple[str, ...]] = TERMS
 
+    # representation of density and colour
     field: Voxel | Hashgrid = dataclasses.field(default_factory=Voxel, metadata={"choices": FIELDS})
+    # background behind the object
     background: Random | Solid | Learned = dataclasses.field(default_factory=Random, metadata={"choices": BACKGROUNDS})
     occupancy: Occupancy = dataclasses.field(default_factory=Occupancy)
-    samples: int = 64  # intervals of every ray through the cube, before empty ones are skipped
-    stop: float = 1e-3  # a sample that less light than this reaches is not drawn (early termination)
-    bounds: float = 1.0  # half the cube's edge, world units
-    rays_at_once: int = 0  # if set, so many rays are followed at a time, and again for the gradient: less memory, more time
+    samples_per_ray: int = 64  # samples on each ray's segment in the cube, before empty cells are skipped
+    early_stop_eps: float = 1e-3  # transmittance below which a ray's further samples are ignored (early termination)
+    bounds: float = 1.0  # half the edge of the scene's cube, world units
+    chunk_rays: int = 0  # rays per chunk, recomputed in the backward pass: less memory, more time; 0: all rays at once
 
     def __post_init__(self) -> None:
-        if self.samples < 2:
-            raise ValueError(f"Nerf.samples is {self.samples}; use at least 2 (64 is the default).")
+        if self.samples_per_ray < 2:
+            raise ValueError(f"Nerf.samples_per_ray is {self.samples_per_ray}; use at least 2 (64 is the default).")
         if self.bounds <= 0:
             raise ValueError(f"Nerf.bounds is {self.bounds}; it must be positive.")
-        if self.rays_at_once < 0:
-            raise ValueError(f"Nerf.rays_at_once is {self.rays_at_once}; use 0 for all of them, or for example 4096.")
+        if self.chunk_rays < 0:
+            raise ValueError(f"Nerf.chunk_rays is {self.chunk_rays}; use 0 for all of them, or for example 4096.")
 
-    def build(self, rng: torch.Generator, device: torch.device | str = "cpu", start: Mesh | None = None) -> NerfScene:
-        """See :meth:`SceneSettings.build`. A radiance field does not begin with a mesh."""
-        if start is not None:
-            raise ValueError("a nerf scene cannot begin with a mesh; use the scene tetmesh, surface or gaussians for that")
+    def build(self, rng: torch.Generator, device: torch.device | str = "cpu", initial_mesh: Mesh | None = None) -> NerfScene:
+        """See :meth:`SceneSettings.build`. A radiance field does not accept an initial mesh."""
+        if initial_mesh is not None:
+            raise ValueError("a nerf scene cannot begin with a mesh; use the scene tetmesh, surface or gaussians")
         return NerfScene(self, self.field.build(self.bounds, rng), self.background.build(rng)).to(device)
 
-    def values(self) -> int:
-        return nerf_memory.field_values(self.field)
+    def parameter_count(self) -> int:
+        return self.field.parameter_count()
 
     def step_bytes(self, shape: StepShape) -> int:
-        return nerf_memory.step_bytes(self, shape)
+        return memory.step_bytes(self, shape)
 
     def picture_bytes(self, device: str) -> int:
-        return SAMPLES_AT_ONCE * nerf_memory.sample_bytes(self, device)
+        return SAMPLES_AT_ONCE * memory.sample_bytes(self, device)
 
-    def thrifty(self) -> Nerf:
-        return dataclasses.replace(self, rays_at_once=nerf_memory.LOW_RAYS)
+    def low_memory(self) -> Nerf:
+        return dataclasses.replace(self, chunk_rays=memory.LOW_RAYS)
 
 
 class NerfScene(Scene):
-    """See the module's docstring. In ``eval()`` mode rays are not jittered and the background is not random."""
+    """See the module's docstring. In ``eval()`` mode, rays are not jittered and the background is not random."""
 
     def __init__(self, settings: Nerf, volume: Field, background: Background) -> None:
         super().__init__()
@@ -100,9 +103,9 @@ class NerfScene(Scene):
     ) -> RenderOutput:
         """See :meth:`Scene.render`. ``progress`` is not used: levels change in :meth:`after_step` only.
 
-        Where no gradient is wanted, large pictures are rendered piece by piece and ``aux`` is empty.
+        Without gradients, large renders are split into chunks of rays and ``aux`` is empty.
         """
-        like = self.occupancy.average  # this scene's device and precision
+        like = self.occupancy.average  # has the scene's device and precision
         device, rays = like.device, rays_of(cameras.to(like.device))
         shape = rays.directions.shape[:3]
         origins, directions = rays.origins.reshape(-1, 3).to(like), rays.directions.reshape(-1, 3).to(like)
@@ -113,16 +116,19 @@ class NerfScene(Scene):
         else:
             jitter = torch.full_like(origins[:, 0], 0.5)
         grad = torch.is_grad_enabled()
-        size = (self.settings.rays_at_once or origins.shape[0]) if grad else max(1, SAMPLES_AT_ONCE // self.settings.samples)
-        pieces = list(zip(*(x.split(size) for x in (origins, directions, view, jitter)), strict=True))
+        if grad:
+            size = self.settings.chunk_rays or origins.shape[0]
+        else:
+            size = max(1, SAMPLES_AT_ONCE // self.settings.samples_per_ray)
+        chunks = list(zip(*(x.split(size) for x in (origins, directions, view, jitter)), strict=True))
         marched = []
-        for piece in pieces:
-            if grad and len(pieces) > 1:
-                marched.append(checkpoint(self._march, piece, shading, normals, use_reentrant=False))
+        for chunk in chunks:
+            if grad and len(chunks) > 1:
+                marched.append(checkpoint(self._march, chunk, shading, normals, use_reentrant=False))
             else:
-                marched.append(self._march(piece, shading, normals))
+                marched.append(self._march(chunk, shading, normals))
             if len(marched) > 1:
-                marched[-1][1].pop("grid", None)  # the same in each: one is enough to keep
+                marched[-1][1].pop("grid", None)  # the grid is the same for all chunks: keep the first
         opacity = torch.cat([out.opacity for out, _ in marched]).view(*shape, 1)
         depth_sum = torch.cat([out.depth_sum for out, _ in marched]).view(*shape, 1)
         values = torch.cat([out.values for out, _ in marched]).view(*shape, -1)
@@ -134,10 +140,10 @@ class NerfScene(Scene):
         return RenderOutput(rgb, opacity, depth, values[..., 3:] if normals else None, aux)
 
     def _march(self, rays: tuple[Tensor, ...], shading: Shading | None, normals: bool) -> tuple[Composited, dict[str, Tensor]]:
-        """What rays ``(origins (R, 3), directions (R, 3), view (R,), jitter (R,))`` collect, and their samples' values."""
+        """Render rays ``(origins (R, 3), directions (R, 3), view (R,), jitter (R,))``; also returns ``RenderOutput.aux``."""
         origins, directions, view, jitter = rays
         cells = self.occupancy.cells()
-        samples = sample_rays(origins, directions, self.bounds, self.settings.samples, jitter, cells)
+        samples = sample_rays(origins, directions, self.bounds, self.settings.samples_per_ray, jitter, cells)
         offsets = ray_offsets(samples, origins.shape[0])
         points = sample_points(origins, directions, samples)
         lit = shading is not None and bool((shading.lambertian > 0).any())
@@ -146,7 +152,7 @@ class NerfScene(Scene):
         if shading is not None:
             colors = shade(found.albedo, found.normal, points, view.index_select(0, samples.ray_indices), shading)
         values = torch.cat([colors, found.normal], -1) if normals and found.normal is not None else colors
-        out = composite(found.density, values, samples, offsets, self.settings.stop)
+        out = composite(found.density, values, samples, offsets, self.settings.early_stop_eps)
         aux = {
             "weights": out.weights, "ray_indices": samples.ray_indices, "starts": samples.starts,
             "ends": samples.ends, "offsets": offsets,
@@ -158,25 +164,25 @@ class NerfScene(Scene):
         return out, aux
 
     def regularize(self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None) -> dict[str, Tensor]:
-        """Raw terms: sparsity, opaque, distortion, depth_variance; orientation with normals; tv with a voxel field."""
+        """Unweighted sparsity, opaque, distortion, depth_variance; orientation with normals; tv with a voxel field."""
         aux = render.aux
         samples = RaySamples(aux["ray_indices"], aux["starts"], aux["ends"])
         rays = render.opacity.numel()
         terms = {}
         for name in TERMS if only is None else only:
             if name == "sparsity":
-                terms[name] = regularizers.sparsity(render.opacity)
+                terms[name] = sparsity(render.opacity)
             elif name == "opaque":
-                terms[name] = regularizers.opaque(render.opacity)
+                terms[name] = opaque(render.opacity)
             elif name == "distortion":
-                terms[name] = regularizers.distortion(aux["weights"], samples, aux["offsets"])
+                terms[name] = distortion(aux["weights"], samples, aux["offsets"])
             elif name == "depth_variance":
-                terms[name] = regularizers.depth_variance(aux["weights"], samples, aux["offsets"])
+                terms[name] = depth_variance(aux["weights"], samples, aux["offsets"])
             elif name == "orientation" and "normals" in aux:
                 toward = aux["directions"][samples.ray_indices]
-                terms[name] = regularizers.orientation(aux["weights"], aux["normals"], toward, rays)
+                terms[name] = orientation(aux["weights"], aux["normals"], toward, rays)
             elif name == "tv" and "grid" in aux:
-                terms[name] = regularizers.total_variation(aux["grid"])
+                terms[name] = total_variation(aux["grid"])
             elif name not in TERMS:
                 raise ValueError(f"Unknown regulariser {name!r}; a nerf scene has {', '.join(TERMS)}.")
         return terms
@@ -193,7 +199,7 @@ class NerfScene(Scene):
 
     @torch.no_grad()
     def to_mesh(self, settings: Extract) -> Mesh:
-        """The surface at the density whose outlines match the renders, with the colours that rays collect there."""
+        """The density's isosurface whose silhouettes match the renders, with colours composited along rays."""
         return mesh_of_field(self.density, self.albedo, self.bounds, settings)
 
     def density(self, points: Tensor) -> Tensor:
@@ -201,22 +207,22 @@ class NerfScene(Scene):
         return self.field.density(points.to(self.occupancy.average))
 
     def albedo(self, points: Tensor) -> Tensor:
-        """Base colour ``(N, 3)`` in [0, 1], sRGB, at ``points (N, 3)``, on any device."""
+        """Albedo ``(N, 3)`` in [0, 1], sRGB, at ``points (N, 3)``, on any device."""
         return self.field.query(points.to(self.occupancy.average)).albedo
 
 
-def joined(pieces: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The samples' values of consecutive pieces of the rays as those of all; the first has the grid, if there is one."""
-    if len(pieces) == 1:
-        return pieces[0]
+def joined(chunks: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Concatenate the ``aux`` values of consecutive chunks of rays; only the first may hold a grid."""
+    if len(chunks) == 1:
+        return chunks[0]
     rays = samples = 0
-    parts: dict[str, list[Tensor]] = {name: [] for name in pieces[0]}
-    for i, piece in enumerate(pieces):
-        for name, value in piece.items():
+    parts: dict[str, list[Tensor]] = {name: [] for name in chunks[0]}
+    for i, chunk in enumerate(chunks):
+        for name, value in chunk.items():
             if name == "ray_indices":
                 value = value + rays
             elif name == "offsets":
                 value = value[i > 0 :] + samples
             parts[name].append(value)
-        rays, samples = rays + piece["offsets"].shape[0] - 1, samples + piece["starts"].shape[0]
+        rays, samples = rays + chunk["offsets"].shape[0] - 1, samples + chunk["starts"].shape[0]
     return {name: torch.cat(values) for name, values in parts.items()}

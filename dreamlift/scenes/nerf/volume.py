@@ -1,14 +1,14 @@
-"""Volume rendering on packed samples: where to sample, how much each sample is seen, and what a ray collects.
+"""Volume rendering on packed samples: ray sampling, compositing weights, and sums along rays.
 
-For sample ``i`` of a ray with density ``sigma_i`` over an interval of length ``delta_i``:
+For sample ``i`` of a ray, with density ``sigma_i`` over an interval of length ``delta_i``:
 
     tau_i = sigma_i delta_i        T_i = exp(-sum_{j<i} tau_j)        w_i = T_i (1 - exp(-tau_i))
     opacity = sum_i w_i            C = sum_i w_i c_i                  depth = sum_i w_i t_i
 
 the quadrature of Max, "Optical models for direct volume rendering" (1995), as eq. 3 of NeRF (Mildenhall et al. 2020,
-https://arxiv.org/abs/2003.08934). :func:`composite` and :func:`sample_rays` exist three times: in torch (the reference; any
-device, any precision), and for float32, chosen by themselves, as numba kernels (:mod:`dreamlift.scenes.nerf.volume_numba`)
-on a CPU and as Triton kernels (:mod:`dreamlift.scenes.nerf.volume_triton`) on a GPU.
+https://arxiv.org/abs/2003.08934). :func:`composite` and :func:`sample_rays` have three versions: torch (the reference, for
+any device and precision) and, selected automatically for float32, numba kernels on a CPU
+(:mod:`dreamlift.scenes.nerf.volume_numba`) and Triton kernels on a GPU (:mod:`dreamlift.scenes.nerf.volume_triton`).
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ HAS_TRITON = find_spec("triton") is not None
 
 
 def on_triton(*tensors: Tensor) -> bool:
-    """Whether Triton's kernels can work on these."""
+    """Whether the Triton kernels support these tensors: float32 on a CUDA device."""
     return HAS_TRITON and all(each.is_cuda and each.dtype == torch.float32 for each in tensors)
 
 
 def intersect_cube(origins: Tensor, directions: Tensor, bounds: float) -> tuple[Tensor, Tensor]:
     """Where rays ``(R, 3)`` enter and leave the cube ``[-bounds, bounds]^3``: ``near, far (R,)`` with near >= 0.
 
-    A ray that misses has ``far <= near``.
+    A ray that misses the cube has ``far <= near``.
     """
-    # A component of exactly zero would make 0 * inf = nan for an origin on the cube's face.
+    # A direction component of exactly zero would give 0 * inf = nan for an origin on a face of the cube.
     tiny = torch.full_like(directions, 1e-9)
     inverse = 1.0 / torch.where(directions.abs() < 1e-9, tiny, directions)
     first, second = (-bounds - origins) * inverse, (bounds - origins) * inverse
@@ -64,35 +64,37 @@ def sample_rays_torch(
 
 
 def lookup(occupied: Tensor, points: Tensor, bounds: float) -> Tensor:
-    """Whether ``points (..., 3)`` lie in a marked cell of ``occupied (G, G, G)`` (indexed z, y, x)."""
+    """Whether ``points (..., 3)`` lie in a true cell of ``occupied (G, G, G)`` bool, indexed z, y, x."""
     size = occupied.shape[0]
     cell = ((points + bounds) * (size / (2 * bounds))).long().clamp(0, size - 1)
     return occupied.reshape(-1)[(cell[..., 2] * size + cell[..., 1]) * size + cell[..., 0]]
 
 
 def ray_offsets(samples: RaySamples, rays: int) -> Tensor:
-    """Where each ray's samples begin, ``(R + 1,)`` int64: ray r owns ``offsets[r]:offsets[r + 1]``."""
+    """First sample of each ray, ``(R + 1,)`` int64: the samples of ray r are ``offsets[r]:offsets[r + 1]``."""
     edges = torch.arange(rays + 1, device=samples.ray_indices.device)
     return torch.searchsorted(samples.ray_indices, edges)
 
 
 def sample_points(origins: Tensor, directions: Tensor, samples: RaySamples) -> Tensor:
-    """The intervals' middles, ``(N, 3)``, for rays ``(R, 3)``."""
+    """Midpoints ``(N, 3)`` of the samples' intervals, for rays ``(R, 3)``."""
     if jit.usable(origins, directions, samples.starts):
         out = origins.new_empty(samples.starts.shape[0], 3)
         rays = (jit.array(origins), jit.array(directions))
         packed = (jit.array(samples.ray_indices), jit.array(samples.starts), jit.array(samples.ends))
-        jit.spread(lambda low, high: volume_numba.points_kernel(rays, packed, low, high, out.numpy()), out.shape[0], 16384)
+        jit.parallel_ranges(
+            lambda low, high: volume_numba.points_kernel(rays, packed, low, high, out.numpy()), out.shape[0], 16384
+        )
         return out
     middles = 0.5 * (samples.starts + samples.ends)
     return origins[samples.ray_indices] + middles[:, None] * directions[samples.ray_indices]
 
 
 def to_dense(values: Tensor, samples: RaySamples, offsets: Tensor) -> Tensor:
-    """Packed ``(N,)`` values as ``(R, M)``, zero-padded; M is the longest ray. Sums along it stay within a ray.
+    """Packed values ``(N,)`` as ``(R, M)``, zero-padded, where M is the largest number of samples of a ray.
 
-    A running sum over the packed axis would be cheaper, but each ray's part is then a difference of large numbers:
-    float32 loses the later rays.
+    Running sums are taken along M. Over the packed axis they would be cheaper, but each ray's part would be a difference of
+    large numbers, which float32 cannot resolve.
     """
     rays = offsets.shape[0] - 1
     longest = int((offsets[1:] - offsets[:-1]).max()) if rays and values.shape[0] else 1
@@ -109,11 +111,11 @@ def from_dense(dense: Tensor, samples: RaySamples, offsets: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Composited:
-    """What rays collect."""
+    """Compositing weights of N samples and sums along R rays."""
 
     weights: Tensor  # (N,) in [0, 1]
     opacity: Tensor  # (R,) in [0, 1]
-    depth_sum: Tensor  # (R,) sum of w_i t_i; divide by the opacity for the expected distance
+    depth_sum: Tensor  # (R,) sum of w_i t_i; divided by the opacity, the expected distance
     values: Tensor  # (R, C) sum of w_i v_i
 
 
@@ -136,7 +138,7 @@ def composite_torch(density: Tensor, values: Tensor, samples: RaySamples, offset
 
 
 class _Composite(torch.autograd.Function):
-    """The compiled :func:`composite`; returns weights and sums ``(R, 2 + C)`` of (opacity, depth, values)."""
+    """Numba version of :func:`composite`; returns weights and the sums ``(R, 2 + C)`` of (opacity, depth, values)."""
 
     @staticmethod
     def forward(ctx, density: Tensor, values: Tensor, samples: RaySamples, offsets: Tensor, stop: float):
@@ -146,7 +148,9 @@ class _Composite(torch.autograd.Function):
         sigma, seen = jit.array(density), jit.array(values)
         packed = (jit.array(offsets), jit.array(samples.starts), jit.array(samples.ends))
         out = (weights.numpy(), after.numpy(), sums.numpy())
-        jit.spread(lambda low, high: volume_numba.composite_forward(sigma, seen, packed, stop, low, high, out), rays, 256)
+        jit.parallel_ranges(
+            lambda low, high: volume_numba.composite_forward(sigma, seen, packed, stop, low, high, out), rays, 256
+        )
         ctx.save_for_backward(values, weights, after)
         ctx.packed = packed
         ctx.set_materialize_grads(False)
@@ -163,19 +167,21 @@ class _Composite(torch.autograd.Function):
         seen, saved = jit.array(values), (jit.array(weights), jit.array(after))
         grads = (jit.array(none), jit.array(sums))
         out = (grad_density.numpy(), grad_values.numpy())
-        jit.spread(lambda low, high: volume_numba.composite_backward(seen, ctx.packed, saved, grads, low, high, out), rays, 256)
+        jit.parallel_ranges(
+            lambda low, high: volume_numba.composite_backward(seen, ctx.packed, saved, grads, low, high, out), rays, 256
+        )
         return grad_density, grad_values, None, None, None
 
 
 def composite(density: Tensor, values: Tensor, samples: RaySamples, offsets: Tensor, stop: float = 0.0) -> Composited:
-    """What every ray collects of its samples, differentiable in ``density`` and ``values``.
+    """Composite the samples of every ray, differentiable in ``density`` and ``values``.
 
     Args:
         density: ``(N,)`` >= 0, inverse world units.
-        values: ``(N, C)`` per-sample colours, normals, anything.
+        values: ``(N, C)`` per-sample values such as colours and normals.
         samples: the N intervals of R rays.
         offsets: ``(R + 1,)`` from :func:`ray_offsets`.
-        stop: a sample that is reached by less light (transmittance) than this weighs zero and gets no gradient.
+        stop: a sample whose transmittance T_i is below this has weight zero and gets no gradient.
     """
     if on_triton(density, values, samples.starts):
         from dreamlift.scenes.nerf.volume_triton import CompositeTriton
@@ -191,16 +197,16 @@ def composite(density: Tensor, values: Tensor, samples: RaySamples, offsets: Ten
 def sample_rays(
     origins: Tensor, directions: Tensor, bounds: float, count: int, jitter: Tensor, occupied: Tensor | None = None
 ) -> RaySamples:
-    """Intervals that cut each ray's way through the cube ``[-bounds, bounds]^3`` into ``count`` pieces.
+    """Divide each ray's segment in the cube ``[-bounds, bounds]^3`` into ``count`` intervals.
 
-    The first and last edges lie on the cube; the inner ones are evenly spaced and shifted together by ``jitter - 0.5``
-    of a step. So the pieces always add up to the whole way, and on average over the jitter every place is sampled
-    (stratified sampling, NeRF eq. 2, with one random number a ray).
+    The first and last edges lie on the cube; the inner ones are evenly spaced and shifted jointly by ``jitter - 0.5`` of a
+    step. The intervals always cover the whole segment, and random jitter samples every position with equal probability
+    (stratified sampling, NeRF eq. 2, with one random number per ray).
 
     Args:
         origins, directions: ``(R, 3)``; directions are unit.
-        jitter: ``(R,)`` in [0, 1); 0.5 everywhere is a regular cut.
-        occupied: ``(G, G, G)`` bool, indexed z, y, x: pieces whose middle lies in an unmarked cell are left out.
+        jitter: ``(R,)`` in [0, 1); 0.5 gives regular intervals.
+        occupied: ``(G, G, G)`` bool, indexed z, y, x: intervals whose midpoint lies in a false cell are omitted.
     """
     if on_triton(origins, directions, jitter):
         from dreamlift.scenes.nerf.volume_triton import sample_rays_triton
@@ -219,5 +225,5 @@ def sample_rays(
         first = low * count
         return first, first + volume_numba.sample_kernel(rays, bounds, count, mask, low, high, out)
 
-    spans = jit.spread(task, origins.shape[0], 256)
+    spans = jit.parallel_ranges(task, origins.shape[0], 256)
     return RaySamples(*(torch.cat([t[first:last] for first, last in spans]) for t in (indices, starts, ends)))

@@ -1,4 +1,4 @@
-"""Compiled CPU kernels of volume rendering; :mod:`dreamlift.system.jit` says how they are compiled and when they are used."""
+"""Compiled CPU kernels of volume rendering (:mod:`dreamlift.scenes.nerf.volume`); see :mod:`dreamlift.system.jit`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dreamlift.system.jit import compiled
 def sample_kernel(
     rays: tuple, bounds: float, count: int, occupied: np.ndarray, low: int, high: int, out: tuple
 ) -> int:  # fmt: skip
-    """Intervals of rays ``low..high`` into ``out`` from index ``low * count`` on; returns how many.
+    """Write the intervals of rays ``low..high`` to ``out`` from index ``low * count`` on; returns their number.
 
     ``rays`` is (origins (R, 3), directions (R, 3), jitter (R,)); ``occupied`` is a (G, G, G) mask, or empty for none;
     ``out`` is (ray_indices, starts, ends), each with room for every interval of every ray.
@@ -56,7 +56,7 @@ def sample_kernel(
 
 @compiled
 def points_kernel(rays: tuple, samples: tuple, low: int, high: int, out: np.ndarray) -> None:
-    """Middles of samples ``low..high``; ``rays`` is (origins, directions), ``samples`` (ray_indices, starts, ends)."""
+    """Midpoints of samples ``low..high``; ``rays`` is (origins, directions), ``samples`` (ray_indices, starts, ends)."""
     origins, directions = rays
     ray_indices, starts, ends = samples
     for i in range(low, high):
@@ -70,9 +70,9 @@ def points_kernel(rays: tuple, samples: tuple, low: int, high: int, out: np.ndar
 def composite_forward(
     density: np.ndarray, values: np.ndarray, samples: tuple, stop: float, low: int, high: int, out: tuple
 ) -> None:
-    """Rays ``low..high``: ``samples`` is (offsets, starts, ends), ``out`` is (weights, after, sums (R, 2 + C)).
+    """Composite rays ``low..high``: ``samples`` is (offsets, starts, ends), ``out`` is (weights, after, sums (R, 2 + C)).
 
-    ``after`` is the transmittance behind each sample; it is zero from where the ray was stopped.
+    ``after`` is the transmittance behind each sample; zero after early termination.
     """
     offsets, starts, ends = samples
     weights, after, sums = out
@@ -100,7 +100,7 @@ def composite_forward(
 
 @compiled
 def composite_backward(values: np.ndarray, samples: tuple, saved: tuple, grads: tuple, low: int, high: int, out: tuple) -> None:
-    """The transpose of :func:`composite_forward` for rays ``low..high``.
+    """The gradient of :func:`composite_forward` for rays ``low..high``.
 
     With ``g_i`` the gradient of weight i, ``d/d tau_i = after_i g_i - sum_{j>i} w_j g_j``. ``saved`` is (weights,
     after), ``grads`` is (grad_weights, or empty, and grad_sums (R, 2 + C)), ``out`` is (grad_density, grad_values).

@@ -1,13 +1,12 @@
-"""Ray marching of :mod:`dreamlift.scenes.nerf.volume` for GPUs: where to sample, and what a ray collects, in one kernel each
-way.
+"""Triton kernels of :mod:`dreamlift.scenes.nerf.volume`: ray sampling, and compositing forward and backward.
 
-The torch twins write every interval of every ray before they drop the empty ones, and start some fifty kernels a picture.
-Here one lane follows one ray, as the compiled CPU kernels do. With ``TRITON_INTERPRET=1`` the same kernels run on a CPU,
-which is how they are tested where there is no GPU.
+The torch twins write every interval of every ray before they drop the empty ones, and launch about fifty kernels per render.
+Here one lane processes one ray, as in the compiled CPU kernels. ``TRITON_INTERPRET=1`` runs the same kernels on a CPU, which
+tests them without a GPU.
 """
 
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportIndexIssue=false
-# (types of the language inside the kernels)
+# (Triton's types inside the kernels)
 
 from __future__ import annotations
 
@@ -18,12 +17,12 @@ from torch import Tensor
 
 from dreamlift.types import RaySamples
 
-BLOCK = 64  # rays a program
+BLOCK = 64  # rays per program
 
 
 @triton.jit
 def _crossing(origins, directions, index, inside, axis: tl.constexpr, bounds):
-    """One coordinate of rays' origins and directions, and where they cross the cube's two faces across that axis."""
+    """Origin and direction of the rays along ``axis``, and the distances to the cube's two faces across it, in order."""
     o = tl.load(origins + 3 * index + axis, mask=inside, other=0.0)
     d = tl.load(directions + 3 * index + axis, mask=inside, other=1.0)
     inverse = 1.0 / tl.where(tl.abs(d) < 1e-9, 1e-9, d)
@@ -41,7 +40,7 @@ def _sample(
     origins, directions, jitter, occupied, offsets, out_ray, out_start, out_end, rays, count, bounds, size,
     write: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """How many intervals of each ray are kept, into ``offsets``; with ``write`` the intervals, from ``offsets`` on."""
+    """Count the intervals of each ray that are kept, into ``offsets``; with ``write``, store them from ``offsets`` on."""
     index = tl.program_id(0) * block + tl.arange(0, block)
     inside = index < rays
     ox, dx, near_x, far_x = _crossing(origins, directions, index, inside, 0, bounds)

@@ -1,17 +1,17 @@
-"""The field ``voxel``: nested dense grids, summed into one grid that is sampled once a step.
+"""The field ``voxel``: nested dense grids, summed into one grid per evaluation.
 
-Level ``l`` holds a raw density and three raw colours at the ``n_l^3`` corners of a grid over the cube. With resolutions
-whose ``n_l - 1`` divide each other (17, 33, 65), every coarse corner is a fine corner and a trilinear function on the
-coarse grid is one on the fine grid too. So the sum of all levels is *exactly* one grid of the finest resolution,
+Level ``l`` holds a raw density and three raw colours at the ``n_l^3`` corners of a grid over the cube. If each ``n_l - 1``
+divides the next (17, 33, 65), every coarse corner is also a fine corner, and a trilinear function on the coarse grid is
+trilinear on the fine grid. The sum of all levels is therefore *exactly* one grid of the finest resolution,
 
     G = up(... up(up(L_0) + L_1) ...) + L_n,        f(x) = trilinear(G, x)
 
-and only G is sampled. The coarse levels collect the gradient of many samples and settle the shape; the fine ones add
-detail (multi-resolution grids as in Neural Sparse Voxel Fields, Liu et al. 2020, and DVGO, Sun et al. 2022,
-https://arxiv.org/abs/2111.11215, which also puts the activation after the interpolation, as here).
+and only G is sampled. A coarse level accumulates the gradients of many samples and determines the overall shape; fine levels
+add detail (multi-resolution grids as in Neural Sparse Voxel Fields, Liu et al. 2020, and DVGO, Sun et al. 2022,
+https://arxiv.org/abs/2111.11215, which also activates after the interpolation, as here).
 
 Density is ``activation(raw + blob)``, colour ``sigmoid(raw)``. Normals are ``-grad / |grad|`` of the raw density by
-central differences on G, interpolated: smooth, and differentiable with first-order autograd alone.
+central differences on G, interpolated: smooth, and differentiable with first-order autograd only.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from dreamlift.system import jit
 class Voxel:
     """Settings of the voxel field."""
 
-    resolutions: tuple[int, ...] = (17, 33, 65)  # corners a side, coarse to fine; each n - 1 divides the next
-    switch_on: tuple[float, ...] = (0.0, 0.0, 0.2)  # progress (0..1) from which each level takes part
-    activation: str = "softplus"  # "softplus" or "exp"
+    resolutions: tuple[int, ...] = (17, 33, 65)  # corners per side of each level, coarse to fine; each n - 1 divides the next
+    switch_on: tuple[float, ...] = (0.0, 0.0, 0.2)  # progress (0..1) at which each level is activated
+    activation: str = "softplus"  # density activation: "softplus" or "exp"
     blob: Blob = dataclasses.field(default_factory=Blob)  # the initial density
-    lr: float = 0.05  # Adam, on raw values of the order of the blob's scale
+    lr: float = 0.05  # learning rate (Adam); raw values are of the order of the blob's scale
 
     def __post_init__(self) -> None:
         pairs = list(zip(self.resolutions, self.resolutions[1:], strict=False))
@@ -56,22 +56,26 @@ class Voxel:
             raise ValueError(f"Voxel.activation is {self.activation!r}; use one of {', '.join(ACTIVATIONS)}.")
 
     def build(self, bounds: float, rng: torch.Generator) -> VoxelField:
-        """A field on the CPU. ``rng`` is not used: all levels start at zero, and the blob is the whole scene."""
+        """A field on the CPU. ``rng`` is not used: all levels are initialised to zero, which leaves the blob."""
         return VoxelField(self, bounds)
+
+    def parameter_count(self) -> int:
+        """Number of trained scalars: all levels."""
+        return 4 * sum(n**3 for n in self.resolutions)
 
 
 class VoxelField(Field):
     """See the module's docstring."""
 
-    active: Tensor  # () int64, how many levels take part
-    bias: Tensor  # (n, n, n) the blob at the finest corners
+    active: Tensor  # () int64, number of active levels
+    bias: Tensor  # (n, n, n) the blob at the finest level's corners
 
     def __init__(self, settings: Voxel, bounds: float) -> None:
         super().__init__()
         self.settings, self.bounds = settings, bounds
         self.levels = nn.ParameterList(torch.zeros(n, n, n, 4) for n in settings.resolutions)
         self.register_buffer("active", torch.ones((), dtype=torch.int64))
-        # The blob at the finest corners; a coarser grid takes every k-th. It follows from the settings: not saved.
+        # A coarser level uses every k-th corner. Not saved: it follows from the settings.
         finest = settings.resolutions[-1]
         axis = torch.linspace(-bounds, bounds, finest)
         z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
@@ -117,7 +121,7 @@ def combine_torch(bias: Tensor, levels: list[Tensor]) -> Tensor:
 
 
 class _Combine(torch.autograd.Function):
-    """The compiled :func:`combine`."""
+    """Numba version of :func:`combine`."""
 
     @staticmethod
     def forward(ctx, bias: Tensor, *levels: Tensor) -> Tensor:
@@ -126,7 +130,7 @@ class _Combine(torch.autograd.Function):
         for level in levels[1:]:
             coarse, fine, out = jit.array(grid), jit.array(level), torch.empty_like(level)
             planes = out.numpy()
-            jit.spread(partial(field_numba.upsample_forward, coarse, fine, out=planes), fine.shape[0], 16)
+            jit.parallel_ranges(partial(field_numba.upsample_forward, coarse, fine, out=planes), fine.shape[0], 16)
             grid = out
         grid = grid.clone() if len(levels) == 1 else grid
         grid[..., 0] += bias
@@ -144,7 +148,7 @@ class _Combine(torch.autograd.Function):
 
 
 def combine(bias: Tensor, levels: list[Tensor]) -> Tensor:
-    """One grid ``(m, m, m, 4)``: nested ``levels (n, n, n, 4)``, coarse to fine; ``bias (m, m, m)`` joins channel 0."""
+    """The sum ``(m, m, m, 4)`` of nested ``levels (n, n, n, 4)``, coarse to fine; ``bias (m, m, m)`` is added to channel 0."""
     if jit.usable(bias, *levels):
         return _Combine.apply(bias, *levels)  # pyright: ignore[reportReturnType]
     return combine_torch(bias, levels)
@@ -164,12 +168,12 @@ def slopes_torch(grid: Tensor) -> Tensor:
 
 
 class _Slopes(torch.autograd.Function):
-    """The compiled :func:`slopes`."""
+    """Numba version of :func:`slopes`."""
 
     @staticmethod
     def forward(ctx, grid: Tensor) -> Tensor:
         out = torch.empty_like(grid)
-        jit.spread(partial(field_numba.slopes_forward, jit.array(grid), out=out.numpy()), grid.shape[0], 16)
+        jit.parallel_ranges(partial(field_numba.slopes_forward, jit.array(grid), out=out.numpy()), grid.shape[0], 16)
         return out
 
     @staticmethod
@@ -198,13 +202,15 @@ def sample_grid_torch(grid: Tensor, points: Tensor, bounds: float) -> tuple[Tens
 
 
 class _SampleGrid(torch.autograd.Function):
-    """The compiled :func:`sample_grid`: a gradient for the grid, none for the points."""
+    """Numba version of :func:`sample_grid`, differentiable in the grid only."""
 
     @staticmethod
     def forward(ctx, grid: Tensor, points: Tensor, bounds: float) -> tuple[Tensor, Tensor]:
         first, others = grid.new_empty(points.shape[0]), grid.new_empty(points.shape[0], 3)
         source, where, out = jit.array(grid), jit.array(points), (first.numpy(), others.numpy())
-        jit.spread(lambda low, high: field_numba.grid_forward(source, where, bounds, low, high, out), points.shape[0], 8192)
+        jit.parallel_ranges(
+            lambda low, high: field_numba.grid_forward(source, where, bounds, low, high, out), points.shape[0], 8192
+        )
         ctx.where, ctx.bounds, ctx.shape = where, bounds, grid.shape
         return first, others
 
@@ -214,7 +220,7 @@ class _SampleGrid(torch.autograd.Function):
         grad = grad_first.new_zeros(ctx.shape)
         grads, out = (jit.array(grad_first), jit.array(grad_others)), grad.numpy()
         parts = jit.workers()
-        jit.spread(
+        jit.parallel_ranges(
             lambda low, high: [
                 field_numba.grid_backward(out, ctx.where, ctx.bounds, grads, p, parts) for p in range(low, high)
             ],
@@ -227,8 +233,8 @@ class _SampleGrid(torch.autograd.Function):
 def sample_grid(grid: Tensor, points: Tensor, bounds: float) -> tuple[Tensor, Tensor]:
     """Trilinear values of a corner-aligned ``grid (n, n, n, 4)`` over the cube, indexed z, y, x, at ``points (N, 3)``.
 
-    Returns channel 0 as ``(N,)`` and channels 1..3 as ``(N, 3)``. Points outside the cube read its border. The points
-    get no gradient.
+    Returns channel 0 as ``(N,)`` and channels 1..3 as ``(N, 3)``. Points outside the cube are clamped to it. The numba
+    version has no gradient with respect to the points.
     """
     if jit.usable(grid, points):
         return _SampleGrid.apply(grid, points, bounds)  # pyright: ignore[reportReturnType]

@@ -1,4 +1,4 @@
-"""What a mesh brings along for a scene that paints it: UVs that can carry a texture, and its own colours."""
+"""The initial mesh of a surface scene: UVs suitable for a texture, its initial colours, and its other material fields."""
 
 from __future__ import annotations
 
@@ -9,88 +9,90 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
-from dreamlift.meshing.geometry import check_mesh, with_normals
+from dreamlift.meshing.geometry import with_normals
 from dreamlift.texturing.transfer import mean_finish
 from dreamlift.texturing.unwrap import unwrap
 from dreamlift.texturing.uvs import uv_faults
 from dreamlift.types import Mesh
 
-START = (0.5, 0.1)  # roughness and metallic to begin with, where the mesh's own are not wanted
-LOWEST = 0.01  # own colours are kept this far from 0 and 1, where odds cannot be changed
+DEFAULT_FACTORS = (0.5, 0.1)  # initial roughness and metallic if the mesh's own are not used
+LOWEST = 0.01  # initial colours are clamped to [LOWEST, 1 - LOWEST]: at 0 and 1, odds cannot change
 
 
-def with_uvs(start: Mesh, choice: str, size: int) -> tuple[Mesh, np.ndarray]:
-    """The mesh with normals and UVs to paint on, and the UVs of before at each face's corners.
+def with_uvs(initial_mesh: Mesh, choice: str, size: int) -> tuple[Mesh, np.ndarray]:
+    """The mesh with normals and UVs for the new texture, and its original UVs at each face's corners.
 
     Args:
-        start: any mesh, inside ``[-1, 1]^3``.
-        choice: "auto" keeps the UVs it has if they have no :func:`~dreamlift.texturing.uvs.uv_faults`, "keep" and "unwrap"
-            force one or the other.
-        size: texels a side that a new unwrapping is for.
+        initial_mesh: a mesh inside ``[-1, 1]^3``.
+        choice: "keep" uses the mesh's UVs, "unwrap" computes new ones, "auto" keeps UVs without
+            :func:`~dreamlift.texturing.uvs.uv_faults`.
+        size: texels per side of the texture that new UVs are made for.
 
     Returns:
-        The mesh, whose faces are in the order of before, and ``(F, 3, 2)`` float32, all 0 where it had no UVs.
+        The mesh, with its faces in the same order, and the original UVs ``(F, 3, 2)`` float32, zero if it had none.
 
     Raises:
-        EmptySceneError, ValueError: a malformed mesh, or no UVs to keep.
+        ValueError: ``choice`` is "keep", but the mesh has no UVs.
     """
-    check_mesh(start)
-    corners = np.zeros((len(start.faces), 3, 2), np.float32) if start.uvs is None else start.uvs[start.faces]
-    if choice == "keep" and start.uvs is None:
+    uvs, faces = initial_mesh.uvs, initial_mesh.faces
+    corners = np.zeros((len(faces), 3, 2), np.float32) if uvs is None else uvs[faces]
+    if choice == "keep" and uvs is None:
         raise ValueError("scene.uvs is 'keep', but the mesh has no UVs: set it to 'auto' or 'unwrap'")
-    if choice == "keep" or (choice == "auto" and not uv_faults(start)):
-        return with_normals(start), corners
-    return unwrap(start, size), corners
+    if choice == "keep" or (choice == "auto" and not uv_faults(initial_mesh)):
+        return with_normals(initial_mesh), corners
+    return unwrap(initial_mesh, size), corners
 
 
-def carried(start: Mesh, mesh: Mesh, material: bool) -> dict[str, Any]:
-    """What of ``start`` is the painted ``mesh``'s as it is, as fields of :class:`~dreamlift.types.Mesh`.
+def unpainted_fields(initial_mesh: Mesh, mesh: Mesh, material: bool) -> dict[str, Any]:
+    """The fields of :class:`~dreamlift.types.Mesh` that the textured ``mesh`` inherits from ``initial_mesh``.
 
-    Its normal map, where the UVs are those of before; and if ``material``, metallic and roughness: the picture where the
-    UVs are those of before, and otherwise its mean.
+    The normal map, if the UVs are unchanged. If ``material`` also metallic and roughness: the image, if the UVs are
+    unchanged, otherwise its mean.
     """
     assert mesh.uvs is not None
-    same = start.uvs is not None and np.array_equal(start.uvs, mesh.uvs)
-    found: dict[str, Any] = {"normal_map": start.normal_map} if same else {}
-    if material and (same or start.metallic_roughness is None):
-        found |= {name: getattr(start, name) for name in ("metallic", "roughness", "metallic_roughness")}
+    same = initial_mesh.uvs is not None and np.array_equal(initial_mesh.uvs, mesh.uvs)
+    found: dict[str, Any] = {"normal_map": initial_mesh.normal_map} if same else {}
+    if material and (same or initial_mesh.metallic_roughness is None):
+        found |= {name: getattr(initial_mesh, name) for name in ("metallic", "roughness", "metallic_roughness")}
     elif material:
-        found["metallic"], found["roughness"] = mean_finish(start)
+        found["metallic"], found["roughness"] = mean_finish(initial_mesh)
     return found
 
 
-class Own(nn.Module):
-    """The look that a mesh came with. Fixed, and not part of ``state_dict``: it is given again with the mesh."""
+class InitialAppearance(nn.Module):
+    """The colours and material of the initial mesh: fixed, and not in ``state_dict``, as they follow from the mesh."""
 
     uvs: Tensor | None  # (F, 3, 2) at the faces' corners
-    image: Tensor | None  # (1, 3, H, W) sRGB in [LOWEST, 1 - LOWEST]
-    shades: Tensor | None  # (F, 3, 3) colours at the faces' corners
-    surface: Tensor | None  # (1, 3, H, W) green roughness, blue metallic
+    base_color: Tensor | None  # (1, 3, H, W) sRGB in [LOWEST, 1 - LOWEST]
+    corner_colors: Tensor | None  # (F, 3, 3) sRGB at the faces' corners, in [LOWEST, 1 - LOWEST]
+    material: Tensor | None  # (1, 3, H, W) roughness in green, metallic in blue
 
     def __init__(
-        self, uvs: Tensor | None = None, image: Tensor | None = None, shades: Tensor | None = None,
-        surface: Tensor | None = None, numbers: tuple[float, float] = START,
+        self, uvs: Tensor | None = None, base_color: Tensor | None = None, corner_colors: Tensor | None = None,
+        material: Tensor | None = None, factors: tuple[float, float] = DEFAULT_FACTORS,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.numbers = numbers  # roughness and metallic, where there is no image of them
-        for name, values in (("uvs", uvs), ("image", image), ("shades", shades), ("surface", surface)):
+        self.factors = factors  # roughness and metallic of a mesh without an image of them
+        buffers = {"uvs": uvs, "base_color": base_color, "corner_colors": corner_colors, "material": material}
+        for name, values in buffers.items():
             self.register_buffer(name, values, persistent=False)
 
     def color(self, face: Tensor, bary: Tensor) -> Tensor | None:
-        """``(N, 3)`` at barycentrics ``bary (N, 3)`` on ``face (N,)``; None where the mesh had none. Images repeat."""
-        if self.image is not None:
-            return self._sampled(self.image, face, bary)
-        if self.shades is not None:
-            return torch.einsum("nc,nci->ni", bary, self.shades[face])
+        """Colours ``(N, 3)`` at barycentrics ``bary (N, 3)`` on ``face (N,)``; None for a mesh without colours."""
+        if self.base_color is not None:
+            return self._sampled(self.base_color, face, bary)
+        if self.corner_colors is not None:
+            return torch.einsum("nc,nci->ni", bary, self.corner_colors[face])
         return None
 
     def finish(self, face: Tensor, bary: Tensor) -> Tensor:
         """Roughness and metallic ``(N, 2)`` in [0, 1]."""
-        if self.surface is not None:
-            return self._sampled(self.surface, face, bary)[:, 1:]
-        return torch.tensor(self.numbers).to(bary).expand(len(face), 2)
+        if self.material is not None:
+            return self._sampled(self.material, face, bary)[:, 1:]
+        return torch.tensor(self.factors).to(bary).expand(len(face), 2)
 
     def _sampled(self, image: Tensor, face: Tensor, bary: Tensor) -> Tensor:
+        """Bilinear samples ``(N, 3)`` of an ``image (1, 3, H, W)``; it repeats outside of [0, 1]."""
         assert self.uvs is not None
         uvs = torch.einsum("nc,nci->ni", bary, self.uvs[face])
         inside = (uvs >= 0) & (uvs <= 1)
@@ -99,18 +101,19 @@ class Own(nn.Module):
         return found[0, :, 0].T
 
 
-def own_look(start: Mesh, corners: np.ndarray) -> Own:
-    """What ``start`` looks like, whose UVs at the faces' corners are ``corners (F, 3, 2)``."""
-    image = shades = surface = None
-    if start.base_color is not None:
-        image = _picture(start.base_color).clamp(LOWEST, 1 - LOWEST)
-    elif start.vertex_colors is not None:
-        shades = torch.from_numpy(start.vertex_colors[start.faces].astype(np.float32)).clamp(LOWEST, 1 - LOWEST)
-    if start.metallic_roughness is not None and start.uvs is not None:
-        surface = _picture(start.metallic_roughness) * torch.tensor([1.0, start.roughness, start.metallic]).view(1, 3, 1, 1)
+def initial_appearance_of(mesh: Mesh, corners: np.ndarray) -> InitialAppearance:
+    """The appearance of ``mesh``, whose UVs at the faces' corners are ``corners (F, 3, 2)``."""
+    base_color = corner_colors = material = None
+    if mesh.base_color is not None:
+        base_color = _picture(mesh.base_color).clamp(LOWEST, 1 - LOWEST)
+    elif mesh.vertex_colors is not None:
+        corner_colors = torch.from_numpy(mesh.vertex_colors[mesh.faces].astype(np.float32)).clamp(LOWEST, 1 - LOWEST)
+    if mesh.metallic_roughness is not None and mesh.uvs is not None:
+        material = _picture(mesh.metallic_roughness) * torch.tensor([1.0, mesh.roughness, mesh.metallic]).view(1, 3, 1, 1)
     uvs = torch.from_numpy(np.array(corners, dtype=np.float32))
-    return Own(uvs, image, shades, surface, (start.roughness, start.metallic))
+    return InitialAppearance(uvs, base_color, corner_colors, material, (mesh.roughness, mesh.metallic))
 
 
 def _picture(image: np.ndarray) -> Tensor:
+    """A uint8 image ``(H, W, 3)`` as ``(1, 3, H, W)`` in [0, 1]."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255

@@ -1,16 +1,16 @@
-"""The scene ``surface``: a texture, or a whole material, optimised on a mesh that stays as it is.
+"""The scene ``surface``: a texture, or a physically based material, optimised on a fixed mesh.
 
 Texturing of a given shape by score distillation is Latent-Paint (Metzer et al. 2022, "Latent-NeRF", section 3.3,
 https://arxiv.org/abs/2211.07600); with a physically based material it is the appearance stage of Fantasia3D (Chen et al.
-2023, section 3.3, https://arxiv.org/abs/2303.13873). As nothing of the shape is learnt, visibility needs no gradient: the
-exact rasteriser says which face each sample shows, and the gradient goes to the texture there.
+2023, section 3.3, https://arxiv.org/abs/2303.13873). The shape is fixed, so visibility needs no gradient: the exact rasteriser
+determines the face at each sample, and only the texture gets gradients.
 
-What the mesh's own colours say stays a fixed part: with c_0 the colour of before and c the texture, a sample shows
-sigmoid(logit c_0 + logit c), and the texture starts at one half everywhere.
+The mesh's own colours are a fixed offset: with initial colour c_0 and texture value c, a sample has the colour
+sigmoid(logit c_0 + logit c), and the texture is initialised to one half.
 
-With the material "pbr" a second texture holds roughness and metallic, and pictures are lit by an environment
-(:mod:`dreamlift.shading.environment`); a :class:`~dreamlift.types.Shading`'s point light takes a part of its place. All light
-is linear and turned into sRGB at each sample.
+The material "pbr" has a second texture for roughness and metallic, and is lit by an environment
+(:mod:`dreamlift.shading.environment`), which the point light of a :class:`~dreamlift.types.Shading` partly replaces. Lighting
+is computed in linear RGB and converted to sRGB at each sample.
 """
 
 from __future__ import annotations
@@ -32,41 +32,43 @@ from dreamlift.raster.exact import rasterize
 from dreamlift.scenes.background import BACKGROUNDS, Background, Learned, Random, Solid
 from dreamlift.scenes.base import ParamGroup, Scene, SceneSettings, StepShape
 from dreamlift.scenes.nerf.hashgrid import Hashgrid
-from dreamlift.scenes.nerf.memory import field_values
 from dreamlift.scenes.nerf.voxel import Voxel
-from dreamlift.scenes.surface.initial import Own, carried, own_look, with_uvs
+from dreamlift.scenes.surface.initial import InitialAppearance, initial_appearance_of, unpainted_fields, with_uvs
 from dreamlift.scenes.surface.textures import TEXTURES, Image, Texture, build_texture, joined_odds, total_variation
 from dreamlift.shading.brdf import point_light
 from dreamlift.shading.environment import Environment, load_environment, turned
 from dreamlift.shading.lambert import shade
-from dreamlift.texturing.bake import rasterize_uvs, spread
+from dreamlift.system.files import expanded
+from dreamlift.texturing.bake import inpaint_texels, rasterize_uvs
 from dreamlift.texturing.extract import Extract
 from dreamlift.texturing.uvs import uv_density
 from dreamlift.types import Cameras, Mesh, RenderOutput, Shading
 
-AT_ONCE = 1 << 18  # surface points that are coloured at a time where no gradient is wanted
-PADDING = 8  # texels that charts grow outwards in an exported texture
+AT_ONCE = 1 << 18  # surface points per chunk of a render without gradients
+PADDING = 8  # texels by which charts are dilated in an exported texture
 
 
 @dataclass(frozen=True)
 class Surface(SceneSettings):
-    """Settings of a texture on a fixed mesh; :meth:`build` makes the scene."""
+    """Settings of a texture on a fixed mesh; :meth:`build` creates the scene."""
 
-    needs_start: ClassVar[bool] = True
-    keeps_start: ClassVar[bool] = True
+    needs_initial_mesh: ClassVar[bool] = True
+    keeps_initial_mesh: ClassVar[bool] = True
     terms: ClassVar[tuple[str, ...]] = ("tv",)
 
+    # representation of the texture
     texture: Image | Voxel | Hashgrid = dataclasses.field(default_factory=Image, metadata={"choices": TEXTURES})
+    # background behind the object
     background: Random | Solid | Learned = dataclasses.field(default_factory=Random, metadata={"choices": BACKGROUNDS})
-    keep_colors: bool = True  # begin with the mesh's own texture or colours, if it has them; otherwise with mid grey
-    uvs: Literal["auto", "keep", "unwrap"] = "auto"  # of the mesh: "auto" unwraps anew where its own cannot carry a texture
-    supersample: int = 2  # samples a pixel along each axis
-    material: Literal["plain", "pbr"] = "plain"  # colours alone, or base colour, roughness and metallic under a light
-    roughness: tuple[float, float] = (0.08, 0.9)  # range of a pbr material (Fantasia3D's)
-    metallic: tuple[float, float] = (0.0, 0.9)  # range of a pbr material (Fantasia3D's)
-    environment: str = ""  # a panorama file (PNG or JPEG, twice as wide as high) that lights a pbr material; "" is a studio
-    brightness: float = 1.0  # of the environment
-    turn: bool = True  # turn the environment by a random angle for each training picture, so that its light is not painted on
+    keep_colors: bool = True  # initialise with the mesh's own texture or colours, if any; otherwise with mid grey
+    uvs: Literal["auto", "keep", "unwrap"] = "auto"  # "keep" the mesh's UVs or "unwrap" anew; "auto" keeps them if suitable
+    supersample: int = 2  # samples per pixel along each axis
+    material: Literal["plain", "pbr"] = "plain"  # "plain": colours only; "pbr": lit base colour, roughness and metallic
+    roughness: tuple[float, float] = (0.08, 0.9)  # smallest and largest roughness of a pbr material (Fantasia3D's)
+    metallic: tuple[float, float] = (0.0, 0.9)  # smallest and largest metallic of a pbr material (Fantasia3D's)
+    environment: str = ""  # panorama file (PNG or JPEG, aspect ratio 2:1) that lights a pbr material; "": a built-in studio
+    brightness: float = 1.0  # factor on the environment's radiance
+    turn: bool = True  # rotate the environment randomly for each training view, so that its light is not baked into the colours
 
     def __post_init__(self) -> None:
         for name in ("roughness", "metallic"):
@@ -78,49 +80,58 @@ class Surface(SceneSettings):
         if not 1 <= self.supersample <= 8:
             raise ValueError(f"Surface.supersample is {self.supersample}; accepted: 1 to 8 (2 is the default).")
 
-    def build(self, rng: torch.Generator, device: torch.device | str = "cpu", start: Mesh | None = None) -> SurfaceScene:
-        """See :meth:`SceneSettings.build`; a surface scene is nothing without its mesh.
+    def resolved(self) -> Surface:
+        """See :meth:`SceneSettings.resolved`; the panorama is read once, so that a bad one is refused early."""
+        if not self.environment:
+            return self
+        found = dataclasses.replace(self, environment=str(expanded(self.environment).resolve()))
+        load_environment(found.environment, self.brightness)
+        return found
+
+    def build(self, rng: torch.Generator, device: torch.device | str = "cpu", initial_mesh: Mesh | None = None) -> SurfaceScene:
+        """See :meth:`SceneSettings.build`; the initial mesh is required.
 
         Raises:
-            EmptySceneError, ValueError: no mesh, a malformed one, or UVs that cannot be kept.
+            ValueError: no mesh is given, or ``uvs`` is "keep" and the mesh has no UVs.
         """
-        if start is None:
-            raise ValueError("a surface scene paints a mesh that is there: give --mesh FILE or put it after another stage")
-        return SurfaceScene(self, start, rng).to(device)
+        if initial_mesh is None:
+            raise ValueError("a surface scene paints an existing mesh: give --mesh FILE or put it after another stage")
+        return SurfaceScene(self, initial_mesh, rng).to(device)
 
-    def values(self) -> int:
-        each = field_values(self.texture) if not isinstance(self.texture, Image) else 3 * sum(n * n for n in self.texture.sizes)
-        return each * (2 if self.material == "pbr" else 1)
+    def parameter_count(self) -> int:
+        return self.texture.parameter_count() * (2 if self.material == "pbr" else 1)
 
     def step_bytes(self, shape: StepShape) -> int:
         samples = shape.views * (shape.side * self.supersample) ** 2
-        return (SAMPLE + LIT * (self.material == "pbr")) * samples + COPIES * 4 * self.values()
+        return (SAMPLE + LIT * (self.material == "pbr")) * samples + COPIES * 4 * self.parameter_count()
 
     def picture_bytes(self, device: str) -> int:
-        return (SAMPLE + LIT) * AT_ONCE + COPIES * 4 * self.values()
+        return (SAMPLE + LIT) * AT_ONCE + COPIES * 4 * self.parameter_count()
 
-    def thrifty(self) -> None:
+    def low_memory(self) -> None:
         return None
 
 
-SAMPLE, LIT = 500, 900  # live bytes of a sample with its gradients, and what a lit one needs more
-COPIES = 2  # of the texture, that a step makes
+SAMPLE, LIT = 500, 900  # live bytes per sample with its gradients, and the additional bytes of a lit one
+COPIES = 2  # copies of the texture during a step
 
 
 class SurfaceScene(Scene):
-    """See the module's docstring. ``state_dict`` has the mesh too: a scene that is built anew needs the same ``start``."""
+    """See the module's docstring. ``load_state_dict`` requires a scene that was built from the same initial mesh."""
+
+    keeps_own_faces: ClassVar[bool] = True
 
     vertices: Tensor  # (V, 3) float32
     faces: Tensor  # (F, 3) int64
     uvs: Tensor  # (V, 2) float32
     normals: Tensor  # (V, 3) float32
-    density: Tensor  # (F,) length in the UV image of one world unit
+    density: Tensor  # (F,) UV units per world unit
 
-    def __init__(self, settings: Surface, start: Mesh, rng: torch.Generator) -> None:
+    def __init__(self, settings: Surface, initial_mesh: Mesh, rng: torch.Generator) -> None:
         super().__init__()
         self.settings = settings
         size = settings.texture.size if isinstance(settings.texture, Image) else 1024
-        mesh, corners = with_uvs(start, settings.uvs, size)
+        mesh, corners = with_uvs(initial_mesh, settings.uvs, size)
         assert mesh.uvs is not None
         assert mesh.vertex_normals is not None
         self.bounds = max(1.0, float(np.abs(mesh.vertices).max()))
@@ -128,15 +139,16 @@ class SurfaceScene(Scene):
             self.register_buffer(name, torch.from_numpy(np.array(values, dtype=np.float32)))
         self.register_buffer("faces", torch.from_numpy(mesh.faces.astype(np.int64)))
         self.register_buffer("density", uv_density(mesh), persistent=False)
-        self.own = own_look(start, corners) if settings.keep_colors else Own()
-        # A pbr material is this scene's own, whatever it begins with.
-        self.carried = carried(start, mesh, material=settings.keep_colors and settings.material == "plain")
+        self.initial_appearance = initial_appearance_of(initial_mesh, corners) if settings.keep_colors else InitialAppearance()
+        # A pbr scene exports its own material instead of the initial mesh's.
+        keep_material = settings.keep_colors and settings.material == "plain"
+        self.unpainted = unpainted_fields(initial_mesh, mesh, keep_material)
         self.base_color = build_texture(settings.texture, self.bounds, rng, "base_color")
         self.finish: Texture | None = None
         self.environment: Environment | None = None
         if settings.material == "pbr":
             self.finish = build_texture(settings.texture, self.bounds, rng, "finish")
-            # A copy: the cached one is not moved along with this scene to another device.
+            # A copy: the cached environment must not move to another device with this scene.
             self.environment = copy.deepcopy(load_environment(settings.environment, settings.brightness))
         self.background: Background = settings.background.build(rng)
 
@@ -155,7 +167,7 @@ class SurfaceScene(Scene):
         if self.training and self.environment is not None and self.settings.turn:
             turns = torch.rand(len(cameras), generator=rng) * (2 * math.pi)
         views = [self._view(cameras[i : i + 1], shading and shading[i : i + 1], turns[i]) for i in range(len(cameras))]
-        mean = torch.cat(views)  # (B, H, W, 8): colour, opacity, depth, normal, all times the coverage
+        mean = torch.cat(views)  # (B, H, W, 8): colour, opacity, depth and normal, weighted by coverage
         opacity = mean[..., 3:4]
         backdrop = self.background.behind(background, rays_of(cameras).directions.to(mean), rng)
         rgb = mean[..., :3] + (1 - opacity) * backdrop
@@ -187,11 +199,11 @@ class SurfaceScene(Scene):
     def _shade(
         self, face: Tensor, bary: Tensor, width: Tensor, position: Tensor, shading: Shading | None, turn: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Colours and unit normals ``(N, 3)`` of samples on ``face (N,)``, seen from ``position (3,)``."""
+        """Colours and unit normals ``(N, 3)`` of samples on ``face (N,)``, viewed from ``position (3,)``."""
         corners = self.faces[face]
         points, normal = mixed(self.vertices, corners, bary), normalize(mixed(self.normals, corners, bary), dim=-1)
         a, b, c = self.vertices[corners].unbind(dim=1)
-        # The back of a face, which an open mesh shows, is lit as its front is.
+        # Back faces, visible in open meshes, are shaded like front faces.
         away = (torch.linalg.cross(b - a, c - a) * (points - position)).sum(dim=-1, keepdim=True) > 0
         normal = torch.where(away, -normal, normal)
         color, finish = self.look(face, bary, points, mixed(self.uvs, corners, bary), width)
@@ -205,7 +217,7 @@ class SurfaceScene(Scene):
         self, color: Tensor, finish: Tensor, points: Tensor, normal: Tensor, position: Tensor, shading: Shading | None,
         turn: Tensor,
     ) -> Tensor:  # fmt: skip
-        """What ``N`` samples of a pbr material show, sRGB ``(N, 3)``, in the environment turned by ``turn``."""
+        """Shaded sRGB colours ``(N, 3)`` of a pbr material in the environment, rotated by ``turn`` (radians, about y)."""
         assert self.environment is not None
         rough, metallic = finish[:, :1], finish[:, 1:]
         share = torch.zeros(())
@@ -213,7 +225,7 @@ class SurfaceScene(Scene):
             share = shading.lambertian[0].to(color) * (1 - shading.ambient)
             color = color + shading.textureless[0].to(color) * (1 - color)
         base, toward = to_linear(color), normalize(position - points, dim=-1)
-        back = -turn.to(color)  # instead of the light, the surface is turned, the other way
+        back = -turn.to(color)  # rotate the surface by the opposite angle instead of the environment
         light = self.environment.lit(base, rough, metallic, turned(normal, back), turned(toward, back))
         if shading is not None:
             spot = point_light(base, rough, metallic, normal, points, shading.light[0].to(points), toward)
@@ -223,26 +235,26 @@ class SurfaceScene(Scene):
     def look(
         self, face: Tensor, bary: Tensor, points: Tensor, uvs: Tensor, width: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Base colour, sRGB ``(N, 3)``, and roughness with metallic ``(N, 2)`` (None of a plain material), all in [0, 1].
+        """Base colour, sRGB ``(N, 3)``, and roughness with metallic ``(N, 2)`` (None for plain materials), all in [0, 1].
 
-        Of the surface points with barycentrics ``bary (N, 3)`` on ``face (N,)``; see :meth:`Texture.forward` for the rest.
+        The surface points have barycentrics ``bary (N, 3)`` on ``face (N,)``; see :meth:`Texture.forward` for the others.
         """
         change = self.base_color(points, uvs, width)
-        before = self.own.color(face, bary)
-        color = change if before is None else joined_odds(before.to(change), change)
+        initial = self.initial_appearance.color(face, bary)
+        color = change if initial is None else joined_odds(initial.to(change), change)
         if self.finish is None:
             return color, None
         ranges = torch.tensor([self.settings.roughness, self.settings.metallic]).to(color)  # (2, 2): low and high of each
         low, span = ranges[:, 0], ranges[:, 1] - ranges[:, 0]
-        # Away from the ends of the range, from which it would take long to come back.
-        was = ((self.own.finish(face, bary).to(color) - low) / span).clamp(0.05, 0.95)
-        return color, low + span * joined_odds(was, self.finish(points, uvs, width)[:, 1:])
+        # Clamped away from the ends of the range, where gradients are small.
+        initial = ((self.initial_appearance.finish(face, bary).to(color) - low) / span).clamp(0.05, 0.95)
+        return color, low + span * joined_odds(initial, self.finish(points, uvs, width)[:, 1:])
 
     def regularize(self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None) -> dict[str, Tensor]:
-        """Raw terms: tv, the squared total variation of the texture's image or grid.
+        """Unweighted tv: the squared total variation of the texture's image or grid.
 
         Raises:
-            ValueError: a name that this scene does not have.
+            ValueError: ``only`` holds a name that this scene does not have.
         """
         arrays = [array for texture in self._textures() for array in texture.smooth_over()]
         has = ("tv",) if arrays else ()
@@ -269,23 +281,23 @@ class SurfaceScene(Scene):
 
     @torch.no_grad()
     def to_mesh(self, settings: Extract) -> Mesh:
-        """The same vertices, faces and UVs, with a texture of ``settings.texture_size``; the other settings are not used."""
+        """The scene's mesh with a baked texture of ``settings.texture_size``; the other settings are not used."""
         vertices, faces, uvs, normals = (
             x.cpu().numpy() for x in (self.vertices.float(), self.faces, self.uvs.float(), self.normals.float())
         )
         mesh = Mesh(vertices, faces.astype(np.int32), uvs, vertex_normals=normals)
         color, finish = self._baked(mesh, settings.texture_size)
-        mesh = dataclasses.replace(mesh, base_color=color, **self.carried)
+        mesh = dataclasses.replace(mesh, base_color=color, **self.unpainted)
         if finish is None:
             return mesh
         return dataclasses.replace(mesh, metallic_roughness=finish, metallic=1.0, roughness=1.0)
 
     def _baked(self, mesh: Mesh, size: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """The texels of ``size`` x ``size`` images: base colours, and roughness (green) with metallic (blue), uint8."""
+        """Images of ``size`` x ``size`` texels, uint8: base colour, and roughness (green) with metallic (blue) or None."""
         assert mesh.uvs is not None
         texel, face, bary = rasterize_uvs(mesh.uvs, mesh.faces, size)
         if len(texel) == 0:
-            raise ValueError(f"no texel of a {size} x {size} texture is in a UV triangle: raise mesh.texture_size")
+            raise ValueError(f"no texel of a {size} x {size} texture lies in a UV triangle: raise mesh.texture_size")
         color, finish = torch.zeros(size * size, 3), torch.ones(size * size, 3)
         device = self.vertices.device
         for part in torch.arange(len(texel)).split(AT_ONCE):
@@ -296,12 +308,12 @@ class SurfaceScene(Scene):
             if ends is not None:
                 finish[texel[part], 1:] = ends.float().cpu()
         wanted = [color] if self.finish is None else [color, finish]
-        images = [spread(image, texel, size, PADDING) for image in wanted]
+        images = [inpaint_texels(image, texel, size, PADDING) for image in wanted]
         first, *rest = [(image.clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy() for image in images]
         return first, rest[0] if rest else None
 
 
 def mixed(values: Tensor, corners: Tensor, bary: Tensor) -> Tensor:
-    """What ``values (V, C)`` are between a face's ``corners (N, 3)`` with barycentrics ``bary (N, 3)``: ``(N, C)``."""
+    """Vertex ``values (V, C)`` interpolated to ``(N, C)``, with barycentrics ``bary (N, 3)`` of vertices ``corners (N, 3)``."""
     first, second, third = (values[corners[:, k]] * bary[:, k : k + 1] for k in range(3))
     return first + second + third

@@ -1,14 +1,14 @@
-"""Three numbers in [0, 1] at every point of a fixed surface: a UV image as a pyramid, or a field in space.
+"""Textures with three channels in [0, 1] on a fixed surface: an image pyramid over the UVs, or a field in space.
 
 The image is a Laplacian pyramid of raw values (Burt and Adelson 1983, "The Laplacian Pyramid as a Compact Image Code",
-https://doi.org/10.1109/TCOM.1983.1095851): with levels ``L_k`` of n_k x n_k texels, each looked up bilinearly,
+https://doi.org/10.1109/TCOM.1983.1095851): with levels ``L_k`` of n_k x n_k texels, each sampled bilinearly,
 
     value(uv) = sigmoid(sum_k w_k L_k(uv)),        w_k = clamp(1 - log2(n_k d), 0, 1)
 
-where d is the width of a picture's sample in UV units. The coarse levels collect the gradient of many samples; a level whose
-texels are finer than the picture's samples is left out, as in mip-mapping (Williams 1983, "Pyramidal Parametrics",
-https://doi.org/10.1145/800059.801126), so a distillation loss's noise never lands in texels that no picture resolves.
-Latent-Paint (Metzer et al. 2022, https://arxiv.org/abs/2211.07600) optimises one plain image of 128 x 128 instead.
+where d is the width of a render's sample in UV units. A coarse level accumulates the gradients of many samples. A level whose
+texels are finer than the render's samples is ignored, as in mip-mapping (Williams 1983, "Pyramidal Parametrics",
+https://doi.org/10.1145/800059.801126): otherwise the noise of a distillation loss would accumulate in texels that no render
+resolves. Latent-Paint (Metzer et al. 2022, https://arxiv.org/abs/2211.07600) optimises a single 128 x 128 image instead.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from dreamlift.scenes.nerf.voxel import Voxel, VoxelField
 
 @dataclass(frozen=True)
 class Image:
-    """Settings of a texture that is an image on the mesh's UVs."""
+    """Settings of an image texture on the mesh's UVs."""
 
-    size: int = 512  # texels a side of the finest level
-    coarsest: int = 32  # texels a side of the coarsest; too few mix the colours of charts that are neighbours in the image only
-    lr: float = 0.03  # Adam, on raw values (before the sigmoid)
+    size: int = 512  # texels per side of the finest level
+    coarsest: int = 32  # texels per side of the coarsest level; too few mix the colours of charts adjacent in the image
+    lr: float = 0.03  # learning rate of the raw values, before the sigmoid (Adam)
 
     def __post_init__(self) -> None:
         if not 4 <= self.coarsest <= self.size <= 8192:
@@ -42,35 +42,40 @@ class Image:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Texels a side of the levels, coarse to fine: halves of ``size`` that are not below ``coarsest``."""
+        """Texels per side of the levels, coarse to fine: ``size`` is halved down to ``coarsest``."""
         found = [self.size]
         while found[0] // 2 >= self.coarsest:
             found.insert(0, found[0] // 2)
         return tuple(found)
+
+    def parameter_count(self) -> int:
+        """Number of trained scalars: three channels of all levels."""
+        return 3 * sum(n * n for n in self.sizes)
 
 
 TEXTURES = {"image": Image, "voxel": Voxel, "hashgrid": Hashgrid}
 
 
 class Texture(nn.Module, ABC):
-    """Three numbers in [0, 1] as a function of a surface point and its UVs."""
+    """Three channels in [0, 1] as a function of a surface point and its UVs."""
 
     @abstractmethod
     def forward(self, points: Tensor, uvs: Tensor, width: Tensor | None = None) -> Tensor:
-        """Values ``(N, 3)`` in [0, 1], 0.5 before any training; differentiable in the parameters.
+        """Values ``(N, 3)`` in [0, 1], initially 0.5; differentiable in the parameters.
 
         Args:
-            points: ``(N, 3)`` in the world. uvs: ``(N, 2)``, v = 0 at the upper edge.
-            width: ``(N,)`` of a picture's sample at each point, in UV units; None takes every detail there is.
+            points: ``(N, 3)`` in the world.
+            uvs: ``(N, 2)``, v = 0 at the upper edge.
+            width: ``(N,)`` width of the render's sample at each point, in UV units; None uses all levels.
         """
 
     @abstractmethod
     def smooth_over(self) -> list[Tensor]:
-        """Arrays ``(..., C)`` that total variation is measured on: one image, one grid, or nothing."""
+        """Arrays ``(..., C)`` for the total variation: an image, a grid, or an empty list."""
 
     @abstractmethod
     def advance(self, progress: float) -> None:
-        """Switch levels on for a run that is ``progress`` (0..1) done."""
+        """Activate the levels scheduled for ``progress`` (0..1) of the run."""
 
     @abstractmethod
     def param_groups(self) -> list[ParamGroup]:
@@ -78,7 +83,7 @@ class Texture(nn.Module, ABC):
 
 
 def build_texture(settings: Image | Voxel | Hashgrid, bounds: float, rng: torch.Generator, name: str) -> Texture:
-    """A texture on the CPU; ``name`` goes in front of its parameter groups' names."""
+    """A texture on the CPU; ``name`` is the prefix of its parameter groups' names."""
     if isinstance(settings, Image):
         return ImageTexture(settings, name)
     return FieldTexture(settings.build(bounds, rng), name)
@@ -116,7 +121,7 @@ class ImageTexture(Texture):
 
 
 class FieldTexture(Texture):
-    """The colours of a field; its density is not used."""
+    """The albedo of a field; its density is not used."""
 
     def __init__(self, volume: Field, name: str) -> None:
         super().__init__()
@@ -146,9 +151,9 @@ def total_variation(values: Tensor) -> Tensor:
 
 
 def joined_odds(base: Tensor, change: Tensor) -> Tensor:
-    """``sigmoid(logit(base) + logit(change))``, for values in [0, 1]: 0.5 changes nothing.
+    """``sigmoid(logit(base) + logit(change))``, for values in [0, 1]; a ``change`` of 0.5 is neutral.
 
-    As a product of odds, which needs no logarithm of 0: ``b c / (b c + (1 - b) (1 - c))``.
+    Computed as a product of odds, which avoids log(0): ``b c / (b c + (1 - b) (1 - c))``.
     """
     both = base * change
     return both / (both + (1 - base) * (1 - change)).clamp_min(1e-12)

@@ -1,12 +1,12 @@
-"""The scene ``tetmesh``: signed distances on a tetrahedral grid whose surface is drawn as a mesh, and a field of colour.
+"""The scene ``tetmesh``: a mesh from signed distances on a tetrahedral grid, with a colour field.
 
 DMTet (Shen et al. 2021, "Deep Marching Tetrahedra", https://arxiv.org/abs/2111.04276): each grid point has a signed distance s
-(negative inside) and a bounded shift; marching tetrahedra gives the mesh anew in every step, and pictures of it
-(:mod:`dreamlift.raster.soft`) have gradients in both. It is the second stage of Magic3D (Lin et al. 2023), Fantasia3D
-(Chen et al. 2023) and ProlificDreamer (Wang et al. 2023). Light is as in :mod:`dreamlift.scenes.nerf.scene`.
+(negative inside) and a bounded offset. Every step extracts the mesh by marching tetrahedra, and its renders
+(:mod:`dreamlift.raster.soft`) are differentiable in both. It is the second stage of Magic3D (Lin et al. 2023), Fantasia3D
+(Chen et al. 2023) and ProlificDreamer (Wang et al. 2023). Shading is as in :mod:`dreamlift.scenes.nerf.scene`.
 
-Should the last distance below 0 go, pictures show the background alone, with a gradient of 0, and the loop's watchdog goes
-back to the last good copy.
+If no distance is negative, the scene is empty: renders show only the background, with zero gradient, and the training loop
+restores the last non-empty state.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamlift.cameras import rays_of
-from dreamlift.meshing.geometry import EmptySceneError
-from dreamlift.raster.soft import Edges, antialias, edges_of, surface_of
+from dreamlift.raster.soft import Edges, antialias, edges_of, raster_points
 from dreamlift.scenes.background import BACKGROUNDS, Background, Learned, Random, Solid
 from dreamlift.scenes.base import ParamGroup, Scene, SceneSettings, StepShape
 from dreamlift.scenes.nerf import memory
@@ -29,40 +28,41 @@ from dreamlift.scenes.nerf.field import Blob, Field
 from dreamlift.scenes.nerf.hashgrid import Hashgrid
 from dreamlift.scenes.nerf.scene import FIELDS, Nerf
 from dreamlift.scenes.nerf.voxel import Voxel
-from dreamlift.scenes.tetmesh import terms as mesh_terms
 from dreamlift.scenes.tetmesh.initial import distances_of, fit_colors, within
+from dreamlift.scenes.tetmesh.regularizers import laplacian, normal_consistency, vertex_normals
 from dreamlift.scenes.tetmesh.tets import TetGrid, crossing_of, edge_vertices
 from dreamlift.shading.lambert import shade
 from dreamlift.shading.vectors import safe_normalize
 from dreamlift.texturing.extract import Extract, finish_surface
-from dreamlift.types import Cameras, Mesh, RenderOutput, Shading
+from dreamlift.types import Cameras, EmptySceneError, Mesh, RenderOutput, Shading
 
 TERMS = ("normal_consistency", "laplacian")
-MARGIN = 0.02  # of an edge; the exported mesh's vertices stay away from the grid's points by this much
-# Live bytes: a pixel that shows the surface, a face with its edges and vertices, a grid point.
+MARGIN = 0.02  # smallest distance of an exported vertex from a grid point, relative to the edge
+# Live bytes per surface pixel, per face with its edges and vertices, and per grid point.
 PIXEL, FACE, POINT = 900, 1200, 60
-FACES_A_SQUARE = 15  # faces of the mesh over the square of the resolution: 14.6 for a sphere of radius 0.6
+FACES_A_SQUARE = 15  # faces of the mesh divided by the squared resolution: 14.6 for a sphere of radius 0.6
 
 
 @dataclass(frozen=True)
 class TetMesh(SceneSettings):
-    """Settings of a tetrahedral mesh scene; :meth:`build` makes the scene."""
+    """Settings of a tetrahedral mesh scene; :meth:`build` creates the scene."""
 
     terms: ClassVar[tuple[str, ...]] = TERMS
 
-    resolution: int = 32  # cubes a side; 12 (n + 2)^2 (n + 1) tetrahedra: 457,776 for 32, 1,470,000 for 48, 3,397,680 for 64
+    resolution: int = 32  # n cubes per side; 12 (n+2)^2 (n+1) tetrahedra: 457,776 for 32, 1,470,000 for 48, 3,397,680 for 64
     color: Voxel | Hashgrid = dataclasses.field(
         default_factory=lambda: Voxel(switch_on=(0.0, 0.0, 0.0), blob=Blob("none")), metadata={"choices": FIELDS}
-    )  # the texture, as the albedo of a field; all its levels take part from the beginning
+    )  # the field whose albedo is the texture; all its levels are active from the beginning
+    # background behind the object
     background: Random | Solid | Learned = dataclasses.field(default_factory=Random, metadata={"choices": BACKGROUNDS})
-    radii: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of the ellipsoid to begin with (x, y, z), where no mesh is given
-    deform: float = 0.2  # largest shift of a grid point along each axis, in cells; 0 keeps the grid as it is
-    geometry: bool = True  # train the shape; false is a stage for colours alone
-    texture: bool = True  # train the colours; false is a stage for the shape alone
-    sdf_lr: float = 0.02  # Adam, on distances in cells
-    deform_lr: float = 0.02  # Adam, on the shifts before tanh
-    redistance: int = 0  # steps after which the values are made the distances to their surface again; 0: never
-    bounds: float = 1.0  # half the cube's edge, world units
+    radii: tuple[float, float, float] = (0.5, 0.5, 0.5)  # radii (x, y, z) of the initial ellipsoid; unused with an initial mesh
+    deform: float = 0.2  # largest offset of a grid point along each axis, in cells; 0 keeps the grid regular
+    geometry: bool = True  # train the shape; false trains the colours only
+    texture: bool = True  # train the colours; false trains the shape only
+    sdf_lr: float = 0.02  # learning rate of the signed distances, in cells (Adam)
+    deform_lr: float = 0.02  # learning rate of the offsets, before tanh (Adam)
+    redistance: int = 0  # steps between recomputations of the signed distances from the current surface; 0: never
+    bounds: float = 1.0  # half the edge of the scene's cube, world units
 
     def __post_init__(self) -> None:
         if not 4 <= self.resolution <= 256:
@@ -77,33 +77,33 @@ class TetMesh(SceneSettings):
             raise ValueError("TetMesh.geometry and TetMesh.texture are both false: nothing would be trained")
 
     def grid(self) -> TetGrid:
-        """The grid: one cube more on every side than the bounds need, so that a surface fits inside."""
+        """The grid, one cube larger than the bounds on every side, so that the surface fits inside."""
         return TetGrid(self.resolution + 2, self.bounds * (1 + 2 / self.resolution))
 
-    def build(self, rng: torch.Generator, device: torch.device | str = "cpu", start: Mesh | None = None) -> TetMeshScene:
-        """See :meth:`SceneSettings.build`. A mesh to start with should be closed; it is remade at this resolution.
+    def build(self, rng: torch.Generator, device: torch.device | str = "cpu", initial_mesh: Mesh | None = None) -> TetMeshScene:
+        """See :meth:`SceneSettings.build`. An initial mesh must be closed; it is resampled on this grid.
 
         Raises:
-            EmptySceneError, ValueError: a malformed mesh, one outside of the bounds, or one that encloses nothing.
+            ValueError: the mesh exceeds the bounds or encloses no grid point.
         """
         grid = self.grid()
         color, background = self.color.build(self.bounds, rng), self.background.build(rng)
         color.advance(1.0)
-        if start is None:
+        if initial_mesh is None:
             radii = torch.tensor(self.radii)
             unit = (grid.positions() / radii).norm(dim=1)
-            distances = (unit - 1) * radii.min()  # of a sphere exactly; of an ellipsoid with the right surface
+            distances = (unit - 1) * radii.min()  # exact for a sphere; for an ellipsoid, the zero level set is exact
         else:
-            start = within(start, self.bounds)
-            distances = distances_of(start, grid)
-            fit_colors(color, start, grid.cell / 2, rng)
+            mesh = within(initial_mesh, self.bounds)
+            distances = distances_of(mesh, grid)
+            fit_colors(color, mesh, grid.cell / 2, rng)
         return TetMeshScene(self, distances / grid.cell, color, background).to(device)
 
-    def values(self) -> int:
-        return 4 * self.grid().points + memory.field_values(self.color)
+    def parameter_count(self) -> int:
+        return 4 * self.grid().points + self.color.parameter_count()
 
     def step_bytes(self, shape: StepShape) -> int:
-        field = Nerf(field=self.color, samples=2)
+        field = Nerf(field=self.color, samples_per_ray=2)
         one = StepShape(1, 1, shape.device)
         pixel = PIXEL + memory.sample_bytes(field, shape.device)
         mesh = self.grid().points * POINT + FACES_A_SQUARE * self.resolution**2 * FACE
@@ -112,15 +112,15 @@ class TetMesh(SceneSettings):
     def picture_bytes(self, device: str) -> int:
         return self.step_bytes(StepShape(1, 512, device)) // 2
 
-    def thrifty(self) -> None:
+    def low_memory(self) -> None:
         return None
 
 
 class TetMeshScene(Scene):
     """See the module's docstring."""
 
-    base: Tensor  # (points, 3) the grid's points before they are shifted
-    border: Tensor  # (points,) bool, what is outside whatever its distance
+    base: Tensor  # (points, 3) the grid points without offsets
+    border: Tensor  # (points,) bool, the grid's boundary, which is always outside
 
     def __init__(self, settings: TetMesh, distances: Tensor, color: Field, background: Background) -> None:
         super().__init__()
@@ -129,13 +129,13 @@ class TetMeshScene(Scene):
         self.shift = nn.Parameter(torch.zeros(self.grid.points, 3), requires_grad=settings.geometry)
         self.color, self.background = color, background
         color.requires_grad_(settings.texture)
-        # These follow from the settings: not saved.
+        # Not saved: these follow from the settings.
         self.register_buffer("base", self.grid.positions(), persistent=False)
         self.register_buffer("border", self.grid.border(), persistent=False)
-        self._kept: tuple[object, tuple[Tensor, Tensor, Edges]] | None = None  # a frozen shape's mesh, and what it was made of
+        self._kept: tuple[object, tuple[Tensor, Tensor, Edges]] | None = None  # a frozen shape's mesh, with its key
 
     def surface(self, margin: float = 0.0) -> tuple[Tensor, Tensor]:
-        """The mesh: vertices ``(V, 3)`` in world units, differentiable, and faces ``(F, 3)``, closed; both may be empty."""
+        """The closed mesh: differentiable vertices ``(V, 3)`` in world units and faces ``(F, 3)``; both may be empty."""
         values = torch.where(self.border, self.sdf.clamp(min=0.5), self.sdf)
         crossing = crossing_of(self.grid, values)
         ends = crossing.ends.flatten()
@@ -144,8 +144,8 @@ class TetMeshScene(Scene):
         return edge_vertices(positions, values.index_select(0, ends).view(-1, 2), margin), crossing.faces
 
     def _mesh(self) -> tuple[Tensor, Tensor, Edges]:
-        """The surface with its edges; made once where the shape is frozen (and anew when other values are loaded)."""
-        # In-place changes, as loading a state's are, raise a tensor's version; moving a scene changes the rest.
+        """The surface with its edges; cached while the shape is frozen and its values are unchanged."""
+        # In-place changes, such as loading a state, increment a tensor's version; moving a scene changes the other entries.
         key = (self.sdf._version, self.shift._version, self.sdf.device, self.sdf.dtype, self.sdf.data_ptr())
         if self._kept is not None and self._kept[0] == key:
             return self._kept[1]
@@ -164,16 +164,16 @@ class TetMeshScene(Scene):
         progress: float = 1.0,
         normals: bool = False,
     ) -> RenderOutput:
-        """See :meth:`Scene.render`. ``progress`` is not used. Surface points move the colours' place, without a gradient."""
+        """See :meth:`Scene.render`. ``progress`` is not used. Colours give no gradient to the shape through their positions."""
         cameras = cameras.to(self.base.device)
         vertices, faces, edges = self._mesh()
-        seen = surface_of(vertices, faces, cameras)
+        seen = raster_points(vertices, faces, cameras)
         points = seen.interpolate(vertices)
         lit = shading is not None and bool((shading.lambertian > 0).any())
         color = self.color.query(points.detach()).albedo
         normal = None
         if normals or lit:
-            normal = safe_normalize(seen.interpolate(mesh_terms.vertex_normals(vertices, faces)))
+            normal = safe_normalize(seen.interpolate(vertex_normals(vertices, faces)))
         if shading is not None:
             color = shade(color, normal, points, seen.view, shading)
         shown = [color, torch.ones_like(seen.depth), seen.depth, *([normal] if normals and normal is not None else [])]
@@ -186,13 +186,13 @@ class TetMeshScene(Scene):
         return RenderOutput(rgb, opacity, depth, picture[..., 5:] if normals else None, aux if torch.is_grad_enabled() else {})
 
     def regularize(self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None) -> dict[str, Tensor]:
-        """Raw terms: normal_consistency and laplacian, of the whole mesh."""
+        """Unweighted normal_consistency and laplacian of the whole mesh."""
         aux, terms = render.aux, {}
         for name in TERMS if only is None else only:
             if name == "normal_consistency":
-                terms[name] = mesh_terms.normal_consistency(aux["vertices"], aux["faces"], aux["edge_faces"])
+                terms[name] = normal_consistency(aux["vertices"], aux["faces"], aux["edge_faces"])
             elif name == "laplacian":
-                terms[name] = mesh_terms.laplacian(aux["vertices"], aux["edge_ends"])
+                terms[name] = laplacian(aux["vertices"], aux["edge_ends"])
             else:
                 raise ValueError(f"Unknown regulariser {name!r}; a tetmesh scene has {', '.join(TERMS)}.")
         return terms
@@ -209,36 +209,40 @@ class TetMeshScene(Scene):
     def after_step(
         self, index: int, progress: float, rng: torch.Generator, render: RenderOutput, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Now and then, the values become distances again, as in level-set methods (Sussman et al. 1994,
+        """Recompute the signed distances periodically, as in level-set methods (Sussman et al. 1994,
         https://doi.org/10.1006/jcph.1994.1155).
 
-        Only those beside the surface have a gradient. Where it has come a long way, it crosses edges between values that grew
-        apart: there it becomes rough, and slow.
+        Only values next to the surface get a gradient. After large movements the surface crosses edges between values far
+        from signed distances, where it becomes rough and moves slowly.
         """
         if self.settings.geometry and self.settings.redistance and (index + 1) % self.settings.redistance == 0:
             self.remake_distances()
 
     @torch.no_grad()
     def remake_distances(self) -> None:
-        """Put the signed distances to the surface in the values' place, and grid points back where they belong."""
+        """Replace the values by the signed distances to the current surface, and reset the offsets to zero."""
         try:
             self.sdf.copy_(distances_of(self._bare_mesh(), self.grid) / self.grid.cell)
-        except ValueError:  # nothing is left of it but splinters: they stay as they are
+        except ValueError:  # the surface is empty or encloses no grid point: keep the values
             return
         self.shift.zero_()
 
     def _bare_mesh(self) -> Mesh:
-        """The surface as a mesh without colours; it may be empty."""
+        """The surface as a mesh without colours.
+
+        Raises:
+            EmptySceneError: no signed distance of the grid is negative.
+        """
         vertices, faces = self.surface(MARGIN)
+        if len(faces) == 0:
+            raise EmptySceneError(
+                "the scene is empty: no signed distance of its grid is negative. Train longer, start from a larger shape, or "
+                "lower scene.sdf_lr"
+            )
         return Mesh(vertices.float().cpu().numpy(), faces.cpu().numpy().astype(np.int32))
 
     @torch.no_grad()
     def to_mesh(self, settings: Extract) -> Mesh:
-        """The mesh as it is, cleaned to the settings (its own grid decides the resolution), with the field's colours."""
+        """The current mesh, cleaned to ``settings`` (except the resolution, which is the grid's), with the field's colours."""
         fine = self._bare_mesh()
-        if len(fine.faces) == 0:
-            raise EmptySceneError(
-                "the scene is empty: no distance of its grid lies below 0. Train longer, start from a larger shape, or lower "
-                "scene.sdf_lr"
-            )
         return finish_surface(fine, lambda points, normals: self.color.query(points.to(self.base)).albedo, settings)

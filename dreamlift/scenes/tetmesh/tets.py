@@ -1,13 +1,13 @@
-"""Marching tetrahedra on a body-centred grid: the surface where values at its points change sign, always closed.
+"""Marching tetrahedra on a body-centred grid: the zero level set of values at the grid points, as a closed mesh.
 
-The grid has the corners and the centres of n^3 cubes. Two neighbouring cubes' centres and the four corners of the square
-between them are an octahedron, cut into four tetrahedra around the line of centres: ``12 n^2 (n - 1)`` of them, all congruent
-but for their turn, with angles that no cut of a cube into 5 or 6 has (body-centred lattice; Labelle and Shewchuk 2007,
-"Isosurface Stuffing", section 3, https://doi.org/10.1145/1276377.1276448). Nothing of it is stored: the few octahedra that the
-surface crosses are found from the signs, and their tetrahedra follow from their place.
+The grid points are the corners and the centres of n^3 cubes. The centres of two neighbouring cubes and the four corners of
+their common face form an octahedron, which is divided into four tetrahedra around the line of centres: ``12 n^2 (n - 1)``
+tetrahedra, all congruent, with better angles than a division of each cube into 5 or 6 (body-centred lattice; Labelle and
+Shewchuk 2007, "Isosurface Stuffing", section 3, https://doi.org/10.1145/1276377.1276448). The tetrahedra are not stored: the
+octahedra that the surface crosses are found from the signs, and their tetrahedra follow from their positions.
 
-On an edge between a value a < 0 (inside) and b > 0 with ends p and q the surface has the vertex (b p - a q) / (b - a), which is
-differentiable in all four (Shen et al. 2021, "Deep Marching Tetrahedra", equation 3, https://arxiv.org/abs/2111.04276).
+An edge between values a < 0 (inside) at p and b > 0 at q has the vertex (b p - a q) / (b - a), which is differentiable in all
+four (Shen et al. 2021, "Deep Marching Tetrahedra", equation 3, https://arxiv.org/abs/2111.04276).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ EDGES = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
 class TetGrid:
     """A body-centred grid of ``cubes^3`` cubes over ``[-extent, extent]^3``."""
 
-    cubes: int  # a side, at least 2
-    extent: float  # half the edge of the whole, world units
+    cubes: int  # per side, at least 2
+    extent: float  # half the edge of the grid, world units
 
     @property
     def cell(self) -> float:
@@ -36,23 +36,23 @@ class TetGrid:
 
     @property
     def points(self) -> int:
-        """How many grid points there are: corners, then centres."""
+        """Number of grid points, corners and centres."""
         return (self.cubes + 1) ** 3 + self.cubes**3
 
     @property
     def tets(self) -> int:
-        """How many tetrahedra there are."""
+        """Number of tetrahedra."""
         return 12 * self.cubes**2 * (self.cubes - 1)
 
     def positions(self) -> Tensor:
-        """World positions ``(points, 3)`` float32: the corners in the order of x, y, z (z fastest), then the centres."""
+        """World positions ``(points, 3)`` float32: the corners in the order x, y, z (z fastest), then the centres."""
         corner = torch.linspace(-self.extent, self.extent, self.cubes + 1)
         centre = (corner[1:] + corner[:-1]) / 2
         parts = [torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).view(-1, 3) for axis in (corner, centre)]
         return torch.cat(parts)
 
     def border(self) -> Tensor:
-        """Which points ``(points,)`` lie on the outside of the tetrahedra; they must be outside of a closed surface."""
+        """Mask ``(points,)`` of the grid's boundary; a surface is closed if these points are outside."""
         parts = []
         for count in (self.cubes + 1, self.cubes):
             mask = torch.ones(count, count, count, dtype=torch.bool)
@@ -61,7 +61,7 @@ class TetGrid:
         return torch.cat(parts)
 
     def crossed(self, inside: Tensor) -> Tensor:
-        """The tetrahedra ``(T, 4)``, positively oriented, of the octahedra that have points on both sides.
+        """The tetrahedra ``(T, 4)``, positively oriented, of the octahedra with points on both sides.
 
         ``inside (points,)`` is bool.
         """
@@ -74,7 +74,7 @@ class TetGrid:
             total = centres.narrow(axis, 0, n - 1) + centres.narrow(axis, 1, n - 1)
             for du, dv in ((0, 0), (1, 0), (1, 1), (0, 1)):
                 total = total + corners.narrow(axis, 1, n - 1).narrow(u, du, n).narrow(v, dv, n)
-            cube = torch.nonzero((total > 0) & (total < 6))  # (O, 3) the lower one of the two
+            cube = torch.nonzero((total > 0) & (total < 6))  # (O, 3) the cube with the lower index
             step = torch.zeros(3, 3, dtype=torch.int64, device=inside.device)
             step[range(3), [axis, u, v]] = 1
             first, second = self._centre(cube), self._centre(cube + step[0])
@@ -94,17 +94,17 @@ class TetGrid:
 
 @dataclass(frozen=True)
 class Crossing:
-    """Which edges of a grid a surface crosses, and how its vertices there are joined; it has no gradients."""
+    """The topology of a surface: the grid edges that it crosses, one vertex each, and its faces; no gradients."""
 
-    ends: Tensor  # (V, 2) int64 the grid points of each vertex's edge, the one inside first
+    ends: Tensor  # (V, 2) int64 the grid points of each vertex's edge, the inner one first
     faces: Tensor  # (F, 3) int64, counter-clockwise from outside
 
 
 @torch.no_grad()
 def crossing_of(grid: TetGrid, values: Tensor) -> Crossing:
-    """The topology of the surface around ``values (points,) < 0``; no vertices and faces where there is none.
+    """The topology of the surface around ``values (points,) < 0``; empty without such values.
 
-    It is closed if the grid's border (:meth:`TetGrid.border`) is outside.
+    The surface is closed if the grid's boundary (:meth:`TetGrid.border`) is outside.
     """
     inside = values < 0
     tets = grid.crossed(inside)
@@ -116,7 +116,7 @@ def crossing_of(grid: TetGrid, values: Tensor) -> Crossing:
     turn = torch.arange(len(owner), device=values.device) - (counts[case].cumsum(0) - counts[case])[owner]
     local = torch.tensor(EDGES, device=values.device)[table[case[owner], turn]]  # (F, 3, 2)
     ends = tets[owner[:, None, None], local]
-    # The point inside comes first: an edge then has one number, and one sum in the vertices' gradient.
+    # The inner point comes first, so that each edge has a unique key and yields a single vertex.
     ends = torch.where(inside[ends[..., :1]], ends, ends.flip(-1))
     key, faces = torch.unique(ends[..., 0] * grid.points + ends[..., 1], return_inverse=True)
     split = torch.stack([torch.div(key, grid.points, rounding_mode="floor"), key % grid.points], dim=1)
@@ -124,9 +124,9 @@ def crossing_of(grid: TetGrid, values: Tensor) -> Crossing:
 
 
 def edge_vertices(positions: Tensor, values: Tensor, margin: float = 0.0) -> Tensor:
-    """Vertices ``(V, 3)``, differentiable, from the ``positions (V, 2, 3)`` and ``values (V, 2)`` of their edges' ends.
+    """Differentiable vertices ``(V, 3)`` from the ``positions (V, 2, 3)`` and ``values (V, 2)`` of their edges' ends.
 
-    ``margin`` (a share of the edge) keeps them away from the grid points, where triangles would lose their area.
+    ``margin`` (a fraction of the edge) keeps vertices away from the grid points, where triangles would degenerate.
     """
     share = values[:, 0] / (values[:, 0] - values[:, 1])
     if margin > 0:
@@ -136,7 +136,7 @@ def edge_vertices(positions: Tensor, values: Tensor, margin: float = 0.0) -> Ten
 
 @functools.lru_cache(maxsize=1)
 def triangle_table() -> tuple[Tensor, Tensor]:
-    """For each of the 16 cases (bit k: point k is inside) its triangles as edge numbers ``(16, 2, 3)``, and how many."""
+    """Triangles as edge indices ``(16, 2, 3)``, and their number ``(16,)``, for each case (bit k: point k is inside)."""
     rows: list[list[tuple[int, int, int]]] = []
     for case in range(16):
         inner = [k for k in range(4) if case >> k & 1]
@@ -144,7 +144,7 @@ def triangle_table() -> tuple[Tensor, Tensor]:
         if len(inner) in (0, 4):
             rows.append([])
             continue
-        # An even order of the four points with those inside first has the orientation of the tetrahedron itself.
+        # An even permutation of the four points, inner ones first, preserves the tetrahedron's orientation.
         if not _even(inner + outer):
             several = outer if len(outer) > 1 else inner
             several[0], several[1] = several[1], several[0]

@@ -1,1 +1,1 @@
-"""The judge: a network that tells what an asset looks like, and from which side."""
+"""The judge, a classifier of renders by category, colour, attribute and azimuth, and the scores computed with it."""

@@ -1,8 +1,8 @@
-"""The judge: what does a picture show, in the toybox's own words, and from which side?
+"""The judge: a classifier of pictures by the toybox's categories, colours, attributes and azimuths.
 
-A small convolutional network, trained on renders of things that no prior has seen (:mod:`dreamlift.toybox.judging.train`). Its
-classes are the world's: category, colour, attribute, and the azimuth as one of ``SECTORS`` sectors of the circle, so that a
-view of which two sides look alike can say so. The embedding before these is what diversity is measured in.
+A small convolutional network, trained on renders of seeds that no prior was trained on (:mod:`dreamlift.toybox.judging.train`).
+The azimuth is predicted as a distribution over ``SECTORS`` sectors, which can represent ambiguous views. Diversity is measured
+between the embeddings before the classifier heads.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from dreamlift.system.files import atomic_write_bytes, atomic_write_text
 from dreamlift.toybox.world.things import ATTRIBUTES, CATEGORIES, COLORS, SYNONYMS
 
 FOLDER = Path(__file__).parents[2] / "weights" / "judge"
-SIZE = 64  # pixels a side of what the network sees
-SECTORS = 24  # of the azimuth, 15 degrees each; the first is centred on the front
+SIZE = 64  # pixels per side of the network's input
+SECTORS = 24  # azimuth sectors, 15 degrees each; the first is centred at azimuth 0
 FRONT_DEG = 45.0  # a view is "front" within this angle of azimuth 0
-LOOKS = ((1.0, 0.0, 0.0), (1.1, 0.0, 0.0), (0.95, 0.0, 0.0), (1.05, 0.05, 0.03), (1.05, -0.05, -0.03))  # zoom out, right, down
+# Test-time augmentation: window size relative to the picture, and its shift to the right and down in half pictures.
+LOOKS = ((1.0, 0.0, 0.0), (1.1, 0.0, 0.0), (0.95, 0.0, 0.0), (1.05, 0.05, 0.03), (1.05, -0.05, -0.03))
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the judge says of B pictures; the tables are probabilities."""
+    """The judge's predictions for B pictures; all but the embedding are probabilities."""
 
     category: Tensor  # (B, C), in the order of the judge's categories
     color: Tensor  # (B, len(COLORS))
@@ -39,7 +40,7 @@ class Verdict:
 
     @property
     def azimuth(self) -> Tensor:
-        """Azimuths ``(B,)`` (radians): the mean direction of the best sector and its two neighbours on each side."""
+        """Azimuths ``(B,)`` in radians: the mean direction of the most probable sector and two neighbours on each side."""
         best = self.sectors.argmax(dim=1, keepdim=True)
         around = (best + torch.arange(-2, 3, device=best.device)) % SECTORS
         weights, angles = self.sectors.gather(1, around), sector_angles().to(best.device)[around]
@@ -47,12 +48,12 @@ class Verdict:
 
     @property
     def front(self) -> Tensor:
-        """Probabilities ``(B,)`` that the pictures show the front."""
+        """Probabilities ``(B,)`` of an azimuth within ``FRONT_DEG`` of the front."""
         return self.sectors[:, sector_angles().abs() <= math.radians(FRONT_DEG) + 1e-6].sum(dim=1)
 
 
 class Judge(nn.Module):
-    """Residual network (He et al. 2016, https://arxiv.org/abs/1512.03385, with normalisation first) on packed pictures."""
+    """Residual network (He et al. 2016, https://arxiv.org/abs/1512.03385, pre-activation) on pixel-unshuffled pictures."""
 
     def __init__(self, categories: tuple[str, ...] = tuple(CATEGORIES), width: int = 64, embedding: int = 128) -> None:
         super().__init__()
@@ -68,7 +69,7 @@ class Judge(nn.Module):
         )
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Embeddings ``(B, E)`` and the logits of the four heads, of ``(B, 3, 64, 64)`` in [0, 1]."""
+        """Embeddings ``(B, E)`` and the logits of the four heads for ``pictures (B, 3, 64, 64)`` in [0, 1]."""
         x = self.stem(functional.pixel_unshuffle(pictures * 2.0 - 1.0, 2))
         for stage in self.stages:
             x = stage(x)
@@ -77,9 +78,9 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def judge(self, pictures: Tensor) -> Verdict:
-        """The verdict on renders ``(B, H, W, 3)`` sRGB in [0, 1], of any square size.
+        """Predictions for ``pictures (B, H, W, 3)``, sRGB in [0, 1], square and of any size.
 
-        It is the mean of several looks (``LOOKS``) at the picture, a little moved and scaled (docs/toybox.md: what that buys).
+        They are means over slightly shifted and scaled versions of each picture (``LOOKS``); docs/toybox.md has the gain.
         """
         x = pictures.movedim(-1, 1).float().clamp(0.0, 1.0)
         if x.shape[-1] != SIZE:
@@ -91,14 +92,14 @@ class Judge(nn.Module):
 
 
 def _placed(x: Tensor, zoom: float, right: float, down: float) -> Tensor:
-    """Pictures ``(B, 3, S, S)`` as seen by a window ``zoom`` times as wide, moved by shares of half a picture."""
+    """Pictures ``(B, 3, S, S)`` in a window ``zoom`` times as wide, shifted by ``right`` and ``down`` half pictures."""
     if (zoom, right, down) == (1.0, 0.0, 0.0):
         return x
     return warped(x, x.new_tensor([[zoom, 0.0, right], [0.0, zoom, down]]).expand(len(x), 2, 3))
 
 
 def warped(x: Tensor, place: Tensor) -> Tensor:
-    """Pictures ``(B, C, S, S)`` at affine ``place (B, 2, 3)``: from a pixel's position, in -1 to 1, to where it looks."""
+    """Pictures ``(B, C, S, S)`` resampled by ``place (B, 2, 3)``: an affine map from output to input positions in [-1, 1]."""
     grid = functional.affine_grid(place, list(x.shape), align_corners=False)
     return functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
@@ -116,19 +117,19 @@ class _Block(nn.Module):
 
 
 def sector_angles() -> Tensor:
-    """Middles ``(SECTORS,)`` of the sectors (radians) in (-pi, pi], the first at 0."""
+    """Centres ``(SECTORS,)`` of the sectors in radians, in (-pi, pi], the first at 0."""
     angles = torch.arange(SECTORS) * (2.0 * math.pi / SECTORS)
     return torch.where(angles > math.pi + 1e-6, angles - 2.0 * math.pi, angles)
 
 
 def azimuth_error_deg(guess: Tensor, truth: Tensor) -> Tensor:
-    """Absolute angles ``(B,)`` in degrees, 0 to 180, between azimuths ``(B,)`` in radians."""
+    """Absolute differences ``(B,)``, in degrees from 0 to 180, of the azimuths ``guess`` and ``truth (B,)`` in radians."""
     turn = guess - truth
     return torch.rad2deg(torch.atan2(turn.sin(), turn.cos()).abs())
 
 
 def save_judge(judge: Judge, folder: Path, accuracy: dict[str, float]) -> None:
-    """Write the weights (fp16) with what they were measured to reach; ``accuracy`` is shown beside every figure."""
+    """Write the weights (fp16) and their measured ``accuracy``, which is reported with every score."""
     from safetensors.torch import save
 
     weights = {name: value.detach().half().contiguous() for name, value in judge.state_dict().items()}
@@ -140,10 +141,10 @@ def save_judge(judge: Judge, folder: Path, accuracy: dict[str, float]) -> None:
 
 
 def load_judge(folder: Path = FOLDER) -> tuple[Judge, dict[str, float]]:
-    """The judge, ready to use, and its own accuracy on renders that it was not trained on.
+    """The judge, in evaluation mode and frozen, and its accuracy on renders that it was not trained on.
 
     Raises:
-        ValueError: there is none in ``folder``, or it was trained on other words than the world has now.
+        ValueError: ``folder`` has no judge, or its colours or attributes differ from the toybox's.
     """
     from safetensors.torch import load_file
 
@@ -152,7 +153,10 @@ def load_judge(folder: Path = FOLDER) -> tuple[Judge, dict[str, float]]:
         raise ValueError(f"there is no judge in {folder}; train one with: python -m dreamlift.toybox.judging.train")
     about = json.loads(path.read_text())
     if about["colors"] != list(COLORS) or tuple(about["attributes"]) != ATTRIBUTES:
-        raise ValueError(f"the judge in {folder} knows other colours or attributes than the world; train it anew")
+        raise ValueError(
+            f"the judge in {folder} was trained on other colours or attributes than the toybox has; train it anew with: "
+            "python -m dreamlift.toybox.judging.train"
+        )
     judge = Judge(tuple(about["categories"]), about["width"])
     judge.load_state_dict({name: value.float() for name, value in load_file(folder / "model.safetensors").items()})
     return judge.eval().requires_grad_(False), about["accuracy"]
@@ -160,7 +164,7 @@ def load_judge(folder: Path = FOLDER) -> tuple[Judge, dict[str, float]]:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a prompt asks for, in the world's words; "" where it does not say."""
+    """The toybox's words in a prompt; "" where it names none."""
 
     category: str = ""
     color: str = ""
@@ -168,14 +172,14 @@ class Wanted:
 
 
 def understand(prompt: str) -> Wanted:
-    """The world's words in a prompt. Colours and nouns of accessories ("wearing a blue hat") are not the thing's own."""
+    """The toybox's words in ``prompt``, without those of accessories (such as "wearing a blue hat")."""
     text = f" {prompt.lower().replace(',', ' ')} "
     for accessory in (" wearing ", " with ", " on "):
         text = text.split(accessory)[0] + " "
     text = " ".join(text.split())
     nouns = {noun: name for name in CATEGORIES for noun in (name.replace("_", " "), *SYNONYMS.get(name, ()))}
     wanted = Wanted()
-    # The last noun is the head ("a house plant"); of two that end together, the longer one ("teddy bear" before "bear").
+    # The last noun is the head ("a house plant"); of two that end at the same place, the longer one ("teddy bear", "bear").
     places = [(f" {text} ".rfind(f" {noun} ") + len(noun), len(noun), name) for noun, name in nouns.items()
               if f" {noun} " in f" {text} "]  # fmt: skip
     if places:

@@ -1,7 +1,7 @@
-"""How good is an asset? Its renders go before the judge, its shape is compared with the world's own things.
+"""Scores of an asset: the judge classifies its renders, and its shape is compared with things of the toybox.
 
-R-precision is DreamFusion's measure (Poole et al. 2022, section 4.1) with the judge in CLIP's place: the share of the views
-from which the judge names, among all that it knows, what the prompt asked for. "Textureless" views show the shape alone.
+R-precision as in DreamFusion (Poole et al. 2022, section 4.1), with the judge in place of CLIP: the share of the views whose
+most probable category (or colour) is that of the prompt. "Textureless" views show the shape only.
 """
 
 from __future__ import annotations
@@ -25,45 +25,45 @@ from dreamlift.toybox.world.things import COLORS, FIT_RADIUS, Thing, make_thing
 from dreamlift.toybox.world.truth import is_asymmetric
 from dreamlift.types import Cameras, Mesh, Shading
 
-VIEWS = 8  # for precision, azimuth, shape
+VIEWS = 8  # views for precision, azimuth and shape
 JANUS_VIEWS = 36
-FOV_DEG, ELEVATION_DEG = 47.0, 20.0  # in the middle of what the toybox shows
-MEMBERS = 12  # things of a category that a shape is compared with
-POINTS = 2000  # on each surface, for the Chamfer distance
+FOV_DEG, ELEVATION_DEG = 47.0, 20.0  # near the middle of the toybox's ranges
+MEMBERS = 12  # things of a category with which a shape is compared
+POINTS = 2000  # points on each surface, for the Chamfer distance
 BACKGROUNDS = ((0.86, 0.88, 0.90), (0.42, 0.45, 0.50))
-COLORFUL = 0.1  # mean saturation from which a thing's own is a measure: of a grey one any tint would be many times too much
-APART = 0.45  # colours at least this far apart stand out from each other
+COLORFUL = 0.1  # least mean saturation of the reference for a saturation ratio; on grey things the ratio is meaningless
+APART = 0.45  # least distance in RGB between a colour and its background
 
 
 @dataclass(frozen=True)
 class Score:
-    """Figures of one asset. Shares are of its views, in [0, 1]; NaN where the prompt or the world has nothing to say."""
+    """Scores of one asset. Shares are over its views, in [0, 1]; NaN where the prompt or the category defines no value."""
 
-    category: float  # named rightly, from the colours
-    color: float
-    both: float
-    category_textureless: float  # named rightly, from the shape alone
-    azimuth_error_deg: float  # median over the views; of asymmetric categories
-    front_from_behind: float  # share of the three rear views that the judge calls the front
-    janus: float  # 1: two fronts more than 90 degrees apart, over 36 views; 0: not
-    saturation: float  # mean saturation over that of the true thing: 1 is right; of things that have some
-    silhouette_iou: float  # with the best-fitting member of the category, mean over the views
-    chamfer: float  # mean distance between the surfaces, both ways, to that member; the asset's radius is 0.85
+    category: float  # share of the views with the right category
+    color: float  # share of the views with the right colour
+    both: float  # share of the views with both right
+    category_textureless: float  # share of the textureless views with the right category
+    azimuth_error_deg: float  # median over the views; asymmetric categories only
+    front_from_behind: float  # share of the three rear views that the judge classifies as front
+    janus: float  # 1 if :func:`has_two_fronts` over 36 views, else 0
+    saturation: float  # mean saturation relative to the reference thing, 1 is ideal; references with some saturation only
+    silhouette_iou: float  # with the best-fitting thing of the category, mean over the views
+    chamfer: float  # symmetric mean surface distance to that thing; the asset's radius is 0.85
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A score with what it was read from."""
+    """A score, with the renders and predictions that it was computed from."""
 
     score: Score
     pictures: Tensor  # (8, 64, 64, 3) sRGB in [0, 1]
     textureless: Tensor  # (8, 64, 64, 3)
-    seen_as: tuple[str, ...]  # category by view
+    seen_as: tuple[str, ...]  # predicted category per view
     embedding: Tensor  # (8, E) of the pictures, unit length
 
 
 def score_mesh(mesh: Mesh, wanted: Wanted, judge: Judge) -> Scored:
-    """Judge ``mesh``, moved and scaled to where the world's own things stand.
+    """Score ``mesh``, centred and scaled like the toybox's things.
 
     Raises:
         EmptySceneError, ValueError: the mesh is empty or malformed.
@@ -88,14 +88,14 @@ def score_mesh(mesh: Mesh, wanted: Wanted, judge: Judge) -> Scored:
 
 
 def _judged(score: Score, wanted: Wanted, own: int, verdict: Verdict, bare: Verdict, whole: Verdict, azimuth: Tensor) -> Score:
-    """The figures that come from the judge; ``own`` is the wanted category's index, ``azimuth (8,)`` the cameras'."""
+    """``score`` with the values from the judge; ``own``: index of the wanted category; ``azimuth (8,)``: of the cameras."""
     named = verdict.category.argmax(dim=1) == own
     score = replace(score, category=_share(named), category_textureless=_share(bare.category.argmax(dim=1) == own))
     if wanted.color:
         colored = _is_color(verdict, wanted.color)
         score = replace(score, color=_share(colored), both=_share(colored & named))
     if is_asymmetric(wanted.category):
-        behind = azimuth.cos() < -0.5  # the three from behind, of eight
+        behind = azimuth.cos() < -0.5  # the three rear views of eight
         score = replace(
             score,
             azimuth_error_deg=float(azimuth_error_deg(verdict.azimuth, azimuth).median()),
@@ -106,7 +106,7 @@ def _judged(score: Score, wanted: Wanted, own: int, verdict: Verdict, bare: Verd
 
 
 def _compared(score: Score, wanted: Wanted, mesh: Mesh, pictures: Tensor, opacity: Tensor) -> Score:
-    """The figures that come from comparing with the world's own things."""
+    """``score`` with the values from the comparison with things of the category."""
     outline = opacity[..., 0] > 0.5
     members = _members(wanted.category, wanted.color or "red", wanted.attribute)
     overlaps = [_iou(outline, member.outline) for member in members]
@@ -118,15 +118,15 @@ def _compared(score: Score, wanted: Wanted, mesh: Mesh, pictures: Tensor, opacit
 
 
 def has_two_fronts(front: Tensor) -> bool:
-    """Whether the front is seen in two places, their middles more than 90 degrees apart, or over more than half a turn.
+    """Whether the front appears twice, more than 90 degrees apart, or over more than half a turn.
 
-    ``front (N,)`` are probabilities at evenly spaced azimuths. A place is a run of neighbours that are called the front
-    (above one half).
+    ``front (N,)`` are probabilities at evenly spaced azimuths. Runs of consecutive views with a probability above 0.5 count as
+    one front; distances are between the middles of the runs.
     """
     count, called = len(front), (front > 0.5).tolist()
     if all(called) or not any(called):
         return all(called)
-    begin = called.index(False)  # runs do not pass this one
+    begin = called.index(False)  # no run extends over this view
     runs: list[list[int]] = []
     for i in range(begin, begin + count):
         if called[i % count]:
@@ -137,23 +137,23 @@ def has_two_fronts(front: Tensor) -> bool:
 
 
 def embed_mesh(mesh: Mesh, judge: Judge) -> Tensor:
-    """The judge's embedding ``(8, E)`` of a mesh over its views, as in :attr:`Scored.embedding`."""
+    """The judge's embeddings ``(8, E)`` of a mesh's views, as in :attr:`Scored.embedding`."""
     return judge.judge(render_mesh(fitted(mesh), around(VIEWS), torch.tensor(_background(""))).rgb).embedding
 
 
 def diversity(embeddings: list[Tensor]) -> float:
-    """Mean pairwise distance of assets ``(V, E)`` over their views: 0 for copies, up to 2 for opposites."""
+    """Mean pairwise distance of assets' embeddings ``(V, E)`` over their views, in [0, 2]; 0: identical. NaN for one asset."""
     pairs = [(a - b).norm(dim=1).mean() for i, a in enumerate(embeddings) for b in embeddings[:i]]
     return float(torch.stack(pairs).mean()) if pairs else math.nan
 
 
 def around(count: int) -> Cameras:
-    """``count`` views around an asset, the first in front of it."""
+    """``count`` cameras around an asset, the first at azimuth 0."""
     return turntable(count, ELEVATION_DEG, 1.02 / math.sin(math.radians(0.5 * FOV_DEG)), FOV_DEG, SIZE)
 
 
 def fitted(mesh: Mesh) -> Mesh:
-    """The mesh with its bounding box centred and its bounding sphere of radius ``FIT_RADIUS``, as the world's things."""
+    """The mesh with its bounding box centred at the origin and a bounding sphere of radius ``FIT_RADIUS``."""
     used = mesh.vertices[np.unique(mesh.faces)]
     centered = mesh.vertices - 0.5 * (used.min(axis=0) + used.max(axis=0))
     radius = max(float(np.linalg.norm(centered[np.unique(mesh.faces)], axis=1).max()), 1e-9)
@@ -161,14 +161,14 @@ def fitted(mesh: Mesh) -> Mesh:
 
 
 def clay_light(cameras: Cameras) -> Shading:
-    """Grey clay, lit from above and beside each camera."""
+    """Shading for textureless views: a point light above and to the right of each camera."""
     ones = torch.ones(len(cameras))
     place = cameras.c2w[:, :3, 3] + 1.5 * cameras.c2w[:, :3, 0] + torch.tensor([0.0, 2.0, 0.0])
     return Shading(ones, ones, place, ambient=0.45)
 
 
 def sample_surface(mesh: Mesh, count: int = POINTS) -> Tensor:
-    """Points ``(count, 3)`` spread evenly over the mesh; the same ones every time."""
+    """Points ``(count, 3)``, uniform over the mesh's area, with a fixed seed."""
     rng = np.random.default_rng(0)
     areas = face_areas(mesh.vertices, mesh.faces).astype(np.float64)
     corners = mesh.vertices[mesh.faces[rng.choice(len(areas), count, p=areas / areas.sum())]]
@@ -178,14 +178,14 @@ def sample_surface(mesh: Mesh, count: int = POINTS) -> Tensor:
 
 
 def chamfer(a: Tensor, b: Tensor) -> float:
-    """Mean distance from each point of ``a (N, 3)`` to the nearest of ``b (M, 3)`` and back, averaged."""
+    """Symmetric Chamfer distance: mean distance from ``a (N, 3)`` to the nearest of ``b (M, 3)`` and back, averaged."""
     gaps = torch.cdist(a, b)
     return float(0.5 * (gaps.amin(dim=0).mean() + gaps.amin(dim=1).mean()))
 
 
 @dataclass(frozen=True)
 class _Member:
-    """One thing of a category as the asset's cameras see it."""
+    """A thing of a category, rendered from the asset's cameras."""
 
     thing: Thing
     outline: Tensor  # (8, 64, 64) bool
@@ -215,7 +215,7 @@ def _iou(a: Tensor, b: Tensor) -> float:
 
 
 def _saturation(rgb: Tensor) -> float:
-    """Mean saturation of colours ``(N, 3)``: HSV's, (max - min) / max."""
+    """Mean HSV saturation (max - min) / max of colours ``(N, 3)``."""
     high, low = rgb.amax(dim=1), rgb.amin(dim=1)
     return float(((high - low) / high.clamp_min(1e-3)).mean()) if len(rgb) else 0.0
 
@@ -229,6 +229,6 @@ def _share(right: Tensor) -> float:
 
 
 def _background(color: str) -> tuple[float, float, float]:
-    """The first backdrop that a thing of this colour stands out from."""
+    """The first of BACKGROUNDS that contrasts with the colour."""
     own = np.asarray(COLORS.get(color, COLORS["red"]))
     return next((rgb for rgb in BACKGROUNDS if np.linalg.norm(own - rgb) > APART), BACKGROUNDS[-1])

@@ -1,8 +1,8 @@
 """Train the judge: ``python -m dreamlift.toybox.judging.train``.
 
-It learns from renders of seeds that no prior was trained on, held-out combinations included, each seen through a random
-camera's faults: moved, scaled, blurred, noisy, too bright, too colourful. Its accuracy is measured on clean renders of yet
-other seeds and saved with the weights.
+The training pictures are renders of seeds that no prior was trained on, including held-out combinations, with random
+augmentation: shift, scale, blur, noise, brightness, saturation. The accuracy is measured on clean renders of further seeds and
+saved with the weights.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from dreamlift.toybox.training.dataset import CLAY, Pictures, load_shards, make_
 from dreamlift.toybox.training.learning import fit, make_pair
 from dreamlift.toybox.world.things import ATTRIBUTES, CATEGORIES
 
-FIRST_SHARD = 8000  # seeds from a million on
+FIRST_SHARD = 8000  # seeds from 1,000,000 on
 TEST_SHARD = 9000
 HIDDEN_IN_CLAY = [i for i, name in enumerate(ATTRIBUTES) if name in ("striped", "spotted", "wooden", "metallic")]
-CONCENTRATION = 14.0  # of the azimuth's target: a von Mises density about as wide as two sectors
+CONCENTRATION = 14.0  # kappa of the azimuth's target, a von Mises density about two sectors wide
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Training:
 
 
 class Batch(NamedTuple):
-    """What one step learns from."""
+    """The data of one training step."""
 
     pictures: Tensor  # (B, 3, S, S) in [0, 1]
     category: Tensor  # (B,) int64
-    color: Tensor  # (B,) int64, -1 in clay
-    attribute: Tensor  # (B,) int64, -1 for a finish in clay
+    color: Tensor  # (B,) int64, -1 for clay
+    attribute: Tensor  # (B,) int64, -1 for a finish of clay
     azimuth: Tensor  # (B,) radians
 
     def share(self, index: int, count: int) -> Batch:
@@ -56,7 +56,7 @@ class Batch(NamedTuple):
 
 
 def labels(pictures: Pictures, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    """Category, colour and attribute ``(B,)`` of the pictures in ``rows``; -1 where the picture does not show it."""
+    """Category, colour and attribute ``(B,)`` int64 of the pictures ``rows``; -1 for a value that is not visible."""
     category, color, attribute = (
         torch.from_numpy(getattr(pictures, name)[rows]).long() for name in ("category", "color", "attribute")
     )
@@ -66,7 +66,7 @@ def labels(pictures: Pictures, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor
 
 
 def draw_batch(pictures: Pictures, settings: Training, step: int) -> Batch:
-    """The batch of one step: a function of the seed and the step alone."""
+    """The batch of one step, determined by the seed and the step."""
     rows, _, _, rgb, azimuth = pictures.draw(np.random.default_rng([settings.seed, step]), settings.batch)
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
     seen = spoil(torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255.0, generator)
@@ -74,7 +74,7 @@ def draw_batch(pictures: Pictures, settings: Training, step: int) -> Batch:
 
 
 def spoil(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures ``(B, 3, S, S)`` in [0, 1] as a result's render may look: moved, blurred, noisy, bright, colourful."""
+    """Pictures ``x (B, 3, S, S)`` in [0, 1] with random shift, scale, blur, saturation, brightness and noise."""
 
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(len(x), 1, 1, 1, generator=generator)
@@ -93,17 +93,17 @@ def spoil(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def judge_loss(judge: Judge, batch: Batch) -> Tensor:
-    """Cross-entropies () of all heads; the azimuth's target is a von Mises density over the sectors."""
+    """Sum () of the cross-entropies of all heads; the azimuth's target is a von Mises density over the sectors."""
     _, (category, color, attribute, sectors) = judge(batch.pictures)
     target = (CONCENTRATION * torch.cos(sector_angles() - batch.azimuth[:, None])).softmax(dim=1)
-    # As the mean over the whole batch, so that the parts of several workers add up to it.
+    # Divided by the size of the whole part, so that the mean over the workers' parts is the loss of the batch.
     masked = (functional.cross_entropy(logits, told, ignore_index=-1, reduction="sum") / len(told)
               for logits, told in ((color, batch.color), (attribute, batch.attribute)))  # fmt: skip
     return functional.cross_entropy(category, batch.category) + sum(masked) + functional.cross_entropy(sectors, target)
 
 
 def train(settings: Training, pictures: Pictures, width: int = 64, init: Path | None = None) -> Judge:
-    """A judge trained on ``pictures``, from the one saved in ``init`` or from nothing."""
+    """A judge trained on ``pictures``, from random weights or from those saved in ``init``."""
     torch.manual_seed(settings.seed)
     judge = Judge(tuple(CATEGORIES), width) if init is None else load_judge(init)[0].train().requires_grad_(True)
     judge.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -115,10 +115,10 @@ def train(settings: Training, pictures: Pictures, width: int = 64, init: Path | 
 
 
 def measure(judge: Judge, pictures: Pictures, asymmetric: tuple[str, ...] = ()) -> dict[str, float]:
-    """The judge's own accuracy on clean pictures: shares that it names rightly, and its median azimuth error (degrees).
+    """The judge's accuracy on clean pictures per head, and its median azimuth error in degrees.
 
-    Clay pictures are counted apart. The azimuth is judged on the categories ``asymmetric`` alone; the rest look the same
-    from several sides.
+    Clay pictures have a separate category accuracy. The azimuth error covers the ``asymmetric`` categories only, because the
+    others look the same from several sides.
     """
     verdicts = [judge.judge(torch.from_numpy(pictures.rgb[i : i + 100]).float() / 255.0) for i in range(0, len(pictures), 100)]
     guesses = [torch.cat([getattr(v, name) for v in verdicts]).argmax(dim=1) for name in ("category", "color", "attribute")]
@@ -146,12 +146,12 @@ def main() -> None:
     from dreamlift.toybox.world.truth import asymmetric_categories
 
     parser = argparse.ArgumentParser(description="Train the judge and measure it.")
-    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the judge")
     parser.add_argument("--data", type=Path, default=Path("data/judge"), help="folder of the rendered pictures")
-    parser.add_argument("--shards", type=int, default=48, help="of 500 pictures each, to learn from")
-    parser.add_argument("--test-shards", type=int, default=4)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--init", type=Path, help="go on from the judge in this folder")
+    parser.add_argument("--shards", type=int, default=48, help="training shards, of 500 pictures each")
+    parser.add_argument("--test-shards", type=int, default=4, help="test shards, of 500 pictures each")
+    parser.add_argument("--width", type=int, default=64, help="channels of the network's first stage")
+    parser.add_argument("--init", type=Path, help="folder of a judge to continue from")
     for name, default in vars(Training()).items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
     told = vars(parser.parse_args())

@@ -1,1 +1,1 @@
-"""How the embedded priors are trained."""
+"""Training of the embedded priors."""

@@ -1,9 +1,8 @@
-"""The training set of the embedded prior: pictures of the toy world with captions, in shards on disk.
+"""The training set of the embedded priors: rendered pictures with captions, in shards on disk.
 
-Pictures are made in fours, from one seed each (:func:`dreamlift.toybox.world.render.sample_pictures`), so the set is the
-same on
-every machine and any part of it can be made again. Captions are put together at training time (view words, and now and then
-none), from a few integers a picture.
+Each group of four pictures is rendered from one seed (:func:`dreamlift.toybox.world.render.sample_pictures`), so the set is
+reproducible and any shard can be rendered separately: ``python -m dreamlift.toybox.training.dataset``. Captions are composed
+during training from a few integers per picture; a part of them is empty or without view words.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ from dreamlift.system.files import atomic_write_bytes
 from dreamlift.toybox.world.render import VIEWS, Sampled, sample_pictures
 from dreamlift.toybox.world.things import ATTRIBUTES, CATEGORIES, COLORS, FINISHES, SYNONYMS, Description
 
-SHARD = 500  # pictures a file
-# Words in the caption -> the plain background behind the picture, sRGB. With two of them, far apart, nothing has the color of
-# both, so what stands there can be told from what does not.
+SHARD = 500  # pictures per file
+# Words in the caption -> plain background colour, sRGB. No object has the colour of both, so the two together determine the
+# opacity.
 BACKDROPS = {"": (0.70, 0.75, 0.80), ", dark background": (0.12, 0.14, 0.20)}
-OWN = -1  # in the place of an index into BACKDROPS: the picture keeps its own background
-COLORED = ", colored background"  # what the captions of those say
-STYLES = {"lit": "", "albedo": ", unlit", "clay": ", grey clay"}  # shading of the picture -> its words in the caption
+OWN = -1  # instead of an index into BACKDROPS: the picture keeps the background that it was rendered with
+COLORED = ", colored background"  # words in the caption of such a picture
+STYLES = {"lit": "", "albedo": ", unlit", "clay": ", grey clay"}  # shading -> words in the caption
 CLAY = list(STYLES).index("clay")
 
 
 def vocabulary(kinds: Sequence[str] = tuple(CATEGORIES)) -> list[str]:
-    """Every word that a caption of one of the categories ``kinds`` can hold."""
+    """All words of the captions of the categories ``kinds``, sorted."""
     directions = {w for az in np.linspace(-np.pi, np.pi, 33) for el in (-1.0, 0.3, 1.4)
                   for w in compass_words(float(az), el).split()}  # fmt: skip
     nouns = [noun for kind in kinds for noun in (kind, *SYNONYMS.get(kind, ()))]
@@ -50,22 +49,22 @@ def _split(text: str) -> list[str]:
 
 
 class Drawn(NamedTuple):
-    """Pictures drawn at random."""
+    """A random draw of pictures."""
 
-    rows: np.ndarray  # (B,) which
+    rows: np.ndarray  # (B,) indices of the pictures
     flips: np.ndarray  # (B,) bool: mirrored
-    backdrops: np.ndarray  # (B,) index into BACKDROPS of the background they are over, or OWN
+    backdrops: np.ndarray  # (B,) index into BACKDROPS of the background, or OWN
     rgb: np.ndarray  # (B, S, S, 3) uint8
-    azimuth: np.ndarray  # (B,) radians, as shown
+    azimuth: np.ndarray  # (B,) radians, after mirroring
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures with what their captions are made from."""
+    """Pictures with the data of their captions."""
 
     rgb: np.ndarray  # (N, S, S, 3) uint8, over the background
     opacity: np.ndarray  # (N, S, S) uint8
-    background: np.ndarray  # (N, 2, 3) sRGB, at the top and at the bottom
+    background: np.ndarray  # (N, 2, 3) sRGB at the top and at the bottom
     category: np.ndarray  # (N,) index into CATEGORIES
     color: np.ndarray  # (N,) index into COLORS
     attribute: np.ndarray  # (N,) index into ATTRIBUTES
@@ -74,15 +73,15 @@ class Pictures:
     azimuth: np.ndarray  # (N,) radians
     elevation: np.ndarray  # (N,) radians
     style: np.ndarray  # (N,) index into STYLES
-    mirrored: np.ndarray  # (N,) bool: the mirror image is a picture of the same thing, its azimuth of the other sign
+    mirrored: np.ndarray  # (N,) bool: the mirror image shows the same thing, at the negative azimuth
 
     def __len__(self) -> int:
         return len(self.rgb)
 
     def draw(self, rng: np.random.Generator, count: int, plain: float = 0.0) -> Drawn:
-        """``count`` random pictures, a share ``plain`` of them over one of the plain backgrounds.
+        """``count`` random pictures, an expected share ``plain`` of them over one of BACKDROPS.
 
-        Half of the pictures whose mirror image shows the same thing are mirrored.
+        Pictures whose mirror image shows the same thing are mirrored with probability 0.5.
         """
         rows = rng.integers(0, len(self), count)
         flips = self.mirrored[rows] & (rng.random(count) < 0.5)
@@ -93,30 +92,30 @@ class Pictures:
         return Drawn(rows, flips, backdrops, rgb, self.azimuth[rows] * np.where(flips, -1.0, 1.0))
 
     def _over_plain(self, rows: np.ndarray, backdrops: np.ndarray) -> np.ndarray:
-        """Pictures ``(B, S, S, 3)`` uint8 with plain ``backdrops (B,)`` in the place of their own backgrounds."""
+        """Pictures ``(B, S, S, 3)`` uint8 with their backgrounds replaced by ``backdrops (B,)``."""
         top, bottom = (self.background[rows, end, None, :] for end in (0, 1))
         ramp = np.linspace(0.0, 1.0, self.rgb.shape[1])[:, None]
-        own = (top + ramp * (bottom - top))[:, :, None, :]  # as the renderer laid it, (B, S, 1, 3)
+        own = (top + ramp * (bottom - top))[:, :, None, :]  # the renderer's background, (B, S, 1, 3)
         see_through = 1.0 - self.opacity[rows][..., None] / 255.0
         wanted = np.array(list(BACKDROPS.values()), dtype=np.float32)[backdrops][:, None, None]
         return np.clip(self.rgb[rows] + 255.0 * see_through * (wanted - own) + 0.5, 0.0, 255.0).astype(np.uint8)
 
     def description(self, i: int) -> Description:
-        """What picture ``i`` shows."""
+        """The description of picture ``i``."""
         hat = list(COLORS)[self.hat[i]] if self.hat[i] >= 0 else ""
         category, color = list(CATEGORIES)[self.category[i]], list(COLORS)[self.color[i]]
         return Description(category, color, ATTRIBUTES[self.attribute[i]], hat, bool(self.box[i]))
 
     def caption(self, i: int, rng: np.random.Generator, flip: bool = False, backdrop: int = OWN) -> str:
-        """A caption of picture ``i`` (of its mirror image, or over a plain ``backdrop``, an index into BACKDROPS).
+        """A random caption of picture ``i``, mirrored if ``flip``, over ``backdrop`` (an index into BACKDROPS, or OWN).
 
-        In 10% it is the empty one (for classifier-free guidance), and in another 10% it names no view.
+        With probability 0.1 it is empty (for classifier-free guidance), and with probability 0.1 it has no view words.
         """
         draw = rng.random()
         if draw < 0.1:
             return ""
         told, style = self.description(i), list(STYLES)[self.style[i]]
-        if style == "clay" and told.attribute in FINISHES:  # grey clay shows neither finish nor colour
+        if style == "clay" and told.attribute in FINISHES:  # the finish is not visible on grey clay
             told = replace(told, attribute="")
         nouns = (told.category.replace("_", " "), *SYNONYMS.get(told.category, ()))
         noun = nouns[0] if rng.random() < 0.7 else nouns[int(rng.integers(len(nouns)))]
@@ -129,12 +128,12 @@ class Pictures:
 
 
 def draw_backdrops(rng: np.random.Generator, count: int, plain: float) -> np.ndarray:
-    """Indices ``(count,)`` into BACKDROPS in a share ``plain``, OWN in the others."""
+    """Indices ``(count,)`` into BACKDROPS with probability ``plain``, otherwise OWN."""
     return np.where(rng.random(count) < plain, rng.integers(0, len(BACKDROPS), count), OWN)
 
 
 def gather(rows: Sequence[Sampled]) -> Pictures:
-    """Sampled pictures of one size as one set."""
+    """Sampled pictures of equal size as one :class:`Pictures`."""
     categories, colors, styles, told = list(CATEGORIES), list(COLORS), list(STYLES), [row.description for row in rows]
     return Pictures(
         rgb=np.stack([row.rgb for row in rows]),
@@ -155,9 +154,9 @@ def gather(rows: Sequence[Sampled]) -> Pictures:
 def make_shard(
     folder: Path, index: int, size: int = 64, kinds: Sequence[str] = tuple(CATEGORIES), training: bool = True
 ) -> Path:
-    """Render pictures ``index * SHARD ...`` into ``folder`` and return the file; one that exists is kept.
+    """Render shard ``index`` into ``folder`` unless its file exists; returns the file.
 
-    In ``training`` no held-out combination is shown.
+    With ``training``, held-out combinations are not drawn.
     """
     path = folder / f"pictures-{size}-{index:05d}.npz"
     if path.exists():
@@ -172,10 +171,10 @@ def make_shard(
 
 
 def load_shards(folder: Path, size: int = 64) -> Pictures:
-    """All the shards in ``folder``.
+    """All shards of ``size`` pixels in ``folder``.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: ``folder`` has none.
     """
     files = sorted(folder.glob(f"pictures-{size}-*.npz"))
     if not files:
@@ -189,12 +188,12 @@ def load_shards(folder: Path, size: int = 64) -> Pictures:
 def main() -> None:
     import argparse
 
-    parser = argparse.ArgumentParser(description="Render shards of the training set (those that are missing).")
-    parser.add_argument("--data", type=Path, default=Path("data/toybox"))
-    parser.add_argument("--shards", type=int, default=60)
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--stride", type=int, default=1, help="every stride-th shard, to share the work")
-    parser.add_argument("--size", type=int, default=64, help="pixels a side")
+    parser = argparse.ArgumentParser(description="Render the missing shards of the training set, of 500 pictures each.")
+    parser.add_argument("--data", type=Path, default=Path("data/toybox"), help="folder of the shards")
+    parser.add_argument("--shards", type=int, default=60, help="index after the last shard")
+    parser.add_argument("--first", type=int, default=0, help="index of the first shard")
+    parser.add_argument("--stride", type=int, default=1, help="render every STRIDE-th shard, to divide the work")
+    parser.add_argument("--size", type=int, default=64, help="pixels per side")
     known = tuple(CATEGORIES)
     parser.add_argument("--kinds", nargs="+", choices=known, default=known, metavar="KIND", help="categories; default: all")
     arguments = parser.parse_args()

@@ -1,8 +1,8 @@
-"""The networks of ``toybox-latent``, shaped as Stable Diffusion: an autoencoder, a U-Net on its latents, a CLIP text encoder.
+"""The networks of ``toybox-latent``, with Stable Diffusion's structure: autoencoder, U-Net on its latents, CLIP text encoder.
 
-https://github.com/CompVis/stable-diffusion (Rombach et al. 2022, https://arxiv.org/abs/2112.10752). Everything is smaller:
-128x128 pictures are 4 channels of 16x16 to the U-Net. It predicts v on a cosine schedule of zero terminal SNR, as the second
-Stable Diffusion does on its own, and learns the view from words alone. Stock ``StableDiffusionPipeline`` opens the folder.
+https://github.com/CompVis/stable-diffusion (Rombach et al. 2022, https://arxiv.org/abs/2112.10752), at a smaller size: the
+latents of a 128x128 picture have 4 channels of 16x16. The U-Net predicts v, like Stable Diffusion 2, on a cosine schedule with
+zero terminal SNR; its only view conditioning is the caption. The folder loads as a stock ``StableDiffusionPipeline``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ LATENT_CHANNELS = 4
 
 
 def make_vae(channels: tuple[int, ...] = (16, 32, 64, 64)) -> Any:
-    """A freshly initialised AutoencoderKL, a latent for each 2^(levels - 1) pixels a side."""
+    """A randomly initialised AutoencoderKL with a downsampling factor of 2^(len(channels) - 1)."""
     from diffusers import AutoencoderKL
 
     levels = len(channels)
-    settings: dict[str, Any] = {  # diffusers annotates tuples of one
+    settings: dict[str, Any] = {  # a dict, because diffusers annotates these as tuples of length 1
         "block_out_channels": channels,
         "down_block_types": ("DownEncoderBlock2D",) * levels,
         "up_block_types": ("UpDecoderBlock2D",) * levels,
@@ -33,16 +33,16 @@ def make_vae(channels: tuple[int, ...] = (16, 32, 64, 64)) -> Any:
 
 
 def load_vae(folder: Path) -> Any:
-    """The autoencoder saved in ``folder``, frozen, in fp32."""
+    """The autoencoder in ``folder``, frozen, in fp32."""
     from diffusers import AutoencoderKL
 
     vae: Any = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
-    vae.register_to_config(_name_or_path="")  # diffusers would write where it was read from into what is saved
+    vae.register_to_config(_name_or_path="")  # diffusers would save the path that it was read from
     return vae.eval().requires_grad_(False)
 
 
 def make_latent_networks(words: list[str], vae: Any, size: int = 128, channels: tuple[int, ...] = (64, 128, 192)) -> Networks:
-    """Freshly initialised networks on the latents of ``vae`` for ``size`` pixels; the random state is torch's global one."""
+    """Randomly initialised networks on the latents of ``vae``, for ``size`` pixels a side; uses torch's global random state."""
     from diffusers import DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -63,8 +63,8 @@ def make_latent_networks(words: list[str], vae: Any, size: int = 128, channels: 
         cross_attention_dim=width,
         attention_head_dim=4,  # diffusers' name for the NUMBER of heads
         norm_num_groups=8,
-        # The pooled text joins the time embedding, as in DeepFloyd IF: through cross-attention alone the words for the view,
-        # which move the loss by one percent, were not learnt. Stock pipelines need not know of it.
+        # The pooled text is added to the time embedding, as in DeepFloyd IF: with cross-attention only, the view words, which
+        # change the loss by one percent, were not learnt. Stock pipelines run unchanged.
         addition_embed_type="text",
         addition_embed_type_num_heads=4,
         time_embedding_dim=TIME_WIDTH,

@@ -1,4 +1,4 @@
-"""What the trainings of the toybox share: a learning rate over the run, gradients by one worker a core, and a plain loop."""
+"""Functions shared by the toybox's trainings: learning-rate schedule, data-parallel gradients on CPU threads, training loop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dreamlift.toybox.training.muon import Muon, takes
 
 
 def learning_rate(step: int, steps: int, highest: float, warmup: int, hold: float = 0.6) -> float:
-    """Linear warm-up, constant until the share ``hold`` of the steps, then cosine to a twentieth."""
+    """Linear warm-up to ``highest``, constant for the share ``hold`` of ``steps``, then cosine decay to ``highest`` / 20."""
     if step < warmup:
         return highest * (step + 1) / warmup
     tail = max(0.0, (step / steps - hold) / (1.0 - hold))
@@ -30,7 +30,10 @@ def learning_rate(step: int, steps: int, highest: float, warmup: int, hold: floa
 
 @contextmanager
 def make_workers(device: str, most: int) -> Iterator[tuple[ThreadPoolExecutor, int]]:
-    """Threads that compute gradients, and how many: one a core on a CPU, each of one-threaded operations; else one."""
+    """A pool of threads for gradients, and its size: one thread per core and at most ``most`` on a CPU, else one.
+
+    Torch's own threads are divided among them.
+    """
     threads = torch.get_num_threads()
     count = min(threads, most) if torch.device(device).type == "cpu" else 1
     torch.set_num_threads(threads // count)
@@ -46,9 +49,8 @@ def set_gradients(
 ) -> Tensor:
     """Set the gradients of ``parameters`` to those of a batch's loss, and return the loss ().
 
-    ``loss_of(index, count)`` is the loss () of the ``index``-th of ``count`` equal parts of the batch: each worker takes
-    one. On CPUs this uses the cores far better than splitting every operation does: on two, a step of small pictures takes
-    about half the time.
+    ``loss_of(index, count)`` is the loss () of the ``index``-th of ``count`` equal parts of the batch, one part per worker. On
+    CPUs this is faster than parallelism inside operations: on two cores, a step of small pictures takes about half the time.
     """
 
     def share(index: int) -> tuple[Tensor, tuple[Tensor | None, ...]]:
@@ -63,7 +65,7 @@ def set_gradients(
 
 
 class _Steps(Dataset):
-    """A function of the step as a data set."""
+    """A function of the step as a dataset."""
 
     def __init__(self, draw: Callable[[int], Any]) -> None:
         self.draw = draw
@@ -73,9 +75,9 @@ class _Steps(Dataset):
 
 
 def drawn(draw: Callable[[int], Any], steps: range, device: str) -> Iterator[Any]:
-    """The batches ``draw(step)``, named tuples, of ``steps`` on the ``device``.
+    """The batches ``draw(step)``, named tuples, for ``steps``, on ``device``.
 
-    For a GPU, which would wait for them, they are drawn ahead by one process a core, where a process can be forked.
+    For a GPU they are drawn ahead by forked worker processes, where the platform supports fork.
     """
     if torch.device(device).type != "cuda":
         yield from map(draw, steps)
@@ -91,7 +93,7 @@ Optimizers = tuple[torch.optim.AdamW, Muon]
 
 
 def make_pair(parameters: Sequence[nn.Parameter], inner: Sequence[nn.Parameter], lr: float, weight_decay: float) -> Optimizers:
-    """Muon for those of the ``inner`` parameters that it takes, AdamW for the rest."""
+    """Muon for the matrices and kernels among the ``inner`` parameters, AdamW for the rest."""
     matrices = [p for p in inner if takes(p)]
     chosen = {id(p) for p in matrices}
     rest = [p for p in parameters if id(p) not in chosen]
@@ -99,7 +101,7 @@ def make_pair(parameters: Sequence[nn.Parameter], inner: Sequence[nn.Parameter],
 
 
 def set_rates(optimizers: Optimizers, lr: float) -> None:
-    """Give each group of parameters its learning rate: ``lr`` times the group's ``scale``, if it has one."""
+    """Set the learning rate of each parameter group to ``lr`` times the group's ``scale`` (default 1)."""
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["lr"] = lr * group.get("scale", 1.0)
 
@@ -108,11 +110,11 @@ def fit(
     parameters: Sequence[nn.Parameter], optimizers: Optimizers, settings: Any, draw: Callable[[int], Any],
     loss_of: Callable[[Any], Tensor], clip: float | None = None, report: int = 100, device: str = "cpu",
 ) -> list[float]:  # fmt: skip
-    """Train on the ``device`` that the parameters are on; returns the loss of each step.
+    """Train on ``device``, where the parameters are; returns the loss of each step.
 
-    ``settings`` has ``steps``, ``batch``, ``lr`` and ``warmup``; ``draw(step)`` is the batch of a step, of which each worker
-    takes its ``share(index, count)``. Gradients are scaled down to the norm ``clip``; a line of JSON is printed each ``report``
-    steps.
+    ``settings`` has ``steps``, ``batch``, ``lr`` and ``warmup``. ``draw(step)`` is the batch of a step, and ``share(index,
+    count)`` of a batch is the part of one worker. The gradient's norm is clipped to ``clip``. Every ``report`` steps a line of
+    JSON is printed.
     """
     begun, smooth, losses = time.time(), None, []
     with make_workers(device, settings.batch) as (pool, workers):
@@ -133,9 +135,9 @@ def fit(
 
 
 def save_curve(path: Path, log: Path, width: int = 640, height: int = 320) -> None:
-    """Draw the losses of a JSON-lines ``log`` (``step`` and ``loss`` a line) as a PNG; the axis of the loss is logarithmic.
+    """Plot a JSON-lines ``log`` (``step`` and ``loss`` per line) as a PNG with a logarithmic loss axis.
 
-    Lines of a run that was stopped and went on from an earlier step replace those of before.
+    Of several lines with the same step, as after a resumed run, the last one counts.
     """
     from PIL import Image, ImageDraw
 

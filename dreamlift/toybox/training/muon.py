@@ -1,7 +1,7 @@
-"""Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon/): momentum whose update of each matrix is made orthogonal.
+"""Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon/): momentum with orthogonalised updates of matrices.
 
-torch has one (``torch.optim.Muon``) for matrices only, which multiplies in bfloat16: on CPUs without that format it took 18
-times as long as this one. Here the kernel of a convolution counts as the matrix ``(out, in * height * width)``.
+``torch.optim.Muon`` accepts matrices only and multiplies in bfloat16; on CPUs without native bfloat16 it took 18 times as long
+as this one. Here a convolution kernel is treated as the matrix ``(out, in * height * width)``.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that pulls every singular value into about 0.7..1.2
-ROUNDS = 5
-MATCHED_RMS = 0.2  # an AdamW update has about this root mean square (Liu et al. 2025, https://arxiv.org/abs/2502.16982)
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that maps the singular values to about 0.7..1.2
+ROUNDS = 5  # Newton-Schulz iterations
+MATCHED_RMS = 0.2  # typical root mean square of an AdamW update (Liu et al. 2025, https://arxiv.org/abs/2502.16982)
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
-    """About U V^T of ``matrix (..., M, N)`` = U S V^T, by Newton-Schulz iteration.
+    """Approximately U V^T of ``matrix (..., M, N)`` = U S V^T, by Newton-Schulz iteration.
 
-    Each round multiplies x by a polynomial of x x^T from the left. These commute, so their product is gathered in the small
-    square, and the long side is multiplied twice in all.
+    Each iteration multiplies x from the left by a polynomial in x x^T. These polynomials commute, so their product is
+    accumulated as a square matrix of the shorter side, and only two products involve the longer side.
     """
     a, b, c = COEFFICIENTS
     wide = matrix.mT if matrix.shape[-2] > matrix.shape[-1] else matrix
@@ -37,14 +37,14 @@ def orthogonalized(matrix: Tensor) -> Tensor:
 
 
 def takes(parameter: nn.Parameter) -> bool:
-    """Whether a parameter is a matrix or a kernel that is large enough for its directions to matter."""
+    """Whether Muon updates a parameter: a matrix or kernel with more than 8 rows and columns."""
     return parameter.ndim >= 2 and min(parameter.shape[0], parameter[0].numel()) > 8
 
 
 class Muon(torch.optim.Optimizer):
     """Muon with Nesterov momentum and decoupled weight decay; ``lr`` is on AdamW's scale.
 
-    ``each`` calls a function on every item of a list: a thread pool's ``map`` lets the matrices be worked on at once.
+    ``each`` applies a function to every item of a list; a thread pool's ``map`` updates the matrices in parallel.
     """
 
     def __init__(self, parameters: list[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 1e-2) -> None:
@@ -55,12 +55,12 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
-            # All are taken out of the iterator, so that what went wrong on a thread is raised here.
+            # Consuming the iterator raises the exceptions of the threads here.
             list(self.each(partial(self._update, group), _worked_together([p for p in group["params"] if p.grad is not None])))
 
     @torch.no_grad()
     def _update(self, group: dict[str, Any], parameters: list[nn.Parameter]) -> None:
-        """One update of parameters of one shape."""
+        """One update of ``parameters`` of one shape."""
         lr, momentum = group["lr"], group["momentum"]
         values: list[Tensor] = [*parameters]
         gradients: list[Tensor] = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -69,7 +69,7 @@ class Muon(torch.optim.Optimizer):
             for parameter, gradient in zip(parameters, gradients, strict=True)
         ]
         torch._foreach_lerp_(averages, gradients, 1.0 - momentum)
-        # channels last, as the memory often is
+        # channels last, which is often the memory layout
         kernels = [kernel.movedim(1, -1) for kernel in torch._foreach_lerp(gradients, averages, momentum)]
         matrices = [kernel.flatten(1) for kernel in kernels]
         updates = [orthogonalized(matrices[0])] if len(matrices) == 1 else list(orthogonalized(torch.stack(matrices)))
@@ -80,7 +80,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def _worked_together(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """On a GPU, where starting a kernel costs more than what it does here, those of one shape; else one by one, for threads."""
+    """Groups of parameters to update together: by shape on a GPU (fewer kernel launches), single on a CPU (for threads)."""
     if not parameters or not parameters[0].is_cuda:
         return [[parameter] for parameter in parameters]
     alike: dict[tuple[int, ...], list[nn.Parameter]] = {}

@@ -1,16 +1,16 @@
-"""The embedded priors' networks: a small text-to-image U-Net, text encoder and word tokenizer, in diffusers' own classes.
+"""The networks of the embedded priors: a small text-to-image U-Net, text encoder and word tokenizer, in diffusers' classes.
 
-``toybox`` works on pixels, ``toybox-latent`` on the latents of an autoencoder, as Stable Diffusion does.
+``toybox`` works on pixels, ``toybox-latent`` (:mod:`dreamlift.toybox.training.latent`) on the latents of an autoencoder.
 
-The shape of the first follows DeepFloyd IF's first stage (https://github.com/deep-floyd/IF): pixels, a T5 encoder, its
-pooled text added to the time embedding, and six output channels, the last three of which IF uses for a learned variance
-(here they stay untrained, and the scheduler does not read them). So stock ``IFPipeline`` opens the folder and samples from it.
-Schedule: cosine (Nichol & Dhariwal 2021) rescaled to zero terminal SNR (Lin et al. 2023,
-https://arxiv.org/abs/2305.08891); the network predicts the clean picture, which is well posed there as v-prediction is.
+``toybox`` follows the first stage of DeepFloyd IF (https://github.com/deep-floyd/IF): pixels, a T5 encoder, its pooled text
+added to the time embedding, and six output channels, of which IF uses the last three for a learned variance (here they are
+untrained, and the scheduler ignores them). A stock ``IFPipeline`` therefore loads the folder and samples from it. Schedule:
+cosine (Nichol & Dhariwal 2021), rescaled to zero terminal SNR (Lin et al. 2023, https://arxiv.org/abs/2305.08891); the network
+predicts the clean picture, which, like v-prediction, is well defined at zero SNR.
 
-Pictures are packed by 2 (:mod:`dreamlift.priors.pixel`), so stock pipelines return packed pictures with
-``output_type="pt"``: ``torch.nn.functional.pixel_shuffle(images, 2)`` unpacks them. The camera goes in as the stock
-argument ``timestep_cond`` (:func:`dreamlift.priors.network.camera_features`), and may be left out.
+Pictures are pixel-unshuffled by 2 (:mod:`dreamlift.priors.pixel`). Stock pipelines return them in this form with
+``output_type="pt"``; ``torch.nn.functional.pixel_shuffle(images, 2)`` restores them. The camera is the optional stock argument
+``timestep_cond`` (:func:`dreamlift.priors.network.camera_features`).
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from dreamlift.system.files import atomic_write_text
 from dreamlift.toybox.training.reader import Reader, ViewReader
 from dreamlift.toybox.world.things import CATEGORIES
 
-PACKING = 2  # each channel of a picture is split into PACKING^2, at a PACKING-th of the size: the same picture, far cheaper
-TIME_WIDTH = 512  # of the time embedding
-TRANSFORMER_LAYERS = 2  # at the lowest level
-TEXT_LENGTH = 77  # IFPipeline pads every prompt to 77 tokens, so training does the same
+PACKING = 2  # factor of the pixel unshuffle: PACKING^2 times the channels at 1 / PACKING of the side, which is much cheaper
+TIME_WIDTH = 512  # width of the time embedding
+TRANSFORMER_LAYERS = 2  # transformer layers at the lowest resolution
+TEXT_LENGTH = 77  # IFPipeline pads every prompt to 77 tokens, and so does the training
 
 
 @dataclass(frozen=True)
 class Networks:
-    """What is trained together and saved as one diffusers folder."""
+    """The networks that are trained jointly and saved as one diffusers folder."""
 
     unet: Any  # diffusers.UNet2DConditionModel
     text_encoder: Any  # transformers.T5EncoderModel or CLIPTextModel
     tokenizer: Any  # transformers.PreTrainedTokenizerFast
     scheduler: Any  # diffusers.DDPMScheduler
     vae: Any = None  # diffusers.AutoencoderKL, frozen; None for pixels
-    reader: Reader | ViewReader | None = None  # of use in training only; not saved with the prior
+    reader: Reader | ViewReader | None = None  # auxiliary head of the training; not saved with the prior
 
     def parameters(self) -> list[torch.nn.Parameter]:
         return [*self.unet.parameters(), *self.text_encoder.parameters(), *(self.reader.parameters() if self.reader else ())]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """All weights under one flat namespace, without the entries that share memory with another."""
+        """All weights in one flat namespace, without entries that share memory with another one."""
         state = {f"unet.{k}": v for k, v in self.unet.state_dict().items()}
         text = {f"text.{k}": v for k, v in self.text_encoder.state_dict().items()}
         text.pop("text.encoder.embed_tokens.weight", None)  # tied to text.shared.weight
@@ -66,7 +66,7 @@ class Networks:
             self.reader.load_state_dict({k[7:]: v for k, v in state.items() if k.startswith("reader.")})
 
     def move(self, device: str) -> None:
-        """Every part to ``device``, in place; those that work on pictures laid out as convolutions like it."""
+        """Move all networks to ``device`` in place; the convolutional ones in channels-last layout."""
         for part in (self.unet, self.vae):
             if part is not None:
                 part.to(device, memory_format=torch.channels_last)
@@ -75,7 +75,7 @@ class Networks:
                 part.to(device)
 
     def tokenize(self, captions: list[str]) -> dict[str, torch.Tensor]:
-        """Token ids ``(B, 77)``, and to a T5 the attention mask too (stock pipelines give CLIP none)."""
+        """Token ids ``(B, 77)``; for T5 also the attention mask (stock pipelines pass none to CLIP)."""
         out = self.tokenizer(captions, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt")
         names = ("input_ids", "attention_mask") if self.vae is None else ("input_ids",)
         return {name: out[name] for name in names}
@@ -86,20 +86,20 @@ class Networks:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, h, w) of what the U-Net works on."""
+        """(C, h, w) of the U-Net's input."""
         config = self.unet.config
         return config.in_channels, config.sample_size, config.sample_size
 
     @torch.no_grad()
     def encode(self, rgb: torch.Tensor) -> torch.Tensor:
-        """Pictures ``(B, 3, S, S)`` in [-1, 1] as the U-Net sees them, ``(B, C, h, w)``."""
+        """The U-Net's representation ``(B, C, h, w)`` of pictures ``rgb (B, 3, S, S)`` in [-1, 1]."""
         if self.vae is None:
             return functional.pixel_unshuffle(rgb, PACKING)
         return self.vae.encode(rgb).latent_dist.mean * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, x: torch.Tensor) -> torch.Tensor:
-        """Pictures ``(B, S, S, 3)`` in [0, 1] of ``x (B, C, h, w)``."""
+        """Pictures ``(B, S, S, 3)`` in [0, 1] for ``x (B, C, h, w)``; the inverse of :meth:`encode`."""
         if self.vae is None:
             rgb = functional.pixel_shuffle(x, PACKING)
         else:
@@ -109,7 +109,7 @@ class Networks:
     def predict_x0(
         self, x_t: torch.Tensor, t: torch.Tensor, text: torch.Tensor, camera: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """x0_hat ``(B, C, h, w)`` at training timesteps ``t (B,)``; a network that takes no cameras is told none."""
+        """x0_hat ``(B, C, h, w)`` at timesteps ``t (B,)``; networks without camera input ignore ``camera (B, 8)``."""
         told = camera if self.unet.config.time_cond_proj_dim else None
         out = self.unet(x_t, t, text, timestep_cond=told).sample[:, : x_t.shape[1]]
         if self.scheduler.config.prediction_type == "sample":
@@ -119,7 +119,7 @@ class Networks:
 
 
 def make_tokenizer(words: list[str]) -> Any:
-    """A lower-case word tokenizer over ``words``, with T5's special tokens (pad, end of sentence, unknown)."""
+    """A lower-case word-level tokenizer over ``words``, with T5's special tokens (padding, end of sequence, unknown)."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -136,7 +136,7 @@ def make_tokenizer(words: list[str]) -> Any:
 
 
 def make_networks(words: list[str], size: int = 64, channels: tuple[int, ...] = (32, 64, 128)) -> Networks:
-    """Freshly initialised networks for ``size`` pixels; the random state is torch's global one."""
+    """Randomly initialised networks for ``size`` pixels a side; uses torch's global random state."""
     from diffusers import DDPMScheduler, UNet2DConditionModel
     from transformers import T5Config, T5EncoderModel
 
@@ -152,7 +152,7 @@ def make_networks(words: list[str], size: int = 64, channels: tuple[int, ...] = 
         out_channels=6 * PACKING**2,
         block_out_channels=channels,
         layers_per_block=1,
-        # Attention only at the lowest level: at full resolution it costs more than all convolutions together.
+        # Attention only at the lowest resolution: at the full one it costs more than all convolutions together.
         down_block_types=("DownBlock2D",) * (levels - 1) + ("CrossAttnDownBlock2D",),
         up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
         cross_attention_dim=width,
@@ -163,8 +163,8 @@ def make_networks(words: list[str], size: int = 64, channels: tuple[int, ...] = 
         addition_embed_type="text",
         addition_embed_type_num_heads=4,
         time_cond_proj_dim=CAMERA_FEATURES,
-        # Noise level, camera and the pooled text meet in the time embedding: what a kind looks like from a side is decided
-        # there and in the lowest level's attention, so both are larger than stock.
+        # Noise level, camera and pooled text are combined in the time embedding. It and the attention at the lowest resolution
+        # determine the appearance from a given side, so both are larger than the defaults.
         time_embedding_dim=TIME_WIDTH,
         transformer_layers_per_block=TRANSFORMER_LAYERS,
     )
@@ -176,7 +176,7 @@ def make_networks(words: list[str], size: int = 64, channels: tuple[int, ...] = 
 
 
 def save_folder(networks: Networks, folder: Path, half: bool = True) -> None:
-    """Write a standard diffusers folder (safetensors; fp16 unless ``half`` is off)."""
+    """Write a standard diffusers folder (safetensors; fp16, or fp32 without ``half``)."""
     dtype = torch.float16 if half else torch.float32
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("unet", "text_encoder"):
@@ -205,11 +205,11 @@ def save_folder(networks: Networks, folder: Path, half: bool = True) -> None:
 
 
 def begin_with(networks: Networks, folder: Path) -> None:
-    """Copy the weights of a saved prior into ``networks`` of the same or a larger shape; words are matched by their spelling.
+    """Copy the weights of a saved prior into ``networks`` of the same or a larger shape; words are matched by spelling.
 
-    So a prior can go on learning when the world's vocabulary or the network has grown. Where a layer is wider, the old
-    weights fill its leading block and what was added does not reach the old outputs; an added transformer layer begins as
-    the identity. New words keep their fresh embeddings. (Only a norm over a widened layer changes what comes out.)
+    This continues a training after the vocabulary or the network has grown. In a wider layer the old weights fill the leading
+    block and new inputs of old outputs are zero; an added transformer layer begins as the identity. New words keep their random
+    embeddings. (Only a normalisation over a widened layer changes the outputs.)
     """
     old = load_folder(folder)
     state, fresh = old.unet.state_dict(), networks.unet.state_dict()
@@ -217,7 +217,7 @@ def begin_with(networks: Networks, folder: Path) -> None:
         if key in state:
             value[: len(state[key])] = 0.0
             value[tuple(map(slice, state[key].shape))] = state[key]
-        elif "add_embedding.norm2.weight" in key:  # a pooled text that is added: softly, but at zero it would stay there
+        elif "add_embedding.norm2.weight" in key:  # a new pooled text: small, but from zero it is not learnt
             value.fill_(0.3)
         elif any(part in key for part in ("to_out.0.", "ff.net.2.")):  # the last layer of each residual branch
             value.zero_()
@@ -234,13 +234,13 @@ def begin_with(networks: Networks, folder: Path) -> None:
 
 
 def kinds_known(tokenizer: Any) -> list[str]:
-    """The categories whose names a prior's tokenizer knows: those that it was trained on."""
+    """The categories whose names are in a prior's tokenizer: those that it was trained on."""
     words = tokenizer.get_vocab()
     return [kind for kind in CATEGORIES if all(word in words for word in kind.split("_"))]
 
 
 def load_folder(folder: Path) -> Networks:
-    """Read what :func:`save_folder` wrote, in fp32 (for going on with the training)."""
+    """Read a folder of :func:`save_folder`, in fp32 (to continue the training)."""
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 

@@ -1,14 +1,14 @@
-"""Train the embedded prior from nothing: ``python -m dreamlift.toybox.training.prior``.
+"""Train an embedded prior: ``python -m dreamlift.toybox.training.prior``.
 
-The loss is w(t) ||x0_hat - x0||^2, of pictures or, with ``--vae``, of latents. On pixels the network predicts x0 itself. At
-low noise v, like eps, is all but the noise: a small network on packed pictures spends its width on passing that through
-(docs/toybox.md has what was seen; Li & He 2025, https://arxiv.org/abs/2511.13720, find the same of large patches). The
-exponential moving average of the weights is what is saved.
+The loss is w(t) ||x0_hat - x0||^2, on pictures or, with ``--vae``, on latents. On pixels the network predicts x0 itself: at low
+noise v, like eps, is nearly equal to the noise, and a small network on pixel-unshuffled pictures uses most of its width to pass
+it through (measured in docs/toybox.md; Li & He 2025, https://arxiv.org/abs/2511.13720, find the same for large patches). The
+exponential moving average of the weights is saved.
 
-Two things keep the noise of the loss down, for what the words say of a view moves it by a few percent only. The weights are
-those of weighted least squares, the inverse of the error that is left at each noise level (Karras et al. 2024,
-https://arxiv.org/abs/2312.02696, section 2.2, learn theirs). And most pictures are shown over one of two plain
-backgrounds, which at high noise nobody could guess otherwise; captions say which, or that it is another one.
+View words change the loss by a few percent only, so its variance must be small. Two measures reduce it. The weights are those
+of weighted least squares, the inverse of the remaining error at each noise level (Karras et al. 2024,
+https://arxiv.org/abs/2312.02696, section 2.2, learn theirs). And most pictures have one of two plain backgrounds, named in the
+caption, because a random background cannot be predicted at high noise.
 """
 
 from __future__ import annotations
@@ -49,36 +49,36 @@ from dreamlift.toybox.training.network import Networks, begin_with, load_folder,
 from dreamlift.toybox.training.reader import UNTOLD, ViewReader
 from dreamlift.toybox.world.things import CATEGORIES, COLORS
 
-TAUGHT, TAUGHT_FROM = (3, 8), 0.95  # with a teacher, so many pictures of a batch are taught by it, at times from this one on
-PLAIN_SHARE = 0.75  # of the pictures are shown over a plain background
-READING = 0.05  # weight of what the text states have to tell, beside the loss of the pictures
-FAST = 20.0  # times the learning rate: for tables that start near zero and have to become large (position biases, the reader)
+TAUGHT, TAUGHT_FROM = (3, 8), 0.95  # with a teacher: 3 of 8 pictures have its predictions as target, at t >= 0.95
+PLAIN_SHARE = 0.75  # share of the pictures with a plain background
+READING = 0.05  # weight of the reader's loss relative to that of the pictures
+FAST = 20.0  # learning-rate factor of parameters that begin near zero and must grow large (position biases, the reader)
 
 
 @dataclass(frozen=True)
 class Training:
-    """Settings of a training run. How the shipped weights came about is told in docs/toybox.md."""
+    """Settings of a training run. docs/toybox.md lists the runs behind the shipped weights."""
 
     steps: int = 20_000
-    batch: int = 32
-    size: int = 64
-    lr: float = 2e-3
-    warmup: int = 200
-    hold: float = 0.6  # share of the steps after which the rate falls
-    ema: float = 0.999
+    batch: int = 32  # pictures per step
+    size: int = 64  # pixels per side
+    lr: float = 2e-3  # highest learning rate
+    warmup: int = 200  # steps of linear warm-up
+    hold: float = 0.6  # share of the steps after which the learning rate decays
+    ema: float = 0.999  # decay of the weights' moving average
     seed: int = 0
 
 
 class Batch(NamedTuple):
-    """What one step learns from."""
+    """The data of one training step."""
 
     rgb: Tensor  # (B, 3, S, S) in [-1, 1]
     captions: list[str]
-    camera: Tensor  # (B, 8) camera features, zeros where none is told
+    camera: Tensor  # (B, 8) camera features; zeros: no camera given
     t: Tensor  # (B,) training timesteps
-    eps: Tensor  # (B, C, h, w) noise, of what the U-Net works on
-    told: Tensor  # (B, 2) index of the thing's colour and of its hat's that the caption tells, UNTOLD where it tells none
-    taught: Tensor  # (B,) bool: a teacher says what is right, not the picture
+    eps: Tensor  # (B, C, h, w) noise
+    told: Tensor  # (B, 2) indices of the thing's and of its hat's colour in the caption; UNTOLD if not stated
+    taught: Tensor  # (B,) bool: the target is the teacher's prediction instead of the picture
 
     def share(self, index: int, count: int) -> Batch:
         """The ``index``-th of ``count`` equal parts."""
@@ -90,12 +90,12 @@ class Batch(NamedTuple):
 def draw_batch(
     pictures: Pictures, settings: Training, step: int, shape: tuple[int, int, int], horizon: int = 1000, taught: bool = False
 ) -> Batch:
-    """The batch of one step, with noise of ``shape`` (C, h, w): a function of the seed and the step alone.
+    """The batch of one step, with noise of ``shape`` (C, h, w), determined by the seed and the step.
 
-    With ``taught`` a part of it is for a teacher to answer, at times at which little but noise is seen.
+    With ``taught``, a part of the batch has a teacher's predictions as target, at high noise (``TAUGHT``, ``TAUGHT_FROM``).
 
-    Three quarters of the captioned pictures come with their camera. The density of t is proportional to t^2: what the words
-    say is decided at high noise, and the least is left to learn at low noise.
+    Captioned pictures have their camera with probability 0.75. The density of t is proportional to t^2, because the text
+    determines the picture at high noise, whereas little remains to be learnt at low noise.
     """
     rng = np.random.default_rng([settings.seed, step])
     drawn = pictures.draw(rng, settings.batch, PLAIN_SHARE)
@@ -105,21 +105,21 @@ def draw_batch(
     azimuth, elevation = torch.from_numpy(drawn.azimuth).float(), torch.from_numpy(pictures.elevation[drawn.rows]).float()
     camera = camera_features(azimuth, elevation) * given[:, None]
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-    even = (torch.rand((), generator=generator) + torch.arange(len(rgb)) / len(rgb)) % 1.0  # every batch sees all noise levels
+    even = (torch.rand((), generator=generator) + torch.arange(len(rgb)) / len(rgb)) % 1.0  # stratified over all noise levels
     t = (even ** (1 / 3) * horizon).long()
     told, eps = told_colors(pictures, drawn.rows, captions), torch.randn((len(rgb), *shape), generator=generator)
     answered = torch.zeros(len(rgb), dtype=torch.bool)
     if taught:
         answered = torch.arange(len(rgb)) % TAUGHT[1] < TAUGHT[0]
         late = TAUGHT_FROM + (1.0 - TAUGHT_FROM) * torch.rand(len(rgb), generator=generator)
-        t = torch.where(answered, (late * horizon).long().clamp_max(horizon - 1), t)  # a draw near 1 rounds to it
+        t = torch.where(answered, (late * horizon).long().clamp_max(horizon - 1), t)  # a draw near 1 rounds up to `horizon`
     return Batch(rgb, captions, camera, t, eps, told, answered)
 
 
 def told_colors(pictures: Pictures, rows: np.ndarray, captions: list[str]) -> Tensor:
-    """Indices ``(B, 2)`` of the thing's colour and of its hat's as the ``captions`` of pictures ``rows`` tell them.
+    """Indices ``(B, 2)`` of the thing's and of its hat's colour in the ``captions`` of pictures ``rows``.
 
-    ``UNTOLD`` where a caption is empty, and for the colour of grey clay, which captions may leave out.
+    The last hat index means no hat. ``UNTOLD`` for empty captions, and for the colour of grey clay, which captions may omit.
     """
     color = np.where(pictures.style[rows] == CLAY, UNTOLD, pictures.color[rows])
     hat = np.where(pictures.hat[rows] < 0, len(COLORS), pictures.hat[rows])
@@ -129,10 +129,10 @@ def told_colors(pictures: Pictures, rows: np.ndarray, captions: list[str]) -> Te
 
 
 def loss_weight(abar: Tensor, latent: bool = False) -> Tensor:
-    """w at cumulated alphas ``abar``: 1 at a signal-to-noise ratio of 1, and a tenth where nothing but noise is seen.
+    """w at cumulative alphas ``abar``: about 1 at a signal-to-noise ratio of 1, and about 0.1 at pure noise.
 
-    A power law through the errors (0.012, 0.019, 0.032, 0.055, 0.16 at t = 0.5, 0.7, 0.85, 0.95, 1) of a trained prior; of
-    one on latents they were 0.032, 0.058, 0.091, 0.125, 0.169, 0.18 at t = 0.4, 0.6, 0.75, 0.85, 0.96, 1.
+    A power law fitted to the inverse errors of trained priors: on pixels 0.012, 0.019, 0.032, 0.055, 0.16 at t = 0.5, 0.7,
+    0.85, 0.95, 1; on latents 0.032, 0.058, 0.091, 0.125, 0.169, 0.18 at t = 0.4, 0.6, 0.75, 0.85, 0.96, 1.
     """
     floor, power = (1e-2, 0.4) if latent else (2e-4, 0.3)
     return (abar / (1.0 - abar).clamp_min(1e-4) + floor).clamp_max(100.0) ** power
@@ -140,7 +140,7 @@ def loss_weight(abar: Tensor, latent: bool = False) -> Tensor:
 
 @torch.no_grad()
 def taught_pictures(teacher: Networks, captions: list[str], eps: Tensor) -> Tensor:
-    """What a trained pixel prior sees in nothing but noise ``eps (B, C, h, w)``: the mean ``(B, 3, S, S)`` of what is told."""
+    """A trained pixel prior's x0_hat ``(B, 3, S, S)`` at pure noise ``eps (B, C, h, w)``: the mean picture of each caption."""
     text = teacher.encode_text({k: v.to(eps.device) for k, v in teacher.tokenize(captions).items()})
     last = len(teacher.scheduler.alphas_cumprod) - 1
     x0 = teacher.predict_x0(eps, torch.full((len(eps),), last, device=eps.device), text)
@@ -150,8 +150,9 @@ def taught_pictures(teacher: Networks, captions: list[str], eps: Tensor) -> Tens
 def x0_loss(networks: Networks, batch: Batch, teacher: Networks | None = None) -> Tensor:
     """The loss () of the predicted clean pictures (or latents).
 
-    Where a ``teacher`` answers, its mean is what is right. One picture tells little of the mean where all is noise, and less
-    of the view: in a trained prior a wrong view costs two thirds more there, in one that begins to see it two percent.
+    For pictures with ``batch.taught`` the target is the ``teacher``'s mean picture. At pure noise a single picture is a noisy
+    estimate of that mean, in particular of its dependence on the view: a wrong view raises the error by two thirds in a trained
+    prior, but by two percent only in one that has just begun to learn views.
     """
     device = networks.unet.device
     rgb, eps, t, camera = (each.to(device) for each in (batch.rgb, batch.eps, batch.t, batch.camera))
@@ -171,14 +172,14 @@ def x0_loss(networks: Networks, batch: Batch, teacher: Networks | None = None) -
         x0 = networks.predict_x0(abar.sqrt() * x + (1 - abar).sqrt() * eps, t, text, camera).float()
     text = text.float()
     loss = (weight * (x0 - x).square()).mean()
-    if isinstance(networks.reader, ViewReader):  # of captions that say the view, and pictures whose camera is known
+    if isinstance(networks.reader, ViewReader):  # for captions with view words and a given camera
         said = torch.tensor([["view" in caption] for caption in batch.captions], device=device)
         return loss + READING * networks.reader.loss(networks.unet.add_embedding(text), camera * said)
     return loss if networks.reader is None else loss + READING * networks.reader.loss(text, tokens, batch.told.to(device))
 
 
 def make_optimizers(networks: Networks, lr: float) -> Optimizers:
-    """Muon for the matrices and kernels inside the networks; AdamW for the rest, the embeddings and both ends of the U-Net."""
+    """Muon for the inner matrices and kernels; AdamW for the rest, including embeddings and the U-Net's end layers."""
     ends = {id(p) for part in (networks.unet.conv_in, networks.unet.conv_out) for p in part.parameters()}
     ends |= {id(p) for name, p in networks.text_encoder.named_parameters()
              if not any(part in name for part in ("block", "layers")) or "bias" in name}  # fmt: skip
@@ -192,7 +193,7 @@ def make_optimizers(networks: Networks, lr: float) -> Optimizers:
 
 
 def save_state(folder: Path, step: int, networks: Networks, ema: dict[str, Tensor], optimizers: Optimizers) -> None:
-    """Everything needed to go on, in one file that appears whole or not at all."""
+    """Write everything needed to resume into one file, atomically."""
     state = {f"net.{k}": v for k, v in networks.state_dict().items()} | {f"ema.{k}": v for k, v in ema.items()}
     for n, optimizer in enumerate(optimizers):
         for i, entry in optimizer.state_dict()["state"].items():
@@ -202,7 +203,7 @@ def save_state(folder: Path, step: int, networks: Networks, ema: dict[str, Tenso
 
 
 def load_state(folder: Path, networks: Networks, ema: dict[str, Tensor], optimizers: Optimizers) -> int:
-    """Restore :func:`save_state`; returns the next step (0 where nothing was saved)."""
+    """Restore the state of :func:`save_state`; returns the next step (0 without a saved state)."""
     path = folder / "training.safetensors"
     if not path.exists():
         return 0
@@ -217,7 +218,7 @@ def load_state(folder: Path, networks: Networks, ema: dict[str, Tensor], optimiz
     for key, value in state.items():
         if key.startswith("optimizer."):
             n, i, name = key.split(".")[1:]
-            if name != "step":  # fused AdamW wants its averages in the memory order of the parameter
+            if name != "step":  # fused AdamW requires the parameter's memory layout
                 parameters = [p for group in optimizers[int(n)].param_groups for p in group["params"]]
                 value = torch.empty_like(parameters[int(i)]).copy_(value)
             entries[int(n)].setdefault(int(i), {})[name] = value
@@ -237,7 +238,7 @@ def sample_grid(
     from diffusers import DDIMScheduler
 
     device = networks.unet.device
-    # Of latents nothing is known that could be clipped.
+    # Latents have no known range to clip to.
     clip = networks.vae is None
     scheduler: Any = DDIMScheduler.from_config(networks.scheduler.config, prediction_type="sample", clip_sample=clip)
     scheduler.set_timesteps(20)
@@ -274,18 +275,17 @@ def milestone(folder: Path, networks: Networks, ema: dict[str, Tensor], kinds: S
         save_grid(folder / "samples.png", sample_grid(networks, prompts), columns=8)
         save_folder(networks, folder / "prior")
     finally:
-        networks.load_state_dict(live)  # fp16 saving rounded the averaged copy, never the live weights
+        networks.load_state_dict(live)  # saving in fp16 rounds the averaged copy only
 
 
 def train(
     settings: Training, folder: Path, data: Path, device: str, save_every: int, init: Path | None = None,
     kinds: Sequence[str] = tuple(CATEGORIES), vae: Path | None = None, teacher: Path | None = None,
 ) -> None:  # fmt: skip
-    """Train until ``settings.steps``, going on from what ``folder`` holds; refreshes the data as shards arrive.
+    """Train until ``settings.steps``, resuming from ``folder``; ``data`` is read again at every checkpoint.
 
-    ``init`` is a saved prior whose weights a new run begins with, instead of random ones; ``kinds`` are the categories that
-    the data shows; with ``vae``, a folder of an autoencoder, it is a latent prior that is trained; with ``teacher``, a folder
-    of a pixel prior, this one says what is right where little but noise is seen.
+    ``init``: folder of a prior whose weights a new run begins with; ``kinds``: the categories of the data; ``vae``: folder of
+    an autoencoder, to train a latent prior; ``teacher``: folder of a pixel prior whose predictions are targets at high noise.
     """
     torch.manual_seed(settings.seed)
     if torch.device(device).type == "cuda":
@@ -326,7 +326,7 @@ def learn(
     settings: Training, networks: Networks, optimizers: Optimizers, ema: dict[str, Tensor], step: int, batch: Batch,
     guide: Networks | None, workers: tuple[ThreadPoolExecutor, int],
 ) -> Tensor:  # fmt: skip
-    """One step of the training; returns its loss ()."""
+    """One training step; returns its loss ()."""
     parameters = networks.parameters()
     set_rates(optimizers, learning_rate(step, settings.steps, settings.lr, settings.warmup, settings.hold))
     loss = set_gradients(parameters, lambda i, n: x0_loss(networks, batch.share(i, n), guide), *workers)
@@ -341,21 +341,21 @@ def learn(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the embedded prior; run again to go on where it stopped.")
-    parser.add_argument("--out", type=Path, default=Path("outputs/toybox-prior"))
+    parser = argparse.ArgumentParser(description="Train an embedded prior; run the command again to resume.")
+    parser.add_argument("--out", type=Path, default=Path("outputs/toybox-prior"), help="folder of the run")
     parser.add_argument("--data", type=Path, default=Path("data/toybox"), help="folder of the rendered pictures")
-    parser.add_argument("--pictures", type=int, default=30_000, help="rendered first, those that are missing")
-    parser.add_argument("--vae", type=Path, help="train a latent prior on this autoencoder's latents (--size 128)")
-    parser.add_argument("--teacher", type=Path, help="a trained pixel prior's folder, to learn from where all is noise")
-    parser.add_argument("--init", type=Path, help="begin with the weights of this diffusers folder")
+    parser.add_argument("--pictures", type=int, default=30_000, help="size of the training set; missing pictures are rendered")
+    parser.add_argument("--vae", type=Path, help="folder of an autoencoder, to train a latent prior (with --size 128)")
+    parser.add_argument("--teacher", type=Path, help="folder of a pixel prior whose predictions are the target at high noise")
+    parser.add_argument("--init", type=Path, help="diffusers folder whose weights a new run begins with")
     known = tuple(CATEGORIES)
     parser.add_argument("--kinds", nargs="+", choices=known, default=known, metavar="KIND", help="categories; default: all")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--save-every", type=int, default=500)
+    parser.add_argument("--save-every", type=int, default=500, help="steps between checkpoints")
     for name, default in vars(Training()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     arguments = vars(parser.parse_args())
-    tune_process()  # torch is here already: its malloc is what matters in this loop
+    tune_process()  # torch is imported already, so only the malloc settings take effect
     folder, data, device, every, init, kinds, vae, teacher = (
         arguments.pop(key) for key in ("out", "data", "device", "save_every", "init", "kinds", "vae", "teacher")
     )

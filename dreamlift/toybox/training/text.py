@@ -1,10 +1,8 @@
-"""Teach a prior's text encoder alone whose colour is whose: ``python -m dreamlift.toybox.training.text``.
+"""Train only a prior's text encoder to assign colours to the thing and its hat: ``python -m dreamlift.toybox.training.text``.
 
-For a prior whose text encoder has not learnt the order of words (:mod:`dreamlift.toybox.training.reader`). Half of the
-captions name a
-hat. Those that name none shall keep their states, so that the U-Net goes on as it did and has only to learn, in a further
-training that begins with the folder made here (``python -m dreamlift.toybox.training.prior --init``), what is new of the
-others.
+For a prior whose text encoder has not learnt the order of words (:mod:`dreamlift.toybox.training.reader`). Half of the captions
+name a hat. The states of captions without one are kept close to their old values, so that the U-Net stays valid for them. A
+further training from the new folder (``python -m dreamlift.toybox.training.prior --init``) adapts the U-Net to the others.
 """
 
 from __future__ import annotations
@@ -30,18 +28,18 @@ from dreamlift.toybox.world.things import COLORS
 
 @dataclass(frozen=True)
 class TextTraining:
-    """Settings: three minutes on two CPU cores."""
+    """Settings of the text encoder's training: three minutes on two CPU cores."""
 
     steps: int = 900
-    batch: int = 96
+    batch: int = 96  # captions per step
     lr: float = 2e-3
     warmup: int = 30
-    keep: float = 10.0  # weight of the change of states, as a share of their variance
+    keep: float = 10.0  # weight of the change of the states of captions without a hat, relative to their variance
     seed: int = 0
 
 
 class Captions(NamedTuple):
-    """What one step learns from."""
+    """The data of one training step."""
 
     captions: list[str]
     told: Tensor  # (B, 2), as in dreamlift.toybox.training.prior.Batch
@@ -53,7 +51,7 @@ class Captions(NamedTuple):
 
 
 def draw_captions(pictures: Pictures, settings: TextTraining, step: int) -> Captions:
-    """The captions of one step, half of them of things that wear a hat: a function of the seed and the step alone."""
+    """The captions of one step, half of them of things with a hat, determined by the seed and the step."""
     rng = np.random.default_rng([settings.seed, step])
     wearers, half = np.flatnonzero(pictures.hat >= 0), settings.batch // 2
     rows = np.concatenate([rng.choice(wearers, half), rng.integers(0, len(pictures), settings.batch - half)])
@@ -63,10 +61,10 @@ def draw_captions(pictures: Pictures, settings: TextTraining, step: int) -> Capt
 
 
 def text_loss(networks: Networks, before: torch.nn.Module, batch: Captions, keep: float) -> Tensor:
-    """What the reader cannot read, and ``keep`` times the change of the states of captions without a hat; ()."""
+    """The loss () of the reader, plus ``keep`` times the change of the states of captions without a hat."""
     assert isinstance(networks.reader, Reader)
     tokens = networks.tokenize(batch.captions)
-    longest = int(tokens["attention_mask"].sum(dim=1).max())  # of 77 tokens most are padding
+    longest = int(tokens["attention_mask"].sum(dim=1).max())  # most of the 77 tokens are padding
     tokens = {name: value[:, :longest] for name, value in tokens.items()}
     states = networks.encode_text(tokens)
     with torch.no_grad():
@@ -77,7 +75,7 @@ def text_loss(networks: Networks, before: torch.nn.Module, batch: Captions, keep
 
 
 def teach(networks: Networks, pictures: Pictures, settings: TextTraining) -> list[float]:
-    """Train the text encoder of ``networks`` and their reader; returns the losses."""
+    """Train the text encoder and the reader of ``networks``; returns the loss of each step."""
     before = copy.deepcopy(networks.text_encoder)
     return fit(networks.parameters(), make_optimizers(networks, settings.lr), settings,
                lambda step: draw_captions(pictures, settings, step),
@@ -85,9 +83,9 @@ def teach(networks: Networks, pictures: Pictures, settings: TextTraining) -> lis
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Teach a prior's text encoder alone whose colour is whose.")
+    parser = argparse.ArgumentParser(description="Train only a prior's text encoder to assign colours.")
     parser.add_argument("--init", type=Path, required=True, help="diffusers folder of the prior to begin with")
-    parser.add_argument("--out", type=Path, default=Path("outputs/toybox-text"), help="folder of the prior that comes of it")
+    parser.add_argument("--out", type=Path, default=Path("outputs/toybox-text"), help="diffusers folder to write")
     parser.add_argument("--data", type=Path, default=Path("data/toybox"), help="folder of the rendered pictures")
     for name, default in vars(TextTraining()).items():
         parser.add_argument(f"--{name}", type=type(default), default=default)

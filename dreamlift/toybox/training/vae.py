@@ -1,11 +1,11 @@
 """Train the autoencoder of ``toybox-latent``: ``python -m dreamlift.toybox.training.vae``.
 
-Absolute differences of pixels and of their neighbours' steps (edges weigh little in the first), and a light pull of the
-latents toward N(0, 1). Its ``scaling_factor`` is one over the standard deviation of its latents, as Stable Diffusion's is.
+The loss is the L1 error of the pixels and of their finite differences (which weight edges more), plus a small KL term toward
+N(0, 1). The ``scaling_factor`` is one over the standard deviation of the latents, as in Stable Diffusion.
 
-Brightness and one axis of colour hold nearly all that pixels differ by, and an autoencoder that knows these stays with them:
-after 1,700 steps red things came back orange and green ones black. So a linear map learns to read the mean colours of blocks
-from the latents, and is thrown away afterwards; and hue counts apart.
+Brightness and one colour axis account for nearly all of the pixels' variance, and an autoencoder with these losses alone learns
+only them: after 1,700 steps red things were reconstructed orange and green ones black. Two terms are therefore added: the error
+in hue, and that of a linear map which predicts the mean colours of blocks from the latents and is discarded afterwards.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from dreamlift.toybox.training.latent import load_vae, make_vae
 from dreamlift.toybox.training.learning import fit, make_pair
 from dreamlift.toybox.training.prior import PLAIN_SHARE
 
-KL = 1e-4  # weight of the latents' pull toward N(0, 1)
-HUE = 1.0  # weight of the two axes of hue
-READ = 0.3  # weight of the colours that a linear map reads from the latents
-# Brightness, red against blue, green against both: pictures' principal axes, each over its standard deviation.
+KL = 1e-4  # weight of the KL divergence of the latents from N(0, 1)
+HUE = 1.0  # weight of the error along the two hue axes
+READ = 0.3  # weight of the block colours predicted by a linear map
+# Brightness, red - blue, green - (red and blue): the principal axes of pixels, each divided by its standard deviation.
 AXES = ((0.95, 0.95, 0.95), (2.7, 0.0, -2.7), (-2.6, 5.1, -2.6))
 
 
@@ -43,11 +43,11 @@ class Training:
     warmup: int = 100
     seed: int = 0
     size: int = 128
-    crop: int = 64  # pixels a side of the windows that it learns from: many small ones teach more than a few whole pictures
+    crop: int = 64  # pixels per side of the training crops: many small crops train better than a few whole pictures
 
 
 class Batch(NamedTuple):
-    """What one step learns from."""
+    """The data of one training step."""
 
     rgb: Tensor  # (B, 3, S, S) in [-1, 1]
     eps: Tensor  # (B, C, h, w) noise of the posterior
@@ -58,7 +58,7 @@ class Batch(NamedTuple):
 
 
 def draw_batch(pictures: Pictures, vae: Any, settings: Training, step: int) -> Batch:
-    """The batch of one step: a function of the seed and the step alone."""
+    """The batch of one step, determined by the seed and the step."""
     rng = np.random.default_rng([settings.seed, step])
     whole = pictures.draw(rng, settings.batch, PLAIN_SHARE).rgb
     side = min(settings.crop, whole.shape[1])
@@ -72,7 +72,7 @@ def draw_batch(pictures: Pictures, vae: Any, settings: Training, step: int) -> B
 
 
 def vae_loss(vae: Any, reader: nn.Module, batch: Batch) -> Tensor:
-    """The loss () of the pictures that come back, of the latents, and of the colours that ``reader`` finds in them."""
+    """The loss () of the reconstruction, of the latents, and of the block colours that ``reader`` predicts from them."""
     posterior = vae.encode(batch.rgb).latent_dist
     error = vae.decode(posterior.mean + posterior.std * batch.eps).sample - batch.rgb
     steps = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
@@ -85,7 +85,7 @@ def vae_loss(vae: Any, reader: nn.Module, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def measure(vae: Any, pictures: Pictures, count: int = 200) -> dict[str, float]:
-    """The standard deviation of the latents, and how well ``count`` pictures come back (PSNR, dB)."""
+    """The standard deviation of the latents and the reconstruction's PSNR (dB), over ``count`` pictures."""
     parts = [torch.from_numpy(pictures.rgb[i : i + 20]).permute(0, 3, 1, 2).to(vae.device).float() / 127.5 - 1.0
              for i in range(0, min(count, len(pictures)), 20)]  # fmt: skip
     latents = [vae.encode(rgb).latent_dist.mean for rgb in parts]
@@ -98,7 +98,7 @@ def train(
     settings: Training, pictures: Pictures, channels: tuple[int, ...] = (16, 32, 64, 64), init: Path | None = None,
     device: str = "cpu",
 ) -> Any:  # fmt: skip
-    """An autoencoder trained on ``pictures``, from the weights in the folder ``init`` on, with its ``scaling_factor`` set."""
+    """An autoencoder trained on ``pictures``, from random weights or those in ``init``, with its ``scaling_factor`` set."""
     torch.manual_seed(settings.seed)
     vae = make_vae(channels) if init is None else load_vae(init).train().requires_grad_(True)
     vae.to(device, memory_format=torch.channels_last)
@@ -118,9 +118,9 @@ def main() -> None:
     import argparse
 
     parser = argparse.ArgumentParser(description="Train the latent prior's autoencoder.")
-    parser.add_argument("--out", type=Path, default=Path("outputs/toybox-vae"))
+    parser.add_argument("--out", type=Path, default=Path("outputs/toybox-vae"), help="folder of the autoencoder")
     parser.add_argument("--data", type=Path, default=Path("data/toybox"), help="folder of the rendered pictures")
-    parser.add_argument("--init", type=Path, help="begin with the weights in this folder")
+    parser.add_argument("--init", type=Path, help="folder of an autoencoder to continue from")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for name, default in vars(Training()).items():
         parser.add_argument(f"--{name}", type=type(default), default=default)

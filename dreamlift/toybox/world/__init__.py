@@ -1,1 +1,1 @@
-"""The procedural world that the embedded priors are trained on."""
+"""The procedural world on whose renders the embedded priors are trained."""

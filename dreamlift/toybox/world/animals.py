@@ -1,7 +1,7 @@
-"""Toy animals: how each is put together from parts.
+"""Builders of the toy animals: each returns the parts of one animal.
 
-Frame: +y up, +z front, where every animal looks; any size and place, since every thing is fitted to the same sphere
-afterwards. A ``crown`` is where a hat's brim rests on the head: most of the way up, so that the hat is pulled down a bit.
+Frame: +y up, +z front (animals face +z); scale and position are free, because every thing is fitted to the same sphere
+afterwards. A ``crown`` is the place of a hat's brim: below the top of the head, so that the hat covers part of it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ IVORY: Rgb = (0.97, 0.93, 0.82)
 
 
 def tone(rgb: Rgb, factor: float = 0.62) -> Rgb:
-    """A second tone of the same hue: darker, but lighter where the colour is too dark for that to show."""
+    """A second tone: a darker shade of ``rgb``, or a dark grey if ``rgb`` is too dark for the difference to be visible."""
     return shade(rgb, factor) if max(rgb) > 0.3 else (0.36, 0.36, 0.39)
 
 
@@ -48,12 +48,12 @@ def pale(rgb: Rgb) -> Rgb:
 
 
 def crown(x: float, y: float, z: float, radius: float) -> tuple[float, float, float, float]:
-    """Where a hat sits on a round head with this centre and radius."""
+    """The :attr:`Part.crown` of a round head with this centre and radius."""
     return (x, y + 0.80 * radius, z, 0.62 * radius)
 
 
 def eyes(at: Vec, size: float) -> tuple[Part, Part]:
-    """Two round eyes painted on a face that looks toward +z; ``at`` is the left one."""
+    """Two round eyes painted on a face toward +z; ``at`` is the centre of the one at +x."""
     pupil = (at[0] * 0.96, at[1], at[2] + 0.35 * size)
     return (
         Part("eye whites", mirror(place(sphere(size), at)), WHITE, paint=True),
@@ -62,7 +62,7 @@ def eyes(at: Vec, size: float) -> tuple[Part, Part]:
 
 
 def duck(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
-    """A bath duck that looks toward +z: orange beak, dark eyes, wings and a cocked tail."""
+    """A bath duck facing +z: orange beak, dark eyes, wings and a cocked tail."""
     w, h, long, head = dice(0.42, 0.1), dice(0.34, 0.1), dice(0.58, 0.1), dice(0.29, 0.12)
     y, z = h + head * 0.72, long * 0.48
     beak = place(box(0.15, 0.062, 0.19, 0.06), (0.0, y - 0.05, z + head + 0.03))
@@ -140,7 +140,7 @@ def cat(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
 
 
 def fish(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
-    """A round fish that swims toward +z: a forked tail, fins above, below and beside, big eyes, pale bands or none."""
+    """A round fish facing +z: a forked tail, fins above, below and at the sides, big eyes, with or without pale bands."""
     w, h, long = dice(0.28, 0.08), dice(0.38), dice(0.51, 0.08)
     fin_rgb, reach, fork = tone(rgb, 0.82), dice(0.40), dice(0.36)
     lobe = [(-long + 0.16, -0.02), (-long - reach * 0.72, fork), (-long - reach, fork * 0.82), (-long - reach * 0.55, -0.02)]
@@ -292,7 +292,7 @@ def penguin(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
 
 
 def _coil(pitch: float, width: float) -> Shape:
-    """A spiral band around the x axis, for paint only: negative inside, but no distance."""
+    """A spiral band around the x axis, for ``paint`` parts only: negative inside, but not a distance."""
 
     def inside(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
         turn = z.atan2(y) / (2.0 * math.pi) * pitch

@@ -1,6 +1,6 @@
-"""Buildings: how each is put together from parts.
+"""Builders of the buildings: each returns the parts of one building.
 
-Frame: +y up, +z front; any size and place, since every thing is fitted to the same sphere afterwards.
+Frame: +y up, +z front; scale and position are free, because every thing is fitted to the same sphere afterwards.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WHITE: Rgb = (0.96, 0.95, 0.92)
 
 
 def _arch(half_width: float, straight: float, depth: float) -> Shape:
-    """A round-headed doorway or window that looks along z: its sill at y = 0, the arch's middle at ``straight``."""
+    """A round-headed doorway or window, extruded along z: sill at y = 0, centre of the arch at y = ``straight``."""
     head = place(cylinder(half_width, depth), (0.0, straight, 0.0), (90.0, 0.0, 0.0))
     return union(place(box(half_width, straight / 2, depth), (0.0, straight / 2, 0.0)), head)
 
@@ -42,7 +42,7 @@ def house(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
     roof_rgb = accent(rgb, dice.pick(((0.48, 0.20, 0.15), (0.30, 0.32, 0.38))), (0.30, 0.32, 0.38))
     gable_front = dice.chance(0.6)
     span, run = (w, d) if gable_front else (d, w)
-    # The roof is two slabs: a prism less the same prism, lowered. The gable fills it up to the walls.
+    # The roof consists of two slabs: a prism minus the same prism shifted down. The gable fills the space below.
     outline = [(-span - over, -0.03), (span + over, -0.03), (0.0, rise + 0.07)]
     attic = [(x, y - 0.14) for x, y in outline]
     axis = "z" if gable_front else "x"
@@ -195,7 +195,7 @@ def church(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
 
 
 def tent(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
-    """A ridge tent: its door stands open toward +z, the flaps turned back; a guy rope holds the back."""
+    """A ridge tent: a door with open flaps at +z, a guy rope at the back."""
     w, h, d = dice(0.62, 0.12), dice(0.80, 0.12), dice(0.62)
     wall = dice.between(0.02, 0.22) * h
     spread, wood = w - wall * 0.15, accent(rgb, WOOD, CREAM)

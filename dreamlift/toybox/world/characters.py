@@ -1,7 +1,7 @@
-"""Toy figures: how each is put together from parts.
+"""Builders of the toy figures: each returns the parts of one figure.
 
-Frame: +y up, +z front, where every figure looks; any size and place, since every thing is fitted to the same sphere
-afterwards. A ``crown`` is where a hat's brim rests on the head; what a figure wears there itself is named "hat ...".
+Frame: +y up, +z front (figures face +z); scale and position are free, because every thing is fitted to the same sphere
+afterwards. A ``crown`` is the place of a hat's brim; parts that such a hat replaces have names that begin with "hat".
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BLUE: Rgb = (0.18, 0.32, 0.70)
 
 
 def robot(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
-    """A boxy toy robot that looks toward +z: eyes, mouth, antenna, a panel on its chest."""
+    """A boxy toy robot facing +z: eyes, mouth, antenna, a panel on its chest."""
     w, h, d = dice(0.34), dice(0.36), dice(0.24)
     head, tall, leg = dice(0.26), dice(0.21), dice(0.26)
     y, eye, white = h + tall + 0.07, tall * 0.36, (0.97, 0.97, 0.93)

@@ -1,6 +1,6 @@
-"""Furniture: how each piece is put together from parts.
+"""Builders of the furniture: each returns the parts of one piece.
 
-Frame: +y up, +z front; any size and place, since every thing is fitted to the same sphere afterwards.
+Frame: +y up, +z front; scale and position are free, because every thing is fitted to the same sphere afterwards.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def bookshelf(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
     """An open case with two or three shelves of books, their spines to +z, and a few books on top."""
     w, d, board = dice(0.52), dice(0.22, 0.1), 0.065
     rows = 3 if dice.chance(0.6) else 2
-    gap = dice(0.42, 0.1) if rows == 3 else dice(0.52, 0.1)  # from board to board
+    gap = dice(0.42, 0.1) if rows == 3 else dice(0.52, 0.1)  # vertical distance between boards
     half = 0.5 * rows * gap + board
     room = 0.5 * gap - board
     levels = [(i - 0.5 * (rows - 1)) * gap for i in range(rows)]

@@ -1,8 +1,8 @@
-"""What things are made of: coloured parts, the thing they add up to, and the dice that vary it.
+"""Coloured parts, the thing that they form, and the random proportions of builders.
 
-Parts are folded in order. A plain part is united with what came before (smoothly, if it has a ``blend`` radius), a
-``carve`` part is cut out of what came before and colours the cut, and a ``paint`` part changes no shape: it recolours
-the surface inside its volume. Points are ``(N, 3)`` in the world's frame (+y up, +z front); colours are sRGB in [0, 1].
+Parts are combined in order. A plain part is united with the parts before it (smoothly, if it has a ``blend`` radius), a
+``carve`` part is subtracted from them and colours the cut, and a ``paint`` part leaves the shape unchanged and recolours the
+surface inside its volume. Points are ``(N, 3)`` in the world frame (+y up, +z front); colours are sRGB in [0, 1].
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dreamlift.toybox.world.sdf import Shape, length, smooth_minimum
 
 Rgb = tuple[float, float, float]
 
-# Told apart by name at a glance, and far enough from the corners of the cube to keep their hue when lit.
+# Clearly distinguishable, and far enough from the corners of the RGB cube to keep their hue under light.
 COLORS: dict[str, Rgb] = {
     "red": (0.83, 0.14, 0.13),
     "orange": (0.95, 0.50, 0.10),
@@ -49,23 +49,23 @@ GLOW: Rgb = (1.00, 0.93, 0.66)
 
 
 def shade(rgb: Rgb, factor: float) -> Rgb:
-    """The colour made darker (factor < 1)."""
+    """``rgb`` times ``factor`` (below 1: darker)."""
     return (rgb[0] * factor, rgb[1] * factor, rgb[2] * factor)
 
 
 def accent(rgb: Rgb, *choices: Rgb) -> Rgb:
-    """The first of ``choices`` that stands well apart from ``rgb``, or else the farthest."""
+    """The first of ``choices`` at a distance above 0.45 from ``rgb``; if there is none, the farthest."""
     gaps = [float(np.linalg.norm(np.subtract(rgb, choice))) for choice in choices]
     return next((c for c, gap in zip(choices, gaps, strict=True) if gap > 0.45), choices[int(np.argmax(gaps))])
 
 
 def stripes(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-    """Share of the second colour ``(N,)`` at world points: level bands, 0.26 apart."""
+    """Share ``(N,)`` of the second colour at world points: horizontal bands with period 0.26."""
     return (torch.sin(y * (2 * math.pi / 0.26)) > 0.2).to(y)
 
 
 def spots(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-    """Share of the second colour ``(N,)`` at world points: balls on a body-centred lattice."""
+    """Share ``(N,)`` of the second colour at world points: balls on a body-centred cubic lattice of constant 0.42."""
     nearest = torch.full_like(y, 9.0)
     for shift in (0.25, 0.75):
         cells = [axis / 0.42 + shift for axis in (x, y, z)]
@@ -74,7 +74,7 @@ def spots(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
 
 
 def grain(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-    """Share of the dark colour ``(N,)`` at world points: rings of a trunk that stands a little askew."""
+    """Share ``(N,)`` of the dark colour at world points: growth rings around a slightly tilted axis."""
     radius = ((x + 0.9 + 0.15 * y).square() + (z + 0.35 - 0.1 * y).square()).sqrt()
     return 0.75 * (0.5 + 0.5 * torch.sin(radius * (2 * math.pi / 0.17))) ** 2
 
@@ -89,10 +89,10 @@ class Part:
     name: str
     shape: Shape  # signed distance in the builder's frame
     rgb: Rgb
-    blend: float = 0.0  # radius of the smooth union with the parts before, builder's units
-    carve: bool = False  # cut out of the parts before
-    paint: bool = False  # recolour the surface inside, leave the shape
-    crown: tuple[float, float, float, float] | None = None  # where a hat sits on it: brim centre x, y, z and head radius
+    blend: float = 0.0  # radius of the smooth union with the parts before, in the builder's units
+    carve: bool = False  # subtract from the parts before
+    paint: bool = False  # recolour the surface inside, without changing the shape
+    crown: tuple[float, float, float, float] | None = None  # place of a hat: brim centre x, y, z and head radius
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ class Thing:
     parts: tuple[Part, ...]
     center: tuple[float, float, float] = (0.0, 0.0, 0.0)
     scale: float = 1.0
-    stretch: float = 1.0  # along y, of the thing itself
-    finish: str = ""  # of the main colour: "", "striped", "spotted", "wooden" or "metallic"
+    stretch: float = 1.0  # scale factor along y
+    finish: str = ""  # finish of the parts in the main colour: "", "striped", "spotted", "wooden" or "metallic"
 
     def _local(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, y, z = points.unbind(-1)
@@ -120,7 +120,7 @@ class Thing:
         for part in self.parts:
             if not part.paint:
                 total = _fold(total, part, part.shape(x, y, z))
-        # Squeezing steepens the distance, so that a squeezed thing reports it shortened; pulling only flattens it.
+        # A stretch below 1 raises the Lipschitz constant, so the distance is scaled down; a stretch above 1 lowers it.
         return total * (self.scale * min(1.0, self.stretch))
 
     def occupancy(self, points: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ class Thing:
         return self.sdf(points) < 0.0
 
     def part_labels(self, points: Tensor) -> Tensor:
-        """Index into ``parts`` ``(N,)`` int64 of the part that makes the surface nearest to ``points (N, 3)``."""
+        """Index ``(N,)`` int64 into ``parts`` of the part whose surface is nearest to ``points (N, 3)``."""
         x, y, z = self._local(points)
         total = torch.full_like(x, 1e3)
         nearest = torch.full_like(x, 1e3)
@@ -148,7 +148,7 @@ class Thing:
         return labels
 
     def albedo(self, points: Tensor) -> Tensor:
-        """sRGB colour ``(N, 3)`` of the part nearest to ``points (N, 3)``, with the finish on parts of the main colour."""
+        """sRGB colour ``(N, 3)`` of the part nearest to ``points (N, 3)``; the finish applies to parts in the main colour."""
         table = torch.tensor([part.rgb for part in self.parts], dtype=points.dtype, device=points.device)
         labels = self.part_labels(points)
         colors = table[labels]
@@ -169,12 +169,12 @@ def _fold(total: Tensor, part: Part, own: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Dice:
-    """Random proportions for builders."""
+    """Random draws for builders."""
 
     rng: np.random.Generator
 
     def __call__(self, size: float, spread: float = 0.15) -> float:
-        """``size`` give or take the fraction ``spread``."""
+        """Uniform in ``size`` (1 +- ``spread``)."""
         return float(size * self.rng.uniform(1.0 - spread, 1.0 + spread))
 
     def between(self, low: float, high: float) -> float:

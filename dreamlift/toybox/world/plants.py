@@ -1,6 +1,6 @@
-"""Plants and food: how each is put together from parts.
+"""Builders of the plants and the food: each returns the parts of one thing.
 
-Frame: +y up, +z front; any size and place, since every thing is fitted to the same sphere afterwards.
+Frame: +y up, +z front; scale and position are free, because every thing is fitted to the same sphere afterwards.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ SPONGE: Rgb = (0.93, 0.77, 0.46)
 
 
 def _leaf(rgb: Rgb) -> Rgb:
-    """A leaf's green that stands out from ``rgb``."""
+    """A green that contrasts with ``rgb``."""
     return accent(rgb, LEAF, DEEP_LEAF)
 
 
 def _flutes(count: int, width: float, twist: float = 0.0) -> Shape:
-    """To paint with: ``count`` stripes around the y axis, ``width`` of them filled; ``twist`` turns them by height."""
+    """For ``paint`` parts: ``count`` stripes around y that fill the share ``width``; ``twist``: phase in rad per unit y."""
     level = math.cos(math.pi * width)
     return lambda x, y, z: level - torch.cos(count * torch.atan2(x, z) + twist * y)
 
@@ -115,7 +115,7 @@ def cactus(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
 
 
 def flower(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
-    """A daisy on a green stem with two leaves; its face looks toward +z and a little up."""
+    """A daisy on a green stem with two leaves, facing +z and slightly upward."""
     six, long, wide = dice.chance(0.5), dice(0.27, 0.1), dice(0.19, 0.1)
     stem, tilt, heart = dice(0.92, 0.1), dice.between(8.0, 30.0), dice(0.19, 0.1)
     petal, petals = ellipsoid(long, wide if six else wide * 0.86, 0.16), []
@@ -135,7 +135,7 @@ def flower(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
 
 
 def apple(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
-    """A dimpled apple with a stalk and a leaf; now and then somebody has bitten into it."""
+    """A dimpled apple with a stalk and a leaf, sometimes with a bite taken out."""
     ring, r, sink = dice(0.24, 0.08), dice(0.38, 0.06), dice(0.22)
     top = math.sqrt(r * r - ring * ring)
     lean = dice.between(-0.08, 0.08)
@@ -219,7 +219,7 @@ def cake(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
     drip = dice(0.05, 0.3)
 
     def hem(edge: float, top: float) -> Shape:
-        """To paint with: the rim of a tier, and what drips from it."""
+        """For ``paint`` parts: the rim of a tier with dripping icing."""
 
         def distance(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
             low = top - 0.05 - drip * (1.0 + torch.cos(9.0 * torch.atan2(x, z)))

@@ -1,7 +1,7 @@
-"""Pictures of the toybox: sphere tracing, soft light, and random views.
+"""Renderer of the toybox: sphere tracing, soft light, and random views.
 
-Conventions are those of :mod:`dreamlift.types`. Light is added up in linear light and stored as sRGB. Everything about
-``sample_pictures(seed)`` (thing, view, light, background) follows from the seed alone.
+Conventions are those of :mod:`dreamlift.types`. Shading is computed in linear light and stored as sRGB. The results of
+``sample_pictures(seed)`` (thing, view, light, background) are a function of the seed alone.
 
 Sphere tracing: Hart, *Sphere tracing* (The Visual Computer, 1996). Ambient occlusion from a few distance samples along
 the normal: Evans, *Fast approximations for global illumination on dynamic scenes* (SIGGRAPH 2006 course).
@@ -22,34 +22,34 @@ from dreamlift.cameras import orbit_cameras, rays_of, rescaled
 from dreamlift.toybox.world.things import CATEGORIES, COLORS, FIT_RADIUS, Description, Thing, describe, make_thing
 from dreamlift.types import Cameras
 
-BOUND = FIT_RADIUS + 0.05  # rays that miss this sphere miss the thing
-HIT = 2e-3  # distance at which a ray has arrived: a sixth of a pixel of a 128-pixel picture
+BOUND = FIT_RADIUS + 0.05  # radius of a sphere that contains the thing: rays that miss it are skipped
+HIT = 2e-3  # distance that counts as a hit: a sixth of a pixel of a 128-pixel picture
 STEPS = 28
 CONE_STEPS = 12
-VIEWS = 4  # pictures of one thing
+VIEWS = 4  # pictures per thing
 SHADINGS = ("lit", "albedo", "clay")
-BLOCK = 4  # rays that share a first march, each way
+BLOCK = 4  # pixels per side of the blocks that are first traced as one cone
 
 
 @dataclass(frozen=True)
 class Lighting:
-    """A directional key light and a sky over a ground. Strengths are linear: key + sky of about 1 keeps the albedo."""
+    """A directional key light and hemispheric ambient light. Intensities are linear; key + sky of about 1 keeps the albedo."""
 
     direction: tuple[float, float, float] = (0.35, 0.75, 0.55)  # toward the light; any length
-    key: float = 0.62
-    sky: float = 0.58  # ambient light from straight above
-    ground: float = 0.34  # ambient light from straight below
-    softness: float = 0.25  # 0 is a point far away; the larger, the farther the light reaches around the thing
+    key: float = 0.62  # intensity of the directional light
+    sky: float = 0.58  # ambient light from above
+    ground: float = 0.34  # ambient light from below
+    softness: float = 0.25  # wrap of the cosine, at least 0; 0: plain Lambert
 
 
 class Lights(NamedTuple):
-    """:class:`Lighting`, one entry a point."""
+    """:class:`Lighting` per surface point."""
 
     direction: Tensor  # (N, 3)
-    key: Tensor  # (N,), as the rest
-    sky: Tensor
-    ground: Tensor
-    softness: Tensor
+    key: Tensor  # (N,)
+    sky: Tensor  # (N,)
+    ground: Tensor  # (N,)
+    softness: Tensor  # (N,)
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ class Background:
 
 @dataclass(frozen=True)
 class Rendered:
-    """Pictures of one thing. All but ``rgb`` are averages over the hits within a pixel."""
+    """Pictures of one thing."""
 
-    rgb: Tensor  # (B, H, W, 3) sRGB, over the background
-    opacity: Tensor  # (B, H, W, 1)
-    normal: Tensor  # (B, H, W, 3) world, opacity-weighted
-    depth: Tensor  # (B, H, W, 1) along the ray; 0 where nothing is hit
+    rgb: Tensor  # (B, H, W, 3) sRGB in [0, 1], over the background
+    opacity: Tensor  # (B, H, W, 1) in [0, 1]
+    normal: Tensor  # (B, H, W, 3) in the world frame, opacity-weighted
+    depth: Tensor  # (B, H, W, 1) along the ray, mean over the hits of a pixel; 0 without a hit
     albedo: Tensor  # (B, H, W, 3) sRGB, opacity-weighted
 
 
@@ -79,9 +79,12 @@ def render(
     supersample: int = 2,
     shading: str | Sequence[str] = "lit",
 ) -> Rendered:
-    """Pictures of ``thing`` from ``cameras``; ``shading`` is "lit", "albedo" (no light) or "clay" (no colour).
+    """Pictures of ``thing`` from ``cameras``; ``shading`` is "lit", "albedo" (unlit) or "clay" (lit, uniformly grey).
 
-    Light, background and shading are the same for all cameras, or a sequence with one of each a camera.
+    ``lighting``, ``background`` and ``shading`` are one value for all cameras, or a sequence with one value per camera.
+
+    Raises:
+        ValueError: an unknown shading.
     """
     count = len(cameras)
     lights, backdrops = _one_each(lighting or Lighting(), count), _one_each(background or Background(), count)
@@ -94,7 +97,7 @@ def render(
     skip = starting_depths(thing, fine, BLOCK) if fine.width % BLOCK == fine.height % BLOCK == 0 else None
     skip = torch.zeros(origins.shape[0]) if skip is None else skip.reshape(-1)
     hits, depth = trace(thing, origins, directions, skip)
-    view = hits // (fine.width * fine.height)  # which camera each hit belongs to
+    view = hits // (fine.width * fine.height)  # camera of each hit
     points = origins[hits] + depth[:, None] * directions[hits]
     normal = normals(thing, points)
     albedo = thing.albedo(points)
@@ -122,9 +125,9 @@ def _one_each(value: Any, count: int) -> list[Any]:
 
 
 def trace(thing: Thing, origins: Tensor, directions: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices ``(M,)`` of the rays ``(N, 3)`` that meet the thing, and their depths ``(M,)``.
+    """Indices ``(M,)`` of the rays ``(N, 3)`` that hit the thing, and their depths ``(M,)``, by sphere tracing.
 
-    ``depth (N,)`` is where each ray may start; infinite for a ray that is known to miss.
+    ``depth (N,)`` is the depth at which each ray starts; infinite for a ray that is known to miss.
     """
     middle = -(origins * directions).sum(-1)
     gap = BOUND**2 - ((origins * origins).sum(-1) - middle * middle)
@@ -136,7 +139,7 @@ def trace(thing: Thing, origins: Tensor, directions: Tensor, depth: Tensor) -> t
     found, depths = [], []
     for step in range(STEPS):
         distance = thing.sdf(torch.addcmul(start, heading, depth[:, None]))
-        # A ray that is still under way after many steps creeps along a surface: it is let off at a growing distance.
+        # A ray that is still active after many steps runs along a surface: its hit tolerance grows with the steps.
         arrived = distance < HIT * (1.0 + max(step - 12, 0) / 4.0)
         depth = depth + distance
         hit = arrived.nonzero().squeeze(-1)
@@ -150,15 +153,15 @@ def trace(thing: Thing, origins: Tensor, directions: Tensor, depth: Tensor) -> t
 
 
 def starting_depths(thing: Thing, cameras: Cameras, block: int = 4) -> Tensor:
-    """Depths ``(B, H, W)`` that each ray may skip: infinite where its block of pixels sees nothing.
+    """Starting depths ``(B, H, W)`` of the rays for :func:`trace`; infinite where the block of pixels misses the thing.
 
-    One cone of rays a block is marched until the thing may be inside the cone. With ``d`` the distance at depth ``t``
-    on the axis and ``s`` the cone's opening, every ray of the block is free up to ``t + (d - s t) / (1 + s)``.
+    Per block, one cone is traced until the thing may intersect it. With ``d`` the distance at depth ``t`` on the axis and ``s``
+    the cone's opening (radius over depth), all rays of the block are free up to ``t + (d - s t) / (1 + s)``.
     """
     coarse = rays_of(rescaled(cameras, 1.0 / block))
     shape = coarse.directions.shape[:3]
     origins, directions = coarse.origins.reshape(-1, 3), coarse.directions.reshape(-1, 3)
-    opening = float(0.75 * block / cameras.K[:, 0, 0].min())  # a little over half a block's diagonal
+    opening = float(0.75 * block / cameras.K[:, 0, 0].min())  # slightly more than half the diagonal of a block
     start = torch.full((origins.shape[0],), math.inf)
     active = torch.arange(origins.shape[0])
     depth = (origins.norm(dim=-1) - BOUND).clamp_min(0.0)
@@ -184,28 +187,28 @@ _TETRAHEDRON = torch.tensor([[1.0, -1.0, -1.0], [-1.0, -1.0, 1.0], [-1.0, 1.0, -
 
 
 def normals(thing: Thing, points: Tensor, width: float = 4e-3) -> Tensor:
-    """Unit outward normals ``(N, 3)`` at ``points (N, 3)``, by differences over a tetrahedron."""
+    """Unit outward normals ``(N, 3)`` at ``points (N, 3)``, by finite differences over a tetrahedron of size ``width``."""
     probes = points[None] + width * _TETRAHEDRON[:, None]
     values = thing.sdf(probes.reshape(-1, 3)).view(4, -1)
     return torch.nn.functional.normalize(values.T @ _TETRAHEDRON, dim=-1)
 
 
 def shade_points(thing: Thing, points: Tensor, normal: Tensor, base: Tensor, light: Lights, heading: Tensor) -> Tensor:
-    """Lit sRGB colours ``(N, 3)`` of surface ``points (N, 3)`` with ``normal`` and sRGB ``base`` colour.
+    """Shaded sRGB colours ``(N, 3)`` of surface ``points (N, 3)`` with ``normal (N, 3)`` and sRGB ``base (N, 3)``.
 
-    ``heading (N, 3)`` are the directions of the rays that arrive there: what a metallic thing mirrors depends on them.
+    ``heading (N, 3)`` are the directions of the view rays, used for the reflections of metallic things.
     """
     direction = torch.nn.functional.normalize(light.direction, dim=-1)
     open_sky = occlusion(thing, points, normal)
     up = 0.5 + 0.5 * normal[:, 1]
     ambient = torch.lerp(light.ground, light.sky, up) * open_sky
-    # A wrapped cosine: the terminator is soft, as under a large light.
+    # A wrapped cosine gives the soft terminator of an area light.
     facing = (((normal * direction).sum(-1) + light.softness) / (1.0 + light.softness)).clamp_min(0.0)
     strength = ambient + light.key * facing * (0.4 + 0.6 * open_sky)
     linear = base**2.2 * strength[:, None]
     if thing.finish == "metallic":
         mirrored = heading - 2.0 * (heading * normal).sum(-1, keepdim=True) * normal
-        # A bright sky over a dark floor with a horizon between, and the key light as a glint.
+        # Reflected environment: a bright sky, a horizon and a dark floor, and a highlight of the key light.
         sky = torch.sigmoid(mirrored[:, 1:2] * 9.0 - 1.0) * 1.15 + 0.18
         glint = (mirrored * direction).sum(-1, keepdim=True).clamp_min(0.0) ** 24
         tint = base**2.2 * 0.8 + 0.12
@@ -214,7 +217,7 @@ def shade_points(thing: Thing, points: Tensor, normal: Tensor, base: Tensor, lig
 
 
 def occlusion(thing: Thing, points: Tensor, normal: Tensor) -> Tensor:
-    """How open the sky is at ``points``, ``(N,)`` in [0, 1]: nearby surface shortens the distances above the point."""
+    """Ambient visibility ``(N,)`` in [0, 1] at ``points (N, 3)``, from three distance samples along ``normal (N, 3)``."""
     taps = torch.tensor([0.06, 0.16, 0.32])
     weights = torch.tensor([0.45, 0.33, 0.22])
     above = points[None] + taps[:, None, None] * normal[None]
@@ -223,7 +226,7 @@ def occlusion(thing: Thing, points: Tensor, normal: Tensor) -> Tensor:
 
 
 def sample_views(rng: np.random.Generator, count: int, size: int = 64) -> Cameras:
-    """Random cameras around the things of the toybox; all share one field of view."""
+    """``count`` random cameras around the origin, with one field of view for all."""
     azimuth = rng.uniform(-math.pi, math.pi, count)
     elevation = np.radians(rng.uniform(-10.0, 60.0, count))
     fov = math.radians(rng.uniform(40.0, 55.0))
@@ -233,7 +236,7 @@ def sample_views(rng: np.random.Generator, count: int, size: int = 64) -> Camera
 
 
 def sample_lighting(rng: np.random.Generator, azimuth: float) -> Lighting:
-    """Random light, from above and from the camera's side so that no picture is in the dark."""
+    """Random light from above, within 1.3 rad of the camera's ``azimuth``, so that the visible side is lit."""
     angle = azimuth + rng.uniform(-1.3, 1.3)
     height = math.radians(rng.uniform(25.0, 75.0))
     direction = (math.cos(height) * math.sin(angle), math.sin(height), math.cos(height) * math.cos(angle))
@@ -242,7 +245,7 @@ def sample_lighting(rng: np.random.Generator, azimuth: float) -> Lighting:
 
 
 def sample_background(rng: np.random.Generator, color: str) -> Background:
-    """A plain colour or a soft gradient, of moderate saturation, that the thing's own colour stands out from."""
+    """A plain colour or a soft gradient of moderate saturation that contrasts with the thing's ``color``."""
     own = np.asarray(COLORS[color])
     while True:
         hue, saturation, value = rng.uniform(), rng.uniform(0.0, 0.35), rng.uniform(0.35, 0.97)
@@ -256,7 +259,7 @@ def sample_background(rng: np.random.Generator, color: str) -> Background:
 
 @dataclass(frozen=True)
 class Sampled:
-    """A picture of the training distribution with what its caption is made from."""
+    """A picture of the training distribution, with the data of its caption."""
 
     rgb: np.ndarray  # (S, S, 3) uint8, over the background
     opacity: np.ndarray  # (S, S) uint8
@@ -264,12 +267,12 @@ class Sampled:
     description: Description
     azimuth: float  # radians
     elevation: float  # radians
-    style: str  # the shading: "lit", "albedo" or "clay"
-    mirrored: bool  # whether the thing is its own mirror image, so that the picture's is one of the same thing
+    style: str  # shading: "lit", "albedo" or "clay"
+    mirrored: bool  # whether the thing is mirror symmetric, so that the mirrored picture shows the same thing
 
 
 def is_symmetric(thing: Thing) -> bool:
-    """Whether the thing is the same left and right, by distance and colour at some fixed points near its surface."""
+    """Whether the thing is symmetric in x, by its distances and part labels at 400 fixed points."""
     points = torch.rand(400, 3, generator=torch.Generator().manual_seed(0)) * 1.7 - 0.85
     flipped = points * torch.tensor([-1.0, 1.0, 1.0])
     if not torch.allclose(thing.sdf(points), thing.sdf(flipped), atol=2e-3):
@@ -280,12 +283,11 @@ def is_symmetric(thing: Thing) -> bool:
 def sample_pictures(
     seed: int, size: int = 64, training: bool = True, kinds: Sequence[str] = tuple(CATEGORIES)
 ) -> list[Sampled]:
-    """Pictures of ``size`` pixels of one random thing of ``kinds`` from ``VIEWS`` random cameras.
+    """Pictures of ``size`` pixels a side of one random thing of ``kinds``, from ``VIEWS`` random cameras.
 
-    A function of its arguments alone.
-
-    Each has its own light and background; 80% are lit, 12% plain albedo, 8% grey clay. Several views of one thing cost
-    little more than one. In ``training`` no held-out combination is drawn (:func:`dreamlift.toybox.world.things.held_out`).
+    The result depends on the arguments only. Each picture has its own light and background; 80% are lit, 12% show the albedo,
+    8% are grey clay. Several views of one thing cost little more than one. With ``training``, held-out combinations are not
+    drawn (:func:`dreamlift.toybox.world.things.held_out`).
     """
     rng = np.random.default_rng(seed)
     told = describe(rng, training, kinds)
@@ -308,7 +310,7 @@ def sample_pictures(
 
 
 def contact_sheet(count: int, first_seed: int = 0, zoom: int = 1) -> np.ndarray:
-    """Sampled pictures with their captions, as one picture ``(H, W, 3)`` uint8."""
+    """A sheet of sampled pictures with their captions, ``(H, W, 3)`` uint8."""
     from PIL import Image, ImageDraw
 
     cell, columns = 64 * zoom, 8 if count <= 64 else 16
@@ -328,7 +330,7 @@ def main() -> None:
 
     from PIL import Image
 
-    parser = argparse.ArgumentParser(description="Write a labelled sheet of sampled pictures.")
+    parser = argparse.ArgumentParser(description="Write a sheet of sampled pictures with captions.")
     parser.add_argument("--sheet", required=True, help="the PNG to write")
     parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--first-seed", type=int, default=0)

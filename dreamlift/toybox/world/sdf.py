@@ -1,9 +1,9 @@
-"""Signed-distance shapes: primitives, ways to combine them, and rigid placement.
+"""Signed-distance shapes: primitives, combinations, and rigid placement.
 
-A *shape* is a function ``(x, y, z) -> distance`` of three equally long tensors ``(N,)``, negative inside. Coordinates
-come as three separate tensors because a column of ``(N, 3)`` is strided, and on a CPU that costs more than the
-arithmetic. Every shape is (very nearly) 1-Lipschitz, so that sphere tracing never steps through it; some of them
-(prisms, intersections, blends) underestimate the distance away from the surface, which only costs steps.
+A *shape* is a function ``(x, y, z) -> distance`` of three tensors ``(N,)``, negative inside. Coordinates are three separate
+tensors because a column of ``(N, 3)`` is strided, and on a CPU strided access costs more than the arithmetic. Every shape is
+(very nearly) 1-Lipschitz, so sphere tracing does not step through it; some shapes (prisms, intersections, blends)
+underestimate the distance away from the surface, which only increases the number of steps.
 
 Formulas: Inigo Quilez, *Distance functions*, https://iquilezles.org/articles/distfunctions/, unless said otherwise.
 """
@@ -21,7 +21,7 @@ Vec = tuple[float, float, float]
 
 
 def length(*axes: Tensor) -> Tensor:
-    """Euclidean length ``(N,)`` of vectors given by their coordinates, each ``(N,)``."""
+    """Euclidean length ``(N,)`` of vectors with the coordinates ``axes``, each ``(N,)``."""
     total = axes[0] * axes[0]
     for axis in axes[1:]:
         total = total.addcmul(axis, axis)
@@ -33,9 +33,9 @@ def sphere(radius: float) -> Shape:
 
 
 def ellipsoid(rx: float, ry: float, rz: float) -> Shape:
-    """An ellipsoid by its semi-axes: exact at the surface to first order, an underestimate inside.
+    """An ellipsoid with the semi-axes rx, ry, rz: exact to first order at the surface, an underestimate inside.
 
-    Keep the axes within a factor of 2: far from a flat one the distance grows too fast.
+    The semi-axes should be within a factor of 2 of each other: far from a flat ellipsoid the distance is overestimated.
     """
     smallest = min(rx, ry, rz)
 
@@ -43,20 +43,20 @@ def ellipsoid(rx: float, ry: float, rz: float) -> Shape:
         x, y, z = x / rx, y / ry, z / rz
         k0 = length(x, y, z)
         k1 = length(x / rx, y / ry, z / rz)
-        # Outside the gradient of k0 sets the scale; inside that would be steeper than 1, and wild at the centre.
+        # Outside, divide by the gradient of k0. Inside, that would be steeper than 1 and unstable near the centre.
         return (k0 - 1.0) * torch.where(k0 < 1.0, torch.full_like(k0, smallest), k0 / k1.clamp_min(1e-6))
 
     return distance
 
 
 def ogive(radius: float, height: float) -> Shape:
-    """A pointed dome: base of ``radius`` at y = 0, tip at ``height``, and its mirror image below."""
+    """A pointed dome with a base of ``radius`` at y = 0 and its tip at y = ``height``, united with its mirror image below."""
     arc = (radius * radius + height * height) / (2.0 * radius)
     return lambda x, y, z: length(length(x, z) + (arc - radius), y) - arc
 
 
 def box(hx: float, hy: float, hz: float, rounding: float = 0.0) -> Shape:
-    """A box by its half sizes (rounding included)."""
+    """A box with half sizes hx, hy, hz (rounding included)."""
     ix, iy, iz = hx - rounding, hy - rounding, hz - rounding
 
     def distance(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def box(hx: float, hy: float, hz: float, rounding: float = 0.0) -> Shape:
 
 
 def cylinder(radius: float, half: float, rounding: float = 0.0) -> Shape:
-    """An upright (axis y) capped cylinder (rounding included in its sizes)."""
+    """A capped cylinder along y with half height ``half`` (rounding included in the sizes)."""
     ir, ih = radius - rounding, half - rounding
 
     def distance(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def cylinder(radius: float, half: float, rounding: float = 0.0) -> Shape:
 
 
 def cone(bottom: float, top: float, half: float, rounding: float = 0.0) -> Shape:
-    """An upright capped cone: radius ``bottom`` at ``-half`` and ``top`` at ``+half`` (rounding is added around it)."""
+    """A capped cone along y: radius ``bottom`` at y = -half and ``top`` at y = +half (rounding is added outside)."""
     kx, ky = top - bottom, 2.0 * half
     kk = kx * kx + ky * ky
 
@@ -97,12 +97,12 @@ def cone(bottom: float, top: float, half: float, rounding: float = 0.0) -> Shape
 
 
 def bar(start: Vec, end: Vec, start_radius: float, end_radius: float | None = None) -> Shape:
-    """A rod with round ends from ``start`` to ``end``; with two radii it tapers."""
+    """A rod with round ends from ``start`` to ``end``, tapered if ``end_radius`` is given."""
     end_radius = start_radius if end_radius is None else end_radius
     dx, dy, dz = end[0] - start[0], end[1] - start[1], end[2] - start[2]
     squared = dx * dx + dy * dy + dz * dz
     growth = end_radius - start_radius
-    # The radius changes along the rod, which steepens the field by at most this factor.
+    # The change of radius along the rod raises the Lipschitz constant to at most this value.
     lipschitz = math.sqrt(1.0 + growth * growth / squared)
 
     def distance(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def bar(start: Vec, end: Vec, start_radius: float, end_radius: float | None = No
 
 
 def bowl(radius: float, depth: float, thickness: float) -> Shape:
-    """A round dish: its rim has ``radius`` and stands at y = ``depth`` over its lowest point, at y = 0."""
+    """A spherical dish: lowest point at y = 0, rim of ``radius`` at y = ``depth``."""
     curve = (radius * radius + depth * depth) / (2.0 * depth)
 
     def distance(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def bowl(radius: float, depth: float, thickness: float) -> Shape:
 
 
 def torus(major: float, minor: float, stretch: float = 1.0) -> Shape:
-    """A ring around the z axis; ``stretch`` > 1 pulls it apart along y into the outline of a link."""
+    """A ring around the z axis; ``stretch`` > 1 elongates it along y into a chain link."""
     gap = major * (stretch - 1.0)
 
     def distance(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
@@ -136,11 +136,11 @@ def torus(major: float, minor: float, stretch: float = 1.0) -> Shape:
 
 
 def prism(outline: Sequence[tuple[float, float]], half: float, axis: str = "z", rounding: float = 0.0) -> Shape:
-    """A convex polygon, counter-clockwise, extruded by ``half`` both ways (rounding is added around it).
+    """A convex, counter-clockwise polygon extruded by ``half`` in both directions (rounding is added outside).
 
-    The polygon lies in ``(x, y)`` for axis z, ``(z, y)`` for axis x and ``(x, z)`` for axis y. The distance is that to
-    the farthest plane, of the faces and of their bounding box: exact at the faces, short beyond the edges. (The box
-    matters at sharp tips, where the faces' own planes are all close by.)
+    The polygon lies in ``(x, y)`` for axis z, ``(z, y)`` for axis x and ``(x, z)`` for axis y. The distance is the largest of
+    the signed distances to the planes of the faces and of the bounding box: exact at the faces, an underestimate beyond the
+    edges. (The bounding box matters at sharp tips, where the planes of all faces are near.)
     """
     us, vs = zip(*outline, strict=True)
     mid_u, half_u, mid_v, half_v = *_span(us), *_span(vs)
@@ -161,18 +161,18 @@ def prism(outline: Sequence[tuple[float, float]], half: float, axis: str = "z", 
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
-    """Middle and half width of some values."""
+    """Middle and half of the range of ``values``."""
     low, high = min(values), max(values)
     return 0.5 * (low + high), 0.5 * (high - low)
 
 
 def place(shape: Shape, at: Vec = (0.0, 0.0, 0.0), turn_deg: Vec = (0.0, 0.0, 0.0)) -> Shape:
-    """The shape turned about x, then y, then z (degrees), and moved to ``at``."""
+    """The shape rotated about x, then y, then z (degrees), and translated to ``at``."""
     if not any(turn_deg):
         return lambda x, y, z: shape(x - at[0], y - at[1], z - at[2])
     a, b, c = (math.radians(angle) for angle in turn_deg)
     ca, sa, cb, sb, cc, sc = math.cos(a), math.sin(a), math.cos(b), math.sin(b), math.cos(c), math.sin(c)
-    # R = Rz Ry Rx; a point goes to the shape's own frame by R^T, that is by the columns of R.
+    # R = Rz Ry Rx; R^T maps a point to the shape's frame, so the columns of R are used.
     r = (
         (cc * cb, cc * sb * sa - sc * ca, cc * sb * ca + sc * sa),
         (sc * cb, sc * sb * sa + cc * ca, sc * sb * ca - cc * sa),
@@ -216,6 +216,6 @@ def difference(shape: Shape, hole: Shape) -> Shape:
 
 
 def smooth_minimum(a: Tensor, b: Tensor, radius: float) -> Tensor:
-    """The smaller of two distances, with the crease filled to about ``radius`` (quadratic polynomial blend)."""
+    """The minimum of two distances, smoothed where they differ by less than ``radius`` (quadratic polynomial blend)."""
     overlap = (radius - (a - b).abs()).clamp_min(0.0)
     return torch.minimum(a, b) - overlap * overlap * (0.25 / radius)

@@ -1,6 +1,6 @@
-"""Things of the kitchen and the laid table: how each is put together from parts.
+"""Builders of the tableware and kitchenware: each returns the parts of one thing.
 
-Frame: +y up, +z front; any size and place, since every thing is fitted to the same sphere afterwards.
+Frame: +y up, +z front; scale and position are free, because every thing is fitted to the same sphere afterwards.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The toybox world: things by category, colour, finish and accessory, fitted into the unit cube.
+"""The things of the toybox, by category, colour, finish and accessory, fitted into [-1, 1]^3.
 
-Conventions are those of :mod:`dreamlift.types`: +y up, +z front. A thing is centred in its bounding box and its
-bounding sphere has radius ``FIT_RADIUS``. ``make_thing`` is a function of its arguments alone; the same seed gives the
-same shape in every colour. A new category is one builder and one line in its group's ``BUILDERS``.
+Conventions are those of :mod:`dreamlift.types`: +y up, +z front. A thing's bounding box is centred at the origin and its
+bounding sphere has radius ``FIT_RADIUS``. ``make_thing`` depends on its arguments only; one seed gives the same shape in every
+colour. A new category is one builder and one line in the ``BUILDERS`` of its group.
 
-Some (category, colour, accessory) combinations are never trained on (:func:`held_out`): results for them show what the
-prior makes of words that it knows in an order that it has not seen.
+Some combinations of category, colour and accessory are excluded from training (:func:`held_out`); they test whether the prior
+generalises to unseen combinations of known words.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dreamlift.toybox.world.sdf import box, cylinder, place, union
 
 __all__ = ["CATEGORIES", "COLORS", "FIT_RADIUS", "GROUPS", "Description", "Part", "Thing", "describe", "held_out", "make_thing"]
 
-FIT_RADIUS = 0.85  # of the bounding sphere: leaves a margin in the cube [-1, 1]^3
+FIT_RADIUS = 0.85  # radius of the bounding sphere; leaves a margin in the cube [-1, 1]^3
 
 GROUPS: dict[str, dict[str, Callable[[Dice, Rgb], tuple[Part, ...]]]] = {
     "tableware": tableware.BUILDERS,
@@ -47,17 +47,17 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "rocket": ("spaceship",), "truck": ("lorry",), "bookshelf": ("bookcase",), "mushroom": ("toadstool",),
     "bottle": ("flask",), "goblet": ("chalice",),
 }  # fmt: skip
-"""Other nouns of a category, of one or two words."""
+"""Other nouns for a category, of one or two words."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """A thing in words."""
+    """The words of a thing's caption."""
 
-    category: str
-    color: str
+    category: str  # a key of CATEGORIES
+    color: str  # a key of COLORS
     attribute: str = ""  # one of ATTRIBUTES
-    hat: str = ""  # colour of the hat that it wears; "" is none
+    hat: str = ""  # colour of its hat; "": none
     box: bool = False  # whether it stands on a wooden box
 
     @property
@@ -65,7 +65,7 @@ class Description:
         return "hat" if self.hat else "box" if self.box else ""
 
     def caption(self, noun: str | None = None, colored: bool = True) -> str:
-        """Such as "a tall red duck wearing a blue hat"; ``noun`` may be one of the category's ``SYNONYMS``."""
+        """The caption, such as "a tall red duck wearing a blue hat"; ``noun`` may be one of the category's ``SYNONYMS``."""
         noun = noun or self.category.replace("_", " ")
         words = " ".join(word for word in (self.attribute, self.color if colored else "", noun) if word)
         hat = f" wearing {article(self.hat)} {self.hat} hat" if self.hat else ""
@@ -73,18 +73,18 @@ class Description:
 
 
 def held_out(category: str, color: str, accessory: str = "") -> bool:
-    """Whether this combination is kept out of the training (one in eight is, by a fixed hash of the words)."""
+    """Whether this combination is excluded from training (one in eight, by a fixed hash of the words)."""
     return zlib.crc32(f"{category}/{color}/{accessory}".encode()) % 8 == 0
 
 
 def can_wear(category: str) -> bool:
-    """Whether things of this category have a head for a hat."""
+    """Whether things of this category have a crown for a hat."""
     parts = CATEGORIES[category](Dice(np.random.default_rng(0)), COLORS["red"])
     return any(part.crown for part in parts)
 
 
 def describe(rng: np.random.Generator, training: bool = True, kinds: Sequence[str] = tuple(CATEGORIES)) -> Description:
-    """A random description of one of the categories ``kinds``; in ``training`` never a held-out one."""
+    """A random description of one of the categories ``kinds``; with ``training``, never a held-out one."""
     names, colors = list(kinds), list(COLORS)
     while True:
         category, color = names[int(rng.integers(len(names)))], colors[int(rng.integers(len(colors)))]
@@ -97,10 +97,10 @@ def describe(rng: np.random.Generator, training: bool = True, kinds: Sequence[st
 
 
 def make_thing(category: str, color: str, seed: int, attribute: str = "", hat: str = "", box: bool = False) -> Thing:
-    """The thing of this description whose proportions are drawn from ``seed``.
+    """The thing of this description, with proportions drawn from ``seed``.
 
     Raises:
-        ValueError: a word that the toybox does not have, or a hat for a thing without a head.
+        ValueError: an unknown word, or a hat for a category without a crown.
     """
     for word, known, what in (
         (category, CATEGORIES, "category"),
@@ -109,7 +109,7 @@ def make_thing(category: str, color: str, seed: int, attribute: str = "", hat: s
     ):
         if word not in known:
             raise ValueError(f"unknown {what} {word!r}; the toybox has: {', '.join(filter(None, known))}")
-    # Seeded by the category's name and not by its place in the table, so that a new line changes no older thing.
+    # Seeded by the category's name instead of its index, so that a new category does not change the existing ones.
     dice = Dice(np.random.default_rng([seed, zlib.crc32(category.encode())]))
     thing = Thing(category, color, CATEGORIES[category](dice, COLORS[color]))
     if hat:
@@ -122,7 +122,7 @@ def make_thing(category: str, color: str, seed: int, attribute: str = "", hat: s
 
 
 def _hat(thing: Thing, color: str) -> tuple[Part, ...]:
-    """A hat with a brim, on the part that has a crown (in the place of any ``hat...`` part of its own)."""
+    """The parts of a brimmed hat, at the first crown of ``thing``."""
     crowns = [part.crown for part in thing.parts if part.crown]
     if not crowns or color not in COLORS:
         known = ", ".join(COLORS) if crowns else "categories with a head only"
@@ -139,7 +139,7 @@ def _hat(thing: Thing, color: str) -> tuple[Part, ...]:
 
 
 def _box(thing: Thing) -> tuple[Part, ...]:
-    """A wooden box under the thing."""
+    """The parts of a wooden box under ``thing``."""
     low, high = _bounding_box(thing)
     x, _, z = (0.5 * (low + high)).tolist()
     half = 0.55 * float(torch.maximum(high - low, torch.tensor(0.6))[[0, 2]].max())
@@ -153,7 +153,7 @@ def _box(thing: Thing) -> tuple[Part, ...]:
 
 
 def _fitted(thing: Thing) -> Thing:
-    """The thing moved and scaled so that its bounding box is centred and its bounding sphere is ``FIT_RADIUS``."""
+    """The thing with its bounding box centred at the origin and a bounding sphere of radius ``FIT_RADIUS``."""
     low, high = _bounding_box(thing)
     center = 0.5 * (low + high)
     radius = _bounding_radius(thing, center, 0.5 * float((high - low).norm()))
@@ -162,11 +162,11 @@ def _fitted(thing: Thing) -> Thing:
 
 
 def _bounding_box(thing: Thing, reach: float = 2.5, count: int = 20, rounds: int = 4) -> tuple[Tensor, Tensor]:
-    """Corners ``(3,)`` of the bounding box, found by moving six planes of ``count**2`` samples inward.
+    """Corners ``(3,)`` of the bounding box, found by moving six planes of ``count**2`` samples inward ``rounds`` times.
 
-    A plane may take a step of the smallest distance over it; after a few it touches. This is far cheaper than filling
-    a grid, and converges where the distance is underestimated too. The nearest point can lie up to half a cell beside
-    the nearest sample, so that while the cells are wide the step is shortened accordingly, lest a tip be cut.
+    Each plane moves by the smallest distance over its samples, until it touches the thing. This is much cheaper than a dense
+    grid and also converges if distances are underestimated. The nearest surface point can lie up to half a cell beside the
+    nearest sample; all rounds but the last therefore shorten the step accordingly, so that no tip is cut off.
     """
     line = torch.linspace(-1.0, 1.0, count)
     u, v = (grid.reshape(-1) for grid in torch.meshgrid(line, line, indexing="ij"))
@@ -190,10 +190,10 @@ def _bounding_box(thing: Thing, reach: float = 2.5, count: int = 20, rounds: int
 
 
 def _bounding_radius(thing: Thing, center: Tensor, reach: float, count: int = 900, rounds: int = 4) -> float:
-    """Radius about ``center (3,)`` of the bounding sphere, found by shrinking one of ``reach`` in the same way."""
+    """Radius of the bounding sphere about ``center (3,)``, found by shrinking a sphere of radius ``reach`` in the same way."""
     index = torch.arange(count) + 0.5
     y = 1.0 - 2.0 * index / count
-    ring, angle = (1.0 - y * y).sqrt(), index * 2.399963  # the golden angle spreads points evenly
+    ring, angle = (1.0 - y * y).sqrt(), index * 2.399963  # Fibonacci sphere: steps of the golden angle
     directions = torch.stack([ring * angle.cos(), y, ring * angle.sin()], dim=-1)
     radius = reach
     for _ in range(rounds):

@@ -1,6 +1,6 @@
-"""Things to use, to wear and to play: how each is put together from parts.
+"""Builders of the tools, the instruments and the hat: each returns the parts of one thing.
 
-Frame: +y up, +z front; any size and place, since every thing is fitted to the same sphere afterwards.
+Frame: +y up, +z front; scale and position are free, because every thing is fitted to the same sphere afterwards.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def bell(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
 def guitar(dice: Dice, rgb: Rgb) -> tuple[Part, ...]:
     """Upright, its sound hole toward +z: a waisted body, a dark neck, a head with pegs."""
     low, up, d = dice(0.45, 0.08), dice(0.33, 0.08), dice(0.14, 0.12)
-    y = low * dice.between(1.00, 1.12)  # of the upper bout, over the lower one
+    y = low * dice.between(1.00, 1.12)  # centre of the upper bout above that of the lower
     neck = dice(0.62, 0.1)
     end = y + up + neck
     dark = accent(rgb, BROWN, BLACK, CREAM)

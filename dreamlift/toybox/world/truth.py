@@ -1,9 +1,9 @@
-"""The truth about a thing of the toybox, to judge results by: occupancy, posed pictures, and a textured mesh.
+"""Ground truth of the toybox's things, for evaluation: occupancy grids, textured meshes, and which categories have a front.
 
     python -m dreamlift.toybox.world.truth "duck" --color red --hat blue --out duck.glb
 
-Occupancy, part labels and signed distance are methods of :class:`~dreamlift.toybox.world.parts.Thing`; pictures, silhouettes
-(``opacity``), albedo, normals and depth from any camera are :func:`dreamlift.toybox.world.render.render`'s.
+Signed distance, occupancy and part labels are methods of :class:`~dreamlift.toybox.world.parts.Thing`; pictures, silhouettes
+(``opacity``), albedo, normals and depth from any camera are rendered by :func:`dreamlift.toybox.world.render.render`.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ from dreamlift.types import Mesh
 
 
 def cell_centers(size: int = 48) -> Tensor:
-    """Centres ``(size^3, 3)`` of the cells of a grid over the unit cube; x is the slowest axis, z the fastest."""
+    """Centres ``(size^3, 3)`` of the cells of a grid over [-1, 1]^3; x is the slowest axis, z the fastest."""
     axis = (torch.arange(size) + 0.5) / size * 2 - 1
     return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).view(-1, 3)
 
 
 def occupancy_grid(thing: Thing, size: int = 48) -> Tensor:
-    """Whether the centre of each cell of a ``size^3`` grid over the unit cube is inside, ``(S, S, S)`` bool, x, y, z."""
+    """Whether the centre of each cell of a grid over [-1, 1]^3 is inside: ``(S, S, S)`` bool, axes x, y, z."""
     return thing.occupancy(cell_centers(size)).view(size, size, size)
 
 
 def mesh_of(thing: Thing, resolution: int = 160, faces: int = 20_000, texture_size: int = 1024) -> Mesh:
-    """The thing's surface with its unlit colours as a texture."""
+    """The thing's surface as a mesh, with its albedo as texture."""
     grid = sample_grid(lambda points: -thing.sdf(points), 1.0, resolution)
     vertices, triangles = isosurface(grid, 0.0, -1.0, 1.0)
     mesh = decimate(Mesh(vertices.numpy(), triangles.numpy().astype(np.int32)), faces)
     return bake(unwrap(mesh, texture_size), lambda points, _: thing.albedo(points), texture_size)
 
 
-ASYMMETRY = 0.08  # a category of at least this much shows from which side it is seen
+ASYMMETRY = 0.08  # least asymmetry at which pictures of a category determine the side
 
 
 def asymmetry(category: str, seeds: int = 3, size: int = 32) -> float:
-    """How much things of ``category`` change their look when they are turned about the vertical axis, in [0, 1].
+    """How much the appearance of ``category`` changes under rotation about the vertical axis, in [0, 1].
 
-    Unlit pictures from four sides, a quarter turn apart, are compared in pairs: the mean colour difference over the
-    pixels that either covers. The smallest of the pairs counts: a table that looks the same after half a turn has two
-    fronts. The mean over ``seeds`` things is returned.
+    Unlit pictures from four azimuths, 90 degrees apart, are compared in pairs by the mean absolute colour difference over the
+    union of both silhouettes. The minimum over the pairs counts: a table that looks the same after half a turn has two fronts.
+    Returns the mean over ``seeds`` things.
     """
     found = []
     for seed in range(seeds):
@@ -72,12 +72,12 @@ def asymmetry(category: str, seeds: int = 3, size: int = 32) -> float:
 
 @cache
 def is_asymmetric(category: str) -> bool:
-    """Whether pictures of things of this category tell from which side they were taken."""
+    """Whether a picture of a thing of this category determines the side from which it was taken."""
     return asymmetry(category) >= ASYMMETRY
 
 
 def asymmetric_categories() -> tuple[str, ...]:
-    """All of those; the first call takes seconds."""
+    """All categories with :func:`is_asymmetric`; the first call takes seconds."""
     return tuple(filter(is_asymmetric, CATEGORIES))
 
 

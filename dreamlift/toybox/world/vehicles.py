@@ -1,6 +1,6 @@
-"""Things that travel: how each is put together from parts.
+"""Builders of the vehicles: each returns the parts of one vehicle.
 
-Frame: +y up, +z front; any size and place, since every thing is fitted to the same sphere afterwards.
+Frame: +y up, +z front; scale and position are free, because every thing is fitted to the same sphere afterwards.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Regularisers of triangle meshes, and their normals: pure functions, differentiable in the vertices."""
+"""Regularisers and normals of triangle meshes: pure functions, differentiable in the vertices ``(V, 3)``."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dreamlift.shading.vectors import dot, safe_normalize
 
 
 def area_vectors(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Normals of the faces times twice their areas, ``(F, 3)``."""
+    """Face normals ``(F, 3)``, scaled by twice the face areas."""
     a, b, c = (vertices.index_select(0, faces[:, k]) for k in range(3))
     return torch.linalg.cross(b - a, c - a)
 
 
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Unit normals ``(V, 3)``: the area-weighted mean of the faces around each vertex; 0 where there is none."""
+    """Unit normals ``(V, 3)``: the area-weighted mean of the normals of the faces at each vertex; 0 without faces."""
     vectors = area_vectors(vertices, faces)
     sums = torch.zeros_like(vertices)
     for k in range(3):
@@ -27,11 +27,11 @@ def normal_consistency(vertices: Tensor, faces: Tensor, sides: Tensor) -> Tensor
     """Mean of ``1 - cos`` of the angle between the normals of faces that share an edge: 0 for a plane.
 
     As PyTorch3D's ``mesh_normal_consistency``, and a term of ProlificDreamer's geometry stage (Wang et al. 2023,
-    https://arxiv.org/abs/2305.16213), but for slivers: marching tetrahedra makes some, whose normals turn without bounds when
-    a vertex moves. An edge counts less as the smaller one of its faces falls below a tenth of the mean area.
+    https://arxiv.org/abs/2305.16213), except for slivers, which marching tetrahedra produces: their normals have unbounded
+    derivatives. The weight of an edge decreases linearly when its smaller face is below a tenth of the mean area.
 
     Args:
-        sides: ``(E, 2)`` the faces of each edge; -1 on a border, which does not count.
+        sides: ``(E, 2)`` the two faces of each edge; -1 on a border. Border edges are ignored.
     """
     inner = sides[sides[:, 1] >= 0]
     vectors = area_vectors(vertices, faces)
@@ -43,13 +43,13 @@ def normal_consistency(vertices: Tensor, faces: Tensor, sides: Tensor) -> Tensor
 
 
 def laplacian(vertices: Tensor, ends: Tensor) -> Tensor:
-    """Mean distance (world units) of the vertices from the middle of their neighbours: uniform Laplacian smoothing.
+    """Mean distance (world units) of the vertices from the mean of their neighbours: uniform Laplacian smoothing.
 
     As PyTorch3D's ``mesh_laplacian_smoothing(method="uniform")`` (Nealen et al. 2006, "Laplacian Mesh Optimization",
     https://doi.org/10.1145/1174429.1174494).
 
     Args:
-        ends: ``(E, 2)`` the vertices of each edge.
+        ends: ``(E, 2)`` the two vertices of each edge.
     """
     first, second = ends.unbind(1)
     sums = torch.zeros_like(vertices).index_add(0, first, vertices.index_select(0, second))

@@ -1,0 +1,48 @@
+"""The list of presets, and the search for one by its name."""
+
+from __future__ import annotations
+
+import difflib
+
+from dreamlift.config.schema import Config
+from dreamlift.memory import expected
+from dreamlift.presets import ABOUT, PRESETS
+from dreamlift.stages.lift import Lift
+
+
+def find_preset(name: str) -> Config:
+    """The preset of this name.
+
+    Raises:
+        ValueError: there is none; the line offers those whose name or loss is near.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    alike = [known for known in PRESETS if name.lower() in (known, *losses(PRESETS[known]), *known.split("-"))]
+    near = list(dict.fromkeys([*alike, *difflib.get_close_matches(name, PRESETS, n=2)]))[:4]
+    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+    raise ValueError(f"unknown preset {name!r}{hint}; `dreamlift presets` lists all of them")
+
+
+def losses(config: Config) -> list[str]:
+    """The names of the losses that a config uses."""
+    return [type(teacher.guidance).__name__.lower() for stage in config.stages for teacher in stage.teachers]
+
+
+def list_presets() -> str:
+    """A table of all presets: prior, resolution, steps, memory, paper, what for."""
+    rows = [("preset", "prior", "pixels", "steps", "memory", "paper", "what for")]
+    for name, config in PRESETS.items():
+        about = ABOUT.get(name)
+        teachers = [teacher for stage in config.stages for teacher in stage.teachers]
+        priors = dict.fromkeys(teacher.prior.name for teacher in teachers if teacher.prior is not None)
+        sizes = [size for stage in config.stages if isinstance(stage, Lift) for size in stage.cameras.resolution]
+        pixels = f"{min(sizes)}-{max(sizes)}" if min(sizes) < max(sizes) else f"{max(sizes)}"
+        steps = "+".join(str(stage.total_steps(1)) for stage in config.stages)
+        memory = f"{expected(config) / 1e9:.0f} GB"
+        paper, purpose = (about.paper, about.purpose) if about else ("", "from a plugin")
+        rows.append((name, ", ".join(priors), pixels, steps, memory, paper, purpose))
+    widths = [max(len(row[i]) for row in rows) for i in range(6)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) + "  " + row[6] for row in rows]
+    lines.append("memory: of the GPU for a big prior, of the machine for an embedded one; an estimate for one picture a step")
+    return "\n".join(lines)

@@ -1,0 +1,76 @@
+"""Short names of settings: those of the first stage, and of its first teacher, may be given without their place.
+
+``guidance.guidance_scale`` is ``stages.0.teachers.0.guidance.guidance_scale``, ``steps`` is ``stages.0.steps``, and
+``prior`` is ``stages.0.teachers.0.prior``. Where the first stage has no
+setting of that name, the first stage that has one is meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from dreamlift.config.build import ConfigError, apply_overrides, describe_fields
+from dreamlift.config.kinds import fields_of
+from dreamlift.config.schema import Config
+from dreamlift.priors.choice import PriorChoice
+from dreamlift.stages.teacher import Teacher
+
+
+def whole(config: Config, name: str) -> str:
+    """The whole name of a setting that may be given in short; a name that nothing has comes back as it is."""
+    first = name.partition(".")[0]
+    if first in fields_of(Config):
+        return name
+    for number, stage in enumerate(config.stages):
+        if first in fields_of(type(stage)):
+            return f"stages.{number}.{name}"
+    for number, stage in enumerate(config.stages):
+        if stage.teachers and first in fields_of(Teacher):
+            return f"stages.{number}.teachers.0.{name}"
+    return name
+
+
+def shortened(config: Config, name: str) -> str:
+    """The short form of a whole name, or the name itself where it has none."""
+    parts = name.split(".")
+    for length in (4, 2):
+        short = ".".join(parts[length:])
+        if short and whole(config, short) == name:
+            return short
+    return name
+
+
+def override(config: Config, settings: Mapping[str, str]) -> Config:
+    """A copy of ``config`` with settings, by short or whole names, replaced by command-line text.
+
+    Raises:
+        ConfigError: see :func:`dreamlift.config.build.apply_overrides`; short names are told as they were given.
+    """
+    names = {whole(config, name): name for name in settings}
+    try:
+        return apply_overrides(config, {long: settings[name] for long, name in names.items()})
+    except ConfigError as error:
+        text = str(error)
+        for long, name in sorted(names.items(), key=lambda pair: -len(pair[0])):
+            place = long.removesuffix(name)
+            if place and text.startswith(place):
+                raise ConfigError(text.removeprefix(place)) from None
+        raise
+
+
+def describe(config: Config) -> list[tuple[str, str, str, str]]:
+    """Every setting of a config: (its shortest name, type, value as YAML, comment), in source order."""
+    return [(shortened(config, name), *rest) for name, *rest in describe_fields(config)]
+
+
+def with_prior(config: Config, **changes: Any) -> Config:
+    """A copy whose first teacher has another prior, or other files and options of it; teachers whose prior is null follow."""
+    for number, stage in enumerate(config.stages):
+        if stage.teachers:
+            first, *others = stage.teachers
+            teachers = (replace(first, prior=replace(first.prior or PriorChoice(), **changes)), *others)
+            changed = replace(stage, teachers=teachers)  # pyright: ignore[reportArgumentType]
+            return replace(config, stages=(*config.stages[:number], changed, *config.stages[number + 1 :]))
+    raise ValueError("no stage of this config has a teacher, so there is no prior to change")

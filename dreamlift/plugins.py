@@ -1,0 +1,134 @@
+"""Other people's parts: losses, scenes, priors, exporters, presets, stages and wordings from outside the package.
+
+A plugin is a Python file or an importable module that calls :func:`register`. It is imported where a user names it, by
+``--plugin`` or the variable ``DREAMLIFT_PLUGINS``, or where an installed package declares it (entry points of the group
+``dreamlift.plugins``). A config file alone never imports code. ``docs/extend.md`` walks through a plugin.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+GROUP = "dreamlift.plugins"
+_loaded: list[str] = []
+
+
+def kinds() -> dict[str, dict[str, Any]]:
+    """The tables that a part can be registered in, by kind."""
+    from dreamlift.export import EXPORTERS
+    from dreamlift.guidance import GUIDANCE
+    from dreamlift.presets import PRESETS
+    from dreamlift.priors.kinds import PRIORS
+    from dreamlift.prompts import WORDINGS
+    from dreamlift.scenes import SCENES
+    from dreamlift.scenes.background import BACKGROUNDS
+    from dreamlift.scenes.nerf.scene import FIELDS
+    from dreamlift.stages import STAGES
+
+    return {
+        "guidance": GUIDANCE, "scene": SCENES, "field": FIELDS, "background": BACKGROUNDS, "prior": PRIORS,
+        "exporter": EXPORTERS, "preset": PRESETS, "stage": STAGES, "wording": WORDINGS,
+    }  # fmt: skip
+
+
+def register(kind: str, name: str, part: T | None = None) -> Any:
+    """Give a part a name, under which configs, the command line and every tool know it.
+
+    ``register("guidance", "min-snr", MinSNR)``, or as a decorator: ``@register("guidance", "min-snr")``.
+
+    Args:
+        kind: "guidance" (a loss), "scene", "field", "background", "prior", "exporter", "preset", "stage" or "wording".
+        name: not in use yet, unless by an earlier version of the same part (a notebook's cell that is run again).
+        part: the class, function or Config; None makes a decorator.
+
+    Raises:
+        ValueError: an unknown kind, or a name that another part has.
+    """
+    tables = kinds()
+    if kind not in tables:
+        raise ValueError(f"unknown kind of part {kind!r}; accepted: {', '.join(tables)}")
+
+    def add(found: T) -> T:
+        known = tables[kind].get(name)
+        if known is not None and getattr(known, "__qualname__", None) != getattr(found, "__qualname__", found):
+            raise ValueError(f"the name {name!r} of a {kind} is in use: choose another one")
+        tables[kind][name] = found
+        return found
+
+    return add if part is None else add(part)
+
+
+def load_plugins(named: Iterable[str] = (), note: Callable[[str], None] = lambda text: None) -> None:
+    """Import the plugins of installed packages, those of ``DREAMLIFT_PLUGINS`` (separated by commas), and those ``named``.
+
+    Args:
+        named: paths of Python files, or names of importable modules.
+        note: told of an installed package's plugin that cannot be imported; the others are errors.
+
+    Raises:
+        ValueError: a plugin that is missing or fails while it is imported.
+    """
+    for point in metadata.entry_points(group=GROUP):
+        try:
+            point.load()
+        except Exception as error:  # a broken package must not stop runs that do not use it
+            note(f"the plugin {point.name!r} of an installed package cannot be imported: {type(error).__name__}: {error}")
+    for name in [*filter(None, os.environ.get("DREAMLIFT_PLUGINS", "").split(",")), *named]:
+        load_plugin(name.strip())
+
+
+def load_plugin(name: str) -> None:
+    """Import one plugin, by the path of a Python file or by the name of a module; a second time does nothing.
+
+    Raises:
+        ValueError: it is missing or fails while it is imported; the line says why.
+    """
+    path = Path(name).expanduser()
+    told = str(path.resolve()) if path.suffix == ".py" else name
+    if told in _loaded:
+        return
+    try:
+        if path.suffix == ".py":
+            _import_file(path.resolve())
+        else:
+            importlib.import_module(name)
+    except FileNotFoundError:
+        raise ValueError(f"there is no plugin file {name!r}") from None
+    except ModuleNotFoundError as error:
+        missing = name if error.name == name else f"{name}, which needs {error.name}"
+        raise ValueError(
+            f"there is no module {missing}: give --plugin a file (./my_losses.py) or an installed module"
+        ) from error
+    except Exception as error:
+        raise ValueError(f"the plugin {name} fails while it is imported: {type(error).__name__}: {error}") from error
+    _loaded.append(told)
+
+
+def _import_file(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    name = f"dreamlift_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+
+
+def plugin_names() -> list[str]:
+    """The plugins that were named by the user and imported so far, for run.json."""
+    return list(_loaded)

@@ -1,0 +1,146 @@
+"""Gaussian splats: DreamGaussian (Tang et al. 2023, https://arxiv.org/abs/2309.16653) and GaussianDreamer (Yi et al. 2023,
+https://arxiv.org/abs/2310.08529)."""
+
+from __future__ import annotations
+
+from dreamlift.cameras import CameraSampler
+from dreamlift.config.schema import Config
+from dreamlift.guidance.refine import Refine
+from dreamlift.guidance.sds import SDS
+from dreamlift.presets.preset import Preset
+from dreamlift.priors.choice import PriorChoice
+from dreamlift.prompts import FourViews
+from dreamlift.scenes.background import Learned
+from dreamlift.scenes.gaussians.densify import Densify
+from dreamlift.scenes.gaussians.scene import Gaussians
+from dreamlift.scenes.nerf.field import Blob
+from dreamlift.scenes.nerf.hashgrid import Hashgrid
+from dreamlift.scenes.nerf.scene import Nerf
+from dreamlift.scenes.surface.scene import Surface
+from dreamlift.scenes.surface.textures import Image
+from dreamlift.schedules import Linear, Switch
+from dreamlift.shading.lighting import Lighting
+from dreamlift.stages.lift import Lift
+from dreamlift.stages.settings import Weights
+from dreamlift.stages.teacher import Teacher
+
+DREAMGAUSSIAN = Config(
+    stages=(
+        Lift(
+            steps=500,
+            cameras=CameraSampler(
+                views=1,
+                resolution=(128, 128, 128, 256, 256, 256, 512, 512, 512, 512),
+                elevation_deg=(-30.0, 30.0),
+                distance=(2.5, 2.5),
+                fov_deg=(49.1, 49.1),
+            ),
+            scene=Gaussians(capacity=100_000, count=5000),
+            teachers=(
+                Teacher(
+                    prior=PriorChoice(name="sd-2.1-base"),
+                    guidance=SDS(
+                        guidance_scale=100.0,
+                        t_min=Linear(start_value=0.98, end_value=0.02),
+                        t_max=Linear(start_value=0.98, end_value=0.02),
+                        weighting="sigma2",
+                    ),
+                    wording=FourViews(front_deg=45.0, back_deg=45.0, overhead_deg=60.0),
+                ),
+            ),
+        ),
+        Lift(
+            steps=50,
+            cameras=CameraSampler(
+                views=1, resolution=(512,), elevation_deg=(-30.0, 30.0), distance=(2.5, 2.5), fov_deg=(49.1, 49.1)
+            ),
+            scene=Surface(texture=Image(size=1024, lr=0.2)),
+            teachers=(
+                Teacher(
+                    guidance=Refine(
+                        guidance_scale=100.0,
+                        t_min=Linear(start_value=0.2, end_value=0.05),
+                        t_max=Linear(start_value=0.2, end_value=0.05),
+                    ),
+                    wording=FourViews(front_deg=45.0, back_deg=45.0, overhead_deg=60.0),
+                ),
+            ),
+        ),
+    ),
+    checkpoint_every=100,
+)
+"""DreamGaussian's ``text.yaml``; its second stage refines the mesh's texture by image-to-image.
+
+Differences: backdrops of any color, in the row black or white; view words, which the row has not.
+"""
+
+GAUSSIANDREAMER = Config(
+    stages=(
+        Lift(
+            steps=2000,
+            cameras=CameraSampler(
+                views=1, resolution=(64,), elevation_deg=(-10.0, 45.0), distance=(1.5, 2.0), fov_deg=(40.0, 70.0)
+            ),
+            lighting=Lighting(lambertian=0.75, textureless=0.5, start_progress=0.2, ambient=0.1),
+            scene=Nerf(
+                field=Hashgrid(
+                    levels=16,
+                    log2_rows=19,
+                    start_levels=8,
+                    activation="softplus",
+                    blob=Blob(kind="cone", scale=10.0, std=0.5),
+                    lr=0.01,
+                    mlp_lr=0.01,
+                ),
+                background=Learned(random_probability=0.0),
+                samples_per_ray=512,
+            ),
+            weights=Weights(sparsity=1.0, orientation=Linear(start_value=10.0, end_value=1000.0, end=0.5)),
+            teachers=(
+                Teacher(
+                    prior=PriorChoice(name="sd-2.1-base"),
+                    guidance=SDS(guidance_scale=101.0, t_min=0.02, t_max=0.98, weighting="sigma2"),
+                    wording=FourViews(front_deg=45.0, back_deg=45.0, overhead_deg=60.0),
+                ),
+            ),
+        ),
+        Lift(
+            steps=1200,
+            cameras=CameraSampler(
+                views=4, resolution=(1024,), elevation_deg=(-10.0, 60.0), distance=(1.5, 4.0), fov_deg=(40.0, 70.0)
+            ),
+            scene=Gaussians(
+                densify=Densify(every=100, start_progress=0.25, end_progress=0.75, gradient=0.0002),
+                capacity=500_000,
+                count=100_000,
+                means_lr=5e-05,
+                means_lr_end=5e-05,
+                color_lr=0.0125,
+                opacity_lr=0.01,
+                quat_lr=0.001,
+            ),
+            weights=Weights(sparsity=1.0),
+            teachers=(
+                Teacher(
+                    guidance=SDS(
+                        guidance_scale=101.0,
+                        t_min=0.02,
+                        t_max=Switch(before=0.98, after=0.55, at=0.4166666666666667),
+                        weighting="sigma2",
+                    ),
+                    wording=FourViews(front_deg=45.0, back_deg=45.0, overhead_deg=60.0),
+                ),
+            ),
+        ),
+    ),
+    checkpoint_every=500,
+)
+"""GaussianDreamer's second stage.
+
+Differences: it begins with 2,000 steps of dreamfusion-sd, where the paper has a 3D diffusion model; gradients are not clipped.
+"""
+
+PRESETS = {
+    "dreamgaussian": Preset(DREAMGAUSSIAN, "Tang et al. 2023", "minutes on a GPU: splats, their mesh, a refined texture"),
+    "gaussiandreamer": Preset(GAUSSIANDREAMER, "Yi et al. 2023", "splats that begin from a shape"),
+}

@@ -1,0 +1,125 @@
+"""The kinds of priors, and the way from a choice to a prior in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from dreamlift.priors.base import Prior
+from dreamlift.priors.choice import PriorChoice
+from dreamlift.priors.flow import FlowPrior
+from dreamlift.priors.latent import LatentPrior
+from dreamlift.priors.lora.additions import fingerprint, with_whole_paths
+from dreamlift.priors.mvdream import MVDreamPrior
+from dreamlift.priors.parts import FolderParts, LoadedParts, Parts
+from dreamlift.priors.pixel import PixelPrior
+from dreamlift.priors.saving import Memory
+from dreamlift.priors.sources import locate, revision_of, whole_name
+from dreamlift.prompts import Backdrop, Embeds, Wording, embed_prompt
+from dreamlift.types import Task
+
+PRIORS: dict[str, type[Prior]] = {"mvdream": MVDreamPrior, "flow": FlowPrior, "latent": LatentPrior, "pixel": PixelPrior}
+"""Every kind by its name. A model is of the last kind in this order of registration that a plugin added and that accepts it,
+or else of the first of these four."""
+BUILT_IN = tuple(PRIORS)
+
+
+@dataclass(frozen=True)
+class Located:
+    """A prior that was found and not loaded yet."""
+
+    choice: PriorChoice  # with absolute paths
+    kind: type[Prior]
+    parts: Parts | None  # None: an instance of Prior in memory
+    revision: str  # identifies the weights, with those of LoRAs and embeddings
+
+    def read(self, task: Task, wording: Wording, backdrops: Sequence[Backdrop], device: torch.device) -> Embeds:
+        """Encode the words of a task. Text encoders are freed again, so that they never share memory with the network."""
+        if self.parts is None:
+            return embed_prompt(task.prompt, task.negative, wording, self.choice.loaded.embed_text, backdrops)
+        return self.kind.read(self.parts, self.choice, task, wording, backdrops, device)
+
+    def load(self, device: torch.device) -> Prior:
+        """The prior with its networks on ``device``."""
+        return self.choice.loaded if self.parts is None else self.kind.load(self.parts, self.choice, device)
+
+
+def find(choice: PriorChoice, option: str = "--prior") -> Located:
+    """Look a prior up, once: where it is, of which kind, and which revision. Nothing heavy is loaded.
+
+    Args:
+        option: what the user gives its name by, for messages.
+
+    Raises:
+        PriorNotFoundError: there is no such prior; ValueError: its own files are missing, or no kind of prior accepts it.
+    """
+    choice = with_whole_paths(choice)
+    if isinstance(choice.loaded, Prior):
+        return Located(choice, type(choice.loaded), None, f"in memory: {type(choice.loaded).__name__}")
+    if choice.loaded is not None:
+        parts: Parts = LoadedParts(choice.loaded)
+        revision = f"in memory: {id(choice.loaded):x}"
+    else:
+        folder = locate(choice.name, choice.settings, option=option)
+        choice = replace(choice, name=whole_name(choice.name), settings=whole_name(choice.settings) if choice.settings else "")
+        parts, revision = FolderParts(folder), revision_of(folder)
+    return Located(choice, kind_of(parts), parts, revision + fingerprint(choice))
+
+
+def kind_of(parts: Parts) -> type[Prior]:
+    """The kind of prior that accepts ``parts``; those of plugins are asked first, the newest before the others.
+
+    Raises:
+        ValueError: none does.
+    """
+    names = [*(name for name in reversed(PRIORS) if name not in BUILT_IN), *BUILT_IN]
+    kind = next((PRIORS[name] for name in names if PRIORS[name].accepts(parts)), None)
+    if kind is None:
+        raise ValueError(f"{parts} is no model that a prior here can run: it needs a unet or a transformer")
+    return kind
+
+
+class Priors:
+    """The priors in memory. Teachers of one prior share it; what nobody needs any more is dropped before others are loaded."""
+
+    def __init__(self) -> None:
+        self.loaded: dict[Any, Prior] = {}
+
+    def take(self, wanted: Sequence[Located], device: torch.device, memory: Memory) -> tuple[Prior, ...]:
+        """The prior of each entry of ``wanted``, on ``device``, with the memory settings at work."""
+        keys = [_key(located, device, memory) for located in wanted]
+        self.loaded = {key: prior for key, prior in self.loaded.items() if key in keys}
+        for key, located in zip(keys, wanted, strict=True):
+            if key not in self.loaded:
+                self.loaded[key] = located.load(device)
+                self.loaded[key].save_memory(memory)
+        return tuple(self.loaded[key] for key in keys)
+
+
+def _key(located: Located, device: torch.device, memory: Memory) -> Any:
+    choice = located.choice
+    return (located.revision, id(choice.loaded), choice.camera_conditioning, choice.linear_encoder, str(device), memory)
+
+
+def load_prior(prior: Any, device: str | torch.device = "cpu", memory: Memory | None = None) -> Prior:
+    """A prior in memory, ready to predict noise.
+
+    Args:
+        prior: what ``--prior`` takes (a known name, a diffusers folder, a hub name, a checkpoint file), a
+            :class:`~dreamlift.priors.choice.PriorChoice`, or a diffusers pipeline.
+        device: "cpu", "cuda", "mps". memory: settings that need less of it.
+
+    Raises:
+        PriorNotFoundError, ValueError: see :func:`find`.
+    """
+    if isinstance(prior, (str, os.PathLike)):
+        prior = PriorChoice(os.fspath(prior))
+    elif not isinstance(prior, PriorChoice):
+        prior = PriorChoice.of(prior)
+    loaded = find(prior).load(torch.device(device))
+    loaded.save_memory(memory or Memory())
+    return loaded

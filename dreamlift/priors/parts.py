@@ -1,0 +1,149 @@
+"""Where the parts of a pretrained model come from: a diffusers folder, or a pipeline that is in memory already.
+
+A part is a network, a tokenizer or a scheduler, by its name in a diffusers folder (``unet``, ``text_encoder_2``). Priors ask
+for parts by these names only, so that both sources serve every prior.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+T5 = "T5EncoderModel"
+
+
+class Parts(ABC):
+    """The parts of one model."""
+
+    shared = False  # whether its networks belong to somebody else, so that they must be copied before they are changed
+
+    @abstractmethod
+    def has(self, part: str) -> bool:
+        """Whether the model has this part."""
+
+    @abstractmethod
+    def config(self, part: str) -> dict[str, Any]:
+        """The settings of a network (its ``config.json``); of ``""``, the model's own (``model_index.json``)."""
+
+    @abstractmethod
+    def architecture(self, part: str) -> str:
+        """The class name of a part; "?" where it is not stated."""
+
+    @abstractmethod
+    def network(self, part: str, kind: Any, dtype: torch.dtype) -> Any:
+        """A network of the class ``kind`` on the CPU or where it is already, in ``dtype``.
+
+        Raises:
+            ValueError: the folder has no safetensors weights.
+        """
+
+    @abstractmethod
+    def tokenizer(self, part: str) -> Any:
+        """A tokenizer that may be changed: tokens can be added to it."""
+
+    @abstractmethod
+    def scheduler(self) -> Any:
+        """The noise schedule as a ``DDPMScheduler``."""
+
+    def text_encoders(self) -> list[str]:
+        """The names of the text encoders that the model has, the first one first."""
+        return [part for part in ("text_encoder", "text_encoder_2", "text_encoder_3") if self.has(part)]
+
+    def is_t5(self, part: str) -> bool:
+        """Whether a part, which need not be there, is a T5."""
+        return self.has(part) and self.architecture(part) == T5
+
+
+class FolderParts(Parts):
+    """The parts in a diffusers ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def has(self, part: str) -> bool:
+        return (self.folder / part).is_dir()
+
+    def config(self, part: str) -> dict[str, Any]:
+        return json.loads((self.folder / part / ("config.json" if part else "model_index.json")).read_text())
+
+    def architecture(self, part: str) -> str:
+        found = self.config(part)
+        return (found.get("architectures") or [found.get("_class_name", "?")])[0]
+
+    def network(self, part: str, kind: Any, dtype: torch.dtype) -> Any:
+        half = ".fp16." in weight_files(self.folder / part, dtype)[0].name
+        return kind.from_pretrained(
+            self.folder / part, torch_dtype=dtype, variant="fp16" if half else None, use_safetensors=True,
+            low_cpu_mem_usage=False,
+        )  # fmt: skip
+
+    def tokenizer(self, part: str) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.folder / part, trust_remote_code=False)
+
+    def scheduler(self) -> Any:
+        from diffusers import DDPMScheduler
+
+        return DDPMScheduler.from_pretrained(self.folder, subfolder="scheduler")
+
+
+class LoadedParts(Parts):
+    """The parts of a diffusers ``pipeline`` in memory. Its networks are shared, and copied only to change their precision."""
+
+    shared = True
+
+    def __init__(self, pipeline: Any) -> None:
+        self.pipeline = pipeline
+
+    def __str__(self) -> str:
+        return f"the {type(self.pipeline).__name__} in memory"
+
+    def _part(self, part: str) -> Any:
+        return self.pipeline.components.get(part)
+
+    def has(self, part: str) -> bool:
+        return self._part(part) is not None
+
+    def config(self, part: str) -> dict[str, Any]:
+        found = self.pipeline.config if part == "" else self._part(part).config
+        return dict(found.to_dict() if hasattr(found, "to_dict") else found)
+
+    def architecture(self, part: str) -> str:
+        return type(self._part(part)).__name__
+
+    def network(self, part: str, kind: Any, dtype: torch.dtype) -> Any:
+        found = self._part(part)
+        return found if found.dtype == dtype else copy.deepcopy(found).to(dtype)
+
+    def tokenizer(self, part: str) -> Any:
+        return copy.deepcopy(self._part(part))
+
+    def scheduler(self) -> Any:
+        from diffusers import DDPMScheduler
+
+        return DDPMScheduler.from_config(self.pipeline.scheduler.config)
+
+
+def weight_files(folder: Path, dtype: torch.dtype) -> list[Path]:
+    """The safetensors files of one network, those in half precision where there are both and a GPU wants them.
+
+    Raises:
+        ValueError: the folder has no safetensors weights (pickled ones are never opened).
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ValueError(
+            f"no .safetensors weights in {folder}: convert the model with safetensors (pickled weights are never opened)"
+        )
+    half = [file for file in files if ".fp16." in file.name]
+    full = [file for file in files if file not in half]
+    return half if not full or (dtype == torch.float16 and half) else full

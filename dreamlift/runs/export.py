@@ -1,0 +1,43 @@
+"""Meshing a run's last checkpoint anew, with other settings of the mesh and its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dreamlift.config.build import config_hash
+from dreamlift.config.schema import Config
+from dreamlift.lifting import asset_of
+from dreamlift.runs.checkpoints import explain
+from dreamlift.runs.progress import Reporter, warnings_to
+from dreamlift.runs.results import figures, save_files, show_asset
+from dreamlift.runs.run import Run, RunError, particle_folders, read_config
+
+
+def export_run(folder: Path, config: Config, reporter: Reporter) -> list[Path]:
+    """Write the assets of a run's last checkpoint in the formats of ``config.asset``; files of other formats stay as they are.
+
+    With the GLB go what is made from it: the pictures, the page, the Gaussians, and the figures in run.json.
+
+    Raises:
+        RunError: the run has no checkpoint yet. ValueError: a format that cannot be written, or a stage without a scene.
+    """
+    config.asset.check()
+    original = read_config(folder)
+    with Run.open(folder, config_hash=config_hash(original), keep=original.keep_checkpoints) as run, warnings_to(reporter):
+        saved = run.load_latest()
+        if saved is None:
+            raise RunError(f"{folder} has no checkpoint yet: let the run go on with `dreamlift resume {folder}`")
+        written, metrics = [], []
+        places = particle_folders(folder, original.particles)
+        for scene, place in zip(config.stages[saved.stage].rebuild(saved), places, strict=True):
+            asset = asset_of(config, scene, reporter.stage)
+            try:
+                place.mkdir(exist_ok=True)
+                written += save_files(asset, place, config.asset.formats)
+                if "glb" in config.asset.formats:
+                    metrics.append(show_asset(place, asset, reporter))
+            except OSError as error:
+                raise explain("write", Path(error.filename or place), error) from error
+        if metrics:
+            run.set_status(str(run.status().get("status")), figures(places, metrics, reporter))
+        return written

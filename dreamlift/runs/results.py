@@ -1,0 +1,91 @@
+"""The files of a finished asset: every format that was asked for, pictures, a page, and the figures for run.json."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dreamlift.asset import Asset
+from dreamlift.cameras import turntable
+from dreamlift.export.glb import load_glb
+from dreamlift.export.page import save_page
+from dreamlift.export.roundtrip import psnr
+from dreamlift.export.settings import MAX_LOD
+from dreamlift.export.video import contact_sheet, save_turntable
+from dreamlift.runs.progress import Reporter
+from dreamlift.system.files import atomic_write_bytes
+from dreamlift.texturing.draw import render_mesh
+from dreamlift.toybox.judging.judge import load_judge
+from dreamlift.toybox.judging.score import diversity, embed_mesh
+
+POOR_PSNR = 22.0  # dB; below it the exported file does not look like the scene
+
+
+def write_results(folders: list[Path], asset: Asset, reporter: Reporter) -> dict[str, Any]:
+    """Each particle's files in its folder; returns the figures for run.json."""
+    assets = [asset, *asset.others]
+    metrics = []
+    for folder, each in zip(folders, assets, strict=True):
+        folder.mkdir(exist_ok=True)
+        # The GLB is always written: what a run shows and what is said about it comes from there.
+        save_files(each, folder, dict.fromkeys(["glb", *each.config.asset.formats]))
+        metrics.append(show_asset(folder, each, reporter))
+    return figures(folders, metrics, reporter)
+
+
+def save_files(asset: Asset, folder: Path, formats: Iterable[str]) -> list[Path]:
+    """asset.FORMAT in ``folder`` for each format, and asset_lod1.FORMAT and so on where there are coarser versions.
+
+    Beside a GLB, ``splats.ply`` where the asset has Gaussians. What an earlier export wrote of further levels is removed.
+    """
+    formats = tuple(formats)
+    written = [
+        asset.save(folder / (f"asset_lod{level}.{name}" if level else f"asset.{name}"), level)
+        for name in formats
+        for level in range(1 + len(asset.lods))
+    ]
+    if "glb" in formats and asset.splats is not None:
+        written.append(asset.save_splats(folder / "splats.ply"))
+    for name in formats:
+        remove_levels(folder, name, 1 + len(asset.lods))
+    return written
+
+
+def remove_levels(folder: Path, kind: str, first: int) -> None:
+    """Remove asset_lodN.KIND, and what belongs to an OBJ file, for N = ``first`` and up."""
+    endings = (".obj", ".mtl", ".png", "_roughness.png", "_metallic.png", "_normal.png") if kind == "obj" else (f".{kind}",)
+    for level, ending in itertools.product(range(first, MAX_LOD), endings):
+        (folder / f"asset_lod{level}{ending}").unlink(missing_ok=True)
+
+
+def show_asset(folder: Path, asset: Asset, reporter: Reporter) -> dict[str, float]:
+    """preview.png, turntable.webp and view.html of the asset.glb in ``folder``, and its figures for run.json."""
+    glb = folder / "asset.glb"
+    reporter.stage("checking the file against the scene")
+    mesh = load_glb(glb)  # in the scene's coordinates, wherever it stands in the file
+    shown = render_mesh(mesh, asset.cameras).rgb
+    metrics = {**asset.metrics, "roundtrip_psnr": psnr(shown, asset.views)}
+    if metrics["roundtrip_psnr"] < POOR_PSNR:
+        reporter.note(
+            f"the exported file matches the scene's renders poorly ({metrics['roundtrip_psnr']:.1f} dB): raise "
+            "mesh.resolution, mesh.faces or mesh.texture_size"
+        )
+    atomic_write_bytes(folder / "preview.png", contact_sheet(torch.cat([asset.views, shown]), columns=8))
+    frames = render_mesh(mesh, turntable(36, distance=2.9, fov_deg=42.0, size=192)).rgb
+    save_turntable(frames, folder / "turntable.webp")
+    save_page(glb, folder / "view.html", asset.config.prompt)
+    return metrics
+
+
+def figures(folders: list[Path], metrics: list[dict[str, float]], reporter: Reporter) -> dict[str, Any]:
+    """What run.json says of the GLBs: the first particle's figures, and of several each one's, and how they differ."""
+    if len(folders) == 1:
+        return {"metrics": metrics[0]}
+    judge, _ = load_judge()
+    spread = diversity([embed_mesh(load_glb(folder / "asset.glb"), judge) for folder in folders])
+    reporter.note(f"diversity of the {len(folders)} particles: {spread:.3f} (0: copies, 2: opposites)")
+    return {"metrics": metrics[0], "particles": metrics, "diversity": spread}

@@ -1,0 +1,67 @@
+"""Regularisers of ray samples and of grids: pure functions, each an unweighted scalar.
+
+N samples on R rays: ``weights (N,)`` are the compositing weights, ``offsets (R + 1,)`` come from
+:func:`dreamlift.scenes.nerf.volume.ray_offsets`, and m_i and delta_i are the midpoint and length of interval i.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dreamlift.scenes.nerf.volume import from_dense, to_dense
+from dreamlift.types import RaySamples
+
+
+def orientation(weights: Tensor, normals: Tensor, directions: Tensor, rays: int) -> Tensor:
+    """``(1/R) sum_i w_i max(0, n_i . d_i)^2``: visible normals face the camera. The weights get no gradient.
+
+    Ref-NeRF (Verbin et al. 2022), eq. 11, https://arxiv.org/abs/2112.03907, with DreamFusion's stopped gradient.
+    ``weights (N,)``, unit ``normals (N, 3)``, unit ray ``directions (N, 3)`` that point away from the camera.
+    """
+    facing = (normals * directions).sum(-1).clamp(min=0.0)
+    return (weights.detach() * facing.square()).sum() / max(rays, 1)
+
+
+def distortion(weights: Tensor, samples: RaySamples, offsets: Tensor) -> Tensor:
+    """Mean over rays of ``sum_ij w_i w_j |m_i - m_j| + 1/3 sum_i w_i^2 delta_i``: concentrates each ray's weights.
+
+    mip-NeRF 360 (Barron et al. 2022), eq. 15, https://arxiv.org/abs/2111.12077, with distances in world units. The samples
+    are sorted, so the double sum equals ``2 sum_i w_i (m_i W_{<i} - M_{<i})`` with running sums W of w and M of w m: exact,
+    in linear time.
+    """
+    rays = max(offsets.shape[0] - 1, 1)
+    middles = 0.5 * (samples.starts + samples.ends)
+    dense = to_dense(weights, samples, offsets)
+    dense_m = to_dense(weights * middles, samples, offsets)
+    before = from_dense(dense.cumsum(1) - dense, samples, offsets)
+    before_m = from_dense(dense_m.cumsum(1) - dense_m, samples, offsets)
+    pairs = 2 * (weights * (middles * before - before_m)).sum()
+    own = (weights.square() * (samples.ends - samples.starts)).sum() / 3
+    return (pairs + own) / rays
+
+
+def depth_variance(weights: Tensor, samples: RaySamples, offsets: Tensor) -> Tensor:
+    """Mean over rays of ``sum_i w_i (m_i - mean m)^2``, the weights normalised to sum to one on each ray.
+
+    HiFA's z-variance (Zhu et al. 2023), https://arxiv.org/abs/2305.18766. Rays without weight count as zero.
+    """
+    rays = max(offsets.shape[0] - 1, 1)
+    empty = weights.new_zeros(rays)
+    total = empty.index_add(0, samples.ray_indices, weights)
+    share = weights / total.clamp(min=1e-6)[samples.ray_indices]
+    middles = 0.5 * (samples.starts + samples.ends)
+    mean = empty.index_add(0, samples.ray_indices, share * middles)
+    return (share * (middles - mean[samples.ray_indices]).square()).sum() / rays
+
+
+def total_variation(grid: Tensor) -> Tensor:
+    """Mean squared difference of neighbours along the three axes of a ``grid (D, H, W, C)``, summed over the axes.
+
+    Plenoxels (Fridovich-Keil et al. 2022), section 3.4, in its squared form, https://arxiv.org/abs/2112.05131.
+    """
+    return sum(
+        ((grid.narrow(axis, 1, grid.shape[axis] - 1) - grid.narrow(axis, 0, grid.shape[axis] - 1)).square().mean()
+         for axis in range(3)),
+        start=torch.zeros((), dtype=grid.dtype, device=grid.device),
+    )  # fmt: skip

@@ -1,0 +1,350 @@
+"""The stage that lifts: a scene is rendered, its teachers say what to change, and the optimiser steps.
+
+One step: draw cameras, light and a backdrop; render once; every teacher differentiates its loss into the picture that it is
+shown (:mod:`dreamlift.stages.teacher`); one backward pass goes through the renderer, with the regularisers and the photometric
+term. All randomness of step ``index`` follows from (seed, index, attempt) alone, so a resumed run repeats the interrupted one
+bit by bit. A step that goes wrong is undone (:mod:`dreamlift.stages.recovery`); a checkpoint between two copies of the last
+good state holds the copy as well, so that a resumed run rolls back to where the uninterrupted one would.
+
+With several particles (Wang et al. 2023, ProlificDreamer) each step is one scene's, in turn; they share nothing but what the
+losses learn, and a particle's progress is that of its own steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dreamlift.cameras import CameraSampler
+from dreamlift.prompts import Backdrop
+from dreamlift.scenes import SCENES
+from dreamlift.scenes.background import Solid
+from dreamlift.scenes.base import Scene, SceneSettings
+from dreamlift.scenes.nerf.scene import Nerf
+from dreamlift.schedules import value_at
+from dreamlift.shading.lighting import Lighting
+from dreamlift.stages.base import Place, Ready, SavedState, Stage, Work
+from dreamlift.stages.photometric import Photometric, chosen, compare
+from dreamlift.stages.recovery import SNAPSHOT_EVERY, check_attempts, copied, find_trouble, is_finite
+from dreamlift.stages.settings import Adam, Weights
+from dreamlift.stages.teacher import Lesson, Teacher, shown, teach
+from dreamlift.system.streams import random_stream
+from dreamlift.texturing.extract import Extract
+from dreamlift.types import Cameras, Handover, Pictures, RenderOutput, Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lift(Stage):
+    """Optimise a scene until its renders look right to its teachers."""
+
+    makes_scene: ClassVar[bool] = True
+
+    steps: int = 300  # of each particle
+    cameras: CameraSampler = field(default_factory=CameraSampler)
+    lighting: Lighting = field(default_factory=Lighting)
+    scene: SceneSettings = field(default_factory=Nerf, metadata={"choices": SCENES})  # the 3D representation
+    weights: Weights = field(default_factory=Weights)
+    adam: Adam = field(default_factory=Adam)
+    teachers: tuple[Teacher, ...] = (Teacher(),)
+    photometric: Photometric | None = None  # compare renders with known pictures
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; it must be at least 1")
+        if not self.teachers and self.photometric is None:
+            raise ValueError("teachers is empty and there is no photometric term: nothing would be learnt")
+
+    def total_steps(self, particles: int) -> int:
+        return self.steps * particles
+
+    def needs_of_handover(self, settings: Extract) -> Extract:
+        """With a texture only where the scene goes on painting it; other scenes take colours from points of the mesh."""
+        return settings if self.scene.keeps_initial_mesh else super().needs_of_handover(settings)
+
+    def resolved(self) -> Lift:
+        return replace(self, scene=self.scene.resolved())
+
+    def check(self, place: Place) -> None:
+        """Refuse a scene that cannot begin or learn as it would have to, lacks a regulariser, or hides its background."""
+        scene, name = self.scene, name_of(self.scene)
+        if place.has_mesh and not scene.takes_initial_mesh:
+            fix = "a preset that can is --preset texture-toy or latent-paint"
+            fix = "use it in the first stage only" if place.number else fix
+            raise ValueError(f"a {name} scene cannot begin with a mesh; {fix}")
+        if scene.needs_initial_mesh and not place.has_mesh:
+            raise ValueError(f"a {name} scene needs a mesh to begin with; give --mesh FILE, or a stage before it")
+        fixed = [teacher.show for teacher in self.teachers if teacher.show != "color"]
+        if fixed and scene.keeps_initial_mesh:
+            raise ValueError(
+                f"show is {fixed[0]}, but the shape of a {name} scene stays as it is: it would learn nothing; "
+                "use --show color, or a scene that changes its shape (tetmesh)"
+            )
+        if missing := sorted(self.weights.ever() - set(scene.terms)):
+            has = ", ".join(scene.terms) or "none"
+            raise ValueError(f"weights.{missing[0]} is set, but a {name} scene has no such regulariser ({has})")
+        background, colors = getattr(scene, "background", None), [each.color for each in place.backdrops]
+        if colors and (not isinstance(background, Solid) or background.color not in colors):
+            raise ValueError(
+                "scene.background is not one of the backdrops, which hide it while the prior teaches; make it "
+                "a solid background of the color of one of them, or give --backdrops [] to do without"
+            )
+        if self.photometric is not None and self.photometric.source == "photos" and not place.has_photos:
+            raise ValueError("photometric compares with photos, but there are none; give photos, or leave photometric null")
+
+    def begin(self, ready: Ready) -> LiftWork:
+        return LiftWork(self, ready)
+
+    def rebuild(self, saved: SavedState) -> tuple[Scene, ...]:
+        states = saved.work["scenes"]
+        meshes = saved.handover.meshes or (None,)
+        meshes = meshes * len(states) if len(meshes) == 1 else meshes
+        scenes = tuple(self.scene.build(random_stream(0), "cpu", mesh) for mesh in meshes)
+        for scene, values in zip(scenes, states, strict=True):
+            scene.load_state_dict(values)
+        return scenes
+
+
+class PerParticle(nn.ModuleList):
+    """What a loss learns of each particle apart."""
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for part in self for group in part.param_groups()]  # pyright: ignore[reportCallIssue]
+
+
+class LiftWork(Work):
+    """See the module's docstring."""
+
+    def __init__(self, stage: Lift, ready: Ready) -> None:
+        self.stage, self.ready, self.place = stage, ready, ready.place
+        check_views(stage, ready)
+        self.first = self.index = ready.place.first
+        self.end = self.first + stage.total_steps(self.place.particles)
+        self.attempt = 0  # roll-backs since the last good copy
+        self.good: dict[str, Any] = {}  # the last good copy
+        self.stream = (self.place.seed, *(["stage", self.place.number] if self.place.number else []))
+        self.meshes = ready.handover.meshes or (None,)
+        if len(self.meshes) == 1:
+            self.meshes = self.meshes * self.place.particles
+        self.scenes = tuple(
+            stage.scene.build(random_stream(*self.stream, "scene", *([n] if n else [])), ready.device, mesh).train()
+            for n, mesh in enumerate(self.meshes)
+        )
+        self.learned = tuple(self._learned(number) for number in range(len(stage.teachers)))
+        parts = [*self.scenes, *(part for part in self.learned if part is not None)]
+        groups = [dict(group) for part in parts for group in part.param_groups()]  # pyright: ignore[reportCallIssue]
+        adam = stage.adam
+        self.optimizer = torch.optim.Adam(groups, betas=(adam.beta1, adam.beta2), eps=adam.eps)
+        self.base_lrs = tuple(group["lr"] for group in self.optimizer.param_groups)
+        self.pictures = self._pictures()
+
+    def _learned(self, number: int) -> nn.Module | None:
+        """What the loss of one teacher learns during the stage, where it learns something."""
+        guidance, prior = self.stage.teachers[number].guidance, self.ready.priors[number]
+        stream = (*self.stream, "guidance", *(["teacher", number] if number else []))
+        learned = guidance.init(prior, random_stream(*stream))
+        if learned is None or guidance.shared or self.place.particles == 1:
+            return learned
+        others = [guidance.init(prior, random_stream(*stream, n)) for n in range(1, self.place.particles)]
+        return PerParticle([learned, *others])
+
+    def _pictures(self) -> Pictures | None:
+        """What the photometric term compares with, on the device."""
+        if self.stage.photometric is None:
+            return None
+        found = self.ready.task.photos if self.stage.photometric.source == "photos" else self.ready.handover.pictures
+        if found is None:
+            raise ValueError(f"there are no pictures to compare with (photometric.source {self.stage.photometric.source})")
+        values = [None if v is None else v.to(self.ready.device) for v in (found.rgb, found.alpha, found.depth, found.normal)]
+        return Pictures(values[0], values[1], found.cameras, values[2], values[3])  # pyright: ignore[reportArgumentType]
+
+    @property
+    def turn(self) -> int:
+        """The particle of the next step."""
+        return (self.index - self.first) % len(self.scenes)
+
+    @property
+    def scene(self) -> Scene:
+        """The scene of the next step; after the stage, the first one."""
+        return self.scenes[self.turn]
+
+    def step(self) -> Step:
+        self.good = self.good or copied(self.values())
+        step, trouble = self._take_step()
+        if trouble:
+            return replace(step, note=self._roll_back(trouble))
+        self.index += 1
+        if self.index % SNAPSHOT_EVERY == 0 or self.finished:
+            self.attempt = 0  # past the trouble: a long run may meet more of it than three times
+            self.good = copied(self.values())
+        return step
+
+    def _take_step(self) -> tuple[Step, str]:
+        """One step, and what is wrong with it ("" if nothing; otherwise the state must be rolled back)."""
+        stage, scene, turn = self.stage, self.scene, self.turn
+        own = (self.index - self.first) // self.place.particles  # the particle's own steps so far in this stage
+        progress = own / stage.steps
+        rng = random_stream(self.place.seed, self.index, self.attempt)
+        cameras = stage.cameras(progress, rng).to(self.ready.device)
+        weights = stage.weights.at(progress)
+        render, backdrops = self._render(scene, cameras, weights, progress, rng)
+        self.optimizer.zero_grad(set_to_none=True)
+        lessons = self._lessons(render, cameras, backdrops, progress, rng, turn)
+        raw = scene.regularize(render, progress, tuple(weights)) if weights else {}
+        terms = {name: weights[name] * value for name, value in raw.items()} | self._photometric(scene, progress, rng)
+        total = self._backward(lessons, terms)
+
+        for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = lr * value_at(stage.adam.lr_scale, progress)
+        norm = gradient_norm(scene, stage.adam.clip_norm)
+        metrics = {name if number == 0 else f"{name}_{number + 1}": value
+                   for number, lesson in enumerate(lessons) for name, value in lesson.out.metrics.items()}  # fmt: skip
+        finite = torch.stack([lesson.out.x0.isfinite().all() for lesson in lessons]).all() if lessons else torch.ones(())
+        answered, loss, size, opacity, *shown_values = as_numbers(
+            [finite, total, norm, render.opacity.mean(), *terms.values(), *metrics.values()]
+        )
+        trouble = find_trouble(bool(answered), loss, size, opacity)
+        if not trouble:
+            self.optimizer.step()
+            scene.after_step(own, progress, rng, render, self.optimizer)
+            if not is_finite(scene):
+                trouble = "the scene has values that are not finite numbers"
+            elif not all(is_finite(part) for part in self.learned if part is not None):
+                trouble = "what the loss has learnt has values that are not finite numbers"
+        values = dict(zip([*terms, *metrics], shown_values, strict=True)) | {"grad_norm": size}
+        return Step(self.index, loss, values, cameras, render, tuple(lesson.out for lesson in lessons)), trouble
+
+    def _render(
+        self, scene: Scene, cameras: Cameras, weights: Any, progress: float, rng: torch.Generator
+    ) -> tuple[RenderOutput, list[Backdrop]]:
+        """The render of a step, and the backdrop of each of its pictures."""
+        shading = self.stage.lighting(cameras, progress, rng)
+        normals = "orientation" in weights or any(teacher.show == "normal" for teacher in self.stage.teachers)
+        backdrops = draw_backdrops(self.place.backdrops, self.stage.cameras, rng)
+        behind = torch.tensor([each.color for each in backdrops], device=self.ready.device) if backdrops else None
+        return scene.render(cameras, rng, shading, background=behind, progress=progress, normals=normals), backdrops
+
+    def _lessons(
+        self, render: RenderOutput, cameras: Cameras, backdrops: list[Backdrop], progress: float, rng: torch.Generator,
+        turn: int,
+    ) -> list[Lesson]:  # fmt: skip
+        """What each teacher that has a weight says of the render; a teacher's number stays its place in the list."""
+        found = []
+        for teacher, prior, embeds, learned in zip(
+            self.stage.teachers, self.ready.priors, self.ready.embeds, self.learned, strict=True
+        ):
+            if value_at(teacher.weight, progress) == 0.0:
+                continue
+            cond = replace(embeds.at(cameras, backdrops), render=render)
+            own = learned[turn] if isinstance(learned, PerParticle) else learned
+            found.append(teach(teacher, prior, cond, shown(render, teacher.show, cameras), progress, rng, own))
+        return found
+
+    def _photometric(self, scene: Scene, progress: float, rng: torch.Generator) -> dict[str, Tensor]:
+        """The weighted terms against known pictures, {} where there are none in this step."""
+        settings = self.stage.photometric
+        if settings is None or self.pictures is None or (self.index - self.first) % settings.every:
+            return {}
+        wanted, cameras = chosen(self.pictures, settings, rng)
+        # A random colour behind both: fog that takes the colour of one background is wrong on all others.
+        backdrop = torch.rand(len(cameras), 3, generator=rng).to(self.ready.device)
+        normals = settings.needs_normals(progress)
+        render = scene.render(
+            cameras.to(self.ready.device), rng, background=backdrop, progress=progress, normals=normals
+        )  # fmt: skip
+        return compare(render, backdrop, wanted, settings, progress)
+
+    def _backward(self, lessons: list[Lesson], terms: dict[str, Tensor]) -> Tensor:
+        """One pass through the renderer, of all teachers' gradients and all terms; returns the total loss ()."""
+        roots = [(lesson.picture, lesson.gradient) for lesson in lessons if lesson.gradient is not None]
+        rest = sum(terms.values())
+        if isinstance(rest, Tensor) and rest.requires_grad:
+            roots.append((rest, torch.ones_like(rest)))
+        if roots:
+            torch.autograd.backward([tensor for tensor, _ in roots], [gradient for _, gradient in roots])
+        losses = [lesson.loss for lesson in lessons]
+        return (sum(losses[1:], losses[0]) if losses else torch.zeros(())) + rest
+
+    def _roll_back(self, trouble: str) -> str:
+        """Go back to the last good copy, with other random numbers from there; returns what happened, for the user."""
+        failed, attempt = self.index, self.attempt + 1
+        check_attempts(failed, trouble, attempt)
+        self.load_values(copied(self.good))
+        self.attempt = attempt
+        return f"step {failed}: {trouble}; rolled back to step {self.index} (attempt {attempt} of 3)"
+
+    def leave(self, settings: Extract) -> Handover:
+        meshes = tuple(scene.eval().to_mesh(settings) for scene in self.scenes)
+        return replace(self.ready.handover, meshes=meshes)
+
+    def state_dict(self) -> dict[str, Any]:
+        # A copy of this very step equals the values: it is not stored twice.
+        return {**self.values(), "good": self.good if self.good.get("index") != self.index else {}}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        self.load_values(saved)
+        self.good = saved["good"]
+
+    def values(self) -> dict[str, Any]:
+        """What changes from step to step; the tensors are the work's own."""
+        return {
+            "index": self.index,
+            "attempt": self.attempt,
+            "scenes": [dict(scene.state_dict()) for scene in self.scenes],
+            "learned": [None if part is None else dict(part.state_dict()) for part in self.learned],
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_values(self, saved: dict[str, Any]) -> None:
+        """Take over what :meth:`values` gave."""
+        self.index, self.attempt = saved["index"], saved["attempt"]
+        for part, values in zip((*self.scenes, *self.learned), (*saved["scenes"], *saved["learned"]), strict=True):
+            if part is not None:
+                part.load_state_dict(values)
+        self.optimizer.load_state_dict(saved["optimizer"])
+
+
+def name_of(scene: SceneSettings) -> str:
+    """A scene's name in a config; its class name where it is not registered."""
+    return next((name for name, kind in SCENES.items() if kind is type(scene)), type(scene).__name__)
+
+
+def check_views(stage: Lift, ready: Ready) -> None:
+    """Refuse cameras that a prior of several views cannot use. Raises ValueError."""
+    for prior in ready.priors:
+        if prior.views > 1 and stage.cameras.orbit != prior.views:
+            raise ValueError(
+                f"cameras.orbit is {stage.cameras.orbit}, but this prior denoises {prior.views} views of an object together: "
+                f"set cameras.orbit to {prior.views} and cameras.views to a multiple of it (as --preset mvdream does)"
+            )
+
+
+def as_numbers(values: Sequence[float | Tensor]) -> list[float]:
+    """Tensors () as numbers, by one transfer from a GPU: each separate one would wait for the GPU."""
+    apart = [value.detach() if isinstance(value, Tensor) else torch.tensor(value) for value in values]
+    away = [value.float() for value in apart if value.device.type != "cpu"]
+    fetched = iter(torch.stack(away).tolist() if away else ())
+    return [float(value) if value.device.type == "cpu" else next(fetched) for value in apart]
+
+
+def draw_backdrops(backdrops: Sequence[Backdrop], cameras: CameraSampler, rng: torch.Generator) -> list[Backdrop]:
+    """One of ``backdrops`` for each picture of a step, the same for the views of one orbit; [] if there are none.
+
+    The prompt names it, so that the prior need not guess the background's colour at high noise; and no colour that the scene
+    puts in empty space agrees with all of them.
+    """
+    if not backdrops:
+        return []
+    drawn = torch.randint(len(backdrops), (cameras.views // cameras.orbit,), generator=rng)
+    return [backdrops[i] for i in drawn.repeat_interleave(cameras.orbit).tolist()]
+
+
+def gradient_norm(scene: Scene, limit: float | None) -> Tensor:
+    """The norm () of all the scene's gradients; they are scaled down to ``limit`` if one is given."""
+    parameters = [parameter for parameter in scene.parameters() if parameter.grad is not None]
+    if limit is not None:
+        return nn.utils.clip_grad_norm_(parameters, limit)
+    return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
