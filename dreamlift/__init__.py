@@ -1,4 +1,15 @@
-"""dreamlift: text to a textured 3D asset, with a 2D diffusion model as the only teacher."""
+"""dreamlift: words become a textured 3D asset; the only teacher is a 2D diffusion model.
+
+    from dreamlift import generate
+
+    asset = generate("a red mug")                                   # the embedded prior, on any machine
+    asset.save("mug.glb")
+    generate("an owl", preset="vsd-toy", seed=3, steps=100, guidance__guidance_scale=5)
+
+``generate`` makes an asset, an ``Asset`` saves it, and ``evaluate`` judges it. ``presets.PRESETS`` are named settings;
+``Config``, ``Lift``, ``Teacher`` and ``PriorChoice`` are the parts of your own. ``resolve``, ``load``, ``lift`` and ``finish``
+are the steps of a run (dreamlift/lifting.py). ``register`` gives a loss or another part of your own a name (docs/extend.md).
+"""
 
 from __future__ import annotations
 
@@ -6,17 +17,40 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Asset", "Config", "generate"]
-
-_HOMES = {"Asset": "dreamlift.lifting", "generate": "dreamlift.lifting", "Config": "dreamlift.config.schema"}
 
 if TYPE_CHECKING:
+    from dreamlift import presets
+    from dreamlift.api import evaluate, generate
+    from dreamlift.asset import Asset
     from dreamlift.config.schema import Config
-    from dreamlift.lifting import Asset, generate
+    from dreamlift.lifting import finish, lift, load, resolve
+    from dreamlift.plugins import register
+    from dreamlift.priors.choice import PriorChoice
+    from dreamlift.priors.kinds import load_prior
+    from dreamlift.runs.progress import Reporter
+    from dreamlift.stages.lift import Lift
+    from dreamlift.stages.teacher import Teacher
+
+_HOMES = {
+    "Asset": "dreamlift.asset", "Config": "dreamlift.config.schema", "Lift": "dreamlift.stages.lift",
+    "PriorChoice": "dreamlift.priors.choice", "Reporter": "dreamlift.runs.progress", "Teacher": "dreamlift.stages.teacher",
+    "evaluate": "dreamlift.api", "finish": "dreamlift.lifting", "generate": "dreamlift.api", "lift": "dreamlift.lifting",
+    "load": "dreamlift.lifting", "load_prior": "dreamlift.priors.kinds", "presets": "", "register": "dreamlift.plugins",
+    "resolve": "dreamlift.lifting",
+}  # fmt: skip
+__all__ = [
+    "Asset", "Config", "Lift", "PriorChoice", "Reporter", "Teacher", "evaluate", "finish", "generate", "lift", "load",
+    "load_prior", "presets", "register", "resolve",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     # Loaded on first use, so that `import dreamlift` and `dreamlift --help` stay quick.
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'dreamlift' has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dreamlift' has no attribute {name!r}")
+    home = _HOMES[name]
+    return getattr(importlib.import_module(home), name) if home else importlib.import_module(f"dreamlift.{name}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

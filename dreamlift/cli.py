@@ -136,7 +136,7 @@ def _export(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.apps.options import file_settings
     from dreamlift.config.build import apply_overrides
     from dreamlift.runs.export import export_run
-    from dreamlift.runs.run import read_config
+    from dreamlift.runs.settings import read_config
 
     given = file_settings(arguments) | overrides
     other = [name for name in given if not name.startswith(("mesh.", "asset."))]
@@ -250,7 +250,7 @@ PLUGIN_VERBS = ("generate", "resume", "export", "evaluate", "gallery")  # import
 
 def _reporter(arguments: argparse.Namespace) -> Reporter:
     """Where the news go: the terminal, and what --log names."""
-    from dreamlift.runs.progress import choose
+    from dreamlift.runs.reporters import choose
 
     return choose(getattr(arguments, "json", False), getattr(arguments, "log", []))
 

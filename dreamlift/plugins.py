@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 GROUP = "dreamlift.plugins"
-_loaded: list[str] = []
+_loaded: list[str] = []  # by the user's words
+_added: set[tuple[str, str]] = set()  # (kind, name) of what plugins registered
 
 
 def kinds() -> dict[str, dict[str, Any]]:
@@ -47,21 +48,22 @@ def register(kind: str, name: str, part: T | None = None) -> Any:
 
     Args:
         kind: "guidance" (a loss), "scene", "field", "background", "prior", "exporter", "preset", "stage" or "wording".
-        name: not in use yet, unless by an earlier version of the same part (a notebook's cell that is run again).
+        name: any that the package itself does not use; a part registered before under it is replaced, as where a notebook's
+            cell is run again.
         part: the class, function or Config; None makes a decorator.
 
     Raises:
-        ValueError: an unknown kind, or a name that another part has.
+        ValueError: an unknown kind, or a name of one of the package's own parts.
     """
     tables = kinds()
     if kind not in tables:
         raise ValueError(f"unknown kind of part {kind!r}; accepted: {', '.join(tables)}")
 
     def add(found: T) -> T:
-        known = tables[kind].get(name)
-        if known is not None and getattr(known, "__qualname__", None) != getattr(found, "__qualname__", found):
-            raise ValueError(f"the name {name!r} of a {kind} is in use: choose another one")
+        if name in tables[kind] and (kind, name) not in _added:
+            raise ValueError(f"the name {name!r} is that of a {kind} of the package: choose another one")
         tables[kind][name] = found
+        _added.add((kind, name))
         return found
 
     return add if part is None else add(part)

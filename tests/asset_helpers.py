@@ -50,6 +50,17 @@ def sphere(rings: int = 24, radius: float = 0.7) -> Mesh:
     return Mesh(np.asarray(found.vertices, np.float32), np.asarray(found.faces, np.int32))
 
 
+def check_attributes(back: Mesh, mesh: Mesh) -> None:
+    """A mesh that was read back has the UVs, textures and vertex colours of the one that was written."""
+    for name in ("base_color", "metallic_roughness", "normal_map"):
+        ours, theirs = getattr(mesh, name), getattr(back, name)
+        assert (ours is None) == (theirs is None), name
+        assert ours is None or np.array_equal(ours, theirs), name
+    for name, tolerance in (("uvs", 1e-6), ("vertex_colors", 1e-5)):
+        ours, theirs = getattr(mesh, name), getattr(back, name)
+        assert ours is None or (theirs is not None and np.allclose(theirs, ours, atol=tolerance)), name
+
+
 def read_foreign(path: Path) -> Mesh:
     """A file through trimesh or OpenUSD, with its colours; v runs down, as in our own meshes."""
     if path.suffix == ".usdz":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from dreamlift.toybox.training.network import make_tokenizer
+from dreamlift.types import Conditioning, TextStates
 
 CPU = torch.device("cpu")
 WORDS = ["a", "red", "mug"]
@@ -32,6 +33,22 @@ def autoencoder(channels: int, **more):
 
     return AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
                          block_out_channels=(8, 8), norm_num_groups=4, latent_channels=channels, **more)  # fmt: skip
+
+
+def first_pipeline():
+    """The stock pipeline of Stable Diffusion 1.x."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(
+            sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1, attention_head_dim=2,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=16,
+        )  # fmt: skip
+        return StableDiffusionPipeline(
+            autoencoder(4), clip(16, 2).eval(), tokenizer(), unet, DDIMScheduler(steps_offset=1, clip_sample=False), None, None
+        )
 
 
 def xl_unet(pooled: int = 40):
@@ -75,6 +92,14 @@ def third_pipeline(with_t5: bool):
             clip(16, 2, projection=16), tokenizer(), clip(12, 2, projection=32), tokenizer(),
             t5 if with_t5 else None, tokenizer() if with_t5 else None,
         )  # fmt: skip
+
+
+def conditioned(text: TextStates, wanted: list[int], negative: list[int]) -> Conditioning:
+    """The conditioning of B pictures by rows of ``text``: those of their prompts and of their negative prompts."""
+    pooled = [None if text.pooled is None else text.pooled[rows] for rows in (wanted, negative)]
+    return Conditioning(
+        text.states[wanted], text.states[negative], pooled_prompt_embeds=pooled[0], negative_pooled_prompt_embeds=pooled[1]
+    )
 
 
 def close(got: torch.Tensor, expected: torch.Tensor) -> None:

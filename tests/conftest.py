@@ -18,6 +18,8 @@ from big_helpers import xl_pipeline  # noqa: E402
 from lift_helpers import save_stub  # noqa: E402
 
 from dreamlift.priors.gaussian import GaussianPrior  # noqa: E402
+from dreamlift.priors.kinds import Located  # noqa: E402
+from dreamlift.prompts import embed_prompt  # noqa: E402
 from dreamlift.runs.carry_out import Outcome  # noqa: E402
 
 
@@ -41,8 +43,12 @@ def cwd(tmp_path, monkeypatch):
 def no_steps(monkeypatch):
     """Runs are prepared and their folders made, but nothing is lifted."""
     prior = GaussianPrior(torch.zeros(1, 3, 8, 8), torch.ones(1))
-    monkeypatch.setattr("dreamlift.lifting.load_prior", lambda *_: prior)
-    monkeypatch.setattr("dreamlift.lifting.prompt_reader", lambda *_: prior.embed_text)
+
+    def read(_, task, wording, backdrops, device):
+        return embed_prompt(task.prompt, task.negative, wording, prior.embed_text, backdrops)
+
+    monkeypatch.setattr(Located, "load", lambda *_: prior)
+    monkeypatch.setattr(Located, "read", read)
     monkeypatch.setattr("dreamlift.runs.carry_out._carry_out", lambda run, *_: Outcome(run.folder, True, None))
 
 

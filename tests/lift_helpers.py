@@ -1,6 +1,7 @@
 """What the tests of whole runs share: a prior that is small and ready at once, and settings for a run of seconds."""
 
 import json
+from dataclasses import replace
 
 import torch
 
@@ -14,7 +15,7 @@ WORDS = [
     "a", "an", "red", "mug", "teapot", "front", "back", "left", "right", "view", "from", "above", "below", "dark", "background",
 ]  # fmt: skip
 TINY = [
-    "--then=[]",
+    "--stages.1=null",
     "--steps=6", "--scene.field.resolutions=[9,17]", "--scene.field.switch_on=[0,0.5]", "--scene.samples_per_ray=24",
     "--cameras.resolution=[32]", "--mesh.resolution=32", "--mesh.texture_size=64", "--mesh.faces=500",
 ]  # fmt: skip
@@ -40,12 +41,25 @@ def generate_words(prior, out, *more, prompt="a red mug"):
     return ["generate", prompt, "--prior", str(prior), *TINY, "--out", str(out), *map(str, more)]
 
 
+def changed(config, number=0, **changes):
+    """A config with other settings of one stage, counted from 0."""
+    stages = list(config.stages)
+    stages[number] = replace(stages[number], **changes)
+    return replace(config, stages=tuple(stages))
+
+
+def taught(config, number=0, **changes):
+    """A config with other settings of the first teacher of one stage."""
+    first, *others = config.stages[number].teachers
+    return changed(config, number, teachers=(replace(first, **changes), *others))
+
+
 def small_pictures(monkeypatch):
     """Fewer and smaller result pictures, where the test does not look at them."""
     from dreamlift import cameras
 
     monkeypatch.setattr("dreamlift.lifting.VIEW_SIZE", 32)
-    monkeypatch.setattr("dreamlift.runs.carry_out.turntable", lambda count, **kw: cameras.turntable(3, **kw | {"size": 32}))
+    monkeypatch.setattr("dreamlift.runs.results.turntable", lambda count, **kw: cameras.turntable(3, **kw | {"size": 32}))
 
 
 def tree(folder):

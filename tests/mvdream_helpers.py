@@ -4,8 +4,8 @@ import json
 import math
 
 import torch
+from big_helpers import autoencoder, clip, tokenizer
 from safetensors.torch import save_file
-from test_big_priors import autoencoder, clip, tokenizer
 from torch import nn
 
 TINY = {

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from dreamlift.runs.run import RunError
+from dreamlift.stages.base import SavedState
+from dreamlift.types import Handover
 
 HASH = "c0ffee" * 10
 
@@ -35,6 +37,11 @@ def same(a, b):
 
 def numbers(step, size=1000):
     return {"step": step, "weights": np.full(size, step, dtype=np.float32)}
+
+
+def saved(step, work=None):
+    """A run's state after ``step`` steps of its first stage; what its work holds is :func:`numbers` by default."""
+    return SavedState(0, step, Handover(), numbers(step) if work is None else work)
 
 
 def names(folder):

@@ -14,13 +14,19 @@ from torch.nn import functional
 
 from dreamlift.config.build import from_plain, load_yaml, to_plain
 from dreamlift.config.schema import Config
-from dreamlift.priors import load_prior
-from dreamlift.priors.lora.additions import Additions, LoraFile, fingerprint, parse_lora
+from dreamlift.priors.choice import NO_OPTIONS, PriorChoice
+from dreamlift.priors.kinds import load_prior
+from dreamlift.priors.lora.additions import fingerprint, parse_lora
 from dreamlift.priors.lora.lora_files import _index, _place, _plain, merge_loras
 from dreamlift.priors.lora.original_names import original_name
-from dreamlift.priors.text import unpack
+from dreamlift.priors.parts import FolderParts
+from dreamlift.types import LoraFile
 
 RANK, ALPHA, SCALE = 2, 3.0, 0.7
+
+
+def with_loras(folder, *loras):
+    return PriorChoice(str(folder), loras=loras)
 
 
 def layers(network):
@@ -91,7 +97,7 @@ def test_a_lora_of_the_unet_acts_as_a_branch_beside_each_layer(tmp_path, xl, sty
     }[style]()
     save_file(file, path)
     before = {name: weight.clone() for name, weight in pipe.unet.state_dict().items()}
-    prior = load_prior(folder, CPU, additions=Additions((LoraFile(str(path), SCALE),)))
+    prior = load_prior(with_loras(folder, LoraFile(str(path), SCALE)), CPU)
     x, t, text = torch.randn(1, 4, 8, 8), torch.tensor([500]), torch.randn(1, 7, 28)
     added = {"text_embeds": torch.randn(1, 40), "time_ids": torch.tensor([[16.0, 16, 0, 0, 16, 16]])}
 
@@ -136,8 +142,8 @@ def test_a_lora_of_the_text_encoders_acts_as_a_branch_beside_each_layer(tmp_path
         handle.remove()
     plain, *_ = pipe.encode_prompt(PROMPTS[0], device=CPU, do_classifier_free_guidance=True)
     assert float((expected - plain).abs().max()) > 0.1
-    prior = load_prior(folder, CPU, additions=Additions((LoraFile(str(tmp_path / "words.safetensors"), SCALE),)))
-    states, mine = unpack(prior.embed_text(PROMPTS), 40)
+    prior = load_prior(with_loras(folder, LoraFile(str(tmp_path / "words.safetensors"), SCALE)), CPU)
+    states, mine = prior.embed_text(PROMPTS)
     close(states[:1], expected)
     close(mine[:1], pooled)
 
@@ -150,8 +156,8 @@ def test_two_loras_add_up_and_scale_nought_is_nothing(tmp_path, xl):
     name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
 
     def weight(*scales):
-        additions = Additions(tuple(LoraFile(path, scale) for scale in scales))
-        return load_prior(folder, CPU, additions=additions).network.unet.get_submodule(name).weight
+        choice = with_loras(folder, *(LoraFile(path, scale) for scale in scales))
+        return load_prior(choice, CPU).network.unet.get_submodule(name).weight
 
     close(weight(0.5, -0.2), pipe.unet.get_submodule(name).weight + 0.3 * lora[name][1] @ lora[name][0])
     assert torch.equal(weight(0.0), pipe.unet.get_submodule(name).weight)
@@ -164,9 +170,8 @@ def test_alpha_in_the_settings_that_diffusers_saves_is_used(tmp_path):
     lora = {n: pair for n, pair in matrices(unet).items() if n.startswith(name)}
     settings = {"unet.lora_alpha": 8, "unet.r": RANK, "unet.alpha_pattern": {"attn2.to_k": 6}}
     save_file(peft_keys("unet", lora), tmp_path / "a.safetensors", {"lora_adapter_metadata": json.dumps(settings)})
-    (tmp_path / "unet").mkdir()
     before = {end: unet.get_submodule(name + end).weight.clone() for end in "qk"}
-    merge_loras(unet, tmp_path / "unet", [LoraFile(str(tmp_path / "a.safetensors"))])
+    merge_loras(unet, FolderParts(tmp_path), "unet", [LoraFile(str(tmp_path / "a.safetensors"))])
     for end, alpha in (("q", 8), ("k", 6)):
         down, up = lora[name + end]
         close(unet.get_submodule(name + end).weight, before[end] + alpha / RANK * up @ down)
@@ -248,9 +253,8 @@ def test_the_makers_names_of_the_third_are_those_of_diffusers_own_converter():
 
 def refusal(tmp_path, tensors, network=None):
     save_file(tensors, tmp_path / "x.safetensors")
-    (tmp_path / "unet").mkdir(exist_ok=True)
     with pytest.raises(ValueError, match=r"x\.safetensors") as caught:
-        merge_loras(network or xl_unet(), tmp_path / "unet", [LoraFile(str(tmp_path / "x.safetensors"))])
+        merge_loras(network or xl_unet(), FolderParts(tmp_path), "unet", [LoraFile(str(tmp_path / "x.safetensors"))])
     text = str(caught.value)
     assert "\n" not in text
     return text
@@ -289,17 +293,19 @@ def test_files_that_cannot_be_read_are_refused_in_one_line(cwd, capsys, stub):
         refused(capsys, cwd, generate_words(stub, "run", option, "notes.safetensors"), "not a whole .safetensors file")
 
 
-def test_additions_in_the_config_come_back_and_are_absolute(cwd, no_steps, stub):
+def test_loras_and_embeddings_in_the_config_come_back_and_are_absolute(cwd, no_steps, stub):
     save_file({"unet.conv_in.lora_A.weight": torch.zeros(1, 1)}, "a.safetensors")
     save_file({"emb_params": torch.zeros(1, 1)}, "word.safetensors")
     assert run_main(*generate_words(stub, "run", "--lora", "a.safetensors@0.5", "--lora=a.safetensors", "--embedding",
                                     "word.safetensors")) == 0  # fmt: skip
     config = load_yaml(Config, (cwd / "run" / "config.yaml").read_text())
     path = str(cwd / "a.safetensors")
-    assert config.additions == Additions((LoraFile(path, 0.5), LoraFile(path)), (str(cwd / "word.safetensors"),))
-    assert status_of(cwd / "run")["prior_revision"].endswith(fingerprint(config.additions))
+    choice = config.stages[0].teachers[0].prior
+    loras = (LoraFile(path, 0.5), LoraFile(path))
+    assert choice == PriorChoice(str(stub), loras=loras, embeddings=(str(cwd / "word.safetensors"),))
+    assert status_of(cwd / "run")["prior_revision"].endswith(fingerprint(choice))
     assert from_plain(Config, to_plain(config)) == config
-    option = f"--additions.loras=[{{path: {path}, scale: 0.5}}, {{path: {path}}}]"
+    option = f"--prior.loras=[{{path: {path}, scale: 0.5}}, {{path: {path}}}]"
     assert run_main(*generate_words(stub, "again", option, "--embedding", "word.safetensors")) == 0
     assert load_yaml(Config, (cwd / "again" / "config.yaml").read_text()) == config
 
@@ -313,9 +319,8 @@ def test_kohyas_third_text_encoder_is_the_one_that_is_a_t5(tmp_path):
         return tmp_path / name
 
     clip, t5 = "CLIPTextModelWithProjection", "T5EncoderModel"
-    found = [
-        _place("text_encoder_3", prior(str(i), *kinds)) for i, kinds in enumerate(((clip, t5), (clip, clip, t5), (clip, clip)))
-    ]
+    kinds = ((clip, t5), (clip, clip, t5), (clip, clip))
+    found = [_place("text_encoder_3", FolderParts(prior(str(i), *names))) for i, names in enumerate(kinds)]
     assert found == ["text_encoder_2", "text_encoder_3", "text_encoder_3"]
 
 
@@ -328,11 +333,11 @@ def test_the_scale_stands_behind_the_last_at_sign():
 
 
 def test_the_fingerprint_follows_contents_and_scales(tmp_path):
-    assert fingerprint(Additions()) == ""
+    assert fingerprint(NO_OPTIONS) == ""
     marks = set()
     for number in (1.0, 2.0):
         for name in ("a", "b"):
             save_file({"x": torch.full((2,), number)}, tmp_path / f"{name}.safetensors")
             for scale in (0.5, 1.0):
-                marks.add(fingerprint(Additions((LoraFile(str(tmp_path / f"{name}.safetensors"), scale),))))
+                marks.add(fingerprint(with_loras("x", LoraFile(str(tmp_path / f"{name}.safetensors"), scale))))
     assert len(marks) == 4  # 2 contents, 2 scales; the name is not looked at

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 
 import pytest
 import torch
-from big_helpers import CPU, PROMPTS, autoencoder, clip, close, third_pipeline, tokenizer
+from big_helpers import CPU, PROMPTS, autoencoder, clip, close, conditioned, third_pipeline, tokenizer
 
+from dreamlift.cameras import orbit_cameras
 from dreamlift.guidance.rfds import RFDS
 from dreamlift.guidance.vsd import VSD
-from dreamlift.priors import load_prior
+from dreamlift.priors.base import combine, perp_neg, stack_text
 from dreamlift.priors.flow import FlowPrior
+from dreamlift.priors.kinds import load_prior
 from dreamlift.priors.latent import Autoencoder, LatentPrior
-from dreamlift.priors.sources import locate
-from dreamlift.priors.text import pack, unpack
-from dreamlift.types import Conditioning
+from dreamlift.priors.parts import FolderParts
+from dreamlift.prompts import FourViews, embed_prompt
+from dreamlift.types import TextStates
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["with T5", "without T5"])
@@ -49,24 +53,46 @@ def flux(request, tmp_path_factory):
     return folder, pipe
 
 
-def test_pooled_states_come_back():
-    for width in (3, 8, 20, 21):
-        states, pooled = torch.randn(2, 5, 8), torch.randn(2, width)
-        packed = pack(states, pooled)
-        assert packed.shape == (2, 5 + -(-width // 8), 8)
-        for got, want in zip(unpack(packed, width), (states, pooled), strict=True):
-            assert torch.equal(got, want)
+def test_pooled_states_go_with_the_states():
+    """Through the mixing of phrases, Perp-Neg's negatives and the stack that a guided prediction needs."""
+    texts: list[str] = []
+
+    def embed_text(prompts: list[str]) -> TextStates:
+        texts.extend(prompts)
+        rng = torch.Generator().manual_seed(0)
+        return TextStates(torch.randn(len(prompts), 5, 8, generator=rng), torch.randn(len(prompts), 3, generator=rng))
+
+    embeds = embed_prompt("a mug", "blurry", FourViews(perp_neg=1.0), embed_text)
+    states, pooled = embed_text(list(texts))
+    row = {text: number for number, text in enumerate(texts[: len(texts) // 2])}
+    front, side = row["a mug, front view"], row["a mug, side view"]
+    cond = embeds.at(orbit_cameras(torch.tensor([math.pi / 6, 0.0]), *torch.tensor([[0.0, 0.0], [2.0, 2.0], [0.8, 0.8]]), 8))
+    for mixed, known in ((cond.prompt_embeds, states), (cond.pooled_prompt_embeds, pooled)):
+        close(mixed[0], 2 / 3 * known[front] + 1 / 3 * known[side])  # at 30 degrees
+        close(mixed[1], known[front])
+    stack = stack_text(cond, 5.0)
+    for got, known in zip(stack, (states, pooled), strict=True):
+        blurry, perp = known[[row["blurry"]] * 2], known[[front, front, side, side]]
+        close(got, torch.cat([blurry, 2 / 3 * known[[front]] + 1 / 3 * known[[side]], known[[front]], perp]))
+    assert cond.empty_pooled_prompt_embeds is not None
+    assert torch.equal(cond.empty_pooled_prompt_embeds, pooled[[row[""]] * 2])
+    plain = replace(cond, perp_embeds=None)
+    for scale, expected in ((0.0, cond.negative_pooled_prompt_embeds), (1.0, cond.pooled_prompt_embeds)):
+        assert torch.equal(stack_text(plain, scale).pooled, expected)
+    noise = torch.randn(8, 4, 2, 2)
+    parts = noise.view(4, 2, 4, 2, 2)
+    close(combine(noise, cond, 5.0), perp_neg(parts[0], parts[1], parts[2:].transpose(0, 1), cond.perp_weights, 5.0))
 
 
 @torch.no_grad()
 def test_xl_reads_prompts_and_predicts_as_the_stock_pipeline(xl):
     folder, pipe = xl
-    prior = load_prior(locate(str(folder)), CPU)
+    prior = load_prior(folder, CPU)
     assert isinstance(prior, LatentPrior)
     assert prior.resolution == 16
-    packed = prior.embed_text(PROMPTS)
+    text = prior.embed_text(PROMPTS)
     wanted, empty, pooled, nothing = pipe.encode_prompt(PROMPTS[0], device=CPU, do_classifier_free_guidance=True)
-    states, mine = unpack(packed, 40)
+    states, mine = text
     close(states[:1], wanted)
     close(mine[:1], pooled)
     close(states[1:2], empty)  # zeros, as its settings say
@@ -79,8 +105,8 @@ def test_xl_reads_prompts_and_predicts_as_the_stock_pipeline(xl):
         return pipe.unet(x, torch.tensor([500]), encoder_hidden_states=text, added_cond_kwargs=added).sample
 
     one, none = noise(wanted, pooled), noise(empty, nothing)
-    close(prior.predict_noise(x, t, Conditioning(packed[:1], packed[1:2]), 1.0), one)
-    close(prior.predict_noise(x, t, Conditioning(packed[:1], packed[1:2]), 5.0), none + 5.0 * (one - none))
+    close(prior.predict_noise(x, t, conditioned(text, [0], [1]), 1.0), one)
+    close(prior.predict_noise(x, t, conditioned(text, [0], [1]), 5.0), none + 5.0 * (one - none))
 
 
 def test_vsd_adapts_xl(xl):
@@ -88,7 +114,7 @@ def test_vsd_adapts_xl(xl):
     loss, text = VSD(1.0, 0.3, 0.6), prior.embed_text(PROMPTS)
     state = loss.init(prior, torch.Generator().manual_seed(0))
     latents = prior.encode(torch.rand(1, 16, 16, 3)).requires_grad_()
-    out = loss(prior, latents, Conditioning(text[:1], text[1:2]), 0.0, torch.Generator().manual_seed(1), state)
+    out = loss(prior, latents, conditioned(text, [0], [1]), 0.0, torch.Generator().manual_seed(1), state)
     out.loss.backward()
     assert float(latents.grad.abs().max()) < 1e-4  # the LoRA says what the prior says, so far
     assert any(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in state.parameters())
@@ -97,23 +123,23 @@ def test_vsd_adapts_xl(xl):
 @torch.no_grad()
 def test_the_third_reads_prompts_and_predicts_as_the_stock_pipeline(third):
     folder, pipe = third
-    prior = load_prior(locate(str(folder)), CPU)
+    prior = load_prior(folder, CPU)
     assert isinstance(prior, FlowPrior)
-    packed = prior.embed_text(PROMPTS)
-    states, mine = unpack(packed, 48)
+    text = prior.embed_text(PROMPTS)
+    states, mine = text
     for i, prompt in enumerate(PROMPTS):
         wanted, _, pooled, _ = pipe.encode_prompt(prompt, None, None, device=CPU, do_classifier_free_guidance=False)
         close(states[i : i + 1], wanted)
         close(mine[i : i + 1], pooled)
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([0.25, 0.7])
-    cond = Conditioning(packed[[0, 2]], packed[[1, 1]])
+    cond = conditioned(text, [0, 2], [1, 1])
     velocity = pipe.transformer(
         x, encoder_hidden_states=states[[0, 2]], pooled_projections=mine[[0, 2]], timestep=t * 1000
     ).sample
     eps_hat, (alpha, sigma) = prior.predict_noise(x, t, cond, 1.0), prior.schedule(t)
     close((x - sigma * eps_hat) / alpha, x - sigma * velocity)  # one Euler step of the flow, from t to 0
     guided = prior.predict_noise(x, t, cond, 4.0)
-    none = prior.predict_noise(x, t, Conditioning(packed[[1, 1]], packed[[1, 1]]), 1.0)
+    none = prior.predict_noise(x, t, conditioned(text, [1, 1], [1, 1]), 1.0)
     close(guided, none + 4.0 * (eps_hat - none))
 
 
@@ -126,7 +152,7 @@ def test_the_third_encodes_as_its_autoencoder_wants_and_teaches(third):
     close(prior.decode(shifted), back.clamp(0, 1))
     text = prior.embed_text(PROMPTS)
     rgb = picture.requires_grad_()
-    out = RFDS(3.0)(prior, prior.encode(rgb), Conditioning(text[:1], text[1:2]), 0.0, torch.Generator().manual_seed(0), None)
+    out = RFDS(3.0)(prior, prior.encode(rgb), conditioned(text, [0], [1]), 0.0, torch.Generator().manual_seed(0), None)
     out.loss.backward()
     assert rgb.grad is not None
     assert float(rgb.grad.abs().sum()) > 0
@@ -138,11 +164,11 @@ def test_the_third_encodes_as_its_autoencoder_wants_and_teaches(third):
 def test_flux_reads_prompts_and_predicts_as_the_stock_pipeline(flux):
     folder, pipe = flux
     dev = pipe.transformer.config.guidance_embeds
-    prior = load_prior(locate(str(folder)), CPU)
+    prior = load_prior(folder, CPU)
     assert isinstance(prior, FlowPrior)
     assert prior.resolution == 256
-    packed = prior.embed_text(PROMPTS)
-    states, mine = unpack(packed, 16)
+    text = prior.embed_text(PROMPTS)
+    states, mine = text
     for i, prompt in enumerate(PROMPTS):
         wanted, pooled, _ = pipe.encode_prompt(prompt, device=CPU, max_sequence_length=512 if dev else 256)
         close(states[i : i + 1], wanted)
@@ -156,7 +182,7 @@ def test_flux_reads_prompts_and_predicts_as_the_stock_pipeline(flux):
         max_sequence_length=512 if dev else 256, output_type="latent", **told,
     ).images  # fmt: skip
     t = torch.tensor([0.6])
-    eps_hat, (alpha, sigma) = prior.predict_noise(x, t, Conditioning(packed[:1], packed[2:]), 4.0), prior.schedule(t)
+    eps_hat, (alpha, sigma) = prior.predict_noise(x, t, conditioned(text, [0], [2]), 4.0), prior.schedule(t)
     close((x - sigma * eps_hat) / alpha, pipe._unpack_latents(out, 16, 24, 2))
     assert float((x - sigma * eps_hat - alpha * x).abs().max()) > 0.01
 
@@ -165,14 +191,14 @@ def test_flux_teaches_and_other_transformers_are_named(flux, tmp_path):
     prior = load_prior(flux[0], CPU)
     prior.autoencoder.resolution = 16
     rgb, text = torch.rand(1, 16, 16, 3, requires_grad=True), prior.embed_text(PROMPTS)
-    out = RFDS(3.0)(prior, prior.encode(rgb), Conditioning(text[:1], text[1:2]), 0.0, torch.Generator().manual_seed(0), None)
+    out = RFDS(3.0)(prior, prior.encode(rgb), conditioned(text, [0], [1]), 0.0, torch.Generator().manual_seed(0), None)
     out.loss.backward()
     assert rgb.grad is not None
     assert float(rgb.grad.abs().sum()) > 0
     (tmp_path / "transformer").mkdir()
     (tmp_path / "transformer" / "config.json").write_text('{"_class_name": "PixArtTransformer2DModel"}')
     with pytest.raises(ValueError, match="is 'PixArtTransformer2DModel'; accepted: SD3Transformer2DModel, Flux"):
-        load_prior(tmp_path, CPU)
+        FlowPrior(FolderParts(tmp_path), CPU, torch.float32)
 
 
 @pytest.mark.parametrize(("said", "expected"), [(True, torch.float32), (None, torch.float16), (False, torch.float16)])
@@ -183,5 +209,5 @@ def test_an_autoencoder_runs_in_full_precision_where_its_settings_ask_for_it(tmp
     settings = json.loads(file.read_text())
     del settings["force_upcast"]
     file.write_text(json.dumps(settings if said is None else {**settings, "force_upcast": said}))
-    found = Autoencoder(tmp_path, CPU, torch.float16, 8)
+    found = Autoencoder(FolderParts(tmp_path), CPU, torch.float16, 8)
     assert found.dtype == next(found.vae.parameters()).dtype == expected

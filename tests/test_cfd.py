@@ -8,14 +8,14 @@ from itertools import pairwise
 
 import pytest
 import torch
+from lift_helpers import changed, taught
+from stage_helpers import begun, steps_of
 
 from dreamlift.cameras import orbit_cameras, rays_of
 from dreamlift.guidance.cfd import CFD, NoiseField
 from dreamlift.guidance.sds import SDS
-from dreamlift.optimize import optimize, start
-from dreamlift.presets.toybox import FIELD
+from dreamlift.presets import PRESETS
 from dreamlift.priors.gaussian import GaussianPrior
-from dreamlift.prompts import embed_prompt
 from dreamlift.types import Conditioning, RenderOutput
 
 
@@ -129,22 +129,22 @@ def test_in_2d_its_flow_ends_in_samples_where_sds_collapses():
     assert float(flow(sds).std()) < 0.5 * std  # fresh noise averages out
 
 
+def small(size: int, guidance: CFD, **changes):
+    """The toybox's first stage with this loss, and few pixels."""
+    config = taught(PRESETS["toybox-field"], guidance=guidance)
+    return changed(config, cameras=replace(config.stages[0].cameras, resolution=(size,)), **changes)
+
+
 def test_a_run_is_resumed_bit_by_bit():
-    cameras = replace(FIELD.cameras, resolution=(32,))
-    config = replace(FIELD, prompt="a mug", steps=4, cameras=cameras, guidance=CFD(2.0, gamma=0.1, rows=20, normalize=False))
+    config = small(32, CFD(2.0, gamma=0.1, rows=20, normalize=False), steps=4)
     prior = GaussianPrior(torch.full((1, 3, 32, 32), 0.5), torch.tensor([0.3]))
-    embeds = embed_prompt("a mug", "", config.wording, prior.embed_text, config.backdrops)
-    whole, parted = start(config, prior), start(config, prior)
-    for _ in optimize(config, prior, embeds, whole):
-        pass
-    steps = optimize(config, prior, embeds, parted)
-    next(steps), next(steps)
-    again = start(config, prior)
+    whole, parted, again = (begun(config, prior) for _ in range(3))
+    list(steps_of(whole))
+    parted.step(), parted.step()
     again.load_state_dict(parted.state_dict())
-    for _ in optimize(config, prior, embeds, again):
-        pass
+    list(steps_of(again))
     assert all(torch.equal(a, b) for a, b in zip(whole.scene.parameters(), again.scene.parameters(), strict=True))
-    assert torch.equal(whole.guidance.cells, again.guidance.cells)
+    assert torch.equal(whole.learned[0].cells, again.learned[0].cells)
 
 
 def test_the_surface_decides_the_noise():
@@ -179,19 +179,18 @@ def test_normalized_gradients_have_one_size_and_the_same_direction():
 
 
 def test_particles_have_noises_of_their_own():
-    cameras = replace(FIELD.cameras, resolution=(16,))
-    config = replace(FIELD, prompt="a mug", steps=3, particles=2, cameras=cameras, guidance=CFD(2.0, gamma=0.1, rows=20))
+    config = replace(small(16, CFD(2.0, gamma=0.1, rows=20), steps=3), particles=2)
     prior = GaussianPrior(torch.full((1, 3, 16, 16), 0.5), torch.tensor([0.3]))
-    embeds, state = embed_prompt("a mug", "", config.wording, prior.embed_text, config.backdrops), start(config, prior)
-    before = [field.cells.clone() for field in state.guidance]
+    work = begun(config, prior)
+    (fields,) = work.learned
+    before = [field.cells.clone() for field in fields]
     assert not torch.equal(*before)
-    steps = optimize(config, prior, embeds, state)
-    next(steps)  # the first one's
-    assert not torch.equal(state.guidance[0].cells, before[0])
-    assert torch.equal(state.guidance[1].cells, before[1])
-    again = start(config, prior)
-    again.load_state_dict(state.state_dict())
-    assert torch.equal(again.guidance[0].cells, state.guidance[0].cells)
+    work.step()  # the first one's
+    assert not torch.equal(fields[0].cells, before[0])
+    assert torch.equal(fields[1].cells, before[1])
+    again = begun(config, prior)
+    again.load_state_dict(work.state_dict())
+    assert torch.equal(again.learned[0][0].cells, fields[0].cells)
 
 
 @pytest.mark.parametrize("wrong", [{"rows": 0}, {"gamma": 1.5}, {"t_min": 0.9, "t_max": 0.1}, {"guidance_scale": -1.0}])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from run_helpers import HASH, names, numbers, refused, same
+from run_helpers import HASH, names, numbers, refused, same, saved
 
 from dreamlift.runs import checkpoints
 from dreamlift.runs.run import Run
@@ -43,9 +43,10 @@ def test_states_come_back_bit_for_bit(run):
         "numbers": [0.1, -0.0, float("nan"), float("-inf"), 5e-324, 2**53 + 1, -(10**5000), True, False, None, 7],
         "text": ["", "é\n\0\ud800", "tensor"], "nested": {"tensor": {"tensor": "x"}, 3: {-1: []}, "": ()},
     }  # fmt: skip
-    run.save_checkpoint(3, state)
-    step, loaded = run.load_latest()
-    assert step == 3
+    run.save_checkpoint(3, saved(3, state))
+    found = run.load_latest()
+    assert found.index == 3
+    loaded = found.work
     for name in state:
         expected = dict(state[name]) if isinstance(state[name], dict) else state[name]
         assert same(expected, loaded[name]), name
@@ -61,49 +62,49 @@ def test_states_come_back_bit_for_bit(run):
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ({1, 2}, "state['a'][0]: set cannot be stored; accepted: dict, list, tuple"),
-        (object(), "state['a'][0]: object cannot be stored"),
-        (b"x", "state['a'][0]: bytes cannot be stored"),
-        (np.float32(1), "state['a'][0]: float32 cannot be stored"),
-        (np.array(["x"]), "state['a'][0]: ndarray cannot be stored"),
-        (np.array([None]), "state['a'][0]: ndarray cannot be stored"),
-        ({1.5: 2}, "state['a'][0]: the key 1.5 cannot be stored, accepted: str and int"),
-        ({True: 2}, "state['a'][0]: the key True cannot be stored"),
-        (torch.eye(2).to_sparse(), "state['a'][0]: a torch.sparse_coo tensor of torch.float32 cannot be stored"),
-        (torch.zeros(1, dtype=torch.complex128), "state['a'][0]: a torch.strided tensor of torch.complex128"),
+        ({1, 2}, "state['work']['a'][0]: set cannot be stored; accepted: dict, list, tuple"),
+        (object(), "state['work']['a'][0]: object cannot be stored"),
+        (b"x", "state['work']['a'][0]: bytes cannot be stored"),
+        (np.float32(1), "state['work']['a'][0]: float32 cannot be stored"),
+        (np.array(["x"]), "state['work']['a'][0]: ndarray cannot be stored"),
+        (np.array([None]), "state['work']['a'][0]: ndarray cannot be stored"),
+        ({1.5: 2}, "state['work']['a'][0]: the key 1.5 cannot be stored, accepted: str and int"),
+        ({True: 2}, "state['work']['a'][0]: the key True cannot be stored"),
+        (torch.eye(2).to_sparse(), "state['work']['a'][0]: a torch.sparse_coo tensor of torch.float32 cannot be stored"),
+        (torch.zeros(1, dtype=torch.complex128), "state['work']['a'][0]: a torch.strided tensor of torch.complex128"),
     ],
 )
 def test_what_cannot_be_stored_exactly_is_refused(value, expected, run):
-    refused(lambda: run.save_checkpoint(1, {"a": [value]}), expected, kind=TypeError)
+    refused(lambda: run.save_checkpoint(1, saved(1, {"a": [value]})), expected, kind=TypeError)
     assert run.load_latest() is None
 
 
 def test_the_newest_are_kept_by_number_and_not_by_time(run):
     for step in (1, 2, 999_999, 1_000_000):
-        run.save_checkpoint(step, numbers(step))
+        run.save_checkpoint(step, saved(step))
     folder = run.folder / "checkpoints"
     assert names(folder) == ["step-000002", "step-1000000", "step-999999"]
     os.utime(folder / "step-000002", (4e9, 4e9))  # a clock that jumped
-    assert run.load_latest()[0] == 1_000_000
+    assert run.load_latest().index == 1_000_000
     with pytest.raises(ValueError, match="keep counts the checkpoints that stay, at least 1, got 0"):
         Run.open(run.folder, config_hash=HASH, keep=0)
 
 
 def test_going_back_sets_later_checkpoints_aside(run):
     for step in (10, 20, 30):
-        run.save_checkpoint(step, numbers(step))
+        run.save_checkpoint(step, saved(step))
     folder = run.folder / "checkpoints"
     (folder / "step-000030" / "state.json").write_bytes(b"")
     (folder / "step-000020" / "state.json").unlink()
     with pytest.warns(RuntimeWarning, match="is not used"):
-        assert run.load_latest()[0] == 10
-    run.save_checkpoint(20, numbers(21))
+        assert run.load_latest().index == 10
+    run.save_checkpoint(20, saved(20, numbers(21)))
     assert [name.split("-")[0] for name in names(folder)] == ["aside", "step", "step"]
     assert names(folder)[1:] == ["step-000010", "step-000020-2"]
-    assert run.load_latest()[1]["weights"][0] == 21
-    run.save_checkpoint(30, numbers(30))
-    assert run.load_latest()[0] == 30
-    run.save_checkpoint(15, numbers(15))  # back once more: only the last detour is kept
+    assert run.load_latest().work["weights"][0] == 21
+    run.save_checkpoint(30, saved(30))
+    assert run.load_latest().index == 30
+    run.save_checkpoint(15, saved(15))  # back once more: only the last detour is kept
     assert [name.split("-")[0] for name in names(folder)] == ["aside", "aside", "step", "step"]
     assert sum(name.startswith("aside-step-000020-2") for name in names(folder)) == 1
 
@@ -111,7 +112,7 @@ def test_going_back_sets_later_checkpoints_aside(run):
 @pytest.mark.parametrize("name", ["state.json", "tensors.safetensors", "arrays.safetensors", "MANIFEST.json"])
 def test_any_changed_bit_or_cut_is_found(run, name):
     for step in (1, 2):
-        run.save_checkpoint(step, {**numbers(step, 10), "tensor": torch.full((10,), float(step))})
+        run.save_checkpoint(step, saved(step, {**numbers(step, 10), "tensor": torch.full((10,), float(step))}))
     path = run.folder / "checkpoints" / "step-000002" / name
     good = path.read_bytes()
     pick = random.Random(0)
@@ -122,24 +123,24 @@ def test_any_changed_bit_or_cut_is_found(run, name):
     for data in damaged:
         path.write_bytes(data)
         with pytest.warns(RuntimeWarning, match=r"step-000002 is not used: .*; trying the one before it"):
-            step, state = run.load_latest()
-        assert (step, state["step"], state["tensor"][0]) == (1, 1, 1.0)
+            found = run.load_latest()
+        assert (found.index, found.work["step"], found.work["tensor"][0]) == (1, 1, 1.0)
     path.unlink()
     with pytest.warns(RuntimeWarning, match=f"{name} is missing"):
-        assert run.load_latest()[0] == 1
+        assert run.load_latest().index == 1
     path.mkdir()
     with pytest.warns(RuntimeWarning, match="is not used"):
-        assert run.load_latest()[0] == 1
+        assert run.load_latest().index == 1
     path.rmdir()
     path.write_bytes(good)
-    assert run.load_latest()[0] == 2
+    assert run.load_latest().index == 2
 
 
 def test_only_damaged_checkpoints_is_an_error_and_never_a_silent_start(run):
-    run.save_checkpoint(1, numbers(1))
+    run.save_checkpoint(1, saved(1))
     shutil.rmtree(run.folder / "checkpoints" / "step-000001")
     assert run.load_latest() is None
-    run.save_checkpoint(1, numbers(1))
+    run.save_checkpoint(1, saved(1))
     (run.folder / "checkpoints" / "step-000001" / "MANIFEST.json").unlink()
     with pytest.warns(RuntimeWarning, match="MANIFEST.json is missing"):
         refused(run.load_latest, "no usable checkpoint in", "(step-000001: MANIFEST.json is missing); start the run again")
@@ -154,7 +155,7 @@ def forge(run, **changes):
 
 def test_newer_schemas_other_configs_and_foreign_paths(run):
     for step in (1, 2):
-        run.save_checkpoint(step, numbers(step))
+        run.save_checkpoint(step, saved(step))
     forge(run, schema=2)
     refused(run.load_latest, "step-000002 was written by a newer dreamlift (schema 2, this one reads 1): upgrade")
     forge(run, schema=1, config_hash="f" * 64)
@@ -162,14 +163,14 @@ def test_newer_schemas_other_configs_and_foreign_paths(run):
     entry = {"bytes": 9, "sha256": checkpoints._sha256(b"steps: 3\n")}
     forge(run, config_hash=HASH, files={"../../config.yaml": entry})
     with pytest.warns(RuntimeWarning, match="which is not a plain file name"):
-        assert run.load_latest()[0] == 1
+        assert run.load_latest().index == 1
     forge(run, step=7, files={})
     with pytest.warns(RuntimeWarning, match="MANIFEST.json was changed"):
-        assert run.load_latest()[0] == 1
+        assert run.load_latest().index == 1
 
 
 def test_an_interrupt_inside_a_save_leaves_no_half(run, monkeypatch):
-    run.save_checkpoint(1, numbers(1))
+    run.save_checkpoint(1, saved(1))
 
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -177,13 +178,13 @@ def test_an_interrupt_inside_a_save_leaves_no_half(run, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(os, "rename", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run.save_checkpoint(2, numbers(2))
+            run.save_checkpoint(2, saved(2))
     assert names(run.folder / "checkpoints") == ["step-000001"]
 
 
 def test_the_saved_file_is_plain_safetensors(run):
     from safetensors.torch import load_file
 
-    path = run.save_checkpoint(1, {"a": torch.arange(3)})
+    path = run.save_checkpoint(1, saved(1, {"a": torch.arange(3)}))
     assert torch.equal(next(iter(load_file(path / "tensors.safetensors").values())), torch.arange(3))
     assert isinstance(path, Path)

@@ -1,18 +1,25 @@
 """The command line: its verbs, exit codes and what a process of it does. What it is given: test_cli_inputs.py."""
 
+import argparse
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
-from lift_helpers import generate_words, refused, run_main, tree
+from lift_helpers import generate_words, refused, run_main, taught, tree
 
 import dreamlift
-from dreamlift.cli import ASSET_FLAGS, ASSET_SHORT, SHORT, VERBS, exit_code, split_overrides
-from dreamlift.config.build import load_yaml, save_yaml
+from dreamlift.apps.options import FILE_FLAGS, FILES, SETTINGS, build_parser
+from dreamlift.cli import VERBS, exit_code, split_overrides
+from dreamlift.config.build import load_yaml
 from dreamlift.config.schema import Config
-from dreamlift.presets import PRESETS, TOYBOX
+from dreamlift.presets import ABOUT, PRESETS
+from dreamlift.presets.toybox import TOYBOX
+from dreamlift.priors.choice import PriorChoice
+from dreamlift.priors.kinds import Located
 from dreamlift.priors.sources import KNOWN
 from dreamlift.runs.run import RunError
 
@@ -28,7 +35,7 @@ def python(*words, cwd, **more):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ([], 2, "the following arguments are required: VERB"),
+        (["--debug"], 2, "a verb is missing, such as generate"),
         (["genrate", "a mug"], 2, "invalid choice: 'genrate'"),
         (["generate"], 2, "the prompt is empty"),
         (["resume"], 2, "the following arguments are required: run"),
@@ -36,8 +43,11 @@ def python(*words, cwd, **more):
         (["resume", ".", "--guidance.t_min", "0.1"], 2, "resume takes no settings, but --guidance.t_min was given"),
         (["settings", "--mesh.faces=5"], 2, "settings takes no settings, but --mesh.faces"),
         (["settings", "--preset", "nope"], 2, "unknown preset 'nope'"),
+        (["presets", "--mesh.faces=5"], 2, "presets takes no settings"),
         (["priors", "--mesh.faces=5"], 2, "priors takes no settings"),
         (["doctor", "--mesh.faces=5"], 2, "doctor takes no settings"),
+        (["completion", "bash", "--mesh.faces=5"], 2, "completion takes no settings"),
+        (["completion", "fsh"], 2, "invalid choice: 'fsh'"),
         (["export", "nowhere"], 2, "nowhere is not a run folder"),
         (["export", ".", "--seed.x", "1"], 2, "export takes settings of the mesh and its files only"),
         (["generate", "x", "--lod", "9"], 2, "asset: lod is 9; accepted: 1 to 8"),
@@ -51,12 +61,85 @@ def test_misused_verbs_are_refused(cwd, capsys, words, code, said):
     refused(capsys, cwd, words, said, code=code)
 
 
+def test_the_name_alone_prints_the_help(cwd, capsys):
+    assert run_main("--help") == 0
+    told = capsys.readouterr()
+    assert run_main() == 0
+    assert capsys.readouterr() == told
+    assert told.err == ""
+    assert all(verb in told.out for verb in VERBS)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--stesp", "3"], ["unrecognized arguments: --stesp 3; did you mean --steps?"]),
+        (["--guidance.scale", "3"], ["guidance.scale: unknown name", "did you mean 'guidance.guidance_scale'?"]),
+        (["--scene.samples", "3"], ["scene.samples: unknown name", "did you mean 'scene.samples_per_ray'?"]),
+        (["--stages.1.scene.resolutoin", "3"], ["did you mean 'stages.1.scene.resolution'?"]),
+        (["--preset", "vsd"], ["unknown preset 'vsd' (did you mean ", "vsd-toy", "prolificdreamer", "`dreamlift presets`"]),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest_known_one(cwd, capsys, words, expected):
+    refused(capsys, cwd, ["generate", "x", *words], *expected)
+
+
+def test_every_option_says_what_it_is_for(cwd, capsys):
+    parser = build_parser()
+    (verbs,) = (action.choices for action in parser._actions if hasattr(action.choices, "items"))
+    assert set(verbs) == set(VERBS)
+    for name, verb in [("", parser), *verbs.items()]:
+        for action in verb._actions:
+            assert action.help, (name, action.option_strings)
+    shown = [action for action in verbs["generate"]._actions if action.help != argparse.SUPPRESS]
+    assert run_main("generate", "--help") == 0
+    text = capsys.readouterr().out
+    words = " ".join(text.split())
+    for action in shown:
+        assert " ".join(action.help.split()) in words or "-" in action.help, action.dest  # argparse breaks lines at dashes
+        assert all(option in text for option in action.option_strings)
+    assert len(shown) > 30
+
+
+def test_presets_are_listed_with_what_they_are_for(cwd, capsys):
+    assert run_main("presets") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:2] == ["preset", "prior"]
+    rows = {line.split()[0]: line for line in lines[1:-1]}
+    assert list(rows) == list(PRESETS)
+    for name, (config, paper, purpose) in ABOUT.items():
+        assert all(told in rows[name] for told in (paper, purpose, "+".join(str(stage.steps) for stage in config.stages)))
+        named = [teacher.prior for stage in config.stages for teacher in stage.teachers]
+        assert all(prior.name in rows[name] for prior in named if prior is not None)
+    assert tree(cwd) == {}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_prints_a_script(cwd, capsys, shell):
+    assert run_main("completion", shell) == 0
+    script = capsys.readouterr().out
+    assert all(word in script for word in ("generate", "--texture-size", "--prior-config", "evaluate"))
+    found = shutil.which(shell)
+    if found is not None and shell != "tcsh":  # tcsh cannot check without running
+        assert subprocess.run([found, "-n"], input=script, text=True, capture_output=True, check=True).stderr == ""
+    assert tree(cwd) == {}
+
+
+def test_the_folder_of_a_run_is_a_config(cwd, no_steps, stub):
+    assert run_main(*generate_words(stub, "run", "--seed", "7")) == 0
+    assert run_main("generate", "--config", "run", "--out", "again") == 0
+    assert (cwd / "again" / "config.yaml").read_bytes() == (cwd / "run" / "config.yaml").read_bytes()
+    assert run_main("generate", "a blue mug", "--config", "run", "--out", "other", "--seed", "8") == 0
+    first, other = (load_yaml(Config, (cwd / name / "config.yaml").read_text()) for name in ("run", "other"))
+    assert other == replace(first, prompt="a blue mug", seed=8)
+
+
 def test_unknown_formats_are_refused(cwd, capsys, no_steps, stub):
     assert run_main(*generate_words(stub, "run")) == 0
     capsys.readouterr()
     refused(capsys, cwd, ["export", "run", "--format", "glb,fbx"], "unknown format 'fbx'; accepted: glb, obj, ply, stl, usdz")
     refused(capsys, cwd, ["export", "run", "--faces", "many"], "mesh.faces: got 'many', accepted: a whole number")
-    (cwd / "run" / "config.yaml").write_text("steps: 3\n")
+    (cwd / "run" / "config.yaml").write_text("seed: 3\n")
     refused(capsys, cwd, ["resume", "run"], "run belongs to another config", "start a new run", code=1)
 
 
@@ -85,7 +168,7 @@ def test_lack_of_gpu_memory_is_one_line(cwd, capsys, monkeypatch, stub):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0 has 1 GiB free.")
 
-    monkeypatch.setattr("dreamlift.lifting.prompt_reader", full)
+    monkeypatch.setattr(Located, "read", full)
     refused(capsys, cwd, generate_words(stub, "run"), "CUDA out of memory. Tried to allocate 2 GiB. GPU 0", code=1)
 
 
@@ -94,12 +177,14 @@ def test_settings_lists_everything_that_can_be_set(cwd, capsys):
     lines = capsys.readouterr().out.splitlines()
     names = [line.split()[0] for line in lines]
     assert len(set(names)) == len(names) > 50
-    targets = [*SHORT.values(), *ASSET_SHORT.values(), *(target for target, _ in ASSET_FLAGS.values())]
-    assert {f"--{target}" for target in targets} - {"--then", "--backdrops"} <= set(names)  # of these each entry is listed
-    assert "--guidance.guidance_scale 7.5  (a number)  uncond + s (cond - uncond)" in lines
+    targets = [*filter(None, SETTINGS.values()), *FILES.values(), *(target for target, _ in FILE_FLAGS.values())]
+    for target in targets:  # of some that are not plain values each part is listed
+        assert any(name == f"--{target}" or name.startswith(f"--{target}.") for name in names), target
+    told = "s in uncond + s (cond - uncond), at least 0; DreamFusion: 100"
+    assert f"--guidance.guidance_scale 7.5  (a number)  {told}" in lines
     for name in PRESETS:
         assert run_main("settings", "--preset", name) == 0
-        assert f"--prior {PRESETS[name].prior}  (text)" in capsys.readouterr().out
+        assert f"--prior.name {PRESETS[name].stages[0].teachers[0].prior.name}  (text)" in capsys.readouterr().out
     assert tree(cwd) == {}
 
 
@@ -109,13 +194,15 @@ def test_every_listed_setting_is_taken_back(cwd, capsys, no_steps, stub):
     for line in capsys.readouterr().out.splitlines():
         name, rest = line.split(" ", 1)
         value = rest.rsplit("  (", 1)[0] if rest.count("  (") == 1 else rest.split("  (", 1)[0]
-        if value and name not in ("--prompt", "--prior"):
+        if value and name not in ("--prompt", "--prior.name"):
             words.append(f"{name}={value}")
     assert len(words) > 60
     assert run_main("generate", "a mug", "--prior", stub, "--out", "run", *words) == 0
     config = load_yaml(Config, (cwd / "run" / "config.yaml").read_text())
-    assert config == load_yaml(Config, save_yaml(TOYBOX).replace("prior: toybox", f"prior: {stub}").replace(
-        'prompt: ""', "prompt: a mug").replace("prompt: ''", "prompt: a mug"))  # fmt: skip
+    expected = replace(TOYBOX, prompt="a mug")
+    for number in range(len(expected.stages)):  # a run's own config names the prior of every stage
+        expected = taught(expected, number, prior=PriorChoice(str(stub)))
+    assert config == expected
 
 
 def test_priors_and_doctor(cwd, capsys):
@@ -136,11 +223,11 @@ def test_doctor_says_what_is_missing(cwd, capsys, monkeypatch):
     from dreamlift.apps import doctor
 
     monkeypatch.setattr(doctor, "REQUIRED", ("torch", "no-such-package"))
-    monkeypatch.setattr(doctor, "OPTIONAL", {"no_such_module": ("fast", "speed")})
+    monkeypatch.setattr(doctor, "OPTIONAL", {"no_such_module": ("no-such-extra", "speed")})
     assert run_main("doctor") == 1
     shown = capsys.readouterr().out
     assert "MISSING: pip install no-such-package" in shown
-    assert "not installed: pip install 'dreamlift[fast]'  (speed)" in shown
+    assert "no-such-extra       not installed: pip install no-such-extra  (speed)" in shown
 
 
 def test_doctor_says_that_memory_is_short(cwd, capsys, monkeypatch):
@@ -148,14 +235,14 @@ def test_doctor_says_that_memory_is_short(cwd, capsys, monkeypatch):
     assert run_main("doctor") == 1
     lines = capsys.readouterr().out.splitlines()
     assert "free memory         0.1 GB" in lines
-    assert any(line.split()[0] == "toybox" and line.endswith("GB with toybox: too much here") for line in lines)
+    assert any(line.split()[0] == "toybox" and line.endswith(" GB: more than is free") for line in lines)
     assert lines[-1].startswith("not ready: ")
 
 
 # The process
 
 
-def test_help_needs_nothing_heavy(cwd):
+def test_help_and_lists_need_nothing_heavy(cwd):
     code = """
 import sys
 from dreamlift.cli import main
@@ -164,10 +251,11 @@ try:
     code = main([WORDS])
 except SystemExit as error:
     code = error.code
-heavy = {"torch", "numpy", "diffusers", "transformers", "trimesh", "PIL", "yaml", "rich", "numba"} & set(sys.modules)
+heavy = {"torch", "numpy", "diffusers", "transformers", "trimesh", "PIL", "yaml", "numba"} & set(sys.modules)
 print(code, sorted(heavy), file=sys.stderr)
 """
-    for words in ("'--help'", "'--version'", "'generate', '--help'", "'priors'"):
+    lists = ("'--help'", "'--version'", "'generate', '--help'", "'priors'", "'settings'", "'settings', '--preset', 'vsd-toy'")
+    for words in ("", *lists):
         done = python("-c", code.replace("WORDS", words), cwd=cwd)
         assert done.stderr == "0 []\n", words
         assert done.stdout
@@ -182,7 +270,7 @@ later = {"diffusers", "transformers", "trimesh", "PIL", "numba", "rich"}
 assert not later & set(sys.modules)
 from dreamlift import Asset, Config, generate
 assert callable(generate) and callable(dreamlift.generate) and generate is dreamlift.generate
-assert Config.__module__ == "dreamlift.config.schema" and Asset.__module__ == "dreamlift.lifting"
+assert Config.__module__ == "dreamlift.config.schema" and Asset.__module__ == "dreamlift.asset"
 assert not {"diffusers", "transformers", "trimesh"} & set(sys.modules)
 try:
     dreamlift.nothing

@@ -348,7 +348,7 @@ def test_missing_settings_and_paths():
         (Everything(lr=math.nan), "lr: got nan, accepted: a finite number"),
         (Everything(cameras=Views(fov_deg=(1.0,))), "cameras.fov_deg: got 1 values, accepted: [a number, a number]"),
         (Everything(cameras=Views(sizes=[64])), "cameras.sizes: got [64], accepted: [a whole number, ...]"),
-        (Everything(guidance=Views()), "guidance: got Views("),
+        (Everything(guidance=Views()), "guidance: Views has no name in a config; register it (dreamlift.register)"),
         (Everything(sparsity=1.0), "sparsity: got 1.0, accepted: a number | a mapping with type: constant/linear"),
     ],
 )

@@ -10,15 +10,16 @@ from big_helpers import CPU, clip, close, tokenizer
 from safetensors.torch import save_file
 from test_priors import tiny_folder
 
-from dreamlift.priors import load_prior
-from dreamlift.priors.lora.additions import Additions, resolve
+from dreamlift.priors.choice import PriorChoice
+from dreamlift.priors.kinds import load_prior
+from dreamlift.priors.lora.additions import with_whole_paths
 from dreamlift.priors.lora.embedding_files import install, read_embeddings
-from dreamlift.priors.text import unpack
 
 
-def embedding(tmp_path, name, tensors):
+def embedding(tmp_path, name, tensors, folder=""):
+    """The choice of the prior in ``folder`` with an embedding of this file name."""
     save_file(tensors, tmp_path / f"{name}.safetensors")
-    return resolve(Additions(embeddings=(str(tmp_path / f"{name}.safetensors"),)))
+    return with_whole_paths(PriorChoice(str(folder), embeddings=(str(tmp_path / f"{name}.safetensors"),)))
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -31,16 +32,16 @@ def test_embeddings_are_read_as_diffusers_own_loader_does(tmp_path, count):
     vectors = torch.randn(count, 16)
     files = {"<cat-toy>": ("any", {"<cat-toy>": vectors}), "my-style": ("my-style", {"emb_params": vectors.half()})}
     for word, (name, tensors) in files.items():
-        additions = embedding(tmp_path, name, tensors)
+        choice = embedding(tmp_path, name, tensors, folder)
         pipe.load_textual_inversion({word: tensors[next(iter(tensors))].float()})
         prompts = [f"a red {word} mug", "a red mug", f"{word}, {word}"]
-        got = load_prior(folder, CPU, additions=additions).embed_text(prompts)
-        plain = load_prior(folder, CPU).embed_text(prompts)
+        got = load_prior(choice, CPU).embed_text(prompts).states
+        plain = load_prior(folder, CPU).embed_text(prompts).states
         for i, prompt in enumerate(prompts):
             close(got[i : i + 1], pipe.encode_prompt(prompt, CPU, 1, False)[0])
         assert torch.equal(got[1], plain[1])
         assert float((got[0] - plain[0]).abs().max()) > 0.1
-        loud = load_prior(folder, CPU, additions=additions).embed_text([f"a red {word.upper()} mug"])
+        loud = load_prior(choice, CPU).embed_text([f"a red {word.upper()} mug"]).states
         assert torch.equal(loud, got[:1])
 
 
@@ -48,8 +49,8 @@ def test_embeddings_are_read_as_diffusers_own_loader_does(tmp_path, count):
 def test_embeddings_of_two_encoders_go_to_both(tmp_path, xl):
     folder, pipe = xl
     tensors = {"clip_l": torch.randn(2, 16), "clip_g": torch.randn(2, 12)}
-    prior = load_prior(folder, CPU, additions=embedding(tmp_path, "charm", tensors))
-    states, pooled = unpack(prior.embed_text(["a charm mug", ""]), 40)
+    prior = load_prior(embedding(tmp_path, "charm", tensors, folder), CPU)
+    states, pooled = prior.embed_text(["a charm mug", ""])
     # by hand: the stock encoders with the vectors put in where the word stands
     tokens = torch.tensor([[*pipe.tokenizer("a", add_special_tokens=False).input_ids, 2, 2,
                             *pipe.tokenizer("mug", add_special_tokens=False).input_ids, 1] + [0] * 72])  # fmt: skip
@@ -88,11 +89,11 @@ def test_embeddings_that_do_not_fit_are_refused_and_unused_ones_are_noted(tmp_pa
         ({"kernel": torch.ones(1, 1, 3, 3)}, "is not a textual inversion"),
     ):
         with pytest.raises(ValueError, match=expected):
-            load_prior(folder, CPU, additions=embedding(tmp_path, "x", tensors)).embed_text(["an x", ""])
-    one = embedding(tmp_path, "charm", both)
+            load_prior(embedding(tmp_path, "x", tensors, folder), CPU).embed_text(["an x", ""])
+    one = embedding(tmp_path, "charm", both, folder)
     with pytest.warns(UserWarning, match=r"charm\.safetensors is not used: write 'charm' into the prompt"):
-        load_prior(folder, CPU, additions=one).embed_text(["a charming mug", ""])
+        load_prior(one, CPU).embed_text(["a charming mug", ""])
     (tmp_path / "sub").mkdir()
     two = replace(one, embeddings=one.embeddings + embedding(tmp_path / "sub", "Charm", both).embeddings)
     with pytest.raises(ValueError, match="both for the word 'Charm'"):
-        load_prior(folder, CPU, additions=two).embed_text(["a charm"])
+        load_prior(two, CPU).embed_text(["a charm"])

@@ -19,7 +19,7 @@ from dreamlift.guidance.sdi import SDI
 from dreamlift.guidance.sds import SDS
 from dreamlift.priors.gaussian import GaussianPrior
 from dreamlift.prompts import WORDINGS, Backdrop, Compass, FourViews, compass_words, embed_prompt
-from dreamlift.types import Conditioning
+from dreamlift.types import Conditioning, TextStates
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -198,9 +198,9 @@ def test_wordings_are_closed_and_their_shares_sum_to_one(wording):
 
 
 def test_prompt_embeds_blend_and_carry_negatives():
-    def embed(texts: list[str]) -> torch.Tensor:
+    def embed(texts: list[str]) -> TextStates:
         seen.extend(texts)
-        return torch.arange(len(texts)).float().view(-1, 1, 1)
+        return TextStates(torch.arange(len(texts)).float().view(-1, 1, 1))
 
     seen: list[str] = []
     embeds = embed_prompt("a mug", "ugly", FourViews(perp_neg=1.0), embed)
@@ -216,9 +216,9 @@ def test_prompt_embeds_blend_and_carry_negatives():
 
 
 def test_the_words_of_a_backdrop_come_before_the_view():
-    def embed(texts: list[str]) -> torch.Tensor:
+    def embed(texts: list[str]) -> TextStates:
         seen.extend(texts)
-        return torch.arange(len(texts)).float().view(-1, 1, 1)
+        return TextStates(torch.arange(len(texts)).float().view(-1, 1, 1))
 
     seen: list[str] = []
     pale, dark, night = Backdrop(), Backdrop("dark background", (0.1, 0.1, 0.1)), Backdrop("dark background", (0.0, 0.0, 0.1))

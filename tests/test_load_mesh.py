@@ -133,6 +133,7 @@ HOSTILE = {
     "OBJ index": ("a.obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 999999999\n", "cannot be read"),
     "OBJ without faces": ("a.obj", b"v 0 0 0\nv 1 0 0\n", "no faces"),
     "OBJ NaN": ("a.obj", b"v nan 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "not finite"),
+    "OBJ UVs of 1e300": ("a.obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nvt 1e300 0\nf 1/1 2/2 3/1\n", "uvs holds values"),
     "OBJ of binary": ("a.obj", bytes(range(256)) * 9, "not text"),
     "OBJ of 500,001": ("a.obj", b"v 0 0 0\n" + b"f 1 1 1\n" * 500_001, "500,001 faces"),
     "PLY count": ("a.ply", PLY % (BIG, 1), "1000000000 of the element 'vertex'"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from guidance_helpers import ToldPrior
 
+from dreamlift.cameras import turntable
 from dreamlift.guidance.base import Guidance
 from dreamlift.guidance.csd import CSD
 from dreamlift.guidance.hifa import HiFA
@@ -20,7 +21,7 @@ from dreamlift.guidance.sds import SDS
 from dreamlift.guidance.sjc import SJC
 from dreamlift.priors.gaussian import GaussianPrior
 from dreamlift.prompts import NoViews, embed_prompt
-from dreamlift.types import Conditioning, GuidanceOutput
+from dreamlift.types import Conditioning, GuidanceOutput, TextStates
 
 
 class Straight(ToldPrior):
@@ -94,15 +95,19 @@ def test_inversion_knows_nothing_of_a_negative_prompt():
 
 
 def test_the_empty_prompt_comes_along_with_a_negative_one():
-    def embed(texts: list[str]) -> torch.Tensor:
-        return torch.tensor([float(len(text)) for text in texts]).view(-1, 1, 1)
+    def embed(texts: list[str]) -> TextStates:
+        return TextStates(torch.tensor([float(len(text)) for text in texts]).view(-1, 1, 1))
 
     without, given = (embed_prompt("a mug", negative, NoViews(), embed) for negative in ("", "ugly"))
-    assert without.empty_prompt_embeds is None
-    assert float(without.negative_prompt_embeds) == 0.0
-    assert given.empty_prompt_embeds is not None
-    assert (float(given.negative_prompt_embeds), float(given.empty_prompt_embeds)) == (4.0, 0.0)
-    assert given.prompt_embeds.shape == without.prompt_embeds.shape
+    assert without.empty is None
+    assert float(without.negative.states) == 0.0
+    assert given.empty is not None
+    assert (float(given.negative.states), float(given.empty.states)) == (4.0, 0.0)
+    assert given.prompt.states.shape == without.prompt.states.shape
+    cond = given.at(turntable(2, size=4))
+    assert cond.negative_prompt_embeds.flatten().tolist() == [4.0, 4.0]
+    assert cond.empty_prompt_embeds is not None
+    assert cond.empty_prompt_embeds.flatten().tolist() == [0.0, 0.0]
 
 
 def test_sjc_is_sds_with_weight_one_and_the_plain_score_without_variance_reduction():

@@ -11,27 +11,35 @@ from typing import Any
 
 import pytest
 import torch
-from big_helpers import CPU, third_pipeline
-from lift_helpers import generate_words, run_main, small_pictures
+from big_helpers import CPU, conditioned, third_pipeline
+from lift_helpers import generate_words, run_main, small_pictures, taught
 from memory_helpers import saved_bytes
 from mvdream_helpers import save_port
 
 from dreamlift.cameras import CameraSampler
 from dreamlift.guidance.vsd import VSD
-from dreamlift.lifting import prepare
-from dreamlift.optimize import random_stream
+from dreamlift.lifting import load, resolve
+from dreamlift.presets import PRESETS
 from dreamlift.presets.toybox import FIELD
-from dreamlift.priors import load_prior
-from dreamlift.priors.footprint import footprint
+from dreamlift.priors.choice import PriorChoice
+from dreamlift.priors.kinds import load_prior
+from dreamlift.priors.parts import FolderParts
 from dreamlift.priors.saving import Memory
 from dreamlift.scenes.nerf.hashgrid import Hashgrid
 from dreamlift.scenes.nerf.scene import Nerf
 from dreamlift.scenes.nerf.voxel import Voxel
-from dreamlift.types import Conditioning
+from dreamlift.system.streams import random_stream
 
 
 def close(got, expected_):
     torch.testing.assert_close(got, expected_, atol=1e-4, rtol=1e-3)
+
+
+def near(got, expected_):
+    """Equal but for rounding of the largest values: guidance makes small differences of large ones."""
+    size = float(expected_.abs().max())
+    assert size > 1e-3
+    torch.testing.assert_close(got, expected_, atol=1e-4 * size, rtol=0)
 
 
 @pytest.fixture(scope="module")
@@ -51,47 +59,90 @@ def loaded(*args, **options) -> Any:
     return load_prior(*args, **options)
 
 
-def asked(prior: Any, text):
-    """Guided predictions for two pictures with Perp-Neg, and the batches that the network saw."""
-    network = prior.transformer if hasattr(prior, "transformer") else prior.network.unet
+def watched(network):
+    """The sizes of the batches that a network is called with from now on, and the handle that ends it."""
     batches = []
-    hook = network.register_forward_pre_hook(lambda _, args: batches.append(len(args[0])))
-    latents = prior.encode(torch.rand(2, 16, 16, 3, generator=random_stream("pictures")))
-    cond = Conditioning(text[[0, 2]], text[[1, 1]], text[[2, 0]][:, None], torch.full((2, 1), -0.5))
+    return batches, network.register_forward_pre_hook(lambda _, args: batches.append(len(args[0])))
+
+
+def asked(prior: Any, text):
+    """Guided predictions for two pictures with Perp-Neg, their gradient, and the batches that the network saw."""
+    batches, hook = watched(prior.transformer if hasattr(prior, "transformer") else prior.network.unet)
     with torch.no_grad():
-        noise = prior.predict_noise(latents, torch.tensor([0.3, 0.7]), cond, 5.0)
+        latents = prior.encode(torch.rand(2, 16, 16, 3, generator=random_stream("pictures")))
+    latents.requires_grad_()
+    others = None if text.pooled is None else text.pooled[[2, 0]][:, None]
+    cond = replace(
+        conditioned(text, [0, 2], [1, 1]), perp_embeds=text.states[[2, 0]][:, None], perp_weights=torch.full((2, 1), -0.5),
+        perp_pooled_embeds=others,
+    )  # fmt: skip
+    noise = prior.predict_noise(latents, torch.tensor([0.3, 0.7]), cond, 5.0)
+    noise.square().sum().backward()
     hook.remove()
-    return noise, batches
+    return noise.detach(), latents.grad, batches
 
 
-def test_one_by_one(folder):
-    plain, low = (loaded(folder, CPU, memory=Memory(micro_batch=int(on))) for on in (False, True))
+# 2 pictures x (negative, prompt, one of Perp-Neg) are 6 for the network
+@pytest.mark.parametrize(("size", "expected"), [(1, [1] * 6), (2, [2] * 3), (4, [4, 2]), (5, [5, 1]), (9, [6])])
+def test_micro_batches(folder, size, expected):
+    plain, low = (loaded(folder, CPU, memory=Memory(micro_batch=number)) for number in (0, size))
     text = plain.embed_text(["a red mug", "", "a mug"])
-    (whole, together), (parts, apart) = asked(plain, text), asked(low, text)
-    assert (together, apart) == ([6], [1] * 6)
+    (whole, gradient, together), (parts, gradient_parts, apart) = asked(plain, text), asked(low, text)
+    assert (together, apart) == ([6], expected)
     close(parts, whole)
+    near(gradient_parts, gradient)
     if hasattr(low, "autoencoder"):
         assert low.autoencoder.vae.use_slicing
         assert not plain.autoencoder.vae.use_slicing
 
 
+@pytest.mark.parametrize(("size", "expected"), [(1, [1] * 3), (2, [2, 1])])
+def test_micro_batches_of_an_adapted_network(xl_folder, size, expected):
+    answers = []
+    for number in (0, size):
+        prior = loaded(xl_folder, CPU, memory=Memory(micro_batch=number))
+        state = prior.adapted(4, "attention", random_stream("lora"))
+        rng = random_stream("weights")
+        with torch.no_grad():
+            for parameter in state.parameters():
+                parameter += 0.3 * torch.randn(parameter.shape, generator=rng)
+        text, cameras = prior.embed_text(["a red mug", "", "a mug"]), CameraSampler(views=3)(0.0, rng)
+        cond = replace(conditioned(text, [0, 2, 0], [1, 1, 1]), cameras=cameras)
+        batches, _ = watched(state.lora.holder[0])
+        noise = state.predict_noise(torch.randn(3, 4, 8, 8, generator=rng), torch.tensor([0.1, 0.4, 0.8]), cond)
+        noise.square().sum().backward()
+        answers.append((noise.detach(), [p.grad for p in state.parameters() if p.grad is not None], batches))
+    (whole, gradients, together), (parts, gradients_parts, apart) = answers
+    assert (together, apart) == ([3], expected)
+    close(parts, whole)
+    assert len(gradients) == len(gradients_parts) > 4
+    for one, other in zip(gradients, gradients_parts, strict=True):
+        near(other, one)
+
+
+def test_micro_batches_are_not_negative():
+    with pytest.raises(ValueError, match="micro_batch is -1; accepted: 0"):
+        Memory(micro_batch=-1)
+
+
 def test_views_that_see_each_other_stay_together(tmp_path):
     save_port(tmp_path)
-    assert footprint(tmp_path).together == 4
     rng = random_stream("views")
     cameras = CameraSampler(views=8, orbit=4)(0.0, rng)
     prior, results = load_prior(tmp_path, CPU), []
+    assert prior.views == 4
     text, times = prior.embed_text(["a red mug", ""]), torch.tensor([0.3, 0.7]).repeat_interleave(4)
     x = torch.randn(8, *prior.encode(torch.rand(1, 16, 16, 3)).shape[1:], generator=rng)
-    for on in (False, True):
-        prior = loaded(tmp_path, CPU, memory=Memory(micro_batch=int(on)))
-        batches = []
-        prior.network.unet.register_forward_pre_hook(lambda _, args, batches=batches: batches.append(len(args[0])))
-        cond = Conditioning(text[[0] * 8], text[[1] * 8], cameras=cameras)
+    for size in (0, 1, 4, 7, 8, 12, 30):
+        prior = loaded(tmp_path, CPU, memory=Memory(micro_batch=size))
+        batches, _ = watched(prior.network.unet)
+        cond = replace(conditioned(text, [0] * 8, [1] * 8), cameras=cameras)
         with torch.no_grad():
             results.append((prior.predict_noise(x, times, cond, 5.0), batches))
-    close(results[1][0], results[0][0])
-    assert [batches for _, batches in results] == [[16], [4] * 4]
+    for noise, _ in results[1:]:
+        close(noise, results[0][0])
+    fours, eights = [4] * 4, [8] * 2
+    assert [batches for _, batches in results] == [[16], fours, fours, fours, eights, [12, 4], [16]]
     with pytest.raises(ValueError, match=r"leave memory\.attention_slices off"):
         load_prior(tmp_path, CPU, memory=Memory(attention_slices=True))
 
@@ -105,7 +156,9 @@ def test_attention_slices(folder):
         return
     plain, low = (loaded(folder, CPU, memory=Memory(attention_slices=on)) for on in (False, True))
     text = plain.embed_text(["a red mug", "", "a mug"])
-    close(asked(low, text)[0], asked(plain, text)[0])
+    (parts, gradient_parts, _), (whole, gradient, _) = asked(low, text), asked(plain, text)
+    close(parts, whole)
+    near(gradient_parts, gradient)
     assert all(isinstance(kind, SlicedAttnProcessor) for kind in low.network.unet.attn_processors.values())
     assert not any(isinstance(kind, SlicedAttnProcessor) for kind in plain.network.unet.attn_processors.values())
 
@@ -141,7 +194,7 @@ def test_checkpoints_of_an_adapted_network_know_its_weights(xl_folder):
             for parameter in state.parameters():
                 parameter += 0.3 * torch.randn(parameter.shape, generator=rng)
         latents = torch.randn(2, 4, 8, 8, generator=rng)
-        cond = Conditioning(text[[0, 0]], text[[1, 1]])
+        cond = conditioned(text, [0, 0], [1, 1])
         error, size = saved_bytes(partial(loss.lora_loss, prior, latents, cond, random_stream("t"), state))
         error.backward()
         kept.append(size)
@@ -161,8 +214,7 @@ def test_rays_piece_by_piece(field, lit):
     terms = ("sparsity", "distortion", "depth_variance", "orientation", *(["tv"] if isinstance(field, Voxel) else []))
     results = []
     for at_once in (0, 50):
-        config = replace(FIELD, scene=Nerf(field, samples_per_ray=16, chunk_rays=at_once))
-        scene = config.scene.build(random_stream("scene")).train()
+        scene = Nerf(field, samples_per_ray=16, chunk_rays=at_once).build(random_stream("scene")).train()
         cameras = replace(FIELD.cameras, resolution=(12,))(0.5, random_stream("cameras"))
         shading = replace(FIELD.lighting, lambertian=1.0)(cameras, 0.5, random_stream("light")) if lit else None
         render, size = saved_bytes(
@@ -202,19 +254,18 @@ def test_a_run_with_all_options_makes_the_same(cwd, stub, monkeypatch):
 
 
 def test_text_encoders_and_networks_are_never_in_memory_together(stub, monkeypatch):
-    from dreamlift.priors import network
-
     loaded, alive = [], []
-    original = network.load_part
+    original = FolderParts.network
 
-    def load(kind, folder, *more):
+    def network(self, part, *more):
         gc.collect()
-        alive.append([name for name, part in loaded if part() is not None])
-        part = original(kind, folder, *more)
-        loaded.append((folder.name, weakref.ref(part)))
-        return part
+        alive.append([name for name, found in loaded if found() is not None])
+        found = original(self, part, *more)
+        loaded.append((part, weakref.ref(found)))
+        return found
 
-    monkeypatch.setattr(network, "load_part", load)
-    prepare(replace(FIELD, prompt="a red mug", prior=str(stub)))
+    monkeypatch.setattr(FolderParts, "network", network)
+    job = load(resolve(taught(replace(PRESETS["toybox-field"], prompt="a red mug"), prior=PriorChoice(str(stub)))))
     assert [name for name, _ in loaded] == ["text_encoder", "unet"]
     assert alive == [[], []]
+    assert loaded[1][1]() is job.work.ready.priors[0].network.unet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from dreamlift.meshing import geometry
 from dreamlift.meshing.clean import decimate, remove_floaters, smooth, split_pinches
 from dreamlift.meshing.geometry import is_closed, signed_volume
 from dreamlift.meshing.isosurface import find_threshold, isosurface, surface_of_density, triangle_table
+from dreamlift.meshing.watertight import is_watertight, weld
 from dreamlift.raster.exact import rasterize
 from dreamlift.texturing.bake import bake, grow, rasterize_uvs
 from dreamlift.texturing.draw import render_mesh
@@ -216,16 +218,25 @@ def test_smoothing_removes_stairs_without_shrinking():
 
 def test_bad_meshes_are_refused():
     good = mesh_of(sphere_sdf(grid(12)))
-    with pytest.raises(EmptySceneError, match="no faces"):
-        Mesh(good.vertices, good.faces[:0])
+    with pytest.raises(EmptySceneError, match="no faces: nothing to export"):
+        replace(good, faces=good.faces[:0])
     with pytest.raises(ValueError, match="indices"):
         Mesh(good.vertices[:3], good.faces)
     with pytest.raises(ValueError, match="not finite"):
         Mesh(good.vertices * np.float32("nan"), good.faces)
     with pytest.raises(ValueError, match="needs uvs"):
         Mesh(good.vertices, good.faces, base_color=np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"uvs must have shape \(\d+, 2\)"):
+        Mesh(good.vertices, good.faces, uvs=np.zeros((3, 2), np.float32))
     with pytest.raises(ValueError, match="inside out"):
         remove_floaters(Mesh(good.vertices, good.faces[:, ::-1]))
+
+
+def test_a_mesh_of_degenerate_faces_is_not_watertight_and_cannot_be_welded():
+    line = Mesh(np.array([[0, 0, 0], [1, 0, 0], [1, 0, 0]], np.float32), np.array([[0, 1, 2]], np.int32))
+    assert not is_watertight(line)
+    with pytest.raises(EmptySceneError, match="no faces"):
+        weld(line)
 
 
 # ---- unwrap and bake
@@ -245,6 +256,8 @@ def test_unwrap_keeps_the_surface_and_overlaps_nothing():
     # If charts overlapped, fewer texels than the summed areas would be covered.
     assert len(texel) == pytest.approx(area, rel=0.02)
     assert len(texel) > 0.35 * 256 * 256
+    picture = np.zeros((4, 4, 3), np.uint8)
+    assert unwrap(replace(flat, metallic_roughness=picture, normal_map=picture), 64).normal_map is None
     back = trimesh.Trimesh(flat.vertices, flat.faces, process=True, merge_norm=True, merge_tex=True)
     assert back.is_watertight
 

@@ -14,17 +14,17 @@ from dreamlift.guidance.base import draw_t
 from dreamlift.guidance.reconstruction import Reconstruction
 from dreamlift.guidance.sds import SDS
 from dreamlift.guidance.vsd import VSD
-from dreamlift.optimize import optimize, random_stream, start
 from dreamlift.presets import PRESETS
-from dreamlift.presets.toybox import FIELD
-from dreamlift.priors import load_prior
+from dreamlift.presets.toybox import TOYBOX
+from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.gaussian import GaussianPrior
-from dreamlift.priors.lora.additions import Additions, LoraFile
+from dreamlift.priors.kinds import load_prior
 from dreamlift.priors.lora.original_names import stock_keys
 from dreamlift.priors.mvdream import MVDreamPrior, camera_matrices, join_views, load_network, stock_settings
-from dreamlift.priors.sources import locate
 from dreamlift.prompts import embed_prompt
-from dreamlift.types import Conditioning
+from dreamlift.stages.base import Ready
+from dreamlift.system.streams import random_stream
+from dreamlift.types import Conditioning, Handover, LoraFile, Task
 
 CPU = torch.device("cpu")
 ELEVATION = 15.0
@@ -41,11 +41,18 @@ def port(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prior(port):
-    return load_prior(locate(str(port[0])), CPU)
+    return load_prior(port[0], CPU)
 
 
 def close(got, expected):
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+
+
+def begun(config, prior):
+    """The first stage of a run at its first step."""
+    wording = config.stages[0].teachers[0].wording
+    embeds = embed_prompt(config.prompt, config.negative, wording, prior.embed_text, config.backdrops)
+    return config.stages[0].begin(Ready(config.places()[0], Task(config.prompt), CPU, (prior,), (embeds,), Handover()))
 
 
 def views(count=4):
@@ -158,11 +165,11 @@ def test_what_it_cannot_work_with_is_refused(prior, port):
     with pytest.raises(ValueError, match=r"given 4 pictures with no cameras"):
         prior.predict_noise(x, t, replace(cond, cameras=None), 1.0)
     with pytest.raises(ValueError, match="leave camera_conditioning on"):
-        load_prior(port[0], CPU, camera_conditioning=False)
+        load_prior(PriorChoice(str(port[0]), camera_conditioning=False), CPU)
     with pytest.raises(ValueError, match="use --guidance"):
         VSD().init(prior, torch.Generator())
-    with pytest.raises(ValueError, match=r"cameras.orbit is 1, but this prior looks at 4 views"):
-        start(FIELD, prior)
+    with pytest.raises(ValueError, match=r"cameras.orbit is 1, but this prior denoises 4 views"):
+        begun(replace(TOYBOX, prompt="a mug"), prior)
 
 
 NOT_AS_PUBLISHED = r"config.json is not MVDream's as it was published"
@@ -228,21 +235,25 @@ def test_the_reconstruction_loss_rescales_object_by_object(prior):
 @pytest.mark.parametrize("loss", ["preset", "sds"])
 def test_two_steps_of_the_preset(prior, loss):
     full = PRESETS["mvdream"]
-    guidance = full.guidance if loss == "preset" else SDS(50.0)
-    cameras, scene = replace(full.cameras, resolution=(8, 12)), replace(full.scene, samples_per_ray=32)
-    config = replace(full, steps=2, prompt="a mug", negative="", cameras=cameras, scene=scene, guidance=guidance)
-    state = start(config, prior)
-    before = [parameter.detach().clone() for parameter in state.scene.parameters()]
-    steps = list(optimize(config, prior, embed_prompt("a mug", "", config.wording, prior.embed_text, config.backdrops), state))
+    (stage,) = full.stages
+    (teacher,) = stage.teachers
+    cameras, scene = replace(stage.cameras, resolution=(8, 12)), replace(stage.scene, samples_per_ray=32)
+    teacher = teacher if loss == "preset" else replace(teacher, guidance=SDS(50.0))
+    stage = replace(stage, steps=2, cameras=cameras, scene=scene, teachers=(teacher,))
+    work = begun(replace(full, prompt="a mug", negative="", stages=(stage,)), prior)
+    before = [parameter.detach().clone() for parameter in work.scene.parameters()]
+    steps = [work.step() for _ in range(2)]
+    assert work.finished
     assert [(step.cameras.width, step.note) for step in steps] == [(8, ""), (12, "")]
     for step in steps:
-        assert len(step.guidance.t.unique()) == len(step.cameras.elevation.unique()) == 1
+        (out,) = step.guidance
+        assert len(out.t.unique()) == len(step.cameras.elevation.unique()) == 1
         assert step.terms["grad_norm"] > 0.0
-    assert any(not torch.equal(a, b) for a, b in zip(before, state.scene.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(before, work.scene.parameters(), strict=True))
 
 
 def test_the_presets_cameras_are_its_rows():
-    sampler = PRESETS["mvdream"].cameras
+    sampler = PRESETS["mvdream"].stages[0].cameras
     assert (sampler(0.49, random_stream()).width, sampler(0.5, random_stream()).width) == (64, 256)
     for seed in range(20):
         cameras = sampler(0.0, random_stream(seed))
@@ -276,5 +287,5 @@ def test_a_lora_is_added_to_its_layers(port, tmp_path):
     key = f"lora_unet_{name.replace('.', '_')}"
     file = tmp_path / "style.safetensors"
     save_file({f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(1.0)}, file)
-    prior = load_prior(port[0], CPU, additions=Additions((LoraFile(str(file), 0.6),)))
+    prior = load_prior(PriorChoice(str(port[0]), loras=(LoraFile(str(file), 0.6),)), CPU)
     torch.testing.assert_close(prior.network.unet.get_submodule(name).weight, before + 0.3 * up @ down)

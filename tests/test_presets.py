@@ -1,12 +1,16 @@
 """The named settings: each is a whole config, can be written and read back, and fits the parts that it names."""
 
 import dataclasses
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import trimesh
+from lift_helpers import changed
+from stage_helpers import begun, steps_of
 
 from dreamlift.cameras import CameraSampler
 from dreamlift.config.build import (
@@ -19,24 +23,30 @@ from dreamlift.config.build import (
     save_yaml,
     to_plain,
 )
-from dreamlift.config.schema import Config, Weights, check_stages
-from dreamlift.optimize import optimize, random_stream, start
-from dreamlift.presets import PRESETS, TOYBOX
-from dreamlift.priors import load_prior
+from dreamlift.config.schema import Config, check_stages
+from dreamlift.config.short import describe, override
+from dreamlift.config.table import PATH
+from dreamlift.lifting import with_priors
+from dreamlift.presets import ABOUT, PRESETS, TOYBOX
+from dreamlift.presets.table import make_table
+from dreamlift.priors.kinds import load_prior
 from dreamlift.priors.sources import KNOWN
-from dreamlift.prompts import embed_prompt
 from dreamlift.scenes import SCENES
 from dreamlift.scenes.background import Solid
 from dreamlift.scenes.gaussians.scene import Gaussians
 from dreamlift.scenes.nerf.scene import Nerf
 from dreamlift.scenes.tetmesh.scene import TetMesh
 from dreamlift.schedules import Linear, value_at
+from dreamlift.stages.settings import Weights
+from dreamlift.system.streams import random_stream
 from dreamlift.toybox.training.dataset import BACKDROPS
-from dreamlift.types import Mesh
+from dreamlift.types import Handover, Mesh
 
 EACH = pytest.mark.parametrize("name", PRESETS)
-STAGES = [(name, number) for name, config in PRESETS.items() for number in range(len(config.stages))]
-EACH_STAGE = pytest.mark.parametrize(("name", "number"), STAGES)
+EACH_STAGE = pytest.mark.parametrize(
+    ("name", "number"), [(name, number) for name, config in PRESETS.items() for number in range(len(config.stages))]
+)
+FIXED = Path(__file__).parent / "presets.json"
 PROGRESS = [0.0, 0.1, 0.25, 0.5, 0.75, 1.0]
 
 
@@ -56,6 +66,29 @@ def test_every_setting_of_a_preset_can_be_given_as_it_is_listed(name):
     rows = {row[0]: row[2] for row in describe_fields(config)}
     assert apply_overrides(config, rows) == config
     assert apply_overrides(Config(), rows) == config  # so the list is the whole preset
+    short = {row[0]: row[2] for row in describe(config)}
+    assert len(short) == len(rows)
+    assert override(config, short) == config
+
+
+def test_presets_stay_as_they_are():
+    """A preset's value changes on purpose only, together with ``presets.json`` (``python tests/test_presets.py`` writes it)."""
+    text = FIXED.read_text(encoding="utf-8")
+    known, now = json.loads(text), json.loads(fixed())
+    assert set(known) == set(now)
+    assert {name for name in now if known[name] != now[name]} == set()
+    assert text == fixed()
+
+
+def fixed():
+    """The text of ``presets.json``: the plain form of every preset, one a line."""
+    plain = {name: to_plain(preset.config) for name, preset in sorted(ABOUT.items())}
+    lines = [f'"{name}":' + json.dumps(plain[name], sort_keys=True, separators=(",", ":")) for name in plain]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def test_the_table_of_settings_is_up_to_date():
+    assert PATH.read_text(encoding="utf-8") == make_table(), "run: python -m dreamlift.presets.table"
 
 
 def test_presets_differ():
@@ -68,7 +101,10 @@ def test_presets_differ():
 
 @EACH
 def test_a_preset_names_a_known_prior(name):
-    assert PRESETS[name].prior in KNOWN
+    teachers = [teacher for stage in with_priors(PRESETS[name].stages) for teacher in stage.teachers]
+    assert teachers
+    assert all(teacher.prior.name in KNOWN for teacher in teachers)
+    assert PRESETS[name].stages[0].teachers[0].prior is not None  # a preset says what it was made for
 
 
 def begins_with(config, number):
@@ -91,7 +127,7 @@ def small(scene):
 @EACH
 def test_the_stages_of_a_preset_can_follow_each_other(name):
     config = PRESETS[name]
-    check_stages(replace(config, start="a.glb") if config.scene.needs_initial_mesh else config)
+    check_stages(replace(config, initial_mesh="a.glb") if config.stages[0].scene.needs_initial_mesh else config)
 
 
 def test_every_weight_is_of_some_scenes_term():
@@ -101,11 +137,11 @@ def test_every_weight_is_of_some_scenes_term():
 
 @EACH_STAGE
 def test_the_regularisers_of_a_preset_are_terms_of_its_scene(name, number):
-    config = PRESETS[name].stages[number]
-    scene = small(config.scene).build(random_stream(), initial_mesh=begins_with(PRESETS[name], number))
-    cameras = replace(config.cameras, resolution=(8,))(0.5, random_stream())
+    stage = PRESETS[name].stages[number]
+    scene = small(stage.scene).build(random_stream(), initial_mesh=begins_with(PRESETS[name], number))
+    cameras = replace(stage.cameras, resolution=(8,))(0.5, random_stream())
     for progress in PROGRESS:
-        on = config.weights.at(progress)
+        on = stage.weights.at(progress)
         render = scene.train().render(cameras, random_stream(), progress=progress, normals="orientation" in on)
         terms = scene.regularize(render, progress, tuple(on))
         assert set(terms) == set(on), "a term that is on has no value"
@@ -114,32 +150,31 @@ def test_the_regularisers_of_a_preset_are_terms_of_its_scene(name, number):
 
 @EACH_STAGE
 def test_the_schedules_of_a_preset_stay_in_range(name, number):
-    config = PRESETS[name].stages[number]
-    guidance = config.guidance
-    for progress in PROGRESS:
-        low, high = value_at(guidance.t_min, progress), value_at(guidance.t_max, progress)
-        assert 0.0 < low <= high < 1.0
-    assert getattr(guidance, "guidance_scale", None) or guidance.scale > 1.0
-    assert value_at(config.adam.lr_scale, 0.0) > 0.0
+    stage = PRESETS[name].stages[number]
+    for guidance in (teacher.guidance for teacher in stage.teachers):
+        for progress in PROGRESS:
+            low, high = value_at(guidance.t_min, progress), value_at(guidance.t_max, progress)
+            assert 0.0 < low <= high < 1.0
+        assert getattr(guidance, "guidance_scale", None) or guidance.scale > 1.0
+    assert value_at(stage.adam.lr_scale, 0.0) > 0.0
 
 
 @pytest.fixture(scope="module")
 def network(stub):
-    return load_prior(stub, torch.device("cpu"))
+    return load_prior(stub)
 
 
 @EACH_STAGE
 def test_two_steps_of_a_preset(name, number, network):
     # The preset's own scene, losses and weights, with few rays: every part fits the others.
-    full = PRESETS[name].stages[number]
-    cameras = replace(full.cameras, resolution=(8,))
-    config = replace(full, steps=2, prompt="a mug", cameras=cameras, scene=small(full.scene))
-    state = start(config, network, (begins_with(PRESETS[name], number),))
-    embeds = embed_prompt(config.prompt, config.negative, config.wording, network.embed_text, config.backdrops)
-    steps = list(optimize(config, network, embeds, state))
-    assert [step.index for step in steps] == [0, 1]
-    assert all(torch.isfinite(parameter).all() for parameter in state.scene.parameters())
-    assert any(float(entry["exp_avg"].abs().max()) > 0 for entry in state.optimizer.state_dict()["state"].values())
+    full = PRESETS[name]
+    stage = full.stages[number]
+    config = changed(full, number, steps=2, cameras=replace(stage.cameras, resolution=(8,)), scene=small(stage.scene))
+    work = begun(config, network, number=number, handover=Handover(meshes=(begins_with(full, number),)))
+    first = sum(each.steps for each in full.stages[:number])
+    assert [step.index for step in steps_of(work)] == [first, first + 1]
+    assert all(torch.isfinite(parameter).all() for parameter in work.scene.parameters())
+    assert any(float(entry["exp_avg"].abs().max()) > 0 for entry in work.optimizer.state_dict()["state"].values())
 
 
 def test_a_weight_of_zero_is_off():
@@ -148,22 +183,24 @@ def test_a_weight_of_zero_is_off():
     assert weights.at(0.5) == {"tv": 2.0}
 
 
-@pytest.mark.parametrize("name", ["steps", "checkpoint_every", "keep_checkpoints"])
+@pytest.mark.parametrize("name", ["steps", "particles", "checkpoint_every", "keep_checkpoints"])
 def test_counts_begin_at_one(name):
     with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
-        replace(TOYBOX, **{name: 0})
+        replace(TOYBOX.stages[0] if name == "steps" else TOYBOX, **{name: 0})
 
 
 def test_the_toyboxs_backdrops_are_those_that_its_prior_was_shown():
     assert {each.words: each.color for each in TOYBOX.backdrops} == {k.removeprefix(", "): v for k, v in BACKDROPS.items()}
-    assert isinstance(TOYBOX.scene.background, Solid)
-    assert TOYBOX.scene.background.color == BACKDROPS[""]
+    for stage in TOYBOX.stages:
+        assert isinstance(stage.scene.background, Solid)
+        assert stage.scene.background.color == BACKDROPS[""]
 
 
 def test_the_default_is_the_toybox_on_any_device():
-    assert (TOYBOX.prior, TOYBOX.device) == ("toybox", "auto")
-    assert isinstance(TOYBOX.cameras, CameraSampler)
-    assert not KNOWN[TOYBOX.prior].addresses  # embedded: no network is needed
+    name = TOYBOX.stages[0].teachers[0].prior.name
+    assert (name, TOYBOX.device) == ("toybox", "auto")
+    assert isinstance(TOYBOX.stages[0].cameras, CameraSampler)
+    assert not KNOWN[name].addresses  # embedded: no network is needed
 
 
 @pytest.mark.parametrize(
@@ -185,6 +222,11 @@ def test_the_default_is_the_toybox_on_any_device():
 )
 def test_values_out_of_range_are_named_before_anything_is_loaded(setting, value, message):
     with pytest.raises(ConfigError) as caught:
-        apply_overrides(PRESETS["toybox"], {setting: value})
+        override(PRESETS["toybox"], {setting: value})
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert not str(caught.value).startswith("stages.")  # named as it was given
+
+
+if __name__ == "__main__":
+    FIXED.write_text(fixed(), encoding="utf-8")

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from dreamlift.cameras import fibonacci_cameras, orbit_cameras
-from dreamlift.priors import load_prior, sources
+from dreamlift.priors import sources
 from dreamlift.priors.base import classifier_free_guidance, perp_neg
+from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.empirical import EmpiricalPrior
 from dreamlift.priors.gaussian import GaussianPrior
+from dreamlift.priors.kinds import load_prior
 from dreamlift.priors.text import complaints
 from dreamlift.types import Conditioning
 
@@ -139,7 +141,7 @@ def test_network_priors_agree_with_diffusers_scheduler(tmp_path, kind):
     from diffusers import DDIMScheduler
 
     prior = load_prior(tiny_folder(tmp_path, kind), CPU)
-    text = prior.embed_text(["a red mug", ""])
+    text = prior.embed_text(["a red mug", ""]).states
     latents = prior.encode(torch.rand(1, 20, 20, 3))
     assert latents.shape[1:] == ((12, 16, 16) if kind == "pixel" else (4, 16, 16))  # pixels come packed by 2
     cond = Conditioning(text[:1], text[1:])
@@ -158,7 +160,7 @@ def test_linear_latents_are_the_least_squares_fit_to_flat_colours(tmp_path):
     import numpy as np
 
     folder = tiny_folder(tmp_path, "latent")
-    exact, linear = load_prior(folder, CPU), load_prior(folder, CPU, linear_encoder=True)
+    exact, linear = load_prior(folder, CPU), load_prior(PriorChoice(str(folder), linear_encoder=True), CPU)
     picture = torch.rand(1, 16, 16, 3, requires_grad=True)  # a pixel a latent
     got = linear.encode(picture)
     larger = torch.rand(1, 40, 40, 3)
@@ -178,7 +180,7 @@ def test_linear_latents_are_the_least_squares_fit_to_flat_colours(tmp_path):
     # of each channel the same everywhere
     torch.testing.assert_close(picture.grad[0, 0, 0].expand(16, 16, 3), picture.grad[0])
     with pytest.raises(ValueError, match="leave linear_encoder off"):
-        load_prior(tiny_folder(tmp_path / "pixels", "pixel"), CPU, linear_encoder=True)
+        load_prior(PriorChoice(str(tiny_folder(tmp_path / "pixels", "pixel")), linear_encoder=True), CPU)
 
 
 def test_packed_pictures_come_back_whole(tmp_path):
@@ -194,8 +196,8 @@ def test_packed_pictures_come_back_whole(tmp_path):
 
 def test_the_camera_is_told_to_the_prompt_and_not_to_the_empty_one(tmp_path):
     folder = tiny_folder(tmp_path, "pixel")
-    prior, blind = load_prior(folder, CPU), load_prior(folder, CPU, camera_conditioning=False)
-    text, x, t = prior.embed_text(["a red mug", ""]), torch.randn(2, 12, 16, 16), torch.tensor([0.5, 0.7])
+    prior, blind = load_prior(folder, CPU), load_prior(PriorChoice(str(folder), camera_conditioning=False), CPU)
+    text, x, t = prior.embed_text(["a red mug", ""]).states, torch.randn(2, 12, 16, 16), torch.tensor([0.5, 0.7])
     cameras = orbit_cameras(
         torch.tensor([0.3, 2.0]), torch.tensor([0.1, 0.6]), torch.full((2,), 2.5), torch.full((2,), 0.8), 32
     )
@@ -228,7 +230,7 @@ def test_the_camera_is_told_to_the_prompt_and_not_to_the_empty_one(tmp_path):
 @pytest.mark.parametrize("kind", ["pixel", "latent"])
 def test_guided_batch_equals_separate_calls_and_gradients_reach_the_render(tmp_path, kind):
     prior = load_prior(tiny_folder(tmp_path, kind), CPU)
-    text = prior.embed_text(["a red mug", "", "a mug"])
+    text = prior.embed_text(["a red mug", "", "a mug"]).states
     picture = torch.rand(1, 32, 32, 3, requires_grad=True)
     latents = prior.encode(picture)
     t = torch.tensor([0.4])

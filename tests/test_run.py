@@ -11,9 +11,10 @@ import unicodedata
 
 import pytest
 import torch
-from run_helpers import HASH, names, numbers, refused
+from run_helpers import HASH, names, refused, saved
 
-from dreamlift.runs.run import Run, check_prompt, read_metrics, slugify, stop_signals
+from dreamlift.prompts import check_prompt
+from dreamlift.runs.run import Run, read_metrics, slugify, stop_signals
 
 
 @pytest.fixture
@@ -152,15 +153,16 @@ def test_metrics_are_cut_back_to_the_checkpoint(run):
     for index in range(5):
         run.log(index, {"loss": 1 / (index + 1), "step": 99})
         if index == 2:
-            run.save_checkpoint(3, numbers(3))
+            run.save_checkpoint(3, saved(3))
     with open(run.folder / "metrics.jsonl", "ab") as file:
         file.write(b'{"step": 5, "lo')
     assert [line["step"] for line in read_metrics(run.folder)] == [0, 1, 2, 3, 4]
     before = (run.folder / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     run.close()
     with Run.open(run.folder, config_hash=HASH) as again:
-        step, state = again.resume()
-        assert (step, state["step"]) == (3, 3)
+        found = again.load_latest()
+        again.resume(found)
+        assert (found.index, found.work["step"]) == (3, 3)
         assert (run.folder / "metrics.jsonl").read_bytes() == b"".join(before[:3])
         again.log(3, {"loss": float("nan"), "grad": float("-inf"), "t": torch.tensor(0.5), "n": 3})
     assert read_metrics(run.folder)[-1] == {"step": 3, "loss": "nan", "grad": "-inf", "t": 0.5, "n": 3}
@@ -174,7 +176,8 @@ def test_half_lines_take_no_whole_line_with_them(run):
         file.write(b'{"step": 1, "\xff')
     run.log(1, {"loss": 2.0})
     assert [line["loss"] for line in read_metrics(run.folder)] == [1.0, 2.0]
-    assert run.resume() == (0, {})
+    assert run.load_latest() is None
+    run.resume(None)
     assert read_metrics(run.folder) == []
     assert read_metrics(run.folder / "nowhere") == []
 
@@ -244,7 +247,7 @@ def test_handlers_come_back_after_an_error_and_threads_are_left_alone():
 
 
 def test_leftovers_of_a_killed_process_are_removed(run):
-    run.save_checkpoint(1, numbers(1))
+    run.save_checkpoint(1, saved(1))
     (run.folder / ".tmp-abc").write_text("x")
     (run.folder / "checkpoints" / ".tmp-abc").mkdir()
     (run.folder / "checkpoints" / ".tmp-abc" / "state.json").write_text("x")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from run_helpers import HASH, names, numbers, refused, same
+from run_helpers import HASH, names, numbers, refused, same, saved
 
 from dreamlift.runs.run import Run, read_metrics
 
@@ -26,21 +26,26 @@ def run(tmp_path):
 KILLED = """
 import os, random, signal, sys, time, warnings
 import numpy as np
-from dreamlift.run import Run, read_metrics
+import dreamlift.runs.checkpoints
+assert "torch" not in sys.modules
+from dreamlift.runs.run import Run, read_metrics
+from dreamlift.stages.base import SavedState
+from dreamlift.types import Handover
 
 warnings.simplefilter("error")  # a damaged checkpoint would be a warning
-assert "torch" not in sys.modules
 folder, pick, last, inside = sys.argv[1], random.Random(0), 0, 0
 
 def work():
     run = Run.open(folder)  # the lock of the child before is taken over
-    step, state = run.resume()
+    saved = run.load_latest()
+    run.resume(saved)
+    step = saved.index if saved else 0
     while True:
-        assert step == 0 or (state["weights"] == step).all()
+        assert step == 0 or (saved.work["weights"] == step).all()
         run.log(step, {"loss": step / 3})
         step += 1
-        state = {"weights": np.full(100_000, step)}
-        run.save_checkpoint(step, state)
+        saved = SavedState(0, step, Handover(), {"weights": np.full(100_000, step)})
+        run.save_checkpoint(step, saved)
 
 Run.create(folder, "a mug").close()
 for _ in range(20):
@@ -57,8 +62,9 @@ for _ in range(20):
     assert os.WIFSIGNALED(status), "the child failed by itself"
     inside += any(name.startswith(".tmp-") for name in os.listdir(folder + "/checkpoints"))
     with Run.open(folder) as run:
-        step, state = run.load_latest() or (0, {})
-        assert step >= last and (step == 0 or (state["weights"] == step).all()), (step, last)
+        saved = run.load_latest()
+        step = saved.index if saved else 0
+        assert step >= last and (step == 0 or (saved.work["weights"] == step).all()), (step, last)
         assert [line["step"] for line in read_metrics(folder)][:step] == list(range(step))
         names = os.listdir(folder + "/checkpoints")
         assert all(name.startswith("step-") for name in names) and len(names) <= 4, names
@@ -108,14 +114,14 @@ def small_disk(tmp_path, size):
 
 def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path):
     with small_disk(tmp_path, 4 << 20) as disk, Run.create(disk / "run", "a mug") as run:
-        run.save_checkpoint(1, numbers(1))
+        run.save_checkpoint(1, saved(1))
         message = "cannot write the checkpoint ", "step-000002: ", " or choose another --out"
-        refused(lambda: run.save_checkpoint(2, numbers(2, 2 << 20)), *message)
+        refused(lambda: run.save_checkpoint(2, saved(2, numbers(2, 2 << 20))), *message)
         assert names(run.folder / "checkpoints") == ["step-000001"]
-        step, state = run.load_latest()
-        assert same((step, state), (1, numbers(1)))
-        run.save_checkpoint(2, numbers(2))  # and it goes on where there is room
-        assert run.load_latest()[0] == 2
+        found = run.load_latest()
+        assert same((found.index, found.work), (1, numbers(1)))
+        run.save_checkpoint(2, saved(2))  # and it goes on where there is room
+        assert run.load_latest().index == 2
 
 
 def test_a_full_disk_takes_no_line_of_the_log(tmp_path):
@@ -139,7 +145,7 @@ def test_a_full_disk_takes_no_line_of_the_log(tmp_path):
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
 @pytest.mark.parametrize("call", ["fsync", "rename", "replace", "mkdir"])
 def test_any_failing_call_leaves_the_checkpoint_before_it(run, monkeypatch, code, call):
-    run.save_checkpoint(1, numbers(1))
+    run.save_checkpoint(1, saved(1))
     real, count = getattr(os, call), 0
 
     def failing(*args, **more):
@@ -152,26 +158,26 @@ def test_any_failing_call_leaves_the_checkpoint_before_it(run, monkeypatch, code
 
     with monkeypatch.context() as patched:
         patched.setattr(os, call, failing)
-        refused(lambda: run.save_checkpoint(2, numbers(2)), f"step-000002: {os.strerror(code)}")
+        refused(lambda: run.save_checkpoint(2, saved(2)), f"step-000002: {os.strerror(code)}")
     assert names(run.folder / "checkpoints") == ["step-000001"]
-    assert run.load_latest()[0] == 1
+    assert run.load_latest().index == 1
 
 
 def test_read_only_folders_are_named(tmp_path):
     with contextlib.ExitStack() as stack:
         disk = stack.enter_context(small_disk(tmp_path, 4 << 20))
         run = stack.enter_context(Run.create(disk / "run", "a mug"))
-        run.save_checkpoint(1, numbers(1))
+        run.save_checkpoint(1, saved(1))
         remounted = mount("-o", "remount,ro", str(disk))
         if not remounted:
             for path in (run.folder / "checkpoints", run.folder, disk):
                 path.chmod(0o500)
                 stack.callback(path.chmod, 0o700)
         if remounted or os.geteuid():  # root may write everywhere unless the mount itself forbids it
-            refused(lambda: run.save_checkpoint(2, numbers(2)), "cannot write the checkpoint", "; choose an --out")
+            refused(lambda: run.save_checkpoint(2, saved(2)), "cannot write the checkpoint", "; choose an --out")
             refused(lambda: run.set_status("failed", {}), "cannot write", "run.json", "; choose an --out")
             refused(lambda: Run.create(disk / "other", "a mug"), "cannot create the run folder", "; choose an --out")
-        assert run.load_latest()[0] == 1
+        assert run.load_latest().index == 1
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
@@ -196,11 +202,11 @@ def test_a_failed_start_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 def test_a_deleted_folder_is_noticed_and_does_not_come_back(run):
-    run.save_checkpoint(1, numbers(1))
+    run.save_checkpoint(1, saved(1))
     shutil.rmtree(run.folder)
     gone = "its folder is gone, or cannot be made; choose another --out, and do not delete it during a run"
     refused(lambda: run.log(0, {"loss": 1.0}), "cannot write", "metrics.jsonl", gone)
-    refused(lambda: run.save_checkpoint(2, numbers(2)), "cannot write the checkpoint", gone)
+    refused(lambda: run.save_checkpoint(2, saved(2)), "cannot write the checkpoint", gone)
     refused(lambda: run.set_status("failed", {}), "run.json")
     run.close()
     assert not run.folder.exists()
@@ -224,13 +230,15 @@ def test_files_are_synced_before_the_rename_and_the_folder_after_it(run, monkeyp
     fsync, rename = os.fsync, os.rename
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(("sync", os.fstat(fd).st_ino)), fsync(fd))[1])
     monkeypatch.setattr(os, "rename", lambda a, b: (calls.append(("rename", os.stat(a).st_ino)), rename(a, b))[1])
-    check_order(calls, run.save_checkpoint(1, numbers(1)))
+    check_order(calls, run.save_checkpoint(1, saved(1)))
 
 
 TRACED = """
 import sys, numpy as np
-from dreamlift.run import Run
-Run.create(sys.argv[1], "a mug").save_checkpoint(1, {"weights": np.zeros(9)})
+from dreamlift.runs.run import Run
+from dreamlift.stages.base import SavedState
+from dreamlift.types import Handover
+Run.create(sys.argv[1], "a mug").save_checkpoint(1, SavedState(0, 1, Handover(), {"weights": np.zeros(9)}))
 """
 
 

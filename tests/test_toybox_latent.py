@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreamlift.priors import load_prior
+from dreamlift.priors.kinds import load_prior
 from dreamlift.priors.latent import LatentPrior
 from dreamlift.priors.sources import KNOWN, locate
 from dreamlift.toybox.training.dataset import gather
@@ -153,7 +153,7 @@ def test_our_prior_loads_it_as_a_latent_one(networks, folder):
     assert prior.resolution == 32
     rgb = torch.rand(2, 32, 32, 3)
     torch.testing.assert_close(prior.encode(rgb), networks.encode(rgb.permute(0, 3, 1, 2) * 2 - 1))
-    text = prior.embed_text(["a blue chair"])
+    text = prior.embed_text(["a blue chair"]).states
     torch.testing.assert_close(text, networks.encode_text(networks.tokenize(["a blue chair"])))
     x, step = torch.randn(1, *networks.shape), torch.tensor([700])
     alpha, sigma = prior.schedule(step / 999)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image as Picture
 
-from dreamlift.priors import load_prior
+from dreamlift.priors.kinds import load_prior
 from dreamlift.priors.network import camera_features
 from dreamlift.priors.sources import EMBEDDED, KNOWN, locate
 from dreamlift.toybox.training.dataset import BACKDROPS, COLORED, OWN, STYLES, Pictures, load_shards, make_shard, vocabulary
@@ -92,7 +92,7 @@ def test_our_prior_agrees_with_the_stock_classes(kind, plain):
         ["a green car, back view"], padding="max_length", max_length=77, return_tensors="pt"
     )
     text = encoder(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])[0]
-    torch.testing.assert_close(prior.embed_text(["a green car, back view"]), text)
+    torch.testing.assert_close(prior.embed_text(["a green car, back view"]).states, text)
     channels, size = unet.config.in_channels, unet.config.sample_size
     x, step = torch.randn(1, channels, size, size), 600
     with torch.no_grad():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from asset_helpers import lump, read_usdz, with_all_pictures
+from asset_helpers import check_attributes, lump, read_usdz, with_all_pictures
 from pxr import Sdf, Usd, UsdGeom, UsdShade, UsdValidation
 
 from dreamlift.export import EXPORTERS, check_formats
@@ -101,16 +101,7 @@ def test_openusd_reads_the_same_mesh(meshes: dict[str, Mesh], tmp_path: Path):
         assert np.array_equal(back.vertices, mesh.vertices)
         assert np.array_equal(back.faces, mesh.faces)
         assert (back.metallic, back.roughness) == (0.25, 0.75)
-        for name in ("base_color", "metallic_roughness", "normal_map"):
-            ours, theirs = getattr(mesh, name), getattr(back, name)
-            assert (ours is None) == (theirs is None)
-            assert ours is None or np.array_equal(ours, theirs)
-        if mesh.uvs is not None:
-            assert back.uvs is not None
-            assert np.allclose(back.uvs, mesh.uvs, atol=1e-6)
-        if mesh.vertex_colors is not None:
-            assert back.vertex_colors is not None
-            assert np.allclose(back.vertex_colors, mesh.vertex_colors, atol=1e-5)
+        check_attributes(back, mesh)
 
 
 def test_factors_scale_the_material_picture(meshes: dict[str, Mesh], tmp_path: Path):

@@ -7,20 +7,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lift_helpers import save_stub
+from lift_helpers import changed, save_stub, taught
 from run_helpers import same
+from stage_helpers import begun, steps_of
 from torch import nn
 
 from dreamlift.cameras import CameraSampler, orbit_cameras
 from dreamlift.guidance.sds import SDS
 from dreamlift.guidance.vsd import VSD, Variational
-from dreamlift.optimize import optimize, start
-from dreamlift.presets.toybox import FIELD
-from dreamlift.priors import load_prior
+from dreamlift.presets import PRESETS
 from dreamlift.priors.base import Adapted
 from dreamlift.priors.gaussian import GaussianPrior
+from dreamlift.priors.kinds import load_prior
 from dreamlift.priors.lora.lora import LoRA
-from dreamlift.prompts import embed_prompt
 from dreamlift.scenes.nerf.voxel import Voxel
 from dreamlift.types import Conditioning
 
@@ -247,7 +246,7 @@ def prior(request, tmp_path_factory):
 
 def situation(prior):
     cameras = orbit_cameras(torch.tensor([0.3, 2.0]), torch.zeros(2), torch.ones(2) * 3, torch.ones(2), 32)
-    text = prior.embed_text(["a red mug", "a red mug", ""])
+    text = prior.embed_text(["a red mug", "a red mug", ""]).states
     return torch.randn(2, 12, 16, 16, generator=rng(5)), Conditioning(text[:2], text[2:].expand(2, -1, -1), cameras=cameras)
 
 
@@ -318,27 +317,20 @@ def test_v_error_is_the_noise_error_over_alpha(prior):
 
 
 def test_a_run_with_it_resumes_bit_by_bit(prior):
-    config = replace(
-        FIELD, steps=4, guidance=VSD(targets="all"), cameras=CameraSampler(views=1, resolution=(16,)),
-        scene=replace(FIELD.scene, field=Voxel(resolutions=(5, 9), switch_on=(0.0, 0.4)), samples_per_ray=12),
+    config = taught(PRESETS["toybox-field"], guidance=VSD(targets="all"))
+    field = Voxel(resolutions=(5, 9), switch_on=(0.0, 0.4))
+    config = changed(
+        config, steps=4, cameras=CameraSampler(views=1, resolution=(16,)),
+        scene=replace(config.stages[0].scene, field=field, samples_per_ray=12),
     )  # fmt: skip
-    embeds = embed_prompt("a red mug", "", config.wording, prior.embed_text, config.backdrops)
-
-    def begin():
-        state = start(config, prior)
-        return state, optimize(config, prior, embeds, state)
-
-    whole, steps = begin()
-    seen = list(steps)
+    whole, first, second = (begun(config, prior) for _ in range(3))
+    seen = list(steps_of(whole))
     assert all(math.isfinite(step.terms["lora_loss"]) for step in seen)
-    first, steps = begin()
-    for _ in range(2):
-        next(steps)
-    second, rest = begin()
+    first.step(), first.step()
     second.load_state_dict(first.state_dict())
-    list(rest)
+    list(steps_of(second))
     assert same(second.state_dict(), whole.state_dict())
-    assert whole.state_dict()["guidance"]
+    assert whole.state_dict()["learned"][0]
 
 
 def test_what_cannot_learn_says_so():

@@ -1,0 +1,1 @@
+"""What the command line offers beside runs: evaluation, gallery, presets, doctor."""

@@ -12,12 +12,15 @@ from pathlib import Path
 from dreamlift.priors.sources import EMBEDDED, KNOWN
 
 REQUIRED = ("torch", "numpy", "diffusers", "transformers", "safetensors", "pillow", "trimesh", "xatlas",
-            "fast-simplification", "pyyaml", "rich")  # fmt: skip
+            "fast-simplification", "pyyaml", "rich", "rich-argparse", "shtab", "filelock")  # fmt: skip
+# Modules by their pip package, and what they are for.
 OPTIONAL = {
-    "numba": ("fast", "compiled CPU kernels: a step is several times faster"),
-    "triton": ("gpu", "the hash grid's kernels on a GPU"),
-    "accelerate": ("gpu", "one-file checkpoints (.safetensors)"),
-    "pxr": ("usd", "USDZ export"),
+    "numba": ("numba", "compiled CPU kernels: a step is several times faster"),
+    "triton": ("triton", "the hash grid's kernels on a GPU"),
+    "accelerate": ("accelerate", "one-file checkpoints (.safetensors)"),
+    "pxr": ("usd-core", "USDZ export"),
+    "tensorboard": ("tensorboard", "--log tensorboard"),
+    "wandb": ("wandb", "--log wandb"),
 }
 
 
@@ -31,10 +34,10 @@ def diagnose() -> tuple[str, bool]:
         except metadata.PackageNotFoundError:
             healthy = False
             lines.append(f"{package:20s}MISSING: pip install {package}")
-    for module, (extra, use) in OPTIONAL.items():
+    for module, (package, use) in OPTIONAL.items():
         found = importlib.util.find_spec(module) is not None
-        state = "present" if found else f"not installed: pip install 'dreamlift[{extra}]'"
-        lines.append(f"{module:20s}{state}  ({use})")
+        state = "present" if found else f"not installed: pip install {package}"
+        lines.append(f"{package:20s}{state}  ({use})")
     lines += _devices()
     lines.append(f"free disk           {shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB here")
     embedded = (EMBEDDED / "toybox" / "model_index.json").is_file()
@@ -82,18 +85,18 @@ def _devices() -> list[str]:
 def _memory() -> tuple[list[str], bool]:
     """What is free, what each preset needs on the device that is chosen by itself, and whether the default one fits."""
     from dreamlift.lifting import find_device
-    from dreamlift.memory import available_device, available_host, expected, fits
+    from dreamlift.memory import available_device, available_host, expected
     from dreamlift.presets import PRESETS
 
     device = find_device("auto")
-    free = (available_host(), available_device(device))
+    free = available_device(device) if device.type == "cuda" else available_host()
     lines, enough = [], True
-    if free[0] is not None:
-        lines.append(f"free memory         {free[0] / 1e9:.1f} GB")
-    lines.append(f"presets on {device.type:9s}the most memory that each can need (an upper estimate)")
+    if free is not None:
+        lines.append(f"free memory         {free / 1e9:.1f} GB")
+    lines.append(f"presets on {device.type:9s}the most memory that each may need (an estimate)")
     for name, config in PRESETS.items():
         need = expected(config, device.type)
-        fit, told = fits(need, free), " and ".join(dict.fromkeys(stage.prior for stage in config.stages))
-        enough &= fit or name != "toybox"
-        lines.append(f"  {name:20s}{need.amount} with {told}{'' if fit else ': too much here'}")
+        fits = free is None or need <= free
+        enough &= fits or name != "toybox"
+        lines.append(f"  {name:20s}{need / 1e9:.1f} GB{'' if fits else ': more than is free'}")
     return lines, enough

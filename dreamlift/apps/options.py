@@ -15,7 +15,8 @@ import dreamlift
 SETTINGS = {
     "negative": "negative", "preset": "", "prior": "prior", "prior_config": "prior.settings",
     "camera_conditioning": "prior.camera_conditioning", "linear_encoder": "prior.linear_encoder", "mesh": "initial_mesh",
-    "up": "up", "steps": "steps", "seed": "seed", "particles": "particles", "show": "show", "backdrops": "backdrops",
+    "up": "up", "photos": "photos", "seed": "seed", "particles": "particles", "steps": "steps", "show": "show",
+    "weight": "weight", "photometric": "photometric", "backdrops": "backdrops",
     "device": "device", "checkpoint_every": "checkpoint_every", "keep_checkpoints": "keep_checkpoints",
 }  # fmt: skip
 # Of generate and of export: the files that come out; and flags with the values that they stand for.
@@ -121,6 +122,7 @@ def _formatter() -> type[argparse.HelpFormatter]:
         from rich_argparse import RawDescriptionRichHelpFormatter
     except ImportError:
         return argparse.RawDescriptionHelpFormatter
+    RawDescriptionRichHelpFormatter.group_name_formatter = str
     return RawDescriptionRichHelpFormatter
 
 
@@ -130,6 +132,7 @@ def _add_generate(make: Parser) -> None:
     _setting(what, "negative", "what is not wanted, in words")
     _setting(what, "mesh", "a mesh file that the run begins with (.glb, .gltf, .obj, .ply, .stl), for presets that take one")
     _setting(what, "up", "which axis of that file points up: y (default) or z")
+    _setting(what, "photos", "pictures of the object, as a list such as [{path: front.png}], for the photometric term")
     _setting(what, "seed", "a whole number that decides all random choices (default: 0)")
     _setting(what, "particles", "how many variants are lifted together (default: 1)")
     how = make.add_argument_group("how")
@@ -146,6 +149,8 @@ def _add_generate(make: Parser) -> None:
     )  # fmt: skip
     _setting(how, "steps", "optimisation steps of the first stage")
     _setting(how, "show", "what the prior is shown: color, normal or place")
+    _setting(how, "weight", "of the first teacher's loss among those of its stage")
+    _setting(how, "photometric", "compare renders with the photos: its settings as a mapping; {} for the defaults")
     _setting(how, "backdrops", "colors behind the object that are named in the prompt, as a list; [] for none")
     memory = make.add_argument_group("memory and device")
     _setting(memory, "device", "auto (default), cpu, cuda, cuda:1 or mps")

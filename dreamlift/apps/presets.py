@@ -19,7 +19,7 @@ def find_preset(name: str) -> Config:
     if name in PRESETS:
         return PRESETS[name]
     alike = [known for known in PRESETS if name.lower() in (known, *losses(PRESETS[known]), *known.split("-"))]
-    near = list(dict.fromkeys([*alike, *difflib.get_close_matches(name, PRESETS, n=2)]))[:4]
+    near = alike[:4] or difflib.get_close_matches(name, PRESETS, n=2)
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     raise ValueError(f"unknown preset {name!r}{hint}; `dreamlift presets` lists all of them")
 

@@ -70,12 +70,13 @@ def load_yaml(cls: type[T], text: str, name: str = "the config") -> T:
         raise error if name == "the config" else ConfigError(f"{name}: {error}") from None
 
 
-def apply_overrides(obj: T, overrides: Mapping[str, str]) -> T:
+def apply_overrides(obj: T, overrides: Mapping[str, Any]) -> T:
     """A copy of ``obj`` with dotted settings replaced by command-line text, such as ``{"guidance.t_max": "0.5"}``.
 
     An entry of a tuple is named by its number from 0 (``stages.0.steps``); the first number that is free adds one, and
     "null" removes one.
-    All overrides of one object take effect together, in any order: ``guidance.type`` selects the class (another one
+    From Python a value may also be a settings object, which is taken as it is. All overrides of one object take effect
+    together, in any order: ``guidance.type`` selects the class (another one
     starts from its own defaults), and its fields may be set in the same call. Raises ConfigError.
     """
     tree: dict[str, Any] = {}
@@ -126,6 +127,8 @@ def _build(kind: Kind, value: Any, path: str, text: bool, base: Any) -> Any:
 
     ``base`` is what the setting was before; a mapping that gives only some fields keeps the others of it.
     """
+    if text and any(map(dataclasses.is_dataclass, value if isinstance(value, tuple) else (value,))):
+        return value  # settings objects, from Python
     if text and isinstance(value, str):
         value = _structure(kind, value, path)
         if isinstance(value, str) and (not _is_plain_record(kind) or value.strip() in NULLS):
@@ -290,7 +293,7 @@ def _unknown(key: Any, cls: type, path: str, base: Any) -> str:
         return f"{_join(path, key)}: this name is of an older form of config; it is now {moved[key]} (`dreamlift settings`)"
     below = {} if base is None else {row[0].rsplit(".", 1)[-1]: row[0] for row in describe_fields(base, path)}
     names = below | {name: _join(path, name) for name in known}
-    near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.6) or [name for name in names if str(key) in name]
     hint = f"; did you mean {names[near[0]]!r}?" if near else ""
     return f"{_join(path, key)}: unknown name, accepted: {', '.join(known)}{hint}"
 

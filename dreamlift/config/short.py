@@ -42,7 +42,7 @@ def shortened(config: Config, name: str) -> str:
     return name
 
 
-def override(config: Config, settings: Mapping[str, str]) -> Config:
+def override(config: Config, settings: Mapping[str, Any]) -> Config:
     """A copy of ``config`` with settings, by short or whole names, replaced by command-line text.
 
     Raises:
@@ -56,7 +56,7 @@ def override(config: Config, settings: Mapping[str, str]) -> Config:
         for long, name in sorted(names.items(), key=lambda pair: -len(pair[0])):
             place = long.removesuffix(name)
             if place and text.startswith(place):
-                raise ConfigError(text.removeprefix(place)) from None
+                raise ConfigError(text.replace(place, "")) from None
         raise
 
 

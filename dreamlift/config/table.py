@@ -20,27 +20,3 @@ def rows_of(preset: str) -> list[Row] | None:
         return None
     kinds, comments = table["kinds"], table["comments"]
     return [(name, kinds[kind], value, comments[comment]) for name, kind, value, comment in rows]
-
-
-def make_table() -> str:
-    """The file's text, of the presets of the package. Types and comments, which repeat, are stored once."""
-    from dreamlift.config.short import describe
-    from dreamlift.presets import ABOUT
-
-    kinds: dict[str, int] = {}
-    comments: dict[str, int] = {}
-    presets = {
-        name: [
-            [row, kinds.setdefault(kind, len(kinds)), value, comments.setdefault(comment, len(comments))]
-            for row, kind, value, comment in describe(preset.config)
-        ]
-        for name, preset in ABOUT.items()
-    }
-    table = {"kinds": list(kinds), "comments": list(comments), "presets": presets}
-    return json.dumps(table, indent=None, separators=(",", ":"), ensure_ascii=False).replace('],["', '],\n["') + "\n"
-
-
-if __name__ == "__main__":
-    from dreamlift.system.files import atomic_write_text
-
-    atomic_write_text(PATH, make_table())

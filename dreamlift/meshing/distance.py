@@ -29,7 +29,7 @@ def signed_distances(vertices: Tensor, faces: Tensor, low: float, cell: float, c
 
     Args:
         vertices: ``(V, 3)`` world, on the CPU. faces: ``(F, 3)`` int64, counter-clockwise from outside.
-        low: the first point's coordinate on each axis. cell: world units between points. count: points a side.
+        low: the first point's coordinate on each axis. cell: world units between points. count: points per axis.
     """
     corners = (vertices.double()[faces] - low) / cell  # (F, 3, 3) in cells
     nearest = _flooded(*_closest_points(corners, count), count)

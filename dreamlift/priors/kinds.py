@@ -101,8 +101,8 @@ class Priors:
 
 
 def _key(located: Located, device: torch.device, memory: Memory) -> Any:
-    choice = located.choice
-    return (located.revision, id(choice.loaded), choice.camera_conditioning, choice.linear_encoder, str(device), memory)
+    # The revision alone does not tell two folders apart whose large files have equal names and sizes.
+    return (located.choice, located.revision, str(device), memory)
 
 
 def load_prior(prior: Any, device: str | torch.device = "cpu", memory: Memory | None = None) -> Prior:

@@ -64,7 +64,9 @@ class Autoencoder:
         flat = colors[:, :, None, None].expand(-1, -1, sides, sides)
         latents = torch.cat([self._encoded(some)[:, :, 3:5, 3:5].mean((2, 3)) for some in flat.split(8)])
         system = torch.cat([colors, torch.ones_like(colors[:, :1])], dim=1)
-        self.colors = torch.linalg.lstsq(system, latents).solution
+        # In double precision, rounded after: in single precision LAPACK's last bits depend on where the arrays lie in memory,
+        # and a resumed run would go on with another map.
+        self.colors = torch.linalg.lstsq(system.cpu().double(), latents.cpu().double()).solution.to(latents)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents ``(B, C, h, w)`` to pictures ``(B, H, W, 3)`` in [0, 1]."""

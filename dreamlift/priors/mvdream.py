@@ -112,14 +112,15 @@ class MVDreamPrior(AutoencodedPrior):
         def ask(x: Tensor, at: Tensor, told: Tensor, states: Tensor, pooled: Tensor | None) -> Tensor:
             return network.unet(x, at, class_labels=told, **network.text_arguments(states, pooled)).sample.float()
 
-        out = in_turn(ask, (many.to(self.dtype), steps, cameras, *text), VIEWS * network.micro_batch or None)
+        size = max(VIEWS, network.micro_batch // VIEWS * VIEWS) if network.micro_batch else None  # whole objects
+        out = in_turn(ask, (many.to(self.dtype), steps, cameras, *text), size)
         return combine(network.to_noise(out, many, steps), cond, guidance_scale)
 
     def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
         raise ValueError("VSD's LoRA looks at one view at a time; with this prior use --guidance.type reconstruction or sds")
 
     def save_memory(self, memory: Memory) -> None:
-        """See :meth:`Prior.save_memory`; with ``micro_batch`` the views of one object stay together.
+        """See :meth:`Prior.save_memory`; with ``micro_batch`` the views of an object stay together.
 
         Raises:
             ValueError: attention in slices, which would part the views.

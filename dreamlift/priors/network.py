@@ -82,7 +82,7 @@ class DenoisingNetwork:
         return abar.sqrt(), (1 - abar).sqrt()
 
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
-        """Guided eps_hat ``(B, C, h, w)``, by one call of the network for all prompts (or one each, with ``micro_batch``).
+        """Guided eps_hat ``(B, C, h, w)``, by one call of the network for all prompts, or by several with ``micro_batch``.
 
         A network that takes cameras is told ``cond.cameras``, where they are given, beside every prompt but the negative
         one: so that guidance strengthens the view as it does the words.

@@ -22,6 +22,10 @@ class Memory:
     attention_slices: bool = False  # half of the heads at a time: helps only where torch has no fused attention, as on mps
     check: bool = True  # refuse a run that needs more than is free; the need is an upper estimate
 
+    def __post_init__(self) -> None:
+        if self.micro_batch < 0:
+            raise ValueError(f"micro_batch is {self.micro_batch}; accepted: 0 (all at once) or more")
+
 
 def save_memory(network: Any, memory: Memory) -> None:
     """Put the settings to work on a diffusers U-Net, transformer or autoencoder."""

@@ -178,7 +178,7 @@ def find_crossings(view: tuple, ends: np.ndarray, outlines: np.ndarray, seen: tu
             if (abs(screen[j, 0] - screen[i, 0]) < abs(screen[j, 1] - screen[i, 1])) != (axis == 0):
                 continue
             rise, run = screen[j, across] - screen[i, across], screen[j, along] - screen[i, along]
-            # y runs down: a face of positive turn lies to the left of an edge that goes up, and below one that goes right.
+            # y runs down: a positive face lies to the left of an edge that goes up, and below one that goes right.
             lower = ((rise > 0) == positive) == (axis == 0)
             first, lines = _lines(screen[i, across], screen[j, across], height if axis == 0 else width)
             for line in range(first, first + lines):

@@ -129,8 +129,9 @@ def read(data: bytes, kind: str, beside: text.Beside | None, has_normals: bool) 
     if kind == ".ply":
         options["skip_materials"] = True  # or trimesh would look for a picture beside the file
     try:
-        scene = trimesh.load_scene(io.BytesIO(data), resolver=beside, **options)
-        return merged(scene, has_normals, linear_colors=kind == ".glb")
+        with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite are refused later
+            scene = trimesh.load_scene(io.BytesIO(data), resolver=beside, **options)
+            return merged(scene, has_normals, linear_colors=kind == ".glb")
     except Exception as error:  # a damaged file can raise any exception in the reader
         raise ValueError(f"it cannot be read ({type(error).__name__}: {str(error)[:200]})") from None
 

@@ -19,7 +19,8 @@ from dreamlift.runs.about import peak_memory, versions
 from dreamlift.runs.checkpoints import explain
 from dreamlift.runs.progress import Reporter, warnings_to
 from dreamlift.runs.results import write_results
-from dreamlift.runs.run import Run, RunError, Stop, check_out, particle_folders, read_config, stop_signals
+from dreamlift.runs.run import Run, RunError, Stop, check_out, particle_folders, stop_signals
+from dreamlift.runs.settings import read_config
 from dreamlift.types import StageBegan, Step
 
 
@@ -133,6 +134,8 @@ def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
                 elif index % config.checkpoint_every == 0 or index in ends or stop.requested:
                     run.save_checkpoint(index, job.saved())
                     run.set_status("running", spent(begun))  # now: a process that is killed tells nothing at its end
+                if run.lock.lost:
+                    raise RunError(f"another process has taken over {run.folder}: this one stops and writes nothing more there")
                 if stop.requested and not event.note:
                     return _stopped(run, index, stop.name, reporter, begun)
         with stop_signals(at_once=True) as stop:

@@ -10,7 +10,8 @@ from dreamlift.lifting import asset_of
 from dreamlift.runs.checkpoints import explain
 from dreamlift.runs.progress import Reporter, warnings_to
 from dreamlift.runs.results import figures, save_files, show_asset
-from dreamlift.runs.run import Run, RunError, particle_folders, read_config
+from dreamlift.runs.run import Run, RunError, particle_folders
+from dreamlift.runs.settings import read_config
 
 
 def export_run(folder: Path, config: Config, reporter: Reporter) -> list[Path]:

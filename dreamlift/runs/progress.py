@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -170,24 +170,6 @@ class Live(Reporter):
     def done(self, summary: dict[str, Any]) -> None:
         for name, value in summary.items():
             self.console.print(f"{name}: {value}", highlight=False, markup=False, soft_wrap=True)
-
-
-def choose(as_json: bool, logs: Sequence[str] = ()) -> Reporter:
-    """The reporter for this process: JSON if asked for, a bar if a person looks on, else plain lines; and the ``logs``.
-
-    Args:
-        logs: of "tensorboard" and "wandb".
-
-    Raises:
-        ValueError: what a log needs is not installed.
-    """
-    shown = Json() if as_json else Live() if sys.stderr.isatty() else Plain()
-    if not logs:
-        return shown
-    from dreamlift.runs.tensorboard import TensorBoard
-    from dreamlift.runs.wandb import WandB
-
-    return Several(shown, *({"tensorboard": TensorBoard, "wandb": WandB}[name]() for name in dict.fromkeys(logs)))
 
 
 def describe(step: Step, total: int, seconds: float, first: int) -> str:

@@ -29,16 +29,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dreamlift.config.build import load_yaml
-from dreamlift.config.schema import Config
 from dreamlift.prompts import check_prompt
 from dreamlift.runs import checkpoints
 from dreamlift.runs import lock as locks
 from dreamlift.runs.checkpoints import RunError
-from dreamlift.stages.base import SavedState
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text, expanded
+
+if TYPE_CHECKING:
+    from dreamlift.stages.base import SavedState
 
 __all__ = ["Run", "RunError", "Stop", "read_metrics", "slugify", "stop_signals"]
 
@@ -147,6 +147,8 @@ class Run:
     def load_latest(self) -> SavedState | None:
         """The newest whole checkpoint; None where none was saved yet. Errors as
         :func:`dreamlift.runs.checkpoints.load_latest`."""
+        from dreamlift.stages.base import SavedState  # with torch: a run's folder can be looked at without it
+
         found = checkpoints.load_latest(self.folder / "checkpoints", self.config_hash)
         return None if found is None else SavedState.from_dict(found[1])
 
@@ -279,7 +281,7 @@ def empty_folder(folder: Path) -> Path:
 
 
 def _content(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.name != locks.NAME]
+    return [path.name for path in folder.iterdir() if path.name not in locks.NAMES]
 
 
 def _check_keep(keep: int) -> int:
@@ -371,11 +373,3 @@ def check_out(out: Path | None) -> None:
         raise ValueError(f"{folder} holds a run already: `dreamlift resume {folder}`, or give --out another folder")
     if _content(folder):
         raise ValueError(f"{folder} is not empty, and nothing is overwritten: give --out a new or an empty folder")
-
-
-def read_config(folder: Path) -> Config:
-    """The ``config.yaml`` of a run. Raises ValueError where there is none, or one that cannot be read."""
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise ValueError(f"{folder} is not a run folder: it has no config.yaml")
-    return load_yaml(Config, path.read_text(encoding="utf-8"))

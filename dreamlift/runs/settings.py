@@ -1,0 +1,28 @@
+"""The settings of a run that is on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dreamlift.config.build import PLUGIN_HINT, ConfigError, load_yaml
+from dreamlift.config.schema import Config
+from dreamlift.runs.run import read_status
+
+
+def read_config(folder: Path) -> Config:
+    """The ``config.yaml`` of a run.
+
+    Raises:
+        ValueError: there is none, or it cannot be read; where it names a type of a plugin, which ``--plugin`` the run had.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ValueError(f"{folder} is not a run folder: it has no config.yaml")
+    try:
+        return load_yaml(Config, path.read_text(encoding="utf-8"))
+    except ConfigError as error:
+        plugins = read_status(folder).get("plugins") if PLUGIN_HINT in str(error) else None
+        if not plugins:
+            raise
+        named = " ".join(f"--plugin {name}" for name in plugins)
+        raise ConfigError(f"{str(error).replace(PLUGIN_HINT, '')}; this run was made with {named}: give it again") from None
