@@ -25,16 +25,19 @@ from typing import Any  # noqa: E402
 
 import torch  # noqa: E402
 
-from dreamlift.config.schema import Config, Weights  # noqa: E402
+from dreamlift.config.schema import Config  # noqa: E402
 from dreamlift.guidance.rfds import RFDS  # noqa: E402
 from dreamlift.guidance.sds import SDS  # noqa: E402
 from dreamlift.guidance.vsd import VSD  # noqa: E402
-from dreamlift.lifting import Job, prepare  # noqa: E402
-from dreamlift.optimize import take_step  # noqa: E402
-from dreamlift.presets.papers import HIFA  # noqa: E402
+from dreamlift.lifting import Job, load, resolve  # noqa: E402
+from dreamlift.presets import PRESETS  # noqa: E402
+from dreamlift.priors.choice import PriorChoice  # noqa: E402
+from dreamlift.stages.lift import Lift  # noqa: E402
+from dreamlift.stages.settings import Weights  # noqa: E402
 from dreamlift.toybox.training.network import make_tokenizer  # noqa: E402
 
 WORDS = ["a", "the", "of", "red", "mug", "view", "front", "back", "side", "overhead", ","]
+HIFA = PRESETS["hifa"]
 CROSS_DOWN, CROSS_UP = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
 
 
@@ -43,7 +46,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--losses", nargs="+", choices=("sds", "vsd"), default=["sds", "vsd"])
     parser.add_argument("--size", type=int, default=512, help="pixels a side of the renders")
-    parser.add_argument("--chunk-rays", type=int, default=HIFA.scene.chunk_rays, help="0: all")
+    parser.add_argument("--chunk-rays", type=int, default=HIFA.stages[0].scene.chunk_rays, help="0: all")
     parser.add_argument("--steps", type=int, default=20, help="steps that are measured")
     parser.add_argument("--folder", type=Path, help="where the random models are kept (2 to 7 GB each); default: nowhere")
     parser.add_argument("--profile", action="store_true", help="print where the time of a step goes")
@@ -68,23 +71,25 @@ def measure(name: str, folder: Path, loss: str, arguments: Any) -> None:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     config, begun = config_of(folder, loss, arguments), time.perf_counter()
-    job = prepare(config)
+    job = load(resolve(config))
     torch.cuda.synchronize()
-    loaded = time.perf_counter() - begun
-    for _ in range(config.scene.occupancy.warmup + 3):  # until empty space is skipped
-        step(job, replace(config, cameras=replace(config.cameras, resolution=(64,))))
+    loaded, stage = time.perf_counter() - begun, job.work.stage
+    small = replace(stage, cameras=replace(stage.cameras, resolution=(64,)))
+    for _ in range(stage.scene.occupancy.warmup + 3):  # until empty space is skipped
+        step(job, small)
     floor = make_floor(job, arguments.size)
     times: dict[str, list[float]] = {"floor": [], "step": []}
     for i in range(arguments.steps + 3):
-        for kind, work in (("floor", floor), ("step", lambda: step(job, config))):
+        for kind, work in (("floor", floor), ("step", lambda: step(job, stage))):
             took = timed(work)
             if i >= 3:
                 times[kind].append(took)
     if arguments.profile:
-        profile(lambda: step(job, config))
+        profile(lambda: step(job, stage))
     middle = {kind: statistics.median(each) for kind, each in times.items()}
     ratio = statistics.median(s / f for s, f in zip(times["step"], times["floor"], strict=True))
-    peak, said = torch.cuda.max_memory_allocated() / 1e9, job.need.device / 1e9 if job.need else float("nan")
+    need = job.resolved.need
+    peak, said = torch.cuda.max_memory_allocated() / 1e9, need.device / 1e9 if need else float("nan")
     print(f"{name:14s}{loss:6s}{loaded:8.1f}{middle['floor']:10.1f}{middle['step']:9.1f}{ratio:7.2f}{peak:7.1f}{said:9.1f}",
           flush=True)  # fmt: skip
 
@@ -92,28 +97,34 @@ def measure(name: str, folder: Path, loss: str, arguments: Any) -> None:
 def config_of(folder: Path, loss: str, arguments: Any) -> Config:
     """A step as ProlificDreamer's first stage and HiFA have it: one picture, of a hash grid with 512 samples a ray."""
     sds = RFDS(guidance_scale=50.0) if (folder / "transformer").is_dir() else SDS(guidance_scale=100.0)
+    (stage,) = HIFA.stages
+    (teacher,) = stage.teachers
+    guidance = VSD(lora_target="v") if loss == "vsd" else sds
+    stage = replace(
+        stage, cameras=replace(stage.cameras, resolution=(arguments.size,)),
+        scene=replace(stage.scene, chunk_rays=arguments.chunk_rays), weights=Weights(sparsity=1.0),
+        teachers=(replace(teacher, prior=PriorChoice(str(folder)), guidance=guidance),),
+    )  # fmt: skip
     return replace(
-        HIFA, prompt="a red mug", prior=str(folder), device="cuda",
-        cameras=replace(HIFA.cameras, resolution=(arguments.size,)),
-        scene=replace(HIFA.scene, chunk_rays=arguments.chunk_rays),
+        HIFA, prompt="a red mug", device="cuda", stages=(stage,),
         memory=replace(HIFA.memory, check=False),  # what it would refuse is measured too
-        weights=Weights(sparsity=1.0), guidance=VSD(lora_target="v") if loss == "vsd" else sds,
     )  # fmt: skip
 
 
-def step(job: Job, config: Config) -> None:
-    _, trouble = take_step(config, job.prior, job.teacher.embeds, job.state)
-    if trouble:
-        raise SystemExit(f"a step went wrong, its time says nothing: {trouble}")
-    job.state.index += 1
+def step(job: Job, stage: Lift) -> None:
+    """One step with the settings of ``stage``, which may differ from those that the work began with."""
+    job.work.stage = stage
+    note = job.work.step().note
+    if note:
+        raise SystemExit(f"a step went wrong, its time says nothing: {note}")
 
 
 def make_floor(job: Job, size: int) -> Callable[[], object]:
     """The networks' own passes of a step."""
-    config, prior, learned = job.config, job.prior, job.state.guidance
-    views, device = config.cameras.views, prior.device
-    cameras = config.cameras(0.0, torch.Generator().manual_seed(0)).to(device)
-    cond = job.teacher.embeds.at(cameras)
+    stage, (prior,), (learned,) = job.work.stage, job.work.ready.priors, job.work.learned
+    guidance, views, device = stage.teachers[0].guidance, stage.cameras.views, prior.device
+    cameras = stage.cameras(0.0, torch.Generator().manual_seed(0)).to(device)
+    cond = job.work.ready.embeds[0].at(cameras)
     pictures = torch.rand(views, size, size, 3, device=device, requires_grad=True)
     t, rng = torch.full((views,), 0.5), torch.Generator().manual_seed(0)
 
@@ -123,8 +134,8 @@ def make_floor(job: Job, size: int) -> Callable[[], object]:
             prior.predict_noise(latents, t, cond, 7.5)
             if learned is not None:
                 learned.predict_noise(latents, t, cond)
-        if isinstance(config.guidance, VSD):
-            config.guidance.lora_loss(prior, latents.detach(), cond, rng, learned).backward()
+        if isinstance(guidance, VSD):
+            guidance.lora_loss(prior, latents.detach(), cond, rng, learned).backward()
         latents.sum().backward()
         pictures.grad = None
 

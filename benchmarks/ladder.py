@@ -19,18 +19,18 @@ from dreamlift.system.startup import tune_process
 
 tune_process()
 
+from dreamlift.api import generate  # noqa: E402
 from dreamlift.config.schema import Config  # noqa: E402
+from dreamlift.config.short import override  # noqa: E402
 from dreamlift.export.video import contact_sheet  # noqa: E402
-from dreamlift.lifting import generate  # noqa: E402
 from dreamlift.presets import PRESETS  # noqa: E402
 from dreamlift.system.files import atomic_write_bytes  # noqa: E402
 from dreamlift.toybox.judging.judge import load_judge, understand  # noqa: E402
 from dreamlift.toybox.judging.score import score_mesh  # noqa: E402
 
-EARLY = PRESETS["dreamfusion-toy"]
 LADDER: dict[str, Config] = {
-    "32 pixels": replace(EARLY, cameras=replace(EARLY.cameras, resolution=(32,))),
-    "+ 64 pixels": EARLY,
+    "32 pixels": override(PRESETS["dreamfusion-toy"], {"cameras.resolution": "[32]"}),
+    "+ 64 pixels": PRESETS["dreamfusion-toy"],
     "+ annealed t": PRESETS["toybox-field"],
     "+ VSD": PRESETS["vsd-toy"],
 }
@@ -40,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompt", default="a red mug")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="of every run; default: the presets'")
     parser.add_argument("--out", type=Path, default=Path("ladder.png"))
     arguments = parser.parse_args()
     (judge, _), wanted = load_judge(), understand(arguments.prompt)
@@ -47,7 +48,9 @@ def main() -> None:
     print(f"{'step':14s} category  color  shape alone  saturation  silhouette IoU  seconds")
     for name, config in LADDER.items():
         begun = time.perf_counter()
-        asset = generate(arguments.prompt, replace(config, seed=arguments.seed))
+        if arguments.steps is not None:
+            config = override(config, {"steps": str(arguments.steps)})
+        asset = generate(arguments.prompt, replace(config, seed=arguments.seed), progress=False)
         seconds = time.perf_counter() - begun
         found = score_mesh(asset.mesh, wanted, judge).score
         print(f"{name:14s} {found.category:8.2f} {found.color:6.2f} {found.category_textureless:12.2f} "

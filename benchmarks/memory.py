@@ -18,14 +18,20 @@ from pathlib import Path
 
 RUNS = (
     ("toybox-field",),
-    ("toybox",),
+    ("toybox", "--stages.1.steps", "4"),
+    ("latent-toy",),
+    ("latent-toy", "--memory.gradient_checkpointing", "true", "--memory.micro_batch", "1"),
+    ("hifa-toy", "--prior", "toybox-latent"),
+    ("vsd-toy",),
+    ("fantasia3d-toy", "--stages.1.steps", "4"),
+    ("dreamgaussian-toy", "--stages.1.steps", "4"),
     ("toybox-field", "--cameras.resolution", "[128]"),
     ("toybox-field", "--cameras.resolution", "[32,192]"),
     ("toybox-field", "--cameras.resolution", "[192]", "--scene.chunk_rays", "4096"),
     ("toybox-field", "--cameras.resolution", "[128]", "--scene.samples_per_ray", "128", "--weights.distortion", "1"),
     ("toybox-field", "--cameras.resolution", "[96]", "--lighting.lambertian", "1", "--weights.orientation", "1"),
-    ("dreamfusion-if", "--cameras.resolution", "[32]"),
-    ("dreamfusion-if", "--cameras.resolution", "[32]", "--scene.chunk_rays", "256"),
+    ("dreamfusion-if", "--prior", "toybox", "--cameras.resolution", "[32]"),
+    ("dreamfusion-if", "--prior", "toybox", "--cameras.resolution", "[32]", "--scene.chunk_rays", "256"),
     ("toybox-field", "--mesh.resolution", "256", "--mesh.texture_size", "2048"),
 )
 
@@ -34,7 +40,7 @@ def measure(preset: str, settings: tuple[str, ...], steps: int) -> tuple[float, 
     """(estimated, measured) GB of one run with the embedded prior."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        command = [sys.executable, "-m", "dreamlift.cli", "generate", "a red mug", "--preset", preset, "--prior", "toybox",
+        command = [sys.executable, "-m", "dreamlift.cli", "generate", "a red mug", "--preset", preset,
                    "--steps", str(steps), "--out", str(out), *settings]  # fmt: skip
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
             _, _, used = os.wait4(process.pid, 0)

@@ -32,10 +32,13 @@ from PIL import Image, ImageDraw
 from quality import choose_prompts
 
 from dreamlift.config.build import config_hash
+from dreamlift.config.schema import Config
+from dreamlift.config.short import override
 from dreamlift.guidance.sds import SDS
+from dreamlift.lifting import with_priors
 from dreamlift.presets import PRESETS
 from dreamlift.presets.toybox import TOYS
-from dreamlift.priors.sources import locate, revision_of
+from dreamlift.priors.sources import is_embedded, locate, revision_of
 from dreamlift.runs.run import slugify
 from dreamlift.system.files import atomic_write_text
 from dreamlift.system.startup import tune_process
@@ -46,10 +49,21 @@ if TYPE_CHECKING:
     from dreamlift.types import Mesh
 
 # The losses of the toy presets, and SDS as DreamFusion has it, whose effects (saturation, one thing for all seeds) are known.
-SDS_100 = replace(PRESETS["dreamfusion-toy"], guidance=SDS(guidance_scale=100.0, weighting="x0"))
-CONFIGS = {
-    name: preset for name, preset in PRESETS.items() if preset.prior.startswith("toybox") and not preset.scene.needs_initial_mesh
-}
+SDS_100 = override(PRESETS["dreamfusion-toy"], {"guidance": SDS(guidance_scale=100.0, weighting="x0")})
+
+
+def priors_of(config: Config) -> list[str]:
+    """The names of all priors of a run."""
+    return [teacher.prior.name for stage in with_priors(config.stages) for teacher in stage.teachers if teacher.prior]
+
+
+def is_compared(config: Config) -> bool:
+    """Whether words and the embedded priors are all that a run needs."""
+    scene = getattr(config.stages[0], "scene", None)
+    return all(map(is_embedded, priors_of(config))) and not (scene is not None and scene.needs_initial_mesh)
+
+
+CONFIGS = {name: config for name, config in PRESETS.items() if is_compared(config)}
 CONFIGS |= {"sds-100": SDS_100}
 TRUTH = "truth"
 # A colour of each, some of them held out, with a hat or on a box.
@@ -100,7 +114,7 @@ def main() -> None:
 def tasks_of(preset: str, prompts: list[str], seeds: int, drawn: list[str], pictures: Path) -> list[Task]:
     """The runs of one preset, seed by seed: a table of the first seed is whole before the next one begins."""
     config, found = CONFIGS.get(preset, SDS_100), []
-    revision = TRUTH if preset == TRUTH else "".join(sorted({revision_of(locate(stage.prior)) for stage in config.stages}))
+    revision = TRUTH if preset == TRUTH else "".join(sorted({revision_of(locate(name)) for name in priors_of(config)}))
     for seed in range(seeds):
         for prompt in prompts:
             key = config_hash(replace(config, prompt=prompt, seed=seed))[:16] + revision[:16]
@@ -148,12 +162,13 @@ def measure(task: Task) -> dict[str, Any]:
 
 def lifted(task: Task) -> tuple[Mesh, Tensor, dict[str, float]]:
     """The mesh in a run's file, its pictures from 8 sides, and what the run has to say of itself."""
-    from dreamlift.export.roundtrip import load_glb, psnr
-    from dreamlift.lifting import generate
+    from dreamlift.api import generate
+    from dreamlift.export.glb import load_glb
+    from dreamlift.export.psnr import psnr
     from dreamlift.texturing.draw import render_mesh
 
     begun = time.perf_counter()
-    asset = generate(task.prompt, replace(CONFIGS[task.preset], seed=task.seed))
+    asset = generate(task.prompt, replace(CONFIGS[task.preset], seed=task.seed), progress=False)
     with tempfile.TemporaryDirectory() as folder:
         file = asset.save(Path(folder) / "asset.glb")
         seconds, mb, mesh = time.perf_counter() - begun, file.stat().st_size / 1e6, load_glb(file)

@@ -35,7 +35,7 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from dreamlift.cameras import rays_of, turntable  # noqa: E402
-from dreamlift.raster.soft import draw, edges_of, surface_of  # noqa: E402
+from dreamlift.raster.soft import draw, edges_of, raster_points  # noqa: E402
 from dreamlift.raster.visibility import available_backends, visible_faces  # noqa: E402
 from dreamlift.scenes.tetmesh.tets import TetGrid, crossing_of, edge_vertices  # noqa: E402
 from dreamlift.types import Cameras  # noqa: E402
@@ -82,7 +82,7 @@ def visibility(model: Model, size: int, backend: str) -> Callable[[], None]:
 
 def drawn(model: Model, cameras: Cameras, smooth: bool = True) -> Tensor:
     """``(1, H, W, 4)`` colours times coverage, and coverage; with antialiased silhouettes if ``smooth``."""
-    seen = surface_of(model.vertices, model.faces, cameras)
+    seen = raster_points(model.vertices, model.faces, cameras)
     values = torch.cat([seen.interpolate(model.colors), torch.ones_like(seen.depth)], dim=1)
     if not smooth:
         return seen.picture(values)

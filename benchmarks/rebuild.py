@@ -21,28 +21,33 @@ from dreamlift.system.startup import tune_process
 tune_process()
 
 from dreamlift.cameras import PosedCameras, fibonacci_cameras, orbit_cameras  # noqa: E402
-from dreamlift.config.schema import Adam, Config, Weights  # noqa: E402
+from dreamlift.config.schema import Config  # noqa: E402
 from dreamlift.guidance.sds import SDS  # noqa: E402
+from dreamlift.lifting import lift, load, resolve  # noqa: E402
 from dreamlift.meshing.isosurface import find_threshold  # noqa: E402
 from dreamlift.meshing.solid import solidity  # noqa: E402
-from dreamlift.optimize import State, optimize, random_stream, start  # noqa: E402
 from dreamlift.presets.toybox import FIELD  # noqa: E402
+from dreamlift.priors.choice import PriorChoice  # noqa: E402
 from dreamlift.priors.empirical import EmpiricalPrior  # noqa: E402
-from dreamlift.prompts import NoViews, embed_prompt  # noqa: E402
+from dreamlift.prompts import NoViews  # noqa: E402
 from dreamlift.scenes.background import Solid  # noqa: E402
 from dreamlift.scenes.base import Scene  # noqa: E402
 from dreamlift.scenes.nerf.field import Blob  # noqa: E402
 from dreamlift.scenes.nerf.scene import Nerf  # noqa: E402
 from dreamlift.scenes.nerf.voxel import Voxel  # noqa: E402
 from dreamlift.schedules import Linear  # noqa: E402
+from dreamlift.stages.lift import Lift  # noqa: E402
+from dreamlift.stages.settings import Adam, Weights  # noqa: E402
+from dreamlift.stages.teacher import Teacher  # noqa: E402
+from dreamlift.system.streams import random_stream  # noqa: E402
 from dreamlift.toybox.world.render import Background, render  # noqa: E402
 from dreamlift.toybox.world.things import COLORS, Thing, make_thing  # noqa: E402
 from dreamlift.toybox.world.truth import cell_centers  # noqa: E402
-from dreamlift.types import Cameras  # noqa: E402
+from dreamlift.types import Cameras, Step  # noqa: E402
 
 GREY = (0.5, 0.5, 0.5)
 SIZE = 96  # pixels of the posed renders
-CONFIG = replace(
+LIFT = replace(
     FIELD,
     steps=400,
     scene=Nerf(
@@ -50,20 +55,18 @@ CONFIG = replace(
         background=Solid(GREY),
         samples_per_ray=96,
     ),
-    wording=NoViews(),
-    backdrops=(),
-    guidance=SDS(guidance_scale=1.0, t_min=0.02, t_max=Linear(0.98, 0.3), weighting="x0"),
+    teachers=(Teacher(None, SDS(guidance_scale=1.0, t_min=0.02, t_max=Linear(0.98, 0.3), weighting="x0"), NoViews()),),
     weights=Weights(sparsity=30.0, opaque=Linear(0.0, 100.0, 0.5, 1.0), distortion=Linear(0.0, 200.0, 0.3, 0.7), tv=1.0),
     adam=Adam(lr_scale=Linear(1.0, 0.05, 0.3, 1.0)),
 )
 # The mug's cavity is found from an all but empty start, and its floor needs more smoothness than the table's legs bear.
 MUG = replace(
-    CONFIG,
+    LIFT,
     steps=600,
-    scene=replace(CONFIG.scene, samples_per_ray=128, field=Voxel(activation="exp", blob=Blob("cone", 0.0, 0.6), lr=0.1)),
-    weights=replace(CONFIG.weights, tv=40.0),
+    scene=replace(LIFT.scene, samples_per_ray=128, field=Voxel(activation="exp", blob=Blob("cone", 0.0, 0.6), lr=0.1)),
+    weights=replace(LIFT.weights, tv=40.0),
 )
-CONFIGS = {"mug": MUG}  # of the others: CONFIG
+STAGES = {"mug": MUG}  # of the others: LIFT
 
 
 @torch.no_grad()
@@ -110,32 +113,34 @@ def posed(count: int, low_deg: float = -50.0, high_deg: float = 85.0) -> Cameras
     return orbit_cameras(azimuth, elevation, 2.7 * ones, math.radians(45.0) * ones, SIZE)
 
 
-def rebuild(category: str, config: Config, pictures: int = 24, color: str = "red") -> tuple[State, Thing]:
+def rebuild(category: str, stage: Lift, pictures: int = 24, color: str = "red") -> tuple[Scene, Thing]:
     """Lift one thing of the toy world from the exact score of its renders."""
     thing, cameras = known_object(category, color), posed(pictures)
     prior = EmpiricalPrior(render(thing, cameras, background=Background(GREY, GREY)).rgb, cameras)
-    config = replace(config, cameras=PosedCameras(cameras, 2))
-    embeds = embed_prompt("", "", config.wording, prior.embed_text)
-    state = start(config, prior)
-    for step in optimize(config, prior, embeds, state):
-        if step.note:
-            print(step.note)
-    return state, thing
+    teacher = replace(stage.teachers[0], prior=PriorChoice.of(prior))
+    stage = replace(stage, cameras=PosedCameras(cameras, 2), teachers=(teacher,))
+    job = load(resolve(Config(prompt=f"a {color} {category}", device="cpu", stages=(stage,))))
+    for event in lift(job):
+        if isinstance(event, Step) and event.note:
+            print(event.note)
+    return job.work.scenes[0], thing
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--categories", nargs="+", default=["teapot", "chair", "mug", "table"])
+    parser.add_argument("--steps", type=int, help="default: 400, of the mug 600")
     arguments = parser.parse_args()
     print(f"{'object':10s} {'start IoU':>9s} {'IoU':>6s} {'PSNR dB':>8s} {'s':>6s}")
     for category in arguments.categories:
         begun = time.perf_counter()
-        config = CONFIGS.get(category, CONFIG)
-        state, thing = rebuild(category, config)
+        stage = STAGES.get(category, LIFT)
+        stage = replace(stage, steps=arguments.steps or stage.steps)
+        scene, thing = rebuild(category, stage)
         seconds = time.perf_counter() - begun
-        blank = config.scene.build(random_stream(0))
-        print(f"{category:10s} {iou_of(blank, thing):9.2f} {iou_of(state.scene, thing):6.3f} "
-              f"{psnr_of(state.scene, thing):8.1f} {seconds:6.1f}", flush=True)  # fmt: skip
+        blank = stage.scene.build(random_stream(0))
+        print(f"{category:10s} {iou_of(blank, thing):9.2f} {iou_of(scene, thing):6.3f} "
+              f"{psnr_of(scene, thing):8.1f} {seconds:6.1f}", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

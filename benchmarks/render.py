@@ -76,7 +76,7 @@ def scene_step(scene: NerfScene, shading: Shading | None = None) -> Callable[[],
 
 def dense(field: Voxel | Hashgrid) -> NerfScene:
     """Every sample is evaluated: no occupancy grid, no early termination."""
-    scene = Nerf(field, occupancy=Occupancy(resolution=0), stop=0.0).build(torch.Generator().manual_seed(0))
+    scene = Nerf(field, occupancy=Occupancy(resolution=0), early_stop_eps=0.0).build(torch.Generator().manual_seed(0))
     scene.after_step(0, 1.0, torch.Generator(), *UNUSED)
     return scene
 

@@ -20,9 +20,8 @@ from dataclasses import replace  # noqa: E402
 
 import torch  # noqa: E402
 
-from dreamlift.lifting import prepare  # noqa: E402
-from dreamlift.optimize import take_step  # noqa: E402
-from dreamlift.presets.toybox import FIELD  # noqa: E402
+from dreamlift.lifting import load, resolve  # noqa: E402
+from dreamlift.presets import PRESETS  # noqa: E402
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
@@ -42,23 +41,20 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    job = prepare(replace(FIELD, prompt="a red mug", device=arguments.device))
-    views = job.config.cameras.views
-    pictures, t = torch.rand(views, job.prior.resolution, job.prior.resolution, 3), torch.full((views,), 0.5)
-    latents = job.prior.encode(pictures.to(job.prior.device))
-    cond = job.teacher.embeds.at(job.config.cameras(0.0, torch.Generator().manual_seed(0)).to(job.prior.device))
+    job = load(resolve(replace(PRESETS["toybox-field"], prompt="a red mug", device=arguments.device)))
+    sampler, ready = job.work.stage.cameras, job.work.ready
+    (prior,), (embeds,), views = ready.priors, ready.embeds, sampler.views
+    pictures, t = torch.rand(views, prior.resolution, prior.resolution, 3), torch.full((views,), 0.5)
+    latents = prior.encode(pictures.to(prior.device))
+    cond = embeds.at(sampler(0.0, torch.Generator().manual_seed(0)).to(prior.device))
     rows: dict[str, list[tuple[float, float]]] = {"floor": [], "step": []}
 
     def floor() -> None:
         with torch.no_grad():
-            job.prior.predict_noise(latents, t, cond, 3.0)
-
-    def step() -> None:
-        take_step(job.config, job.prior, job.teacher.embeds, job.state)
-        job.state.index += 1
+            prior.predict_noise(latents, t, cond, 3.0)
 
     for i in range(arguments.skip + arguments.steps):
-        result = timed(step)
+        result = timed(job.work.step)
         if i >= arguments.skip:
             rows["step"].append(result)
             rows["floor"].append(timed(floor))  # in turn, so that a busy machine slows both alike

@@ -223,8 +223,8 @@ def asset_of(config: Config, scene: Scene, on_stage: Callable[[str], None] = ign
     scene.eval()
     on_stage("mesh and texture")
     # A mesh of the user's own that was only painted keeps its faces; other scenes have decimated theirs as far as it goes.
-    painted = all(getattr(stage, "scene", None) is None or stage.scene.keeps_initial_mesh for stage in config.stages)
-    keep_faces = (bool(config.initial_mesh) and painted) or not scene.keeps_own_faces
+    painted = bool(config.initial_mesh) and all(stage.keeps_faces for stage in config.stages)
+    keep_faces = painted or not scene.keeps_own_faces
     mesh = finalize(scene.to_mesh(config.mesh), config.mesh, keep_faces=keep_faces)
     lods = levels_of_detail(mesh, config.asset.lod, config.mesh.texture_size)
     on_stage("views")

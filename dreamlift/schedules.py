@@ -6,8 +6,8 @@ A setting annotated ``float | Schedule`` takes a plain number too; :func:`value_
 Sources: threestudio's ``C()`` (Guo et al. 2023, ``threestudio/utils/misc.py``,
 https://github.com/threestudio-project/threestudio) reads ``[start_step, start_value, end_value, end_step]``, here
 :class:`Linear`; its jumps such as ``[5000, 0.98, 0.5, 5001]`` are :class:`Switch`. :class:`Sqrt` is the time annealing
-of HiFA (Zhu and Zhuang 2023, https://arxiv.org/abs/2305.18766), :class:`DreamTime` that of Huang et al. (2023,
-https://arxiv.org/abs/2306.12422). DreamGaussian's and SDI's times are a :class:`Linear` for both bounds.
+of HiFA (Zhu and Zhuang 2023, https://arxiv.org/abs/2305.18766). DreamGaussian's and SDI's times are a :class:`Linear` for both
+bounds.
 """
 
 from __future__ import annotations
@@ -118,51 +118,7 @@ class Switch:
         return self.before if progress < self.at else self.after
 
 
-@dataclass(frozen=True)
-class DreamTime:
-    """Times that fall from ``start_value`` to ``end_value``, slowly where the weight W is large (DreamTime's TP-SDS).
-
-    A time t is left when the share of W's integral above it equals the progress made. W is 1 between ``low`` and ``high``,
-    where content forms, and a Gaussian's flank on either side.
-    """
-
-    start_value: float = 0.98  # t at progress 0
-    end_value: float = 0.02  # t at progress 1, below the first
-    high: float = 0.8  # m_1 of the paper, fraction of the horizon, as the rest
-    low: float = 0.5  # m_2, at most m_1
-    high_width: float = 0.3  # s_1, standard deviation of the flank above
-    low_width: float = 0.1  # s_2, that of the flank below
-
-    def __post_init__(self) -> None:
-        _require_finite(**vars(self))
-        if not self.end_value < self.start_value or not self.low <= self.high:
-            raise ValueError("end_value must be below start_value, and low must not be above high")
-        if self.high_width <= 0 or self.low_width <= 0:
-            raise ValueError(f"high_width is {self.high_width:g} and low_width {self.low_width:g}; both must be positive")
-
-    def __call__(self, progress: float) -> float:
-        below, above = self.end_value, self.start_value
-        bottom, top = self._weight_below(below), self._weight_below(above)
-        wanted = top - progress * (top - bottom)
-        for _ in range(60):  # bisection, to the last bit
-            middle = 0.5 * (below + above)
-            below, above = (middle, above) if self._weight_below(middle) < wanted else (below, middle)
-        return 0.5 * (below + above)
-
-    def _weight_below(self, t: float) -> float:
-        """The integral of W from ``low`` up to ``t`` (negative below it)."""
-        if t < self.low:
-            return -_half_gaussian((self.low - t) / self.low_width) * self.low_width
-        flank = max(t - self.high, 0.0) / self.high_width
-        return min(t, self.high) - self.low + _half_gaussian(flank) * self.high_width
-
-
-def _half_gaussian(z: float) -> float:
-    """The integral of exp(-u^2 / 2) from 0 to ``z``."""
-    return math.sqrt(0.5 * math.pi) * math.erf(z / math.sqrt(2.0))
-
-
-Schedule: TypeAlias = Constant | Linear | Piecewise | Sqrt | Switch | DreamTime
+Schedule: TypeAlias = Constant | Linear | Piecewise | Sqrt | Switch
 
 SCHEDULES = {
     "constant": Constant,
@@ -170,7 +126,6 @@ SCHEDULES = {
     "piecewise": Piecewise,
     "sqrt": Sqrt,
     "switch": Switch,
-    "dreamtime": DreamTime,
 }
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 
 from dreamlift import generate
-from dreamlift.presets import PRESETS
 
 
 def main(prompt: str = "a red mug", path: str = "mug.glb", steps: str = "300") -> None:
-    config = replace(PRESETS["toybox"], seed=1, steps=int(steps))
-    asset = generate(prompt, config)
+    asset = generate(prompt, seed=1, steps=int(steps))
     print(asset.save(path), asset.metrics)
 
 

@@ -17,10 +17,9 @@ import torch
 from dreamlift.guidance.base import Guidance
 from dreamlift.guidance.diffusion_loss import DiffusionLoss
 from dreamlift.guidance.sds import SDS
-from dreamlift.optimize import random_stream
-from dreamlift.priors import load_prior
 from dreamlift.priors.base import Prior
-from dreamlift.priors.sources import locate
+from dreamlift.priors.kinds import load_prior
+from dreamlift.system.streams import random_stream
 from dreamlift.toybox.training.prior import save_grid
 from dreamlift.types import Conditioning
 
@@ -41,9 +40,9 @@ def descend(loss: Guidance, prior: Prior, cond: Conditioning, steps: int) -> lis
 
 
 def main(path: str = "jacobian.png", steps: str = "200", prompt: str = "a red mug, front view") -> None:
-    prior = load_prior(locate("toybox"), torch.device("cpu"))
-    text = prior.embed_text([prompt, ""])
-    cond = Conditioning(text[:1], text[1:])
+    prior = load_prior("toybox")
+    states = prior.embed_text([prompt, ""]).states
+    cond = Conditioning(states[:1], states[1:])
     losses: dict[str, Guidance] = {
         "SDS": SDS(3.0, weighting="sigma2"),
         "diffusion loss": DiffusionLoss(3.0, weighting="sigma2"),

@@ -17,18 +17,18 @@ from lift_helpers import generate_words, refused, run_main, small_pictures, stat
 from PIL import Image
 
 from dreamlift.apps.evaluate import Item, evaluate
+from dreamlift.asset import Asset
 from dreamlift.cameras import turntable
+from dreamlift.config.schema import Config
 from dreamlift.export import EXPORTERS
 from dreamlift.export.glb import load_glb, save_glb
 from dreamlift.export.placement import Placement, place
-from dreamlift.export.roundtrip import psnr
+from dreamlift.export.psnr import psnr
 from dreamlift.export.settings import Files
-from dreamlift.lifting import Asset
 from dreamlift.meshing.clean import decimate
 from dreamlift.meshing.geometry import is_closed, signed_volume
 from dreamlift.meshing.nearest import Nearest
 from dreamlift.meshing.watertight import boundary_loops, fill_holes, is_watertight, make_watertight, remesh, weld
-from dreamlift.presets.toybox import FIELD
 from dreamlift.runs.progress import Plain
 from dreamlift.texturing.bake import rasterize_uvs
 from dreamlift.texturing.draw import render_mesh
@@ -42,7 +42,7 @@ def textured() -> Mesh:
 
 
 def asset_of(mesh: Mesh, **changes) -> Asset:
-    config = replace(FIELD, prompt="a red mug", asset=Files(**changes))
+    config = Config(prompt="a red mug", asset=Files(**changes))
     return Asset(mesh, config, turntable(1, 0.0, 2.9, 42.0, 8), torch.zeros(1, 8, 8, 3))
 
 

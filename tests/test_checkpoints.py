@@ -4,15 +4,20 @@ import json
 import os
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from asset_helpers import lump, with_all_pictures
 from run_helpers import HASH, names, numbers, refused, same, saved
 
+from dreamlift.cameras import CameraSampler
 from dreamlift.runs import checkpoints
 from dreamlift.runs.run import Run
+from dreamlift.stages.base import SavedState
+from dreamlift.types import Handover, LoraFile, Mesh, Pictures
 
 
 @pytest.fixture
@@ -57,6 +62,60 @@ def test_states_come_back_bit_for_bit(run):
     other = torch.optim.Adam([{"params": [layer.weight], "lr": 0.5}, {"params": [layer.bias]}])
     other.load_state_dict(loaded["optimizer"])
     assert same(other.state_dict(), optimizer.state_dict())
+
+
+def handovers():
+    """What a stage can leave behind, by name: meshes with all that a mesh can have, LoRAs, pictures of every kind."""
+    plain = lump(8, 16)
+    odd = np.array([[0.1, np.pi, -0.0], [1e-40, 5.0, 1.0], [3.0, 1 / 3, 2.0]], np.float32)  # also a subnormal, and minus zero
+    bare = Mesh(odd, np.array([[0, 1, 2]], np.int32), vertex_colors=odd.clip(0, 1), metallic=0.1, roughness=1 / 3)
+    turned = replace(bare, vertex_normals=np.array([[0, 0, 1], [0, 1, 0], [1, 0, 0]], np.float32))
+    rng = torch.Generator().manual_seed(0)
+    rgb, alpha, depth, normal = (torch.rand(3, 5, 5, channels, generator=rng) for channels in (3, 1, 1, 3))
+    depth[0, 0, 0] = float("nan")
+    cameras = CameraSampler(views=3, resolution=(5,))(0.5, rng)
+    loras = (LoraFile("/a/b c/\u8336.safetensors", 0.1), LoraFile("x.safetensors"))
+    return {
+        "nothing": Handover(),
+        "a user's mesh": Handover((with_all_pictures(plain),)),
+        "no mesh": Handover((None,)),
+        "meshes of particles": Handover((bare, None, turned)),
+        "LoRAs": Handover(loras=loras),
+        "photos": Handover(pictures=Pictures(rgb, alpha)),
+        "posed pictures": Handover(pictures=Pictures(rgb, alpha, cameras)),
+        "all of them": Handover((plain,), loras, Pictures(rgb.half(), alpha.double(), cameras, depth, normal)),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", handovers())
+def test_a_saved_state_comes_back_bit_for_bit(run, name):
+    state = SavedState(2, 41, handovers()[name], {"index": 41, "scenes": [{"weight": torch.arange(3.0)}], "good": {}})
+    plain = state.to_dict()
+    assert same(SavedState.from_dict(plain), state)
+    assert same(SavedState.from_dict(plain).to_dict(), plain)
+    run.save_checkpoint(state.index, state)
+    found = run.load_latest()
+    assert same(found, state)
+    run.save_checkpoint(42, found)  # and once more
+    assert same(run.load_latest(), state)
+
+
+def test_states_that_differ_in_one_bit_are_not_the_same(run):
+    """The comparison of these tests sees what a checkpoint could lose."""
+    all_of_them = handovers()["all of them"]
+    pictures, (mesh,) = all_of_them.pictures, all_of_them.meshes
+    moved = mesh.vertices.copy()
+    moved.view(np.int32)[0, 0] ^= 1
+    others = [
+        replace(all_of_them, meshes=(replace(mesh, vertices=moved),)),
+        replace(all_of_them, meshes=(mesh, None)),
+        replace(all_of_them, loras=all_of_them.loras[::-1]),
+        replace(all_of_them, pictures=replace(pictures, cameras=pictures.cameras[0:2])),
+        replace(all_of_them, pictures=replace(pictures, rgb=pictures.rgb.float())),
+        replace(all_of_them, pictures=replace(pictures, normal=None)),
+    ]
+    assert same(all_of_them, handovers()["all of them"])
+    assert not any(same(other, all_of_them) for other in others)
 
 
 @pytest.mark.parametrize(

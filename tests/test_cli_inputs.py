@@ -9,6 +9,9 @@ from lift_helpers import WORDS, generate_words, refused, run_main
 
 from dreamlift.config.build import load_yaml, save_yaml
 from dreamlift.config.schema import Config
+from dreamlift.priors.choice import PriorChoice
+from dreamlift.priors.kinds import Located
+from dreamlift.runs import lock as locks
 from dreamlift.runs.carry_out import Outcome
 
 # Prompts
@@ -66,7 +69,7 @@ def test_prompts_that_begin_with_a_dash_go_after_two_dashes(cwd, no_steps, stub,
     assert run_main("generate", "--prior", stub, "--seed", "3", "--guidance.guidance_scale", "5", "--", prompt) == 0
     (folder,) = (cwd / "outputs").iterdir()
     config = load_yaml(Config, (folder / "config.yaml").read_text())
-    assert (config.prompt, config.seed, config.guidance.guidance_scale) == (prompt, 3, 5.0)
+    assert (config.prompt, config.seed, config.stages[0].teachers[0].guidance.guidance_scale) == (prompt, 3, 5.0)
 
 
 def test_the_two_spellings_of_an_accent_are_one_prompt_and_equal_slugs_two_folders(cwd, no_steps, stub):
@@ -94,7 +97,7 @@ def test_what_the_prior_does_not_read_is_said(cwd, capsys, monkeypatch, stub):
 
 HOME = "there is no home folder ~no-such-user; write the whole path"
 BAD_OPTIONS = {
-    "preset": (["--preset", "toybx"], "unknown preset 'toybx' (did you mean 'toybox'?)", "dreamfusion-if"),
+    "preset": (["--preset", "toybx"], "unknown preset 'toybx' (did you mean toybox", "`dreamlift presets` lists all of them"),
     "prior": (["--prior", "toybax"], "unknown prior 'toybax' (did you mean 'toybox'?)", "or a .safetensors checkpoint"),
     "prior folder": (["--prior", "."], "is not a diffusers folder"),
     "prior escape": (["--prior", "\x1b[31m"], r"unknown prior '\x1b[31m'"),
@@ -102,6 +105,9 @@ BAD_OPTIONS = {
     "hub name": (["--prior", "nobody/nothing"], "'nobody/nothing' cannot be had", "is not in the local cache"),
     "setting": (["--guidance.guidence_scale", "5"], "unknown name", "did you mean 'guidance.guidance_scale'?"),
     "section": (["--guidence.t_min", "0.1"], "unknown name", "did you mean 'guidance'?"),
+    "section of a later stage": (["--stages.1.guidence.t_min", "0.1"], "stages.1.guidence: unknown name, accepted: steps,"),
+    "missing stage": (["--stages.3.steps", "9"], "stages.3: no such entry; accepted: 0 to 2 (2 adds one)"),
+    "kind of a new stage": (["--stages.2.steps", "9"], "stages.2.type: missing, accepted: lift"),
     "deeper": (["--scene.resolutions=[9]"], "did you mean 'scene.field.resolutions'?"),
     "choice": (["--guidance.type", "sdss"], "guidance.type: got 'sdss', accepted: sds", "did you mean 'sds'?"),
     "no value": (["--guidance.guidance_scale"], "--guidance.guidance_scale needs a value"),
@@ -110,6 +116,12 @@ BAD_OPTIONS = {
     "fraction": (["--steps", "1.5"], "steps: got '1.5', accepted: a whole number"),
     "negative steps": (["--steps", "-5"], "steps is -5; it must be at least 1"),
     "no steps": (["--steps", "0"], "steps is 0; it must be at least 1"),
+    "no stages": (["--stages.0=null", "--stages.1=null"], "stages is empty; a run has at least one"),
+    "setting of old": (["--memory.one_by_one", "true"], "memory.one_by_one: unknown name, accepted: micro_batch,"),
+    "stages of old": (
+        ["--then.0.steps", "9"],
+        "then: this name is of an older form of config; it is now further entries of st",
+    ),
     "negative seed": (["--seed=-1"], "seed is -1; accepted: 0 to 2^63 - 1"),
     "large seed": (["--seed", str(2**63)], "accepted: 0 to 2^63 - 1"),
     "nan": (["--adam.lr_scale", "nan"], "adam.lr_scale: got 'nan', accepted: a number"),
@@ -132,7 +144,7 @@ BAD_OPTIONS = {
     "no such user's folder": (["--out", "~no-such-user/a"], "'~no-such-user/a'", HOME),
     "no such user's prior": (["--prior", "~no-such-user/a"], "'~no-such-user/a'", HOME),
     "no such user's LoRA": (["--lora", "~no-such-user/a.safetensors"], "'~no-such-user/a.safetensors'", HOME),
-    "config is a folder": (["--config", "."], "there is no config file '.'"),
+    "config is a folder": (["--config", "."], "there is no config file 'config.yaml'"),
 }
 
 
@@ -149,12 +161,19 @@ BAD_CONFIGS = {
     "bomb": (BOMB, "config.yaml is not readable: "),
     "nested": ("a: " + "[" * 50_000, "config.yaml is not readable: "),
     "code": ("prompt: !!python/object/apply:os.system ['touch pwned']\n", "config.yaml is not readable: "),
-    "twice": ("steps: 3\nsteps: 4\n", "steps"),
-    "unknown": ("stps: 3\n", "stps: unknown name", "did you mean 'steps'?"),
-    "wrong type": ("steps: many\n", "steps: got 'many', accepted: a whole number"),
+    "twice": ("seed: 3\nseed: 4\n", "line 2, column 1: the key 'seed' is given twice"),
+    "unknown": ("sed: 3\n", "sed: unknown name", "did you mean 'seed'?"),
+    "unknown in a stage": (
+        "stages: [{type: lift, stps: 3}]\n",
+        "stages[0].stps: unknown name",
+        "did you mean 'stages[0].steps'?",
+    ),
+    "wrong type": ("stages: [{type: lift, steps: many}]\n", "stages[0].steps: got 'many', accepted: a whole number"),
+    "no kind of stage": ("stages: [{steps: 3}]\n", "stages[0].type: missing, accepted: lift"),
+    "no stages": ("stages: []\n", "stages is empty; a run has at least one"),
     "flag for a number": ("seed: true\n", "seed: got True, accepted: a whole number"),
-    "negative": ("steps: -1\n", "steps is -1"),
-    "nan": ("adam: {lr_scale: .nan}\n", "adam.lr_scale: got nan, accepted: a finite number"),
+    "negative": ("stages: [{type: lift, steps: -1}]\n", "stages[0]: steps is -1"),
+    "nan": ("stages: [{type: lift, adam: {lr_scale: .nan}}]\n", "stages[0].adam.lr_scale: got nan, accepted: a finite number"),
     "list": ("- 1\n", "accepted: a mapping"),
     "text": ("just words\n", "accepted: a mapping"),
     "not UTF-8": (b"prompt: caf\xe9\n", "is not UTF-8 text"),
@@ -170,25 +189,61 @@ def test_bad_config_files_are_refused(cwd, capsys, name):
     refused(capsys, cwd, ["generate", "--config", "config.yaml"], *expected)
 
 
+OLD = {  # a config file's top-level lines before there were stages and teachers, and where the setting is now
+    "scene: {type: voxel}": "scene: this name is of an older form of config; it is now stages.0.scene",
+    "steps: 300": "steps: this name is of an older form of config; it is now stages.0.steps",
+    "guidance: {type: sds}": "guidance: this name is of an older form of config; it is now stages.0.teachers.0.guidance",
+    "then: [{steps: 3}]": "then: this name is of an older form of config; it is now further entries of stages",
+    "prior: sd-1.5": "prior: this name is of an older form of config; it is now stages.0.teachers.0.prior.name",
+    "additions: {loras: []}": "it is now stages.0.teachers.0.prior.loras and .embeddings",
+    "start: mug.glb": "start: this name is of an older form of config; it is now initial_mesh",
+    "see_cameras: true": "it is now stages.0.teachers.0.prior.camera_conditioning",
+    "linear_latents: true": "it is now stages.0.teachers.0.prior.linear_encoder",
+}
+
+
+@pytest.mark.parametrize("line", OLD)
+def test_an_old_config_is_refused_with_the_settings_new_place(cwd, capsys, line):
+    (cwd / "config.yaml").write_text(f"prompt: a mug\n{line}\n")
+    refused(capsys, cwd, ["generate", "--config", "config.yaml"], f"config.yaml: {line.split(':')[0]}: ", OLD[line])
+    refused(capsys, cwd, ["resume", "."], OLD[line])  # a run of before
+
+
 def test_a_config_is_the_starting_point_and_options_come_on_top(cwd, no_steps, stub):
-    given = load_yaml(Config, f"prompt: a mug\nprior: {stub}\nseed: 5\nguidance: {{type: sds, t_max: 0.9}}\n")
+    stages = f"stages:\n- type: lift\n  teachers: [{{prior: {stub}, guidance: {{type: sds, t_max: 0.9}}}}]\n"
+    given = load_yaml(Config, f"prompt: a mug\nseed: 5\n{stages}")
     (cwd / "mine.yaml").write_text(save_yaml(given))
     assert run_main("generate", "--config", "mine.yaml", "--out", "run", "--seed", "6", "--guidance.t_min=0.1") == 0
     config = load_yaml(Config, (cwd / "run" / "config.yaml").read_text())
-    assert (config.prompt, config.seed, config.guidance.t_min, config.guidance.t_max) == ("a mug", 6, 0.1, 0.9)
+    guidance = config.stages[0].teachers[0].guidance
+    assert (config.prompt, config.seed, guidance.t_min, guidance.t_max) == ("a mug", 6, 0.1, 0.9)
 
 
 def test_a_relative_prior_is_found_again_from_elsewhere(cwd, no_steps, stub, monkeypatch):
     monkeypatch.chdir(stub.parent)
     assert run_main("generate", "a mug", "--prior", stub.name, "--out", cwd / "run") == 0
-    assert load_yaml(Config, (cwd / "run" / "config.yaml").read_text()).prior == str(stub.resolve())
+    config = load_yaml(Config, (cwd / "run" / "config.yaml").read_text())
+    assert [teacher.prior.name for stage in config.stages for teacher in stage.teachers] == [str(stub.resolve())] * 2
+
+
+def test_options_of_the_prior_go_together(cwd, capsys, no_steps, stub):
+    options = ["--prior", stub, "--camera-conditioning", "false", "--prior.linear_encoder=true"]
+    assert run_main("generate", "a mug", *options, "--out", "run") == 0
+    config = load_yaml(Config, (cwd / "run" / "config.yaml").read_text())
+    expected = PriorChoice(str(stub), camera_conditioning=False, linear_encoder=True)
+    assert [teacher.prior for stage in config.stages for teacher in stage.teachers] == [expected] * 2
+    refused(
+        capsys, cwd, ["generate", "x", *options, "--prior-config", "sdxl"], "--prior-config goes with a one-file checkpoint"
+    )
+    refused(capsys, cwd, ["generate", "x", "--prior", "m.safetensors", "--prior-config", "sdxl"], "no checkpoint file 'm.safe")
 
 
 def test_folders_in_use_are_refused_before_the_prior_is_loaded(cwd, capsys, monkeypatch, stub):
     def load(*_):
         raise AssertionError("the prior was loaded")
 
-    monkeypatch.setattr("dreamlift.lifting.load_prior", load)
+    monkeypatch.setattr(Located, "load", load)
+    monkeypatch.setattr(Located, "read", load)
     (cwd / "full").mkdir()
     (cwd / "full" / "photo.png").write_bytes(b"mine")
     refused(capsys, cwd, generate_words(stub, "full"), "full is not empty, and nothing is overwritten: give --out")
@@ -204,6 +259,7 @@ def test_a_folder_that_cannot_be_made_is_named(cwd, capsys, no_steps, stub):
 
 def test_an_empty_folder_will_do(cwd, no_steps, stub):
     (cwd / "run").mkdir()
-    (cwd / "run" / ".lock").write_text("left by a run that never began")
+    for name in locks.NAMES:
+        (cwd / "run" / name).write_text("left by a run that never began")
     assert run_main(*generate_words(stub, "run")) == 0
     assert (cwd / "run" / "run.json").is_file()

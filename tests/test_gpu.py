@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dreamlift.cameras import turntable
-from dreamlift.lifting import finish, lift, prepare
+from dreamlift.lifting import finish, lift, load, resolve
 from dreamlift.presets import PRESETS
 from dreamlift.raster.visibility import available_backends, visible_faces
 from dreamlift.scenes.background import Learned
@@ -24,6 +24,7 @@ from dreamlift.scenes.surface.textures import Image
 from dreamlift.scenes.tetmesh.scene import TetMesh
 from dreamlift.toybox.world.things import make_thing
 from dreamlift.toybox.world.truth import mesh_of
+from dreamlift.types import Step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
 
@@ -102,12 +103,10 @@ def test_every_rasteriser_of_the_gpu_sees_the_cpus_faces(mug):
 @pytest.mark.parametrize("preset", ["toybox", "vsd-toy", "latent-toy", "dreamgaussian-toy", "fantasia3d-toy"])
 def test_a_short_run_goes_from_words_to_a_mesh(preset):
     config = PRESETS[preset]
-    few = replace(
-        config, prompt="a red mug", device="cuda", steps=4, then=tuple(replace(each, steps=2) for each in config.then)
-    )
+    stages = tuple(replace(stage, steps=2 if number else 4) for number, stage in enumerate(config.stages))
+    few = replace(config, prompt="a red mug", device="cuda", stages=stages)
     few = replace(few, mesh=replace(few.mesh, resolution=32, texture_size=128))
-    job = prepare(few)
-    steps = list(lift(job))
-    assert len(steps) == sum(stage.steps for stage in few.stages)
-    asset = finish(job.config, job.state.scene)
-    assert len(asset.mesh.faces) > 50
+    job = load(resolve(few))
+    steps = [event for event in lift(job) if isinstance(event, Step)]
+    assert len(steps) == few.total_steps == sum(stage.steps for stage in stages)
+    assert len(finish(job).mesh.faces) > 50

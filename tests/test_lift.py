@@ -29,12 +29,12 @@ from PIL import Image
 from run_helpers import names, same
 from safetensors.torch import load_file, save_file
 
-from dreamlift import lifting
 from dreamlift.apps.evaluate import find_items
 from dreamlift.config.build import config_hash, load_yaml
 from dreamlift.config.schema import Config
 from dreamlift.runs import carry_out
 from dreamlift.runs.run import read_metrics
+from dreamlift.stages.lift import LiftWork
 
 FILES = ["asset.glb", "checkpoints", "config.yaml", "events.jsonl", "metrics.jsonl", "preview.png", "run.json",
          "turntable.webp", "view.html"]  # fmt: skip
@@ -70,7 +70,8 @@ def test_all_files_of_a_run_are_there(finished):
     assert names(folder) == FILES
     assert names(folder / "checkpoints") == ["step-000006"]
     config = load_yaml(Config, (folder / "config.yaml").read_text())
-    assert (config.prompt, config.prior, config.steps, config.seed) == (PROMPT, "toybox", 6, 3)
+    (stage,) = config.stages
+    assert (config.prompt, stage.teachers[0].prior.name, stage.steps, config.seed) == (PROMPT, "toybox", 6, 3)
     events = [strict_json(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events] == ["created", "checkpoint"]
     lines = [strict_json(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -225,7 +226,7 @@ def failed(capsys, words, *expected):
     return line
 
 
-@pytest.mark.parametrize("where", ["export.glb.atomic_write_bytes", "apps.lift.atomic_write_bytes"])
+@pytest.mark.parametrize("where", ["export.glb.atomic_write_bytes", "runs.results.atomic_write_bytes"])
 def test_a_full_disk_at_the_end_loses_no_work(cwd, quick, stub, capsys, monkeypatch, where):
     def full(path, data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
@@ -288,17 +289,17 @@ def test_every_particle_is_exported_and_their_diversity_told(cwd, quick, stub, c
 
 
 def test_an_empty_scene_makes_no_asset(cwd, quick, stub, capsys, monkeypatch):
-    steps = lifting.optimize
+    take = LiftWork.step
 
-    def emptied(config, prior, embeds, state):
-        for step in steps(config, prior, embeds, state):
-            if state.index == config.total_steps:
-                with torch.no_grad():
-                    for level in state.scene.field.levels:
-                        level[..., 0] = -1e3
-            yield step
+    def emptied(work):
+        step = take(work)
+        if work.finished:
+            with torch.no_grad():
+                for level in work.scene.field.levels:
+                    level[..., 0] = -1e3
+        return step
 
-    monkeypatch.setattr(lifting, "optimize", emptied)
+    monkeypatch.setattr(LiftWork, "step", emptied)
     failed(capsys, generate_words(stub, "run"), "the scene is empty")
     assert status_of(cwd / "run")["status"] == "failed"
     assert "EmptySceneError" in status_of(cwd / "run")["error"]
@@ -307,7 +308,7 @@ def test_an_empty_scene_makes_no_asset(cwd, quick, stub, capsys, monkeypatch):
 
 
 def test_a_run_that_diverges_fails_with_advice(cwd, quick, stub, capsys, monkeypatch):
-    monkeypatch.setattr("dreamlift.optimize.find_trouble", lambda *_: "the loss is not a finite number")
+    monkeypatch.setattr("dreamlift.stages.lift.find_trouble", lambda *_: "the loss is not a finite number")
     failed(capsys, generate_words(stub, "run"), "step 0: the loss is not a finite number", "Lower adam.lr_scale")
     assert status_of(cwd / "run")["status"] == "failed"
     lines = [strict_json(line) for line in (cwd / "run" / "events.jsonl").read_text().splitlines()]

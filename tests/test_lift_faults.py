@@ -12,15 +12,15 @@ from run_helpers import names, same
 from dreamlift.runs.run import read_metrics
 
 HARNESS = """
-import json, os, random, signal, sys, time
+import json, os, random, signal, sys, time, traceback
 from pathlib import Path
 import diffusers.models.unets.unet_2d_condition, transformers.models.t5.modeling_t5  # once, not in every child
 sys.path.insert(0, sys.argv[1])
 from lift_helpers import generate_words, run_main
 from dreamlift import cameras
-import dreamlift.runs.carry_out as lift, dreamlift.lifting
+import dreamlift.lifting, dreamlift.runs.results
 dreamlift.lifting.VIEW_SIZE = 32
-lift.turntable = lambda count, **kw: cameras.turntable(3, **kw | {"size": 32})
+dreamlift.runs.results.turntable = lambda count, **kw: cameras.turntable(3, **kw | {"size": 32})
 stub, pick, log = sys.argv[2], random.Random(0), open("log.txt", "w")
 
 def fork(*words):
@@ -30,6 +30,8 @@ def fork(*words):
         try:
             os.dup2(log.fileno(), 2)
             code = run_main(*words)
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stderr.flush()
             os._exit(code)

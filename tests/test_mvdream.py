@@ -7,6 +7,7 @@ import pytest
 import torch
 from mvdream_helpers import PUBLISHED, TINY, Original, save_port
 from safetensors.torch import load_file, save_file
+from stage_helpers import begun
 
 from dreamlift.cameras import CameraSampler, turntable
 from dreamlift.guidance import GUIDANCE
@@ -21,10 +22,8 @@ from dreamlift.priors.gaussian import GaussianPrior
 from dreamlift.priors.kinds import load_prior
 from dreamlift.priors.lora.original_names import stock_keys
 from dreamlift.priors.mvdream import MVDreamPrior, camera_matrices, join_views, load_network, stock_settings
-from dreamlift.prompts import embed_prompt
-from dreamlift.stages.base import Ready
 from dreamlift.system.streams import random_stream
-from dreamlift.types import Conditioning, Handover, LoraFile, Task
+from dreamlift.types import Conditioning, LoraFile
 
 CPU = torch.device("cpu")
 ELEVATION = 15.0
@@ -46,13 +45,6 @@ def prior(port):
 
 def close(got, expected):
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
-
-
-def begun(config, prior):
-    """The first stage of a run at its first step."""
-    wording = config.stages[0].teachers[0].wording
-    embeds = embed_prompt(config.prompt, config.negative, wording, prior.embed_text, config.backdrops)
-    return config.stages[0].begin(Ready(config.places()[0], Task(config.prompt), CPU, (prior,), (embeds,), Handover()))
 
 
 def views(count=4):

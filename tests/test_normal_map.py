@@ -10,7 +10,7 @@ from asset_helpers import sphere
 
 from dreamlift.cameras import turntable
 from dreamlift.export.glb import load_glb, save_glb
-from dreamlift.export.roundtrip import psnr
+from dreamlift.export.psnr import psnr
 from dreamlift.meshing.clean import decimate
 from dreamlift.meshing.geometry import with_normals
 from dreamlift.meshing.tangents import vertex_tangents

@@ -110,13 +110,33 @@ def test_load_prior_takes_whatever_says_which_prior(tmp_path):
         assert isinstance(other, LatentPrior)
         for one, two in zip(answers(first), answers(other), strict=True):
             assert torch.equal(one, two)
-    low = load_prior(pipe, memory=Memory(micro_batch=2))
-    assert (low.network.micro_batch, load_prior(pipe).network.micro_batch) == (2, 0)
     linear = [PriorChoice(str(folder), linear_encoder=True), PriorChoice.of(pipe, linear_encoder=True)]
     picture = torch.rand(1, 8, 8, 3, generator=random_stream(0))
     assert torch.equal(*(load_prior(choice).encode(picture) for choice in linear))
-    with pytest.raises(ValueError, match="object in memory is no model that a prior here can run: it needs a unet or a tran"):
-        load_prior(object())
+    with pytest.raises(ValueError, match="a UNet2DConditionModel is no prior: give a diffusers pipeline, a Prior"):
+        load_prior(pipe.unet)
+    pipe.register_modules(unet=None)
+    with pytest.raises(ValueError, match="Pipeline in memory is no model that a prior here can run"):
+        load_prior(pipe)
+
+
+def test_a_pipeline_keeps_no_memory_settings_of_an_earlier_load():
+    pipe = first_pipeline()
+    before, text = answers(load_prior(pipe)), load_prior(pipe).embed_text(PROMPTS)
+    low = load_prior(pipe, memory=Memory(micro_batch=2, gradient_checkpointing=True, attention_slices=True))
+    assert low.network.micro_batch == 2
+    assert pipe.vae.use_slicing
+    assert pipe.unet.is_gradient_checkpointing
+    assert pipe.vae.is_gradient_checkpointing
+    assert {type(kind).__name__ for kind in pipe.unet.attn_processors.values()} == {"SlicedAttnProcessor"}
+    again = load_prior(pipe)
+    assert again.network.micro_batch == 0
+    for one, other in zip((*before, text.states), (*answers(again), again.embed_text(PROMPTS).states), strict=True):
+        assert torch.equal(one, other)
+    assert not pipe.vae.use_slicing
+    assert not pipe.unet.is_gradient_checkpointing
+    assert not pipe.vae.is_gradient_checkpointing
+    assert {type(kind).__name__ for kind in pipe.unet.attn_processors.values()} == {"AttnProcessor2_0"}
 
 
 def test_loras_and_embeddings_leave_the_pipeline_as_it_was(tmp_path):
@@ -163,7 +183,7 @@ def test_a_choice_in_memory_lifts_and_is_no_part_of_a_config_file():
     for write in (save_yaml, config_hash):
         with pytest.raises(ConfigError, match=r"prior\.loaded: a value in memory cannot be written to a config"):
             write(config)
-    with pytest.raises(ConfigError, match="unknown setting 'loaded'"):
+    with pytest.raises(ConfigError, match=r"prior\.loaded: unknown name"):
         load_yaml(Config, "stages: [{type: lift, teachers: [{prior: {loaded: x}}]}]")
 
 

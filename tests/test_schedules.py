@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from dreamlift.schedules import SCHEDULES, Constant, DreamTime, Linear, Piecewise, Sqrt, Switch, value_at
+from dreamlift.schedules import SCHEDULES, Constant, Linear, Piecewise, Sqrt, Switch, value_at
 
 EXAMPLES = {
     "constant": Constant(0.98),
@@ -14,7 +14,6 @@ EXAMPLES = {
     "piecewise": Piecewise(((0.1, 1.0), (0.6, 3.0), (1.0, 2.0))),
     "sqrt": Sqrt(0.98, 0.3),
     "switch": Switch(0.98, 0.5, 0.2),
-    "dreamtime": DreamTime(),
 }
 
 
@@ -56,30 +55,6 @@ def test_piecewise_by_hand():
         assert Piecewise(((0.2, 1.0), (0.3, 0.0)))(p) == pytest.approx(Linear(1.0, 0.0, 0.2, 0.3)(p), abs=1e-12)
 
 
-@pytest.mark.parametrize("schedule", [DreamTime(), DreamTime(0.99, 0.3, 0.7, 0.7, 0.05, 0.4)])
-def test_dreamtime_agrees_with_the_papers_sum(schedule):
-    # The paper's rule over many small steps: t_i is where the weights above it sum to the share i / N of all.
-    ticks = [schedule.end_value + (schedule.start_value - schedule.end_value) * (i + 0.5) / 20_000 for i in range(20_000)]
-
-    def weight(t: float) -> float:
-        if t > schedule.high:
-            return math.exp(-((t - schedule.high) ** 2) / (2 * schedule.high_width**2))
-        if t < schedule.low:
-            return math.exp(-((t - schedule.low) ** 2) / (2 * schedule.low_width**2))
-        return 1.0
-
-    weights = [weight(t) for t in ticks]
-    total, passed, wanted = sum(weights), 0.0, {}
-    for t, each in zip(reversed(ticks), reversed(weights), strict=True):
-        passed += each
-        for share in (0.1, 0.37, 0.5, 0.8, 0.99):
-            if passed <= share * total:
-                wanted[share] = t
-    for share, t in wanted.items():
-        assert schedule(share) == pytest.approx(t, abs=5e-4)
-    assert [schedule(p) for p in (0.0, 1.0)] == pytest.approx([schedule.start_value, schedule.end_value], abs=1e-9)
-
-
 def test_sqrt_is_hifas_formula():
     t_min, t_max = 0.3, 0.98
     for step in range(1001):
@@ -105,8 +80,6 @@ def test_switch_changes_at_its_place():
         (lambda: Piecewise(((0.0, 1.0), (2.0, 2.0))), r"within \[0, 1\], got progress \[0.0, 2.0\]"),
         (lambda: Piecewise(((0.0, math.nan),)), "points must be a finite number, got nan"),
         (lambda: Sqrt(-math.inf, 0.0), "start_value must be a finite number, got -inf"),
-        (lambda: DreamTime(0.2, 0.5), "end_value must be below start_value"),
-        (lambda: DreamTime(low_width=0.0), "low_width 0; both must be positive"),
         (lambda: Switch(0.98, 0.5, 5000.0), r"at is progress in \[0, 1\], got 5000.0"),
     ],
 )

@@ -9,21 +9,22 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from lift_helpers import generate_words, refused, run_main, small_pictures, status_of
+from lift_helpers import changed, generate_words, refused, run_main, small_pictures, status_of, taught
 from PIL import Image as Picture
 from run_helpers import same
 
+from dreamlift import generate
 from dreamlift.cameras import CameraSampler
-from dreamlift.config.build import apply_overrides, describe_fields, load_yaml, save_yaml
-from dreamlift.config.schema import Config, Stage, Weights, check_stages
+from dreamlift.config.build import ConfigError, apply_overrides, describe_fields, load_yaml, save_yaml
+from dreamlift.config.schema import Config, check_stages
+from dreamlift.config.short import describe, override
 from dreamlift.export.glb import load_glb
 from dreamlift.export.splats import load_splats
-from dreamlift.lifting import generate, lift, prepare
-from dreamlift.memory import estimate, largest
+from dreamlift.lifting import lift, load, resolve, with_priors
 from dreamlift.meshing.geometry import is_closed, signed_volume
 from dreamlift.presets.toybox import TOYBOX
-from dreamlift.priors import load_prior
-from dreamlift.priors.footprint import footprint
+from dreamlift.priors.choice import PriorChoice
+from dreamlift.priors.kinds import Located
 from dreamlift.runs.run import read_metrics
 from dreamlift.scenes.background import Random, Solid
 from dreamlift.scenes.gaussians.scene import Gaussians
@@ -32,12 +33,20 @@ from dreamlift.scenes.nerf.voxel import Voxel
 from dreamlift.scenes.surface.scene import Surface
 from dreamlift.scenes.surface.textures import Image
 from dreamlift.scenes.tetmesh.scene import TetMesh
+from dreamlift.stages.base import SavedState
+from dreamlift.stages.lift import Lift
+from dreamlift.stages.settings import Weights
+from dreamlift.stages.teacher import Teacher
 from dreamlift.texturing.extract import Extract
+from dreamlift.types import Note, StageBegan, Step
 
 FEW = CameraSampler(views=1, resolution=(16,))
 MESH = TetMesh(resolution=12, color=Voxel((9,), (0.0,)), background=Solid((1.0, 1.0, 1.0)))
 SPLATS = Gaussians(capacity=300, count=200, background=Solid((1.0, 1.0, 1.0)))
-STAGED = ["--then.0.steps=4", "--then.0.scene.type=tetmesh", "--then.0.scene.resolution=12", "--then.0.cameras.resolution=[32]"]
+STAGED = [
+    "--stages.1.type=lift", "--stages.1.steps=4", "--stages.1.scene.type=tetmesh", "--stages.1.scene.resolution=12",
+    "--stages.1.cameras.resolution=[32]",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -47,20 +56,30 @@ def quick(monkeypatch):
 
 def staged(stub, *scenes, particles=1):
     """A run of 3 steps of a radiance field and 2 steps of each further scene."""
-    then = tuple(Stage(steps=2, cameras=FEW, scene=scene) for scene in scenes)
+    field = Nerf(Voxel((9, 17), (0.0, 0.5)), samples_per_ray=24)
+    first = Lift(steps=3, cameras=FEW, scene=field, teachers=(Teacher(PriorChoice(str(stub))),))
+    then = tuple(Lift(steps=2, cameras=FEW, scene=scene) for scene in scenes)
     return Config(
-        prompt="a red mug", prior=str(stub), steps=3, particles=particles, cameras=FEW, then=then, checkpoint_every=2,
-        scene=Nerf(Voxel((9, 17), (0.0, 0.5)), samples_per_ray=24), mesh=Extract(24, faces=300, texture_size=64),
+        prompt="a red mug", particles=particles, stages=(first, *then), checkpoint_every=2,
+        mesh=Extract(24, faces=300, texture_size=64),
     )  # fmt: skip
+
+
+def ready(config):
+    return load(resolve(config))
+
+
+def steps_of(job):
+    return (event for event in lift(job) if isinstance(event, Step))
 
 
 def test_a_later_stages_panorama_is_looked_at_before_the_first_one_starts(stub, tmp_path, monkeypatch):
     paint = Surface(texture=Image(16, 16), material="pbr", environment="sky.png", background=Solid((1.0, 1.0, 1.0)))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"sky.png.* cannot be used as a panorama"):
-        prepare(staged(stub, MESH, paint))
+        resolve(staged(stub, MESH, paint))
     Picture.new("RGB", (64, 32), (90, 120, 200)).save("sky.png")
-    job = prepare(staged(stub, MESH, paint))
+    job = ready(staged(stub, MESH, paint))
     monkeypatch.chdir("/")  # the file is found from anywhere
     assert [stage.scene.environment for stage in job.config.stages if isinstance(stage.scene, Surface)] == [
         str(tmp_path / "sky.png")
@@ -68,14 +87,23 @@ def test_a_later_stages_panorama_is_looked_at_before_the_first_one_starts(stub, 
 
 
 def test_a_stage_begins_with_the_mesh_that_the_one_before_made(stub):
-    job = prepare(staged(stub, MESH, SPLATS))
-    kinds, starts = [], []
-    for step in lift(job):
-        kinds.append(type(job.state.scene).__name__)
-        starts.append(job.state.starts[0])
-        assert step.index == len(kinds) - 1
+    job = ready(staged(stub, MESH, SPLATS))
+    kinds, starts, others = [], [], []
+    for event in lift(job):
+        if not isinstance(event, Step):
+            others.append((len(kinds), event))
+            continue
+        kinds.append(type(job.work.scene).__name__)
+        starts.append(job.work.meshes[0])
+        assert event.index == len(kinds) - 1
     assert kinds == ["NerfScene"] * 3 + ["TetMeshScene"] * 2 + ["GaussianScene"] * 2
     assert starts[0] is None
+    began = [(done, event.number, event.count) for done, event in others if isinstance(event, StageBegan)]
+    assert began == [(0, 0, 3), (3, 1, 3), (5, 2, 3)]  # every stage says so before its first step
+    assert [event.handover.meshes for _, event in others if isinstance(event, StageBegan)] == [
+        (None,), (starts[3],), (starts[5],)
+    ]  # fmt: skip
+    assert [done for done, event in others if isinstance(event, Note)] == [3, 5]
     # The surface of the blob that a field begins as: a closed, coloured mesh, which is what the next one then looks like.
     assert is_closed(starts[3].faces)
     assert starts[3].vertex_colors is not None
@@ -87,39 +115,39 @@ def test_a_stage_begins_with_the_mesh_that_the_one_before_made(stub):
 @pytest.mark.parametrize("stop", range(1, 7))
 def test_a_run_goes_on_from_any_step_of_any_stage_bit_by_bit(stub, stop):
     config = staged(stub, MESH, SPLATS)
-    whole = prepare(config)
+    whole = ready(config)
     for _ in lift(whole):
         pass
-    first = prepare(config)
-    for _, _ in zip(range(stop), lift(first), strict=False):
+    first = ready(config)
+    for _, _ in zip(range(stop), steps_of(first), strict=False):
         pass
-    saved = copy.deepcopy(first.state.state_dict())
-    assert saved["index"] == stop
-    again = prepare(config, saved=saved)
+    saved = SavedState.from_dict(copy.deepcopy(first.saved().to_dict()))
+    assert (saved.index, saved.stage) == (stop, 0 if stop <= 3 else 1 if stop <= 5 else 2)
+    again = load(resolve(config, saved), saved)
     for _ in lift(again):
         pass
-    assert again.state.index == 7
-    assert same(again.state.state_dict(), whole.state.state_dict())
+    assert again.work.index == 7
+    assert same(again.saved().to_dict(), whole.saved().to_dict())
 
 
 def test_every_particle_has_a_mesh_of_its_own_between_the_stages(stub):
-    job = prepare(staged(stub, MESH, particles=2))
-    steps = list(lift(job))
+    job = ready(staged(stub, MESH, particles=2))
+    steps = list(steps_of(job))
     assert len(steps) == 10
-    one, two = (start.vertices for start in job.state.starts)
+    one, two = (mesh.vertices for mesh in job.work.meshes)
     assert one.shape != two.shape or not np.array_equal(one, two)
 
 
 def test_a_run_with_stages_from_the_command_line(stub, tmp_path, quick, capsys):
     folder = tmp_path / "run"
-    assert run_main(*(word for word in generate_words(stub, folder, *STAGED) if word != "--then=[]")) == 0
+    assert run_main(*(word for word in generate_words(stub, folder, *STAGED) if word != "--stages.1=null")) == 0
     assert [line["step"] for line in read_metrics(folder)] == list(range(10))
     kept, made = load_glb(folder / "stage-1.glb"), load_glb(folder / "asset.glb")
     assert kept.vertex_colors is not None
     assert kept.base_color is None  # the next scene does not paint on it
     assert not np.array_equal(kept.vertices, made.vertices)
     config = load_yaml(Config, (folder / "config.yaml").read_text())
-    assert (len(config.then), config.then[0].steps, config.total_steps) == (1, 4, 10)
+    assert (len(config.stages), config.stages[1].steps, config.total_steps) == (2, 4, 10)
     assert status_of(folder)["status"] == "finished"
     assert run_main("export", folder, "--format", "ply") == 0  # of the last stage's scene
     assert (folder / "asset.ply").is_file()
@@ -163,15 +191,15 @@ def test_gaussians_stand_where_their_mesh_stands_in_its_files(stub, tmp_path, qu
 
 
 def test_a_mesh_of_ones_own_begins_a_run(stub, tmp_path, quick):
-    asset = generate("a red mug", staged(stub))
+    asset = generate("a red mug", staged(stub), progress=False)
     asset.save(tmp_path / "own.glb")
-    config = dataclasses.replace(staged(stub), scene=MESH, start=str(tmp_path / "own.glb"))
-    job = prepare(config)
-    (start,) = job.state.starts
+    config = dataclasses.replace(changed(staged(stub), scene=MESH), initial_mesh=str(tmp_path / "own.glb"))
+    job = ready(config)
+    (start,) = job.work.meshes
     assert signed_volume(start.vertices, start.faces) > 0
     (tmp_path / "own.glb").unlink()
-    saved = copy.deepcopy(job.state.state_dict())
-    assert prepare(config, saved=saved).state.starts[0] is not None  # a run that is resumed needs the file no more
+    saved = copy.deepcopy(job.saved())
+    assert load(resolve(config, saved), saved).work.meshes[0] is not None  # a run that is resumed needs the file no more
 
 
 def test_a_painted_mesh_lies_where_the_users_own_lay(stub, tmp_path, quick, monkeypatch):
@@ -199,22 +227,28 @@ def test_a_painted_mesh_lies_where_the_users_own_lay(stub, tmp_path, quick, monk
     [
         (["--pivot=mesh"], "pivot is 'mesh', but no mesh was given", "--mesh"),
         (["--preset=latent-paint"], "stage 1: a surface scene needs a mesh to begin with; give --mesh FILE"),
-        (["--then.0.scene.type=nerf"], "stage 2: a nerf scene cannot begin with a mesh; use it in the first stage only"),
+        (["--stages.1.scene.type=nerf"], "stage 2: a nerf scene cannot begin with a mesh; use it in the first stage only"),
         (
-            [*STAGED, "--then.0.weights.sparsity=1"],
+            [*STAGED, "--stages.1.weights.sparsity=1"],
             "stage 2: weights.sparsity is set, but a tetmesh scene has no such regulariser",
         ),
         (
-            [*STAGED, "--then.1.scene.type=surface", "--then.1.show=normal"],
-            "stage 3: show is normal, but the normals of a surface scene stay as they are: it would learn nothing",
+            [*STAGED, "--stages.2.type=lift", "--stages.2.scene.type=surface", "--stages.2.teachers.0.show=normal"],
+            "stage 3: show is normal, but the shape of a surface scene stays as it is: it would learn nothing",
             "use --show color",
         ),
         (["--weights.laplacian=1"], "stage 1: weights.laplacian is set, but a nerf scene has no such regulariser"),
-        (["--then.2.steps=2"], "then.2: no such entry; accepted: 0 to 1 (1 adds one)"),
+        (["--stages.3.steps=2"], "stages.3: no such entry; accepted: 0 to 2 (2 adds one)"),
+        (["--stages.2.steps=2"], "stages.2.type: missing, accepted: lift"),
         (["--mesh", "missing.glb", "--preset=latent-paint"], "there is no mesh file", "missing.glb"),
         (["--mesh", "missing.glb"], "a nerf scene cannot begin with a mesh", "--preset texture-toy"),
-        ([*STAGED, "--then.0.prior=nowhere-to-be-found"], "nowhere-to-be-found"),
-        ([*STAGED, "--then.0.prior=./no/folder"], "there is no folder './no/folder'", "give --then.0.prior the path"),
+        ([*STAGED, "--stages.1.teachers.0.prior=nowhere-to-be-found"], "nowhere-to-be-found"),
+        (
+            [*STAGED, "--stages.1.teachers.0.prior=./no/folder"],
+            "there is no folder './no/folder'",
+            "give --stages.1.teachers.0.prior the path",
+        ),
+        (["--photometric.rgb=1"], "stage 1: photometric compares with photos, but there are none"),
         (["--prior-config=sd-1.5"], "--prior-config goes with a one-file checkpoint"),
     ],
 )
@@ -225,62 +259,86 @@ def test_what_cannot_work_is_said_before_the_first_stage(stub, tmp_path, capsys,
 
 def test_the_prior_of_a_later_stage_is_named_by_its_own_option(monkeypatch, stub):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    config = dataclasses.replace(staged(stub, MESH), then=(dataclasses.replace(Stage(), prior="sd-1.5", scene=MESH),))
-    with pytest.raises(ValueError, match=r"'sd-1.5' cannot be had.* \(--then\.0\.prior toybox\)"):
-        prepare(config)
+    config = taught(staged(stub, MESH), 1, prior=PriorChoice("sd-1.5"))
+    with pytest.raises(ValueError, match=r"'sd-1.5' cannot be had.* \(--stages\.1\.teachers\.0\.prior toybox\)"):
+        resolve(config)
 
 
 def test_another_prior_takes_the_place_of_the_one_before(stub, tmp_path):
     other = shutil.copytree(stub, tmp_path / "other")
-    config = staged(stub, MESH)
-    job = prepare(dataclasses.replace(config, then=(dataclasses.replace(config.then[0], prior=str(other)),)))
-    before, held = weakref.ref(job.prior), []
+    job = ready(taught(staged(stub, MESH), 1, prior=PriorChoice(str(other))))
+    before, held = weakref.ref(job.work.ready.priors[0]), []
+    load_located = Located.load
 
-    def load(*given):
+    def spied(*given):
         held.append(before() is not None)
-        return load_prior(*given)
+        return load_located(*given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dreamlift.lifting.load_prior", load)
-        job.change_teacher(1)
+        patch.setattr(Located, "load", spied)
+        for event in lift(job):
+            if isinstance(event, StageBegan) and event.number == 1:
+                break
     assert held == [False]
+
+
+def test_the_same_prior_stays_for_the_next_stage(stub):
+    job = ready(staged(stub, MESH))
+    (before,) = job.work.ready.priors
+    for _ in lift(job):
+        pass
+    assert job.number == 1
+    assert job.work.ready.priors == (before,)
 
 
 def test_settings_of_stages_are_listed_and_read_back(stub):
     config = staged(stub, MESH, SPLATS)
     assert load_yaml(Config, save_yaml(config)) == config
     rows = {row[0]: row[2] for row in describe_fields(config)}
-    assert {"then.0.scene.resolution", "then.1.scene.capacity"} <= set(rows)
+    assert {"stages.0.steps", "stages.1.scene.resolution", "stages.2.scene.capacity"} <= set(rows)
     assert apply_overrides(Config(), rows) == config
+    short = {row[0]: row[2] for row in describe(config)}
+    assert {"steps", "guidance.guidance_scale", "stages.1.scene.resolution", "stages.2.scene.capacity"} <= set(short)
+    assert override(config, short) == config
 
 
-def test_a_stage_has_the_settings_of_a_config(stub):
-    fields = {field.name: field.type for field in dataclasses.fields(Config)}
-    assert all(fields[field.name] == field.type for field in dataclasses.fields(Stage))
-    one, two = staged(stub, MESH).stages
-    assert (one.scene.__class__, two.scene) == (Nerf, MESH)
-    assert (one.prior, two.prior, two.then) == (str(stub), str(stub), ())
-    assert dataclasses.replace(staged(stub), then=()).stages == (staged(stub),)
+def test_a_teacher_without_a_prior_has_that_of_the_one_before(stub):
+    other = Teacher(PriorChoice("toybox-latent"))
+    config = staged(stub, MESH, MESH, SPLATS)
+    stages = changed(config, 2, teachers=(Teacher(), other, Teacher())).stages
+    names = [[teacher.prior.name for teacher in stage.teachers] for stage in with_priors(stages)]
+    assert names == [[str(stub)], [str(stub)], [str(stub), "toybox-latent", "toybox-latent"], ["toybox-latent"]]
+    assert [teacher.prior.name for teacher in with_priors((Lift(),))[0].teachers] == ["toybox"]
 
 
-def test_the_dearest_stage_is_the_one_whose_memory_is_told(stub):
-    config = staged(stub, dataclasses.replace(MESH, resolution=64))
-    needs = [estimate(stage, footprint(stub)) for stage in config.stages]
-    assert needs[1].host > needs[0].host
-    told = largest(tuple(needs))
-    assert told.host == needs[1].host
-    assert "of 2 stages" in str(told)
-    assert largest((None, needs[0])) == needs[0]
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"stages.0": "null", "stages.1": "null"}, "stages is empty; a run has at least one"),
+        ({"teachers.0": "null"}, "teachers is empty and there is no photometric term: nothing would be learnt"),
+    ],
+)
+def test_a_run_has_a_stage_and_a_stage_something_to_learn_from(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        override(TOYBOX, settings)
+
+
+def test_the_memory_of_a_run_is_that_of_its_largest_stage(stub):
+    small, large = staged(stub), staged(stub, dataclasses.replace(MESH, resolution=128))
+    only = dataclasses.replace(large, stages=(dataclasses.replace(large.stages[1], teachers=small.stages[0].teachers),))
+    needs = [resolve(config).need for config in (small, large, only)]
+    assert needs[1].host == needs[2].host > needs[0].host
 
 
 def test_normals_are_shown_to_the_prior_where_a_stage_says_so(stub):
     seen = []
-    config = dataclasses.replace(staged(stub), scene=MESH, show="normal", steps=1, weights=Weights())
+    config = taught(changed(staged(stub), scene=MESH, steps=1, weights=Weights()), show="normal")
     check_stages(config)
-    job = prepare(config)
-    encode = job.prior.encode
-    job.prior.encode = lambda rgb: (seen.append(rgb.detach()), encode(rgb))[1]
-    (step,) = lift(job)
+    job = ready(config)
+    (prior,) = job.work.ready.priors
+    encode = prior.encode
+    prior.encode = lambda rgb: (seen.append(rgb.detach()), encode(rgb))[1]
+    (step,) = steps_of(job)
     hit = step.render.opacity[..., 0] > 0.99
     assert bool(hit.any())
     # A normal of length 1, moved into [0, 1]; black where there is nothing.
@@ -292,7 +350,7 @@ def test_normals_are_shown_to_the_prior_where_a_stage_says_so(stub):
 
 @pytest.mark.parametrize("background", [Random(), Solid((1.0, 1.0, 1.0))])
 def test_a_background_that_backdrops_would_hide_is_refused(background):
-    config = dataclasses.replace(TOYBOX, scene=dataclasses.replace(TOYBOX.scene, background=background))
+    config = changed(TOYBOX, scene=dataclasses.replace(TOYBOX.stages[0].scene, background=background))
     with pytest.raises(ValueError, match=r"stage 1: scene.background is not one of the backdrops.*give --backdrops \[\]"):
         check_stages(config)
     check_stages(dataclasses.replace(config, backdrops=()))

@@ -12,7 +12,7 @@ import torch
 from dreamlift.cameras import turntable
 from dreamlift.config.build import load_yaml, save_yaml
 from dreamlift.export.glb import save_glb
-from dreamlift.export.roundtrip import psnr
+from dreamlift.export.psnr import psnr
 from dreamlift.reading.mesh import load_mesh
 from dreamlift.scenes import SCENES
 from dreamlift.scenes.background import Learned, Solid

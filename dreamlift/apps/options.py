@@ -13,7 +13,7 @@ import dreamlift
 
 # Options of generate, and the setting (by its short or whole name) that each one is.
 SETTINGS = {
-    "negative": "negative", "preset": "", "prior": "prior", "prior_config": "prior.settings",
+    "negative": "negative", "preset": "", "prior": "prior.name", "prior_config": "prior.settings",
     "camera_conditioning": "prior.camera_conditioning", "linear_encoder": "prior.linear_encoder", "mesh": "initial_mesh",
     "up": "up", "photos": "photos", "seed": "seed", "particles": "particles", "steps": "steps", "show": "show",
     "weight": "weight", "photometric": "photometric", "backdrops": "backdrops",

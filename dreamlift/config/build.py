@@ -293,7 +293,8 @@ def _unknown(key: Any, cls: type, path: str, base: Any) -> str:
         return f"{_join(path, key)}: this name is of an older form of config; it is now {moved[key]} (`dreamlift settings`)"
     below = {} if base is None else {row[0].rsplit(".", 1)[-1]: row[0] for row in describe_fields(base, path)}
     names = below | {name: _join(path, name) for name in known}
-    near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.6) or [name for name in names if str(key) in name]
+    near = [name for name in (*known, *below) if str(key) in name.split("_")]  # "scale" for "guidance_scale"
+    near = near or difflib.get_close_matches(str(key), names, n=1, cutoff=0.6)
     hint = f"; did you mean {names[near[0]]!r}?" if near else ""
     return f"{_join(path, key)}: unknown name, accepted: {', '.join(known)}{hint}"
 

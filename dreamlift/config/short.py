@@ -7,6 +7,7 @@ setting of that name, the first stage that has one is meant.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -48,6 +49,8 @@ def override(config: Config, settings: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: see :func:`dreamlift.config.build.apply_overrides`; short names are told as they were given.
     """
+    for name in settings:
+        _check_first(config, name)
     names = {whole(config, name): name for name in settings}
     try:
         return apply_overrides(config, {long: settings[name] for long, name in names.items()})
@@ -60,9 +63,19 @@ def override(config: Config, settings: Mapping[str, Any]) -> Config:
         raise
 
 
+def _check_first(config: Config, name: str) -> None:
+    """Raise ConfigError where the first part of a name is nearly one that is known, of the run, a stage or a teacher."""
+    first = name.partition(".")[0]
+    kinds = (Config, *map(type, config.stages), Teacher)
+    known = {field for kind in kinds for field in fields_of(kind)}
+    near = difflib.get_close_matches(first, sorted(known), n=1, cutoff=0.8)
+    if first not in known and first not in Config.MOVED and near:
+        raise ConfigError(f"{first}: unknown name; did you mean {near[0]!r}?")
+
+
 def describe(config: Config) -> list[tuple[str, str, str, str]]:
     """Every setting of a config: (its shortest name, type, value as YAML, comment), in source order."""
-    return [(shortened(config, name), *rest) for name, *rest in describe_fields(config)]
+    return [(shortened(config, name), kind, value, comment) for name, kind, value, comment in describe_fields(config)]
 
 
 def with_prior(config: Config, **changes: Any) -> Config:

@@ -29,6 +29,8 @@ class Guidance(ABC):
     """A distillation loss on latents."""
 
     shared: ClassVar[bool] = True  # whether all particles share one state of :meth:`init`; False: one state per particle
+    differentiates_network: ClassVar[bool] = False  # whether its gradient passes through the prior's network
+    decodes: ClassVar[bool] = False  # whether its gradient passes through the autoencoder's decoder
 
     def init(self, prior: Prior, rng: torch.Generator) -> Any:
         """Initial state of the loss: a module with ``param_groups()`` for the optimiser, or None if it has no state."""

@@ -10,6 +10,7 @@ noise, and the loss's minimiser is not a good sample. Use :mod:`dreamlift.guidan
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ from dreamlift.types import Conditioning, GuidanceOutput
 @dataclass(frozen=True)
 class DiffusionLoss(Guidance):
     """The training loss of the diffusion model, minimised over its input. Defaults are those of SDS."""
+
+    differentiates_network: ClassVar[bool] = True
 
     guidance_scale: float = 100.0  # s in uncond + s (cond - uncond), at least 0; DreamFusion: 100
     t_min: float | Schedule = 0.02  # smallest diffusion time, in [0, t_max]; DreamFusion: 0.02

@@ -11,6 +11,7 @@ The paper's variance regulariser along rays is the scene term ``weights.depth_va
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ FALL = Sqrt(0.98, 0.3)
 @dataclass(frozen=True)
 class HiFA(Guidance):
     """Defaults follow threestudio's ``hifa`` row: t from 0.98 to 0.3, lambda_rgb 0.01."""
+
+    decodes: ClassVar[bool] = True
 
     guidance_scale: float = 100.0  # s in uncond + s (cond - uncond), at least 0; threestudio: 100 as cond + s (cond - uncond)
     lambda_rgb: float = 0.01  # weight of the picture term relative to the latent term, at least 0; threestudio: 0.01

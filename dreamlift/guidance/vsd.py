@@ -9,7 +9,7 @@ min_phi E ||eps_phi(x_t; t, c, y) - eps||^2. SDS is the special case in which ep
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,8 @@ class Variational(nn.Module):
 @dataclass(frozen=True)
 class VSD(Guidance):
     """Defaults follow ProlificDreamer: CFG 7.5, t_max 0.98 and, after 20% of the run, 0.5; LoRA learning rate 1e-4."""
+
+    differentiates_network: ClassVar[bool] = True
 
     guidance_scale: float = 7.5  # s in uncond + s (cond - uncond), at least 0, of the prior only; ProlificDreamer: 7.5
     t_min: float | Schedule = 0.02  # smallest diffusion time, in [0, t_max]; ProlificDreamer: 0.02

@@ -51,13 +51,6 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return unit.astype(np.float32)
 
 
-def edge_counts(faces: np.ndarray) -> np.ndarray:
-    """How many faces use each undirected edge, ``(E,)``. All 2 means closed and manifold along its edges."""
-    edges = np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1).astype(np.int64)
-    keys = edges[:, 0] * (int(faces.max()) + 1) + edges[:, 1]
-    return np.unique(keys, return_counts=True)[1]
-
-
 def is_closed(faces: np.ndarray) -> bool:
     """True if every directed edge has exactly one partner that runs the other way (closed and evenly wound)."""
     if len(faces) == 0:

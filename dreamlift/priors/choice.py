@@ -32,7 +32,8 @@ class PriorChoice:
         """The choice of a diffusers pipeline or a :class:`~dreamlift.priors.base.Prior` in memory.
 
         Args:
-            model: the pipeline or prior; it is used as it is, and not copied unless LoRAs are merged or its precision changes.
+            model: the pipeline or prior. It is not copied unless LoRAs are merged or its precision changes; it is moved to the
+                run's device, its weights are frozen, and the run's memory settings take effect in it.
             options: further fields, such as ``camera_conditioning=False``.
         """
         return cls(**{"name": f"<{type(model).__name__} in memory>", "loaded": model, **options})

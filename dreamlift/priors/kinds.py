@@ -66,7 +66,7 @@ def find(choice: PriorChoice, option: str = "--prior") -> Located:
     else:
         folder = locate(choice.name, choice.settings, option=option)
         choice = replace(choice, name=whole_name(choice.name), settings=whole_name(choice.settings) if choice.settings else "")
-        parts, revision = FolderParts(folder), revision_of(folder)
+        parts, revision = FolderParts(folder.resolve()), revision_of(folder)
     return Located(choice, kind_of(parts), parts, revision + fingerprint(choice))
 
 

@@ -97,11 +97,17 @@ class FolderParts(Parts):
 
 
 class LoadedParts(Parts):
-    """The parts of a diffusers ``pipeline`` in memory. Its networks are shared, and copied only to change their precision."""
+    """The parts of a diffusers ``pipeline`` in memory. Its networks are shared, and copied only to change their precision.
+
+    Raises:
+        ValueError: it is no pipeline.
+    """
 
     shared = True
 
     def __init__(self, pipeline: Any) -> None:
+        if not isinstance(getattr(pipeline, "components", None), dict):
+            raise ValueError(f"a {type(pipeline).__name__} is no prior: give a diffusers pipeline, a Prior, a name or a folder")
         self.pipeline = pipeline
 
     def __str__(self) -> str:

@@ -28,13 +28,19 @@ class Memory:
 
 
 def save_memory(network: Any, memory: Memory) -> None:
-    """Put the settings to work on a diffusers U-Net, transformer or autoencoder."""
+    """Put the settings to work on a diffusers U-Net, transformer or autoencoder.
+
+    Those that are off are switched off: a pipeline in memory may have them on from an earlier run.
+    """
     if memory.gradient_checkpointing:
         network.enable_gradient_checkpointing(checkpointed)
-    if memory.micro_batch and hasattr(network, "enable_slicing"):
-        network.enable_slicing()  # of an autoencoder; the others are asked by `in_turn`
-    if memory.attention_slices and hasattr(network, "set_attention_slice"):
-        network.set_attention_slice("auto")
+    elif network.is_gradient_checkpointing:
+        network.disable_gradient_checkpointing()
+    if hasattr(network, "enable_slicing"):  # an autoencoder; the other networks are called through `in_turn`
+        (network.enable_slicing if memory.micro_batch else network.disable_slicing)()
+    sliced = any("Sliced" in type(kind).__name__ for kind in getattr(network, "attn_processors", {}).values())
+    if hasattr(network, "set_attention_slice") and memory.attention_slices != sliced:
+        network.set_attention_slice("auto" if memory.attention_slices else None)
 
 
 def checkpointed(module: Any, *args: Any) -> Any:

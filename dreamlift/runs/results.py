@@ -13,7 +13,7 @@ from dreamlift.asset import Asset
 from dreamlift.cameras import turntable
 from dreamlift.export.glb import load_glb
 from dreamlift.export.page import save_page
-from dreamlift.export.roundtrip import psnr
+from dreamlift.export.psnr import psnr
 from dreamlift.export.settings import MAX_LOD
 from dreamlift.export.video import contact_sheet, save_turntable
 from dreamlift.runs.progress import Reporter

@@ -89,17 +89,6 @@ class Scene(nn.Module, ABC):
 
 
 @dataclass(frozen=True)
-class StepShape:
-    """The quantities that determine the memory of one step's renders."""
-
-    views: int
-    side: int  # pixels
-    device: str = "cpu"  # "cpu", "cuda" or "mps"
-    normals: bool = False  # whether shading or a regulariser needs normals
-    terms: frozenset[str] = frozenset()  # the regularisers whose weight is ever positive
-
-
-@dataclass(frozen=True)
 class SceneSettings(ABC):
     """Settings of a scene: a frozen dataclass; :meth:`build` creates the scene."""
 
@@ -107,6 +96,7 @@ class SceneSettings(ABC):
     needs_initial_mesh: ClassVar[bool] = False  # whether build requires an initial mesh
     keeps_initial_mesh: ClassVar[bool] = False  # whether the initial mesh's geometry is fixed and only its look is trained
     terms: ClassVar[tuple[str, ...]] = ()  # names of the scene's regularisers
+    occupied: ClassVar[float] = 1.0  # share of step_bytes after the first rung of a resolution ladder: empty space is skipped
 
     def resolved(self) -> SceneSettings:
         """The same settings with absolute paths. Raises ValueError where a file cannot be used."""
@@ -130,13 +120,5 @@ class SceneSettings(ABC):
         """Number of trained scalars, without the background's."""
 
     @abstractmethod
-    def step_bytes(self, shape: StepShape) -> int:
-        """Live bytes of one step's renders with their gradients, an upper estimate."""
-
-    @abstractmethod
-    def picture_bytes(self, device: str) -> int:
-        """Live bytes of renders without gradients, or of meshing; both work in chunks of bounded size."""
-
-    @abstractmethod
-    def low_memory(self) -> SceneSettings | None:
-        """The same settings with memory-saving options switched on; None if there are none."""
+    def step_bytes(self, views: int, side: int) -> int:
+        """Estimated peak bytes of ``views`` unlit renders of ``side`` x ``side`` pixels with their backward pass."""

@@ -50,6 +50,7 @@ class Stage(ABC):
     """Settings of one kind of work: a frozen dataclass."""
 
     makes_scene: ClassVar[bool] = False  # whether a run can end with it: its work has scenes
+    keeps_faces: bool = True  # whether a mesh that is handed over to it keeps its faces
     teachers: tuple[Teacher, ...] = ()  # the priors that it uses, and how
 
     @abstractmethod

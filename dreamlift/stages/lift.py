@@ -58,6 +58,10 @@ class Lift(Stage):
         if not self.teachers and self.photometric is None:
             raise ValueError("teachers is empty and there is no photometric term: nothing would be learnt")
 
+    @property
+    def keeps_faces(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.scene.keeps_initial_mesh
+
     def total_steps(self, particles: int) -> int:
         return self.steps * particles
 
@@ -194,14 +198,14 @@ class LiftWork(Work):
         self.optimizer.zero_grad(set_to_none=True)
         lessons = self._lessons(render, cameras, backdrops, progress, rng, turn)
         raw = scene.regularize(render, progress, tuple(weights)) if weights else {}
-        terms = {name: weights[name] * value for name, value in raw.items()} | self._photometric(scene, progress, rng)
+        terms = {name: weights[name] * value for name, value in raw.items()} | self._photometric(scene, own, progress, rng)
         total = self._backward(lessons, terms)
 
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = lr * value_at(stage.adam.lr_scale, progress)
         norm = gradient_norm(scene, stage.adam.clip_norm)
-        metrics = {name if number == 0 else f"{name}_{number + 1}": value
-                   for number, lesson in enumerate(lessons) for name, value in lesson.out.metrics.items()}  # fmt: skip
+        metrics = {name if lesson.number == 0 else f"{name}_{lesson.number + 1}": value
+                   for lesson in lessons for name, value in lesson.out.metrics.items()}  # fmt: skip
         finite = torch.stack([lesson.out.x0.isfinite().all() for lesson in lessons]).all() if lessons else torch.ones(())
         answered, loss, size, opacity, *shown_values = as_numbers(
             [finite, total, norm, render.opacity.mean(), *terms.values(), *metrics.values()]
@@ -233,20 +237,21 @@ class LiftWork(Work):
     ) -> list[Lesson]:  # fmt: skip
         """What each teacher that has a weight says of the render; a teacher's number stays its place in the list."""
         found = []
-        for teacher, prior, embeds, learned in zip(
-            self.stage.teachers, self.ready.priors, self.ready.embeds, self.learned, strict=True
+        for number, (teacher, prior, embeds, learned) in enumerate(
+            zip(self.stage.teachers, self.ready.priors, self.ready.embeds, self.learned, strict=True)
         ):
             if value_at(teacher.weight, progress) == 0.0:
                 continue
             cond = replace(embeds.at(cameras, backdrops), render=render)
             own = learned[turn] if isinstance(learned, PerParticle) else learned
-            found.append(teach(teacher, prior, cond, shown(render, teacher.show, cameras), progress, rng, own))
+            lesson = teach(teacher, prior, cond, shown(render, teacher.show, cameras), progress, rng, own)
+            found.append(replace(lesson, number=number))
         return found
 
-    def _photometric(self, scene: Scene, progress: float, rng: torch.Generator) -> dict[str, Tensor]:
-        """The weighted terms against known pictures, {} where there are none in this step."""
+    def _photometric(self, scene: Scene, own: int, progress: float, rng: torch.Generator) -> dict[str, Tensor]:
+        """The weighted terms against known pictures, {} where there are none in the particle's step ``own``."""
         settings = self.stage.photometric
-        if settings is None or self.pictures is None or (self.index - self.first) % settings.every:
+        if settings is None or self.pictures is None or own % settings.every:
             return {}
         wanted, cameras = chosen(self.pictures, settings, rng)
         # A random colour behind both: fog that takes the colour of one background is wrong on all others.

@@ -59,11 +59,15 @@ def chosen(pictures: Pictures, settings: Photometric, rng: torch.Generator) -> t
     )  # fmt: skip
     some = rescaled(some, settings.resolution / cameras.width)
     size = (some.height, some.width)
-    values = (pictures.rgb, pictures.alpha, pictures.depth, pictures.normal)
-    rgb, alpha, depth, normal = (None if value is None else _resized(value[index], size) for value in values)
-    assert rgb is not None
-    assert alpha is not None
-    return Pictures(rgb, alpha, some, depth, normal), some
+    mask = pictures.alpha[index]
+    alpha = _resized(mask, size)
+
+    def inside(values: Tensor) -> Tensor:
+        # The mean over the mask: values outside it (black, depth 0 or infinity) must not reach the pixels on its edge.
+        return _resized(torch.where(mask > 0, values[index], 0.0) * mask, size) / alpha.clamp_min(1e-6)
+
+    depth, normal = (None if values is None else inside(values) for values in (pictures.depth, pictures.normal))
+    return Pictures(inside(pictures.rgb), alpha, some, depth, normal), some
 
 
 def compare(

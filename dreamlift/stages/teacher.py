@@ -59,6 +59,7 @@ class Lesson:
     gradient: Tensor | None  # of the loss with respect to it; None where the loss does not depend on it
     loss: Tensor  # () weighted, detached
     out: GuidanceOutput
+    number: int = 0  # of the teacher in its stage
 
 
 def teach(

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from dreamlift.cameras import rays_of
 from dreamlift.scenes import regularizers
 from dreamlift.scenes.background import BACKGROUNDS, Background, Learned, Random, Solid
-from dreamlift.scenes.base import ParamGroup, Scene, SceneSettings, StepShape
+from dreamlift.scenes.base import ParamGroup, Scene, SceneSettings
 from dreamlift.scenes.gaussians import splat
 from dreamlift.scenes.gaussians.densify import Densify, Rows, double, prune, reset_opacities, zero_moments
 from dreamlift.scenes.gaussians.harmonics import C0, colors_of
@@ -34,8 +34,8 @@ from dreamlift.types import Cameras, Mesh, RenderOutput, Shading, Splats
 
 TERMS = ("sparsity", "opaque")
 MAX_CAPACITY = 10_000_000
-# Bytes of a Gaussian in one view, with its gradients, and of a (Gaussian, pixel) pair of the torch path.
-PER_GAUSSIAN, PER_PAIR = 1200, 250
+# Peak bytes per Gaussian and view, per pixel, and per (Gaussian, pixel) pair of the torch path, with the backward pass.
+PER_GAUSSIAN, PER_PIXEL, PER_PAIR = 1200, 200, 250
 
 
 @dataclass(frozen=True)
@@ -89,15 +89,8 @@ class Gaussians(SceneSettings):
     def parameter_count(self) -> int:
         return self.capacity * (3 + 4 + 3 + 1 + 3 * (self.sh_degree + 1) ** 2)
 
-    def step_bytes(self, shape: StepShape) -> int:
-        pixels = shape.views * shape.side**2
-        return shape.views * self.capacity * PER_GAUSSIAN + splat.PAIRS_AT_ONCE * PER_PAIR + 200 * pixels
-
-    def picture_bytes(self, device: str) -> int:
-        return self.capacity * PER_GAUSSIAN + splat.PAIRS_AT_ONCE * PER_PAIR
-
-    def low_memory(self) -> None:
-        return None  # the number of pairs is bounded already, and the capacity is the user's choice
+    def step_bytes(self, views: int, side: int) -> int:
+        return views * (self.capacity * PER_GAUSSIAN + side**2 * PER_PIXEL) + splat.PAIRS_AT_ONCE * PER_PAIR
 
     def means_scale(self, progress: float) -> float:
         """The positions' learning rate relative to its initial value."""

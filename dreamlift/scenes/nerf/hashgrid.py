@@ -69,6 +69,10 @@ class Hashgrid:
         """Number of trained scalars: the table and the MLP."""
         return layout_of(self).first[-1] * self.features + self.hidden * (self.levels * self.features + 4)
 
+    def sample_bytes(self) -> int:
+        """Peak bytes per sample of a render with its backward pass: features and hidden units, and their gradients."""
+        return 80 + 2 * (4 * self.levels * self.features + 4 * self.hidden + 40)
+
 
 @dataclass(frozen=True)
 class Layout:

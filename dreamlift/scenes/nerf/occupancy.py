@@ -18,6 +18,10 @@ from torch import Tensor, nn
 
 from dreamlift.scenes.nerf.field import Field
 
+DECAY = 0.8  # factor on the running maximum of the density at each update
+MIN_DENSITY = 0.05  # lowest density of an occupied cell, inverse world units; 0.05 over a length of 2 is 10% opacity
+EXPLORE = 0.01  # share of the empty cells that are rendered nevertheless
+
 
 @dataclass(frozen=True)
 class Occupancy:
@@ -26,9 +30,6 @@ class Occupancy:
     resolution: int = 32  # cells per side; 0 disables the grid
     every: int = 16  # steps between updates
     warmup: int = 32  # steps before empty cells are skipped
-    decay: float = 0.8  # factor on the running maximum of the density at each update
-    min_density: float = 0.05  # lowest density of an occupied cell, inverse world units; 0.05 over a length of 2 is 10% opacity
-    explore: float = 0.01  # share of the empty cells that are rendered nevertheless
 
     def __post_init__(self) -> None:
         if self.resolution < 0 or self.every < 1 or self.warmup < 0:
@@ -66,11 +67,11 @@ class OccupancyGrid(nn.Module):
         inside = torch.stack([x, y, z], dim=-1) + torch.rand(size, size, size, 3, generator=rng)
         points = (inside * (2 * self.bounds / size) - self.bounds).to(self.average)
         density = field.density(points.view(-1, 3)).view(size, size, size)
-        self.average.copy_(torch.maximum(self.settings.decay * self.average, density))
-        explored = (torch.rand(size, size, size, generator=rng) < self.settings.explore).to(self.average.device)
+        self.average.copy_(torch.maximum(DECAY * self.average, density))
+        explored = (torch.rand(size, size, size, generator=rng) < EXPLORE).to(self.average.device)
         if index + 1 < self.settings.warmup:
             return
-        threshold = min(self.settings.min_density, float(self.average.mean()))
+        threshold = min(MIN_DENSITY, float(self.average.mean()))
         marked = (self.average >= threshold).float()[None, None]
         marked = nn.functional.max_pool3d(marked, kernel_size=3, stride=1, padding=1)[0, 0] > 0
         self.occupied.copy_(marked | explored)

@@ -20,8 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dreamlift.cameras import rays_of
 from dreamlift.scenes.background import BACKGROUNDS, Background, Learned, Random, Solid
-from dreamlift.scenes.base import ParamGroup, Scene, SceneSettings, StepShape
-from dreamlift.scenes.nerf import memory
+from dreamlift.scenes.base import ParamGroup, Scene, SceneSettings
 from dreamlift.scenes.nerf.field import Field
 from dreamlift.scenes.nerf.hashgrid import Hashgrid
 from dreamlift.scenes.nerf.occupancy import Occupancy, OccupancyGrid
@@ -34,6 +33,7 @@ from dreamlift.texturing.extract import Extract, mesh_of_field
 from dreamlift.types import Cameras, Mesh, RaySamples, RenderOutput, Shading
 
 SAMPLES_AT_ONCE = 1 << 19  # samples per chunk of a render without gradients; bounds its memory
+SAMPLE_KEPT = 28  # bytes kept per sample of rays in chunks: ray index, interval, weight, and their concatenation
 TERMS = ("sparsity", "opaque", "distortion", "depth_variance", "orientation", "tv")
 FIELDS = {"voxel": Voxel, "hashgrid": Hashgrid}
 
@@ -44,6 +44,7 @@ class Nerf(SceneSettings):
 
     takes_initial_mesh: ClassVar[bool] = False
     terms: ClassVar[tuple[str, ...]] = TERMS
+    occupied: ClassVar[float] = 0.5
 
     # representation of density and colour
     field: Voxel | Hashgrid = dataclasses.field(default_factory=Voxel, metadata={"choices": FIELDS})
@@ -72,14 +73,11 @@ class Nerf(SceneSettings):
     def parameter_count(self) -> int:
         return self.field.parameter_count()
 
-    def step_bytes(self, shape: StepShape) -> int:
-        return memory.step_bytes(self, shape)
-
-    def picture_bytes(self, device: str) -> int:
-        return SAMPLES_AT_ONCE * memory.sample_bytes(self, device)
-
-    def low_memory(self) -> Nerf:
-        return dataclasses.replace(self, chunk_rays=memory.LOW_RAYS)
+    def step_bytes(self, views: int, side: int) -> int:
+        rays = views * side**2  # with all samples: before the occupancy grid is warm, none is skipped
+        chunk = min(rays, self.chunk_rays or rays)
+        kept = SAMPLE_KEPT * rays if chunk < rays else 0
+        return self.samples_per_ray * (chunk * self.field.sample_bytes() + kept)
 
 
 class NerfScene(Scene):
@@ -212,17 +210,27 @@ class NerfScene(Scene):
 
 
 def joined(chunks: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Concatenate the ``aux`` values of consecutive chunks of rays; only the first may hold a grid."""
+    """Concatenate the ``aux`` values of consecutive chunks of rays, which are emptied; only the first may hold a grid.
+
+    Each value's parts are freed before the next value is concatenated: in large pictures they take gigabytes.
+    """
     if len(chunks) == 1:
         return chunks[0]
     rays = samples = 0
-    parts: dict[str, list[Tensor]] = {name: [] for name in chunks[0]}
-    for i, chunk in enumerate(chunks):
-        for name, value in chunk.items():
-            if name == "ray_indices":
-                value = value + rays
-            elif name == "offsets":
-                value = value[i > 0 :] + samples
-            parts[name].append(value)
+    first_rays, first_samples = [], []
+    for chunk in chunks:
+        first_rays.append(rays)
+        first_samples.append(samples)
         rays, samples = rays + chunk["offsets"].shape[0] - 1, samples + chunk["starts"].shape[0]
-    return {name: torch.cat(values) for name, values in parts.items()}
+    found: dict[str, Tensor] = {}
+    for name in list(chunks[0]):
+        parts = []
+        for i, chunk in enumerate(chunks[:1] if name == "grid" else chunks):
+            value = chunk.pop(name)
+            if name == "ray_indices":
+                value = value + first_rays[i]
+            elif name == "offsets":
+                value = value[i > 0 :] + first_samples[i]
+            parts.append(value)
+        found[name] = torch.cat(parts)
+    return found

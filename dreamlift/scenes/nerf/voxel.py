@@ -63,6 +63,10 @@ class Voxel:
         """Number of trained scalars: all levels."""
         return 4 * sum(n**3 for n in self.resolutions)
 
+    def sample_bytes(self) -> int:
+        """Peak bytes per sample of a render with its backward pass."""
+        return 80
+
 
 class VoxelField(Field):
     """See the module's docstring."""

@@ -30,7 +30,7 @@ from dreamlift.cameras import rays_of, rescaled
 from dreamlift.color import to_linear, to_srgb
 from dreamlift.raster.exact import rasterize
 from dreamlift.scenes.background import BACKGROUNDS, Background, Learned, Random, Solid
-from dreamlift.scenes.base import ParamGroup, Scene, SceneSettings, StepShape
+from dreamlift.scenes.base import ParamGroup, Scene, SceneSettings
 from dreamlift.scenes.nerf.hashgrid import Hashgrid
 from dreamlift.scenes.nerf.voxel import Voxel
 from dreamlift.scenes.surface.initial import InitialAppearance, initial_appearance_of, unpainted_fields, with_uvs
@@ -44,6 +44,7 @@ from dreamlift.texturing.extract import Extract
 from dreamlift.texturing.uvs import uv_density
 from dreamlift.types import Cameras, Mesh, RenderOutput, Shading
 
+SAMPLE = 400  # peak bytes per sample of a render with its backward pass, without the texture's
 AT_ONCE = 1 << 18  # surface points per chunk of a render without gradients
 PADDING = 8  # texels by which charts are dilated in an exported texture
 
@@ -101,19 +102,9 @@ class Surface(SceneSettings):
     def parameter_count(self) -> int:
         return self.texture.parameter_count() * (2 if self.material == "pbr" else 1)
 
-    def step_bytes(self, shape: StepShape) -> int:
-        samples = shape.views * (shape.side * self.supersample) ** 2
-        return (SAMPLE + LIT * (self.material == "pbr")) * samples + COPIES * 4 * self.parameter_count()
-
-    def picture_bytes(self, device: str) -> int:
-        return (SAMPLE + LIT) * AT_ONCE + COPIES * 4 * self.parameter_count()
-
-    def low_memory(self) -> None:
-        return None
-
-
-SAMPLE, LIT = 500, 900  # live bytes per sample with its gradients, and the additional bytes of a lit one
-COPIES = 2  # copies of the texture during a step
+    def step_bytes(self, views: int, side: int) -> int:
+        sample = SAMPLE + self.texture.sample_bytes() * (2 if self.material == "pbr" else 1)
+        return sample * views * (side * self.supersample) ** 2
 
 
 class SurfaceScene(Scene):

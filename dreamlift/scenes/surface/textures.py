@@ -52,6 +52,10 @@ class Image:
         """Number of trained scalars: three channels of all levels."""
         return 3 * sum(n * n for n in self.sizes)
 
+    def sample_bytes(self) -> int:
+        """Peak bytes per sample of a render with its backward pass."""
+        return 100
+
 
 TEXTURES = {"image": Image, "voxel": Voxel, "hashgrid": Hashgrid}
 

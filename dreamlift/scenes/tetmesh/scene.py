@@ -22,11 +22,10 @@ from torch import Tensor, nn
 from dreamlift.cameras import rays_of
 from dreamlift.raster.soft import Edges, antialias, edges_of, raster_points
 from dreamlift.scenes.background import BACKGROUNDS, Background, Learned, Random, Solid
-from dreamlift.scenes.base import ParamGroup, Scene, SceneSettings, StepShape
-from dreamlift.scenes.nerf import memory
+from dreamlift.scenes.base import ParamGroup, Scene, SceneSettings
 from dreamlift.scenes.nerf.field import Blob, Field
 from dreamlift.scenes.nerf.hashgrid import Hashgrid
-from dreamlift.scenes.nerf.scene import FIELDS, Nerf
+from dreamlift.scenes.nerf.scene import FIELDS
 from dreamlift.scenes.nerf.voxel import Voxel
 from dreamlift.scenes.tetmesh.initial import distances_of, fit_colors, within
 from dreamlift.scenes.tetmesh.regularizers import laplacian, normal_consistency, vertex_normals
@@ -38,8 +37,8 @@ from dreamlift.types import Cameras, EmptySceneError, Mesh, RenderOutput, Shadin
 
 TERMS = ("normal_consistency", "laplacian")
 MARGIN = 0.02  # smallest distance of an exported vertex from a grid point, relative to the edge
-# Live bytes per surface pixel, per face with its edges and vertices, and per grid point.
-PIXEL, FACE, POINT = 900, 1200, 60
+# Peak bytes per pixel, per face with its edges and vertices, and per grid point.
+PIXEL, FACE, POINT = 400, 300, 60
 FACES_A_SQUARE = 15  # faces of the mesh divided by the squared resolution: 14.6 for a sphere of radius 0.6
 
 
@@ -102,18 +101,9 @@ class TetMesh(SceneSettings):
     def parameter_count(self) -> int:
         return 4 * self.grid().points + self.color.parameter_count()
 
-    def step_bytes(self, shape: StepShape) -> int:
-        field = Nerf(field=self.color, samples_per_ray=2)
-        one = StepShape(1, 1, shape.device)
-        pixel = PIXEL + memory.sample_bytes(field, shape.device)
+    def step_bytes(self, views: int, side: int) -> int:
         mesh = self.grid().points * POINT + FACES_A_SQUARE * self.resolution**2 * FACE
-        return memory.step_bytes(field, one) + mesh + shape.views * shape.side**2 * pixel
-
-    def picture_bytes(self, device: str) -> int:
-        return self.step_bytes(StepShape(1, 512, device)) // 2
-
-    def low_memory(self) -> None:
-        return None
+        return mesh + views * side**2 * (PIXEL + self.color.sample_bytes())
 
 
 class TetMeshScene(Scene):

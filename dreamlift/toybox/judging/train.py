@@ -8,6 +8,7 @@ saved with the weights.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,6 +159,7 @@ def main() -> None:
     out, data, init = (told.pop(key) for key in ("out", "data", "init"))
     shards, tests, width = (told.pop(key) for key in ("shards", "test_shards", "width"))
     tune_process()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     for folder, first, count in ((data / "train", FIRST_SHARD, shards), (data / "test", TEST_SHARD, tests)):
         for index in range(first, first + count):
             make_shard(folder, index, training=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import multiprocessing
 import os
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from dreamlift.toybox.training.muon import Muon, takes
+
+LOGGER = logging.getLogger(__name__)
 
 
 def learning_rate(step: int, steps: int, highest: float, warmup: int, hold: float = 0.6) -> float:
@@ -130,7 +133,7 @@ def fit(
                 optimizer.step()
             if step % report == 0:
                 row = {"step": step, "loss": round(float(smooth), 4), "seconds": round(time.time() - begun, 1)}
-                print(json.dumps(row), flush=True)
+                LOGGER.info(json.dumps(row))
     return [float(loss) for loss in losses]
 
 

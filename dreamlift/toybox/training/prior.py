@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +51,8 @@ from dreamlift.toybox.training.reader import UNTOLD, ViewReader
 from dreamlift.toybox.world.things import CATEGORIES, COLORS
 
 TAUGHT, TAUGHT_FROM = (3, 8), 0.95  # with a teacher: 3 of 8 pictures have its predictions as target, at t >= 0.95
+LOGGER = logging.getLogger(__name__)
+
 PLAIN_SHARE = 0.75  # share of the pictures with a plain background
 READING = 0.05  # weight of the reader's loss relative to that of the pictures
 FAST = 20.0  # learning-rate factor of parameters that begin near zero and must grow large (position biases, the reader)
@@ -313,7 +316,7 @@ def train(
                 if step % 50 == 0:
                     seconds, known = round(time.time() - begun, 1), len(pictures)
                     row = json.dumps({"step": step, "loss": round(float(smooth), 5), "seconds": seconds, "pictures": known})
-                    print(row, flush=True)
+                    LOGGER.info(row)
                     with (folder / "loss.jsonl").open("a") as file:
                         file.write(row + "\n")
                 step += 1
@@ -356,6 +359,7 @@ def main() -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     arguments = vars(parser.parse_args())
     tune_process()  # torch is imported already, so only the malloc settings take effect
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder, data, device, every, init, kinds, vae, teacher = (
         arguments.pop(key) for key in ("out", "data", "device", "save_every", "init", "kinds", "vae", "teacher")
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -91,6 +92,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=type(default), default=default)
     arguments = vars(parser.parse_args())
     tune_process()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     init, out, data = (arguments.pop(key) for key in ("init", "out", "data"))
     settings, networks = TextTraining(**arguments), load_folder(init)
     torch.manual_seed(settings.seed)

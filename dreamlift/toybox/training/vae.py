@@ -11,6 +11,7 @@ in hue, and that of a linear map which predicts the mean colours of blocks from 
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -127,6 +128,7 @@ def main() -> None:
     told = vars(parser.parse_args())
     out, data, init, device = (told.pop(name) for name in ("out", "data", "init", "device"))
     tune_process()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = Training(**told)
     pictures = load_shards(data, settings.size)
     vae = train(settings, pictures, init=init, device=device)
