@@ -2,6 +2,7 @@
 
     python benchmarks/methods.py [--prompts 16] [--seeds 4] [--presets vsd-toy csd-toy ...] [--jobs 2]
     python benchmarks/methods.py --seeds 1 --presets toybox-field toybox     # what the mesh stage buys
+    python benchmarks/methods.py --seeds 1 --plugin min_snr.py --presets min-snr-toy     # a loss of your own (docs/extend.md)
 
 The judge reads the exported files. Rows are kept in benchmarks/results/methods.json and made again only where a preset's
 settings or the prior's weights have changed, so the table can grow over many evenings. Diversity is the mean distance of the
@@ -19,6 +20,7 @@ import json
 import math
 import multiprocessing
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -36,6 +38,7 @@ from dreamlift.config.schema import Config
 from dreamlift.config.short import override
 from dreamlift.guidance.sds import SDS
 from dreamlift.lifting import with_priors
+from dreamlift.plugins import load_plugins
 from dreamlift.presets import PRESETS
 from dreamlift.presets.toybox import TOYS
 from dreamlift.priors.sources import is_embedded, locate, revision_of
@@ -63,8 +66,17 @@ def is_compared(config: Config) -> bool:
     return all(map(is_embedded, priors_of(config))) and not (scene is not None and scene.needs_initial_mesh)
 
 
-CONFIGS = {name: config for name, config in PRESETS.items() if is_compared(config)}
-CONFIGS |= {"sds-100": SDS_100}
+def add_plugins(words: list[str]) -> None:
+    """Import what ``--plugin`` names among ``words``, here and (by the environment) in the processes of the pool."""
+    named = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--plugin"]
+    if named:
+        known = filter(None, [os.environ.get("DREAMLIFT_PLUGINS"), *(str(Path(name).resolve()) for name in named)])
+        os.environ["DREAMLIFT_PLUGINS"] = ",".join(known)
+    load_plugins()
+
+
+add_plugins(sys.argv[1:])
+CONFIGS = {name: config for name, config in PRESETS.items() if is_compared(config)} | {"sds-100": SDS_100}
 TRUTH = "truth"
 # A colour of each, some of them held out, with a hat or on a box.
 KINDS = ("mug", "teapot", "chair", "table", "lamp", "house", "hat", "robot", "car", "rocket", "boat", "airplane", "tree",
@@ -88,6 +100,7 @@ class Task(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--plugin", action="append", metavar="FILE", help="a plugin with presets of one's own (docs/extend.md)")
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--presets", nargs="+", choices=[*CONFIGS, TRUTH], default=[*TOYS, "sds-100", TRUTH], metavar="PRESET")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the rows are kept")

@@ -28,7 +28,7 @@ from dreamlift.meshing.isosurface import find_threshold  # noqa: E402
 from dreamlift.meshing.solid import solidity  # noqa: E402
 from dreamlift.presets.toybox import FIELD  # noqa: E402
 from dreamlift.priors.choice import PriorChoice  # noqa: E402
-from dreamlift.priors.empirical import EmpiricalPrior  # noqa: E402
+from dreamlift.priors.exact.empirical import EmpiricalPrior  # noqa: E402
 from dreamlift.prompts import NoViews  # noqa: E402
 from dreamlift.scenes.background import Solid  # noqa: E402
 from dreamlift.scenes.base import Scene  # noqa: E402

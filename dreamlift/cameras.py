@@ -1,6 +1,6 @@
-"""Cameras: looking at the origin, sampling views, and the rays of their pixels.
+"""Cameras: poses around the origin, random views, and the rays of their pixels.
 
-The frame is the one of :mod:`dreamlift.types`: world +y up and +z front, cameras with OpenCV axes. Sampling ranges follow
+Conventions as in :mod:`dreamlift.types`: world +y up and +z front, cameras with OpenCV axes. Sampling ranges follow
 DreamFusion (Poole et al. 2022, section 3.1, https://arxiv.org/abs/2209.14988) and threestudio's ``uncond.py``.
 """
 
@@ -30,12 +30,12 @@ def spherical_to_cartesian(azimuth: Tensor, elevation: Tensor, distance: Tensor)
 def look_at(position: Tensor, target: Tensor, up: Tensor) -> Tensor:
     """Camera-to-world matrices ``(B, 4, 4)`` of cameras at ``position (B, 3)`` that look at ``target (B, 3)``.
 
-    ``up (B, 3)`` fixes the roll. Straight above or below the target, where ``up`` gives none, the picture's upper
-    edge points away from +z, so that a camera over the front stays continuous with one in front.
+    ``up (B, 3)`` determines the roll. At the poles it does not; there the limit of a camera that moves from the front to
+    the pole is used: the picture's right is +x.
     """
     forward = torch.nn.functional.normalize(target - position, dim=-1)
     right = torch.linalg.cross(forward, up)
-    # At the poles forward is parallel to up; the limit of a camera that climbs from the front has right = +x.
+    # At the poles forward is parallel to up, so the cross product is 0.
     pole = right.norm(dim=-1, keepdim=True) < 1e-6
     fallback = torch.tensor([1.0, 0.0, 0.0], dtype=position.dtype, device=position.device).expand_as(right)
     right = torch.nn.functional.normalize(torch.where(pole, fallback, right), dim=-1)
@@ -108,22 +108,23 @@ def project(cameras: Cameras, points: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class CameraSampler:
-    """Random views on a sphere around the object. Calling it with a step gives that step's cameras.
+    """Random views from a sphere around the object; a call returns the cameras of one step.
 
-    The azimuths of one batch are stratified around the circle (threestudio's ``batch_uniform_azimuth``), so that two
-    views of one step see different sides. With ``orbit`` they come in groups of that many, each group evenly around the object
-    at one elevation, distance and field of view (MVDream's ``n_view``).
+    The azimuths of a step are stratified (threestudio's ``batch_uniform_azimuth``), so that its views show different sides.
+    With ``orbit`` above 1 the views form groups: each group is evenly spaced in azimuth, at one elevation, distance and field
+    of view (MVDream's ``n_view``).
     """
 
-    views: int = 2  # pictures a step
-    orbit: int = 1  # pictures of one group, a divisor of ``views``
-    resolution: tuple[int, ...] = (64,)  # picture size; several values are a ladder, evenly over the run
-    elevation_deg: tuple[float, float] = (-10.0, 60.0)
-    azimuth_deg: tuple[float, float] = (-180.0, 180.0)
-    distance: tuple[float, float] = (2.6, 3.2)  # from the origin, world units
-    relative: bool = False  # count the distance in 1 / tan(fov / 2): then it is half the height that the picture shows
-    fov_deg: tuple[float, float] = (40.0, 55.0)  # vertical field of view
-    fill: float | None = None  # if set, the distance follows the fov so that this radius fills the picture's height
+    views: int = 2  # pictures per step, at least 1; a multiple of orbit
+    orbit: int = 1  # views per group, at least 1: evenly spaced in azimuth, with equal elevation, distance and field of view
+    # width and height of the pictures, pixels, at least 4; several values are used in turn, each for an equal part of the stage
+    resolution: tuple[int, ...] = (64,)
+    elevation_deg: tuple[float, float] = (-10.0, 60.0)  # range of the elevation, degrees in [-90, 90]; 0: level, 90: above
+    azimuth_deg: tuple[float, float] = (-180.0, 180.0)  # range of the azimuth, degrees in [-360, 360]; 0: front, 90: +x
+    distance: tuple[float, float] = (2.6, 3.2)  # range of the distance from the origin, world units, 0.01 to 10000
+    relative: bool = False  # true: the unit of distance is 1 / tan(fov / 2), so it is half the visible height at the origin
+    fov_deg: tuple[float, float] = (40.0, 55.0)  # range of the vertical field of view, degrees in [1, 170]
+    fill: float | None = None  # radius of the sphere that fills the picture's height, world units, > 0; null: use distance
 
     def __post_init__(self) -> None:
         if self.views < 1:
@@ -141,7 +142,7 @@ class CameraSampler:
             raise ValueError(f"fill is {self.fill:g}; it must be positive")
 
     def __call__(self, progress: float, rng: torch.Generator) -> Cameras:
-        """Cameras for a run that is ``progress`` (0..1) done."""
+        """The cameras of a step at ``progress`` in [0, 1]."""
         groups = self.views // self.orbit
 
         def uniform(low: float, high: float) -> Tensor:
@@ -152,7 +153,7 @@ class CameraSampler:
         strata = ((strata[:, None] + torch.arange(self.orbit)) / self.orbit).flatten()
         shift = torch.rand(1, generator=rng)
         azimuth = low + (high - low) * ((strata + shift) % 1.0)
-        # Uniform in the sine of the elevation: every patch of the sphere is equally likely.
+        # Uniform in the sine of the elevation, so uniform in area on the sphere.
         sines = uniform(math.sin(math.radians(self.elevation_deg[0])), math.sin(math.radians(self.elevation_deg[1])))
         elevation = torch.asin(sines)
         fov = uniform(math.radians(self.fov_deg[0]), math.radians(self.fov_deg[1]))
@@ -167,7 +168,7 @@ class CameraSampler:
 
 @dataclass(frozen=True)
 class PosedCameras:
-    """Draws its views from a given set, without repeats within one step: for teachers that know only some poses."""
+    """Draws views from given cameras, without replacement within one step: for priors that are defined at some poses only."""
 
     cameras: Cameras
     views: int = 2

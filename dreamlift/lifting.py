@@ -106,6 +106,8 @@ def resolve(config: Config, saved: SavedState | None = None) -> Resolved:
         tuple(_located(teacher.prior, number, place, config, found) for place, teacher in enumerate(stage.teachers))
         for number, stage in enumerate(config.stages)
     )
+    for stage, located in zip(config.stages, priors, strict=True):
+        stage.check_priors([each.views for each in located])
     stages = tuple(_with_choices(stage, located) for stage, located in zip(config.stages, priors, strict=True))
     config = replace(config, stages=stages)
     # Of all stages, now: what does not fit must not be found out at the end of the first one.
@@ -132,12 +134,13 @@ def with_priors(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
         for teacher in stage.teachers:
             known = teacher.prior or known
             teachers.append(replace(teacher, prior=known))
-        found.append(replace(stage, teachers=tuple(teachers)) if teachers else stage)  # pyright: ignore[reportCallIssue]
+        found.append(stage.with_teachers(tuple(teachers)))
     return tuple(found)
 
 
-def _located(choice: PriorChoice, number: int, place: int, config: Config, found: dict[Any, Located]) -> Located:
+def _located(choice: PriorChoice | None, number: int, place: int, config: Config, found: dict[Any, Located]) -> Located:
     """The prior of a teacher, looked up where no earlier teacher has the same."""
+    assert choice is not None  # with_priors has stated it
     key = (dataclasses.astuple(replace(choice, loaded=None)), id(choice.loaded))
     if key not in found:
         if choice.settings and not is_one_file(choice.name):
@@ -150,7 +153,7 @@ def _located(choice: PriorChoice, number: int, place: int, config: Config, found
 def _with_choices(stage: Stage, located: tuple[Located, ...]) -> Stage:
     """The stage with the absolute paths of its priors."""
     teachers = tuple(replace(teacher, prior=each.choice) for teacher, each in zip(stage.teachers, located, strict=True))
-    return replace(stage, teachers=teachers) if teachers else stage  # pyright: ignore[reportCallIssue]
+    return stage.with_teachers(teachers)
 
 
 def load(resolved: Resolved, saved: SavedState | None = None, pool: Priors | None = None) -> Job:

@@ -41,7 +41,7 @@ def kinds() -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
-def register(kind: str, name: str, part: T | None = None) -> Any:
+def register(kind: str, name: str, part: Any = None) -> Any:
     """Give a part a name, under which configs, the command line and every tool know it.
 
     ``register("guidance", "min-snr", MinSNR)``, or as a decorator: ``@register("guidance", "min-snr")``.

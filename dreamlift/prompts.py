@@ -1,10 +1,10 @@
 """Prompts for many views: view-dependent wording, negative prompts and Perp-Neg.
 
 DreamFusion (Poole et al. 2022, section 3.2, https://arxiv.org/abs/2209.14988) appends "front view", "side view", "back
-view" or "overhead view" to the prompt by the camera's place (:class:`FourViews`). Four words are coarse: "side" holds
-both sides and each word spans 90 degrees, so what they teach is averaged around the vertical axis. :class:`Compass` tells
-eight directions and three heights apart; the embedded prior is trained on its words. Perp-Neg (Armandpour et al. 2023,
-https://arxiv.org/abs/2304.04968) pushes each view away from the words of the others.
+view" or "overhead view" to the prompt, depending on the camera (:class:`FourViews`). Four phrases are coarse: "side view"
+means both sides and each phrase spans 90 degrees, so the gradients of different views are averaged about the vertical axis.
+:class:`Compass` distinguishes eight directions and three heights; the embedded prior is trained with its phrases. Perp-Neg
+(Armandpour et al. 2023, https://arxiv.org/abs/2304.04968) uses the phrases of other views as negative prompts.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ DIRECTIONS = (
 
 
 MAX_CHARACTERS, MAX_BYTES = 1000, 4096  # of a prompt
-_OVERRIDES = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they make a text look like another one
+_OVERRIDES = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they can disguise a text as another one
 
 
 def check_prompt(text: str) -> str:
-    """The prompt without outer spaces, in Unicode's composed form (NFC).
+    """The prompt without leading and trailing spaces, in Unicode's composed form (NFC).
 
     Raises:
         ValueError: empty, too long (1000 characters or 4096 bytes), more than one line, or with characters that are
@@ -75,7 +75,7 @@ def compass_words(azimuth: float, elevation: float) -> str:
 
 
 class Wording(ABC):
-    """How the camera's place is said in words. ``phrases`` is closed, so every text is encoded once, before the run."""
+    """How the prompt describes the view. The set of phrases is finite, so that every text is encoded once, before the run."""
 
     @abstractmethod
     def phrases(self) -> tuple[str, ...]:
@@ -83,21 +83,21 @@ class Wording(ABC):
 
     @abstractmethod
     def weights(self, azimuth: float, elevation: float) -> dict[str, float]:
-        """Phrases with their shares (summing to 1) for a camera (radians); several are blended in embedding space."""
+        """Phrases and their weights (sum 1) for a camera (radians); the embeddings of several phrases are interpolated."""
 
     @abstractmethod
     def opposites(self, azimuth: float, elevation: float) -> dict[str, float]:
-        """Perp-Neg's unwanted phrases with weights <= 0; the same phrases, in the same order, for every camera."""
+        """Perp-Neg's negative phrases with weights <= 0; the same phrases, in the same order, for every camera."""
 
 
 @dataclass(frozen=True)
 class FourViews(Wording):
-    """DreamFusion's words. Thresholds in degrees; threestudio's defaults."""
+    """DreamFusion's phrases, with threestudio's thresholds as defaults."""
 
-    front_deg: float = 45.0  # half the sector called front
-    back_deg: float = 45.0  # half the sector called back
-    overhead_deg: float = 60.0  # elevation above which the view is "overhead"
-    perp_neg: float = 0.0  # strength of Perp-Neg; 0 is off, 1 the paper's
+    front_deg: float = 45.0  # azimuth below which the view is "front view", degrees on either side of the front
+    back_deg: float = 45.0  # angle to the back below which the view is "back view", degrees on either side
+    overhead_deg: float = 60.0  # elevation above which the view is "overhead view", degrees
+    perp_neg: float = 0.0  # strength of Perp-Neg, at least 0; 0: off; 1: the paper's
 
     def phrases(self) -> tuple[str, ...]:
         return ("front view", "side view", "back view", "overhead view")
@@ -109,7 +109,7 @@ class FourViews(Wording):
         if self.perp_neg == 0.0:
             word = "front" if angle < self.front_deg else "back" if angle > 180.0 - self.back_deg else "side"
             return {f"{word} view": 1.0}
-        # With Perp-Neg the two words around the camera are blended (its section 4.3).
+        # Perp-Neg interpolates the embeddings of the two nearest phrases (its section 4.3).
         share = angle / 90.0 if angle <= 90.0 else (angle - 90.0) / 90.0
         first, second = ("front view", "side view") if angle <= 90.0 else ("side view", "back view")
         return {first: 1.0 - share, second: share}
@@ -119,7 +119,7 @@ class FourViews(Wording):
             return {}
         if math.degrees(elevation) > self.overhead_deg:
             return {"front view": 0.0, "side view": 0.0}
-        # The paper's negatives fade exponentially where they become true: "front" at the front, "side" at the side.
+        # As in the paper, a negative phrase's weight decreases exponentially to 0 at the view that the phrase describes.
         angle = abs(_wrapped_deg(azimuth))
         front = self.perp_neg * (1.0 - math.exp(-angle / 45.0))
         side = self.perp_neg * (1.0 - math.exp(-abs(angle - 90.0) / 45.0))
@@ -128,10 +128,10 @@ class FourViews(Wording):
 
 @dataclass(frozen=True)
 class Compass(Wording):
-    """Eight directions, left and right told apart, and three heights: the words of the embedded prior."""
+    """Eight directions, left distinct from right, and three heights: the phrases of the embedded prior."""
 
-    blend: bool = False  # blend the two nearest directions in embedding space, instead of a jump half way
-    perp_neg: float = 0.0  # strength of Perp-Neg against the front words; 0 is off
+    blend: bool = False  # true: interpolate the embeddings of the two nearest directions; false: use the nearest direction
+    perp_neg: float = 0.0  # strength of Perp-Neg with "front view" as the negative phrase, at least 0; 0: off
 
     def phrases(self) -> tuple[str, ...]:
         return tuple(words + height for height in ("", ", from above", ", from below") for words in DIRECTIONS)
@@ -154,7 +154,7 @@ class Compass(Wording):
 
 @dataclass(frozen=True)
 class NoViews(Wording):
-    """The bare prompt for every camera."""
+    """The prompt without a view phrase, for every camera."""
 
     def phrases(self) -> tuple[str, ...]:
         return ("",)
@@ -171,10 +171,10 @@ WORDINGS: dict[str, type[Wording]] = {"compass": Compass, "four": FourViews, "no
 
 @dataclass(frozen=True)
 class Backdrop:
-    """A colour behind the object, and how the prompt says it."""
+    """A background color, and the words that name it in the prompt."""
 
-    words: str = ""  # "white background"; "" where the prior expects this colour unsaid
-    color: tuple[float, float, float] = (1.0, 1.0, 1.0)  # sRGB in [0, 1]
+    words: str = ""  # words that name the background in the prompt, such as "white background"; "": it is not named
+    color: tuple[float, float, float] = (1.0, 1.0, 1.0)  # color of the background, sRGB in [0, 1]
 
     def __post_init__(self) -> None:
         if not all(0.0 <= value <= 1.0 for value in self.color):
@@ -182,22 +182,22 @@ class Backdrop:
 
 
 class Embeds(ABC):
-    """What a prior is conditioned on, encoded once before the run; it depends on the camera."""
+    """The encoded prompt or pictures, made once before the run, from which each camera's conditioning follows."""
 
     @abstractmethod
     def at(self, cameras: Cameras, backdrops: Sequence[Backdrop] = ()) -> Conditioning:
-        """The conditioning of the pictures of B ``cameras``, each with its backdrop (none: nothing is said about it)."""
+        """The conditioning of the pictures of B ``cameras``, each with its backdrop (empty: the prompt names none)."""
 
 
 @dataclass(frozen=True)
 class PromptEmbeds(Embeds):
-    """The prompt in all its view phrases, with each backdrop's words before them, encoded once."""
+    """The encoded prompt with every combination of a backdrop's words and a view phrase."""
 
     wording: Wording
     phrases: tuple[str, ...]  # V of them
     prompt: TextStates  # of V prompts
-    negative: TextStates  # of one
-    empty: TextStates | None = None  # of one; None where the negative prompt is the empty one
+    negative: TextStates  # of the negative prompt
+    empty: TextStates | None = None  # of the empty prompt; None if the negative prompt is empty
 
     def at(self, cameras: Cameras, backdrops: Sequence[Backdrop] = ()) -> Conditioning:
         import torch

@@ -1,13 +1,12 @@
-"""Numbers that change while a run goes on: objects that map progress (a fraction of the run, in [0, 1]) to a float.
+"""Schedules: functions from progress (the finished fraction of a stage's steps, in [0, 1]) to a number.
 
-Schedules count progress and not steps, so that a shorter run, or one that accumulates gradients, keeps their shape.
-A setting annotated ``float | Schedule`` takes a plain number too; :func:`value_at` reads both.
+Progress instead of a step count keeps a schedule's shape when the number of steps changes. A setting annotated
+``float | Schedule`` also accepts a plain number; :func:`value_at` evaluates both.
 
 Sources: threestudio's ``C()`` (Guo et al. 2023, ``threestudio/utils/misc.py``,
 https://github.com/threestudio-project/threestudio) reads ``[start_step, start_value, end_value, end_step]``, here
 :class:`Linear`; its jumps such as ``[5000, 0.98, 0.5, 5001]`` are :class:`Switch`. :class:`Sqrt` is the time annealing
-of HiFA (Zhu and Zhuang 2023, https://arxiv.org/abs/2305.18766). DreamGaussian's and SDI's times are a :class:`Linear` for both
-bounds.
+of HiFA (Zhu and Zhuang 2023, https://arxiv.org/abs/2305.18766). DreamGaussian and SDI use one :class:`Linear` as both bounds of t.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from typing import TypeAlias
 
 @dataclass(frozen=True)
 class Constant:
-    """The same value at all times."""
+    """A constant value."""
 
-    value: float  # finite
+    value: float  # the value, finite
 
     def __post_init__(self) -> None:
         _require_finite(value=self.value)
@@ -33,16 +32,16 @@ class Constant:
 
 @dataclass(frozen=True)
 class Linear:
-    """``start_value`` until ``start``, a straight line, ``end_value`` from ``end`` on.
+    """``start_value`` until ``start``, linear interpolation, ``end_value`` from ``end`` on.
 
     threestudio's ``[start_step, start_value, end_value, end_step]`` over N steps is
     ``Linear(start_value, end_value, start_step / N, end_step / N)``.
     """
 
-    start_value: float  # finite
-    end_value: float  # finite
-    start: float = 0.0  # progress in [0, 1) where the line begins
-    end: float = 1.0  # progress in (start, 1] where it is over
+    start_value: float  # value until progress start, finite
+    end_value: float  # value from progress end on, finite
+    start: float = 0.0  # progress at which the linear change begins, in [0, 1)
+    end: float = 1.0  # progress at which the linear change ends, in (start, 1]
 
     def __post_init__(self) -> None:
         _require_finite(start_value=self.start_value, end_value=self.end_value, start=self.start, end=self.end)
@@ -55,9 +54,9 @@ class Linear:
 
 @dataclass(frozen=True)
 class Piecewise:
-    """Straight lines through ``points``, flat before the first and after the last."""
+    """Linear interpolation between ``points``; constant before the first and after the last."""
 
-    points: tuple[tuple[float, float], ...]  # (progress, value) pairs, at least one; progress rises within [0, 1]
+    points: tuple[tuple[float, float], ...]  # one or more (progress, value) pairs, progress increasing within [0, 1]
 
     def __post_init__(self) -> None:
         if not self.points:
@@ -71,7 +70,7 @@ class Piecewise:
             raise ValueError(f"points must rise in progress, within [0, 1], got progress {places}")
 
     def __call__(self, progress: float) -> float:
-        # The line to the first point that is not yet passed; behind the last point its value stays.
+        # Interpolate towards the first point that is not passed yet; after the last point its value stays.
         previous = self.points[0]
         for point in self.points:
             if progress <= point[0]:
@@ -84,11 +83,11 @@ class Piecewise:
 class Sqrt:
     """HiFA's time annealing ``t = t_max - (t_max - t_min) sqrt(p)`` with ``start_value = t_max, end_value = t_min``.
 
-    It moves fast at first and slowly later. threestudio's ``hifa.yaml`` goes from 0.98 to 0.3.
+    It changes fast at first and slowly later. threestudio's ``hifa.yaml`` goes from 0.98 to 0.3.
     """
 
-    start_value: float  # at progress 0; finite
-    end_value: float  # at progress 1; finite
+    start_value: float  # value at progress 0, finite
+    end_value: float  # value at progress 1, finite
 
     def __post_init__(self) -> None:
         _require_finite(start_value=self.start_value, end_value=self.end_value)
@@ -105,9 +104,9 @@ class Switch:
     ProlificDreamer's largest t (Wang et al. 2023) is 0.98 for 5k of 25k steps and then 0.5: ``Switch(0.98, 0.5, 0.2)``.
     """
 
-    before: float  # finite
-    after: float  # finite
-    at: float  # progress in [0, 1]
+    before: float  # value before progress at, finite
+    after: float  # value from progress at on, finite
+    at: float  # progress at which the value changes, in [0, 1]
 
     def __post_init__(self) -> None:
         _require_finite(before=self.before, after=self.after, at=self.at)
@@ -133,7 +132,7 @@ def value_at(schedule: float | Schedule, progress: float) -> float:
     """The value of a plain number or of a schedule at ``progress``.
 
     Raises:
-        ValueError: ``progress`` lies outside [0, 1] (or is NaN); a step index was probably passed by mistake.
+        ValueError: ``progress`` is outside [0, 1] or NaN, as when a step index is passed by mistake.
     """
     if not 0.0 <= progress <= 1.0:
         raise ValueError(f"progress is a fraction of the run in [0, 1] (step / steps), got {progress}")
@@ -141,7 +140,7 @@ def value_at(schedule: float | Schedule, progress: float) -> float:
 
 
 def _between(left: tuple[float, float], right: tuple[float, float], at: float) -> float:
-    """Linear interpolation between two (progress, value) points, exact at both and flat outside of them."""
+    """Linear interpolation between two (progress, value) points, exact at both and constant outside of them."""
     if at <= left[0]:
         return left[1]
     if at >= right[0]:

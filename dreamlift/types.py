@@ -1,14 +1,14 @@
-"""Values that travel between the parts, and the conventions that all of them keep.
+"""The values that modules exchange, and the conventions of the package.
 
-Conventions (written once, here):
+Conventions:
 
-* World: right-handed, **+y up, +z front** (glTF's own axes, so that export rotates nothing).
+* World: right-handed, **+y up, +z front** (glTF's axes, so exporters do not rotate).
 * Cameras: OpenCV axes (+x right, +y down, +z forward); pixel centres lie at +0.5.
-* Azimuth 0 looks at the front of the object (the camera stands on +z) and grows toward +x; elevation grows toward +y.
-* Pictures: ``(B, H, W, 3)``, sRGB, in [0, 1]. Latents: ``(B, C, h, w)``, in the prior's own range.
+* At azimuth 0 the camera is on +z and sees the object's front; azimuth grows toward +x, elevation toward +y.
+* Pictures: ``(B, H, W, 3)``, sRGB, in [0, 1]. Latents: ``(B, C, h, w)``, in the prior's range.
 * Angles are radians unless the name ends in ``_deg``.
 * ``t`` is diffusion time as a fraction of the training horizon, in [0, 1]: 0 is clean, 1 is noise.
-* ``index`` is the optimiser's step, counted from 0.
+* ``index`` is the optimizer's step, counted from 0.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Cameras:
-    """A batch of pinhole cameras that share one picture size."""
+    """A batch of pinhole cameras with one picture size."""
 
     c2w: Tensor  # (B, 4, 4) camera to world, OpenCV axes
     K: Tensor  # (B, 3, 3) intrinsics, in pixels
@@ -37,7 +37,7 @@ class Cameras:
         return self.c2w.shape[0]
 
     def __getitem__(self, index: slice) -> Cameras:
-        """Some of the cameras, as a batch (take a slice, so that the batch axis stays)."""
+        """A part of the batch (an index must be a slice, which keeps the batch axis)."""
         return Cameras(
             self.c2w[index], self.K[index], self.width, self.height,
             self.azimuth[index], self.elevation[index], self.distance[index],
@@ -52,7 +52,7 @@ class Cameras:
 
 @dataclass(frozen=True)
 class RayBundle:
-    """One ray a pixel."""
+    """One ray per pixel."""
 
     origins: Tensor  # (B, H, W, 3)
     directions: Tensor  # (B, H, W, 3), unit length
@@ -60,7 +60,7 @@ class RayBundle:
 
 @dataclass(frozen=True)
 class RaySamples:
-    """Sample intervals of many rays, packed: intervals of one ray are neighbours, in order of depth."""
+    """Sample intervals of many rays in packed form: those of one ray are consecutive, in order of depth."""
 
     ray_indices: Tensor  # (N,) int64, non-decreasing
     starts: Tensor  # (N,) distance along the unit ray
@@ -69,109 +69,109 @@ class RaySamples:
 
 @dataclass(frozen=True)
 class Shading:
-    """How a picture is lit: one entry a camera.
+    """The lighting of a render, one entry per camera.
 
-    ``lambertian`` mixes the unlit and the lit picture, ``textureless`` mixes the albedo and white (0 or 1 in
-    DreamFusion's heuristic; between them is allowed).
+    ``lambertian`` interpolates between the unlit and the lit picture, ``textureless`` between the albedo and white (0 or 1
+    in DreamFusion's heuristic; values between them are valid).
     """
 
-    lambertian: Tensor  # (B,) in [0, 1]: 0 is the plain albedo
-    textureless: Tensor  # (B,) in [0, 1]: 1 is grey clay
+    lambertian: Tensor  # (B,) in [0, 1]; 0: the albedo
+    textureless: Tensor  # (B,) in [0, 1]; 1: a white albedo
     light: Tensor  # (B, 3) position of the point light, world units
-    ambient: float = 0.3  # light that reaches every side; the diffuse part gets 1 - ambient
+    ambient: float = 0.3  # weight of the ambient light, in [0, 1]; the diffuse light has 1 - ambient
 
     def __getitem__(self, index: slice) -> Shading:
-        """That of some of the cameras (take a slice, so that the batch axis stays)."""
+        """The lighting of a part of the cameras (an index must be a slice, which keeps the batch axis)."""
         return Shading(self.lambertian[index], self.textureless[index], self.light[index], self.ambient)
 
 
 @dataclass(frozen=True)
 class RenderOutput:
-    """What a scene renders for a batch of cameras."""
+    """A scene's render for a batch of cameras."""
 
     rgb: Tensor  # (B, H, W, 3) in [0, 1], composited over the background
     opacity: Tensor  # (B, H, W, 1) in [0, 1]
     depth: Tensor  # (B, H, W, 1) expected distance along the ray, world units
-    normal: Tensor | None  # (B, H, W, 3) world normals, opacity-weighted; None where not asked for
-    aux: dict[str, Tensor] = field(default_factory=dict)  # per-sample values for regularisers
+    normal: Tensor | None  # (B, H, W, 3) world normals, opacity-weighted; None if not requested
+    aux: dict[str, Tensor] = field(default_factory=dict)  # per-sample values for regularizers
 
 
 class TextStates(NamedTuple):
-    """Prompts as a text encoder returns them."""
+    """A text encoder's outputs for V prompts."""
 
-    states: Tensor  # (V, L, D) one vector a token
-    pooled: Tensor | None = None  # (V, P) one vector a prompt, of the models that use one
+    states: Tensor  # (V, L, D) one vector per token
+    pooled: Tensor | None = None  # (V, P) one vector per prompt; None for models without pooled text
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What a prior is conditioned on, for each picture of a batch."""
+    """The inputs of a prior beside the noisy picture, for a batch of B pictures."""
 
     prompt_embeds: Tensor  # (B, L, D)
-    negative_prompt_embeds: Tensor  # (B, L, D): the empty prompt, or what is not wanted
-    perp_embeds: Tensor | None = None  # (B, N, L, D): Perp-Neg's other views
+    negative_prompt_embeds: Tensor  # (B, L, D) of the negative prompt, which may be empty
+    perp_embeds: Tensor | None = None  # (B, N, L, D) of Perp-Neg's negative phrases
     perp_weights: Tensor | None = None  # (B, N), <= 0
-    cameras: Cameras | None = None  # for priors that see the camera
-    empty_prompt_embeds: Tensor | None = None  # (B, L, D); None where the negative prompt is the empty one
-    # Pooled text states, of the networks that take them beside the others (Stable Diffusion XL and 3, FLUX)
+    cameras: Cameras | None = None  # for priors with camera conditioning
+    empty_prompt_embeds: Tensor | None = None  # (B, L, D) of the empty prompt; None if the negative prompt is empty
+    # Pooled text, for networks that use it in addition to the states (Stable Diffusion XL and 3, FLUX)
     pooled_prompt_embeds: Tensor | None = None  # (B, P)
     negative_pooled_prompt_embeds: Tensor | None = None  # (B, P)
     perp_pooled_embeds: Tensor | None = None  # (B, N, P)
     empty_pooled_prompt_embeds: Tensor | None = None  # (B, P)
-    image_latents: Tensor | None = None  # (B, C, h, w) of a reference picture, for networks that take it beside x_t
-    render: RenderOutput | None = None  # what the pictures show, for losses that look at the surface
+    image_latents: Tensor | None = None  # (B, C, h, w) of a reference picture, for networks with it as a second input
+    render: RenderOutput | None = None  # the render that the pictures come from, for losses that use its depth
 
 
 @dataclass(frozen=True)
 class GuidanceOutput:
-    """What a distillation loss returns: only ``loss`` is differentiated."""
+    """The result of a distillation loss; only ``loss`` is differentiated."""
 
-    loss: Tensor  # () its gradient with respect to the latents is the guidance; its value means nothing
+    loss: Tensor  # () its gradient with respect to the latents is the guidance; its value has no meaning
     x0: Tensor  # (B, C, h, w) the prior's denoised estimate, for previews
     t: Tensor  # (B,)
-    metrics: dict[str, float | Tensor] = field(default_factory=dict)  # tensors () may stay on their device
+    metrics: dict[str, float | Tensor] = field(default_factory=dict)  # numbers, or tensors () on any device
 
 
 @dataclass(frozen=True)
 class LoraFile:
     """A low-rank adaptation that is merged into a prior's weights."""
 
-    path: str  # a .safetensors file, as diffusers, peft or kohya's trainers write them
-    scale: float = 1.0  # multiplies its change of the weights; 0 is nothing, 1 what it was trained for
+    path: str  # LoRA file (.safetensors) in the format of diffusers, peft or kohya's trainers
+    scale: float = 1.0  # factor on the LoRA's change of the weights; 0: no change, 1: as trained
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures of one object: photos, or renders."""
+    """Pictures of one object: photos or renders."""
 
     rgb: Tensor  # (B, H, W, 3) in [0, 1]
     alpha: Tensor  # (B, H, W, 1) in [0, 1]: 1 on the object
-    cameras: Cameras | None = None  # None: photos whose cameras are not known
-    depth: Tensor | None = None  # (B, H, W, 1) distance along the ray, in any unit; for a Pearson term
+    cameras: Cameras | None = None  # None: unknown
+    depth: Tensor | None = None  # (B, H, W, 1) distance along the ray, of unknown scale and shift
     normal: Tensor | None = None  # (B, H, W, 3) world normals, unit length on the object
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a run is asked for."""
+    """The object that a run is to produce."""
 
     prompt: str
-    negative: str = ""  # what is not wanted; "" is the empty prompt
+    negative: str = ""  # negative prompt
     photos: Pictures | None = None
 
 
 @dataclass(frozen=True)
 class Handover:
-    """What one stage leaves to the next; checkpoints hold it."""
+    """The results of a stage that the next one starts from; part of a checkpoint."""
 
-    meshes: tuple[Mesh | None, ...] = ()  # one a particle
-    loras: tuple[LoraFile, ...] = ()  # adaptations of the prior that were trained in this run
+    meshes: tuple[Mesh | None, ...] = ()  # one per particle
+    loras: tuple[LoraFile, ...] = ()  # LoRAs of the prior that were trained in this run
     pictures: Pictures | None = None  # posed renders
 
 
 @dataclass(frozen=True)
 class StageBegan:
-    """A stage begins; the stage before it, if there was one, has left ``handover``."""
+    """The begin of a stage; ``handover`` is the previous stage's."""
 
     number: int  # counted from 0
     count: int  # stages of the run
@@ -180,35 +180,35 @@ class StageBegan:
 
 @dataclass(frozen=True)
 class Note:
-    """Something that the user should know, in one line."""
+    """A message to the user, in one line."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the optimiser, as its consumers see it."""
+    """The results of one step of the optimizer."""
 
     index: int
     loss: float
     terms: dict[str, float]
     cameras: Cameras
     render: RenderOutput
-    guidance: tuple[GuidanceOutput, ...]  # one a teacher
-    note: str = ""  # what went wrong and what was done about it; empty in a good step
+    guidance: tuple[GuidanceOutput, ...]  # one per teacher
+    note: str = ""  # the failure of the step and the roll-back; "" if the step succeeded
 
 
 Event = StageBegan | Step | Note
-"""What a run yields (:func:`dreamlift.lifting.lift`)."""
+"""What :func:`dreamlift.lifting.lift` yields."""
 
 
 class EmptySceneError(ValueError):
-    """There is no surface to export: the field is empty, or the threshold lies above all of it."""
+    """There is no surface to export: the scene is empty, or its density is below the threshold everywhere."""
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """A triangle mesh with optional textures (glTF's conventions: +y up, +z front), checked when it is made.
+    """A triangle mesh with optional textures (glTF's conventions: +y up, +z front); the constructor checks it.
 
     Raises:
         EmptySceneError: there are no faces.
@@ -217,15 +217,15 @@ class Mesh:
 
     vertices: np.ndarray  # (V, 3) float32
     faces: np.ndarray  # (F, 3) int32, counter-clockwise seen from outside
-    uvs: np.ndarray | None = None  # (V, 2) float32 in [0, 1], v = 0 at the TOP row of the texture (glTF)
+    uvs: np.ndarray | None = None  # (V, 2) float32 in [0, 1]; v = 0 at the top row of the texture (glTF)
     base_color: np.ndarray | None = None  # (T, T, 3) uint8 sRGB
     vertex_colors: np.ndarray | None = None  # (V, 3) float32 sRGB in [0, 1]
     vertex_normals: np.ndarray | None = None  # (V, 3) float32 unit
     metallic: float = 0.0
     roughness: float = 0.9
-    # (T, T, 3) uint8, linear; green is roughness and blue is metallic, each times the factor above (glTF)
+    # (T, T, 3) uint8, linear; green: roughness, blue: metallic, each multiplied by the factor above (glTF)
     metallic_roughness: np.ndarray | None = None
-    normal_map: np.ndarray | None = None  # (T, T, 3) uint8, linear: tangent space, green is +y (glTF, OpenGL)
+    normal_map: np.ndarray | None = None  # (T, T, 3) uint8, linear, in tangent space with green +y (glTF, OpenGL)
 
     def __post_init__(self) -> None:
         vertices, faces = self.vertices, self.faces
@@ -259,10 +259,10 @@ class Mesh:
 
 @dataclass(frozen=True)
 class Splats:
-    """3D Gaussians as files hold them: raw, before activation."""
+    """3D Gaussians as in files: raw values, before activation."""
 
-    means: np.ndarray  # (N, 3) float32, world units (a file's own: see dreamlift.export.placement)
-    quats: np.ndarray  # (N, 4) float32 w, x, y, z; any length but zero
+    means: np.ndarray  # (N, 3) float32, world units (in a file: see dreamlift.export.placement)
+    quats: np.ndarray  # (N, 4) float32 w, x, y, z; of any length except 0
     log_scales: np.ndarray  # (N, 3) float32: natural logarithms of standard deviations, world units
     logit_opacities: np.ndarray  # (N,) float32: opacity = 1 / (1 + exp(-x))
     sh0: np.ndarray  # (N, 1, 3) float32: colour = 0.5 + 0.28209479 x, sRGB

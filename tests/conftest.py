@@ -17,7 +17,7 @@ if not torch.cuda.is_available():
 from big_helpers import xl_pipeline  # noqa: E402
 from lift_helpers import save_stub  # noqa: E402
 
-from dreamlift.priors.gaussian import GaussianPrior  # noqa: E402
+from dreamlift.priors.exact.gaussian import GaussianPrior  # noqa: E402
 from dreamlift.priors.kinds import Located  # noqa: E402
 from dreamlift.prompts import embed_prompt  # noqa: E402
 from dreamlift.runs.carry_out import Outcome  # noqa: E402

@@ -2,7 +2,7 @@
 
 import torch
 
-from dreamlift.priors.gaussian import GaussianPrior
+from dreamlift.priors.exact.gaussian import GaussianPrior
 
 
 class ToldPrior(GaussianPrior):

@@ -5,7 +5,7 @@ import torch
 from dreamlift.cameras import CameraSampler
 from dreamlift.config.schema import Config
 from dreamlift.guidance.sds import SDS
-from dreamlift.priors.gaussian import GaussianPrior
+from dreamlift.priors.exact.gaussian import GaussianPrior
 from dreamlift.prompts import NoViews, embed_prompt
 from dreamlift.scenes.background import Learned
 from dreamlift.scenes.nerf.occupancy import Occupancy

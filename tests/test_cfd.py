@@ -15,7 +15,7 @@ from dreamlift.cameras import orbit_cameras, rays_of
 from dreamlift.guidance.cfd import CFD, NoiseField
 from dreamlift.guidance.sds import SDS
 from dreamlift.presets import PRESETS
-from dreamlift.priors.gaussian import GaussianPrior
+from dreamlift.priors.exact.gaussian import GaussianPrior
 from dreamlift.types import Conditioning, RenderOutput
 
 

@@ -17,7 +17,7 @@ from dreamlift.config.schema import Config
 from dreamlift.guidance import GUIDANCE
 from dreamlift.plugins import load_plugin, load_plugins, register
 from dreamlift.presets import PRESETS
-from dreamlift.priors.gaussian import GaussianPrior
+from dreamlift.priors.exact.gaussian import GaussianPrior
 from dreamlift.prompts import NoViews, embed_prompt
 
 PAGE = Path(__file__).parents[1] / "docs" / "extend.md"

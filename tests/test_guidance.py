@@ -17,7 +17,7 @@ from dreamlift.guidance.inversion import invert
 from dreamlift.guidance.ism import ISM
 from dreamlift.guidance.sdi import SDI
 from dreamlift.guidance.sds import SDS
-from dreamlift.priors.gaussian import GaussianPrior
+from dreamlift.priors.exact.gaussian import GaussianPrior
 from dreamlift.prompts import WORDINGS, Backdrop, Compass, FourViews, compass_words, embed_prompt
 from dreamlift.types import Conditioning, TextStates
 

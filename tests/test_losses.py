@@ -19,7 +19,7 @@ from dreamlift.guidance.refine import Refine
 from dreamlift.guidance.rfds import RFDS
 from dreamlift.guidance.sds import SDS
 from dreamlift.guidance.sjc import SJC
-from dreamlift.priors.gaussian import GaussianPrior
+from dreamlift.priors.exact.gaussian import GaussianPrior
 from dreamlift.prompts import NoViews, embed_prompt
 from dreamlift.types import Conditioning, GuidanceOutput, TextStates
 

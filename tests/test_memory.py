@@ -1,9 +1,8 @@
-"""Memory: what is worked out, against what is counted or measured; and refusals."""
+"""The memory estimate against counted and measured bytes; free memory; refusals and warnings."""
 
 from __future__ import annotations
 
 import gc
-import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,119 +10,270 @@ from typing import Any
 
 import pytest
 import torch
-from big_helpers import CPU
-from lift_helpers import generate_words, refused, run_main, status_of
+from big_helpers import CPU, first_pipeline, third_pipeline
+from lift_helpers import changed, generate_words, refused, run_main, status_of, taught
 from memory_helpers import Fused, Live
+from mvdream_helpers import save_port
 from safetensors.torch import load_file
 
 from dreamlift import memory
-from dreamlift.memory import NotEnoughMemoryError, available_host, check_memory, estimate, expected
+from dreamlift.cameras import CameraSampler
+from dreamlift.config.short import override
+from dreamlift.guidance.hifa import HiFA
+from dreamlift.guidance.vsd import VSD
+from dreamlift.lifting import resolve
+from dreamlift.memory import (
+    CONTEXT,
+    ENCODER,
+    GRADIENT,
+    NETWORK,
+    Model,
+    NotEnoughMemoryError,
+    available_host,
+    check_memory,
+    expected,
+    model_of,
+    out_of_memory,
+    parameters,
+)
 from dreamlift.presets import PRESETS
-from dreamlift.presets.toybox import FIELD, TOYBOX
-from dreamlift.priors.footprint import Footprint, coder_values, footprint, parameters, transformer_values, unet_values
-from dreamlift.priors.saving import Memory, save_memory
-from dreamlift.priors.sources import EMBEDDED, KNOWN
+from dreamlift.presets.toybox import FIELD, LATENTS, TOYBOX
+from dreamlift.priors.choice import PriorChoice
+from dreamlift.priors.kinds import find
+from dreamlift.priors.parts import FolderParts
+from dreamlift.priors.saving import Memory
+from dreamlift.priors.sources import KNOWN
+from dreamlift.scenes.nerf.hashgrid import Hashgrid
+from dreamlift.scenes.nerf.scene import Nerf
+from dreamlift.scenes.nerf.voxel import Voxel
+from dreamlift.system import jit
+from dreamlift.system.streams import random_stream
 
 GB = 10**9
+CUDA = torch.device("cuda")
+NO_OPTIONS = PriorChoice()
+ONE = PRESETS["toybox-field"]  # one stage
 
 
-# --- what is worked out ------------------------------------------------------------------------------------------------
+# Weights
 
 
-def test_parameters_are_counted_without_loading(xl_folder, tmp_path):
-    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
-        weights = [load_file(file) for file in (xl_folder / part).glob("*.safetensors")]
-        assert parameters(xl_folder / part) == sum(value.numel() for values in weights for value in values.values()) > 0
-    for name in ("model.safetensors", "model.fp16.safetensors", "model.non_ema.safetensors"):
-        (tmp_path / name).write_bytes((xl_folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes())
-    assert parameters(tmp_path) == parameters(xl_folder / "unet")  # copies of one network count once
-    found = footprint(xl_folder)
-    assert (found.network, found.autoencoder) == (parameters(xl_folder / "unet"), parameters(xl_folder / "vae"))
-    assert found.text == max(parameters(xl_folder / part) for part in ("text_encoder", "text_encoder_2"))
-    assert (found.resolution, found.upcast) == (16, True)
+def test_parameters_are_counted_without_loading(tmp_path):
+    pipeline = first_pipeline()
+    unet: Any = pipeline.unet
+    wanted = sum(weight.numel() for weight in unet.parameters())
+    for name, options in (("whole", {}), ("sharded", {"max_shard_size": "20KB"})):
+        unet.save_pretrained(tmp_path / name, **options)
+        assert parameters(tmp_path / name) == wanted, name
+    assert len([*(tmp_path / "sharded").glob("*.safetensors")]) > 2
+    (file,) = (tmp_path / "whole").glob("*.safetensors")
+    for name in ("model.fp16.safetensors", "model.non_ema.safetensors"):
+        (tmp_path / "whole" / name).write_bytes(file.read_bytes())
+    assert parameters(tmp_path / "whole") == wanted  # copies of one network count once
 
 
-SD_UNET = {"sample_size": 64, "block_out_channels": [320, 640, 1280, 1280], "cross_attention_dim": 768, "attention_head_dim": 8}
-XL_UNET = {
-    "sample_size": 128, "block_out_channels": [320, 640, 1280], "transformer_layers_per_block": [1, 2, 10],
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "attention_head_dim": [5, 10, 20], "cross_attention_dim": 2048, "use_linear_projection": True,
-}  # fmt: skip
+def numbers(folder):
+    return sum(value.numel() for file in folder.glob("*.safetensors") for value in load_file(file).values())
 
 
-@pytest.mark.parametrize(("settings", "published"), [(SD_UNET, 860), (XL_UNET, 2567)], ids=["SD 1.5", "SDXL"])
-def test_the_networks_values_are_at_least_those_of_the_real_one(settings, published, monkeypatch):
-    # On the meta device: the real architecture, and all its tensors but for what is in them.
-    from diffusers import UNet2DConditionModel
+def test_a_models_bytes_depend_on_the_device(xl_folder):
+    parts = FolderParts(xl_folder)
+    network, vae = numbers(xl_folder / "unet"), numbers(xl_folder / "vae")
+    text = max(numbers(xl_folder / part) for part in ("text_encoder", "text_encoder_2"))
+    # 8 x 8 latents, 16 x 16 pixels, 8 channels each; this autoencoder asks for float32 (force_upcast).
+    assert model_of(parts, NO_OPTIONS, "cpu") == Model(4 * (network + vae), 4 * text, 4 * 8 * 8**2, 4 * 8 * 16**2)
+    assert model_of(parts, NO_OPTIONS, "cuda") == Model(2 * network + 4 * vae, 2 * text * 5 // 4, 2 * 8 * 8**2, 4 * 8 * 16**2)
+    assert model_of(parts, replace(NO_OPTIONS, linear_encoder=True), "cpu").pixels == 0
+
+
+def test_transformers_and_mvdreams_network_have_a_width_too(tmp_path):
+    third_pipeline(False).save_pretrained(tmp_path / "flow")
+    assert model_of(FolderParts(tmp_path / "flow"), NO_OPTIONS, "cpu").cells == 4 * (2 * 8 // 4) * 8**2
+    save_port(tmp_path / "port")
+    assert model_of(FolderParts(tmp_path / "port"), NO_OPTIONS, "cpu").cells == 4 * 32 * 8**2
+
+
+def need_of(config, device=CPU):
+    """The need of a config without its notes."""
+    need, _ = check_memory(config, resolve(config).priors, device)
+    return need
+
+
+def test_what_cannot_be_counted_is_not_estimated(tmp_path, stub):
+    pipeline = PriorChoice.of(first_pipeline())
+    config = replace(taught(ONE, prior=pipeline), prompt="a mug")
+    assert check_memory(config, ((find(pipeline),),), CPU) == (None, ())
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    located = replace(find(PriorChoice(str(stub))), parts=FolderParts(broken))
+    for words in (None, "{", "[]", '{"sample_size": 8}'):
+        if words is not None:
+            (broken / "unet").mkdir(exist_ok=True)
+            (broken / "unet" / "config.json").write_text(words)
+        assert check_memory(ONE, ((located,),), CPU) == (None, ())
+    (broken / "unet" / "config.json").write_text('{"sample_size": 8, "block_out_channels": [8]}')
+    (broken / "unet" / "x.safetensors").write_bytes(b"\xff" * 64)
+    assert check_memory(ONE, ((located,),), CPU) == (None, ())
+
+
+def test_stages_without_a_scene_are_left_out(stub):
+    class Other:
+        teachers = FIELD.teachers
+
+    located = (find(PriorChoice(str(stub))),)
+    both = replace(ONE, stages=(Other(), FIELD))
+    assert check_memory(both, (located, located), CPU) == check_memory(ONE, (located,), CPU)
+    assert expected(both) == expected(ONE)
+    assert check_memory(replace(ONE, stages=(Other(),)), (located,), CPU) == (None, ())
+
+
+# Activations
+
+
+SD_UNET = {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20)}
+
+
+def peak_of(net, call, x, options=None):
+    """The most values that live at once while ``call`` answers ``x``, with its gradient where ``x`` has one."""
+    gc.collect()
+    with torch.set_grad_enabled(x.requires_grad), Live([*net.parameters(), *net.buffers()]) as live:
+        out = call(x)
+        if x.requires_grad:
+            out.sum().backward()
+    return live.peak / 4
+
+
+def test_the_constants_are_those_of_stable_diffusion(monkeypatch):
+    # On the meta device: the real architectures, and all their tensors but for the values.
+    from diffusers import AutoencoderKL, UNet2DConditionModel
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda q, k, v, *_, **__: Fused.apply(q, k, v))
     with torch.device("meta"):
-        net: Any = UNet2DConditionModel(**settings).eval().requires_grad_(False)
-        weights = list(net.parameters())
-        assert sum(weight.numel() for weight in weights) == pytest.approx(published * 1e6, rel=0.01)
-        asked, kept, kept_low = unet_values(json.loads(json.dumps(dict(net.config))))
-        text, t = torch.empty(1, 77, settings["cross_attention_dim"]), torch.empty(1)
-        for wanted, options in ((asked, None), (kept, Memory()), (kept_low, Memory(gradient_checkpointing=True))):
-            x = torch.empty(1, 4, settings["sample_size"], settings["sample_size"]).requires_grad_(options is not None)
-            save_memory(net, options or Memory())
-            gc.collect()
-            with torch.set_grad_enabled(options is not None), Live(weights) as live:
-                out = net(x, t, encoder_hidden_states=text).sample
-                if options is not None:
-                    out.sum().backward()
-            assert live.peak / 4 <= wanted <= 2.5 * live.peak / 4, (live.peak / 4e6, wanted / 1e6)
-            del out
-
-
-@pytest.mark.parametrize("low", [False, True])
-def test_the_autoencoders_values_are_at_least_those_of_the_real_one(low, monkeypatch):
-    from diffusers import AutoencoderKL
-
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda q, k, v, *_, **__: Fused.apply(q, k, v))
-    with torch.device("meta"):
+        unet: Any = UNet2DConditionModel(sample_size=64, use_linear_projection=True, **SD_UNET).eval().requires_grad_(False)
         vae: Any = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
             up_block_types=("UpDecoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
             layers_per_block=2,
             block_out_channels=(128, 256, 512, 512),  # pyright: ignore[reportArgumentType]
         ).eval().requires_grad_(False)  # fmt: skip
-        save_memory(vae, Memory(gradient_checkpointing=low))
-        for decoder, shape, call in ((False, (1, 3, 512, 512), lambda x: vae.encode(x).latent_dist.mean),
-                                    (True, (1, 4, 64, 64), lambda z: vae.decode(z).sample)):  # fmt: skip
-            wanted = coder_values({"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}, 512, decoder)[low]
-            with Live(vae.parameters()) as live:
-                call(torch.empty(shape).requires_grad_()).sum().backward()
-            assert live.peak / 4 <= wanted <= 1.5 * live.peak / 4, (live.peak / 4e6, wanted / 1e6)
+        text, t = torch.empty(1, 77, 1024), torch.empty(1)
+
+        def ask(x):
+            return unet(x, t, encoder_hidden_states=text).sample
+
+        latents = torch.empty(1, 4, 64, 64)
+        counted = {
+            NETWORK: peak_of(unet, ask, latents) / (320 * 64**2),
+            GRADIENT: peak_of(unet, ask, latents.requires_grad_()) / (320 * 64**2),
+            ENCODER: peak_of(vae, lambda x: vae.encode(x).latent_dist.mean, torch.empty(1, 3, 512, 512).requires_grad_())
+            / (128 * 512**2),
+        }
+    for constant, value in counted.items():
+        assert 0.95 * value <= constant <= 1.1 * value, (constant, value)
 
 
-def test_the_largest_pictures_of_a_ladder_count():
-    prior = footprint(EMBEDDED / "toybox")
-
-    def need(*sizes):
-        return estimate(replace(FIELD, cameras=replace(FIELD.cameras, resolution=sizes)), prior)
-
-    assert need(64, 512) == need(512)
-    assert need(512, 64).host == need(512).host > need(64).host
-    assert "of 512x512" in str(need(64, 512))
-    more = estimate(replace(FIELD, particles=4), prior)
-    assert more.host > need(64).host
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system's own figure is taken")
-def test_the_peak_of_who_started_a_run_is_not_its_own():
-    told = "from dreamlift.runs.carry_out import peak_memory; print(peak_memory()['peak_memory_gb'])"
-    fat = f"import subprocess, sys; x = b'1' * 3_000_000_000; subprocess.run([sys.executable, '-c', {told!r}], check=True)"
-    done = subprocess.run([sys.executable, "-c", fat], capture_output=True, text=True, timeout=300, check=True)
-    assert 0.05 < float(done.stdout) < 1.5
+@pytest.mark.parametrize(("field", "lit"), [("voxel", False), ("hashgrid", False), ("hashgrid", True)])
+def test_a_scenes_bytes_are_those_of_its_renders(field, lit):
+    if not jit.fast_kernels_available():
+        pytest.skip("the torch twins need more")
+    fields = {"voxel": Voxel((5, 9), (0.0, 0.0)), "hashgrid": Hashgrid(log2_rows=8)}
+    settings = Nerf(fields[field], samples_per_ray=32)
+    scene = settings.build(random_stream("scene")).train()
+    scene.field.advance(1.0)
+    cameras = CameraSampler(views=2, resolution=(32,), fill=0.9)(0.0, random_stream("cameras"))
+    shading = replace(FIELD.lighting, lambertian=1.0)(cameras, 0.5, random_stream("light")) if lit else None
+    with Live([*scene.parameters(), *scene.buffers()]) as live:
+        render = scene.render(cameras, random_stream("rays"), shading)
+        (render.rgb.square().sum() + render.opacity.sum()).backward()
+    told = settings.step_bytes(2, 32) * (memory.DETAIL if lit else 1)
+    assert 0.75 * live.peak <= told <= 1.3 * live.peak
 
 
-WATCH = """
-import os, subprocess, sys
-_, code, used = os.wait4(subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL).pid, 0)
-print(used.ru_maxrss)
-sys.exit(os.waitstatus_to_exitcode(code))
-"""
+def test_more_needs_more(stub, tmp_path):
+    def need(config, device=CPU, **options):
+        config = replace(config, prompt="a mug", memory=Memory(**options))
+        found = need_of(config, device)
+        assert found is not None
+        return found.device or found.host
+
+    def sized(views, *sides, base=FIELD):
+        return replace(ONE, stages=(replace(base, cameras=replace(base.cameras, views=views, resolution=sides)),))
+
+    assert need(sized(2, 64)) < need(sized(4, 64)) < need(sized(4, 128))
+    assert need(sized(2, 64)) < need(sized(2, 64, 256)) < need(sized(2, 256))  # of a ladder, the later ones skip empty space
+    assert need(sized(2, 512, base=replace(FIELD, scene=replace(FIELD.scene, chunk_rays=4096)))) < need(sized(2, 512))
+    assert need(sized(2, 256, base=replace(FIELD, lighting=replace(FIELD.lighting, lambertian=0.5)))) > need(sized(2, 256))
+    assert need(replace(ONE, particles=50)) > need(ONE)
+    assert need(replace(ONE, mesh=replace(ONE.mesh, resolution=256))) > need(ONE)
+    # A prior's part, where the renders are small.
+    latent = changed(taught(ONE, prior=LATENTS), cameras=replace(FIELD.cameras, views=16, resolution=(8,)))
+    for device in (CPU, CUDA):
+        plain = need(latent, device)
+        assert need(latent, device, micro_batch=1) < need(latent, device, micro_batch=8) < plain
+        assert need(latent, device, gradient_checkpointing=True) < plain
+        assert need(taught(latent, prior=replace(LATENTS, linear_encoder=True)), device) < plain
+        for guidance in (VSD(), HiFA()):
+            assert need(taught(latent, guidance=guidance), device) > plain
+            assert need(taught(latent, guidance=guidance), device, gradient_checkpointing=True) < need(
+                taught(latent, guidance=guidance), device
+            )
+
+
+def test_teachers_of_one_prior_share_its_weights(stub, xl_folder):
+    def alone(*choices):
+        teachers = tuple(replace(FIELD.teachers[0], prior=choice) for choice in choices)
+        config = changed(replace(ONE, prompt="a mug"), teachers=teachers)
+        found = need_of(config, CUDA)
+        assert found is not None
+        return found.device
+
+    one, other = PriorChoice(str(stub)), PriorChoice(str(xl_folder))
+    assert alone(one, one) == alone(one)
+    weights = model_of(FolderParts(stub), one, "cuda").weights + model_of(FolderParts(xl_folder), other, "cuda").weights
+    assert alone(one, other) >= CONTEXT + weights
+
+
+# Published priors and presets
+
+
+# Millions of parameters (network, autoencoder, largest text encoder: CLIP's, or T5-XXL's), and the network's channels.
+PUBLISHED = {
+    "sd-1.5": (860, 84, 123, 320),
+    "sd-2.1-base": (866, 84, 340, 320),
+    "sdxl": (2567, 84, 695, 320),
+    "deepfloyd-if": (4300, 0, 4762, 704),
+    "deepfloyd-if-m": (400, 0, 4762, 192),
+    "sd3-medium": (2028, 84, 4762, 384),
+    "flux-dev": (11_901, 84, 4762, 768),
+    "flux-schnell": (11_891, 84, 4762, 768),
+    "mvdream": (868, 84, 340, 320),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_figures_of_known_priors_are_those_of_the_published_networks(name):
+    network, vae, text, width = PUBLISHED[name]
+    source, views, precise = KNOWN[name], 4 if name == "mvdream" else 1, 2 if name in ("sd-1.5", "sd-2.1-base") else 4
+    side = source.resolution // (8 if vae else 1)
+    passes = views * (2 * NETWORK * 2 * width * side**2 + ENCODER * precise * 128 * source.resolution**2 * bool(vae))
+    wanted = CONTEXT + max(2.5e6 * text, (2 * network + precise * vae) * 1e6 + passes)
+    assert source.memory_gb == pytest.approx(wanted / 1e9, rel=0.02)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_starts_on_a_card_of_24_gb(name):
+    assert 0 < expected(PRESETS[name], "cuda") < 24 * GB
+    assert expected(PRESETS[name], "cuda") < expected(PRESETS[name])  # in float32 a CPU needs more, and its packages
+
+
+def test_known_priors_need_not_be_here():
+    told = {name: expected(taught(ONE, prior=PriorChoice(name)), "cuda") / GB for name in KNOWN}
+    for name, source in KNOWN.items():
+        assert told[name] == pytest.approx(source.memory_gb, rel=0.1, abs=1.0), name
+    assert expected(taught(ONE, prior=PriorChoice("someone/model"))) > GB
+    sd = taught(ONE, prior=PriorChoice("sd-2.1-base"))
+    more = changed(sd, cameras=replace(FIELD.cameras, views=4))
+    assert expected(more, "cuda") - expected(sd, "cuda") == pytest.approx(2 * 24 * 2 * 128 * 512**2, rel=0.2)
 
 
 def test_a_run_stays_below_what_was_said(stub, tmp_path):
@@ -135,13 +285,28 @@ def test_a_run_stays_below_what_was_said(stub, tmp_path):
     assert code == 0, words
     status = status_of(tmp_path / "run")
     measured = peak * 1024 / 1e9
-    assert measured <= status["estimated_memory_gb"] <= 2 * measured
+    assert measured <= status["estimated_memory_gb"] <= 1.8 * measured
     assert status["peak_memory_gb"] == pytest.approx(measured, rel=0.02)
-    first = words.splitlines()[0]
-    assert first == f"memory: at most {status['estimated_memory_gb']:.1f} GB, for 2 pictures a step of 96x96"
+    assert f"memory: about {status['estimated_memory_gb']:.1f} GB" in words.splitlines()
 
 
-# --- refusals ----------------------------------------------------------------------------------------------------------
+WATCH = """
+import os, subprocess, sys
+_, code, used = os.wait4(subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL).pid, 0)
+print(used.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(code))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system's own figure is taken")
+def test_the_peak_of_who_started_a_run_is_not_its_own():
+    told = "from dreamlift.runs.about import peak_memory; print(peak_memory()['peak_memory_gb'])"
+    fat = f"import subprocess, sys; x = b'1' * 3_000_000_000; subprocess.run([sys.executable, '-c', {told!r}], check=True)"
+    done = subprocess.run([sys.executable, "-c", fat], capture_output=True, text=True, timeout=300, check=True)
+    assert 0.05 < float(done.stdout) < 1.5
+
+
+# Refusals and warnings
 
 
 @pytest.fixture
@@ -155,64 +320,112 @@ def machine(monkeypatch):
     return free
 
 
-def test_a_run_that_cannot_fit_is_refused_before_anything_is_loaded(cwd, stub, capsys, machine, monkeypatch):
+def test_only_weights_that_do_not_fit_are_refused(cwd, stub, capsys, machine, monkeypatch):
     def load(*_):
         raise AssertionError("something was loaded")
 
-    monkeypatch.setattr("dreamlift.lifting.load_prior", load)
-    monkeypatch.setattr("dreamlift.lifting.prompt_reader", load)
-    machine(10.0)
-    words = generate_words(stub, "out", "--cameras.resolution=[32,1024]")
-    line = refused(capsys, cwd, words, "more memory than is free", "for 2 pictures a step of 1024x1024", "10.0 GB here",
-                   "--scene.chunk_rays 4096", "--cameras.resolution [32,512]", "--memory.check false")  # fmt: skip
-    assert "--prior" not in line  # that alone would not help
+    monkeypatch.setattr("dreamlift.lifting.load", load)
+    monkeypatch.setattr("dreamlift.runs.carry_out.load", load)
+    words = generate_words(stub, "out", "--cameras.resolution=[1024]")
+    weights = model_of(FolderParts(stub), NO_OPTIONS, "cpu").weights
+    machine(0.9 * weights / GB)
+    line = refused(capsys, cwd, words, "the weights alone take 0.0 of 0.0 GB free", "a smaller prior or --memory.check false")
+    assert "resolution" not in line
     with pytest.raises(AssertionError, match="something was loaded"):
         run_main(*words, "--memory.check", "false")
-    machine(None)  # nothing is known, nothing is refused
+    machine(1.1 * weights / GB)  # far below the estimate
     with pytest.raises(AssertionError, match="something was loaded"):
         run_main(*words)
+    assert "note: the run may need about" in capsys.readouterr().err
+    machine(None)  # nothing is known, nothing is said
+    with pytest.raises(AssertionError, match="something was loaded"):
+        run_main(*words)
+    assert "note: the run may need" not in capsys.readouterr().err
 
 
-def test_each_change_that_is_offered_fits(stub, machine):
-    from dreamlift.config.build import apply_overrides
-
-    machine(8.5)
-    config = replace(FIELD, cameras=replace(FIELD.cameras, resolution=(64, 512)))
-    with pytest.raises(NotEnoughMemoryError) as caught:
-        check_memory(config, stub, CPU)
-    offers = str(caught.value).split("Try ")[1].split("; or --memory.check")[0].split(" or ")
-    assert len(offers) >= 2
-    for offer in offers:
-        words = offer.rsplit(" (", 1)[0].split()
-        changed = apply_overrides(config, {name[2:]: value for name, value in zip(words[::2], words[1::2], strict=True)})
-        need = check_memory(changed, stub, CPU)
-        assert need is not None
-        assert f"({need.amount})" in offer
-
-
-def test_a_later_stages_options_are_told_by_their_whole_names(stub, machine):
-    config = replace(TOYBOX, then=(replace(TOYBOX.then[0], cameras=replace(FIELD.cameras, resolution=(1024,))),))
-    machine(4.0)
-    with pytest.raises(NotEnoughMemoryError) as caught:
-        check_memory(config.stages[1], stub, CPU, 1)
-    assert str(caught.value).startswith("stage 2 may need more memory than is free: ")
-    assert "Try --then.0.cameras.resolution [512] (" in str(caught.value)
-    assert " --cameras" not in str(caught.value)
-    machine(0.5)
-    with pytest.raises(NotEnoughMemoryError, match=r"No single option is enough; --memory\.check false"):
-        check_memory(config.stages[1], stub, CPU, 1)
+def test_a_text_encoder_that_does_not_fit_is_refused(xl_folder, machine):
+    config = replace(taught(ONE, prior=PriorChoice(str(xl_folder))), prompt="a mug")
+    priors, found = resolve(config).priors, model_of(FolderParts(xl_folder), NO_OPTIONS, "cpu")
+    assert found.text > 0
+    machine(max(found.text, found.weights) / GB + 1e-6)
+    check_memory(config, priors, CPU)
+    machine(max(found.text, found.weights) / GB - 1e-6)
+    with pytest.raises(NotEnoughMemoryError):
+        check_memory(config, priors, CPU)
 
 
 def test_a_gpu_has_its_own_limit(stub, machine):
-    config = replace(FIELD, cameras=replace(FIELD.cameras, resolution=(256,)))
-    need = estimate(config, footprint(stub), "cuda")
-    assert need.device > 0
-    machine(64.0, need.device / GB + 0.01)
-    assert check_memory(config, stub, torch.device("cuda")) == need
-    for host, device in ((64.0, need.device / GB - 0.01), (need.host / GB - 0.01, 64.0)):
-        machine(host, device)
-        with pytest.raises(NotEnoughMemoryError, match="GB on cuda"):
-            check_memory(config, stub, torch.device("cuda"))
+    config = replace(taught(ONE, prior=PriorChoice(str(stub))), prompt="a mug")
+    priors, weights = resolve(config).priors, model_of(FolderParts(stub), NO_OPTIONS, "cuda").weights / GB
+    machine(64.0, 64.0)
+    need, notes = check_memory(config, priors, CUDA)
+    assert need is not None
+    assert notes == ()
+    assert str(need) == f"memory: about {need.host / GB:.1f} GB, and {need.device / GB:.1f} GB of the GPU's"
+    machine(64.0, need.device / GB - 0.01)
+    _, (note,) = check_memory(config, priors, CUDA)
+    assert f"about {need.device / GB:.1f} GB of the GPU's memory, and {need.device / GB - 0.01:.1f} GB are free" in note
+    assert "main memory" not in note
+    machine(need.host / GB - 0.01, 64.0)
+    _, (note,) = check_memory(config, priors, CUDA)
+    assert f"about {need.host / GB:.1f} GB of main memory" in note
+    machine(64.0, 0.9 * weights)
+    with pytest.raises(NotEnoughMemoryError, match="the weights alone"):
+        check_memory(config, priors, CUDA)
+
+
+def options_of(note):
+    """The options that a note names, as (name, value) pairs."""
+    words = note.split("options that need less: ")[1].split(", ")
+    return dict(word.removeprefix("--").split(" ") for word in words)
+
+
+def test_the_options_that_need_less_have_their_full_names_and_work(machine):
+    wide = CameraSampler(views=2, resolution=(64, 1024))
+    first = replace(changed(taught(ONE, prior=LATENTS), cameras=wide), prompt="a mug")
+    second = replace(TOYBOX, prompt="a mug", stages=(FIELD, replace(TOYBOX.stages[1], cameras=wide)))
+    third = replace(second, stages=(FIELD, replace(FIELD, cameras=wide)))
+    common = ["memory.micro_batch", "memory.gradient_checkpointing"]
+    for config, own in (
+        (first, ["scene.chunk_rays", "cameras.resolution"]),
+        (second, ["stages.1.cameras.resolution"]),  # a mesh has no rays
+        (third, ["stages.1.scene.chunk_rays", "stages.1.cameras.resolution"]),
+    ):
+        machine(0.5)
+        need, (note,) = check_memory(config, resolve(config).priors, CPU)
+        assert need is not None
+        assert note.startswith(f"the run may need about {need.host / GB:.1f} GB of main memory, and 0.5 GB are free; options")
+        assert list(options_of(note)) == [*common, *own]
+        less = override(config, options_of(note))
+        lower = need_of(less)
+        assert lower is not None
+        assert lower.host < need.host
+
+
+def test_a_full_memory_is_explained_in_one_line():
+    said = (
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.50 GiB of which 1.10 GiB is free.\n"
+        "Including non-PyTorch memory, this process has 22.00 GiB memory in use. See documentation ..."
+    )
+    line = out_of_memory(torch.OutOfMemoryError(said))
+    assert line.startswith("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.50 GiB of which ")
+    assert "Including" not in line
+    for text in (line, out_of_memory(MemoryError())):
+        assert "\n" not in text
+        for option in ("micro_batch 1", "gradient_checkpointing true", "scene.chunk_rays 4096", "cameras.resolution"):
+            assert f".{option}" in text or f"--{option}" in text
+    assert out_of_memory(MemoryError()).startswith("out of memory. Options that need less: --memory.micro_batch 1, ")
+
+
+def test_doctor_tells_the_need_of_every_preset(capsys):
+    assert run_main("doctor") == 0
+    out = capsys.readouterr().out
+    for name, config in PRESETS.items():
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        assert any(line.split()[:2] == [name, f"{expected(config, device) / 1e9:.1f}"] for line in out.splitlines()), name
+
+
+# Free memory
 
 
 def tell(root, path, text):
@@ -242,62 +455,3 @@ def test_what_is_free(tmp_path):
     tell(tmp_path, "sys/fs/cgroup/memory/job/memory.limit_in_bytes", "1500000")
     tell(tmp_path, "sys/fs/cgroup/memory/job/memory.usage_in_bytes", "1600000")
     assert available_host(tmp_path) == 100 * 1024
-
-
-def test_a_broken_folder_is_left_to_the_loader(tmp_path):
-    assert check_memory(FIELD, tmp_path, CPU) is None
-    (tmp_path / "unet").mkdir()
-    (tmp_path / "unet" / "config.json").write_text('{"sample_size": 8}')
-    assert check_memory(FIELD, tmp_path, CPU) is None
-
-
-# --- what is printed ---------------------------------------------------------------------------------------------------
-
-
-def test_doctor_tells_the_need_of_every_preset(capsys):
-    assert run_main("doctor") == 0
-    out = capsys.readouterr().out
-    for name, config in PRESETS.items():
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        assert any(line.split()[:2] == [name, f"{expected(config, device).host / 1e9:.1f}"] for line in out.splitlines()), name
-
-
-XL_IF = {"sample_size": 64, "block_out_channels": [704, 1408, 2112, 2816], "layers_per_block": 3}
-M_IF = {"sample_size": 64, "block_out_channels": [192, 384, 576, 768], "layers_per_block": 3}
-THIRD = {"sample_size": 128, "patch_size": 2, "num_layers": 24, "num_attention_heads": 24, "attention_head_dim": 64}
-FLUX = {"num_layers": 19, "num_single_layers": 38, "num_attention_heads": 24, "attention_head_dim": 128}
-# Millions of parameters (network, autoencoder, largest text encoder: CLIP's, or T5-XXL's), and the network's settings.
-PUBLISHED = {
-    "sd-1.5": (860, 84, 123, SD_UNET),
-    "sd-2.1-base": (866, 84, 340, SD_UNET),
-    "sdxl": (2567, 84, 695, XL_UNET),
-    "deepfloyd-if": (4300, 0, 4762, XL_IF),
-    "deepfloyd-if-m": (400, 0, 4762, M_IF),
-    "sd3-medium": (2028, 84, 4762, THIRD),
-    "flux-dev": (11_901, 84, 4762, FLUX),
-    "flux-schnell": (11_891, 84, 4762, FLUX),
-    "mvdream": (868, 84, 340, {**SD_UNET, "sample_size": 32}),
-}
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_the_figures_of_known_priors_are_those_of_the_published_networks(name):
-    network, vae, text, settings = PUBLISHED[name]
-    blocks = {"down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"], "layers_per_block": 2, **settings}
-    source = KNOWN[name]
-    passed = transformer_values(blocks) if source.space == "flow" else unet_values(blocks)
-    coder = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}
-    encoded = coder_values(coder, source.resolution) if vae else (0, 0)
-    upcast = name not in ("sd-1.5", "sd-2.1-base")  # whose settings do not ask for it
-    found = Footprint(
-        network * 10**6, vae * 10**6, text * 10**6, source.resolution, *passed, *encoded, *encoded, 1, upcast=upcast,
-        text_full=24 * 4096 * 10240 if text == 4762 else 0,
-    )  # fmt: skip
-    config = replace(FIELD, cameras=replace(FIELD.cameras, views=4 if name == "mvdream" else 1))
-    assert source.memory_gb == pytest.approx(estimate(config, found, "cuda").device / 1e9, rel=0.05)
-
-
-def test_the_embedded_priors_figure():
-    config = replace(FIELD, cameras=replace(FIELD.cameras, views=1))
-    need = estimate(config, footprint(EMBEDDED / "toybox"), "cuda")
-    assert KNOWN["toybox"].memory_gb == pytest.approx(need.device / 1e9, abs=0.1)

@@ -18,7 +18,7 @@ from dreamlift.guidance.vsd import VSD
 from dreamlift.presets import PRESETS
 from dreamlift.presets.toybox import TOYBOX
 from dreamlift.priors.choice import PriorChoice
-from dreamlift.priors.gaussian import GaussianPrior
+from dreamlift.priors.exact.gaussian import GaussianPrior
 from dreamlift.priors.kinds import load_prior
 from dreamlift.priors.lora.original_names import stock_keys
 from dreamlift.priors.mvdream import MVDreamPrior, camera_matrices, join_views, load_network, stock_settings

@@ -14,7 +14,7 @@ from dreamlift.cameras import CameraSampler, PosedCameras, fibonacci_cameras, tu
 from dreamlift.guidance.base import Guidance
 from dreamlift.guidance.sds import SDS
 from dreamlift.meshing.isosurface import find_threshold
-from dreamlift.priors.empirical import EmpiricalPrior
+from dreamlift.priors.exact.empirical import EmpiricalPrior
 from dreamlift.prompts import Backdrop
 from dreamlift.runs.run import Run
 from dreamlift.scenes.background import Random, Solid

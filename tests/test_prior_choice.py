@@ -20,7 +20,7 @@ from dreamlift.plugins import register
 from dreamlift.presets import PRESETS
 from dreamlift.presets.toybox import MESH
 from dreamlift.priors.choice import PriorChoice
-from dreamlift.priors.gaussian import GaussianPrior
+from dreamlift.priors.exact.gaussian import GaussianPrior
 from dreamlift.priors.kinds import BUILT_IN, PRIORS, Priors, find, kind_of, load_prior
 from dreamlift.priors.latent import LatentPrior
 from dreamlift.priors.parts import FolderParts, LoadedParts

@@ -11,7 +11,7 @@ from stage_helpers import CONFIG, SIZE, STAGE, begin, carried_out
 
 from dreamlift.guidance.base import Guidance
 from dreamlift.guidance.sds import SDS
-from dreamlift.priors.gaussian import GaussianPrior
+from dreamlift.priors.exact.gaussian import GaussianPrior
 from dreamlift.runs.run import Run
 from dreamlift.scenes.background import Learned
 from dreamlift.scenes.nerf.field import Blob

@@ -16,7 +16,6 @@ from dreamlift.export.psnr import psnr
 from dreamlift.reading.mesh import load_mesh
 from dreamlift.scenes import SCENES
 from dreamlift.scenes.background import Learned, Solid
-from dreamlift.scenes.base import StepShape
 from dreamlift.scenes.nerf.hashgrid import Hashgrid
 from dreamlift.scenes.nerf.voxel import Voxel
 from dreamlift.scenes.surface.scene import Surface
@@ -294,10 +293,8 @@ def test_settings_survive_yaml_and_count_their_own_values(name, bare):
     scene = settings.build(generator(), initial_mesh=bare)
     textures = [texture for texture in (scene.base_color, scene.finish) if texture is not None]
     assert settings.parameter_count() == sum(p.numel() for texture in textures for p in texture.parameters())
-    small, large = (settings.step_bytes(StepShape(2, side)) for side in (32, 64))
+    small, large = (settings.step_bytes(2, side) for side in (32, 64))
     assert 0 < small < large
-    assert settings.picture_bytes("cpu") > 0
-    assert settings.low_memory() is None
     assert SCENES["surface"] is Surface
 
 

@@ -20,7 +20,7 @@ from dreamlift.guidance.base import Guidance
 from dreamlift.guidance.sds import SDS
 from dreamlift.lifting import lift, load, resolve
 from dreamlift.priors.choice import PriorChoice
-from dreamlift.priors.gaussian import GaussianPrior
+from dreamlift.priors.exact.gaussian import GaussianPrior
 from dreamlift.prompts import NoViews
 from dreamlift.scenes.background import Learned, Solid
 from dreamlift.scenes.nerf.scene import Nerf

@@ -17,7 +17,6 @@ from dreamlift.meshing.isosurface import isosurface
 from dreamlift.meshing.nearest import closest_barycentrics
 from dreamlift.scenes import SCENES
 from dreamlift.scenes.background import Learned, Solid
-from dreamlift.scenes.base import StepShape
 from dreamlift.scenes.nerf.field import Blob
 from dreamlift.scenes.nerf.hashgrid import Hashgrid
 from dreamlift.scenes.nerf.voxel import Voxel
@@ -456,9 +455,8 @@ def test_settings_survive_yaml_and_tell_their_memory():
         trained = sum(p.numel() for key, p in settings.build(generator()).named_parameters() if "background" not in key)
         assert settings.parameter_count() == trained
     assert SCENES["tetmesh"] is TetMesh
-    shape = StepShape(2, 64)
-    assert TetMesh(resolution=64).step_bytes(shape) > TetMesh().step_bytes(shape) > SMALL.step_bytes(shape)
-    assert TetMesh().step_bytes(StepShape(2, 128)) > TetMesh().step_bytes(shape)
+    assert TetMesh(resolution=64).step_bytes(2, 64) > TetMesh().step_bytes(2, 64) > SMALL.step_bytes(2, 64)
+    assert TetMesh().step_bytes(2, 128) > TetMesh().step_bytes(2, 64)
 
 
 def test_the_exported_mesh_is_closed_and_looks_like_the_scene():

@@ -17,7 +17,7 @@ from dreamlift.guidance.sds import SDS
 from dreamlift.guidance.vsd import VSD, Variational
 from dreamlift.presets import PRESETS
 from dreamlift.priors.base import Adapted
-from dreamlift.priors.gaussian import GaussianPrior
+from dreamlift.priors.exact.gaussian import GaussianPrior
 from dreamlift.priors.kinds import load_prior
 from dreamlift.priors.lora.lora import LoRA
 from dreamlift.scenes.nerf.voxel import Voxel

@@ -1,4 +1,4 @@
-"""What can be set: :class:`Config`. A run's ``config.yaml`` is exactly this."""
+"""The settings of a run: :class:`Config`, which a run's ``config.yaml`` holds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dreamlift.texturing.extract import Extract
 
 _STAGE = ("steps", "cameras", "lighting", "scene", "weights", "adam")
 _TEACHER = ("wording", "show", "guidance")
-# Top-level names of configs before there were stages and teachers, and what took their place.
+# Top-level names of an older config format, without stages and teachers, and the names that replaced them.
 _MOVED = {
     **{name: f"stages.0.{name}" for name in _STAGE},
     **{name: f"stages.0.teachers.0.{name}" for name in _TEACHER},
@@ -30,25 +30,25 @@ _MOVED = {
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides a run."""
+    """All settings of a run."""
 
     MOVED: ClassVar[dict[str, str]] = _MOVED
 
-    prompt: str = ""
-    negative: str = ""  # what is not wanted; "" is the empty prompt
-    photos: tuple[Photo, ...] = ()  # pictures of the object, for stages with a photometric term
-    seed: int = 0  # decides all random numbers
-    device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", "mps"
-    initial_mesh: str = ""  # a mesh file (.glb, .gltf, .obj, .ply, .stl) that the first stage begins with
-    up: Literal["y", "z"] = "y"  # which axis of that file points up (Blender's and CAD's is z; glTF's is y)
-    particles: int = 1  # scenes that are lifted in turn; they share what the loss learns (VSD's LoRA)
-    backdrops: tuple[Backdrop, ...] = ()  # one is drawn for each picture and named in the prompt; hides scene.background
-    stages: tuple[Stage, ...] = field(default=(Lift(),), metadata={"choices": STAGES})  # carried out one after the other
-    mesh: Extract = field(default_factory=Extract)
-    asset: Files = field(default_factory=Files)
-    memory: Memory = field(default_factory=Memory)
-    checkpoint_every: int = 50  # steps between two checkpoints
-    keep_checkpoints: int = 2  # the newest ones that stay on disk
+    prompt: str = ""  # description of the object in one line, 1 to 1000 characters
+    negative: str = ""  # negative prompt: what the object should not look like; "": the empty prompt
+    photos: tuple[Photo, ...] = ()  # pictures of the object with their cameras, for stages with a photometric term
+    seed: int = 0  # seed of all random numbers, 0 to 2^63 - 1
+    device: str = "auto"  # auto (CUDA if available, otherwise the CPU), cpu, cuda, cuda:1 or mps
+    initial_mesh: str = ""  # mesh file (.glb, .gltf, .obj, .ply, .stl) from which the first stage starts; "": none
+    up: Literal["y", "z"] = "y"  # up axis of the initial mesh's file: y (glTF) or z (Blender, CAD)
+    particles: int = 1  # scenes that are optimized in turn, at least 1; with VSD they share its LoRA
+    backdrops: tuple[Backdrop, ...] = ()  # backgrounds, one drawn per picture and named in the prompt, replacing the scene's
+    stages: tuple[Stage, ...] = field(default=(Lift(),), metadata={"choices": STAGES})  # kind of stage; stages run in order
+    mesh: Extract = field(default_factory=Extract)  # extraction of the mesh at the end of a stage
+    asset: Files = field(default_factory=Files)  # files that are written at the end of the run
+    memory: Memory = field(default_factory=Memory)  # options that reduce the memory of the priors
+    checkpoint_every: int = 50  # steps between checkpoints, at least 1
+    keep_checkpoints: int = 2  # number of newest checkpoints kept on disk, at least 1
 
     def __post_init__(self) -> None:
         for name in ("particles", "checkpoint_every", "keep_checkpoints"):
@@ -57,7 +57,7 @@ class Config:
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; accepted: 0 to 2^63 - 1")
         if not self.stages:
-            raise ValueError("stages is empty; a run has at least one")
+            raise ValueError("stages is empty; a run needs at least one stage")
 
     @property
     def total_steps(self) -> int:
@@ -65,13 +65,13 @@ class Config:
         return sum(stage.total_steps(self.particles) for stage in self.stages)
 
     def places(self) -> tuple[Place, ...]:
-        """Where each stage stands in the run."""
+        """The place of each stage in the run."""
         given = (bool(self.initial_mesh), bool(self.photos))
         return places_of(self.stages, self.seed, self.particles, self.backdrops, *given)
 
 
 def check_stages(config: Config) -> None:
-    """Refuse stages that cannot follow each other or that lack what they need.
+    """Check that each stage can follow the one before and has the inputs that it needs.
 
     Raises:
         ValueError: the stage's number and the fix.

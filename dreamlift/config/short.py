@@ -84,6 +84,6 @@ def with_prior(config: Config, **changes: Any) -> Config:
         if stage.teachers:
             first, *others = stage.teachers
             teachers = (replace(first, prior=replace(first.prior or PriorChoice(), **changes)), *others)
-            changed = replace(stage, teachers=teachers)  # pyright: ignore[reportArgumentType]
+            changed = stage.with_teachers(teachers)
             return replace(config, stages=(*config.stages[:number], changed, *config.stages[number + 1 :]))
     raise ValueError("no stage of this config has a teacher, so there is no prior to change")

@@ -15,11 +15,11 @@ MAX_LOD = 8
 class Files:
     """The files that are written at the end of a run."""
 
-    formats: tuple[str, ...] = ("glb",)  # some of glb, obj, ply, stl, usdz; a run always writes the GLB as well
-    scale: float | None = 1.0  # length of the longest side, in metres; null keeps the scene's units
-    pivot: Pivot = "center"  # what lies at the origin: center or base of the bounding box; mesh: as in the file of --mesh
-    lod: int = 1  # levels of detail; each has half the faces and half the texture's side of the one before
-    # Set by the run: the initial mesh's placement, as its file's units per world unit and the world origin in its file.
+    formats: tuple[str, ...] = ("glb",)  # file formats: glb, obj, ply, stl, usdz; a run writes the GLB in any case
+    scale: float | None = 1.0  # length of the longest side, meters, 0.0001 to 10000; null: the scene's units
+    pivot: Pivot = "center"  # origin of the file: center or base of the bounding box; mesh: as in the file of --mesh
+    lod: int = 1  # levels of detail, 1 to 8; each has half the faces and half the texture size of the previous one
+    # set by the run: placement of the initial mesh, as its file's units per world unit, and the world origin in its file
     home: tuple[float, float, float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -28,7 +28,7 @@ class Files:
             what = f"unknown format {unknown[0]!r}" if unknown else "no format"
             raise ValueError(f"{what}; accepted: {', '.join(EXPORTERS)}")
         if self.scale is not None and not 1e-4 <= self.scale <= 1e4:
-            raise ValueError(f"scale is {self.scale:g}; accepted: 0.0001 to 10000 metres, or null")
+            raise ValueError(f"scale is {self.scale:g}; accepted: 0.0001 to 10000 meters, or null")
         if not 1 <= self.lod <= MAX_LOD:
             raise ValueError(f"lod is {self.lod}; accepted: 1 to {MAX_LOD}")
 

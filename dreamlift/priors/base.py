@@ -35,6 +35,15 @@ class Prior(ABC):
         return False
 
     @classmethod
+    def check(cls, parts: Parts, choice: PriorChoice) -> None:
+        """Refuse options that this kind of prior does not take, before anything is loaded.
+
+        Raises:
+            ValueError: one line with the fix.
+        """
+        return
+
+    @classmethod
     def load(cls, parts: Parts, choice: PriorChoice, device: torch.device) -> Prior:
         """The prior with its networks on ``device``, without text encoders.
 

@@ -37,6 +37,11 @@ class Located:
     parts: Parts | None  # None: an instance of Prior in memory
     revision: str  # identifies the weights, with those of LoRAs and embeddings
 
+    @property
+    def views(self) -> int:
+        """Pictures of one object that the prior denoises together."""
+        return self.kind.views if self.parts is not None else self.choice.loaded.views
+
     def read(self, task: Task, wording: Wording, backdrops: Sequence[Backdrop], device: torch.device) -> Embeds:
         """Encode the words of a task. Text encoders are freed again, so that they never share memory with the network."""
         if self.parts is None:
@@ -67,7 +72,9 @@ def find(choice: PriorChoice, option: str = "--prior") -> Located:
         folder = locate(choice.name, choice.settings, option=option)
         choice = replace(choice, name=whole_name(choice.name), settings=whole_name(choice.settings) if choice.settings else "")
         parts, revision = FolderParts(folder.resolve()), revision_of(folder)
-    return Located(choice, kind_of(parts), parts, revision + fingerprint(choice))
+    kind = kind_of(parts)
+    kind.check(parts, choice)
+    return Located(choice, kind, parts, revision + fingerprint(choice))
 
 
 def kind_of(parts: Parts) -> type[Prior]:

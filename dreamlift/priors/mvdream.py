@@ -76,8 +76,7 @@ class MVDreamPrior(AutoencodedPrior):
 
     def __init__(self, parts: Parts, device: torch.device, dtype: torch.dtype, choice: PriorChoice = NO_OPTIONS) -> None:
         assert isinstance(parts, FolderParts)
-        if not choice.camera_conditioning:
-            raise ValueError("this prior's views are told apart by their cameras alone; leave camera_conditioning on")
+        self.check(parts, choice)
         self.parts, self.device, self.dtype, self.choice = parts, device, dtype, choice
         unet = merge_loras(load_network(parts.folder / "unet", dtype), parts, "unet", choice.loras)
         join_views(unet, VIEWS)
@@ -88,6 +87,11 @@ class MVDreamPrior(AutoencodedPrior):
     @classmethod
     def accepts(cls, parts: Parts) -> bool:
         return isinstance(parts, FolderParts) and ARCHITECTURE in parts.config("").get("unet", ())
+
+    @classmethod
+    def check(cls, parts: Parts, choice: PriorChoice) -> None:
+        if not choice.camera_conditioning:
+            raise ValueError("this prior's views are told apart by their cameras alone; leave camera_conditioning on")
 
     def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return self.network.schedule(t)

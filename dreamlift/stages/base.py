@@ -65,6 +65,17 @@ class Stage(ABC):
             ValueError: one line with the fix.
         """
 
+    def check_priors(self, views: Sequence[int]) -> None:
+        """Refuse settings that the priors cannot work with, before anything is loaded.
+
+        Args:
+            views: of each teacher's prior, the pictures of one object that it denoises together.
+
+        Raises:
+            ValueError: one line with the fix.
+        """
+        return
+
     @abstractmethod
     def begin(self, ready: Ready) -> Work:
         """The work at its first step.
@@ -72,6 +83,10 @@ class Stage(ABC):
         Raises:
             ValueError: a prior, a mesh or pictures that it cannot work with.
         """
+
+    def with_teachers(self, teachers: tuple[Teacher, ...]) -> Stage:
+        """A copy with other teachers."""
+        return replace(self, teachers=teachers) if teachers else self  # pyright: ignore[reportArgumentType]
 
     def resolved(self) -> Stage:
         """The same settings with absolute paths. Raises ValueError where a file cannot be used."""

@@ -99,6 +99,14 @@ class Lift(Stage):
         if self.photometric is not None and self.photometric.source == "photos" and not place.has_photos:
             raise ValueError("photometric compares with photos, but there are none; give photos, or leave photometric null")
 
+    def check_priors(self, views: Sequence[int]) -> None:
+        for each in views:
+            if each > 1 and self.cameras.orbit != each:
+                raise ValueError(
+                    f"cameras.orbit is {self.cameras.orbit}, but this prior denoises {each} views of an object together: "
+                    f"set cameras.orbit to {each} and cameras.views to a multiple of it (as --preset mvdream does)"
+                )
+
     def begin(self, ready: Ready) -> LiftWork:
         return LiftWork(self, ready)
 
@@ -124,7 +132,7 @@ class LiftWork(Work):
 
     def __init__(self, stage: Lift, ready: Ready) -> None:
         self.stage, self.ready, self.place = stage, ready, ready.place
-        check_views(stage, ready)
+        stage.check_priors([prior.views for prior in ready.priors])
         self.first = self.index = ready.place.first
         self.end = self.first + stage.total_steps(self.place.particles)
         self.attempt = 0  # roll-backs since the last good copy
@@ -315,16 +323,6 @@ class LiftWork(Work):
 def name_of(scene: SceneSettings) -> str:
     """A scene's name in a config; its class name where it is not registered."""
     return next((name for name, kind in SCENES.items() if kind is type(scene)), type(scene).__name__)
-
-
-def check_views(stage: Lift, ready: Ready) -> None:
-    """Refuse cameras that a prior of several views cannot use. Raises ValueError."""
-    for prior in ready.priors:
-        if prior.views > 1 and stage.cameras.orbit != prior.views:
-            raise ValueError(
-                f"cameras.orbit is {stage.cameras.orbit}, but this prior denoises {prior.views} views of an object together: "
-                f"set cameras.orbit to {prior.views} and cameras.views to a multiple of it (as --preset mvdream does)"
-            )
 
 
 def as_numbers(values: Sequence[float | Tensor]) -> list[float]:

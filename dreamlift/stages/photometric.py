@@ -1,10 +1,10 @@
-"""The photometric term: renders from the cameras of known pictures are compared with the pictures.
+"""The photometric term: the error of renders from the cameras of known pictures.
 
     L = rgb mean |m C + (1 - m) B - R|^2 + mask mean |A - m|^2 + depth (1 - r) + normal mean_m (1 - <n, N>)
 
 C, m, N, D are the pictures' colours, masks, normals and depths; R, A, n, d those of the render over the background B; r is
-Pearson's correlation of d with D inside the mask, which forgives the unknown scale and shift of estimated depth. Weights are
-threestudio's (``systems/zero123.py``: rgb 1000, mask 100); Magic123's has the same terms.
+Pearson's correlation of d and D inside the mask, which is invariant to the unknown scale and shift of estimated depth. The
+default weights are threestudio's (``systems/zero123.py``: rgb 1000, mask 100); Magic123 has the same terms.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from dreamlift.types import Cameras, Pictures, RenderOutput
 class Photometric:
     """Weights of the terms that compare renders with known pictures."""
 
-    source: Literal["photos", "handover"] = "photos"  # the user's photos, or the posed pictures of the stage before
-    rgb: float | Schedule = 1000.0  # squared error of colors
-    mask: float | Schedule = 100.0  # squared error of opacity against the picture's mask
-    depth: float | Schedule = 0.0  # 1 - Pearson correlation of depth inside the mask
-    normal: float | Schedule = 0.0  # 1 - cosine of normals inside the mask
-    views: int = 1  # pictures compared in one step, drawn without repeats
-    resolution: int = 64  # side of the compared renders, pixels
-    every: int = 1  # steps between two comparisons
+    source: Literal["photos", "handover"] = "photos"  # reference pictures: the user's photos, or those of the previous stage
+    rgb: float | Schedule = 1000.0  # weight of the mean squared error of the colors (sRGB in [0, 1]); 0: off
+    mask: float | Schedule = 100.0  # weight of the mean squared error of the opacity against the mask; 0: off
+    depth: float | Schedule = 0.0  # weight of 1 - Pearson correlation of the depths inside the mask; 0: off
+    normal: float | Schedule = 0.0  # weight of the mean of 1 - cosine between the normals inside the mask; 0: off
+    views: int = 1  # pictures compared per step, at least 1, drawn without replacement
+    resolution: int = 64  # width of the compared renders, pixels, at least 1
+    every: int = 1  # steps between comparisons, at least 1
 
     def __post_init__(self) -> None:
         for name in ("views", "resolution", "every"):
@@ -39,12 +39,12 @@ class Photometric:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
     def needs_normals(self, progress: float) -> bool:
-        """Whether the render must have normals."""
+        """Whether the normals have a weight at ``progress``."""
         return value_at(self.normal, progress) != 0.0
 
 
 def chosen(pictures: Pictures, settings: Photometric, rng: torch.Generator) -> tuple[Pictures, Cameras]:
-    """The pictures of one step, at the settings' resolution, with their cameras.
+    """The reference pictures of one step, at the settings' resolution, and their cameras.
 
     Raises:
         ValueError: the pictures have no cameras.
@@ -63,7 +63,7 @@ def chosen(pictures: Pictures, settings: Photometric, rng: torch.Generator) -> t
     alpha = _resized(mask, size)
 
     def inside(values: Tensor) -> Tensor:
-        # The mean over the mask: values outside it (black, depth 0 or infinity) must not reach the pixels on its edge.
+        # Averages use pixels inside the mask only: values outside it are black, 0 or infinite.
         return _resized(torch.where(mask > 0, values[index], 0.0) * mask, size) / alpha.clamp_min(1e-6)
 
     depth, normal = (None if values is None else inside(values) for values in (pictures.depth, pictures.normal))
@@ -73,7 +73,7 @@ def chosen(pictures: Pictures, settings: Photometric, rng: torch.Generator) -> t
 def compare(
     render: RenderOutput, backdrop: Tensor, wanted: Pictures, settings: Photometric, progress: float
 ) -> dict[str, Tensor]:
-    """The weighted terms () of a render over ``backdrop (B, 3)`` against the pictures ``wanted``, by name."""
+    """The weighted terms () of a render over ``backdrop (B, 3)`` compared with the pictures ``wanted``, by name."""
     rgb = wanted.rgb * wanted.alpha + (1 - wanted.alpha) * backdrop[:, None, None]
     terms = {"rgb": (render.rgb - rgb).square().mean(), "mask": (render.opacity - wanted.alpha).square().mean()}
     inside = wanted.alpha > 0.5

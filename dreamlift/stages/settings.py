@@ -1,4 +1,4 @@
-"""Settings of the optimisation: weights of the scene's regularisers, and Adam."""
+"""Settings of the optimization: the weights of the scene's regularizers, and Adam."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from dreamlift.schedules import Schedule, value_at
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of the scene's regularisers. A term of weight 0 is off and not computed."""
+    """Weights of the scene's regularizers. A term of weight 0 is not computed."""
 
-    sparsity: float | Schedule = 0.0  # mean opacity of the picture: empties space that no view needs
-    opaque: float | Schedule = 0.0  # binary entropy of the opacity: pixels become either solid or empty
-    orientation: float | Schedule = 0.0  # normals that face away from the camera (Ref-NeRF)
-    distortion: float | Schedule = 0.0  # spread of a ray's weights along the ray (mip-NeRF 360)
-    tv: float | Schedule = 0.0  # total variation of a voxel grid or a texture
-    depth_variance: float | Schedule = 0.0  # variance of depth along each ray (HiFA)
-    normal_consistency: float | Schedule = 0.0  # 1 - cosine between neighbouring faces of a mesh
-    laplacian: float | Schedule = 0.0  # distance of each vertex to the mean of its neighbours
+    sparsity: float | Schedule = 0.0  # weight of the picture's mean opacity, which removes unneeded density; 0: off
+    opaque: float | Schedule = 0.0  # weight of the opacity's binary entropy, which makes pixels opaque or empty; 0: off
+    orientation: float | Schedule = 0.0  # weight of visible normals that face away from the camera (Ref-NeRF); 0: off
+    distortion: float | Schedule = 0.0  # weight of the spread of density along each ray (mip-NeRF 360); 0: off
+    tv: float | Schedule = 0.0  # weight of the squared total variation of a voxel grid or a texture; 0: off
+    depth_variance: float | Schedule = 0.0  # weight of the variance of depth along each ray (HiFA); 0: off
+    normal_consistency: float | Schedule = 0.0  # weight of 1 - cosine between the normals of adjacent mesh faces; 0: off
+    laplacian: float | Schedule = 0.0  # weight of each vertex's distance to the mean of its neighbors, world units; 0: off
 
     def at(self, progress: float) -> Mapping[str, float]:
-        """The terms that are on, with their weights."""
+        """The terms whose weight is not 0, with their weights."""
         values = {name: value_at(value, progress) for name, value in vars(self).items()}
         return {name: value for name, value in values.items() if value != 0.0}
 
     def ever(self) -> frozenset[str]:
-        """The terms that are on at some time of a run (101 times of it are tried)."""
+        """The terms whose weight is not 0 at one or more of 101 evenly spaced values of progress."""
         return frozenset(name for i in range(101) for name in self.at(i / 100))
 
 
 @dataclass(frozen=True)
 class Adam:
-    """The optimiser. Learning rates come from the scene's parts; this scales and shapes them."""
+    """The optimizer. The learning rates are settings of the scene and of the loss."""
 
-    lr_scale: float | Schedule = 1.0  # multiplies all learning rates
-    beta1: float = 0.9  # decay of the first moment, 0 to 1
-    beta2: float = 0.99  # decay of the second moment, 0 to 1
-    eps: float = 1e-15  # as in Instant-NGP and threestudio: grids have tiny gradients
-    clip_norm: float | None = None  # largest norm of all gradients together; null: no limit
+    lr_scale: float | Schedule = 1.0  # factor on all learning rates, at least 0
+    beta1: float = 0.9  # decay rate of the first moment, in [0, 1)
+    beta2: float = 0.99  # decay rate of the second moment, in [0, 1)
+    eps: float = 1e-15  # term added to the denominator, > 0; as small as in Instant-NGP, since gradients of grids are small
+    clip_norm: float | None = None  # largest norm of the scene's gradient, > 0; larger ones are scaled down; null: no limit
 
     def __post_init__(self) -> None:
         for name in ("beta1", "beta2"):

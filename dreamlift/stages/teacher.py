@@ -1,8 +1,8 @@
-"""A teacher: one prior with one loss, and what of a render it is shown.
+"""A teacher: a prior, a loss, and the rendered quantity that the prior is given.
 
-Several teachers look at one render. Each is shown a detached copy of its picture and differentiated into that copy at once,
-which frees the graph of its encoder before the next teacher's is built; one pass through the renderer follows
-(:mod:`dreamlift.stages.lift`). The chain rule makes the sum of these gradients the joint one.
+All teachers of a stage use the same render. The loss of each is differentiated with respect to a detached copy of its picture,
+which frees the graph of its encoder before the next teacher's is built. One backward pass through the renderer follows
+(:mod:`dreamlift.stages.lift`); by the chain rule the result equals the gradient of the sum of the losses.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from dreamlift.schedules import Schedule, value_at
 from dreamlift.types import Cameras, Conditioning, GuidanceOutput, RenderOutput
 
 Show = Literal["color", "normal", "place"]
-"""What of a render the prior is shown: its colours; its world normals, (n + 1) / 2 on black (Fantasia3D, Chen et al. 2023,
-https://arxiv.org/abs/2303.13873); or the canonical coordinates of the points that the pixels see, (x + 1) / 2 on black
-(SweetDreamer, Li et al. 2023, https://arxiv.org/abs/2310.02596)."""
+"""The rendered quantity that the prior is given: colours; world normals, (n + 1) / 2 on black (Fantasia3D, Chen et al. 2023,
+https://arxiv.org/abs/2303.13873); or the canonical coordinates of the visible points, (x + 1) / 2 on black (SweetDreamer,
+Li et al. 2023, https://arxiv.org/abs/2310.02596)."""
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """One prior, and how it teaches."""
+    """A prior and its loss."""
 
-    prior: PriorChoice | None = None  # null: the prior of the teacher before it (of the run's first teacher: toybox)
-    guidance: Guidance = field(default_factory=SDS, metadata={"choices": GUIDANCE})  # the distillation loss
-    wording: Wording = field(default_factory=Compass, metadata={"choices": WORDINGS})  # how the view is put into words
-    show: Show = "color"  # what of the render the prior is shown: colors, normals or places
-    weight: float | Schedule = 1.0  # of its loss among the teachers; 0 leaves it out of a step
+    prior: PriorChoice | None = None  # diffusion model; null: that of the previous teacher (of the run's first: toybox)
+    guidance: Guidance = field(default_factory=SDS, metadata={"choices": GUIDANCE})  # distillation loss
+    wording: Wording = field(default_factory=Compass, metadata={"choices": WORDINGS})  # how the prompt describes the view
+    show: Show = "color"  # what the prior is given: rendered colors, world normals, or the places (coordinates) of the surface
+    weight: float | Schedule = 1.0  # factor on the teacher's loss, at least 0; the teacher is skipped in steps with weight 0
 
 
 def shown(render: RenderOutput, show: Show, cameras: Cameras) -> Tensor:
-    """The pictures ``(B, H, W, 3)`` in [0, 1] that a prior is shown (:data:`Show`); they carry the render's gradients."""
+    """The pictures ``(B, H, W, 3)`` in [0, 1] that a prior is given (:data:`Show`), differentiable with the render."""
     if show == "place":
         rays = rays_of(cameras)
         places = rays.origins.to(render.depth) + render.depth * rays.directions.to(render.depth)
@@ -53,19 +53,19 @@ def shown(render: RenderOutput, show: Show, cameras: Cameras) -> Tensor:
 
 @dataclass
 class Lesson:
-    """What one teacher says of one render."""
+    """The result of one teacher's loss on one render."""
 
-    picture: Tensor  # (B, H, W, 3) as it was shown, with the render's graph
-    gradient: Tensor | None  # of the loss with respect to it; None where the loss does not depend on it
+    picture: Tensor  # (B, H, W, 3) that the prior was given, with the render's graph
+    gradient: Tensor | None  # (B, H, W, 3) of the loss with respect to the picture; None if the loss does not depend on it
     loss: Tensor  # () weighted, detached
     out: GuidanceOutput
-    number: int = 0  # of the teacher in its stage
+    number: int = 0  # of the teacher in its stage, counted from 0
 
 
 def teach(
     teacher: Teacher, prior: Prior, cond: Conditioning, picture: Tensor, progress: float, rng: torch.Generator, learned: Any
 ) -> Lesson:
-    """Differentiate one teacher's loss into ``picture (B, H, W, 3)``. What the loss learns itself gets its gradients here."""
+    """Differentiate one teacher's loss with respect to ``picture (B, H, W, 3)`` and to the loss's own parameters."""
     seen = picture.detach().requires_grad_(picture.requires_grad)
     out = teacher.guidance(prior, prior.encode(seen), cond, progress, rng, learned)
     loss = value_at(teacher.weight, progress) * out.loss

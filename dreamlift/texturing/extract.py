@@ -35,15 +35,15 @@ Albedo = Callable[[Tensor], Tensor]  # (N, 3) -> (N, 3) sRGB
 class Extract:
     """How a scene becomes a mesh."""
 
-    resolution: int = 128  # grid points per side at which the density is sampled
-    threshold: float | None = None  # density of the surface; None chooses the one whose outlines match the renders
-    faces: int = 10_000  # largest number of faces
-    texture_size: int = 1024  # texels per side
-    smooth: int = 4  # iterations of Taubin smoothing, against the grid's steps; 0: none
-    keep_parts: float = 0.05  # separate parts with less than this share of the largest part's area are removed
-    depth: float = 0.06  # depth below the surface over which colour is collected, world units
-    watertight: bool = False  # close every hole, so that the mesh bounds a solid
-    texture: bool = True  # false: vertex colours instead of UVs and textures
+    resolution: int = 128  # grid points per side at which the density is sampled, 8 to 512
+    threshold: float | None = None  # density of the surface, per world unit, > 0; null: chosen to match the renders' outlines
+    faces: int = 10_000  # largest number of faces, 4 to 5000000
+    texture_size: int = 1024  # texels per side of the textures, 16 to 8192
+    smooth: int = 4  # iterations of Taubin smoothing, which removes the grid's steps, at least 0; 0: none
+    keep_parts: float = 0.05  # separate parts below this fraction of the largest part's area are removed, in [0, 1]
+    depth: float = 0.06  # depth below the surface over which color is collected, world units, > 0
+    watertight: bool = False  # close all holes, so that the mesh bounds a solid
+    texture: bool = True  # true: UVs and textures; false: vertex colors
     normal_map: bool = False  # bake the normals of the mesh before decimation into a tangent-space normal map
 
     def __post_init__(self) -> None:
@@ -55,7 +55,7 @@ class Extract:
         if self.depth <= 0 or self.smooth < 0 or (self.threshold is not None and self.threshold <= 0):
             raise ValueError("depth and threshold must be positive, and smooth must not be negative")
         if self.normal_map and not self.texture:
-            raise ValueError("normal_map needs a texture's UVs, but texture is false; switch one of them")
+            raise ValueError("normal_map needs a texture's UVs, but texture is false; set texture to true, or normal_map to false")
 
 
 def mesh_of_field(density: Density, albedo: Albedo, bounds: float, settings: Extract) -> Mesh:

@@ -33,7 +33,7 @@ from dreamlift.texturing.extract import Extract, mesh_of_field
 from dreamlift.types import Cameras, Mesh, RaySamples, RenderOutput, Shading
 
 SAMPLES_AT_ONCE = 1 << 19  # samples per chunk of a render without gradients; bounds its memory
-SAMPLE_KEPT = 28  # bytes kept per sample of rays in chunks: ray index, interval, weight, and their concatenation
+SAMPLE_KEPT = 30  # bytes kept per sample of rays in chunks: ray index, interval, weight, and their concatenation
 TERMS = ("sparsity", "opaque", "distortion", "depth_variance", "orientation", "tv")
 FIELDS = {"voxel": Voxel, "hashgrid": Hashgrid}
 
@@ -131,7 +131,9 @@ class NerfScene(Scene):
         depth_sum = torch.cat([out.depth_sum for out, _ in marched]).view(*shape, 1)
         values = torch.cat([out.values for out, _ in marched]).view(*shape, -1)
         if grad:
-            aux = joined([aux for _, aux in marched])
+            parts = [aux for _, aux in marched]
+            marched.clear()  # frees the chunks' own weights
+            aux = joined(parts)
         backdrop = self.background.behind(background, directions.view(*shape, 3), rng)
         rgb = values[..., :3] + (1 - opacity) * backdrop
         depth = depth_sum / opacity.clamp(min=1e-6)
