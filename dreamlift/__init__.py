@@ -1,4 +1,4 @@
-"""dreamlift: words become a textured 3D asset; the only teacher is a 2D diffusion model.
+"""dreamlift: textured 3D assets from text, by score distillation of 2D diffusion models.
 
     from dreamlift import generate
 
@@ -6,9 +6,9 @@
     asset.save("mug.glb")
     generate("an owl", preset="vsd-toy", seed=3, steps=100, guidance__guidance_scale=5)
 
-``generate`` makes an asset, an ``Asset`` saves it, and ``evaluate`` judges it. ``presets.PRESETS`` are named settings;
-``Config``, ``Lift``, ``Teacher`` and ``PriorChoice`` are the parts of your own. ``resolve``, ``load``, ``lift`` and ``finish``
-are the steps of a run (dreamlift/lifting.py). ``register`` gives a loss or another part of your own a name (docs/extend.md).
+``generate`` makes an asset, ``Asset.save`` writes it, and ``evaluate`` computes figures of its quality. ``presets.PRESETS``
+are named settings; ``Config``, ``Lift``, ``Teacher`` and ``PriorChoice`` define others. ``resolve``, ``load``, ``lift`` and
+``finish`` are the parts of a run (dreamlift/lifting.py). ``register`` adds a loss or another part (docs/extend.md).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded on first use, so that `import dreamlift` and `dreamlift --help` stay quick.
+    # Imported on first use, so that `import dreamlift` and `dreamlift --help` are fast.
     if name not in _HOMES:
         raise AttributeError(f"module 'dreamlift' has no attribute {name!r}")
     home = _HOMES[name]

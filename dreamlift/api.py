@@ -1,4 +1,4 @@
-"""The package as a library: :func:`generate` and :func:`evaluate`."""
+"""The Python interface: :func:`generate` and :func:`evaluate`."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def generate(
     prompt: str, config: Config | None = None, *, preset: str = "toybox", progress: bool | Reporter = True,
     pool: Priors | None = None, **settings: Any,
 ) -> Asset:  # fmt: skip
-    """Lift ``prompt`` to a textured mesh; nothing is written.
+    """Make a textured mesh from ``prompt``; no file is written.
 
     Args:
-        prompt: what to make, such as "a red mug".
-        config: settings of one's own, in the place of a preset.
-        preset: named settings; ``dreamlift.presets.PRESETS`` has them all.
-        progress: a bar by default; False for silence, or a :class:`~dreamlift.runs.progress.Reporter`.
+        prompt: description of the object, such as "a red mug".
+        config: settings that replace the preset.
+        preset: a name in ``dreamlift.presets.PRESETS``.
+        progress: True: a progress bar; False: no output; or a :class:`~dreamlift.runs.progress.Reporter`.
         pool: keeps the priors in memory for the next call, for programs that make many assets.
         settings: changes by name, with ``__`` for a dot: ``seed=3, steps=100, guidance__guidance_scale=5``. Values are numbers,
             text, lists, or settings objects such as ``guidance=VSD()``.
@@ -41,8 +41,8 @@ def generate(
 
     Raises:
         ValueError: a prompt or a setting that is not accepted, or a prior that cannot be found.
-        DivergedError: the optimisation failed again and again.
-        EmptySceneError: nothing was left in the scene.
+        DivergedError: the optimization failed repeatedly.
+        EmptySceneError: the scene is empty.
     """
     config = dataclasses.replace(find_preset(preset) if config is None else config, prompt=prompt)
     config = override(config, {name.replace("__", "."): as_setting(value) for name, value in settings.items()})
@@ -60,13 +60,14 @@ def generate(
 
 
 def evaluate(*runs: str | Path | Asset, prompt: str | None = None, progress: bool | Reporter = False) -> dict[str, Any]:
-    """Figures for assets, run folders or GLB files, as ``dreamlift evaluate`` gives them: each one's, and their means.
+    """The figures of ``dreamlift evaluate`` for each asset, run folder or GLB file, and their means.
 
     Args:
-        runs: assets in memory; run folders; or GLB files, with the ``prompt`` that they were made for.
+        runs: assets, run folders, or GLB files.
+        prompt: the prompt of the GLB files.
 
     Raises:
-        ValueError: a path that is neither, or a file that is no mesh.
+        ValueError: a path that is neither a run folder nor a GLB file, or a file without a mesh.
     """
     reporter = progress if isinstance(progress, Reporter) else choose(False) if progress else Silent()
     items: list[Item] = []
@@ -74,7 +75,7 @@ def evaluate(*runs: str | Path | Asset, prompt: str | None = None, progress: boo
         for run in runs:
             if isinstance(run, Asset):
                 for asset in (run, *run.others):
-                    # What is judged is the exported file, as everywhere.
+                    # Figures are computed from the exported file, as for run folders.
                     glb = asset.save(Path(folder) / f"{len(items)}.glb")
                     items.append(Item(f"asset {len(items) + 1}", glb, asset.config.prompt, math.nan, math.nan))
             else:
@@ -83,7 +84,7 @@ def evaluate(*runs: str | Path | Asset, prompt: str | None = None, progress: boo
 
 
 def as_setting(value: Any) -> Any:
-    """A Python value as the command line would give it; settings objects stay as they are."""
+    """A Python value as command-line text; settings objects are returned unchanged."""
     if isinstance(value, str) or dataclasses.is_dataclass(value):
         return value
     if isinstance(value, (list, tuple)) and any(map(dataclasses.is_dataclass, value)):

@@ -1,4 +1,4 @@
-"""What a run makes: a textured mesh, its pictures, and the settings that it was made with."""
+"""The result of a run: a textured mesh, its pictures, and the settings of the run."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from dreamlift.types import Cameras, Mesh, Splats
 
 @dataclass(frozen=True)
 class Asset:
-    """A finished asset. ``print`` shows a line; in a notebook it shows itself turning."""
+    """A finished asset. ``print`` shows one line, a notebook an interactive view."""
 
     mesh: Mesh
     config: Config
     cameras: Cameras  # 8 views around the object
-    views: Tensor  # (8, S, S, 3) the scene's own renders from them, on white
+    views: Tensor  # (8, S, S, 3) renders of the scene from these cameras, on white
     metrics: dict[str, float] = field(default_factory=dict)
-    others: tuple[Asset, ...] = ()  # of the other particles, where there are several
-    lods: tuple[Mesh, ...] = ()  # coarser and coarser versions of the mesh, where they were asked for
-    splats: Splats | None = None  # the Gaussians themselves, where the last scene was made of them
+    others: tuple[Asset, ...] = ()  # of the other particles, if there are several
+    lods: tuple[Mesh, ...] = ()  # levels of detail 1 and up, each coarser than the one before
+    splats: Splats | None = None  # the Gaussians of the last scene; None for other scenes
 
     @property
     def seed(self) -> int:
@@ -37,17 +37,17 @@ class Asset:
 
     @property
     def placement(self) -> Placement:
-        """Where the mesh, which is in the scene's coordinates, stands in files; its levels of detail and the Gaussians, too."""
+        """The transform from the scene's coordinates (mesh, levels of detail, Gaussians) to those of the files."""
         return self.config.asset.place(self.mesh)
 
     def save(self, path: str | Path, level: int = 0) -> Path:
-        """Write the asset in the format that the suffix names (.glb, .obj, .ply, .stl, .usdz).
+        """Write the asset in the format of the suffix (.glb, .obj, .ply, .stl, .usdz).
 
         Args:
-            level: 0 is the mesh; 1 and up are its coarser versions, as far as ``asset.lod`` asked for them.
+            level: level of detail, 0 (the mesh) to ``asset.lod`` - 1.
 
         Raises:
-            ValueError: the suffix is not one of :data:`dreamlift.export.EXPORTERS`, or what writes it is not installed.
+            ValueError: the suffix is not in :data:`dreamlift.export.EXPORTERS`, or the format's package is not installed.
         """
         path = Path(path)
         kind = path.suffix.lower().lstrip(".")
@@ -57,13 +57,13 @@ class Asset:
         return path
 
     def save_splats(self, path: str | Path) -> Path:
-        """Write the Gaussians (.ply), at the place and in the size of the mesh's files.
+        """Write the Gaussians (.ply), with the placement and size of the mesh's files.
 
         Raises:
-            ValueError: the last scene was not made of Gaussians.
+            ValueError: the last scene has no Gaussians.
         """
         if self.splats is None:
-            raise ValueError("the asset has no Gaussians: end with a gaussians scene, or save the mesh as .glb")
+            raise ValueError("the asset has no Gaussians: use a gaussians scene in the last stage, or save the mesh as .glb")
         save_splats(self.placement.apply_splats(self.splats), path, self._extras())
         return Path(path)
 
@@ -71,14 +71,14 @@ class Asset:
         return {"prompt": self.config.prompt, "seed": self.config.seed, "placement": self.placement.to_extras()}
 
     def __repr__(self) -> str:
-        """One line; the default would print every vertex."""
+        """One line, since the default would print all vertices."""
         more = f", {1 + len(self.others)} particles" if self.others else ""
         gaussians = f", {len(self.splats.means):,} Gaussians" if self.splats is not None else ""
         mesh = f"{len(self.mesh.faces):,} faces, {len(self.mesh.vertices):,} vertices"
         return f"Asset({self.config.prompt!r}, seed {self.seed}, {mesh}{gaussians}{more})"
 
     def _repr_html_(self) -> str:
-        """The asset turning, for notebooks: the page of ``view.html`` in a frame, with nothing to fetch."""
+        """For notebooks: the page of ``view.html`` in a frame, self-contained."""
         with tempfile.TemporaryDirectory() as folder:
             glb = self.save(Path(folder) / "asset.glb")
             page = page_of(glb, self.config.prompt)

@@ -119,7 +119,7 @@ class CameraSampler:
     orbit: int = 1  # views per group, at least 1: evenly spaced in azimuth, with equal elevation, distance and field of view
     # width and height of the pictures, pixels, at least 4; several values are used in turn, each for an equal part of the stage
     resolution: tuple[int, ...] = (64,)
-    elevation_deg: tuple[float, float] = (-10.0, 60.0)  # range of the elevation, degrees in [-90, 90]; 0: level, 90: above
+    elevation_deg: tuple[float, float] = (-10.0, 60.0)  # range of the elevation, degrees in [-90, 90]; 90: straight above
     azimuth_deg: tuple[float, float] = (-180.0, 180.0)  # range of the azimuth, degrees in [-360, 360]; 0: front, 90: +x
     distance: tuple[float, float] = (2.6, 3.2)  # range of the distance from the origin, world units, 0.01 to 10000
     relative: bool = False  # true: the unit of distance is 1 / tan(fov / 2), so it is half the visible height at the origin

@@ -1,6 +1,6 @@
-"""The command line: ``dreamlift generate "a red mug"``. Imports nothing heavy until a verb needs it.
+"""The command line: ``dreamlift generate "a red mug"``. Large packages are imported only by the verbs that need them.
 
-Exit codes: 0 done, 1 the run failed, 2 bad input (one line says what and how to mend it), 130 stopped by a signal.
+Exit codes: 0 success, 1 the run failed, 2 invalid input (one line with the problem and the fix), 130 stopped by a signal.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(words)
         finally:
             if sys.stdout is not None:
-                sys.stdout.flush()  # here, where a reader that went away can still be dealt with
+                sys.stdout.flush()  # here, so that a broken pipe is caught below
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # as in `dreamlift settings | head -1`: nobody is left to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains at its last flush of standard output
+    except BrokenPipeError:  # the reader has ended, as in `dreamlift settings | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python's flush of standard output at exit would fail otherwise
         return 1
     except Exception as error:
         code = exit_code(error)
@@ -65,7 +65,7 @@ def _run(words: list[str]) -> int:
 
 
 def exit_code(error: Exception) -> int | None:
-    """1 for a run that failed, 2 for bad input, None for a defect of dreamlift (its traceback is wanted)."""
+    """1 for a failed run, 2 for invalid input, None for a defect of dreamlift, whose traceback is shown."""
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & {"RunError", "DivergedError", "EmptySceneError", "OSError", "OutOfMemoryError", "MemoryError"}:
         return 1
@@ -73,7 +73,7 @@ def exit_code(error: Exception) -> int | None:
 
 
 def explained(error: Exception) -> str:
-    """The error's own line; for a full memory, what needs less."""
+    """The error's message; if memory is exhausted, the settings that reduce it."""
     if {kind.__name__ for kind in type(error).__mro__} & {"OutOfMemoryError", "MemoryError"}:
         from dreamlift.memory import out_of_memory
 
@@ -82,7 +82,7 @@ def explained(error: Exception) -> str:
 
 
 def split_overrides(words: list[str]) -> tuple[list[str], Overrides]:
-    """Take ``--guidance.guidance_scale 7.5`` (or with ``=``) out of the command line. After ``--`` nothing is taken."""
+    """Separate ``--guidance.guidance_scale 7.5`` (or with ``=``) from the other words. Words after ``--`` are not settings."""
     rest: list[str] = []
     overrides: Overrides = {}
     i = 0
@@ -112,7 +112,7 @@ def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.runs.carry_out import Order, carry_out
 
     if arguments.config is not None and arguments.preset is not None:
-        raise ValueError("--config and --preset are two starting points: give one of them")
+        raise ValueError("--config and --preset exclude each other: give one of them")
     config = _preset(arguments.preset or "toybox") if arguments.config is None else _read_config(arguments.config)
     if arguments.prompt is not None:
         config = replace(config, prompt=arguments.prompt)
@@ -185,7 +185,7 @@ def _gallery(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
 
 def _report_folder(out: Path | None, kind: str) -> Path:
-    """The empty folder that the user named, or a new one below outputs/."""
+    """The empty folder ``out``, or a new folder in outputs/."""
     from dreamlift.runs.run import empty_folder, new_folder
     from dreamlift.system.files import expanded
 
@@ -245,11 +245,11 @@ VERBS = {
     "generate": _generate, "resume": _resume, "export": _export, "evaluate": _evaluate, "gallery": _gallery,
     "presets": _presets, "settings": _settings, "priors": _priors, "doctor": _doctor, "completion": _completion,
 }  # fmt: skip
-PLUGIN_VERBS = ("generate", "resume", "export", "evaluate", "gallery")  # import the plugins of installed packages
+PLUGIN_VERBS = ("generate", "resume", "export", "evaluate", "gallery")  # these import the plugins of installed packages
 
 
 def _reporter(arguments: argparse.Namespace) -> Reporter:
-    """Where the news go: the terminal, and what --log names."""
+    """The reporter: the terminal or JSON, and the logs of --log."""
     from dreamlift.runs.reporters import choose
 
     return choose(getattr(arguments, "json", False), getattr(arguments, "log", []))
@@ -262,7 +262,7 @@ def _preset(name: str) -> Config:
 
 
 def _read_config(path: Path) -> Config:
-    """A config file, or that of a run's folder."""
+    """The config in a file or in a run's folder."""
     from dreamlift.config.build import load_yaml
     from dreamlift.config.schema import Config
 

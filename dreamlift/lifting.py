@@ -1,9 +1,9 @@
-"""START HERE: words (and pictures) become an asset, by plain calls.
+"""START HERE: the four calls that make an asset from a prompt (and pictures).
 
-resolve: look everything up and refuse what cannot work; every prior is located once, nothing heavy is loaded
-load: encode the words, free the encoders, load the networks, build the first stage's scene
-lift: the stages' steps, a generator of :data:`~dreamlift.types.Event`; a stage begins with what the one before it left
-finish: the scene becomes a mesh with a baked texture
+resolve: check the settings and locate all files and priors, each once; no weights are loaded
+load: encode the prompt, free the encoders, load the networks, build the first stage's scene
+lift: the steps of all stages, a generator of :data:`~dreamlift.types.Event`; each stage starts from the previous one's results
+finish: extract the mesh from the scene and bake its texture
 """
 
 from __future__ import annotations
@@ -33,40 +33,40 @@ from dreamlift.system.streams import random_stream
 from dreamlift.texturing.extract import finalize, levels_of_detail
 from dreamlift.types import Cameras, Event, Handover, Mesh, Note, StageBegan, Task
 
-VIEW_SIZE = 128  # pixels of the renders that the exported file is compared with
+VIEW_SIZE = 128  # width and height, in pixels, of the renders that the exported file is compared with
 
 
 def ignore(text: str) -> None:
-    """What is done with news that nobody wants."""
+    """Discard a message."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A run whose settings and files are known to be good."""
+    """A run with checked settings and files."""
 
-    config: Config  # with absolute paths, and every teacher's prior stated
-    priors: tuple[tuple[Located, ...], ...]  # of each stage's teachers
+    config: Config  # with absolute paths, and the prior of every teacher filled in
+    priors: tuple[tuple[Located, ...], ...]  # one per teacher of each stage
     device: torch.device
     task: Task
-    mesh: Mesh | None  # the user's own, that the first stage begins with
-    need: Need | None  # of memory, the largest of all stages; None where no prior's weights could be counted
-    notes: tuple[str, ...] = ()  # for the user
+    mesh: Mesh | None  # the user's initial mesh
+    need: Need | None  # estimated memory, the largest of all stages; None if no prior's parameters could be counted
+    notes: tuple[str, ...] = ()  # messages to the user
 
     @property
     def revisions(self) -> str:
-        """What identifies the weights of all priors, each once."""
+        """Identifiers of the weights of all priors, each once."""
         return " ".join(dict.fromkeys(located.revision for stage in self.priors for located in stage))
 
 
 @dataclass
 class Job:
-    """A run that is ready to go on. What changes in it is the work of its stage."""
+    """A run that can continue: its inputs, and the work of its current stage, which holds the state."""
 
     resolved: Resolved
-    embeds: tuple[tuple[Embeds, ...], ...]  # of each stage's teachers
+    embeds: tuple[tuple[Embeds, ...], ...]  # one per teacher of each stage
     pool: Priors
     number: int  # of the stage, counted from 0
-    handover: Handover  # what that stage began with
+    handover: Handover  # that the stage started from
     work: Work
 
     @property
@@ -74,18 +74,18 @@ class Job:
         return self.resolved.config
 
     def saved(self) -> SavedState:
-        """The run as a checkpoint holds it; the tensors are the work's own."""
+        """The state for a checkpoint; its tensors are not copies."""
         return SavedState(self.number, self.work.index, self.handover, self.work.state_dict())
 
 
 def resolve(config: Config, saved: SavedState | None = None) -> Resolved:
-    """Look everything up: files, priors, the device, memory. After it nothing asks again where a file is.
+    """Check the settings, and locate files, priors and the device, each once, without loading weights.
 
     Args:
-        saved: a checkpoint that the run goes on from; the mesh that the run began with is then not read again.
+        saved: the checkpoint that the run is resumed from; the initial mesh is then not read again.
 
     Raises:
-        ValueError: whatever cannot work, in one line with the fix.
+        ValueError: a setting, file or prior that cannot be used; one line with the fix.
     """
     config = replace(config, prompt=check_prompt(config.prompt))
     check_stages(config)
@@ -110,13 +110,13 @@ def resolve(config: Config, saved: SavedState | None = None) -> Resolved:
         stage.check_priors([each.views for each in located])
     stages = tuple(_with_choices(stage, located) for stage, located in zip(config.stages, priors, strict=True))
     config = replace(config, stages=stages)
-    # Of all stages, now: what does not fit must not be found out at the end of the first one.
+    # For all stages, so that a later stage that does not fit is refused before the first one starts.
     need, notes = check_memory(config, priors, device)
     return Resolved(config, priors, device, Task(config.prompt, config.negative, photos), mesh, need, notes)
 
 
 def _with_mesh(config: Config) -> tuple[Mesh, Config]:
-    """The user's mesh, and the config that says where it stood in its file."""
+    """The user's mesh, and the config with its placement in its file."""
     if not expanded(config.initial_mesh).is_file():
         raise ValueError(
             f"there is no mesh file {config.initial_mesh!r}: give --mesh the path of a .glb, .gltf, .obj, .ply or .stl file"
@@ -127,7 +127,7 @@ def _with_mesh(config: Config) -> tuple[Mesh, Config]:
 
 
 def with_priors(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
-    """The stages with every teacher's prior stated: null stands for that of the teacher before it, at first the default."""
+    """The stages with the prior of every teacher filled in: null means that of the previous teacher, at first the default."""
     known, found = PriorChoice(), []
     for stage in stages:
         teachers = []
@@ -139,12 +139,12 @@ def with_priors(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
 
 
 def _located(choice: PriorChoice | None, number: int, place: int, config: Config, found: dict[Any, Located]) -> Located:
-    """The prior of a teacher, looked up where no earlier teacher has the same."""
+    """The prior of a teacher, located once for all teachers with the same choice."""
     assert choice is not None  # with_priors has stated it
     key = (dataclasses.astuple(replace(choice, loaded=None)), id(choice.loaded))
     if key not in found:
         if choice.settings and not is_one_file(choice.name):
-            raise ValueError("--prior-config goes with a one-file checkpoint (--prior FILE.safetensors); leave it out")
+            raise ValueError("--prior-config is for a one-file checkpoint only (--prior FILE.safetensors); leave it out")
         option = "--prior" if (number, place) == (0, 0) else f"--stages.{number}.teachers.{place}.prior"
         found[key] = find(choice, option)
     return found[key]
@@ -157,11 +157,11 @@ def _with_choices(stage: Stage, located: tuple[Located, ...]) -> Stage:
 
 
 def load(resolved: Resolved, saved: SavedState | None = None, pool: Priors | None = None) -> Job:
-    """Everything in memory that the run needs: words first, whose encoders are freed, then networks, then the scene.
+    """Encode the prompts and free the encoders, load the networks of the first stage, and build its scene.
 
     Args:
-        saved: the checkpoint to go on from.
-        pool: priors that outlive the run, for programs that make many assets.
+        saved: the checkpoint to resume from.
+        pool: priors that stay in memory after the run, for programs that make many assets.
     """
     config, number = resolved.config, saved.stage if saved else 0
     known: dict[Any, Embeds] = {}
@@ -169,7 +169,7 @@ def load(resolved: Resolved, saved: SavedState | None = None, pool: Priors | Non
     for stage, priors in zip(config.stages, resolved.priors, strict=True):
         own = []
         for teacher, located in zip(stage.teachers, priors, strict=True):
-            key = (id(located), teacher.wording)  # words are encoded once where prior and wording are the same
+            key = (id(located), teacher.wording)  # encoded once per prior and wording
             if key not in known:
                 known[key] = located.read(resolved.task, teacher.wording, config.backdrops, resolved.device)
             own.append(known[key])
@@ -185,7 +185,7 @@ def load(resolved: Resolved, saved: SavedState | None = None, pool: Priors | Non
 def begin_stage(
     resolved: Resolved, embeds: tuple[tuple[Embeds, ...], ...], pool: Priors, number: int, handover: Handover
 ) -> Work:
-    """The work of stage ``number``, counted from 0, at its first step. Priors that it does not need leave the memory first."""
+    """The work of stage ``number``, counted from 0, at its first step. Priors that it does not need are freed first."""
     config, device = resolved.config, resolved.device
     priors = pool.take(resolved.priors[number], device, config.memory)
     ready = Ready(config.places()[number], resolved.task, device, priors, embeds[number], handover)
@@ -193,11 +193,11 @@ def begin_stage(
 
 
 def lift(job: Job) -> Iterator[Event]:
-    """Everything that is left to do, of every stage; ``job`` is changed in place, and whole after each event.
+    """Run the remaining steps of all stages. ``job`` is changed in place and is consistent after each event.
 
     Raises:
-        DivergedError: the optimisation failed again and again.
-        EmptySceneError: a stage left nothing that the next one could begin with.
+        DivergedError: the optimization failed repeatedly.
+        EmptySceneError: the scene of a stage that is not the last is empty.
     """
     stages = job.config.stages
     yield StageBegan(job.number, len(stages), job.handover)
@@ -207,25 +207,25 @@ def lift(job: Job) -> Iterator[Event]:
         if job.number + 1 == len(stages):
             return
         following = stages[job.number + 1]
-        yield Note(f"stage {job.number + 1} of {len(stages)} is done; the next one begins with its result")
+        yield Note(f"stage {job.number + 1} of {len(stages)} is finished; the next one starts from its result")
         job.handover = job.work.leave(following.needs_of_handover(job.config.mesh))
-        del job.work  # before the next prior is loaded: what the loss has learnt holds on to the network
+        del job.work  # before the next prior is loaded, since a loss's LoRA references the network
         job.number += 1
         job.work = begin_stage(job.resolved, job.embeds, job.pool, job.number, job.handover)
         yield StageBegan(job.number, len(stages), job.handover)
 
 
 def finish(job: Job, on_stage: Callable[[str], None] = ignore) -> Asset:
-    """The asset of a run whose last stage is done; with several particles the first one's, and the others beside it."""
+    """The asset of a run whose last stage is finished: the first particle's, with those of the others in ``others``."""
     first, *others = (asset_of(job.config, scene, on_stage) for scene in job.work.scenes)
     return replace(first, others=tuple(others))
 
 
 def asset_of(config: Config, scene: Scene, on_stage: Callable[[str], None] = ignore) -> Asset:
-    """Mesh, texture and reference views of an optimised scene."""
+    """The mesh, texture and reference views of an optimized scene."""
     scene.eval()
     on_stage("mesh and texture")
-    # A mesh of the user's own that was only painted keeps its faces; other scenes have decimated theirs as far as it goes.
+    # A user's mesh whose texture alone was optimized keeps its faces; other scenes have decimated theirs as far as possible.
     painted = bool(config.initial_mesh) and all(stage.keeps_faces for stage in config.stages)
     keep_faces = painted or not scene.keeps_own_faces
     mesh = finalize(scene.to_mesh(config.mesh), config.mesh, keep_faces=keep_faces)
@@ -251,7 +251,7 @@ def find_device(name: str) -> torch.device:
     """The torch device of "auto", "cpu", "cuda", "cuda:1" or "mps".
 
     Raises:
-        ValueError: there is no such device here.
+        ValueError: an unknown device, or one that is not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -263,7 +263,7 @@ def find_device(name: str) -> torch.device:
         raise ValueError(f"unknown device {name!r}; accepted: auto, cpu, cuda, cuda:1, mps")
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise ValueError(f"device {name!r} is not there ({count} CUDA devices found); use --device auto or cpu")
+        raise ValueError(f"device {name!r} is not available ({count} CUDA devices found); use --device auto or cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("device 'mps' is not there; use --device auto or cpu")
+        raise ValueError("device 'mps' is not available; use --device auto or cpu")
     return device

@@ -2,10 +2,10 @@
 
     GPU:   context + max(text encoder, weights + trained + step)
     CPU:   packages + max(text encoder, weights + trained + gaps step + mesh)
-    step = max(scene, scene / 2 + activations of the largest teacher)
+    step = max(scene, 0.4 scene + activations of the largest teacher)    (0.4: what its backward pass keeps)
 
 Weights are counted in the headers of safetensors files. Activations are proportional to the first level's channels times the
-latent cells (of a network) or the pixels (of an autoencoder). The estimate only warns; BENCHMARKS.md states its accuracy.
+latent cells of a network, or the pixels of an autoencoder. BENCHMARKS.md compares the estimates with measured peaks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dreamlift.priors.kinds import Located
 from dreamlift.priors.parts import FolderParts
 from dreamlift.priors.sources import EMBEDDED, KNOWN
 
-PACKAGES, CUDA_HOST, CONTEXT = 1_000_000_000, 3_000_000_000, 600_000_000  # bytes of Python's packages; of CUDA, here and there
+PACKAGES, CUDA_HOST, CONTEXT = 1_000_000_000, 3_000_000_000, 600_000_000  # bytes: Python's packages; CUDA, host and GPU
 TRAINED = 40  # bytes per trained value: itself, its gradient, Adam's moments, two copies of the last good state
 MESH, GRID_POINT, TEXEL = 200_000_000, 90, 80  # bytes of meshing and texturing: fixed, per grid point, per texel
 GAPS, DETAIL = 2, 2.3  # factors: malloc's gaps in a step on a CPU; a scene with normals or with regularisers along rays
@@ -121,7 +121,7 @@ def needs_of(config: Config, models: list[list[Model]], device: str) -> list[tup
             network = NETWORK * min(config.memory.micro_batch or 2 * views, 2 * views)  # guidance needs two predictions
             network += GRADIENT * share * views * guidance.differentiates_network
             passes.append(network * model.cells + (ENCODER + DECODER * guidance.decodes) * share_coded * views * model.pixels)
-        step = int(max(step, step / 2 + max(passes)))
+        step = int(max(step, 0.4 * step + max(passes)))
         kept = sum(each.weights for each in set(own)) + TRAINED * scene.parameter_count() * config.particles
         largest = max((max(each.weights, each.text) for each in own), default=0)
         gpu = device == "cuda"  # while a model is loaded, its file and its weights are in main memory together
@@ -148,7 +148,7 @@ def model_of(parts: Any, choice: PriorChoice, device: str) -> Model:
 
 
 def known(choice: PriorChoice, device: str) -> Model:
-    """The model of a choice. Weights of one that is not here: the table's figure (unknown: SD 2.1's) less a picture's part."""
+    """The model of a choice; of one that is not here, from the table's figure (if unknown, Stable Diffusion 2.1's)."""
     if (EMBEDDED / choice.name).is_dir():  # an absolute path stays as it is
         return model_of(FolderParts(EMBEDDED / choice.name), choice, device)
     source, size = KNOWN.get(choice.name, KNOWN["sd-2.1-base"]), 2 if device == "cuda" else 4
@@ -175,7 +175,7 @@ def available_device(device: torch.device) -> int | None:
 
 
 def available_host(root: Path = Path("/")) -> int | None:
-    """Bytes that this process can have in all, within the limits of its control groups and without swapping; None: unknown."""
+    """Bytes that this process can use in all without swapping, within the limits of its control groups; None: unknown."""
     left = 1024 * _numbers(root / "proc/meminfo").get("MemAvailable:", HUGE)
     groups = root / "proc/self/cgroup"
     for line in groups.read_text().splitlines() if groups.is_file() else []:

@@ -1,8 +1,8 @@
-"""Other people's parts: losses, scenes, priors, exporters, presets, stages and wordings from outside the package.
+"""Plugins: losses, scenes, priors, exporters, presets, stages and wordings from outside the package.
 
-A plugin is a Python file or an importable module that calls :func:`register`. It is imported where a user names it, by
-``--plugin`` or the variable ``DREAMLIFT_PLUGINS``, or where an installed package declares it (entry points of the group
-``dreamlift.plugins``). A config file alone never imports code. ``docs/extend.md`` walks through a plugin.
+A plugin is a Python file or an importable module that calls :func:`register`. It is imported if ``--plugin`` or the
+environment variable ``DREAMLIFT_PLUGINS`` names it, or if an installed package declares it (entry points of the group
+``dreamlift.plugins``). A config file alone never imports code. ``docs/extend.md`` explains an example.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 GROUP = "dreamlift.plugins"
-_loaded: list[str] = []  # by the user's words
-_added: set[tuple[str, str]] = set()  # (kind, name) of what plugins registered
+_loaded: list[str] = []  # names of plugins that the user gave: absolute paths or modules
+_added: set[tuple[str, str]] = set()  # (kind, name) of the parts that plugins registered
 
 
 def kinds() -> dict[str, dict[str, Any]]:
-    """The tables that a part can be registered in, by kind."""
+    """The tables in which parts are registered, by kind."""
     from dreamlift.export import EXPORTERS
     from dreamlift.guidance import GUIDANCE
     from dreamlift.presets import PRESETS
@@ -42,18 +42,18 @@ def kinds() -> dict[str, dict[str, Any]]:
 
 
 def register(kind: str, name: str, part: Any = None) -> Any:
-    """Give a part a name, under which configs, the command line and every tool know it.
+    """Register a part under a name that configs and the command line accept.
 
     ``register("guidance", "min-snr", MinSNR)``, or as a decorator: ``@register("guidance", "min-snr")``.
 
     Args:
         kind: "guidance" (a loss), "scene", "field", "background", "prior", "exporter", "preset", "stage" or "wording".
-        name: any that the package itself does not use; a part registered before under it is replaced, as where a notebook's
-            cell is run again.
+        name: any name that the package does not use. A part that a plugin registered under it before is replaced, so a
+            notebook's cell can be run again.
         part: the class, function or Config; None makes a decorator.
 
     Raises:
-        ValueError: an unknown kind, or a name of one of the package's own parts.
+        ValueError: an unknown kind, or the name of a part of the package.
     """
     tables = kinds()
     if kind not in tables:
@@ -61,7 +61,7 @@ def register(kind: str, name: str, part: Any = None) -> Any:
 
     def add(found: T) -> T:
         if name in tables[kind] and (kind, name) not in _added:
-            raise ValueError(f"the name {name!r} is that of a {kind} of the package: choose another one")
+            raise ValueError(f"the name {name!r} belongs to a {kind} of the package: choose another name")
         tables[kind][name] = found
         _added.add((kind, name))
         return found
@@ -74,10 +74,10 @@ def load_plugins(named: Iterable[str] = (), note: Callable[[str], None] = lambda
 
     Args:
         named: paths of Python files, or names of importable modules.
-        note: told of an installed package's plugin that cannot be imported; the others are errors.
+        note: called with a message for each plugin of an installed package whose import fails.
 
     Raises:
-        ValueError: a plugin that is missing or fails while it is imported.
+        ValueError: one of the other plugins is missing, or its import fails.
     """
     for point in metadata.entry_points(group=GROUP):
         try:
@@ -89,10 +89,10 @@ def load_plugins(named: Iterable[str] = (), note: Callable[[str], None] = lambda
 
 
 def load_plugin(name: str) -> None:
-    """Import one plugin, by the path of a Python file or by the name of a module; a second time does nothing.
+    """Import a plugin, given the path of a Python file or the name of a module; repeated calls have no effect.
 
     Raises:
-        ValueError: it is missing or fails while it is imported; the line says why.
+        ValueError: the plugin is missing, or its import fails; the message has the reason.
     """
     path = Path(name).expanduser()
     told = str(path.resolve()) if path.suffix == ".py" else name
@@ -123,7 +123,7 @@ def _import_file(path: Path) -> None:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look up their module here
     try:
         spec.loader.exec_module(module)
     except BaseException:
@@ -132,5 +132,5 @@ def _import_file(path: Path) -> None:
 
 
 def plugin_names() -> list[str]:
-    """The plugins that were named by the user and imported so far, for run.json."""
+    """The plugins that the user named and that were imported, for run.json."""
     return list(_loaded)

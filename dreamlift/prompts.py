@@ -46,7 +46,7 @@ def check_prompt(text: str) -> str:
     for place, character in enumerate(prompt):
         category = unicodedata.category(character)
         if character in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029":
-            raise ValueError("the prompt has more than one line: write it on one, or use a prompts file for several")
+            raise ValueError("the prompt has more than one line: write it on one line")
         if category in ("Cc", "Cs") or character in _OVERRIDES:
             kind = "a text-direction override" if character in _OVERRIDES else "a control character"
             raise ValueError(f"the prompt has {kind} (U+{ord(character):04X}) at character {place + 1}: remove it")
@@ -95,7 +95,7 @@ class FourViews(Wording):
     """DreamFusion's phrases, with threestudio's thresholds as defaults."""
 
     front_deg: float = 45.0  # azimuth below which the view is "front view", degrees on either side of the front
-    back_deg: float = 45.0  # angle to the back below which the view is "back view", degrees on either side
+    back_deg: float = 45.0  # angle from the back below which the view is "back view", degrees on either side
     overhead_deg: float = 60.0  # elevation above which the view is "overhead view", degrees
     perp_neg: float = 0.0  # strength of Perp-Neg, at least 0; 0: off; 1: the paper's
 

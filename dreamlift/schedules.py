@@ -6,7 +6,8 @@ Progress instead of a step count keeps a schedule's shape when the number of ste
 Sources: threestudio's ``C()`` (Guo et al. 2023, ``threestudio/utils/misc.py``,
 https://github.com/threestudio-project/threestudio) reads ``[start_step, start_value, end_value, end_step]``, here
 :class:`Linear`; its jumps such as ``[5000, 0.98, 0.5, 5001]`` are :class:`Switch`. :class:`Sqrt` is the time annealing
-of HiFA (Zhu and Zhuang 2023, https://arxiv.org/abs/2305.18766). DreamGaussian and SDI use one :class:`Linear` as both bounds of t.
+of HiFA (Zhu and Zhuang 2023, https://arxiv.org/abs/2305.18766). In DreamGaussian and SDI one :class:`Linear` is both
+bounds of t.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class Linear:
     ``Linear(start_value, end_value, start_step / N, end_step / N)``.
     """
 
-    start_value: float  # value until progress start, finite
-    end_value: float  # value from progress end on, finite
+    start_value: float  # value until progress `start`, finite
+    end_value: float  # value from progress `end` on, finite
     start: float = 0.0  # progress at which the linear change begins, in [0, 1)
     end: float = 1.0  # progress at which the linear change ends, in (start, 1]
 
@@ -104,8 +105,8 @@ class Switch:
     ProlificDreamer's largest t (Wang et al. 2023) is 0.98 for 5k of 25k steps and then 0.5: ``Switch(0.98, 0.5, 0.2)``.
     """
 
-    before: float  # value before progress at, finite
-    after: float  # value from progress at on, finite
+    before: float  # value before progress `at`, finite
+    after: float  # value from progress `at` on, finite
     at: float  # progress at which the value changes, in [0, 1]
 
     def __post_init__(self) -> None:

@@ -118,8 +118,8 @@ class Conditioning:
     negative_pooled_prompt_embeds: Tensor | None = None  # (B, P)
     perp_pooled_embeds: Tensor | None = None  # (B, N, P)
     empty_pooled_prompt_embeds: Tensor | None = None  # (B, P)
-    image_latents: Tensor | None = None  # (B, C, h, w) of a reference picture, for networks with it as a second input
-    render: RenderOutput | None = None  # the render that the pictures come from, for losses that use its depth
+    image_latents: Tensor | None = None  # (B, C, h, w) of a reference picture, for networks conditioned on one
+    render: RenderOutput | None = None  # the render that the pictures come from, for losses that use its geometry
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class Handover:
 
 @dataclass(frozen=True)
 class StageBegan:
-    """The begin of a stage; ``handover`` is the previous stage's."""
+    """A stage begins with the ``handover`` of the previous one."""
 
     number: int  # counted from 0
     count: int  # stages of the run

@@ -263,13 +263,13 @@ def refusal(tmp_path, tensors, network=None):
 def test_what_does_not_fit_is_named(tmp_path):
     layer = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
     text = refusal(tmp_path, peft_keys("unet", {layer: (torch.ones(2, 768), torch.ones(16, 2))}))
-    assert "is for a layer of (16, 768), here it is (16, 28)" in text
+    assert "is for a layer of shape (16, 768); the prior's has (16, 28)" in text
     assert "seems to be made for Stable Diffusion 1.x" in text
     text = refusal(
         tmp_path,
         kohya_keys("lora_unet_", {f"double_blocks.{i}.img_mod.lin": (torch.ones(2, 2), torch.ones(2, 2)) for i in range(5)}),
     )
-    assert "no layer here for double_blocks_0_img_mod_lin, double_blocks_1_img_mod_lin, double_blocks_2_img_mod_lin" in text
+    assert "no layer matches double_blocks_0_img_mod_lin, double_blocks_1_img_mod_lin, double_blocks_2_img_mod_lin" in text
     assert "and 2 more" in text
     assert "made for FLUX" in text
     text = refusal(
@@ -277,7 +277,7 @@ def test_what_does_not_fit_is_named(tmp_path):
     )
     assert "this prior has no text_encoder_2" in text
     text = refusal(tmp_path, {f"lora_unet_{layer.replace('.', '_')}.hada_w1_a": torch.ones(2, 2)})
-    assert "DoRA, LoHa, LoKr and full weights are not read" in text
+    assert "DoRA, LoHa, LoKr and full weights are not supported" in text
     text = refusal(tmp_path, {f"unet.{layer}.lora_A.weight": torch.ones(2, 2)})
     assert f"{layer} has only one of its two matrices" in text
 
@@ -289,8 +289,8 @@ def test_files_that_cannot_be_read_are_refused_in_one_line(cwd, capsys, stub):
     for option in ("--lora", "--embedding"):
         refused(capsys, cwd, generate_words(stub, "run", option, "old.ckpt"), "convert it (pickled weights are never opened)")
         refused(capsys, cwd, generate_words(stub, "run", option, "gone.safetensors"), "there is no", "'gone.safetensors'")
-        refused(capsys, cwd, generate_words(stub, "run", option, "cut.safetensors"), "not a whole .safetensors file")
-        refused(capsys, cwd, generate_words(stub, "run", option, "notes.safetensors"), "not a whole .safetensors file")
+        refused(capsys, cwd, generate_words(stub, "run", option, "cut.safetensors"), "not a valid .safetensors file")
+        refused(capsys, cwd, generate_words(stub, "run", option, "notes.safetensors"), "not a valid .safetensors file")
 
 
 def test_loras_and_embeddings_in_the_config_come_back_and_are_absolute(cwd, no_steps, stub):
@@ -326,7 +326,7 @@ def test_kohyas_third_text_encoder_is_the_one_that_is_a_t5(tmp_path):
 
 def test_the_scale_stands_behind_the_last_at_sign():
     assert parse_lora("a@b.safetensors") == LoraFile("a@b.safetensors")
-    with pytest.raises(ValueError, match=r"'abc' is no scale; give a number, such as a\.safetensors@0\.8"):
+    with pytest.raises(ValueError, match=r"'abc' is not a scale; give a number, such as a\.safetensors@0\.8"):
         parse_lora("a.safetensors@abc")
     assert parse_lora("a@b.safetensors@-0.25") == LoraFile("a@b.safetensors", -0.25)
     assert parse_lora("a.safetensors@inf") == LoraFile("a.safetensors@inf")

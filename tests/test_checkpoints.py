@@ -145,7 +145,7 @@ def test_the_newest_are_kept_by_number_and_not_by_time(run):
     assert names(folder) == ["step-000002", "step-1000000", "step-999999"]
     os.utime(folder / "step-000002", (4e9, 4e9))  # a clock that jumped
     assert run.load_latest().index == 1_000_000
-    with pytest.raises(ValueError, match="keep counts the checkpoints that stay, at least 1, got 0"):
+    with pytest.raises(ValueError, match="keep is the number of checkpoints to keep, at least 1, got 0"):
         Run.open(run.folder, config_hash=HASH, keep=0)
 
 

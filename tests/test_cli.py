@@ -52,7 +52,7 @@ def python(*words, cwd, **more):
         (["export", ".", "--seed.x", "1"], 2, "export takes settings of the mesh and its files only"),
         (["generate", "x", "--lod", "9"], 2, "asset: lod is 9; accepted: 1 to 8"),
         (["generate", "x", "--pivot", "top"], 2, "asset.pivot: got 'top', accepted: center | base | mesh"),
-        (["generate", "x", "--scale", "0"], 2, "asset: scale is 0; accepted: 0.0001 to 10000 metres, or null"),
+        (["generate", "x", "--scale", "0"], 2, "asset: scale is 0; accepted: 0.0001 to 10000 meters, or null"),
         (["generate", "x", "--format", "glb,fbx"], 2, "unknown format 'fbx'; accepted: glb, obj, ply, stl, usdz"),
         (["generate", "x", "--normal-map", "--no-texture"], 2, "mesh: normal_map needs a texture's UVs"),
     ],

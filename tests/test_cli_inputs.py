@@ -85,9 +85,9 @@ def test_what_the_prior_does_not_read_is_said(cwd, capsys, monkeypatch, stub):
     monkeypatch.setattr("dreamlift.runs.carry_out._carry_out", lambda run, *_: Outcome(run.folder, True, None))
     assert run_main("generate", "red mug " * 40, "--prior", stub, "--out", "long") == 0
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
-    assert notes == ["note: the prompt is longer than 77 tokens: what comes after is not read"]
+    assert notes == ["note: the prompt is longer than 77 tokens: the rest is ignored"]
     assert run_main("generate", "a read mug", "--prior", stub, "--out", "typo") == 0
-    assert "does not know the word 'read'; the nearest that it knows: red" in capsys.readouterr().err
+    assert "the prior's vocabulary does not contain 'read'; similar known words: red" in capsys.readouterr().err
     assert run_main("generate", " ".join(WORDS[:4]), "--prior", stub, "--out", "fine") == 0
     assert "note: " not in capsys.readouterr().err
 
@@ -102,7 +102,7 @@ BAD_OPTIONS = {
     "prior folder": (["--prior", "."], "is not a diffusers folder"),
     "prior escape": (["--prior", "\x1b[31m"], r"unknown prior '\x1b[31m'"),
     "prior not cached": (["--prior", "sd-2.1-base"], "HF_HUB_OFFLINE is set", "--prior toybox"),
-    "hub name": (["--prior", "nobody/nothing"], "'nobody/nothing' cannot be had", "is not in the local cache"),
+    "hub name": (["--prior", "nobody/nothing"], "'nobody/nothing' is not available", "is not in the local cache"),
     "setting": (["--guidance.guidence_scale", "5"], "unknown name", "did you mean 'guidance.guidance_scale'?"),
     "section": (["--guidence.t_min", "0.1"], "unknown name", "did you mean 'guidance'?"),
     "section of a later stage": (["--stages.1.guidence.t_min", "0.1"], "stages.1.guidence: unknown name, accepted: steps,"),
@@ -116,11 +116,11 @@ BAD_OPTIONS = {
     "fraction": (["--steps", "1.5"], "steps: got '1.5', accepted: a whole number"),
     "negative steps": (["--steps", "-5"], "steps is -5; it must be at least 1"),
     "no steps": (["--steps", "0"], "steps is 0; it must be at least 1"),
-    "no stages": (["--stages.0=null", "--stages.1=null"], "stages is empty; a run has at least one"),
+    "no stages": (["--stages.0=null", "--stages.1=null"], "stages is empty; a run needs at least one stage"),
     "setting of old": (["--memory.one_by_one", "true"], "memory.one_by_one: unknown name, accepted: micro_batch,"),
     "stages of old": (
         ["--then.0.steps", "9"],
-        "then: this name is of an older form of config; it is now further entries of st",
+        "then: this name is of an older config format; it is now further entries of st",
     ),
     "negative seed": (["--seed=-1"], "seed is -1; accepted: 0 to 2^63 - 1"),
     "large seed": (["--seed", str(2**63)], "accepted: 0 to 2^63 - 1"),
@@ -133,7 +133,7 @@ BAD_OPTIONS = {
     "grid": (["--scene.field.resolutions", "[9,18]"], "scene.field: Voxel.resolutions are (9, 18); they must grow"),
     "device": (["--device", "gpu"], "unknown device 'gpu'; accepted: auto, cpu, cuda"),
     "device without values": (["--device", "meta"], "unknown device 'meta'; accepted: auto, cpu, cuda"),
-    "no such device": (["--device", "cuda:99"], "device 'cuda:99' is not there"),
+    "no such device": (["--device", "cuda:99"], "device 'cuda:99' is not available"),
     "unknown option": (["--stepz", "5"], "unrecognized arguments: --stepz 5", "dreamlift --help"),
     "line end": (["--step\nz"], "unrecognized arguments: --step z"),
     "second prompt": (["a car"], "unrecognized arguments: a car"),
@@ -170,7 +170,7 @@ BAD_CONFIGS = {
     ),
     "wrong type": ("stages: [{type: lift, steps: many}]\n", "stages[0].steps: got 'many', accepted: a whole number"),
     "no kind of stage": ("stages: [{steps: 3}]\n", "stages[0].type: missing, accepted: lift"),
-    "no stages": ("stages: []\n", "stages is empty; a run has at least one"),
+    "no stages": ("stages: []\n", "stages is empty; a run needs at least one stage"),
     "flag for a number": ("seed: true\n", "seed: got True, accepted: a whole number"),
     "negative": ("stages: [{type: lift, steps: -1}]\n", "stages[0]: steps is -1"),
     "nan": ("stages: [{type: lift, adam: {lr_scale: .nan}}]\n", "stages[0].adam.lr_scale: got nan, accepted: a finite number"),
@@ -190,13 +190,13 @@ def test_bad_config_files_are_refused(cwd, capsys, name):
 
 
 OLD = {  # a config file's top-level lines before there were stages and teachers, and where the setting is now
-    "scene: {type: voxel}": "scene: this name is of an older form of config; it is now stages.0.scene",
-    "steps: 300": "steps: this name is of an older form of config; it is now stages.0.steps",
-    "guidance: {type: sds}": "guidance: this name is of an older form of config; it is now stages.0.teachers.0.guidance",
-    "then: [{steps: 3}]": "then: this name is of an older form of config; it is now further entries of stages",
-    "prior: sd-1.5": "prior: this name is of an older form of config; it is now stages.0.teachers.0.prior.name",
+    "scene: {type: voxel}": "scene: this name is of an older config format; it is now stages.0.scene",
+    "steps: 300": "steps: this name is of an older config format; it is now stages.0.steps",
+    "guidance: {type: sds}": "guidance: this name is of an older config format; it is now stages.0.teachers.0.guidance",
+    "then: [{steps: 3}]": "then: this name is of an older config format; it is now further entries of stages",
+    "prior: sd-1.5": "prior: this name is of an older config format; it is now stages.0.teachers.0.prior.name",
     "additions: {loras: []}": "it is now stages.0.teachers.0.prior.loras and .embeddings",
-    "start: mug.glb": "start: this name is of an older form of config; it is now initial_mesh",
+    "start: mug.glb": "start: this name is of an older config format; it is now initial_mesh",
     "see_cameras: true": "it is now stages.0.teachers.0.prior.camera_conditioning",
     "linear_latents: true": "it is now stages.0.teachers.0.prior.linear_encoder",
 }
@@ -227,13 +227,15 @@ def test_a_relative_prior_is_found_again_from_elsewhere(cwd, no_steps, stub, mon
 
 
 def test_options_of_the_prior_go_together(cwd, capsys, no_steps, stub):
-    options = ["--prior", stub, "--camera-conditioning", "false", "--prior.linear_encoder=true"]
+    options = ["--prior", stub, "--camera-conditioning", "false", "--prior.linear_encoder=false"]
     assert run_main("generate", "a mug", *options, "--out", "run") == 0
     config = load_yaml(Config, (cwd / "run" / "config.yaml").read_text())
-    expected = PriorChoice(str(stub), camera_conditioning=False, linear_encoder=True)
+    expected = PriorChoice(str(stub), camera_conditioning=False)
     assert [teacher.prior for stage in config.stages for teacher in stage.teachers] == [expected] * 2
+    linear = ["--linear-encoder", "true"]  # a pixel prior has no encoder
+    refused(capsys, cwd, ["generate", "x", "--prior", stub, *linear], "without an encoder; leave linear_encoder off")
     refused(
-        capsys, cwd, ["generate", "x", *options, "--prior-config", "sdxl"], "--prior-config goes with a one-file checkpoint"
+        capsys, cwd, ["generate", "x", *options, "--prior-config", "sdxl"], "--prior-config is for a one-file checkpoint only"
     )
     refused(capsys, cwd, ["generate", "x", "--prior", "m.safetensors", "--prior-config", "sdxl"], "no checkpoint file 'm.safe")
 

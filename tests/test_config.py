@@ -381,7 +381,7 @@ def test_describe_fields():
     assert rows["guidance.type"] == ["sds | vsd", "sds", ""]
     assert rows["guidance.guidance_scale"] == ["a number", "100.0", "s in uncond + s (cond - uncond); >= 0"]
     assert rows["guidance.t_max.type"][1:] == ["linear", "largest diffusion time"]
-    assert rows["guidance.t_max.end"] == ["a number", "1.0", "progress in (start, 1] where it is over"]
+    assert rows["guidance.t_max.end"] == ["a number", "1.0", "progress at which the linear change ends, in (start, 1]"]
     assert rows["seed"] == ["a whole number | null", "0", ""]
     assert rows["device"][0] == "auto | cpu | 3"
     by_vsd = {name: rest for name, *rest in describe_fields(Everything(guidance=VSD()))}

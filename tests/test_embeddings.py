@@ -83,7 +83,7 @@ def test_embeddings_that_do_not_fit_are_refused_and_unused_ones_are_noted(tmp_pa
     folder, _ = xl
     both = {"clip_l": torch.ones(1, 16), "clip_g": torch.ones(1, 12)}
     for tensors, expected in (
-        ({"clip_l": torch.ones(1, 768)}, "has vectors of width 768 for text_encoder, which takes 16"),
+        ({"clip_l": torch.ones(1, 768)}, "has vectors of width 768 for text_encoder, which requires width 16"),
         ({"emb_params": torch.ones(1, 16)}, "has none for text_encoder_2"),
         ({"a": torch.ones(1, 16), "b": torch.ones(1, 16)}, "is not a textual inversion: its entries are a, b"),
         ({"kernel": torch.ones(1, 1, 3, 3)}, "is not a textual inversion"),

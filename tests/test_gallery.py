@@ -51,7 +51,7 @@ def test_an_unfinished_run_among_others_is_left_out(runs, tmp_path, capsys):
     assert main(words) == 2
     assert "has no asset.glb yet" in capsys.readouterr().err
     assert main([*words[:2], str(runs[0][0]), *words[2:]]) == 0
-    assert "begun has no asset.glb yet: let the run go on with" in capsys.readouterr().err
+    assert "begun has no asset.glb yet: resume the run with" in capsys.readouterr().err
     assert "<h1>1 asset</h1>" in (tmp_path / "page" / "index.html").read_text()
 
 

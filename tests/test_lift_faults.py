@@ -94,7 +94,7 @@ def test_stopped_and_killed_runs_end_as_if_nothing_had_been(tmp_path_factory, tm
     assert found["killed"].count(-9) >= 2  # a fast machine may have ended one before
     assert found == {**found, "whole": 0, "second": [1, 1], "stopped": [130, "stopped"], "resumed": 0, "went on": 0}
     assert log.count("is in use by process") == 2
-    assert "stopped by SIGTERM; go on with: dreamlift resume stopped" in log
+    assert "stopped by SIGTERM; continue with: dreamlift resume stopped" in log
     assert "Traceback" not in log
 
     whole = tmp_path / "whole"

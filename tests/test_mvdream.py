@@ -164,7 +164,7 @@ def test_what_it_cannot_work_with_is_refused(prior, port):
         begun(replace(TOYBOX, prompt="a mug"), prior)
 
 
-NOT_AS_PUBLISHED = r"config.json is not MVDream's as it was published"
+NOT_AS_PUBLISHED = r"config.json differs from MVDream's published config"
 
 
 @pytest.mark.parametrize(

@@ -113,10 +113,10 @@ def test_load_prior_takes_whatever_says_which_prior(tmp_path):
     linear = [PriorChoice(str(folder), linear_encoder=True), PriorChoice.of(pipe, linear_encoder=True)]
     picture = torch.rand(1, 8, 8, 3, generator=random_stream(0))
     assert torch.equal(*(load_prior(choice).encode(picture) for choice in linear))
-    with pytest.raises(ValueError, match="a UNet2DConditionModel is no prior: give a diffusers pipeline, a Prior"):
+    with pytest.raises(ValueError, match="a UNet2DConditionModel is not a prior: give a diffusers pipeline, a Prior"):
         load_prior(pipe.unet)
     pipe.register_modules(unet=None)
-    with pytest.raises(ValueError, match="Pipeline in memory is no model that a prior here can run"):
+    with pytest.raises(ValueError, match="Pipeline in memory is not a supported model"):
         load_prior(pipe)
 
 
@@ -213,7 +213,7 @@ def test_kinds_of_plugins_are_preferred_where_they_accept(stub, xl_folder):
         assert kind_of(LoadedParts(pipe)) is Newer
         found = [kind_of(FolderParts(folder)) for folder in (stub, xl_folder)]
         assert found == [PixelPrior, LatentPrior]
-        with pytest.raises(ValueError, match="the name 'latent' is that of a prior of the package"):
+        with pytest.raises(ValueError, match="the name 'latent' belongs to a prior of the package"):
             register("prior", "latent", Mine)
     finally:
         for name in ("mine", "newer"):

@@ -259,7 +259,7 @@ def test_unknown_words_and_truncation_are_named():
 
     tokenizer = make_tokenizer(["a", "red", "mug", "rocket"])
     lines = complaints(tokenizer, ["a red rocked"])
-    assert lines == ["this prior does not know the word 'rocked'; the nearest that it knows: rocket, red"]
+    assert lines == ["the prior's vocabulary does not contain 'rocked'; similar known words: rocket, red"]
     assert "longer than 77 tokens" in complaints(tokenizer, ["red " * 80])[0]
     assert complaints(tokenizer, ["a red mug", ""]) == []
 

@@ -58,7 +58,7 @@ def faulty(kind, faults, steps=10):
 
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [("loss", "the loss is not a finite"), ("gradient", "the gradient is not"), ("prior", "the prior's answer is not")],
+    [("loss", "the loss is not finite"), ("gradient", "the gradient is not"), ("prior", "the prior's prediction is not")],
 )
 def test_one_bad_step_is_rolled_back_and_said(kind, said):
     config = faulty(kind, [6])
@@ -121,14 +121,14 @@ def test_a_prior_that_answers_nan_is_not_taken_for_one_that_is_content():
         def predict_noise(self, x_t, t, cond, guidance_scale=1.0):
             return super().predict_noise(x_t, t, cond, guidance_scale) * float("nan")
 
-    with pytest.raises(DivergedError, match="step 0: the prior's answer is not finite"):
+    with pytest.raises(DivergedError, match="step 0: the prior's prediction is not finite"):
         carried_out(CONFIG, Broken(torch.zeros(1, 3, SIZE, SIZE), torch.ones(1)))
 
 
 def test_weights_that_overflow_are_never_the_last_good_ones():
     work, steps = begin(changed(CONFIG, adam=Adam(lr_scale=1e38)))
     notes = []
-    with pytest.raises(DivergedError, match="values that are not finite"):  # noqa: PT012 - looks between the steps
+    with pytest.raises(DivergedError, match="parameters are not finite"):  # noqa: PT012 - looks between the steps
         for step in steps:
             assert step.note or all_finite(work.state_dict())
             assert all_finite(work.good)

@@ -156,7 +156,7 @@ def test_a_resolved_config_resolves_to_itself(stub):
     assert first.revisions
 
 
-@pytest.mark.filterwarnings("ignore:this prior does not know the word")
+@pytest.mark.filterwarnings("ignore:the prior's vocabulary does not contain")
 def test_a_one_file_checkpoint_is_hashed_once_a_run(tmp_path, monkeypatch, looked_up):
     from dreamlift.priors import single_file
 

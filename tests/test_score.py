@@ -186,7 +186,7 @@ def test_the_command_prints_and_saves_figures(runs, tmp_path, capsys, monkeypatc
     assert main(["evaluate", str(runs[0]), str(runs[1]), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "a red car" in printed
-    assert "the judge itself, on true renders that it was not trained on: category 0.99" in printed
+    assert "the judge's accuracy on renders of true shapes that it was not trained on: category 0.99" in printed
     assert printed.strip().endswith("index.html")
     report = json.loads((out / "evaluation.json").read_text())
     assert [row["name"] for row in report["runs"]] == ["one", "two"]
@@ -206,7 +206,7 @@ def test_a_file_of_any_origin_is_judged_by_its_prompt(runs, tmp_path, monkeypatc
     glb = runs[0] / "asset.glb"
     assert main(["evaluate", str(glb), "--prompt", "a hamburger", "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert any("does not know what 'a hamburger' is" in line.get("text", "") for line in lines)
+    assert any("has no category for 'a hamburger'" in line.get("text", "") for line in lines)
     report = json.loads(next((tmp_path / "outputs").glob("evaluation-*/evaluation.json")).read_text())
     assert report["runs"][0]["category"] is None  # not NaN, which is no JSON
 
@@ -214,10 +214,10 @@ def test_a_file_of_any_origin_is_judged_by_its_prompt(runs, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("none", "has no asset.glb yet: let the run go on with `dreamlift resume"),
+        ("none", "has no asset.glb yet: resume the run with `dreamlift resume"),
         ("missing", "is neither a run folder nor a GLB file"),
         (".", "is not a run folder: it has no run.json"),
-        ("one/asset.glb", "does not say what it was meant to be: give --prompt"),
+        ("one/asset.glb", "is a GLB file, whose prompt is not known: give --prompt"),
         ("broken.glb", "broken.glb: "),
     ],
 )
@@ -266,7 +266,7 @@ def test_clip_ranks_the_prompts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("second", "said"), [("a blue mug", "the CLIP model 'nothing' cannot be had"), ("a red car", "at least two different")]
+    ("second", "said"), [("a blue mug", "the CLIP model 'nothing' cannot be loaded"), ("a red car", "at least two different")]
 )
 def test_a_clip_model_that_is_not_there_is_said_before_anything_is_judged(second, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

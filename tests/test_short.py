@@ -117,7 +117,7 @@ def test_null_removes_a_stage_and_numbers_are_those_of_before():
     assert len(two.stages[0].teachers) == 2
     assert override(two, {"teachers.1": "null"}) == TOYBOX
     for overrides, said in (
-        ({"stages.0": "null", "stages.1": "null"}, "stages is empty; a run has at least one"),
+        ({"stages.0": "null", "stages.1": "null"}, "stages is empty; a run needs at least one stage"),
         ({"stages.3": "null"}, "stages.3: no such entry; accepted: 0 to 2 (2 adds one)"),
         ({"stages.1": "none", "stages.1.steps": "3"}, "'1' is given both as a whole and in parts"),
     ):

@@ -226,30 +226,30 @@ def test_a_painted_mesh_lies_where_the_users_own_lay(stub, tmp_path, quick, monk
     "given",
     [
         (["--pivot=mesh"], "pivot is 'mesh', but no mesh was given", "--mesh"),
-        (["--preset=latent-paint"], "stage 1: a surface scene needs a mesh to begin with; give --mesh FILE"),
-        (["--stages.1.scene.type=nerf"], "stage 2: a nerf scene cannot begin with a mesh; use it in the first stage only"),
+        (["--preset=latent-paint"], "stage 1: a surface scene needs an initial mesh; give --mesh FILE"),
+        (["--stages.1.scene.type=nerf"], "stage 2: a nerf scene cannot start from a mesh; use it in the first stage only"),
         (
             [*STAGED, "--stages.1.weights.sparsity=1"],
-            "stage 2: weights.sparsity is set, but a tetmesh scene has no such regulariser",
+            "stage 2: weights.sparsity is set, but a tetmesh scene has no such regularizer",
         ),
         (
             [*STAGED, "--stages.2.type=lift", "--stages.2.scene.type=surface", "--stages.2.teachers.0.show=normal"],
-            "stage 3: show is normal, but the shape of a surface scene stays as it is: it would learn nothing",
+            "stage 3: show is normal, but the shape of a surface scene is fixed, so the loss would have no effect",
             "use --show color",
         ),
-        (["--weights.laplacian=1"], "stage 1: weights.laplacian is set, but a nerf scene has no such regulariser"),
+        (["--weights.laplacian=1"], "stage 1: weights.laplacian is set, but a nerf scene has no such regularizer"),
         (["--stages.3.steps=2"], "stages.3: no such entry; accepted: 0 to 2 (2 adds one)"),
         (["--stages.2.steps=2"], "stages.2.type: missing, accepted: lift"),
         (["--mesh", "missing.glb", "--preset=latent-paint"], "there is no mesh file", "missing.glb"),
-        (["--mesh", "missing.glb"], "a nerf scene cannot begin with a mesh", "--preset texture-toy"),
+        (["--mesh", "missing.glb"], "a nerf scene cannot start from a mesh", "--preset texture-toy"),
         ([*STAGED, "--stages.1.teachers.0.prior=nowhere-to-be-found"], "nowhere-to-be-found"),
         (
             [*STAGED, "--stages.1.teachers.0.prior=./no/folder"],
             "there is no folder './no/folder'",
             "give --stages.1.teachers.0.prior the path",
         ),
-        (["--photometric.rgb=1"], "stage 1: photometric compares with photos, but there are none"),
-        (["--prior-config=sd-1.5"], "--prior-config goes with a one-file checkpoint"),
+        (["--photometric.rgb=1"], "stage 1: photometric.source is photos, but there are none"),
+        (["--prior-config=sd-1.5"], "--prior-config is for a one-file checkpoint only"),
     ],
 )
 def test_what_cannot_work_is_said_before_the_first_stage(stub, tmp_path, capsys, given):
@@ -260,7 +260,7 @@ def test_what_cannot_work_is_said_before_the_first_stage(stub, tmp_path, capsys,
 def test_the_prior_of_a_later_stage_is_named_by_its_own_option(monkeypatch, stub):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     config = taught(staged(stub, MESH), 1, prior=PriorChoice("sd-1.5"))
-    with pytest.raises(ValueError, match=r"'sd-1.5' cannot be had.* \(--stages\.1\.teachers\.0\.prior toybox\)"):
+    with pytest.raises(ValueError, match=r"'sd-1.5' is not available.* \(--stages\.1\.teachers\.0\.prior toybox\)"):
         resolve(config)
 
 
@@ -314,8 +314,8 @@ def test_a_teacher_without_a_prior_has_that_of_the_one_before(stub):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"stages.0": "null", "stages.1": "null"}, "stages is empty; a run has at least one"),
-        ({"teachers.0": "null"}, "teachers is empty and there is no photometric term: nothing would be learnt"),
+        ({"stages.0": "null", "stages.1": "null"}, "stages is empty; a run needs at least one stage"),
+        ({"teachers.0": "null"}, "teachers is empty and photometric is null: there is no loss"),
     ],
 )
 def test_a_run_has_a_stage_and_a_stage_something_to_learn_from(settings, message):

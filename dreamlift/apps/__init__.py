@@ -1,1 +1,1 @@
-"""What the command line offers beside runs: evaluation, gallery, presets, doctor."""
+"""The command line's functions other than runs: evaluation, gallery, presets, doctor."""

@@ -1,4 +1,4 @@
-"""What this machine has and lacks, and which priors are known. Prints what a run will need before it is started."""
+"""Reports on this machine (packages, devices, memory of each preset) and on the known priors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dreamlift.priors.sources import EMBEDDED, KNOWN
 
 REQUIRED = ("torch", "numpy", "diffusers", "transformers", "safetensors", "pillow", "trimesh", "xatlas",
             "fast-simplification", "pyyaml", "rich", "rich-argparse", "shtab", "filelock")  # fmt: skip
-# Modules by their pip package, and what they are for.
+# Per module: its pip package, and its purpose.
 OPTIONAL = {
     "numba": ("numba", "compiled CPU kernels: a step is several times faster"),
     "triton": ("triton", "the hash grid's kernels on a GPU"),
@@ -25,7 +25,7 @@ OPTIONAL = {
 
 
 def diagnose() -> tuple[str, bool]:
-    """A report, and whether the default preset can run."""
+    """The report, and whether the default preset can run."""
     lines = [f"python        {platform.python_version()} on {platform.system()} {platform.machine()}"]
     healthy = True
     for package in REQUIRED:
@@ -51,19 +51,19 @@ def diagnose() -> tuple[str, bool]:
 
 
 def list_priors() -> str:
-    """The known priors, with what to know before one is chosen."""
+    """The known priors: source, resolution, memory, license."""
     lines = []
     for name, source in KNOWN.items():
         pictures = "one picture" if name != "mvdream" else "four pictures"
         place = ", ".join(source.addresses) if source.addresses else "embedded"
         lines.append(
             f"{name}\n  where       {place}\n  pictures    {source.resolution}x{source.resolution} {source.space}\n"
-            f"  memory      about {source.memory_gb:g} GB of a GPU's, with {pictures} a step (worked out, not measured)\n"
-            f"  licence     {source.licence}\n"
+            f"  memory      about {source.memory_gb:g} GB on a GPU, with {pictures} per step (computed, not measured)\n"
+            f"  license     {source.licence}\n"
             f"  note        {source.note}"
         )
-    lines.append("Larger pictures need more: a run says at its start what it needs, and `dreamlift doctor` for every preset.")
-    lines.append("Beside these, --prior takes a diffusers folder, a checkpoint file (.safetensors) or a hub name owner/model.")
+    lines.append("Larger pictures need more: each run prints an estimate first; `dreamlift doctor` lists those of all presets.")
+    lines.append("--prior also accepts a diffusers folder, a checkpoint file (.safetensors), or a hub name owner/model.")
     return "\n".join(lines)
 
 
@@ -83,7 +83,7 @@ def _devices() -> list[str]:
 
 
 def _memory() -> tuple[list[str], bool]:
-    """What is free, what each preset needs on the device that is chosen by itself, and whether the default one fits."""
+    """The free memory, each preset's estimate on the default device, and whether the default preset fits."""
     from dreamlift.lifting import find_device
     from dreamlift.memory import available_device, available_host, expected
     from dreamlift.presets import PRESETS
@@ -93,7 +93,7 @@ def _memory() -> tuple[list[str], bool]:
     lines, enough = [], True
     if free is not None:
         lines.append(f"free memory         {free / 1e9:.1f} GB")
-    lines.append(f"presets on {device.type:9s}the most memory that each may need (an estimate)")
+    lines.append(f"presets on {device.type:9s}memory that each needs at most (an estimate)")
     for name, config in PRESETS.items():
         need = expected(config, device.type)
         fits = free is None or need <= free

@@ -1,7 +1,7 @@
-"""Figures for finished runs: what the judge sees in them, and how near they come to the world's own things.
+"""Quality figures of finished runs: the judge's classification, and the distance to the toy world's true shapes.
 
-They are read from the exported file, since that is what a user gets. Written: ``evaluation.json``, ``sheet.png`` and
-``index.html`` with both.
+They are computed from renders of the exported file. The report consists of ``evaluation.json``, ``sheet.png`` and
+``index.html``, which contains both.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ class Item:
     name: str
     glb: Path
     prompt: str
-    seconds: float  # NaN where it is not known
+    seconds: float  # NaN if unknown
     peak_memory_gb: float
 
 
 def find_items(paths: list[Path], prompt: str | None = None, note: Callable[[str], None] = lambda text: None) -> list[Item]:
-    """The assets of run folders, or GLB files with ``prompt``. Pages of earlier evaluations and galleries are passed over,
-    and so are runs without an asset, with a ``note``, where others have one.
+    """The assets of run folders, or GLB files with ``prompt``. Folders of earlier evaluations and galleries are skipped, and
+    so are runs without an asset, with a ``note``.
 
     Raises:
-        ValueError: a path that is neither, or nothing but runs that have not finished; one line with the fix.
+        ValueError: a path that is neither, or no run has an asset; one line with the fix.
     """
     items, unfinished = [], []
     runs = [path for path in paths if (path / "run.json").is_file() or not (path / "index.html").is_file()]
-    for path in runs or paths:  # `outputs/*` means pages too
+    for path in runs or paths:  # `outputs/*` includes evaluations and galleries
         if path.is_dir():
             if not (path / "run.json").is_file():
                 raise ValueError(f"{path} is not a run folder: it has no run.json")
             status = read_status(path)
             if not (path / "asset.glb").is_file():
-                unfinished.append(f"{path} has no asset.glb yet: let the run go on with `dreamlift resume {path}`")
+                unfinished.append(f"{path} has no asset.glb yet: resume the run with `dreamlift resume {path}`")
                 continue
             known = [float(status.get(name, math.nan)) for name in ("seconds", "peak_memory_gb")]
             for folder in particle_folders(path, len(status.get("particles", [None]))):
@@ -68,7 +68,7 @@ def find_items(paths: list[Path], prompt: str | None = None, note: Callable[[str
                 items.append(Item(name, folder / "asset.glb", str(status["prompt"]), *known))
         elif path.suffix.lower() == ".glb" and path.is_file():
             if prompt is None:
-                raise ValueError(f"{path} does not say what it was meant to be: give --prompt")
+                raise ValueError(f"{path} is a GLB file, whose prompt is not known: give --prompt")
             items.append(Item(path.name, path, prompt, math.nan, math.nan))
         else:
             raise ValueError(f"{path} is neither a run folder nor a GLB file")
@@ -80,22 +80,23 @@ def find_items(paths: list[Path], prompt: str | None = None, note: Callable[[str
 
 
 def evaluate(items: list[Item], reporter: Reporter, clip: str | None = None) -> tuple[dict[str, Any], list[Scored]]:
-    """Figures of each asset, their means, the judge's own accuracy; and what they were read from.
+    """The report (figures of each asset, their means, the judge's own accuracy), and each asset's score with its renders.
 
-    ``clip`` is a CLIP model's folder or hub name, for prompts beyond the judge's words.
+    Args:
+        clip: a CLIP model's folder or hub name, for prompts beyond the judge's vocabulary.
 
     Raises:
-        ValueError: a file that is no mesh, or (before anything is judged) a CLIP model that is not to be had.
+        ValueError: a file without a mesh, or a CLIP model that cannot be loaded.
     """
     prompts = [item.prompt for item in items]
-    ranking = None if clip is None else load_clip(clip, prompts)  # first: judging takes minutes
+    ranking = None if clip is None else load_clip(clip, prompts)  # before the judging, which takes minutes
     judge, accuracy = load_judge()
     scored = []
     for item in items:
         reporter.stage(f"judging {item.name}")
         wanted = understand(item.prompt)
         if wanted.category not in judge.categories:
-            reporter.note(f"the judge does not know what {item.prompt!r} is: no figure about its kind or shape")
+            reporter.note(f"the judge has no category for {item.prompt!r}: there are no figures of its category and shape")
         try:
             scored.append(score_mesh(load_glb(item.glb), wanted, judge))
         except ValueError as error:
@@ -112,7 +113,7 @@ def evaluate(items: list[Item], reporter: Reporter, clip: str | None = None) -> 
 
 
 def means(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Means of the figures over the runs that have them."""
+    """Means of the figures, each over the runs that have it."""
     found = {}
     for name in HEADS:
         values = [row[name] for row in rows if not math.isnan(row[name])]
@@ -121,7 +122,7 @@ def means(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _by_prompt(items: list[Item], scored: list[Scored]) -> dict[str, float]:
-    """Diversity of the prompts that were lifted more than once."""
+    """Diversity of the prompts with more than one run."""
     groups: dict[str, list[torch.Tensor]] = {}
     for item, each in zip(items, scored, strict=True):
         groups.setdefault(item.prompt, []).append(each.embedding)
@@ -139,12 +140,12 @@ def describe(report: dict[str, Any]) -> str:
     if "clip_r_precision" in report:
         lines.append(f"CLIP R-precision: {report['clip_r_precision']:.3f}")
     own = ", ".join(f"{name} {value:g}" for name, value in report["judge"].items())
-    lines.append(f"the judge itself, on true renders that it was not trained on: {own}")
+    lines.append(f"the judge's accuracy on renders of true shapes that it was not trained on: {own}")
     return "\n".join(lines)
 
 
 def save_report(report: dict[str, Any], scored: list[Scored], folder: Path) -> None:
-    """Write the figures, the pictures that they were read from, and a page with both.
+    """Write the figures, the renders that they were computed from, and a page with both.
 
     Raises:
         OSError: a file cannot be written.
@@ -163,7 +164,7 @@ def _page(report: dict[str, Any], sheet: str) -> str:
         "<style>body{font:14px/1.5 system-ui,sans-serif;margin:2em}pre{overflow:auto}img{width:100%;max-width:1024px;"
         "image-rendering:pixelated}dt{float:left;clear:left;width:5em;font-family:monospace}</style>"
         f"<h1>Evaluation of {len(report['runs'])} assets</h1><pre>{html.escape(describe(report))}</pre><dl>{legend}</dl>"
-        "<p>One row an asset, in the table's order: eight views with its colours, then of its shape alone.</p>"
+        "<p>One row per asset, in the table's order: eight views with colors, then eight without.</p>"
         f'<img alt="contact sheet" src="data:image/png;base64,{sheet}"></html>\n'
     )
 
@@ -173,7 +174,7 @@ def _short(value: float) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The same with None in the place of NaN, which JSON does not have."""
+    """The value with None instead of NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, list):

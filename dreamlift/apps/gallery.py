@@ -1,4 +1,4 @@
-"""One page that shows many finished runs, turning, with their prompts and what they cost; it needs no other file."""
+"""A self-contained page with turntables of finished runs, their prompts, time and memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def gallery(items: list[Item]) -> str:
     """The page, in the order of ``items``.
 
     Raises:
-        ValueError: an asset without a turntable beside it.
+        ValueError: an asset without a turntable in its folder.
     """
     figures, title = "".join(_figure(item) for item in items), f"{len(items)} asset{'s' if len(items) > 1 else ''}"
     return (
@@ -30,7 +30,7 @@ def gallery(items: list[Item]) -> str:
 def _figure(item: Item) -> str:
     turntable = item.glb.with_name("turntable.webp")
     if not turntable.is_file():
-        raise ValueError(f"{item.glb.parent} has no turntable.webp: a gallery is made of run folders")
+        raise ValueError(f"{item.glb.parent} has no turntable.webp: give folders of finished runs")
     picture = base64.b64encode(turntable.read_bytes()).decode("ascii")
     told = [item.name, *(f"{value:.3g} {unit}" for value, unit in ((item.seconds, "s"), (item.peak_memory_gb, "GB"))
                          if not math.isnan(value)), f"{item.glb.stat().st_size / 1e6:.1f} MB"]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The command line's verbs and options, with their help; imports nothing heavy."""
+"""The command line's verbs and options, with their help; imports no large packages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import dreamlift
 
-# Options of generate, and the setting (by its short or whole name) that each one is.
+# Options of generate, and the setting (short or full name) that each one sets.
 SETTINGS = {
     "negative": "negative", "preset": "", "prior": "prior.name", "prior_config": "prior.settings",
     "camera_conditioning": "prior.camera_conditioning", "linear_encoder": "prior.linear_encoder", "mesh": "initial_mesh",
@@ -19,7 +19,7 @@ SETTINGS = {
     "weight": "weight", "photometric": "photometric", "backdrops": "backdrops",
     "device": "device", "checkpoint_every": "checkpoint_every", "keep_checkpoints": "keep_checkpoints",
 }  # fmt: skip
-# Of generate and of export: the files that come out; and flags with the values that they stand for.
+# Options of generate and export for the output files, and flags with the values that they set.
 FILES = {
     "faces": "mesh.faces", "texture_size": "mesh.texture_size", "format": "asset.formats", "scale": "asset.scale",
     "pivot": "asset.pivot", "lod": "asset.lod",
@@ -37,13 +37,13 @@ EXAMPLES = """examples:
   dreamlift generate "a yellow duck" --preset texture-toy --mesh duck.glb
   dreamlift generate --config outputs/a-red-mug-20260101-120000 --seed 4
 
-Any setting can be given as --name value; `dreamlift settings` lists them. Names without "stages.N" are of the first stage.
-A prompt that begins with a dash goes after `--`.
+Any setting can be given as --name value; `dreamlift settings` lists them. Names without "stages.N" mean the first stage.
+Write a prompt that begins with a dash after `--`.
 """
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one line an error, and the nearest known option."""
+    """argparse with one-line errors that suggest the nearest known option."""
 
     def error(self, message: str) -> NoReturn:
         text = " ".join(message.split())
@@ -70,7 +70,7 @@ def build_parser() -> Parser:
     """The verbs and their options."""
     style: Any = _formatter()
     parser = Parser(prog="dreamlift", formatter_class=style, description=(
-        "Words become a textured 3D asset; the only teacher is a 2D diffusion model."))  # fmt: skip
+        "Textured 3D assets from text, by score distillation of 2D diffusion models."))  # fmt: skip
     parser.add_argument("--version", action="version", version=f"dreamlift {dreamlift.__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
@@ -80,33 +80,33 @@ def build_parser() -> Parser:
         made.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         return made
 
-    _add_generate(verb("generate", "lift a prompt to a textured GLB", epilog=EXAMPLES))
-    again = verb("resume", "go on with a run that was stopped")
+    _add_generate(verb("generate", "make a textured GLB from a prompt", epilog=EXAMPLES))
+    again = verb("resume", "continue a run that was stopped")
     again.add_argument("run", type=Path, help="the run's folder")
-    export = verb("export", "mesh a run's last checkpoint anew, in one or several formats")
+    export = verb("export", "mesh a run's last checkpoint again, in one or several formats")
     export.add_argument("run", type=Path, help="the run's folder")
     _add_files(export)
-    judge = verb("evaluate", "figures for finished runs: is it what was asked for, from every side?")
+    judge = verb("evaluate", "quality figures of finished runs: category, color and shape, from all sides")
     judge.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or GLB files with --prompt")
-    judge.add_argument("--prompt", help="what the GLB files were meant to be")
+    judge.add_argument("--prompt", help="the prompt of the GLB files")
     judge.add_argument("--out", type=Path, help="the report's folder (default: outputs/evaluation-<time>)")
-    judge.add_argument("--clip", help="a CLIP model (folder or hub name), for words that the judge does not know")
-    shown = verb("gallery", "one page that shows finished runs, turning; it needs no other file")
+    judge.add_argument("--clip", help="a CLIP model (folder or hub name), for prompts beyond the judge's vocabulary")
+    shown = verb("gallery", "a self-contained page with turntables of finished runs")
     shown.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
     shown.add_argument("--out", type=Path, help="the page's folder (default: outputs/gallery-<time>)")
-    verb("presets", "the named settings: paper, prior, resolution, steps, memory, what for")
+    verb("presets", "the named settings: paper, prior, resolution, steps, memory, purpose")
     listing = verb("settings", "every setting with its type, default and meaning")
-    listing.add_argument("--preset", default="toybox", help="whose values are shown (default: toybox)")
-    verb("priors", "the 2D models that are known: where they live, licence, memory")
-    verb("doctor", "device, memory, versions; what is missing and how to get it")
+    listing.add_argument("--preset", default="toybox", help="the preset whose values are shown (default: toybox)")
+    verb("priors", "the known 2D diffusion models: source, license, memory")
+    verb("doctor", "check this machine: devices, memory, versions, missing packages")
     shell = verb("completion", "print a completion script for a shell")
     shell.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="as in: dreamlift completion bash > ~/.dreamlift.bash")
     for name in ("generate", "resume", "export", "evaluate"):
-        verbs.choices[name].add_argument("--json", action="store_true", help="print events as JSON, one a line")
+        verbs.choices[name].add_argument("--json", action="store_true", help="print events as JSON, one per line")
     for name in ("generate", "resume", "export", "evaluate", "gallery", "settings", "presets"):
         verbs.choices[name].add_argument(
             "--plugin", action="append", default=[], metavar="FILE_OR_MODULE",
-            help="import parts of your own (docs/extend.md); may be repeated",
+            help="import a plugin (docs/extend.md); may be repeated",
         )  # fmt: skip
     for name in ("generate", "resume"):
         verbs.choices[name].add_argument(
@@ -117,7 +117,7 @@ def build_parser() -> Parser:
 
 
 def _formatter() -> type[argparse.HelpFormatter]:
-    """rich-argparse's, where it is installed: colours and groups, with the examples kept as they are."""
+    """rich-argparse's formatter if it is installed (colours), otherwise argparse's; both keep the examples' line breaks."""
     try:
         from rich_argparse import RawDescriptionRichHelpFormatter
     except ImportError:
@@ -128,62 +128,62 @@ def _formatter() -> type[argparse.HelpFormatter]:
 
 def _add_generate(make: Parser) -> None:
     what = make.add_argument_group("what")
-    what.add_argument("prompt", nargs="?", help='what to make, for example "a red mug"')
-    _setting(what, "negative", "what is not wanted, in words")
-    _setting(what, "mesh", "a mesh file that the run begins with (.glb, .gltf, .obj, .ply, .stl), for presets that take one")
-    _setting(what, "up", "which axis of that file points up: y (default) or z")
+    what.add_argument("prompt", nargs="?", help='description of the object, for example "a red mug"')
+    _setting(what, "negative", "negative prompt: what the object should not look like")
+    _setting(what, "mesh", "initial mesh (.glb, .gltf, .obj, .ply, .stl), for presets such as texture-toy")
+    _setting(what, "up", "up axis of the initial mesh's file: y (default) or z")
     _setting(what, "photos", "pictures of the object, as a list such as [{path: front.png}], for the photometric term")
-    _setting(what, "seed", "a whole number that decides all random choices (default: 0)")
-    _setting(what, "particles", "how many variants are lifted together (default: 1)")
+    _setting(what, "seed", "seed of all random numbers (default: 0)")
+    _setting(what, "particles", "number of scenes that are optimized together (default: 1)")
     how = make.add_argument_group("how")
     how.add_argument("--preset", help="named settings; `dreamlift presets` lists them (default: toybox)")
-    how.add_argument("--config", type=Path, metavar="FILE_OR_RUN", help="a config.yaml, or a run's folder, to make it again")
+    how.add_argument("--config", type=Path, metavar="FILE_OR_RUN", help="a config.yaml, or the folder of a run to repeat")
     _setting(how, "prior", "the 2D diffusion model: a name of `dreamlift priors`, a folder, a hub name or a .safetensors file")
-    _setting(how, "prior_config", "for a one-file checkpoint: the prior that lends its configs and tokenizers")
-    _setting(how, "camera_conditioning", "true or false: pass cameras to a prior that was trained with them")
+    _setting(how, "prior_config", "for a one-file checkpoint: the prior whose configs and tokenizers are used")
+    _setting(how, "camera_conditioning", "true or false: pass the cameras to a prior that was trained with cameras")
     _setting(how, "linear_encoder", "true or false: replace a latent prior's encoder by a linear map of colors")
     how.add_argument("--lora", action="append", metavar="FILE[@SCALE]", help="a LoRA (.safetensors); may be repeated")
     how.add_argument(
         "--embedding", action="append", metavar="FILE",
-        help="a textual inversion (.safetensors), written in the prompt by its file's stem; may be repeated",
+        help="a textual inversion (.safetensors); its name in the prompt is the file's stem; may be repeated",
     )  # fmt: skip
-    _setting(how, "steps", "optimisation steps of the first stage")
-    _setting(how, "show", "what the prior is shown: color, normal or place")
-    _setting(how, "weight", "of the first teacher's loss among those of its stage")
+    _setting(how, "steps", "optimization steps of the first stage")
+    _setting(how, "show", "what the prior is given: color, normal, or place (coordinates of the surface)")
+    _setting(how, "weight", "factor on the loss of the first teacher")
     _setting(how, "photometric", "compare renders with the photos: its settings as a mapping; {} for the defaults")
-    _setting(how, "backdrops", "colors behind the object that are named in the prompt, as a list; [] for none")
+    _setting(how, "backdrops", "background colors that the prompt names, as a list; [] for none")
     memory = make.add_argument_group("memory and device")
     _setting(memory, "device", "auto (default), cpu, cuda, cuda:1 or mps")
     for name, told in (
-        ("memory.micro_batch", "pictures per call of the prior; 0 (default): all at once, 1 needs the least memory"),
-        ("memory.gradient_checkpointing", "true: recompute inner values in the backward pass instead of keeping them"),
-        ("memory.attention_slices", "true: half of the attention heads at a time, where torch has no fused attention"),
-        ("memory.check", "false: start even where the weights alone may not fit"),
+        ("memory.micro_batch", "pictures per call of the prior; 0 (default): all at once; 1 needs the least memory"),
+        ("memory.gradient_checkpointing", "true: recompute activations in the backward pass instead of storing them"),
+        ("memory.attention_slices", "true: compute half of the attention heads at a time, if torch has no fused attention"),
+        ("memory.check", "false: start even if the weights alone may not fit"),
     ):
-        memory.add_argument(f"--{name}", metavar="VALUE", help=told)  # for the help: every --a.b is read as a setting
+        memory.add_argument(f"--{name}", metavar="VALUE", help=told)  # for the help only: split_overrides reads --a.b
     files = make.add_argument_group("files")
     files.add_argument("--out", type=Path, help="the run's folder (default: outputs/<prompt>-<time>)")
     _add_files(files)
     _setting(files, "checkpoint_every", "steps between two checkpoints (default: 50)")
-    _setting(files, "keep_checkpoints", "how many of the newest checkpoints stay (default: 2)")
+    _setting(files, "keep_checkpoints", "number of newest checkpoints to keep (default: 2)")
 
 
 def _setting(group: Any, name: str, told: str) -> None:
-    """One option that is a setting; with dashes and, as the setting's own name, with underscores."""
+    """Add an option for a setting, spelled with dashes or with underscores."""
     spellings = sorted({f"--{name.replace('_', '-')}", f"--{name}"})
     group.add_argument(*spellings, default=None, metavar="VALUE", help=told)
 
 
 def _add_files(group: Any) -> None:
-    """What generate and export take about the files that come out."""
+    """Add the options of generate and export for the output files."""
     told = {
-        "faces": "at most this many triangles (default: 10000)", "texture_size": "texels a side (default: 1024)",
+        "faces": "largest number of triangles (default: 10000)", "texture_size": "texels per side (default: 1024)",
         "format": "formats, separated by commas: glb, obj, ply, stl, usdz (default: glb)",
-        "scale": "metres of the longest side (default: 1)",
-        "pivot": "what lies at the origin: center (default), base, or mesh: as the file of --mesh stood",
-        "lod": "levels of detail, each with half of the faces of the one before (default: 1)",
-        "watertight": "close every hole", "no_texture": "a color a vertex, and no UVs",
-        "normal_map": "bake the shading of the mesh before decimation into a normal map",
+        "scale": "length of the longest side in meters (default: 1)",
+        "pivot": "origin of the file: center (default), base, or mesh (as in the file of --mesh)",
+        "lod": "levels of detail, each with half the faces of the previous one (default: 1)",
+        "watertight": "close all holes", "no_texture": "vertex colors instead of UVs and textures",
+        "normal_map": "bake the normals of the mesh before decimation into a normal map",
     }  # fmt: skip
     for name in FILES:
         _setting(group, name, told[name])
@@ -192,7 +192,7 @@ def _add_files(group: Any) -> None:
 
 
 def file_settings(arguments: argparse.Namespace) -> dict[str, str]:
-    """The settings that the options of :func:`_add_files` stand for, where they were given."""
+    """The settings of the given options of :func:`_add_files`."""
     given = {target: getattr(arguments, name) for name, target in FILES.items() if getattr(arguments, name) is not None}
     if "asset.formats" in given:
         names = [name.strip().lower() for name in given["asset.formats"].split(",")]
@@ -201,6 +201,6 @@ def file_settings(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def run_settings(arguments: argparse.Namespace) -> dict[str, str]:
-    """The settings that generate's options stand for, where they were given."""
+    """The settings of the given options of generate."""
     given = {target: getattr(arguments, name) for name, target in SETTINGS.items() if target}
     return {name: value for name, value in given.items() if value is not None} | file_settings(arguments)

@@ -14,7 +14,7 @@ def find_preset(name: str) -> Config:
     """The preset of this name.
 
     Raises:
-        ValueError: there is none; the line offers those whose name or loss is near.
+        ValueError: there is none; the message has presets with a similar name or the same loss.
     """
     if name in PRESETS:
         return PRESETS[name]
@@ -30,8 +30,8 @@ def losses(config: Config) -> list[str]:
 
 
 def list_presets() -> str:
-    """A table of all presets: prior, resolution, steps, memory, paper, what for."""
-    rows = [("preset", "prior", "pixels", "steps", "memory", "paper", "what for")]
+    """A table of all presets: prior, resolution, steps, memory, paper, purpose."""
+    rows = [("preset", "prior", "pixels", "steps", "memory", "paper", "purpose")]
     for name, config in PRESETS.items():
         about = ABOUT.get(name)
         teachers = [teacher for stage in config.stages for teacher in stage.teachers]
@@ -44,5 +44,5 @@ def list_presets() -> str:
         rows.append((name, ", ".join(priors), pixels, steps, memory, paper, purpose))
     widths = [max(len(row[i]) for row in rows) for i in range(6)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) + "  " + row[6] for row in rows]
-    lines.append("memory: of the GPU for a big prior, of the machine for an embedded one; an estimate for one picture a step")
+    lines.append("memory: an estimate, of the GPU for large priors and of the machine for embedded ones")
     return "\n".join(lines)

@@ -1,13 +1,13 @@
-"""Settings: nested frozen dataclasses to and from plain data, YAML and command-line overrides.
+"""Settings: conversion of nested frozen dataclasses to and from plain data, YAML and command-line overrides.
 
-The dataclass is the only description of a setting: its annotation says what is accepted, its default says what is used,
-and its comment is the text of ``--help``. Annotations may be int, float, bool, str, Literal, ``T | None``,
+A dataclass is the only description of its settings: the annotation of a field defines the accepted values, and its comment
+is the text of ``dreamlift settings``. Annotations may be int, float, bool, str, Literal, ``T | None``,
 ``tuple[T, ...]``, ``tuple[A, B]``, dataclasses, and a choice between dataclasses: a field with
 ``metadata={"choices": {"sds": SDS, "vsd": VSD}}``, which is written as a mapping with ``type: sds`` beside that class's
 own fields. ``float | Schedule`` needs no metadata: its names are those of :data:`dreamlift.schedules.SCHEDULES`.
 
-Nothing is converted by the look of the text, only by the annotation: ``--prompt null`` is the word "null". Ranges are
-checked by each dataclass's ``__post_init__``, whose ValueError gets the dotted path of the setting put in front.
+Text is converted by the annotation only, not by its form: ``--prompt null`` is the word "null". Each dataclass checks its
+ranges in ``__post_init__``; the dotted path of the setting is prefixed to the message of its ValueError.
 """
 
 from __future__ import annotations
@@ -28,38 +28,38 @@ from dreamlift.schedules import Constant
 T = TypeVar("T")
 NULLS = ("null", "none", "None")
 REMOVED = object()
-PLUGIN_HINT = "; a type of your own needs its module: --plugin FILE_OR_MODULE"
+PLUGIN_HINT = "; the type of a plugin needs --plugin FILE_OR_MODULE"
 
 
 class ConfigError(ValueError):
-    """One line: the dotted path, what was given, what is accepted, and the nearest known name."""
+    """An invalid setting. The message has one line: the dotted path, the given and the accepted values, the nearest name."""
 
 
 def to_plain(obj: Any) -> dict[str, Any]:
-    """Dicts, lists and scalars that :func:`from_plain` turns back into an equal object.
+    """Dicts, lists and scalars from which :func:`from_plain` builds an equal object.
 
     Raises:
-        ConfigError: a value that its field's annotation does not accept (a dataclass does not check that by itself).
+        ConfigError: a value that its field's annotation does not accept (dataclasses do not check annotations).
     """
     return _plain_record(root_kind(type(obj)), obj, "")
 
 
 def from_plain(cls: type[T], data: Any, path: str = "") -> T:
-    """Build ``cls`` from plain data; what is not given keeps its default. ``path`` goes in front of names in errors.
+    """Build ``cls`` from plain data, with defaults for missing fields. ``path`` prefixes the names in errors.
 
     Raises:
-        ConfigError: an unknown name, a missing or wrong value, or a range check that failed.
+        ConfigError: an unknown name, or a value that is missing, of the wrong type or out of range.
     """
     return _build(root_kind(cls), data, path, False, None)
 
 
 def save_yaml(obj: Any) -> str:
-    """The YAML text of every setting, with floats in full precision."""
+    """The YAML text of all settings, with floats in full precision."""
     return yaml.dump(to_plain(obj))
 
 
 def load_yaml(cls: type[T], text: str, name: str = "the config") -> T:
-    """Read what :func:`save_yaml` wrote, or a hand-written part of it, of the file ``name``. Raises ConfigError."""
+    """Read the YAML text of a config, complete or in part; ``name`` is its file, for errors. Raises ConfigError."""
     try:
         data = yaml.load(text)
     except ValueError as error:
@@ -73,11 +73,10 @@ def load_yaml(cls: type[T], text: str, name: str = "the config") -> T:
 def apply_overrides(obj: T, overrides: Mapping[str, Any]) -> T:
     """A copy of ``obj`` with dotted settings replaced by command-line text, such as ``{"guidance.t_max": "0.5"}``.
 
-    An entry of a tuple is named by its number from 0 (``stages.0.steps``); the first number that is free adds one, and
-    "null" removes one.
-    From Python a value may also be a settings object, which is taken as it is. All overrides of one object take effect
-    together, in any order: ``guidance.type`` selects the class (another one
-    starts from its own defaults), and its fields may be set in the same call. Raises ConfigError.
+    An entry of a tuple is named by its number, counted from 0 (``stages.0.steps``); the first unused number appends an
+    entry, and "null" removes one. From Python a value may also be a settings object, which is not converted. The order of
+    the overrides has no effect: ``guidance.type`` selects the class (a new class starts from its defaults), and its fields
+    may be set in the same call. Raises ConfigError.
     """
     tree: dict[str, Any] = {}
     for name, text in overrides.items():
@@ -94,7 +93,7 @@ def apply_overrides(obj: T, overrides: Mapping[str, Any]) -> T:
 
 
 def config_hash(obj: Any) -> str:
-    """SHA-256 (64 hex digits) of all settings: equal for equal configs, in every process."""
+    """SHA-256 (64 hex digits) of all settings, equal for equal configs in every process."""
     canonical = json.dumps(to_plain(obj), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
@@ -123,9 +122,9 @@ def describe_fields(obj: Any, path: str = "") -> list[tuple[str, str, str, str]]
 
 
 def _build(kind: Kind, value: Any, path: str, text: bool, base: Any) -> Any:
-    """``value`` as the annotation wants it: with ``text``, scalars are command-line text, read by their field's type.
+    """``value`` converted to the annotation's type; with ``text``, scalars are command-line text.
 
-    ``base`` is what the setting was before; a mapping that gives only some fields keeps the others of it.
+    ``base`` is the setting's previous value, from which a mapping with only some fields takes the others.
     """
     if text and any(map(dataclasses.is_dataclass, value if isinstance(value, tuple) else (value,))):
         return value  # settings objects, from Python
@@ -134,7 +133,7 @@ def _build(kind: Kind, value: Any, path: str, text: bool, base: Any) -> Any:
         if isinstance(value, str) and (not _is_plain_record(kind) or value.strip() in NULLS):
             return _from_text(kind, value, path)
     if isinstance(value, str) and _is_plain_record(kind):
-        value = {next(iter(kind.records.values())).MAIN_FIELD: value}  # of which most users set no other field
+        value = {next(iter(kind.records.values())).MAIN_FIELD: value}  # text stands for the record's main field
     if isinstance(value, Mapping) and kind.records:
         return _build_record(kind, value, path, text, base)
     if isinstance(value, Mapping) and kind.repeats and text and isinstance(base, tuple):
@@ -150,7 +149,7 @@ def _build(kind: Kind, value: Any, path: str, text: bool, base: Any) -> Any:
 
 
 def _structure(kind: Kind, value: str, path: str) -> Any:
-    """Command-line text that begins like a list or mapping, where one is accepted, as such; other text as it is."""
+    """Command-line text that begins with [ or {, parsed if a list or mapping is accepted; other text unchanged."""
     if not (kind.items or kind.records) or value.lstrip()[:1] not in ("[", "{"):
         return value
     try:
@@ -160,12 +159,12 @@ def _structure(kind: Kind, value: str, path: str) -> Any:
 
 
 def _is_plain_record(kind: Kind) -> bool:
-    """Whether text may stand for the record's main field."""
+    """Whether plain text is accepted as the record's main field."""
     return bool(kind.records) and not kind.tagged and hasattr(next(iter(kind.records.values())), "MAIN_FIELD")
 
 
 def _build_some(kind: Kind, data: Mapping[Any, Any], path: str, base: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A tuple with some of its entries changed, or added at its end, by their numbers: ``stages.0.steps``."""
+    """A tuple with some entries changed, removed, or appended, by their numbers: ``stages.0.steps``."""
     found = list(base)
     for key, value in sorted(data.items()):
         number = int(key) if str(key).isdigit() else -1
@@ -178,7 +177,7 @@ def _build_some(kind: Kind, data: Mapping[Any, Any], path: str, base: tuple[Any,
 
 
 def _build_record(kind: Kind, data: Mapping[Any, Any], path: str, text: bool, base: Any) -> Any:
-    """A dataclass from a mapping, field by field on top of ``base`` (or of the defaults where the class differs)."""
+    """A dataclass from a mapping; missing fields come from ``base``, or from the defaults if its class differs."""
     cls = _class_of(kind, data, path, base)
     if type(base) is not cls:
         base = None
@@ -196,14 +195,14 @@ def _build_record(kind: Kind, data: Mapping[Any, Any], path: str, text: bool, ba
         else:
             values[name] = before
     try:
-        # What is no setting (a model in memory) is kept.
+        # Fields that are not settings (a model in memory) are kept.
         return cls(**values) if base is None else dataclasses.replace(base, **values)
     except ValueError as error:
         raise ConfigError(": ".join(filter(None, [path, " ".join(str(error).split())]))) from error
 
 
 def _class_of(kind: Kind, data: Mapping[Any, Any], path: str, base: Any) -> type:
-    """Which dataclass a mapping means: the one that ``type`` names, or else the one that is there already."""
+    """The dataclass of a mapping: the one that ``type`` names, or else the class of ``base``."""
     if not kind.tagged:
         return next(iter(kind.records.values()))
     accepted, here = ", ".join(kind.records), _join(path, "type")
@@ -219,7 +218,7 @@ def _class_of(kind: Kind, data: Mapping[Any, Any], path: str, base: Any) -> type
 
 
 def _scalar(kind: Kind, value: Any, path: str) -> Any:
-    """A number, flag, text or None, checked against the annotation. An int may stand for a float, nothing else."""
+    """A number, flag, text or None, checked against the annotation. Only an int is converted, to a float."""
     if value is None and kind.optional:
         return None
     if any(type(value) is type(option) and value == option for option in kind.options):
@@ -242,7 +241,7 @@ def _scalar(kind: Kind, value: Any, path: str) -> Any:
 
 
 def _from_text(kind: Kind, text: str, path: str) -> Any:
-    """A scalar of the annotated type from command-line text; text for a ``str`` field is taken as it is."""
+    """A scalar of the annotated type from command-line text; text for a ``str`` field is unchanged."""
     if str in kind.scalars:
         return text
     word = text.strip()
@@ -287,10 +286,10 @@ def _plain_record(kind: Kind, value: Any, path: str) -> dict[str, Any]:
 
 
 def _unknown(key: Any, cls: type, path: str, base: Any) -> str:
-    """The message for a name that ``cls`` does not have: the nearest of its own names, or one deeper in ``base``."""
+    """The message for a name that ``cls`` does not have, with the nearest name of ``cls`` or of a setting inside ``base``."""
     known = list(fields_of(cls))
     if key in (moved := getattr(cls, "MOVED", {})):
-        return f"{_join(path, key)}: this name is of an older form of config; it is now {moved[key]} (`dreamlift settings`)"
+        return f"{_join(path, key)}: this name is of an older config format; it is now {moved[key]} (`dreamlift settings`)"
     below = {} if base is None else {row[0].rsplit(".", 1)[-1]: row[0] for row in describe_fields(base, path)}
     names = below | {name: _join(path, name) for name in known}
     near = [name for name in (*known, *below) if str(key) in name.split("_")]  # "scale" for "guidance_scale"
@@ -305,7 +304,7 @@ def _nearest(given: Any, known: Any) -> str:
 
 
 def _show(value: Any) -> str:
-    """A value for a message: its repr (which escapes line ends and control characters), not longer than 80."""
+    """A value for a message: its repr (which escapes line ends and control characters), at most 80 characters."""
     text = repr(value) if not isinstance(value, Mapping) else f"a mapping with {', '.join(map(repr, value)) or 'nothing'}"
     return text if len(text) <= 80 else text[:77] + "..."
 

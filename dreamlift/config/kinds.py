@@ -1,4 +1,4 @@
-"""What a dataclass's annotations accept, read once into :class:`Kind` values for :mod:`dreamlift.config.build`."""
+"""The values that a dataclass's annotations accept, as :class:`Kind` objects for :mod:`dreamlift.config.build`."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """The sum of what one annotation accepts."""
+    """The values that one annotation accepts: the union of the following."""
 
     scalars: tuple[type, ...] = ()  # of int, float, bool, str
     options: tuple[Any, ...] = ()  # the members of a Literal
-    items: tuple[Kind, ...] = ()  # of a tuple: one a place, or one for all with `repeats`
+    items: tuple[Kind, ...] = ()  # of a tuple: one per position, or with `repeats` one for all
     repeats: bool = False
     records: Mapping[str, type] = dataclasses.field(default_factory=dict)  # name -> dataclass
-    tagged: bool = False  # mappings carry a `type` that names the record
+    tagged: bool = False  # a mapping has a key `type` with the record's name
     optional: bool = False  # None is accepted
-    constant: bool = False  # a plain number stands for a Constant schedule
+    constant: bool = False  # a plain number is read as a Constant schedule
 
     def __str__(self) -> str:
         """The text of ``--help`` and of errors."""
@@ -47,7 +47,7 @@ class Kind:
         return " | ".join(parts + ["null"] * self.optional)
 
 
-# Of one field: what it accepts, a function that makes its default (or dataclasses.MISSING), its comment.
+# Of one field: the accepted values, a function that returns its default (or dataclasses.MISSING), its comment.
 FieldInfo = tuple[Kind, Callable[[], Any], str]
 
 
@@ -56,7 +56,7 @@ def fields_of(cls: type) -> dict[str, FieldInfo]:
     """The settings of a dataclass by name, in source order.
 
     Raises:
-        TypeError: an annotation that has no place in a config (a mistake in the class, not in what a user gave).
+        TypeError: an annotation that configs do not support (an error in the class, not in the user's input).
     """
     hints, comments = typing.get_type_hints(cls), _comments(cls)
     found: dict[str, FieldInfo] = {}
@@ -73,7 +73,7 @@ def fields_of(cls: type) -> dict[str, FieldInfo]:
 
 
 def is_setting(field: dataclasses.Field[Any]) -> bool:
-    """Whether a field can be written in a config; ``metadata={"setting": False}`` says that it holds a value in memory."""
+    """Whether a field is part of a config; with ``metadata={"setting": False}`` it is not (a value in memory)."""
     return field.metadata.get("setting", True)
 
 
@@ -97,7 +97,7 @@ def _kind(hint: Any, choices: Mapping[str, type] | None, where: str) -> Kind:
     tuples = [member for member in members if typing.get_origin(member) is tuple]
     others = [m for m in members if m not in _SCALARS and typing.get_origin(m) not in (typing.Literal, tuple)]
     if len(tuples) > 1 or (str in scalars and len(members) > 1):
-        # Command-line text could mean either member, and a guess is what this module promises not to make.
+        # Command-line text could mean either member.
         raise TypeError(f"{where}: {hint} is ambiguous; str stands alone or with None, and one tuple at most")
     items, repeats = _items(tuples[0], choices, where) if tuples else ((), False)
     records, tagged = ({}, False) if tuples else _records(others, choices, where)
@@ -112,7 +112,7 @@ def _items(hint: Any, choices: Mapping[str, type] | None, where: str) -> tuple[t
 
 
 def _records(members: list[Any], choices: Mapping[str, type] | None, where: str) -> tuple[Mapping[str, type], bool]:
-    """Names of the dataclasses that a field accepts, and whether a mapping must say which one it is."""
+    """The dataclasses that a field accepts, by name, and whether a mapping must have a ``type``."""
     if choices is not None and members:
         for name, choice in choices.items():
             if not dataclasses.is_dataclass(choice) or any(f.name == "type" for f in dataclasses.fields(choice)):
@@ -128,14 +128,14 @@ def _records(members: list[Any], choices: Mapping[str, type] | None, where: str)
 
 
 def _comments(cls: type) -> dict[str, str]:
-    """The comment behind each field (or, failing that, the comment lines right above it), by field name."""
+    """The comment at the end of each field's line, otherwise the comment lines directly above it, by field name."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         try:
             source = textwrap.dedent(inspect.getsource(base))
             body = ast.parse(source).body[0]
         except (OSError, TypeError, SyntaxError):
-            continue  # built in, or made without a source file: settings work without their comments
+            continue  # built in, or without a source file: the settings have no comments
         tokens = [t for t in tokenize.generate_tokens(StringIO(source).readline) if t.type == tokenize.COMMENT]
         behind = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.line[: t.start[1]].strip()}
         alone = {t.start[0]: t.string.lstrip("# ") for t in tokens if not t.line[: t.start[1]].strip()}

@@ -1,8 +1,8 @@
-"""Short names of settings: those of the first stage, and of its first teacher, may be given without their place.
+"""Short names of settings, without the prefix of the first stage or of its first teacher.
 
-``guidance.guidance_scale`` is ``stages.0.teachers.0.guidance.guidance_scale``, ``steps`` is ``stages.0.steps``, and
-``prior`` is ``stages.0.teachers.0.prior``. Where the first stage has no
-setting of that name, the first stage that has one is meant.
+``guidance.guidance_scale`` means ``stages.0.teachers.0.guidance.guidance_scale``, ``steps`` means ``stages.0.steps``, and
+``prior`` means ``stages.0.teachers.0.prior``. If the first stage has no setting of that name, the first stage that has one
+is used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dreamlift.stages.teacher import Teacher
 
 
 def whole(config: Config, name: str) -> str:
-    """The whole name of a setting that may be given in short; a name that nothing has comes back as it is."""
+    """The full name of a setting from a short or full one; an unknown name is returned unchanged."""
     first = name.partition(".")[0]
     if first in fields_of(Config):
         return name
@@ -34,7 +34,7 @@ def whole(config: Config, name: str) -> str:
 
 
 def shortened(config: Config, name: str) -> str:
-    """The short form of a whole name, or the name itself where it has none."""
+    """The short form of a full name, or the full name if it has none."""
     parts = name.split(".")
     for length in (4, 2):
         short = ".".join(parts[length:])
@@ -44,10 +44,10 @@ def shortened(config: Config, name: str) -> str:
 
 
 def override(config: Config, settings: Mapping[str, Any]) -> Config:
-    """A copy of ``config`` with settings, by short or whole names, replaced by command-line text.
+    """A copy of ``config`` with settings, by short or full names, replaced by command-line text.
 
     Raises:
-        ConfigError: see :func:`dreamlift.config.build.apply_overrides`; short names are told as they were given.
+        ConfigError: see :func:`dreamlift.config.build.apply_overrides`; messages use the names that were given.
     """
     for name in settings:
         _check_first(config, name)
@@ -64,7 +64,7 @@ def override(config: Config, settings: Mapping[str, Any]) -> Config:
 
 
 def _check_first(config: Config, name: str) -> None:
-    """Raise ConfigError where the first part of a name is nearly one that is known, of the run, a stage or a teacher."""
+    """Raise ConfigError if the first part of a name is unknown but similar to a name of the run, a stage or a teacher."""
     first = name.partition(".")[0]
     kinds = (Config, *map(type, config.stages), Teacher)
     known = {field for kind in kinds for field in fields_of(kind)}
@@ -74,12 +74,12 @@ def _check_first(config: Config, name: str) -> None:
 
 
 def describe(config: Config) -> list[tuple[str, str, str, str]]:
-    """Every setting of a config: (its shortest name, type, value as YAML, comment), in source order."""
+    """All settings of a config: (shortest name, type, value as YAML, comment), in source order."""
     return [(shortened(config, name), kind, value, comment) for name, kind, value, comment in describe_fields(config)]
 
 
 def with_prior(config: Config, **changes: Any) -> Config:
-    """A copy whose first teacher has another prior, or other files and options of it; teachers whose prior is null follow."""
+    """A copy with changes to the first teacher's prior, which following teachers with a null prior use as well."""
     for number, stage in enumerate(config.stages):
         if stage.teachers:
             first, *others = stage.teachers

@@ -1,6 +1,6 @@
-"""Every preset's settings as a table that ships with the package, so that ``dreamlift settings`` answers without torch.
+"""The settings of all presets as a table in the package, so that ``dreamlift settings`` does not import torch.
 
-python -m dreamlift.config.table      # writes it anew; a test fails where it is out of date
+``python -m dreamlift.presets.table`` writes the table; a test compares it with the presets.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ PATH = Path(__file__).parent / "table.json"
 
 
 def rows_of(preset: str) -> list[Row] | None:
-    """The rows of ``dreamlift settings --preset``; None where the table has no such preset."""
+    """The rows of ``dreamlift settings --preset``; None if the table has no such preset."""
     table = json.loads(PATH.read_text(encoding="utf-8"))
     rows = table["presets"].get(preset)
     if rows is None:

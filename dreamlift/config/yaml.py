@@ -1,8 +1,8 @@
-"""YAML without its surprises: plain data only, bounded in size, and no text that is taken for something else.
+"""A strict subset of YAML: plain data of limited size, with text that is never read as another type.
 
 Numbers, booleans and null follow YAML 1.2's core schema (https://yaml.org/spec/1.2.2/#103-core-schema), so ``1e-3`` is
 a number, and ``no``, ``on``, ``1:30`` and ``2024-01-01`` are text. Tags (``!!python/...``), anchors, aliases, merge
-keys and repeated keys are refused. Text that YAML 1.1 readers would take for something else is written in quotes.
+keys and repeated keys are refused. Text that a YAML 1.1 reader would read as another type is written in quotes.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _CORE = (
 
 
 def load(text: str, leaves_as_text: bool = False) -> Any:
-    """The dicts, lists and scalars of one YAML document; with ``leaves_as_text`` every scalar stays the text it is.
+    """The dicts, lists and scalars of one YAML document; with ``leaves_as_text`` every scalar is text.
 
     Raises:
-        ValueError: not YAML, or something that this module refuses; one line that names line and column.
+        ValueError: not YAML, or not in this subset; the message has one line with the line and column.
     """
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise ValueError(f"the YAML text is larger than {MAX_BYTES:,} bytes")
@@ -50,12 +50,12 @@ def load(text: str, leaves_as_text: bool = False) -> Any:
 
 
 def dump(data: Any) -> str:
-    """YAML text of plain data (dict, list, str, int, float, bool, None) that :func:`load` reads back exactly."""
+    """YAML text of plain data (dict, list, str, int, float, bool, None), which :func:`load` reads exactly."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=float("inf"))
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader with the core schema's scalars that refuses what could blow up or hide something."""
+    """SafeLoader with the core schema's scalars; it refuses anchors, tags, repeated keys, and documents over the limits."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own class attribute, filled below
 
@@ -87,12 +87,12 @@ class _StrictLoader(yaml.SafeLoader):
             if key.value in seen:
                 _refuse(f"the key {key.value!r} is given twice", key)
             seen.add(key.value)
-        # Keys are names of settings: always text, also where they look like a number.
+        # Keys are names of settings: always text, even if they look like a number.
         return {key.value: self.construct_object(value, deep=True) for key, value in node.value}
 
 
 class _TextLoader(_StrictLoader):
-    """The same without any implicit type: every scalar is text."""
+    """The same loader without implicit types: every scalar is text."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
 
@@ -123,7 +123,7 @@ def _is_flat(data: Any) -> bool:
 
 for _name, _pattern, _first in _CORE:
     _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _pattern, _first)
-    # The writer knows both schemas: whatever either of them would not read as text gets quotes.
+    # The writer has the rules of both schemas: text that either would read as another type is quoted.
     _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _pattern, _first)
 _Dumper.add_representer(list, _represent_list)
 _Dumper.add_representer(str, _represent_text)

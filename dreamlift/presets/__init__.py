@@ -1,6 +1,6 @@
-"""Named settings, each with the paper that it follows.
+"""Presets: named settings, each with its paper.
 
-``toybox`` is the default; the ``-toy`` ones run a paper's losses and stages on the embedded prior in minutes.
+``toybox`` is the default. The ``-toy`` presets run a paper's losses and stages with the embedded prior in minutes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ABOUT: dict[str, Preset] = {
     **fantasia3d.PRESETS,
     **gaussians.PRESETS,
 }
-"""Every preset of the package by its name, with its paper and purpose."""
+"""All presets of the package by name, with their paper and purpose."""
 
 PRESETS: dict[str, Config] = {name: preset.config for name, preset in ABOUT.items()}
-"""The configs, and those that plugins add."""
+"""The configs of all presets, including those that plugins add."""

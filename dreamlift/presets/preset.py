@@ -1,4 +1,4 @@
-"""A named config, with what a list of presets says of it."""
+"""A config with the entries of the list of presets."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dreamlift.config.schema import Config
 
 
 class Preset(NamedTuple):
-    """Settings with a name."""
+    """A config, its paper and its purpose."""
 
     config: Config
-    paper: str  # authors and year; "" for dreamlift's own
-    purpose: str  # what it is for, in a few words
+    paper: str  # authors and year; "" for dreamlift's presets
+    purpose: str  # in a few words

@@ -1,6 +1,6 @@
-"""Writes the table of all presets' settings that :mod:`dreamlift.config.table` reads.
+"""Writes the table of all presets' settings, which :mod:`dreamlift.config.table` reads.
 
-python -m dreamlift.presets.table      # after every change of a setting or a preset; a test fails where it is out of date
+python -m dreamlift.presets.table      # needed after every change of a setting or a preset; a test compares the table
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dreamlift.system.files import atomic_write_text
 
 
 def make_table() -> str:
-    """The file's text, of the presets of the package. Types and comments, which repeat, are stored once."""
+    """The text of the table. Types and comments, which repeat, are stored once."""
     kinds: dict[str, int] = {}
     comments: dict[str, int] = {}
     presets = {

@@ -1,4 +1,4 @@
-"""Papers' systems of several stages on the embedded prior."""
+"""Papers' systems with several stages, with the embedded prior."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from dreamlift.stages.lift import Lift
 from dreamlift.stages.settings import Adam, Weights
 from dreamlift.stages.teacher import Teacher
 
-# The embedded prior was trained on grey clay, so clay teaches the shape where big models are shown normals.
+# The embedded prior was trained on untextured renders, which replace the normals that large models are given for the shape.
 SPLATS = Gaussians(capacity=6000, count=2000, background=BACKDROP, densify=Densify(every=0))
 PAINT = Surface(texture=Image(256, 32), background=BACKDROP)
 
 
 def then(guidance: Guidance) -> tuple[Teacher, ...]:
-    """The teacher of a later stage: another loss, the same prior and words."""
+    """The teacher of a later stage: another loss with the same prior and wording."""
     return (Teacher(None, guidance, WORDS),)
 
 
@@ -37,8 +37,8 @@ PROLIFICDREAMER = toy(
         teachers=then(replace(TOY_VSD, t_min=0.02, t_max=0.5)),
     ),
 )  # fmt: skip
-# From a sphere the surface has a long way to go: large steps, values made distances again, smoothness late. Grey clay alone
-# is not enough for the embedded prior to find a shape, so colours are shown as well; the next stage makes its own.
+# The surface starts as a sphere and has to move far: large learning rates, recomputed distances, smoothness late. The embedded
+# prior does not find a shape from untextured renders alone, so colours are optimized as well; the next stage replaces them.
 FANTASIA3D = toy(
     replace(
         FIELD,
@@ -76,8 +76,8 @@ TEXTURE = toy(
 TOY_STAGES: dict[str, Preset] = {
     "prolificdreamer-toy": Preset(PROLIFICDREAMER, "Wang et al. 2023", "VSD in three stages"),
     "magic3d-toy": Preset(TOYBOX, "Lin et al. 2022", "the default: a field, then its mesh"),
-    "fantasia3d-toy": Preset(FANTASIA3D, "Chen et al. 2023", "a mesh from a sphere, then its colors"),
-    "dreamgaussian-toy": Preset(DREAMGAUSSIAN, "Tang et al. 2023", "splats, their mesh, a refined texture"),
-    "gaussiandreamer-toy": Preset(GAUSSIANDREAMER, "Yi et al. 2023", "splats that begin from a field's mesh"),
+    "fantasia3d-toy": Preset(FANTASIA3D, "Chen et al. 2023", "a mesh, initialized as a sphere, then its colors"),
+    "dreamgaussian-toy": Preset(DREAMGAUSSIAN, "Tang et al. 2023", "Gaussians, their mesh, a refined texture"),
+    "gaussiandreamer-toy": Preset(GAUSSIANDREAMER, "Yi et al. 2023", "Gaussians, initialized from a field's mesh"),
     "texture-toy": Preset(TEXTURE, "Metzer et al. 2022", "a texture for your own mesh (--mesh FILE)"),
 }

@@ -1,4 +1,4 @@
-"""Presets for the embedded prior: the default, and papers' losses with all else as in its first stage."""
+"""Presets for the embedded prior: the default, and its first stage with the losses of other papers."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from dreamlift.stages.lift import Lift
 from dreamlift.stages.settings import Weights
 from dreamlift.stages.teacher import Teacher
 
-# High noise first: there the prior draws what the prompt looks like from this side. At lower noise it keeps the blob that it is
-# shown; once the shape is there, low noise completes it.
+# t decreases: at high noise the prior's prediction follows the prompt and the view; at low noise it follows the render, so
+# that low noise refines a shape but does not make one.
 T_MIN = Piecewise(((0.0, 0.9), (0.3, 0.7), (1.0, 0.02)))
 T_MAX = Piecewise(((0.0, 0.99), (0.4, 0.9), (1.0, 0.3)))
 
-# The backgrounds of the prior's training pictures where the words name none, and where they say "dark background"
-# (dreamlift.toybox.training.dataset.BACKDROPS). Over any other colour the scene would grow a wall of fog in these colours; over
-# one of them alone it loses thin parts of nearly that colour, and puts that colour into empty space.
+# The backgrounds of the prior's training pictures for captions that name none, and for "dark background"
+# (dreamlift.toybox.training.dataset.BACKDROPS). With another background colour the scene would add semi-transparent density in
+# these colours; with only one of them it loses thin parts of a similar colour, and puts that colour into empty space.
 PALE, DARK = Backdrop("", (0.70, 0.75, 0.80)), Backdrop("dark background", (0.12, 0.14, 0.20))
 BACKDROP = Solid(PALE.color)
 
@@ -53,15 +53,15 @@ FIELD = Lift(
     cameras=CameraSampler(views=2, resolution=(64,), elevation_deg=(-10.0, 60.0), fov_deg=(40.0, 55.0), fill=1.0),
     scene=Nerf(field=Voxel(activation="exp", blob=Blob("cone", 2.0, 0.5)), background=BACKDROP),
     teachers=(Teacher(PIXELS, SDS(7.5, T_MIN, T_MAX, weighting="x0", clip_x0=1.0), WORDS),),
-    # First empty space is cleared; later what is left becomes opaque, or the background shines through and the mesh loses it.
+    # First empty space is cleared; then the rest becomes opaque, since semi-transparent parts would be missing in the mesh.
     weights=Weights(sparsity=Linear(60.0, 10.0, 0.4, 0.7), opaque=Linear(0.0, 1000.0, 0.4, 0.8)),
 )
-"""DreamFusion's method on the embedded prior: annealed t, gradient x - x0_hat with clipped x0_hat, 8 view words."""
+"""DreamFusion's method with the embedded prior: annealed t, gradient x - x0_hat with clipped x0_hat, 8 view directions."""
 
 MESH = Lift(
     steps=100,
     cameras=FIELD.cameras,
-    # Grey clay, which the prior was trained on, shows errors of the shape that colours would hide.
+    # Untextured renders, which the prior was trained on, show errors of the shape that colours would hide.
     lighting=Lighting(lambertian=0.5, textureless=0.5),
     scene=TetMesh(
         resolution=64, color=Voxel(switch_on=(0.0, 0.0, 0.0), blob=Blob("none"), lr=0.02), background=BACKDROP,
@@ -70,38 +70,38 @@ MESH = Lift(
     teachers=(Teacher(None, SDS(7.5, 0.02, 0.5, weighting="x0", clip_x0=1.0), WORDS),),
     weights=Weights(normal_consistency=3000.0, laplacian=1000.0),
 )  # fmt: skip
-"""A mesh stage at low noise: walls become smooth and edges sharp (Magic3D's second stage)."""
+"""A mesh stage at low noise, for smooth surfaces and sharp edges (Magic3D's second stage)."""
 
 
 def toy(*stages: Lift) -> Config:
-    """A run on the embedded prior."""
+    """The config of a run with the embedded prior."""
     return Config(backdrops=(PALE, DARK), stages=stages)
 
 
 def field(guidance: Guidance, prior: PriorChoice = PIXELS, **changes: Any) -> Lift:
-    """The first stage with another loss and all else the same, so that losses can be compared."""
+    """The first stage with another loss and otherwise equal settings, for comparisons of losses."""
     return replace(FIELD, teachers=(Teacher(prior, guidance, WORDS),), **changes)
 
 
 TOYBOX = toy(FIELD, MESH)
 """The default: a radiance field, then its mesh."""
 
-# The paper's guidance is that of a good sampler (7.5 for Stable Diffusion); this prior's is 2 to 3. The network has attention
-# at its lowest level only: a LoRA there alone learns nothing of the renders. What it has not learnt stays in them as stains, so
-# it learns at the times at which it is used, and slowly.
+# VSD's guidance scale is that of a good sampler: 7.5 for Stable Diffusion, 2 to 3 for this prior. The network has attention at
+# its lowest level only, and a LoRA of the attention alone cannot learn the renders (targets="all"). What the LoRA has not
+# learned stays in the renders as stains, so it is trained at the same t as the scene, with a small learning rate.
 TOY_VSD = VSD(3.0, T_MIN, T_MAX, "x0", targets="all", lora_lr=2e-3, lora_target="v", lora_t="taught", clip_x0=1.0)
 LATENT_SDS = SDS(7.5, T_MIN, T_MAX, weighting="x0")
 
 TOYS: dict[str, Preset] = {
-    "toybox-field": Preset(toy(FIELD), "", "the default's first stage alone"),
-    # t uniform in 0.02 to 0.98, as in the paper
-    "dreamfusion-toy": Preset(toy(field(SDS(7.5, weighting="x0", clip_x0=1.0))), "Poole et al. 2022", "SDS, the paper's times"),
-    "latent-toy": Preset(toy(field(LATENT_SDS, LATENTS)), "", "the first stage through an autoencoder"),
+    "toybox-field": Preset(toy(FIELD), "", "only the first stage of the default"),
+    # t is uniform in [0.02, 0.98], as in the paper
+    "dreamfusion-toy": Preset(toy(field(SDS(7.5, weighting="x0", clip_x0=1.0))), "Poole et al. 2022", "SDS with uniform t"),
+    "latent-toy": Preset(toy(field(LATENT_SDS, LATENTS)), "", "the first stage with a latent prior"),
     "latent-nerf-toy": Preset(
         toy(field(LATENT_SDS, replace(LATENTS, linear_encoder=True))), "Metzer et al. 2022", "latents without an encoder"
     ),
-    "vsd-toy": Preset(toy(field(TOY_VSD)), "Wang et al. 2023", "VSD; --particles 2 makes two that share a LoRA"),
-    "hifa-toy": Preset(toy(field(HiFA(7.5, 0.1, clip_x0=1.0))), "Zhu et al. 2023", "its term on pictures"),
+    "vsd-toy": Preset(toy(field(TOY_VSD)), "Wang et al. 2023", "VSD; --particles 2: two scenes that share a LoRA"),
+    "hifa-toy": Preset(toy(field(HiFA(7.5, 0.1, clip_x0=1.0))), "Zhu et al. 2023", "HiFA's loss on latents and pictures"),
     "sjc-toy": Preset(toy(field(SJC(7.5, True, T_MIN, T_MAX))), "Wang et al. 2022", "score Jacobian chaining"),
     "rfds-toy": Preset(toy(field(RFDS(7.5, T_MIN, T_MAX))), "Yang et al. 2024", "rectified-flow distillation"),
     "sdi-toy": Preset(
@@ -115,6 +115,6 @@ TOYS: dict[str, Preset] = {
     "nfsd-toy": Preset(toy(field(NFSD(6.5, 0.2, T_MIN, T_MAX, "x0"))), "Katzir et al. 2023", "noise-free score distillation"),
     "mvdream-toy": Preset(
         toy(field(Reconstruction(7.5, 0.5, T_MIN, T_MAX), cameras=replace(FIELD.cameras, views=4))),
-        "Shi et al. 2023", "MVDream's loss, four views a step",
+        "Shi et al. 2023", "MVDream's loss, four views per step",
     ),
 }  # fmt: skip

@@ -1,1 +1,1 @@
-"""The 2D diffusion models that teach, all behind :class:`dreamlift.priors.base.Prior`."""
+"""Pretrained 2D diffusion models, all behind the interface :class:`dreamlift.priors.base.Prior`."""

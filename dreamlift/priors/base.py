@@ -1,8 +1,8 @@
-"""What every 2D prior can do, and how several predictions are combined into a guided one.
+"""The interface of all 2D priors, and the combination of several noise predictions into a guided one.
 
 A prior is a diffusion model with x_t = alpha(t) x + sigma(t) eps. ``schedule`` and ``predict_noise`` are enough for every
-distillation loss, since x0 = (x_t - sigma eps_hat) / alpha in every family; v-prediction and rectified flow are turned
-into eps once, inside the prior.
+distillation loss, since x0 = (x_t - sigma eps_hat) / alpha in every family; v-predictions and rectified-flow velocities are
+converted to eps inside the prior.
 """
 
 from __future__ import annotations
@@ -24,19 +24,21 @@ from dreamlift.types import Conditioning, Task, TextStates
 class Prior(ABC):
     """A frozen 2D diffusion model (or an exact stand-in for one). ``t`` is in [0, 1]."""
 
-    resolution: int  # side of the pictures that it was trained on, in pixels
-    views: int = 1  # consecutive pictures of a batch that are denoised together: views of one object, which share their t
+    resolution: int  # side of the training pictures, in pixels
+    views: int = 1  # consecutive pictures of a batch that are denoised jointly: views of one object with the same t
     device: torch.device
 
     @classmethod
     def accepts(cls, parts: Parts) -> bool:
-        """Whether ``parts`` are a model of this kind; the first kind of :data:`dreamlift.priors.kinds.PRIORS` that accepts is
-        taken. False for priors that are only made in memory."""
+        """Whether this kind of prior supports ``parts``; see :func:`dreamlift.priors.kinds.kind_of` for the order.
+
+        False for priors that are only constructed in memory.
+        """
         return False
 
     @classmethod
     def check(cls, parts: Parts, choice: PriorChoice) -> None:
-        """Refuse options that this kind of prior does not take, before anything is loaded.
+        """Refuse options that this kind of prior does not support, before anything is loaded.
 
         Raises:
             ValueError: one line with the fix.
@@ -48,7 +50,7 @@ class Prior(ABC):
         """The prior with its networks on ``device``, without text encoders.
 
         Raises:
-            ValueError: parts or options that this kind of prior does not take.
+            ValueError: parts or options that this kind of prior does not support.
         """
         raise NotImplementedError
 
@@ -57,11 +59,11 @@ class Prior(ABC):
         cls, parts: Parts, choice: PriorChoice, task: Task, wording: Wording, backdrops: Sequence[Backdrop],
         device: torch.device,
     ) -> Embeds:  # fmt: skip
-        """What the network is conditioned on, encoded before it is loaded; encoders are freed again.
+        """The network's conditioning, computed before the network is loaded; the encoders are freed.
 
         Args:
-            task: the words and photos of the run. wording: how the camera's place is put into words.
-            backdrops: those of the stage, whose words are part of the prompt.
+            task: the prompt, negative prompt and photos of the run. wording: the view phrases of the prompt.
+            backdrops: the backgrounds that the prompt names.
         """
         raise NotImplementedError
 
@@ -81,7 +83,7 @@ class Prior(ABC):
 
     @abstractmethod
     def embed_text(self, prompts: list[str]) -> TextStates:
-        """Text states of V prompts."""
+        """Text states ``(V, L, D)`` of V prompts, and pooled ones ``(V, P)`` if the network uses them."""
 
     @abstractmethod
     def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,26 +91,26 @@ class Prior(ABC):
 
     @abstractmethod
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
-        """eps_hat ``(B, C, h, w)`` for ``x_t (B, C, h, w)`` at ``t (B,)``, guided as :func:`classifier_free_guidance` says.
+        """eps_hat ``(B, C, h, w)`` for ``x_t (B, C, h, w)`` at ``t (B,)``, guided by :func:`classifier_free_guidance`.
 
-        So scale 1 is the prompt alone, and scale 0 the negative (or empty) one.
+        Scale 1 is the prediction for the prompt alone; scale 0 is that for the negative (or empty) prompt.
         """
 
     @abstractmethod
     def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
-        """A twin that can learn, and at first says the same as the unguided prior.
+        """A trainable copy of the prior with a LoRA; its initial predictions equal the unguided prior's.
 
         Raises:
-            ValueError: this prior cannot learn.
+            ValueError: this prior supports no LoRA.
         """
 
     @abstractmethod
     def save_memory(self, memory: Memory) -> None:
-        """Need less memory from now on, as the settings say."""
+        """Apply the memory settings to all later calls."""
 
 
 class Adapted(nn.Module, ABC):
-    """A prior with a low-rank adaptation (its parameters) and the camera as an input."""
+    """A prior with a low-rank adaptation, which holds the parameters, and with the camera as an input."""
 
     @abstractmethod
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
@@ -118,7 +120,7 @@ class Adapted(nn.Module, ABC):
 def classifier_free_guidance(uncond: Tensor, cond: Tensor, guidance_scale: float) -> Tensor:
     """Classifier-free guidance, ``uncond + s (cond - uncond)`` (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598).
 
-    Beware: several systems publish s for ``cond + s (cond - uncond)``, which is s + 1 here.
+    Several systems state s for ``cond + s (cond - uncond)``, which is s + 1 here.
     """
     return uncond + guidance_scale * (cond - uncond)
 
@@ -126,7 +128,7 @@ def classifier_free_guidance(uncond: Tensor, cond: Tensor, guidance_scale: float
 def perp_neg(uncond: Tensor, cond: Tensor, negatives: Tensor, weights: Tensor, guidance_scale: float) -> Tensor:
     """Perp-Neg (Armandpour et al. 2023, https://arxiv.org/abs/2304.04968, eq. 8).
 
-    Each unwanted direction acts only with its part that is perpendicular to the wanted one, so it cannot undo it:
+    Only the component of each negative direction that is perpendicular to the prompt's direction is used:
     ``uncond + s (d + sum_i w_i (d_i - <d_i, d> / <d, d> d))`` with d = cond - uncond, d_i = negative_i - uncond.
 
     Args:
@@ -144,10 +146,10 @@ def perp_neg(uncond: Tensor, cond: Tensor, negatives: Tensor, weights: Tensor, g
 
 
 def stack_text(cond: Conditioning, guidance_scale: float) -> TextStates:
-    """All text states that one guided prediction needs, ``(P * B, L, D)``: negative, prompt, then Perp-Neg's others.
+    """The text states of one guided prediction, ``(P * B, L, D)``: negative prompt, prompt, Perp-Neg's N negative phrases.
 
-    With ``guidance_scale`` 1 and no Perp-Neg the prompt alone is enough (P = 1), which halves the cost; with 0 the negative
-    prompt is.
+    With ``guidance_scale`` 1 and without Perp-Neg only the prompt is used, with 0 only the negative prompt (P = 1 in both
+    cases), which halves the cost.
     """
     negative = TextStates(cond.negative_prompt_embeds, cond.negative_pooled_prompt_embeds)
     prompt = TextStates(cond.prompt_embeds, cond.pooled_prompt_embeds)

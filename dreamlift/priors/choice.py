@@ -1,4 +1,4 @@
-"""Which prior a teacher uses: a name or path, the user's own LoRAs and embeddings, and options of the model."""
+"""The settings of a teacher's prior: its name or path, the user's LoRAs and embeddings, and options of the model."""
 
 from __future__ import annotations
 
@@ -11,33 +11,36 @@ from dreamlift.types import LoraFile
 
 @dataclass(frozen=True)
 class PriorChoice:
-    """A 2D diffusion model and what is added to it.
+    """A 2D diffusion model, with the LoRAs and embeddings that are added to it.
 
-    From Python, ``loaded`` takes a model that is in memory already: a diffusers pipeline, or an instance of
+    From Python, ``loaded`` accepts a model that is already in memory: a diffusers pipeline, or an instance of
     :class:`dreamlift.priors.base.Prior`. Such a choice cannot be written to a config file.
     """
 
-    MAIN_FIELD: ClassVar[str] = "name"  # what a plain text in a config stands for
+    MAIN_FIELD: ClassVar[str] = "name"  # the field that a plain string in a config sets
 
-    name: str = "toybox"  # a known name, a hub name, a diffusers folder, or a one-file checkpoint (.safetensors)
-    settings: str = ""  # for a one-file checkpoint: the prior that lends its configs and tokenizers; "": the known one
+    name: str = "toybox"  # known name, hub name (owner/model), diffusers folder, or one-file checkpoint (.safetensors)
+    # for a one-file checkpoint: the prior of the same family whose configs and tokenizers are used; "": the known one
+    settings: str = ""
     loras: tuple[LoraFile, ...] = ()  # LoRAs merged into the weights, such as [{path: style.safetensors, scale: 0.8}]
-    embeddings: tuple[str, ...] = ()  # textual-inversion files (.safetensors); in the prompt, write the file's stem
-    camera_conditioning: bool = True  # pass each picture's camera to a network that was trained with cameras
-    linear_encoder: bool = False  # replace a latent prior's encoder by a linear map of colors: fast, but blind to texture
+    # textual-inversion files (.safetensors); use each one's word in the prompt: its file's stem, or the word stored in the file
+    embeddings: tuple[str, ...] = ()
+    # true: pass each render's camera to a network that was trained with cameras; false: only the prompt describes the view
+    camera_conditioning: bool = True
+    linear_encoder: bool = False  # true: replace a latent prior's encoder by a linear map of colors: fast, but ignores texture
     loaded: Any = dataclasses.field(default=None, repr=False, metadata={"setting": False})
 
     @classmethod
     def of(cls, model: Any, **options: Any) -> PriorChoice:
-        """The choice of a diffusers pipeline or a :class:`~dreamlift.priors.base.Prior` in memory.
+        """The choice for a diffusers pipeline or a :class:`~dreamlift.priors.base.Prior` in memory.
 
         Args:
             model: the pipeline or prior. It is not copied unless LoRAs are merged or its precision changes; it is moved to the
-                run's device, its weights are frozen, and the run's memory settings take effect in it.
+                run's device, its weights are frozen, and the run's memory settings are applied to it.
             options: further fields, such as ``camera_conditioning=False``.
         """
         return cls(**{"name": f"<{type(model).__name__} in memory>", "loaded": model, **options})
 
 
 NO_OPTIONS = PriorChoice(name="")
-"""No files of one's own and the default options, for priors that are made from their parts directly."""
+"""The default options without LoRAs or embeddings, for priors that are constructed from their parts directly."""

@@ -1,14 +1,14 @@
 """Rectified-flow priors (Liu et al. 2022, https://arxiv.org/abs/2209.03003): Stable Diffusion 3 and FLUX.1.
 
-    x_t = (1 - t) x + t eps,   v = eps - x   is what the network predicts;   so eps_hat = x_t + (1 - t) v_hat
+    x_t = (1 - t) x + t eps,   the network predicts v = eps - x,   so eps_hat = x_t + (1 - t) v_hat
 
-Turned into eps here, once, so that every distillation loss runs on them. t is taken as the noise share itself: the shift of
-times in the scheduler's settings says where a sampler spends its steps, and nothing about the network.
+The conversion to eps is done here, so that every distillation loss supports these models. t is the noise level sigma itself:
+the time shift in the scheduler's config distributes a sampler's steps and does not affect the network.
 
-FLUX.1 [dev] is distilled to predict at once what guidance by a scale would give, and is told that scale. It is always told
-1, which means the plain prediction; guidance is then made from two of them as in every other prior (so that negative
-prompts, Perp-Neg and the losses that ask without guidance mean the same). That is the stock pipeline's
-``guidance_scale=1, true_cfg_scale=s``. FLUX.1 [schnell] is told no scale; it is distilled to few steps.
+FLUX.1 [dev] is guidance-distilled: it is conditioned on a guidance scale and predicts the guided result in one call. Here the
+scale is always 1, which gives the plain prediction; guidance combines two predictions as for every other prior, so that
+negative prompts, Perp-Neg and unguided losses keep their meaning. This is the stock pipeline's
+``guidance_scale=1, true_cfg_scale=s``. FLUX.1 [schnell] receives no scale; it is distilled to few sampling steps.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from dreamlift.priors.parts import Parts
 from dreamlift.priors.saving import Memory, in_turn, save_memory
 from dreamlift.types import Conditioning
 
-HORIZON = 1000  # the network's own time runs from 0 to this
+HORIZON = 1000  # the network's time input is t * HORIZON (Stable Diffusion 3)
 FLUX = "FluxTransformer2DModel"
-FLUX_SIZE = 128  # latents a side that FLUX's own pipeline makes; its network's config states none
+FLUX_SIZE = 128  # latents a side in FLUX's stock pipeline; the network's config states none
 
 
 class FlowPrior(AutoencodedPrior):
@@ -81,20 +81,20 @@ class FlowPrior(AutoencodedPrior):
         return combine(many + (1.0 - times.view(-1, 1, 1, 1)) * velocity, cond, guidance_scale)
 
     def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
-        raise ValueError("VSD's LoRA is made for U-Nets; with this prior use another loss, such as --guidance.type rfds")
+        raise ValueError("VSD's LoRA supports U-Nets only; with this prior use another loss, such as --guidance.type rfds")
 
     def save_memory(self, memory: Memory) -> None:
         if memory.attention_slices:
-            raise ValueError("this prior's attention has no slices; leave memory.attention_slices off")
+            raise ValueError("this prior's attention cannot be sliced; leave memory.attention_slices off")
         self.micro_batch = memory.micro_batch
         save_memory(self.transformer, memory)
         save_memory(self.autoencoder.vae, memory)
 
 
 def _precision(parts: Parts, dtype: torch.dtype) -> torch.dtype:
-    """The precision of the network and text encoders where other models run in ``dtype``: FLUX takes bfloat16 for half."""
+    """The precision of the network and text encoders if other models run in ``dtype``: FLUX uses bfloat16 for float16."""
     half = dtype == torch.float16 and parts.architecture("transformer") == FLUX
-    return torch.bfloat16 if half else dtype  # FLUX was trained in it; half precision is too narrow for its states
+    return torch.bfloat16 if half else dtype  # FLUX was trained in bfloat16; its activations overflow in float16
 
 
 def _of_sd3(transformer: Any, x_t: Tensor, t: Tensor, states: Tensor, pooled: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def _of_sd3(transformer: Any, x_t: Tensor, t: Tensor, states: Tensor, pooled: Te
 
 
 def _of_flux(transformer: Any, x_t: Tensor, t: Tensor, states: Tensor, pooled: Tensor) -> Tensor:
-    """As a sequence of 2 x 2 patches, each with its row and column; the words' places are all 0."""
+    """v_hat from a sequence of 2 x 2 patches with their rows and columns as positions; all text positions are 0."""
     packed = functional.pixel_unshuffle(x_t, 2)
     rows, columns = packed.shape[-2:]
     places = torch.zeros(rows, columns, 3, device=x_t.device)
@@ -118,4 +118,4 @@ def _of_flux(transformer: Any, x_t: Tensor, t: Tensor, states: Tensor, pooled: T
 
 
 VELOCITIES = {"SD3Transformer2DModel": _of_sd3, FLUX: _of_flux}
-"""Kind of transformer -> v_hat ``(B, C, h, w)`` from ``x_t``, ``t (B,)`` in [0, 1], text states and pooled ones."""
+"""Class of transformer -> v_hat ``(B, C, h, w)`` from ``x_t``, ``t (B,)`` in [0, 1], text states and pooled ones."""

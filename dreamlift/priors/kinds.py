@@ -1,4 +1,4 @@
-"""The kinds of priors, and the way from a choice to a prior in memory."""
+"""The kinds of priors; from a :class:`PriorChoice` to a located prior, and to one in memory."""
 
 from __future__ import annotations
 
@@ -23,27 +23,26 @@ from dreamlift.prompts import Backdrop, Embeds, Wording, embed_prompt
 from dreamlift.types import Task
 
 PRIORS: dict[str, type[Prior]] = {"mvdream": MVDreamPrior, "flow": FlowPrior, "latent": LatentPrior, "pixel": PixelPrior}
-"""Every kind by its name. A model is of the last kind in this order of registration that a plugin added and that accepts it,
-or else of the first of these four."""
+"""All kinds by name, in order of registration; see :func:`kind_of` for the order in which they are tried."""
 BUILT_IN = tuple(PRIORS)
 
 
 @dataclass(frozen=True)
 class Located:
-    """A prior that was found and not loaded yet."""
+    """A prior that has been located but not loaded."""
 
     choice: PriorChoice  # with absolute paths
     kind: type[Prior]
     parts: Parts | None  # None: an instance of Prior in memory
-    revision: str  # identifies the weights, with those of LoRAs and embeddings
+    revision: str  # identifies the weights, including those of LoRAs and embeddings
 
     @property
     def views(self) -> int:
-        """Pictures of one object that the prior denoises together."""
+        """Number of views of one object that the prior denoises jointly."""
         return self.kind.views if self.parts is not None else self.choice.loaded.views
 
     def read(self, task: Task, wording: Wording, backdrops: Sequence[Backdrop], device: torch.device) -> Embeds:
-        """Encode the words of a task. Text encoders are freed again, so that they never share memory with the network."""
+        """The conditioning of a task. Encoders are freed, so that they never occupy memory together with the network."""
         if self.parts is None:
             return embed_prompt(task.prompt, task.negative, wording, self.choice.loaded.embed_text, backdrops)
         return self.kind.read(self.parts, self.choice, task, wording, backdrops, device)
@@ -54,13 +53,14 @@ class Located:
 
 
 def find(choice: PriorChoice, option: str = "--prior") -> Located:
-    """Look a prior up, once: where it is, of which kind, and which revision. Nothing heavy is loaded.
+    """Locate a prior: its folder, kind and revision. No networks are loaded.
 
     Args:
-        option: what the user gives its name by, for messages.
+        option: the command-line option that names it, for error messages.
 
     Raises:
-        PriorNotFoundError: there is no such prior; ValueError: its own files are missing, or no kind of prior accepts it.
+        PriorNotFoundError: there is no such prior.
+        ValueError: a LoRA or embedding file is missing or unreadable, or no kind of prior supports the model or its options.
     """
     choice = with_whole_paths(choice)
     if isinstance(choice.loaded, Prior):
@@ -78,26 +78,26 @@ def find(choice: PriorChoice, option: str = "--prior") -> Located:
 
 
 def kind_of(parts: Parts) -> type[Prior]:
-    """The kind of prior that accepts ``parts``; those of plugins are asked first, the newest before the others.
+    """The first kind of prior that accepts ``parts``: kinds of plugins, newest first, then the built-in ones in order.
 
     Raises:
-        ValueError: none does.
+        ValueError: no kind accepts them.
     """
     names = [*(name for name in reversed(PRIORS) if name not in BUILT_IN), *BUILT_IN]
     kind = next((PRIORS[name] for name in names if PRIORS[name].accepts(parts)), None)
     if kind is None:
-        raise ValueError(f"{parts} is no model that a prior here can run: it needs a unet or a transformer")
+        raise ValueError(f"{parts} is not a supported model: a unet or a transformer is required")
     return kind
 
 
 class Priors:
-    """The priors in memory. Teachers of one prior share it; what nobody needs any more is dropped before others are loaded."""
+    """The priors in memory. Teachers with equal priors share one; unused priors are freed before others are loaded."""
 
     def __init__(self) -> None:
         self.loaded: dict[Any, Prior] = {}
 
     def take(self, wanted: Sequence[Located], device: torch.device, memory: Memory) -> tuple[Prior, ...]:
-        """The prior of each entry of ``wanted``, on ``device``, with the memory settings at work."""
+        """The prior of each entry of ``wanted``, on ``device``, with the memory settings applied."""
         keys = [_key(located, device, memory) for located in wanted]
         self.loaded = {key: prior for key, prior in self.loaded.items() if key in keys}
         for key, located in zip(keys, wanted, strict=True):
@@ -108,7 +108,7 @@ class Priors:
 
 
 def _key(located: Located, device: torch.device, memory: Memory) -> Any:
-    # The revision alone does not tell two folders apart whose large files have equal names and sizes.
+    # The revision alone does not distinguish two folders whose large files have equal names and sizes.
     return (located.choice, located.revision, str(device), memory)
 
 
@@ -116,9 +116,9 @@ def load_prior(prior: Any, device: str | torch.device = "cpu", memory: Memory | 
     """A prior in memory, ready to predict noise.
 
     Args:
-        prior: what ``--prior`` takes (a known name, a diffusers folder, a hub name, a checkpoint file), a
+        prior: a value of ``--prior`` (a known name, a diffusers folder, a hub name, a checkpoint file), a
             :class:`~dreamlift.priors.choice.PriorChoice`, or a diffusers pipeline.
-        device: "cpu", "cuda", "mps". memory: settings that need less of it.
+        device: "cpu", "cuda" or "mps". memory: settings that reduce memory.
 
     Raises:
         PriorNotFoundError, ValueError: see :func:`find`.

@@ -1,6 +1,6 @@
 """Latent diffusion (Rombach et al. 2022, https://arxiv.org/abs/2112.10752): Stable Diffusion 1.x, 2.x and XL.
 
-The render goes through the VAE's encoder with gradients, as in stable-dreamfusion and threestudio: latents are
+The render is encoded by the VAE with gradients, as in stable-dreamfusion and threestudio: latents are
 ``scaling_factor * (mean of the encoder's posterior - shift_factor)``.
 """
 
@@ -22,20 +22,20 @@ from dreamlift.types import Conditioning
 
 
 class Autoencoder:
-    """The frozen ``vae`` of a model, for pictures of ``size`` latents a side; with ``linear`` its encoder is a linear map."""
+    """The frozen ``vae`` of a model, for latents of ``size x size``; with ``linear`` a linear map replaces its encoder."""
 
     def __init__(self, parts: Parts, device: torch.device, dtype: torch.dtype, size: int, linear: bool = False) -> None:
         from diffusers import AutoencoderKL
 
         config: Any = parts.config("vae")
-        # Stable Diffusion XL's overflows in half precision and says so; those of 1.x and 2.x say nothing, and do not.
+        # Stable Diffusion XL's overflows in half precision and sets force_upcast; those of 1.x and 2.x do not overflow.
         if dtype == torch.float16 and config.get("force_upcast", False):
             dtype = torch.float32
         self.vae: Any = frozen(parts, "vae", AutoencoderKL, dtype).to(device)
         self.dtype, config = dtype, self.vae.config
         self.scale, self.shift = float(config.scaling_factor), float(config.shift_factor or 0.0)
         self.size, self.resolution = size, size * 2 ** (len(config.block_out_channels) - 1)
-        self.colors: Tensor | None = None  # (4, C) the linear map in the encoder's place
+        self.colors: Tensor | None = None  # (4, C) linear map of RGB and 1 that replaces the encoder
         if linear:
             self.use_linear_map()
 
@@ -53,19 +53,19 @@ class Autoencoder:
 
     @torch.no_grad()
     def use_linear_map(self) -> None:
-        """Encode from now on by a linear map of each pixel's colour, the best on evenly coloured pictures.
+        """Replace the encoder by a linear map of each pixel's color, the least-squares fit on pictures of constant color.
 
-        Latents are near to linear in colours (Metzer et al. 2022, "Latent-NeRF", https://arxiv.org/abs/2211.07600, who
-        render latents and map them to colours so). It costs nothing, knows no texture, and is fitted to any autoencoder.
+        Latents are approximately linear in the color (Metzer et al. 2022, "Latent-NeRF", https://arxiv.org/abs/2211.07600,
+        who map rendered latents to colors linearly). The map's cost is negligible and it ignores texture.
         """
         levels = torch.linspace(0.0, 1.0, 4)
         colors = torch.cartesian_prod(levels, levels, levels).to(self.vae.device)
-        sides = 8 * self.resolution // self.size  # 8 latents a side: the middle ones see no border
+        sides = 8 * self.resolution // self.size  # 8 latents a side: the central ones do not depend on the border
         flat = colors[:, :, None, None].expand(-1, -1, sides, sides)
         latents = torch.cat([self._encoded(some)[:, :, 3:5, 3:5].mean((2, 3)) for some in flat.split(8)])
         system = torch.cat([colors, torch.ones_like(colors[:, :1])], dim=1)
-        # In double precision, rounded after: in single precision LAPACK's last bits depend on where the arrays lie in memory,
-        # and a resumed run would go on with another map.
+        # Solved in double precision and then rounded: in single precision LAPACK's last bits depend on the arrays' alignment in
+        # memory, so that a resumed run would continue with a different map.
         self.colors = torch.linalg.lstsq(system.cpu().double(), latents.cpu().double()).solution.to(latents)
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
-"""MVDream (Shi et al. 2023, https://arxiv.org/abs/2308.16512): four views of one object, denoised together.
+"""MVDream (Shi et al. 2023, https://arxiv.org/abs/2308.16512): four views of one object, denoised jointly.
 
 Its U-Net is Stable Diffusion 2.1's with two changes (section 3.1): self-attention runs over the tokens of all views of an
-object at once, and an MLP of the camera's matrix is added to the time embedding. Stock diffusers can say both: the first is an
-attention processor, the second a class embedding of the kind "projection" (Linear, SiLU, Linear).
+object, and an MLP of the camera's matrix is added to the time embedding. Stock diffusers supports both: the first as an
+attention processor, the second as a class embedding of type "projection" (Linear, SiLU, Linear).
 
-The public weights in safetensors (ashawkey/mvdream-sd2.1-diffusers) are a diffusers folder whose ``unet`` has the names of the
-original Stable Diffusion code, and a class of its own. Here they get the stock names; that class is never run.
+The public safetensors weights (ashawkey/mvdream-sd2.1-diffusers) are a diffusers folder whose ``unet`` has the layer names of
+the original Stable Diffusion code and a custom class. The layers are renamed to the stock names; that class is never run.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from dreamlift.priors.parts import FolderParts, Parts, weight_files
 from dreamlift.priors.saving import Memory, in_turn, save_memory
 from dreamlift.types import Cameras, Conditioning
 
-VIEWS = 4  # of one object, that the network was trained to see together
+VIEWS = 4  # views of one object that the network was trained to denoise jointly
 CAMERA = 16  # entries of a camera's matrix
 ARCHITECTURE = "MultiViewUNetModel"  # the network's class, as model_index.json names it
 
 
 def camera_matrices(cameras: Cameras) -> Tensor:
-    """What the network is told of B cameras, ``(B, 16)``: camera-to-world matrices row by row, positions on the unit sphere.
+    """The network's camera input, ``(B, 16)``: camera-to-world matrices in row-major order, positions on the unit sphere.
 
-    The camera's axes are OpenGL's (+x right, +y up, +z backward). The world is Blender's (+z up), with the front at +x, where
-    MVDream's sampling script takes its first picture.
+    The camera's axes are OpenGL's (+x right, +y up, +z backward). The world is Blender's (+z up) with the front at +x, the
+    position of the first camera in MVDream's sampling script.
     """
     c2w = cameras.c2w.clone()
     c2w[:, :3, 1:3] *= -1.0  # from OpenCV's axes
@@ -46,7 +46,7 @@ def camera_matrices(cameras: Cameras) -> Tensor:
 
 
 class JointViews:
-    """An attention processor: self-attention over the tokens of ``views`` neighbouring pictures at once, by ``single``."""
+    """An attention processor: self-attention over the tokens of ``views`` consecutive pictures, computed by ``single``."""
 
     def __init__(self, single: Any, views: int) -> None:
         self.single, self.views = single, views
@@ -54,13 +54,13 @@ class JointViews:
     def __call__(
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: None = None, attention_mask: None = None
     ) -> Tensor:
-        """``hidden_states (B, L, C)`` to the same shape, B a multiple of the views."""
+        """``hidden_states (B, L, C)`` to the same shape; B is a multiple of the views."""
         objects = hidden_states.unflatten(0, (-1, self.views)).flatten(1, 2)  # (B / F, F * L, C)
         return self.single(attn, objects).unflatten(1, (self.views, -1)).flatten(0, 1)
 
 
 def join_views(unet: Any, views: int) -> None:
-    """Let all self-attention of a stock U-Net run over ``views`` pictures together; cross-attention stays each one's own."""
+    """Make all self-attention of a stock U-Net run over ``views`` pictures; cross-attention stays separate per picture."""
     joined = {name: JointViews(single, views) if ".attn1." in name else single for name, single in unet.attn_processors.items()}
     unet.set_attn_processor(joined)
 
@@ -68,8 +68,8 @@ def join_views(unet: Any, views: int) -> None:
 class MVDreamPrior(AutoencodedPrior):
     """A diffusers folder with MVDream's ``unet`` (and ``vae``, ``text_encoder``, ``tokenizer``, ``scheduler``).
 
-    The pictures of a batch are told apart by their place: each ``VIEWS`` neighbours are one object's, from cameras at equal
-    steps of azimuth and of the same elevation, with the same t.
+    Each ``VIEWS`` consecutive pictures of a batch show one object, from cameras at equal steps of azimuth and the same
+    elevation, and have the same t.
     """
 
     views = VIEWS
@@ -91,21 +91,21 @@ class MVDreamPrior(AutoencodedPrior):
     @classmethod
     def check(cls, parts: Parts, choice: PriorChoice) -> None:
         if not choice.camera_conditioning:
-            raise ValueError("this prior's views are told apart by their cameras alone; leave camera_conditioning on")
+            raise ValueError("this prior distinguishes views by their cameras only; leave camera_conditioning on")
 
     def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return self.network.schedule(t)
 
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
-        """See :meth:`Prior.predict_noise`. The camera is told beside the negative prompt too, as in MVDream's own code.
+        """See :meth:`Prior.predict_noise`. The negative prompt receives the camera too, as in MVDream's code.
 
         Raises:
-            ValueError: no cameras, or a batch that is no whole number of objects.
+            ValueError: no cameras, or a batch that is not a multiple of ``VIEWS``.
         """
         if cond.cameras is None or x_t.shape[0] % VIEWS:
             told = "no cameras" if cond.cameras is None else "their cameras"
             raise ValueError(
-                f"this prior takes {VIEWS} views of an object together, or a multiple, with their cameras; "
+                f"this prior requires {VIEWS} views of an object together, or a multiple of that, with their cameras; "
                 f"it was given {x_t.shape[0]} pictures with {told}"
             )
         network, text = self.network, stack_text(cond, guidance_scale)
@@ -121,25 +121,25 @@ class MVDreamPrior(AutoencodedPrior):
         return combine(network.to_noise(out, many, steps), cond, guidance_scale)
 
     def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
-        raise ValueError("VSD's LoRA looks at one view at a time; with this prior use --guidance.type reconstruction or sds")
+        raise ValueError("VSD's LoRA processes one view at a time; with this prior use --guidance.type reconstruction or sds")
 
     def save_memory(self, memory: Memory) -> None:
-        """See :meth:`Prior.save_memory`; with ``micro_batch`` the views of an object stay together.
+        """See :meth:`Prior.save_memory`; ``micro_batch`` is rounded to whole objects.
 
         Raises:
-            ValueError: attention in slices, which would part the views.
+            ValueError: sliced attention is on; it would replace the joint attention.
         """
         if memory.attention_slices:
-            raise ValueError("this prior's views share their attention; leave memory.attention_slices off")
+            raise ValueError("this prior's attention spans all views and cannot be sliced; leave memory.attention_slices off")
         self.network.save_memory(memory)
         save_memory(self.autoencoder.vae, memory)
 
 
 def load_network(folder: Path, dtype: torch.dtype) -> Any:
-    """The U-Net of the port's ``unet`` folder as a stock ``UNet2DConditionModel``, on the CPU, its views not joined yet.
+    """The U-Net of the port's ``unet`` folder as a stock ``UNet2DConditionModel`` on the CPU, before :func:`join_views`.
 
     Raises:
-        ValueError: other settings, names or shapes than the port's, or weights that are not whole or not safetensors.
+        ValueError: config, names or shapes differ from the port's, or weights are incomplete or not safetensors.
     """
     from diffusers import UNet2DConditionModel
     from safetensors import SafetensorError
@@ -147,11 +147,11 @@ def load_network(folder: Path, dtype: torch.dtype) -> Any:
 
     try:
         config = json.loads((folder / "config.json").read_text())
-        with torch.device("meta"):  # random weights of this size take longer to draw than the real ones to read
+        with torch.device("meta"):  # drawing random initial weights takes longer than reading the real ones
             unet: Any = UNet2DConditionModel(**stock_settings(config))
         names = stock_keys(unet)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / 'config.json'} is not MVDream's as it was published: {error}") from error
+        raise ValueError(f"{folder / 'config.json'} differs from MVDream's published config: {error}") from error
     weights: dict[str, Tensor] = {}
     for file in weight_files(folder, dtype):
         try:
@@ -163,7 +163,7 @@ def load_network(folder: Path, dtype: torch.dtype) -> Any:
     wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
     if wrong:
         raise ValueError(
-            f"the weights in {folder} are not MVDream's as they were published: {len(wrong)} of them are missing, unknown "
+            f"the weights in {folder} differ from MVDream's published ones: {len(wrong)} of them are missing, unknown "
             f"or of another shape, such as {wrong[0]}"
         )
     unet.load_state_dict(weights, assign=True)
@@ -171,7 +171,7 @@ def load_network(folder: Path, dtype: torch.dtype) -> Any:
 
 
 def stock_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of a ``UNet2DConditionModel`` for the port's ``config``. A missing entry is a KeyError."""
+    """Arguments of a ``UNet2DConditionModel`` for the port's ``config``. Raises KeyError for a missing entry."""
     widths = [config["model_channels"] * factor for factor in config["channel_mult"]]
     kinds = ["CrossAttn" if attends(config, level) else "" for level in range(len(widths))]
     return {
@@ -182,7 +182,7 @@ def stock_settings(config: dict[str, Any]) -> dict[str, Any]:
         "layers_per_block": config["num_res_blocks"],
         "down_block_types": tuple(f"{kind}DownBlock2D" for kind in kinds),
         "up_block_types": tuple(f"{kind}UpBlock2D" for kind in reversed(kinds)),
-        "attention_head_dim": tuple(width // config["num_head_channels"] for width in widths),  # stock's word for their number
+        "attention_head_dim": tuple(width // config["num_head_channels"] for width in widths),  # diffusers: number of heads
         "transformer_layers_per_block": config["transformer_depth"],
         "cross_attention_dim": config["context_dim"],
         "use_linear_projection": True,

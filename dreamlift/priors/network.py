@@ -1,6 +1,6 @@
-"""The denoising U-Net of a diffusers folder, frozen, with its noise schedule: shared by pixel and latent priors.
+"""The frozen denoising U-Net of a diffusers folder and its noise schedule, shared by pixel and latent priors.
 
-Whatever the network predicts is turned into eps here, once: for v-prediction (Salimans & Ho 2022,
+The network's prediction is converted to eps here: for v-prediction (Salimans & Ho 2022,
 https://arxiv.org/abs/2202.00512) eps = alpha v + sigma x_t, for sample prediction eps = (x_t - alpha x0) / sigma.
 """
 
@@ -19,22 +19,22 @@ from dreamlift.priors.parts import Parts
 from dreamlift.priors.saving import Memory, in_turn, save_memory
 from dreamlift.types import Cameras, Conditioning, LoraFile
 
-CAMERA_FEATURES = 8  # width of a network's ``time_cond_proj_dim`` that is read as camera conditioning
+CAMERA_FEATURES = 8  # a network with this ``time_cond_proj_dim`` is camera-conditioned
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 def camera_features(azimuth: Tensor, elevation: Tensor) -> Tensor:
-    """What a camera-conditioned U-Net is told of a view, ``(B, 8)``, from azimuth and elevation ``(B,)`` in radians.
+    """The camera input of a camera-conditioned U-Net, ``(B, 8)``, from azimuth and elevation ``(B,)`` in radians.
 
-    It goes in as ``timestep_cond``: a linear map without bias that is added to the time embedding, as in MVDream (Shi et
-    al. 2023, https://arxiv.org/abs/2308.16512, section 3.1). All zeros means "no camera", the same as leaving it out.
+    It is passed as ``timestep_cond``, whose linear map without bias is added to the time embedding, as in MVDream (Shi et
+    al. 2023, https://arxiv.org/abs/2308.16512, section 3.1). All zeros mean "no camera", equivalent to passing None.
     """
     harmonics = [f(k * azimuth) for k in (1, 2, 3) for f in (torch.sin, torch.cos)]
     return torch.stack([torch.ones_like(azimuth), *harmonics, torch.sin(elevation)], dim=-1)
 
 
 def frozen(parts: Parts, name: str, kind: Any, dtype: torch.dtype, loras: tuple[LoraFile, ...] = ()) -> Any:
-    """The network ``name`` of a model, without gradients of its weights, with what ``loras`` have for it."""
+    """The network ``name`` of a model with frozen weights, into which the matching weights of ``loras`` are merged."""
     network = parts.network(name, kind, dtype)
     network = merge_loras(deepcopy(network) if loras and parts.shared else network, parts, name, loras)
     return network.eval().requires_grad_(False)
@@ -44,8 +44,8 @@ class DenoisingNetwork:
     """``unet`` and ``scheduler`` of a model. All calls are differentiable in x_t; no weight is trained.
 
     Args:
-        camera_conditioning: False leaves the view to the words; a network without camera input never sees cameras.
-        unet: the network, where it has been loaded already.
+        camera_conditioning: pass cameras to a network with a camera input; False: only the prompt describes the view.
+        unet: the network, if it has been loaded already.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class DenoisingNetwork:
         self.channels: int = self.unet.config.in_channels
         self.sample_size: int = self.unet.config.sample_size
         self.micro_batch = 0
-        self.picture_size = self.sample_size  # told to Stable Diffusion XL; its autoencoder decides it
+        self.picture_size = self.sample_size  # pixels, an input of Stable Diffusion XL; set from the autoencoder
 
     def timestep(self, t: Tensor) -> Tensor:
         """Integer training timesteps ``(B,)`` of ``t (B,)`` in [0, 1]."""
@@ -82,10 +82,10 @@ class DenoisingNetwork:
         return abar.sqrt(), (1 - abar).sqrt()
 
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
-        """Guided eps_hat ``(B, C, h, w)``, by one call of the network for all prompts, or by several with ``micro_batch``.
+        """Guided eps_hat ``(B, C, h, w)``, in one call of the network for all prompts, or in several with ``micro_batch``.
 
-        A network that takes cameras is told ``cond.cameras``, where they are given, beside every prompt but the negative
-        one: so that guidance strengthens the view as it does the words.
+        A camera-conditioned network receives ``cond.cameras``, if given, with every prompt except the negative one, so that
+        guidance amplifies the view as it does the prompt.
         """
         text = stack_text(cond, guidance_scale)
         copies = text.states.shape[0] // x_t.shape[0]
@@ -107,8 +107,8 @@ class DenoisingNetwork:
         save_memory(self.unet, memory)
 
     def text_arguments(self, states: Tensor, pooled: Tensor | None) -> dict[str, Any]:
-        """The network's arguments for text states ``(B, L, D)``; Stable Diffusion XL also takes the pooled ones ``(B, P)`` and
-        the picture's size and crop."""
+        """The network's arguments for text states ``(B, L, D)``; Stable Diffusion XL also receives the pooled ones ``(B, P)``
+        and the picture's size and crop."""
         states = states.to(self.device, self.dtype)
         if self.unet.config.addition_embed_type != "text_time":
             return {"encoder_hidden_states": states}
@@ -118,12 +118,12 @@ class DenoisingNetwork:
         return {"encoder_hidden_states": states, "added_cond_kwargs": added}
 
     def features(self, cameras: Cameras) -> Tensor:
-        """What the network is told of the cameras, ``(B, 8)``."""
+        """The network's camera input, ``(B, 8)``."""
         return camera_features(cameras.azimuth, cameras.elevation).to(self.device, self.dtype)
 
     def to_noise(self, out: Tensor, x_t: Tensor, steps: Tensor) -> Tensor:
         """eps_hat ``(B, C, h, w)`` from the network's output at integer ``steps (B,)``."""
-        out = out[:, : self.channels]  # DeepFloyd IF predicts a variance in further channels
+        out = out[:, : self.channels]  # DeepFloyd IF's other channels predict a variance
         abar = self.alphas_cumprod[steps].view(-1, 1, 1, 1)
         if self.prediction == "v_prediction":
             return abar.sqrt() * out + (1 - abar).sqrt() * x_t
@@ -133,9 +133,9 @@ class DenoisingNetwork:
 
 
 class AdaptedNetwork(Adapted):
-    """A frozen network with a LoRA. One that is told no cameras gets them as a class embedding, as in ProlificDreamer.
+    """A frozen network with a LoRA. Without camera conditioning a class embedding of the camera is added (ProlificDreamer).
 
-    That one is a linear map of the camera's features that is added to the time embedding, and at first zero.
+    The class embedding is a trained linear map of the camera features, initially zero, added to the time embedding.
     """
 
     def __init__(self, base: DenoisingNetwork, rank: int, targets: Targets, rng: torch.Generator) -> None:
@@ -147,7 +147,7 @@ class AdaptedNetwork(Adapted):
             width = unet.time_embedding.linear_2.out_features
             self.camera = camera = nn.Linear(CAMERA_FEATURES, width, bias=False, device=base.device)
             nn.init.zeros_(camera.weight)
-            # A twin that shares all layers and has one more.
+            # A shallow copy that shares all layers and has one more.
             twin = copy(unet)
             twin._modules = dict(unet._modules)
             twin.class_embedding = camera
@@ -161,7 +161,7 @@ class AdaptedNetwork(Adapted):
             told = base.features(cond.cameras)
 
         def ask(x: Tensor, at: Tensor, camera: Tensor, states: Tensor, pooled: Tensor | None) -> Tensor:
-            # What is trained stays in float32, whatever precision the frozen layers have.
+            # Trained layers stay in float32, whatever the precision of the frozen layers.
             cameras = {"timestep_cond": camera} if self.camera is None else {"class_labels": camera.float()}
             return self.lora(x, at, **base.text_arguments(states, pooled), **cameras).sample.float()
 

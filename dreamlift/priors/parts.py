@@ -1,7 +1,7 @@
-"""Where the parts of a pretrained model come from: a diffusers folder, or a pipeline that is in memory already.
+"""The parts of a pretrained model, from a diffusers folder or from a pipeline in memory.
 
-A part is a network, a tokenizer or a scheduler, by its name in a diffusers folder (``unet``, ``text_encoder_2``). Priors ask
-for parts by these names only, so that both sources serve every prior.
+A part is a network, a tokenizer or a scheduler, by its name in a diffusers folder (``unet``, ``text_encoder_2``). Priors
+access parts by these names only, so that every prior works with both sources.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T5 = "T5EncoderModel"
 class Parts(ABC):
     """The parts of one model."""
 
-    shared = False  # whether its networks belong to somebody else, so that they must be copied before they are changed
+    shared = False  # True: the networks are also used elsewhere, so they are copied before they are changed
 
     @abstractmethod
     def has(self, part: str) -> bool:
@@ -28,15 +28,15 @@ class Parts(ABC):
 
     @abstractmethod
     def config(self, part: str) -> dict[str, Any]:
-        """The settings of a network (its ``config.json``); of ``""``, the model's own (``model_index.json``)."""
+        """The config of a network (its ``config.json``); for the part ``""``, that of the model (``model_index.json``)."""
 
     @abstractmethod
     def architecture(self, part: str) -> str:
-        """The class name of a part; "?" where it is not stated."""
+        """The class name of a part; "?" if it is not stated."""
 
     @abstractmethod
     def network(self, part: str, kind: Any, dtype: torch.dtype) -> Any:
-        """A network of the class ``kind`` on the CPU or where it is already, in ``dtype``.
+        """A network of the class ``kind`` in ``dtype``, on the CPU or, if it is in memory already, on its current device.
 
         Raises:
             ValueError: the folder has no safetensors weights.
@@ -44,18 +44,18 @@ class Parts(ABC):
 
     @abstractmethod
     def tokenizer(self, part: str) -> Any:
-        """A tokenizer that may be changed: tokens can be added to it."""
+        """A tokenizer that is not shared: tokens may be added to it."""
 
     @abstractmethod
     def scheduler(self) -> Any:
         """The noise schedule as a ``DDPMScheduler``."""
 
     def text_encoders(self) -> list[str]:
-        """The names of the text encoders that the model has, the first one first."""
+        """The names of the model's text encoders, in order."""
         return [part for part in ("text_encoder", "text_encoder_2", "text_encoder_3") if self.has(part)]
 
     def is_t5(self, part: str) -> bool:
-        """Whether a part, which need not be there, is a T5."""
+        """Whether a part exists and is a T5."""
         return self.has(part) and self.architecture(part) == T5
 
 
@@ -100,14 +100,16 @@ class LoadedParts(Parts):
     """The parts of a diffusers ``pipeline`` in memory. Its networks are shared, and copied only to change their precision.
 
     Raises:
-        ValueError: it is no pipeline.
+        ValueError: the object is not a pipeline.
     """
 
     shared = True
 
     def __init__(self, pipeline: Any) -> None:
         if not isinstance(getattr(pipeline, "components", None), dict):
-            raise ValueError(f"a {type(pipeline).__name__} is no prior: give a diffusers pipeline, a Prior, a name or a folder")
+            raise ValueError(
+                f"a {type(pipeline).__name__} is not a prior: give a diffusers pipeline, a Prior, a name or a folder"
+            )
         self.pipeline = pipeline
 
     def __str__(self) -> str:
@@ -140,7 +142,7 @@ class LoadedParts(Parts):
 
 
 def weight_files(folder: Path, dtype: torch.dtype) -> list[Path]:
-    """The safetensors files of one network, those in half precision where there are both and a GPU wants them.
+    """The safetensors files of one network: the half-precision ones (``.fp16.``) for float16 or if there are no others.
 
     Raises:
         ValueError: the folder has no safetensors weights (pickled ones are never opened).

@@ -1,8 +1,8 @@
-"""Diffusion models on pixels: DeepFloyd IF's first stage, and the embedded ``toybox`` prior, which has its shape.
+"""Diffusion models on pixels: DeepFloyd IF's first stage, and the embedded ``toybox`` prior of the same architecture.
 
 IF: https://github.com/deep-floyd/IF. Pictures are resized to the model's own resolution and mapped to [-1, 1]. A network
-with 3 k^2 channels works on pictures packed by k (pixel unshuffle, Shi et al. 2016, https://arxiv.org/abs/1609.05158):
-each k x k block of pixels becomes one, of k^2 times the channels. That loses nothing and costs a k^2-th.
+with 3 k^2 channels receives pictures packed by k (pixel unshuffle, Shi et al. 2016, https://arxiv.org/abs/1609.05158):
+each k x k block of pixels becomes one pixel with k^2 times the channels. This is lossless and divides the cost by k^2.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class WordsPrior(Prior):
 
 
 class PixelPrior(WordsPrior):
-    """A model of pixels (``unet``, ``text_encoder``, ``tokenizer``, ``scheduler``)."""
+    """A diffusion model on pixels (``unet``, ``text_encoder``, ``tokenizer``, ``scheduler``)."""
 
     def __init__(self, parts: Parts, device: torch.device, dtype: torch.dtype, choice: PriorChoice = NO_OPTIONS) -> None:
         self.check(parts, choice)
@@ -71,7 +71,7 @@ class PixelPrior(WordsPrior):
     @classmethod
     def check(cls, parts: Parts, choice: PriorChoice) -> None:
         if choice.linear_encoder:
-            raise ValueError("this prior works on pixels and has no latents; leave linear_encoder off")
+            raise ValueError("this prior is a pixel model without an encoder; leave linear_encoder off")
 
     def encode(self, rgb: Tensor) -> Tensor:
         """``(B, H, W, 3)`` in [0, 1] to ``(B, 3 k^2, S / k, S / k)`` in [-1, 1]."""
@@ -94,7 +94,7 @@ class PixelPrior(WordsPrior):
 
 
 def resize(pictures: Tensor, size: int) -> Tensor:
-    """``(B, C, H, W)`` to ``(B, C, size, size)``, bilinear with antialiasing; unchanged where it already fits."""
+    """``(B, C, H, W)`` to ``(B, C, size, size)``, bilinear with antialiasing; unchanged if the size is already right."""
     if pictures.shape[-2:] == (size, size):
         return pictures
     return functional.interpolate(pictures, (size, size), mode="bilinear", align_corners=False, antialias=True)

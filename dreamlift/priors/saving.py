@@ -1,7 +1,7 @@
-"""What lowers a prior's memory, at the cost of time: the settings, and how they are put to work on diffusers' networks.
+"""Settings that reduce a prior's memory at the cost of time, and their application to diffusers' networks.
 
-Results stay the same but for rounding. An autoencoder in tiles is not among them: its norms look at a whole picture, so tiles
-would teach something else. Text encoders need no setting: they are read and freed before the networks are loaded.
+Results are equal up to rounding. Tiled autoencoding is not offered: the autoencoder's normalization layers use statistics of
+the whole picture, so tiles would change the latents. Text encoders need no setting: they are freed before the networks load.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Memory:
-    """Ways to need less memory; all are off unless asked for."""
+    """Settings that reduce memory, off by default, and the check of the free memory."""
 
-    micro_batch: int = 0  # pictures per call of the prior's network (a guided one counts as two); 0: all at once
-    # inner values of the autoencoder and the network are computed again on the way back, not kept (Chen et al. 2016)
+    # pictures per call of the prior's network, at least 0 (with guidance each picture counts twice); 0: all at once
+    micro_batch: int = 0
+    # true: recompute activations of the autoencoder and the network in the backward pass (Chen et al. 2016); false: store them
     gradient_checkpointing: bool = False
-    attention_slices: bool = False  # half of the heads at a time: helps only where torch has no fused attention, as on mps
-    check: bool = True  # refuse a run that needs more than is free; the need is an upper estimate
+    # true: compute half of the attention heads at a time; saves memory only where torch has no fused attention, as on mps
+    attention_slices: bool = False
+    check: bool = True  # true: refuse a run whose model weights alone exceed the free memory; false: start it anyway
 
     def __post_init__(self) -> None:
         if self.micro_batch < 0:
@@ -28,15 +30,15 @@ class Memory:
 
 
 def save_memory(network: Any, memory: Memory) -> None:
-    """Put the settings to work on a diffusers U-Net, transformer or autoencoder.
+    """Apply the settings to a diffusers U-Net, transformer or autoencoder.
 
-    Those that are off are switched off: a pipeline in memory may have them on from an earlier run.
+    Settings that are off are disabled explicitly, since a pipeline in memory may have them enabled from an earlier run.
     """
     if memory.gradient_checkpointing:
         network.enable_gradient_checkpointing(checkpointed)
     elif network.is_gradient_checkpointing:
         network.disable_gradient_checkpointing()
-    if hasattr(network, "enable_slicing"):  # an autoencoder; the other networks are called through `in_turn`
+    if hasattr(network, "enable_slicing"):  # an autoencoder; other networks are split by `in_turn`
         (network.enable_slicing if memory.micro_batch else network.disable_slicing)()
     sliced = any("Sliced" in type(kind).__name__ for kind in getattr(network, "attn_processors", {}).values())
     if hasattr(network, "set_attention_slice") and memory.attention_slices != sliced:
@@ -44,10 +46,10 @@ def save_memory(network: Any, memory: Memory) -> None:
 
 
 def checkpointed(module: Any, *args: Any) -> Any:
-    """``module(*args)`` without its inner values, which are computed again for the gradient (Chen et al. 2016,
+    """``module(*args)`` without stored activations, which are recomputed in the backward pass (Chen et al. 2016,
     https://arxiv.org/abs/1604.06174).
 
-    With the weights of now: those that a LoRA puts in their place are gone again when the gradient is computed.
+    The current weights are captured: a LoRA replaces them only during the forward pass, and the recomputation needs the same.
     """
     from torch.func import functional_call
     from torch.utils.checkpoint import checkpoint
@@ -57,7 +59,7 @@ def checkpointed(module: Any, *args: Any) -> Any:
 
 
 def in_turn(call: Callable[..., Any], batched: tuple[Any, ...], size: int | None) -> Any:
-    """``call(*batched)`` for tensors of B entries (or None); with a ``size`` so many at a time, put together again."""
+    """``call(*batched)`` for tensors of B entries (or None), in chunks of ``size`` that are concatenated. None: in one call."""
     if size is None:
         return call(*batched)
     import torch

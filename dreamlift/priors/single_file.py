@@ -1,8 +1,8 @@
 """One-file checkpoints (``model.safetensors``) of Stable Diffusion 1.x, 2.x, XL, 3 and FLUX.1 as diffusers folders.
 
-Such a file holds weights under its makers' names, but no settings and no tokenizer. These come from a diffusers folder of the
-same family: one that the user names, or the known prior's, of which then only the small files are fetched. diffusers' own
-loader converts; the result is kept in dreamlift's cache under the file's hash, so that it happens once.
+Such a file contains weights under the original code's names, but neither configs nor tokenizers. These come from a diffusers
+folder of the same family: one that the user names, or the known prior's, of which only the small files are downloaded.
+diffusers' loader converts the file once; the result is stored in dreamlift's cache under the file's hash.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from dreamlift.priors.lora.additions import file_hash
 from dreamlift.system.files import sync_folder
 
-# What a file of each family holds, and the known prior whose settings it shares.
+# A tensor that identifies each family -> its pipeline, and the known prior with the same configs.
 FAMILIES = {
     "conditioner.embedders.1.model.ln_final.weight": ("StableDiffusionXLPipeline", "sdxl"),
     "model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": ("StableDiffusion3Pipeline", "sd3-medium"),
@@ -32,8 +32,8 @@ FAMILIES = {
     "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": ("StableDiffusionPipeline", "sd-1.5"),
 }
 KNOWN_TO_US = "Stable Diffusion 1.x, 2.x, XL, 3 or FLUX.1"
-SECOND = "cond_stage_model.model.ln_final.weight"  # Stable Diffusion 2.x: the words go through OpenCLIP
-# Parts that a file may lack, and how the names of their weights begin; T5 is the last encoder of its pipeline.
+SECOND = "cond_stage_model.model.ln_final.weight"  # Stable Diffusion 2.x: its text encoder is OpenCLIP's
+# Parts that a file may lack, and the prefixes of their weights' names; T5 is the last encoder of its pipeline.
 PARTS = {
     "vae": ("first_stage_model.", "vae."),
     "text_encoder": ("cond_stage_model.", "conditioner.embedders.0.", "text_encoders.clip_l."),
@@ -43,25 +43,25 @@ PARTS = {
 
 
 def cache_folder() -> Path:
-    """Where converted checkpoints are kept: ``$XDG_CACHE_HOME/dreamlift/converted``, by default in ``~/.cache``."""
+    """The folder of converted checkpoints: ``$XDG_CACHE_HOME/dreamlift/converted``, by default in ``~/.cache``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreamlift" / "converted"
 
 
 def convert(file: Path, settings: str, find: Callable[[str, bool], Path]) -> Path:
-    """The diffusers folder of a checkpoint, converted where it is not in the cache yet.
+    """The diffusers folder of a checkpoint, converted if it is not in the cache yet.
 
     Args:
         settings: the folder or name of a prior of the same family; empty: the known one.
-        find: the folder of a prior, with its weights or only its settings.
+        find: returns the folder of a prior, with its weights (True) or only its configs (False).
 
     Raises:
-        ValueError: the file is not of a known family, or something is missing that nothing else has; one line with the fix.
+        ValueError: the file is not of a known family, or neither it nor the other prior has a part; one line with the fix.
     """
     pipeline, known, lacks, dtype = inspect_file(file)
     if not known and not settings:
         raise ValueError(
-            f"{file} may predict noise or velocity, which its weights do not say: name a diffusers folder, hub or known name "
-            "with its settings (--prior-config sd-2.1-base for Stable Diffusion 2.x at 512 pixels)"
+            f"{file} may predict noise or velocity, and its weights do not state which: name a diffusers folder, hub or known "
+            "name with its settings (--prior-config sd-2.1-base for Stable Diffusion 2.x at 512 pixels)"
         )
     base = find(settings or known, bool(lacks))
     _check(file, base, pipeline, lacks)
@@ -80,16 +80,16 @@ def convert(file: Path, settings: str, find: Callable[[str, bool], Path]) -> Pat
             try:
                 made.rename(folder)
             except OSError:
-                if not folder.is_dir():  # else another process was faster
+                if not folder.is_dir():  # otherwise another process has written it
                     raise
         sync_folder(folder.parent)
     except OSError as error:
-        raise ValueError(f"the converted checkpoint cannot be kept in {folder.parent} ({error}): set XDG_CACHE_HOME") from error
+        raise ValueError(f"cannot write the converted checkpoint to {folder.parent} ({error}): set XDG_CACHE_HOME") from error
     return folder
 
 
 def inspect_file(file: Path) -> tuple[str, str, list[str], str]:
-    """(pipeline, known prior or empty, parts that the file lacks, data type), from its head alone.
+    """(pipeline, known prior or empty, parts that the file lacks, data type), read from the file's header.
 
     Raises:
         ValueError: not a .safetensors file, or not of a known family.
@@ -103,14 +103,14 @@ def inspect_file(file: Path) -> tuple[str, str, list[str], str]:
             keys = set(content.keys())
             mark = next((key for key in FAMILIES if key in keys), None)
             if mark is None:
-                raise ValueError(f"{file} is no checkpoint of {KNOWN_TO_US} that dreamlift knows (a LoRA goes to --lora)")
+                raise ValueError(f"{file} is not a known checkpoint of {KNOWN_TO_US} (give a LoRA with --lora)")
             kind = content.get_slice(mark).get_dtype()
             first = "model.diffusion_model.input_blocks.0.0.weight"
             channels = content.get_slice(first).get_shape()[1] if first in keys else 4
     except SafetensorError as error:
-        raise ValueError(f"{file} is not a whole .safetensors file ({error}): fetch it again") from error
+        raise ValueError(f"{file} is not a valid .safetensors file ({error}): fetch it again") from error
     if channels != 4:
-        raise ValueError(f"{file} takes {channels} channels: it is for inpainting or editing, not for pictures from text")
+        raise ValueError(f"{file} has {channels} input channels: it is an inpainting or editing model, not a text-to-image one")
     pipeline, known = FAMILIES[mark]
     parts = dict(PARTS)
     if pipeline == "FluxPipeline":
@@ -125,17 +125,17 @@ def inspect_file(file: Path) -> tuple[str, str, list[str], str]:
 
 
 def _check(file: Path, base: Path, pipeline: str, lacks: list[str]) -> None:
-    """Raises ValueError where ``base`` cannot give what the file needs, or a package is missing."""
+    """Raises ValueError if ``base`` has another pipeline or also lacks the file's missing parts, or if a package is missing."""
     from diffusers.utils import is_accelerate_available
 
-    if not is_accelerate_available():  # without it diffusers leaves weights that are not in the file at random, unsaid
+    if not is_accelerate_available():  # without it diffusers silently leaves weights that are not in the file random
         raise ValueError("a one-file checkpoint needs the package accelerate: pip install accelerate")
     found = json.loads((base / "model_index.json").read_text()).get("_class_name")
     if found != pipeline:
         raise ValueError(
-            f"{file} is a {pipeline}, and the settings in {base} are of a {found}: name others with --prior-config"
+            f"{file} is a {pipeline}, but the settings in {base} are of a {found}: name others with --prior-config"
         )
-    absent = [name for name in lacks if name != "text_encoder_3" and not _has_weights(base / name)]  # SD 3 works without its T5
+    absent = [name for name in lacks if name != "text_encoder_3" and not _has_weights(base / name)]  # T5 is optional in SD 3
     if absent:
         raise ValueError(
             f"{file} lacks {', '.join(absent)}, and so does {base}: name a diffusers folder that has them with --prior-config"
@@ -143,7 +143,7 @@ def _check(file: Path, base: Path, pipeline: str, lacks: list[str]) -> None:
 
 
 def _write(file: Path, base: Path, pipeline: str, lacks: list[str], dtype: str, made: Path) -> None:
-    """Convert ``file`` with the settings of ``base`` into the new folder ``made``; what the file lacks comes from there."""
+    """Convert ``file`` with the configs of ``base`` into the new folder ``made``; parts that it lacks come from ``base``."""
     import torch
 
     whole = _load(file, base, pipeline, lacks, dtype)
@@ -160,7 +160,7 @@ def _write(file: Path, base: Path, pipeline: str, lacks: list[str], dtype: str, 
 
 
 def _load(file: Path, base: Path, pipeline: str, lacks: list[str], dtype: str) -> Any:
-    """The stock pipeline, without the parts that the file lacks and those that no prior needs."""
+    """The stock pipeline, without the parts that the file lacks and without those that no prior uses."""
     import diffusers
     import torch
     from diffusers.utils import logging
@@ -188,7 +188,7 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _link(source: str, target: str) -> None:
-    """The same file under another name where the disk allows it: a T5 is 10 GB."""
+    """A hard link, or a copy if the file system does not support links: a T5 has 10 GB."""
     try:
         os.link(os.path.realpath(source), target)
     except OSError:

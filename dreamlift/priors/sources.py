@@ -1,7 +1,7 @@
-"""Where priors live: known models with their addresses, the local cache, local folders; and clear words when none is there.
+"""The locations of priors: known models with their hub addresses, the local cache, and local folders.
 
-A known prior is an *ordered list* of addresses, since hub addresses die (Stable Diffusion 2.x lost its own in 2025).
-Imports neither torch nor diffusers, so that ``dreamlift priors`` answers at once.
+A known prior has an *ordered list* of addresses, since hub repositories are removed (Stable Diffusion 2.x's in 2025).
+Imports neither torch nor diffusers, so that ``dreamlift priors`` starts quickly.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 
 from dreamlift.system.files import expanded
 
-ONE_FILE = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # the last four are pickled, and refused
+ONE_FILE = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # the last four are pickled and refused
 EMBEDDED = Path(__file__).parent.parent / "weights"
 
 
 class PriorNotFoundError(ValueError):
-    """The prior is nowhere to be had; the message says where was looked and what to do."""
+    """The prior is not available; the message states the locations that were searched and the fix."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class Source:
     addresses: tuple[str, ...]  # hub names, tried in order; empty for an embedded one
     space: str  # "pixel", "latent", or "flow"
     resolution: int  # pixels a side
-    memory_gb: float  # of a GPU for its smallest batch: worked out by dreamlift.memory from published sizes, not measured
+    memory_gb: float  # of a GPU for its smallest batch: computed by dreamlift.memory from published sizes, not measured
     licence: str
     note: str
 
 
 KNOWN: dict[str, Source] = {
-    "toybox": Source((), "pixel", 64, 0.7, "Apache-2.0", "embedded in dreamlift; 64 kinds of toys, no network needed"),
+    "toybox": Source((), "pixel", 64, 0.7, "Apache-2.0", "embedded in dreamlift; 64 kinds of toys, nothing to download"),
     "toybox-latent": Source(
-        (), "latent", 128, 0.7, "Apache-2.0", "embedded: the same kinds in Stable Diffusion's shape, views in words alone"
+        (), "latent", 128, 0.7, "Apache-2.0", "embedded: the same kinds, Stable Diffusion's architecture; no camera input"
     ),
     "deepfloyd-if": Source(
         ("DeepFloyd/IF-I-XL-v1.0",), "pixel", 64, 12.5, "DeepFloyd IF License (gated)", "DreamFusion's setting; T5-XXL"
@@ -65,21 +65,21 @@ KNOWN: dict[str, Source] = {
     ),
     "flux-dev": Source(
         ("black-forest-labs/FLUX.1-dev",), "flow", 1024, 38.9, "FLUX.1 [dev] Non-Commercial (gated)",
-        "distilled guidance, here always told 1: guidance_scale asks twice",
+        "guidance-distilled, used with scale 1; guidance_scale costs two predictions",
     ),
     "flux-schnell": Source(
         ("black-forest-labs/FLUX.1-schnell",), "flow", 1024, 38.9, "Apache-2.0", "distilled to 1 to 4 steps; T5-XXL",
     ),
     "mvdream": Source(
         ("ashawkey/mvdream-sd2.1-diffusers", "dylanebert/mvdream"),
-        "latent", 256, 5.9, "OpenRAIL", "4 views at once that see each other: --preset mvdream",
+        "latent", 256, 6.0, "OpenRAIL", "4 views denoised jointly: --preset mvdream",
     ),
 }  # fmt: skip
-"""Priors by the name that ``--prior`` takes; beside them it takes a local folder or a hub name."""
+"""Known priors by their name in ``--prior``, which also accepts a local folder, a checkpoint file or a hub name."""
 
 
 def is_embedded(prior: str) -> bool:
-    """Whether this is the name of a prior that comes with the package."""
+    """Whether this is the name of a prior that is embedded in the package."""
     return prior in KNOWN and not KNOWN[prior].addresses
 
 
@@ -89,7 +89,7 @@ def is_one_file(prior: str) -> bool:
 
 
 def whole_name(prior: str) -> str:
-    """A prior's name; where it is a local file or folder, its absolute path: a run may be resumed from another folder."""
+    """A prior's name, or the absolute path of a local file or folder: a run may be resumed from another folder."""
     local = expanded(prior)
     return str(local.resolve()) if not is_embedded(prior) and local.exists() else prior
 
@@ -99,11 +99,12 @@ def locate(prior: str, settings: str = "", weights: bool = True, option: str = "
 
     Args:
         settings: for a one-file checkpoint, a prior of the same family; empty: the known one.
-        weights: False fetches only the settings and tokenizers of a prior on the hub.
-        option: what the user gives ``prior`` by, for the messages.
+        weights: False downloads only the configs and tokenizers of a prior on the hub.
+        option: the command-line option that names ``prior``, for error messages.
 
     Raises:
-        PriorNotFoundError: with every place that was looked at and the fix.
+        PriorNotFoundError: with every location that was searched and the fix.
+        ValueError: a one-file checkpoint cannot be converted.
     """
     if is_embedded(prior):
         return _checked(EMBEDDED / prior)
@@ -132,9 +133,9 @@ def locate(prior: str, settings: str = "", weights: bool = True, option: str = "
 
 
 def revision_of(folder: Path) -> str:
-    """What identifies the weights: a cached snapshot's commit, a converted file's hash, else a hash over names and sizes.
+    """An identifier of the weights: a cached snapshot's commit, a converted file's hash, else a hash over names and sizes.
 
-    Files under 64 MiB, the configs among them, are read for it.
+    The hash includes the contents of files under 64 MiB, such as configs.
     """
     if folder.parent.name == "snapshots" or folder.parent.parts[-2:] == ("dreamlift", "converted"):
         return folder.name
@@ -181,7 +182,7 @@ def _from_hub(addresses: tuple[str, ...], name: str, weights: bool = True, optio
             if not weights or any(found.glob("*/*.safetensors")):
                 return found
             reasons.append(f"only the settings of {address} are in the local cache")
-        except Exception:  # many kinds, all meaning "not in the cache"
+        except Exception:  # several types, all meaning "not in the cache"
             reasons.append(f"{address} is not in the local cache")
     if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
         reasons.append("HF_HUB_OFFLINE is set")
@@ -191,16 +192,16 @@ def _from_hub(addresses: tuple[str, ...], name: str, weights: bool = True, optio
         for address in addresses:
             try:
                 return _checked(snapshot(address, cached=False))
-            except Exception as error:  # gone, gated, interrupted: the next address may do
+            except Exception as error:  # removed, gated or interrupted: try the next address
                 reasons.append(f"{address}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
     raise PriorNotFoundError(
-        f"the prior {name!r} cannot be had: {'; '.join(reasons)}. Fetch it on a machine with a network and give its "
+        f"the prior {name!r} is not available: {'; '.join(reasons)}. Download it on a machine with a network and give its "
         f"folder ({option} path/to/folder), or use the embedded one ({option} toybox)"
     )
 
 
 def _reachable(endpoint: str, seconds: float = 3.0) -> bool:
-    # One quick connection first: the hub client's own retries would hang for minutes without a network.
+    # Try one short connection first: without a network the hub client's retries would block for minutes.
     parts = urlsplit(endpoint)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:

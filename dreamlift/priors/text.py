@@ -1,6 +1,6 @@
 """Prompts to text states, with the tokenizers and text encoders of a diffusers folder (CLIP, T5, or several).
 
-Each encoder is loaded when prompts are to be encoded and freed right after: T5-XXL alone needs more memory than all else.
+Each encoder is loaded to encode the prompts and then freed: T5-XXL alone needs more memory than the rest of the model.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from dreamlift.priors.lora.lora_files import merge_loras
 from dreamlift.priors.parts import T5, Parts
 from dreamlift.types import LoraFile, TextStates
 
-TEXT_LENGTH = 77  # CLIP's limit, and what DeepFloyd IF's T5 was trained with
+TEXT_LENGTH = 77  # tokens: CLIP's limit, and the training length of DeepFloyd IF's T5
 ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", T5)
-T5_LENGTH = 256  # what Stable Diffusion 3 and FLUX.1 [schnell] give their T5; FLUX.1 [dev] twice as much
+T5_LENGTH = 256  # tokens of T5 in Stable Diffusion 3 and FLUX.1 [schnell]; FLUX.1 [dev] uses twice as many
 
 
 @torch.no_grad()
@@ -30,10 +30,10 @@ def encode_prompts(
     parts: Parts, prompts: list[str], device: torch.device, dtype: torch.dtype, loras: tuple[LoraFile, ...] = (),
     embeddings: tuple[str, ...] = (),
 ) -> TextStates:  # fmt: skip
-    """Text states ``(V, L, D)`` of V prompts, and pooled ones ``(V, P)`` for the models that take them.
+    """Text states ``(V, L, D)`` of V prompts, and pooled ones ``(V, P)`` for the models that use them.
 
-    With one encoder the states are its last layer. With several (Stable Diffusion XL and 3, FLUX) they are the layers that the
-    models were trained on. Warns of words that the tokenizer does not know, and of truncation.
+    With one encoder the states are those of its last layer; with several (Stable Diffusion XL and 3, FLUX) those of the layers
+    that the model was trained with. Warns about unknown words and about truncation.
 
     Args:
         loras, embeddings: the user's files, as in :class:`~dreamlift.priors.choice.PriorChoice`.
@@ -44,7 +44,7 @@ def encode_prompts(
     run = partial(_run, parts, prompts, device, dtype, loras, words)
     if not parts.has("text_encoder_2"):
         return TextStates(run().last_hidden_state.float())
-    if parts.is_t5("text_encoder_2"):  # FLUX: the states are T5's, CLIP's are only pooled
+    if parts.is_t5("text_encoder_2"):  # FLUX: T5's states and CLIP's pooled output
         guided = parts.config("transformer").get("guidance_embeds", False)
         states = run("_2", 2 * T5_LENGTH if guided else T5_LENGTH).last_hidden_state.float()
         return TextStates(states, run().pooler_output.float())
@@ -59,7 +59,7 @@ def encode_prompts(
     pooled = torch.cat([out.text_embeds.float() for out in clips], dim=-1)
     width = parts.config("transformer")["joint_attention_dim"]
     states = torch.nn.functional.pad(states, (0, width - states.shape[-1]))
-    if parts.has("text_encoder_3"):  # T5-XXL: Stable Diffusion 3 works without it, with zeros in its place
+    if parts.has("text_encoder_3"):  # T5-XXL: optional in Stable Diffusion 3; zeros replace its states
         third = run("_3", T5_LENGTH).last_hidden_state.float()
     else:
         third = states.new_zeros(len(prompts), T5_LENGTH, width)
@@ -70,7 +70,7 @@ def _run(
     parts: Parts, prompts: list[str], device: torch.device, dtype: torch.dtype, loras: tuple[LoraFile, ...],
     embeddings: list[Embedding], suffix: str = "", length: int = TEXT_LENGTH, inner: bool = False,
 ) -> Any:  # fmt: skip
-    """The output of one text encoder, as transformers returns it; with ``inner`` the states after each of its layers too."""
+    """The output of one text encoder, as transformers returns it; with ``inner`` including the states of all layers."""
     import transformers
 
     tokenizer, part = parts.tokenizer(f"tokenizer{suffix}"), f"text_encoder{suffix}"
@@ -86,25 +86,26 @@ def _run(
     if suffix == "":
         further = any(parts.is_t5(other) for other in parts.text_encoders()[1:])
         for message in complaints(tokenizer, prompts, further):
-            warnings.warn(message, stacklevel=1)  # the caller's file would be torch's: no_grad stands between
+            warnings.warn(message, stacklevel=1)  # a higher level would name torch's file: no_grad wraps the caller
     tokens = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     ids = tokens["input_ids"].to(device)
-    # DeepFloyd IF's T5 was trained with its padding masked; Stable Diffusion's CLIP and the T5 of its third version without.
+    # DeepFloyd IF's T5 was trained with masked padding; Stable Diffusion's CLIP and Stable Diffusion 3's T5 were not.
     mask = tokens["attention_mask"].to(device) if name == T5 and suffix == "" else None
     return encoder(ids, attention_mask=mask, output_hidden_states=inner)
 
 
 def complaints(tokenizer: Any, prompts: list[str], further: bool = False) -> list[str]:
-    """One line for each word that the tokenizer does not know (with the nearest it knows), and one if cut off.
+    """One warning for each word outside the tokenizer's vocabulary, with similar known words, and one if a prompt is too long.
 
-    ``further``: a T5 beside it reads on.
+    Args:
+        further: a second encoder, a T5, reads more tokens than this one.
     """
     lines = []
     if max(len(tokenizer(prompt, verbose=False)["input_ids"]) for prompt in prompts) > TEXT_LENGTH:
-        rest = "only T5 reads what comes after" if further else "what comes after is not read"
+        rest = "only T5 reads the rest" if further else "the rest is ignored"
         lines.append(f"the prompt is longer than {TEXT_LENGTH} tokens: {rest}")
     unknown = tokenizer.unk_token_id
-    # A tokenizer with sub-words (CLIP, T5) spells out anything; a word tokenizer has a closed vocabulary.
+    # A sub-word tokenizer (CLIP, T5) can represent any text; a word tokenizer has a closed vocabulary.
     words = {word for prompt in prompts for word in prompt.lower().replace(",", " ").split()}
     if unknown is None:
         return lines
@@ -112,14 +113,14 @@ def complaints(tokenizer: Any, prompts: list[str], further: bool = False) -> lis
     for word in sorted(words):
         if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]:
             near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
-            hint = f"; the nearest that it knows: {', '.join(near)}" if near else ""
-            lines.append(f"this prior does not know the word {word!r}{hint}")
+            hint = f"; similar known words: {', '.join(near)}" if near else ""
+            lines.append(f"the prior's vocabulary does not contain {word!r}{hint}")
     return lines
 
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    """Keep transformers' progress bars off the user's terminal, and leave its setting as it was."""
+    """Disable transformers' progress bars, and restore its setting afterwards."""
     from transformers.utils import logging
 
     enabled = logging.is_progress_bar_enabled()

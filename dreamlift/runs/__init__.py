@@ -1,1 +1,1 @@
-"""A run on disk: start, resume, export, checkpoints, progress."""
+"""Runs on disk: start, resume, export, checkpoints, progress."""

@@ -1,4 +1,4 @@
-"""What run.json says of the machine: versions of packages, and the memory that was used."""
+"""The versions of packages and the peak memory of a run, for run.json."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGES = ("torch", "numpy", "diffusers", "transformers", "safetensors", "trime
 
 
 def versions() -> dict[str, Any]:
-    """What the run was made with."""
+    """The versions of dreamlift, Python and the main packages."""
     found = {}
     for name in PACKAGES:
         try:
@@ -26,7 +26,7 @@ def versions() -> dict[str, Any]:
 
 
 def peak_memory() -> dict[str, float]:
-    """The largest resident memory of this process so far (GB), and of the GPU's where one was used."""
+    """The peak resident memory of this process in GB, and the peak GPU memory if a GPU was used."""
     gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     return {
         "peak_memory_gb": round(_peak_host_bytes() / 1e9, 3),
@@ -35,12 +35,12 @@ def peak_memory() -> dict[str, float]:
 
 
 def _peak_host_bytes() -> int:
-    """The largest resident memory of this process so far; 0 where the system does not tell."""
+    """The peak resident memory of this process; 0 if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows
         return 0
-    try:  # Linux: ru_maxrss begins with the peak of the process that started this one
+    try:  # Linux: ru_maxrss includes the peak of the process that started this one
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         lines = []

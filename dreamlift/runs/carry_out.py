@@ -1,4 +1,4 @@
-"""A run with its folder: steps, metrics, checkpoints, and at the end all the files that a user expects."""
+"""A run in its folder: steps, metrics and checkpoints, and at the end the asset's files."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from dreamlift.types import StageBegan, Step
 
 @dataclass(frozen=True)
 class Order:
-    """A run to be carried out."""
+    """The run to start or to resume."""
 
     config: Config | None = None  # of a new run
     out: Path | None = None  # its folder; None: outputs/<prompt>-<time>
-    resume: Path | None = None  # the folder of a run to go on with
+    resume: Path | None = None  # the folder of a run to resume
 
 
 @dataclass(frozen=True)
@@ -38,31 +38,32 @@ class Outcome:
     """How a run ended."""
 
     folder: Path
-    finished: bool  # False: a signal stopped it, and it can be resumed
+    finished: bool  # False: a signal stopped the run, which can be resumed
     asset: Asset | None
 
 
 def carry_out(order: Order, reporter: Reporter) -> Outcome:
-    """Do what ``order`` says, from settings to files.
+    """Run ``order``, from the settings to the files.
 
-    A new run writes nothing before its prior and its prompt are known to be good. A resumed one goes on from its last whole
-    checkpoint; on the CPU, bit by bit as if it had never been stopped.
+    A new run writes nothing before its settings are checked and its priors are loaded. A resumed run continues from its last
+    usable checkpoint; on the CPU its result is bit-identical to that of an uninterrupted run.
 
     Raises:
-        ValueError: settings or files that cannot be used. RunError: the folder cannot be used.
-        DivergedError, EmptySceneError: the optimisation failed.
+        ValueError: settings or files that cannot be used.
+        RunError: the folder cannot be used.
+        DivergedError, EmptySceneError: the optimization failed.
     """
     begun = time.monotonic()
     with warnings_to(reporter):
         run, job = _begin(order, reporter) if order.resume is None else _reopen(order.resume, reporter)
         with run:
-            begun -= float(run.status().get("seconds", 0.0))  # of the processes before
+            begun -= float(run.status().get("seconds", 0.0))  # of earlier processes of the run
             reporter.begin(run.folder, to_plain(job.config))
             return _carry_out(run, job, reporter, begun)
 
 
 def _begin(order: Order, reporter: Reporter) -> tuple[Run, Job]:
-    """A new run's folder, and its job at the first step."""
+    """The folder of a new run, and its job at the first step."""
     assert order.config is not None
     check_out(order.out)
     job = _loaded(order.config, None, reporter)
@@ -76,7 +77,7 @@ def _begin(order: Order, reporter: Reporter) -> tuple[Run, Job]:
 
 
 def _reopen(folder: Path, reporter: Reporter) -> tuple[Run, Job]:
-    """A stopped run's folder, and its job at the last checkpoint."""
+    """The folder of a stopped run, and its job at the last checkpoint."""
     config = read_config(folder)
     run = Run.open(folder, config_hash=config_hash(config), keep=config.keep_checkpoints)
     try:
@@ -84,7 +85,7 @@ def _reopen(folder: Path, reporter: Reporter) -> tuple[Run, Job]:
         job = _loaded(config, saved, reporter)
         known = run.status().get("prior_revision")
         if known not in (None, job.resolved.revisions):
-            reporter.note("the prior has changed since this run began; the run goes on with the weights that are there now")
+            reporter.note("the prior's weights have changed since this run began; the run continues with the new ones")
         run.resume(saved)
         run.set_status("running", _about(job))
     except BaseException:
@@ -103,7 +104,7 @@ def _loaded(config: Config, saved: Any, reporter: Reporter) -> Job:
 
 
 def _about(job: Job) -> dict[str, Any]:
-    """What run.json says of the priors and of the memory that was estimated (GB)."""
+    """The priors and the estimated memory (GB), for run.json."""
     names = dict.fromkeys(located.choice.name for stage in job.resolved.priors for located in stage)
     found: dict[str, Any] = {"prior": ", ".join(names), "prior_revision": job.resolved.revisions}
     if job.resolved.need is not None:
@@ -133,9 +134,9 @@ def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
                     run.event("rolled back", {"note": event.note})
                 elif index % config.checkpoint_every == 0 or index in ends or stop.requested:
                     run.save_checkpoint(index, job.saved())
-                    run.set_status("running", spent(begun))  # now: a process that is killed tells nothing at its end
+                    run.set_status("running", spent(begun))  # here, since a killed process writes nothing at its end
                 if run.lock.lost:
-                    raise RunError(f"another process has taken over {run.folder}: this one stops and writes nothing more there")
+                    raise RunError(f"another process has taken over {run.folder}: this one stops and writes nothing more to it")
                 if stop.requested and not event.note:
                     return _stopped(run, index, stop.name, reporter, begun)
         with stop_signals(at_once=True) as stop:
@@ -145,7 +146,7 @@ def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
     except KeyboardInterrupt:
         return _stopped(run, job.work.index, stop.name or "SIGINT", reporter, begun)
     except Exception as error:
-        with suppress(RunError):  # where the status cannot be written either, the first error is the one to show
+        with suppress(RunError):  # if the status cannot be written either, the first error is shown
             run.set_status("failed", {"error": f"{type(error).__name__}: {error}", **spent(begun)})
         if isinstance(error, OSError) and error.filename is not None:
             raise explain("write", Path(error.filename), error) from error
@@ -154,7 +155,7 @@ def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
 
 
 def save_handover(run: Run, began: StageBegan, config: Config) -> None:
-    """The mesh that each particle's stage begins with, beside its other files: the result of the stage before."""
+    """Write the mesh from which each particle's stage starts (the previous stage's result) to the particle's folder."""
     folders = particle_folders(run.folder, config.particles)
     for folder, mesh in zip(folders, began.handover.meshes, strict=False):
         folder.mkdir(exist_ok=True)
@@ -173,10 +174,10 @@ def _finished(run: Run, shown: dict[str, Any], reporter: Reporter, begun: float)
 def _stopped(run: Run, step: int, signal: str, reporter: Reporter, begun: float) -> Outcome:
     with suppress(RunError):  # stopping must not fail
         run.set_status("stopped", {"signal": signal, "step": step, **spent(begun)})
-    reporter.note(f"stopped by {signal}; go on with: dreamlift resume {run.folder}")
+    reporter.note(f"stopped by {signal}; continue with: dreamlift resume {run.folder}")
     return Outcome(run.folder, False, None)
 
 
 def spent(begun: float) -> dict[str, float]:
-    """Seconds of all the run's processes so far, for run.json; ``begun`` is this one's start less what others took."""
+    """Seconds of all processes of the run, for run.json; ``begun``: this one's start minus the seconds of earlier ones."""
     return {"seconds": round(time.monotonic() - begun, 1)}

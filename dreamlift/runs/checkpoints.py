@@ -1,10 +1,10 @@
-"""Checkpoints on disk: bit-exact, never half-written, and verified before they are used.
+"""Checkpoints on disk: bit-exact, written atomically, and verified before use.
 
 A checkpoint is a folder ``step-000100`` with ``state.json`` (the structure, numbers and text), ``tensors.safetensors``
-and ``arrays.safetensors`` (torch and numpy values, in their own types), and ``MANIFEST.json`` with the SHA-256 of each.
-It is written under a temporary name in the same folder, synced file by file, and renamed last, so that a folder with
-its final name is always whole; a changed bit is found by its hash, and then the checkpoint before it is used. Nothing
-is pickled: loading a checkpoint runs no code. torch is imported only where a state holds tensors.
+and ``arrays.safetensors`` (torch and numpy values, in their types), and ``MANIFEST.json`` with the SHA-256 of each file.
+It is written under a temporary name in the same folder, each file is synced, and the folder is renamed last, so that a
+folder with a final name is always complete. If a hash differs, the checkpoint before is used. There is no pickle: loading
+a checkpoint executes no code. torch is imported only if a state has tensors.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _NAME = re.compile(r"step-(\d+)(?:-(\d+))?")
 
 
 class RunError(RuntimeError):
-    """One line for the user: what could not be done, with its path and the fix."""
+    """A failed operation on a run's folder; the message has one line with the path and the fix."""
 
 
 class _DamagedError(Exception):
-    """This checkpoint cannot be used, an older one may."""
+    """This checkpoint cannot be used; an older one may be usable."""
 
 
 def explain(action: str, path: Path, error: OSError) -> RunError:
-    """The one-line error for a failed ``action`` on ``path``, with the usual fix for its cause."""
+    """The RunError for a failed ``action`` on ``path``, with the usual fix for its cause."""
     fixes = {
         errno.ENOSPC: "free some space or choose another --out",
         errno.EDQUOT: "free some space or choose another --out",
@@ -50,20 +50,21 @@ def explain(action: str, path: Path, error: OSError) -> RunError:
         errno.EROFS: "choose an --out on a filesystem that can be written",
         errno.EACCES: "choose an --out that you may write to",
         errno.EPERM: "choose an --out that you may write to",
-        errno.ENOENT: "its folder is gone, or cannot be made; choose another --out, and do not delete it during a run",
+        errno.ENOENT: "its folder was deleted or cannot be created; choose another --out, and do not delete it during a run",
     }
     fix = fixes.get(error.errno or 0)
     return RunError(f"cannot {action} {path}: {error.strerror or error}" + (f"; {fix}" if fix else ""))
 
 
 def save_checkpoint(root: Path, step: int, state: Mapping[str, Any], config_hash: str, keep: int = 3) -> Path:
-    """Write ``root/step-<step>`` and drop all but the newest ``keep``. ``step`` counts the finished steps (>= 0).
+    """Write ``root/step-<step>`` and delete all but the newest ``keep``. ``step``: the number of finished steps (>= 0).
 
-    ``state`` nests dict (keys str or int), list, tuple, None, bool, int, float, str, torch tensors and numpy arrays.
+    ``state`` consists of nested dict (keys str or int), list, tuple, None, bool, int, float, str, torch tensors and numpy
+    arrays.
 
     Raises:
-        RunError: the disk is full, read-only or gone; earlier checkpoints are intact, and no temporary file is left.
-        TypeError: a value that cannot be stored exactly, named by its place in ``state``.
+        RunError: the disk is full, read-only or missing; earlier checkpoints are intact, and no temporary file is left.
+        TypeError: a value that cannot be stored exactly; the message has its path in ``state``.
     """
     if step < 0 or keep < 1:
         raise ValueError(f"step must be >= 0 and keep >= 1, got {step} and {keep}")
@@ -75,13 +76,13 @@ def save_checkpoint(root: Path, step: int, state: Mapping[str, Any], config_hash
         "files": {name: {"bytes": len(data), "sha256": _sha256(data)} for name, data in files.items()},
     }
     manifest["checksum"] = _checksum(manifest)
-    # The same step again (after a damaged one) gets a name of its own: at no time is there less than before.
+    # A second checkpoint of the same step (after a damaged one) gets a new name, so that no old one is removed first.
     attempts = [attempt for found, attempt, _ in _list(root) if found == step]
     final = root / (f"step-{step:06d}" + (f"-{max(attempts) + 1}" if attempts else ""))
     temporary = root / f"{_PREFIX}{secrets.token_hex(8)}"
     try:
         if not root.exists():
-            os.mkdir(root)  # not its parents: a run folder that was deleted must not come back by halves
+            os.mkdir(root)  # not its parents: a deleted run folder must not be created again in part
             sync_folder(root.parent)
         os.mkdir(temporary)
         for name, data in files.items():
@@ -93,16 +94,16 @@ def save_checkpoint(root: Path, step: int, state: Mapping[str, Any], config_hash
         raise explain("write the checkpoint", final, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    with contextlib.suppress(OSError):  # room that was not given back is no reason to stop a run
+    with contextlib.suppress(OSError):  # a failed deletion is no reason to stop a run
         _prune(root, final, step, keep)
     return final
 
 
 def load_latest(root: Path, config_hash: str) -> tuple[int, dict[str, Any]] | None:
-    """The newest whole checkpoint's (step, state), tensors on the CPU; None where none was ever saved.
+    """The (step, state) of the newest intact checkpoint, with tensors on the CPU; None if there are no checkpoints.
 
-    A damaged one is passed over with a RuntimeWarning. Raises RunError where a checkpoint was written by a newer
-    version or for another config, and where all are damaged.
+    A damaged checkpoint is skipped with a RuntimeWarning. Raises RunError if a checkpoint was written by a newer version or
+    for another config, or if all are damaged.
     """
     damages = []
     for step, _, path in reversed(_list(root)):
@@ -117,7 +118,7 @@ def load_latest(root: Path, config_hash: str) -> tuple[int, dict[str, Any]] | No
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder. Only the holder of the run's lock may call this."""
+    """Remove incomplete files of killed processes from a folder. Only the holder of the run's lock may call this."""
     for path in folder.glob(f"{_PREFIX}*") if folder.is_dir() else ():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -127,7 +128,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _list(root: Path) -> list[tuple[int, int, Path]]:
-    """(step, attempt, folder) of all checkpoints, oldest first: by name, for clocks jump and times can be copied."""
+    """(step, attempt, folder) of all checkpoints, oldest first, by name, since modification times are unreliable."""
     found = []
     for path in root.iterdir() if root.is_dir() else ():
         match = _NAME.fullmatch(path.name)
@@ -137,9 +138,9 @@ def _list(root: Path) -> list[tuple[int, int, Path]]:
 
 
 def _prune(root: Path, newest: Path, step: int, keep: int) -> None:
-    """Keep the ``keep`` newest up to ``step``.
+    """Keep the ``keep`` newest checkpoints up to ``step``.
 
-    Later ones were passed over when the run went back: they are set aside, until it goes back another time.
+    Later ones are damaged, and the run was resumed before them: they are renamed, and deleted when this happens again.
     """
     earlier: list[tuple[int, Path]] = []
     known = _list(root)
@@ -155,7 +156,7 @@ def _prune(root: Path, newest: Path, step: int, keep: int) -> None:
     older = [path for found, path in earlier if found < step]
     for path in superseded + older[: max(0, len(older) - keep + 1)]:
         doomed = root / f"{_PREFIX}{secrets.token_hex(8)}"
-        os.rename(path, doomed)  # first the name: a half-deleted folder must not look like a checkpoint
+        os.rename(path, doomed)  # renamed first, since a partly deleted folder must not have a checkpoint's name
         shutil.rmtree(doomed, ignore_errors=True)
 
 
@@ -190,7 +191,7 @@ def _read(path: Path, step: int, config_hash: str) -> dict[str, Any]:
 
 
 def _verified(path: Path, entry: Mapping[str, Any]) -> bytes:
-    """The bytes of a file, the very ones that were hashed."""
+    """The bytes of a file, after a check of their size and hash."""
     size = path.stat().st_size
     if size != entry["bytes"]:
         raise _DamagedError(f"{path.name} has {size} bytes instead of {entry['bytes']}")
@@ -247,7 +248,7 @@ def _unpack(files: Mapping[str, bytes]) -> dict[str, Any]:
 
 
 def _encode(value: Any, where: str, tensors: dict[str, Any], arrays: dict[str, Any]) -> Any:
-    """JSON for ``value``; whatever JSON does not keep exactly becomes an object with one key that names its kind."""
+    """JSON for ``value``; what JSON does not represent exactly becomes an object with one key, its kind."""
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, int):
@@ -263,12 +264,12 @@ def _encode(value: Any, where: str, tensors: dict[str, Any], arrays: dict[str, A
     if isinstance(value, (list, tuple)):
         items = [_encode(item, f"{where}[{i}]", tensors, arrays) for i, item in enumerate(value)]
         return {"tuple" if isinstance(value, tuple) else "list": items}
-    torch = sys.modules.get("torch")  # where nothing imported torch, nothing is a tensor
+    torch = sys.modules.get("torch")  # without an import of torch there are no tensors
     name = f"{len(tensors) + len(arrays):06d}"
     if torch is not None and isinstance(value, torch.Tensor):
         if value.layout != torch.strided or value.is_quantized or value.dtype == torch.complex128:
             raise TypeError(f"{where}: a {value.layout} tensor of {value.dtype} cannot be stored")
-        # A copy of its own: views and tied weights share memory, which the format refuses.
+        # A copy, since views and tied weights share memory, which the format does not support.
         tensors[name] = value.detach().resolve_conj().resolve_neg().to("cpu", copy=True).contiguous()
         return {"tensor": name}
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:

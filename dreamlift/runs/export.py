@@ -1,4 +1,4 @@
-"""Meshing a run's last checkpoint anew, with other settings of the mesh and its files."""
+"""Export of a run's last checkpoint, with other settings of the mesh and its files."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from dreamlift.runs.settings import read_config
 
 
 def export_run(folder: Path, config: Config, reporter: Reporter) -> list[Path]:
-    """Write the assets of a run's last checkpoint in the formats of ``config.asset``; files of other formats stay as they are.
+    """Write the assets of a run's last checkpoint in the formats of ``config.asset``; files of other formats are unchanged.
 
-    With the GLB go what is made from it: the pictures, the page, the Gaussians, and the figures in run.json.
+    With the GLB, the pictures, the page, the Gaussians and the figures in run.json are written as well.
 
     Raises:
-        RunError: the run has no checkpoint yet. ValueError: a format that cannot be written, or a stage without a scene.
+        RunError: the run has no checkpoint yet.
+        ValueError: a format that cannot be written, or a stage without a scene.
     """
     config.asset.check()
     original = read_config(folder)
     with Run.open(folder, config_hash=config_hash(original), keep=original.keep_checkpoints) as run, warnings_to(reporter):
         saved = run.load_latest()
         if saved is None:
-            raise RunError(f"{folder} has no checkpoint yet: let the run go on with `dreamlift resume {folder}`")
+            raise RunError(f"{folder} has no checkpoint yet: resume the run with `dreamlift resume {folder}`")
         written, metrics = [], []
         places = particle_folders(folder, original.particles)
         for scene, place in zip(config.stages[saved.stage].rebuild(saved), places, strict=True):

@@ -1,13 +1,14 @@
-"""One process per run folder: ``.lock`` records who holds it, and expires.
+"""One process per run folder: ``.lock`` records its holder, and expires.
 
 The record (JSON: pid, host, boot id, start of the process, since, renewed, token) is read and written under a file lock of
-the library filelock, so that two processes cannot take it over at once. Its holder writes it anew every ``RENEW`` seconds.
+the library filelock, so that two processes cannot take it over at once. Its holder rewrites it every ``RENEW`` seconds.
 It is valid on its own host while the process lives (same boot id, pid and start time; no zombie), and on another host, where
-processes cannot be looked up, for ``VALID`` seconds after its last renewal. The age of a renewal is the modification time of
-a new file minus the record's: one clock, the file system's (or its server's), so the hosts' clocks may differ. ``renewed``,
-by the holder's clock, is not compared. An age below ``-VALID`` counts as expired: a clock set back must not block a folder.
-The lock file exists only in use: its holder deletes it, which is safe as filelock >= 3.30 drops a lock on a deleted file and
-deletes none itself. Without flock, a soft lock (a file that exists while held) replaces it, and is deleted after ``VALID``.
+processes cannot be inspected, for ``VALID`` seconds after the last renewal. The age of a renewal is the modification time of
+a new file minus the record's. Both are by the clock of the file system (or its server), so the hosts' clocks may differ;
+``renewed``, by the holder's clock, is not compared. An age below ``-VALID`` counts as expired, so that a clock that was set
+back cannot block a folder. The holder deletes the file of the file lock after use, which is safe: filelock >= 3.30 releases a
+lock on a deleted file and deletes none itself. Without flock, a soft lock (a file that exists while the lock is held) is used
+instead, and is deleted after ``VALID`` seconds.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from dreamlift.runs.checkpoints import RunError
 from dreamlift.system.files import atomic_write_text
 
 NAME, GUARD, SOFT = ".lock", ".lock.guard", ".lock.soft"
-NAMES = frozenset({NAME, GUARD, SOFT})  # they do not count as content of a run folder
-RENEW, VALID, WAIT = 30.0, 300.0, 10.0  # seconds: between renewals, of another host's record, for the guard
+NAMES = frozenset({NAME, GUARD, SOFT})  # not counted as content of a run folder
+RENEW, VALID, WAIT = 30.0, 300.0, 10.0  # seconds between renewals; of validity on another host; of waiting for the guard
 
 
 @dataclass(eq=False)
@@ -43,17 +44,17 @@ class Lock:
 
     path: Path
     record: dict[str, Any]
-    lost: bool = False  # another process took the lock over: this one must stop writing to the folder
+    lost: bool = False  # another process took over the lock, so this one must not write to the folder any more
     stop: threading.Event = field(default_factory=threading.Event, repr=False)
     thread: threading.Thread = field(init=False, repr=False)
 
 
 def acquire(folder: Path) -> Lock:
-    """Lock ``folder`` and keep the record renewed; one that is no longer valid is replaced.
+    """Lock ``folder`` and renew the record in a thread; an expired record is replaced.
 
     Raises:
         RunError: another process holds the lock, or may hold it (on another host, with a record renewed recently).
-        OSError: the record cannot be read or written, or another process keeps its guard for ``WAIT`` seconds.
+        OSError: the record cannot be read or written, or another process holds the guard for ``WAIT`` seconds.
     """
     host, since, token = socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"), secrets.token_hex(8)
     record = {"pid": os.getpid(), "host": host, "boot": _boot_id(), "started": _started(os.getpid())}
@@ -73,7 +74,7 @@ def acquire(folder: Path) -> Lock:
 
 
 def release(lock: Lock) -> None:
-    """Stop renewing and delete the record, unless it is another process's by now or the folder was deleted."""
+    """Stop renewing and delete the record, unless another process has replaced it or the folder was deleted."""
     if os.getpid() != lock.record["pid"]:
         return
     lock.stop.set()
@@ -88,7 +89,7 @@ def _keep_renewing(lock: Lock) -> None:
         # On a full disk, and in a read-only or deleted folder, the next renewal tries again.
         with contextlib.suppress(OSError), _guard(lock.path.parent):
             holder = _read(lock.path)
-            # No record: deleted by hand, or by a process that replaced it after it had expired and has finished since.
+            # No record: deleted by the user, or by a process that took over the expired lock and has finished.
             lock.lost = holder["token"] != lock.record["token"] if holder else time.time() - lock.record["renewed"] > VALID
             if not lock.lost and not lock.stop.is_set():
                 _write(lock)
@@ -112,10 +113,10 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _seconds_left(holder: dict[str, Any], folder: Path) -> float:
-    """How long the record is valid without a renewal: infinite for a living process, 0 for one that is gone."""
+    """For how many seconds the record is valid without a renewal: infinite for a living process, 0 for an ended one."""
     here = holder["host"] == socket.gethostname()
     if here and (holder["boot"] != _boot_id() or holder["pid"] <= 0):
-        return 0.0  # the machine was restarted since, or the file is not one of ours
+        return 0.0  # the machine was restarted since, or the record is not from dreamlift
     if not here or os.name == "nt":  # os.kill(pid, 0) would end the process on Windows
         age = _age(holder["modified"], folder)
         return VALID - age if abs(age) < VALID else 0.0
@@ -124,7 +125,7 @@ def _seconds_left(holder: dict[str, Any], folder: Path) -> float:
             os.kill(holder["pid"], 0)
     except (ProcessLookupError, OverflowError):
         return 0.0
-    # The pid may have been reused since: the new process has another start time.
+    # If the pid was reused, the new process has another start time.
     return math.inf if _started(holder["pid"]) in (holder["started"], "") else 0.0
 
 
@@ -135,7 +136,7 @@ def _age(modified: float, folder: Path) -> float:
 
 
 def _started(pid: int) -> str:
-    """Start time of a process in ticks since boot; "gone" for a zombie; "" where the system does not tell."""
+    """Start time of a process in ticks since boot; "gone" for a zombie; "" if the system does not report it."""
     with contextlib.suppress(OSError):
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         return "gone" if fields[0] in "ZX" else fields[19]
@@ -159,12 +160,12 @@ def _guard(folder: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP):
             raise
         with contextlib.suppress(FileNotFoundError):
-            if abs(_age(soft.stat().st_mtime, folder)) > VALID:  # it is held for milliseconds: its process is gone
+            if abs(_age(soft.stat().st_mtime, folder)) > VALID:  # it is held for milliseconds only, so its process has ended
                 soft.unlink()
         held = SoftFileLock(soft, WAIT).acquire(poll_interval=0.01)
     try:
         yield
     finally:
-        with contextlib.suppress(OSError), held:  # which releases it
-            if os.name != "nt":  # filelock deletes it there
+        with contextlib.suppress(OSError), held:  # leaving the context releases it
+            if os.name != "nt":  # on Windows filelock deletes the file
                 (folder / GUARD).unlink()

@@ -1,4 +1,4 @@
-"""How a run is shown: a live bar on a terminal, a plain line every few seconds elsewhere, or JSON events for programs."""
+"""Output of a run's progress: a bar on a terminal, a line every few seconds elsewhere, or JSON events for programs."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ PLAIN_EVERY = 5.0  # seconds between two plain lines
 
 
 class Reporter(ABC):
-    """Consumes the news of a run. Subclass it to log elsewhere; :class:`Several` sends them to more than one."""
+    """Receives the events of a run. Subclass it to log elsewhere; :class:`Several` passes events to several reporters."""
 
     @abstractmethod
     def stage(self, name: str) -> None:
-        """A part of the run begins, such as a stage of it, or meshing."""
+        """A part of the run begins, such as a stage or meshing."""
 
     @abstractmethod
     def step(self, step: Step, total: int) -> None:
-        """A step of ``total`` was done."""
+        """One of ``total`` steps is finished."""
 
     @abstractmethod
     def note(self, text: str) -> None:
-        """Something that the user should know, in one line."""
+        """A message to the user, in one line."""
 
     @abstractmethod
     def done(self, summary: dict[str, Any]) -> None:
-        """The run, or another command, has ended well; ``summary`` are its plain results."""
+        """The run or another command has succeeded; ``summary`` has its results as plain data."""
 
     def begin(self, folder: Path, settings: dict[str, Any]) -> None:
-        """The run's folder is there; ``settings`` is the config as plain data."""
+        """The run's folder was created or reopened; ``settings`` is the config as plain data."""
         return
 
     def event(self, event: Event, total: int) -> None:
-        """An event of :func:`dreamlift.lifting.lift`, passed on to the method for it."""
+        """Pass an event of :func:`dreamlift.lifting.lift` to the method for its type."""
         if isinstance(event, StageBegan):
             if event.count > 1:
                 self.stage(f"stage {event.number + 1} of {event.count}")
@@ -55,7 +55,7 @@ class Reporter(ABC):
 
 
 class Silent(Reporter):
-    """Shows nothing."""
+    """No output."""
 
     def stage(self, name: str) -> None: ...
 
@@ -67,7 +67,7 @@ class Silent(Reporter):
 
 
 class Several(Reporter):
-    """Passes everything on to several reporters, in order."""
+    """Passes everything to several reporters, in order."""
 
     def __init__(self, *reporters: Reporter) -> None:
         self.reporters = reporters
@@ -120,7 +120,7 @@ class Plain(Reporter):
 
 
 class Json(Reporter):
-    """One JSON object a line, on standard output."""
+    """One JSON object per line, on standard output."""
 
     def stage(self, name: str) -> None:
         _emit({"event": "stage", "name": name})
@@ -136,7 +136,7 @@ class Json(Reporter):
 
 
 class Live(Reporter):
-    """A progress bar that stays in place."""
+    """A progress bar."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -191,7 +191,7 @@ def _emit(record: dict[str, Any]) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become text."""
+    """NaN and infinity as text, since JSON does not have them."""
     if isinstance(value, dict):
         return {key: _finite(entry) for key, entry in value.items()}
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
@@ -199,7 +199,7 @@ def _finite(value: Any) -> Any:
 
 @contextmanager
 def warnings_to(reporter: Reporter) -> Iterator[None]:
-    """Show the package's own warnings as notes, at once and each once; other libraries' mean nothing to a user."""
+    """Show each different warning of the package once, as a note; warnings of other libraries are not shown."""
     own, seen = str(Path(__file__).parents[1]), set()
 
     def show(message: Warning | str, category: type[Warning], filename: str, *_: Any, **__: Any) -> None:

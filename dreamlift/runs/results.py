@@ -1,4 +1,4 @@
-"""The files of a finished asset: every format that was asked for, pictures, a page, and the figures for run.json."""
+"""The files of a finished asset: all requested formats, pictures, a page, and the figures for run.json."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from dreamlift.texturing.draw import render_mesh
 from dreamlift.toybox.judging.judge import load_judge
 from dreamlift.toybox.judging.score import diversity, embed_mesh
 
-POOR_PSNR = 22.0  # dB; below it the exported file does not look like the scene
+POOR_PSNR = 22.0  # dB; below it the exported file looks different from the scene
 
 
 def write_results(folders: list[Path], asset: Asset, reporter: Reporter) -> dict[str, Any]:
-    """Each particle's files in its folder; returns the figures for run.json."""
+    """Write each particle's files to its folder; returns the figures for run.json."""
     assets = [asset, *asset.others]
     metrics = []
     for folder, each in zip(folders, assets, strict=True):
         folder.mkdir(exist_ok=True)
-        # The GLB is always written: what a run shows and what is said about it comes from there.
+        # The GLB is always written, since the pictures and figures are made from it.
         save_files(each, folder, dict.fromkeys(["glb", *each.config.asset.formats]))
         metrics.append(show_asset(folder, each, reporter))
     return figures(folders, metrics, reporter)
 
 
 def save_files(asset: Asset, folder: Path, formats: Iterable[str]) -> list[Path]:
-    """asset.FORMAT in ``folder`` for each format, and asset_lod1.FORMAT and so on where there are coarser versions.
+    """Write asset.FORMAT to ``folder`` for each format, and asset_lodN.FORMAT for the levels of detail N >= 1.
 
-    Beside a GLB, ``splats.ply`` where the asset has Gaussians. What an earlier export wrote of further levels is removed.
+    With the GLB, ``splats.ply`` is written if the asset has Gaussians. Further levels of an earlier export are removed.
     """
     formats = tuple(formats)
     written = [
@@ -56,22 +56,22 @@ def save_files(asset: Asset, folder: Path, formats: Iterable[str]) -> list[Path]
 
 
 def remove_levels(folder: Path, kind: str, first: int) -> None:
-    """Remove asset_lodN.KIND, and what belongs to an OBJ file, for N = ``first`` and up."""
+    """Remove asset_lodN.KIND for N >= ``first``, and the materials and textures of OBJ files."""
     endings = (".obj", ".mtl", ".png", "_roughness.png", "_metallic.png", "_normal.png") if kind == "obj" else (f".{kind}",)
     for level, ending in itertools.product(range(first, MAX_LOD), endings):
         (folder / f"asset_lod{level}{ending}").unlink(missing_ok=True)
 
 
 def show_asset(folder: Path, asset: Asset, reporter: Reporter) -> dict[str, float]:
-    """preview.png, turntable.webp and view.html of the asset.glb in ``folder``, and its figures for run.json."""
+    """Write preview.png, turntable.webp and view.html from asset.glb in ``folder``; returns its figures for run.json."""
     glb = folder / "asset.glb"
-    reporter.stage("checking the file against the scene")
-    mesh = load_glb(glb)  # in the scene's coordinates, wherever it stands in the file
+    reporter.stage("comparing the file with the scene")
+    mesh = load_glb(glb)  # in the scene's coordinates, without the file's placement
     shown = render_mesh(mesh, asset.cameras).rgb
     metrics = {**asset.metrics, "roundtrip_psnr": psnr(shown, asset.views)}
     if metrics["roundtrip_psnr"] < POOR_PSNR:
         reporter.note(
-            f"the exported file matches the scene's renders poorly ({metrics['roundtrip_psnr']:.1f} dB): raise "
+            f"the exported file differs from the scene's renders (PSNR {metrics['roundtrip_psnr']:.1f} dB): raise "
             "mesh.resolution, mesh.faces or mesh.texture_size"
         )
     atomic_write_bytes(folder / "preview.png", contact_sheet(torch.cat([asset.views, shown]), columns=8))
@@ -82,10 +82,10 @@ def show_asset(folder: Path, asset: Asset, reporter: Reporter) -> dict[str, floa
 
 
 def figures(folders: list[Path], metrics: list[dict[str, float]], reporter: Reporter) -> dict[str, Any]:
-    """What run.json says of the GLBs: the first particle's figures, and of several each one's, and how they differ."""
+    """The figures for run.json: the first particle's and, with several particles, those of each and their diversity."""
     if len(folders) == 1:
         return {"metrics": metrics[0]}
     judge, _ = load_judge()
     spread = diversity([embed_mesh(load_glb(folder / "asset.glb"), judge) for folder in folders])
-    reporter.note(f"diversity of the {len(folders)} particles: {spread:.3f} (0: copies, 2: opposites)")
+    reporter.note(f"diversity of the {len(folders)} particles: {spread:.3f} (0: identical, 2: opposite)")
     return {"metrics": metrics[0], "particles": metrics, "diversity": spread}

@@ -1,17 +1,17 @@
-"""A run on disk: one folder with its prompt, config, metrics, events and checkpoints, which a crash cannot spoil.
+"""A run on disk: one folder with its prompt, config, metrics, events and checkpoints, safe against crashes.
 
 ::
 
     outputs/a-ceramic-mug-20250131-235959/
-        run.json        prompt, status, config hash: always whole
-        config.yaml     reruns the run
-        metrics.jsonl   one line a step, as the run goes; cut back to the checkpoint when it is resumed
-        events.jsonl    created, resumed, checkpoint, ...: never cut
+        run.json        prompt, status, config hash; replaced atomically
+        config.yaml     all settings
+        metrics.jsonl   one line per step; when the run is resumed, lines after the checkpoint are removed
+        events.jsonl    created, resumed, checkpoint, ...; lines are only appended
         checkpoints/    step-000100/, ...: see dreamlift.runs.checkpoints
-        .lock           who works in this folder now: see dreamlift.runs.lock
+        .lock           the process that uses the folder: see dreamlift.runs.lock
 
-``step`` of a checkpoint counts finished steps, so it is also the index of the next one; ``metrics.jsonl`` then holds
-the lines with a smaller index. Nothing depends on the clock: times are for the reader.
+``step`` of a checkpoint is the number of finished steps, and so the index of the next one; ``metrics.jsonl`` then has
+the lines with a smaller index. The times in these files are information for the user only.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ _WINDOWS = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder that this process holds the lock of. Use it as a context manager, or call :meth:`close`."""
+    """A run folder whose lock this process holds. Use it as a context manager, or call :meth:`close`."""
 
     folder: Path
     prompt: str
     config_hash: str
-    keep: int  # newest checkpoints that stay, >= 1; with 2 or more, a damaged one has another before it
+    keep: int  # number of newest checkpoints to keep, >= 1; with 2, there is another one if the last is damaged
     lock: locks.Lock
 
     @classmethod
@@ -68,11 +68,11 @@ class Run:
         root: str | os.PathLike[str] = "outputs",
         keep: int = 3,
     ) -> Run:
-        """A new run in exactly ``out``, or in ``root/<slug>-<time>`` where ``out`` is None.
+        """A new run in ``out``, or in ``root/<slug>-<time>`` if ``out`` is None.
 
         Raises:
-            ValueError: the prompt is not one (:func:`check_prompt`), or ``out`` names a user's home that is not there.
-            RunError: ``out`` is in use, holds something already, or cannot be written.
+            ValueError: an invalid prompt (:func:`check_prompt`), or ``out`` begins with the unknown home of a user.
+            RunError: ``out`` is in use, is not empty, or cannot be written.
         """
         prompt, keep = check_prompt(prompt), _check_keep(keep)
         target = Path(root) / slugify(prompt) if out is None else expanded(out)
@@ -82,7 +82,7 @@ class Run:
         except OSError as error:
             raise checkpoints.explain("create the run folder", target, error) from error
         run = cls(folder, prompt, config_hash, keep, lock)
-        if _content(folder):  # another process was here between the first look and the lock
+        if _content(folder):  # another process wrote to it after the first check and before the lock
             run.close()
             raise _not_empty(folder)
         try:
@@ -90,7 +90,7 @@ class Run:
             run.set_status("running", {"created": _now(), **(info or {})})
             run.event("created", {})
         except BaseException as error:
-            # Leave nothing behind, so that the same command works once the disk has room again.
+            # Remove all files, so that the same command works after the problem is fixed.
             for name in ("config.yaml", "run.json", "events.jsonl"):
                 with contextlib.suppress(OSError):
                     (folder / name).unlink()
@@ -105,7 +105,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], *, config_hash: str = "", keep: int = 3) -> Run:
-        """An existing run, to go on with it.
+        """An existing run, to continue it.
 
         Raises:
             RunError: there is no run in ``folder``, it is in use, of a newer version, or of another config.
@@ -137,7 +137,7 @@ class Run:
 
     def save_checkpoint(self, step: int, saved: SavedState) -> Path:
         """Write the state after ``step`` finished steps. Errors as :func:`dreamlift.runs.checkpoints.save_checkpoint`."""
-        # First the lines that lead up to it: a checkpoint on disk must not be ahead of its own log.
+        # The metrics are synced first: a checkpoint on disk must not have more steps than they have.
         with contextlib.suppress(OSError), open(self.folder / "metrics.jsonl", "rb") as file:
             os.fsync(file.fileno())
         path = checkpoints.save_checkpoint(self.folder / "checkpoints", step, saved.to_dict(), self.config_hash, self.keep)
@@ -145,15 +145,15 @@ class Run:
         return path
 
     def load_latest(self) -> SavedState | None:
-        """The newest whole checkpoint; None where none was saved yet. Errors as
+        """The newest intact checkpoint; None if there is none. Errors as
         :func:`dreamlift.runs.checkpoints.load_latest`."""
-        from dreamlift.stages.base import SavedState  # with torch: a run's folder can be looked at without it
+        from dreamlift.stages.base import SavedState  # imported here, since it imports torch
 
         found = checkpoints.load_latest(self.folder / "checkpoints", self.config_hash)
         return None if found is None else SavedState.from_dict(found[1])
 
     def resume(self, saved: SavedState | None) -> None:
-        """Go on from ``saved`` (None: from the beginning): the metrics are cut back to its step. Raises RunError."""
+        """Continue from ``saved`` (None: from the first step): later metrics are removed. Raises RunError."""
         step = saved.index if saved else 0
         path = self.folder / "metrics.jsonl"
         kept = [line for line in read_metrics(self.folder) if line["step"] < step]
@@ -164,11 +164,11 @@ class Run:
         self.event("resumed", {"step": step})
 
     def status(self) -> dict[str, Any]:
-        """What ``run.json`` holds."""
+        """The content of ``run.json``."""
         return read_status(self.folder)
 
     def log(self, index: int, values: Mapping[str, float]) -> None:
-        """Append one line to ``metrics.jsonl``. Raises RunError; a line that did not fit leaves nothing behind."""
+        """Append one line to ``metrics.jsonl``. Raises RunError; a partly written line is removed."""
         record = {"step": index} | {name: _number(value) for name, value in values.items()} | {"step": index}
         _append(self.folder / "metrics.jsonl", record)
 
@@ -177,7 +177,7 @@ class Run:
         _append(self.folder / "events.jsonl", {"time": _now(), "event": name, **_plain(details)})
 
     def set_status(self, status: str, changes: Mapping[str, Any]) -> None:
-        """Write ``run.json`` anew with a status (running, stopped, finished, failed) and further plain values."""
+        """Rewrite ``run.json`` with a status (running, stopped, finished, failed) and further plain values."""
         path = self.folder / "run.json"
         known = read_status(self.folder) if path.exists() else {}
         fixed = {"schema": SCHEMA, "prompt": self.prompt, "config_hash": self.config_hash, "status": status}
@@ -189,10 +189,10 @@ class Run:
 
 
 def slugify(prompt: str) -> str:
-    """A folder name that is safe on every system: letters and digits of any script and "-"; "asset" if none is left."""
+    """A folder name that is valid on every system: letters and digits of any script and "-"; "asset" if none is left."""
     text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", prompt).lower())
     kept = "".join(c if unicodedata.category(c)[0] in "LM" or unicodedata.category(c) == "Nd" else "-" for c in text)
-    # A combining mark needs a letter before it; the byte limit keeps the name, its time and a suffix far below 255.
+    # A combining mark needs a letter before it. The byte limit keeps the name with its time and a suffix below 255 bytes.
     kept = re.sub(r"-+", "-", kept).lstrip("-" + "".join(c for c in kept if unicodedata.category(c)[0] == "M"))
     slug = kept[:60].encode("utf-8")[:150].decode("utf-8", "ignore").strip("-")
     if not slug:
@@ -201,12 +201,12 @@ def slugify(prompt: str) -> str:
 
 
 def particle_folders(folder: Path, particles: int) -> list[Path]:
-    """Where each particle's files go: the run's own folder for the first, ``particle-2`` and so on for the others."""
+    """The folder of each particle's files: the run's folder for the first, ``particle-2`` and so on for the others."""
     return [folder, *(folder / f"particle-{number}" for number in range(2, particles + 1))]
 
 
 def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The whole lines of ``metrics.jsonl``; a line that a crash cut off is left out. [] where there is no file."""
+    """The complete lines of ``metrics.jsonl``, without lines that a crash truncated; [] if there is no file."""
     try:
         lines = (Path(folder) / "metrics.jsonl").read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -215,7 +215,7 @@ def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     for line in lines:
         try:
             record = json.loads(line)
-        except ValueError:  # a half line, or bytes that are not UTF-8
+        except ValueError:  # a truncated line, or bytes that are not UTF-8
             continue
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             found.append(record)
@@ -223,7 +223,7 @@ def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 class Stop:
-    """Whether a signal asked the run to stop, and which one."""
+    """Whether a signal requested the run to stop, and which one."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -232,11 +232,10 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_signals(at_once: bool = False) -> Iterator[Stop]:
-    """Turn the first SIGINT or SIGTERM into ``stop.requested``, so that the step is finished and saved.
+    """Turn the first SIGINT or SIGTERM into ``stop.requested``, so that the step can be finished and saved.
 
-    A SIGINT after that raises KeyboardInterrupt, and so does the first signal where there is nothing to finish
-    (``at_once``). The earlier handlers come back at the end. Outside the main thread Python accepts no handlers: there
-    the flag stays False.
+    A later SIGINT raises KeyboardInterrupt; with ``at_once`` the first signal does. The previous handlers are restored at
+    the end. Outside the main thread Python accepts no handlers, and the flag stays False.
     """
     stop = Stop()
 
@@ -254,27 +253,27 @@ def stop_signals(at_once: bool = False) -> Iterator[Stop]:
         yield stop
     finally:
         for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was set outside Python
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: set outside Python
 
 
 def new_folder(stem: Path) -> Path:
-    """``<stem>-<time>``, with a number where another run has that name already."""
+    """``<stem>-<time>``, with a number if another run has that name."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     name = f"{stem.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     for attempt in range(1, 1000):
         folder = stem.parent / (name if attempt == 1 else f"{name}-{attempt}")
         with contextlib.suppress(FileExistsError):
-            folder.mkdir()  # which only one process can do
+            folder.mkdir()  # atomic: it succeeds in one process only
             return folder
     raise RunError(f"{stem.parent} holds 999 runs named {name}: give --out")
 
 
 def empty_folder(folder: Path) -> Path:
-    """``folder``, made where it is missing. Raises RunError where it holds something already."""
+    """``folder``, created if it is missing. Raises RunError if it is not empty."""
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file: give --out a new or an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
-    # A lock alone is no content: either its holder is refused below, or it was left by a run that never began.
+    # A lock alone is no content: acquiring it fails if it is held, and otherwise its run never started.
     if _content(folder):
         raise _not_empty(folder)
     return folder
@@ -286,7 +285,7 @@ def _content(folder: Path) -> list[str]:
 
 def _check_keep(keep: int) -> int:
     if keep < 1:
-        raise ValueError(f"keep counts the checkpoints that stay, at least 1, got {keep}")
+        raise ValueError(f"keep is the number of checkpoints to keep, at least 1, got {keep}")
     return keep
 
 
@@ -297,7 +296,7 @@ def _not_empty(folder: Path) -> RunError:
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """What ``run.json`` of a run folder holds. Raises RunError where there is none, or a damaged one."""
+    """The content of ``run.json`` in a run folder. Raises RunError if the file is missing or damaged."""
     path = folder / "run.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -306,7 +305,7 @@ def read_status(folder: Path) -> dict[str, Any]:
         if {"prompt", "config_hash"} <= found.keys():
             return found
     except FileNotFoundError:
-        raise RunError(f"{folder} holds no run (there is no run.json): give the folder that a run made") from None
+        raise RunError(f"{folder} holds no run (there is no run.json): give the folder of a run") from None
     except OSError as error:
         raise checkpoints.explain("read", path, error) from error
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -315,7 +314,7 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 
 def _append(path: Path, record: Mapping[str, Any]) -> None:
-    """One more line, opened anew each time, so that a deleted folder is noticed. A line that fails is taken back."""
+    """Append a line; the file is opened each time, so that a deleted folder is detected. A failed line is removed."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         try:
@@ -323,7 +322,7 @@ def _append(path: Path, record: Mapping[str, Any]) -> None:
             data = _line(record)
             if size:
                 os.lseek(descriptor, size - 1, os.SEEK_SET)
-                # A killed process may have left half a line: end it, so that it takes no whole one with it.
+                # A killed process may have left a truncated line: end it, so that the new line is valid.
                 data = data if os.read(descriptor, 1) == b"\n" else b"\n" + data
             try:
                 while data:
@@ -343,7 +342,7 @@ def _line(record: Mapping[str, Any]) -> bytes:
 
 
 def _number(value: float) -> float | int | str:
-    """A number for JSON, which has no NaN and no infinity: those become text ("nan", "inf", "-inf")."""
+    """A number for JSON; NaN and infinity, which JSON does not have, become text ("nan", "inf", "-inf")."""
     if isinstance(value, (bool, int)):
         return value
     number = float(value)
@@ -359,10 +358,10 @@ def _now() -> str:
 
 
 def check_out(out: Path | None) -> None:
-    """Refuse a folder that holds something already, before the prior is loaded (``Run.create`` looks once more).
+    """Check that a folder is empty or missing, before the prior is loaded (``Run.create`` checks again).
 
     Raises:
-        ValueError: one line with the fix.
+        ValueError: it is not; one line with the fix.
     """
     folder = None if out is None else expanded(out)
     if folder is None or not folder.exists():

@@ -1,4 +1,4 @@
-"""The settings of a run that is on disk."""
+"""The settings of a run on disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def read_config(folder: Path) -> Config:
     """The ``config.yaml`` of a run.
 
     Raises:
-        ValueError: there is none, or it cannot be read; where it names a type of a plugin, which ``--plugin`` the run had.
+        ValueError: there is none, or it cannot be read; if it needs a plugin, the message has the run's ``--plugin``.
     """
     path = folder / "config.yaml"
     if not path.is_file():

@@ -10,7 +10,7 @@ from dreamlift.types import Step
 
 
 class TensorBoard(Silent):
-    """Writes every step's loss and terms as scalars into the run's folder, below ``tensorboard/``.
+    """Writes the loss and terms of every step as scalars to ``tensorboard/`` in the run's folder.
 
     Raises:
         ValueError: the package tensorboard is not installed.

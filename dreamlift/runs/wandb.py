@@ -10,7 +10,7 @@ from dreamlift.types import Step
 
 
 class WandB(Silent):
-    """Logs every step's loss and terms to a run of the project ``dreamlift``; wandb's own variables say where and how.
+    """Logs the loss and terms of every step to a run of the project ``dreamlift``; wandb's environment variables apply.
 
     Raises:
         ValueError: the package wandb is not installed.

@@ -1,4 +1,4 @@
-"""The kinds of stages that a run is made of."""
+"""The kinds of stages."""
 
 from dreamlift.stages.base import Stage
 from dreamlift.stages.lift import Lift

@@ -1,6 +1,6 @@
-"""What every stage of a run is: settings that begin a piece of work, and the work, which steps and leaves something behind.
+"""The interface of a run's stages: :class:`Stage` holds the settings, :class:`Work` the state while the stage runs.
 
-A stage begins with the :class:`~dreamlift.types.Handover` of the stage before it. A new kind of stage (fine-tuning a prior,
+A stage starts from the :class:`~dreamlift.types.Handover` of the previous one. A new kind of stage (fine-tuning a prior,
 repainting renders) is one file with a :class:`Stage` and its :class:`Work`, and one line in :data:`dreamlift.stages.STAGES`.
 """
 
@@ -23,35 +23,35 @@ from dreamlift.types import Cameras, Handover, LoraFile, Mesh, Pictures, Step, T
 
 @dataclass(frozen=True)
 class Place:
-    """Where a stage stands in its run."""
+    """A stage's position in its run, and the run's settings that it needs."""
 
     number: int  # of the stage, counted from 0
-    first: int  # the run's step with which it begins
+    first: int  # index of the stage's first step in the run
     seed: int
     particles: int
     backdrops: tuple[Backdrop, ...]
-    has_mesh: bool  # whether a mesh is handed over to it
+    has_mesh: bool  # whether the stage gets an initial mesh
     has_photos: bool
 
 
 @dataclass(frozen=True)
 class Ready:
-    """What the work of a stage begins with."""
+    """The inputs of a stage's work."""
 
     place: Place
     task: Task
     device: torch.device
-    priors: tuple[Prior, ...]  # one a teacher
-    embeds: tuple[Embeds, ...]  # one a teacher
+    priors: tuple[Prior, ...]  # one per teacher
+    embeds: tuple[Embeds, ...]  # one per teacher
     handover: Handover
 
 
 class Stage(ABC):
-    """Settings of one kind of work: a frozen dataclass."""
+    """The settings of one kind of stage: a frozen dataclass."""
 
-    makes_scene: ClassVar[bool] = False  # whether a run can end with it: its work has scenes
-    keeps_faces: bool = True  # whether a mesh that is handed over to it keeps its faces
-    teachers: tuple[Teacher, ...] = ()  # the priors that it uses, and how
+    makes_scene: ClassVar[bool] = False  # whether its work has scenes, as the last stage of a run needs
+    keeps_faces: bool = True  # whether its result has the faces of the initial mesh
+    teachers: tuple[Teacher, ...] = ()  # the priors that it uses, with their losses
 
     @abstractmethod
     def total_steps(self, particles: int) -> int:
@@ -59,17 +59,17 @@ class Stage(ABC):
 
     @abstractmethod
     def check(self, place: Place) -> None:
-        """Refuse settings that cannot work at this place of the run, before anything is loaded.
+        """Check the settings at this place of the run, before anything is loaded.
 
         Raises:
             ValueError: one line with the fix.
         """
 
     def check_priors(self, views: Sequence[int]) -> None:
-        """Refuse settings that the priors cannot work with, before anything is loaded.
+        """Check the settings against the priors, before anything is loaded.
 
         Args:
-            views: of each teacher's prior, the pictures of one object that it denoises together.
+            views: of each teacher's prior, the number of views of one object that it denoises together.
 
         Raises:
             ValueError: one line with the fix.
@@ -81,7 +81,7 @@ class Stage(ABC):
         """The work at its first step.
 
         Raises:
-            ValueError: a prior, a mesh or pictures that it cannot work with.
+            ValueError: a prior, a mesh or pictures that the stage cannot use.
         """
 
     def with_teachers(self, teachers: tuple[Teacher, ...]) -> Stage:
@@ -89,28 +89,28 @@ class Stage(ABC):
         return replace(self, teachers=teachers) if teachers else self  # pyright: ignore[reportArgumentType]
 
     def resolved(self) -> Stage:
-        """The same settings with absolute paths. Raises ValueError where a file cannot be used."""
+        """The same settings with absolute paths. Raises ValueError if a file cannot be used."""
         return self
 
     def needs_of_handover(self, settings: Extract) -> Extract:
-        """How the scene of the stage before is meshed for this one; the default asks for no texture, which takes seconds."""
+        """How the previous stage's scene is meshed for this one; by default without a texture, which takes seconds."""
         return replace(settings, texture=False, normal_map=False)
 
     def rebuild(self, saved: SavedState) -> tuple[Scene, ...]:
-        """The scenes of a checkpoint on the CPU, without a prior.
+        """The scenes of a checkpoint, on the CPU and without a prior.
 
         Raises:
             ValueError: this kind of stage has no scenes.
         """
-        raise ValueError("this stage makes no scene: export takes a checkpoint of a stage that does")
+        raise ValueError("this kind of stage has no scene: export needs a checkpoint of a stage with a scene")
 
 
 class Work(ABC):
-    """A stage while it is carried out; what changes in it is in its ``state_dict``."""
+    """A running stage; its ``state_dict`` is its complete state."""
 
-    index: int  # the next step, counted from the run's beginning
-    end: int  # the step with which the next stage begins
-    scenes: tuple[Scene, ...] = ()  # the particles, where the stage makes scenes
+    index: int  # of the next step, counted from the run's first
+    end: int  # index of the next stage's first step
+    scenes: tuple[Scene, ...] = ()  # one per particle, if the stage has scenes
 
     @property
     def finished(self) -> bool:
@@ -118,36 +118,36 @@ class Work(ABC):
 
     @abstractmethod
     def step(self) -> Step:
-        """Do one step. The state is whole before and after it.
+        """Do one step. Before and after it the state is consistent.
 
         Raises:
-            DivergedError: the optimisation failed again and again.
+            DivergedError: the optimization failed repeatedly.
         """
 
     @abstractmethod
     def leave(self, settings: Extract) -> Handover:
-        """What the next stage begins with; meshes are made as ``settings`` ask.
+        """The results for the next stage, with meshes extracted by ``settings``.
 
         Raises:
-            EmptySceneError: nothing is left in a scene.
+            EmptySceneError: a scene is empty.
         """
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a checkpoint must hold."""
+        """The complete state, for a checkpoint."""
 
     @abstractmethod
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take over a checkpoint of this same stage."""
+        """Restore a checkpoint of the same stage."""
 
 
 @dataclass(frozen=True)
 class SavedState:
-    """A run as a checkpoint holds it."""
+    """The state of a run in a checkpoint."""
 
     stage: int  # counted from 0
-    index: int  # the next step of the run
-    handover: Handover  # what the stage began with
+    index: int  # of the run's next step
+    handover: Handover  # that the stage started from
     work: dict[str, Any]  # of :meth:`Work.state_dict`
 
     def to_dict(self) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def _record(value: Any) -> dict[str, Any]:
 def places_of(
     stages: Sequence[Stage], seed: int, particles: int, backdrops: tuple[Backdrop, ...], has_mesh: bool, has_photos: bool
 ) -> tuple[Place, ...]:
-    """The place of each stage of a run; ``has_mesh`` is whether the user gave one to the first."""
+    """The place of each stage of a run; ``has_mesh``: whether the first stage has an initial mesh."""
     found, first = [], 0
     for number, stage in enumerate(stages):
         has_mesh = has_mesh or any(each.makes_scene for each in stages[:number])

@@ -1,13 +1,13 @@
-"""The stage that lifts: a scene is rendered, its teachers say what to change, and the optimiser steps.
+"""The stage that optimizes a scene by score distillation.
 
-One step: draw cameras, light and a backdrop; render once; every teacher differentiates its loss into the picture that it is
-shown (:mod:`dreamlift.stages.teacher`); one backward pass goes through the renderer, with the regularisers and the photometric
-term. All randomness of step ``index`` follows from (seed, index, attempt) alone, so a resumed run repeats the interrupted one
-bit by bit. A step that goes wrong is undone (:mod:`dreamlift.stages.recovery`); a checkpoint between two copies of the last
-good state holds the copy as well, so that a resumed run rolls back to where the uninterrupted one would.
+One step: draw cameras, light and backdrops; render once; differentiate the loss of each teacher with respect to its picture
+(:mod:`dreamlift.stages.teacher`); run one backward pass through the renderer, with the regularizers and the photometric term;
+update the parameters. The random numbers of step ``index`` depend on (seed, index, attempt) only, so a resumed run is
+bit-identical to an uninterrupted one. A failed step is rolled back (:mod:`dreamlift.stages.recovery`); a checkpoint between
+two copies of the last good state includes the copy, so that a resumed run rolls back to the same state.
 
-With several particles (Wang et al. 2023, ProlificDreamer) each step is one scene's, in turn; they share nothing but what the
-losses learn, and a particle's progress is that of its own steps.
+With several particles (Wang et al. 2023, ProlificDreamer) the steps alternate between their scenes. Particles share only
+the learned parameters of losses; a particle's progress counts its own steps.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ from dreamlift.types import Cameras, Handover, Pictures, RenderOutput, Step
 
 @dataclass(frozen=True, kw_only=True)
 class Lift(Stage):
-    """Optimise a scene until its renders look right to its teachers."""
+    """Optimize a scene so that its renders minimize the losses of its teachers."""
 
     makes_scene: ClassVar[bool] = True
 
-    steps: int = 300  # of each particle
-    cameras: CameraSampler = field(default_factory=CameraSampler)
-    lighting: Lighting = field(default_factory=Lighting)
-    scene: SceneSettings = field(default_factory=Nerf, metadata={"choices": SCENES})  # the 3D representation
-    weights: Weights = field(default_factory=Weights)
-    adam: Adam = field(default_factory=Adam)
-    teachers: tuple[Teacher, ...] = (Teacher(),)
-    photometric: Photometric | None = None  # compare renders with known pictures
+    steps: int = 300  # optimization steps per particle, at least 1
+    cameras: CameraSampler = field(default_factory=CameraSampler)  # random cameras of the renders
+    lighting: Lighting = field(default_factory=Lighting)  # random lighting of the renders
+    scene: SceneSettings = field(default_factory=Nerf, metadata={"choices": SCENES})  # 3D representation
+    weights: Weights = field(default_factory=Weights)  # weights of the scene's regularizers
+    adam: Adam = field(default_factory=Adam)  # optimizer
+    teachers: tuple[Teacher, ...] = (Teacher(),)  # priors and their losses; may be empty with a photometric term
+    photometric: Photometric | None = None  # comparison of renders with known pictures; null: none
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps is {self.steps}; it must be at least 1")
         if not self.teachers and self.photometric is None:
-            raise ValueError("teachers is empty and there is no photometric term: nothing would be learnt")
+            raise ValueError("teachers is empty and photometric is null: there is no loss; give one of them")
 
     @property
     def keeps_faces(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -66,38 +66,38 @@ class Lift(Stage):
         return self.steps * particles
 
     def needs_of_handover(self, settings: Extract) -> Extract:
-        """With a texture only where the scene goes on painting it; other scenes take colours from points of the mesh."""
+        """With a texture only if the scene keeps the mesh; other scenes sample the mesh's colours at points."""
         return settings if self.scene.keeps_initial_mesh else super().needs_of_handover(settings)
 
     def resolved(self) -> Lift:
         return replace(self, scene=self.scene.resolved())
 
     def check(self, place: Place) -> None:
-        """Refuse a scene that cannot begin or learn as it would have to, lacks a regulariser, or hides its background."""
+        """Check the scene's initial mesh, teachers, regularizers and background, and that there are photos if needed."""
         scene, name = self.scene, name_of(self.scene)
         if place.has_mesh and not scene.takes_initial_mesh:
-            fix = "a preset that can is --preset texture-toy or latent-paint"
+            fix = "use a preset for meshes, such as --preset texture-toy or latent-paint"
             fix = "use it in the first stage only" if place.number else fix
-            raise ValueError(f"a {name} scene cannot begin with a mesh; {fix}")
+            raise ValueError(f"a {name} scene cannot start from a mesh; {fix}")
         if scene.needs_initial_mesh and not place.has_mesh:
-            raise ValueError(f"a {name} scene needs a mesh to begin with; give --mesh FILE, or a stage before it")
+            raise ValueError(f"a {name} scene needs an initial mesh; give --mesh FILE, or a stage before it")
         fixed = [teacher.show for teacher in self.teachers if teacher.show != "color"]
         if fixed and scene.keeps_initial_mesh:
             raise ValueError(
-                f"show is {fixed[0]}, but the shape of a {name} scene stays as it is: it would learn nothing; "
-                "use --show color, or a scene that changes its shape (tetmesh)"
+                f"show is {fixed[0]}, but the shape of a {name} scene is fixed, so the loss would have no effect; "
+                "use --show color, or a scene with a trainable shape (tetmesh)"
             )
         if missing := sorted(self.weights.ever() - set(scene.terms)):
             has = ", ".join(scene.terms) or "none"
-            raise ValueError(f"weights.{missing[0]} is set, but a {name} scene has no such regulariser ({has})")
+            raise ValueError(f"weights.{missing[0]} is set, but a {name} scene has no such regularizer; accepted: {has}")
         background, colors = getattr(scene, "background", None), [each.color for each in place.backdrops]
         if colors and (not isinstance(background, Solid) or background.color not in colors):
             raise ValueError(
-                "scene.background is not one of the backdrops, which hide it while the prior teaches; make it "
-                "a solid background of the color of one of them, or give --backdrops [] to do without"
+                "scene.background is not one of the backdrops, which replace it during the optimization; set it to "
+                "a solid background with the color of a backdrop, or give --backdrops [] for no backdrops"
             )
         if self.photometric is not None and self.photometric.source == "photos" and not place.has_photos:
-            raise ValueError("photometric compares with photos, but there are none; give photos, or leave photometric null")
+            raise ValueError("photometric.source is photos, but there are none; give --photos, or set photometric to null")
 
     def check_priors(self, views: Sequence[int]) -> None:
         for each in views:
@@ -121,7 +121,7 @@ class Lift(Stage):
 
 
 class PerParticle(nn.ModuleList):
-    """What a loss learns of each particle apart."""
+    """A loss's learned parameters, separate for each particle."""
 
     def param_groups(self) -> list[dict[str, Any]]:
         return [group for part in self for group in part.param_groups()]  # pyright: ignore[reportCallIssue]
@@ -136,7 +136,7 @@ class LiftWork(Work):
         self.first = self.index = ready.place.first
         self.end = self.first + stage.total_steps(self.place.particles)
         self.attempt = 0  # roll-backs since the last good copy
-        self.good: dict[str, Any] = {}  # the last good copy
+        self.good: dict[str, Any] = {}  # the last good copy of the state
         self.stream = (self.place.seed, *(["stage", self.place.number] if self.place.number else []))
         self.meshes = ready.handover.meshes or (None,)
         if len(self.meshes) == 1:
@@ -154,7 +154,7 @@ class LiftWork(Work):
         self.pictures = self._pictures()
 
     def _learned(self, number: int) -> nn.Module | None:
-        """What the loss of one teacher learns during the stage, where it learns something."""
+        """The learned parameters of one teacher's loss; None if it has none."""
         guidance, prior = self.stage.teachers[number].guidance, self.ready.priors[number]
         stream = (*self.stream, "guidance", *(["teacher", number] if number else []))
         learned = guidance.init(prior, random_stream(*stream))
@@ -164,7 +164,7 @@ class LiftWork(Work):
         return PerParticle([learned, *others])
 
     def _pictures(self) -> Pictures | None:
-        """What the photometric term compares with, on the device."""
+        """The reference pictures of the photometric term, on the device."""
         if self.stage.photometric is None:
             return None
         found = self.ready.task.photos if self.stage.photometric.source == "photos" else self.ready.handover.pictures
@@ -180,7 +180,7 @@ class LiftWork(Work):
 
     @property
     def scene(self) -> Scene:
-        """The scene of the next step; after the stage, the first one."""
+        """The scene of the next step; after the last step, the first scene."""
         return self.scenes[self.turn]
 
     def step(self) -> Step:
@@ -190,12 +190,12 @@ class LiftWork(Work):
             return replace(step, note=self._roll_back(trouble))
         self.index += 1
         if self.index % SNAPSHOT_EVERY == 0 or self.finished:
-            self.attempt = 0  # past the trouble: a long run may meet more of it than three times
+            self.attempt = 0  # the limit is per copy: a long run may have more failures
             self.good = copied(self.values())
         return step
 
     def _take_step(self) -> tuple[Step, str]:
-        """One step, and what is wrong with it ("" if nothing; otherwise the state must be rolled back)."""
+        """One step, and its failure ("" if it succeeded; otherwise the state must be rolled back)."""
         stage, scene, turn = self.stage, self.scene, self.turn
         own = (self.index - self.first) // self.place.particles  # the particle's own steps so far in this stage
         progress = own / stage.steps
@@ -223,9 +223,9 @@ class LiftWork(Work):
             self.optimizer.step()
             scene.after_step(own, progress, rng, render, self.optimizer)
             if not is_finite(scene):
-                trouble = "the scene has values that are not finite numbers"
+                trouble = "the scene's parameters are not finite"
             elif not all(is_finite(part) for part in self.learned if part is not None):
-                trouble = "what the loss has learnt has values that are not finite numbers"
+                trouble = "the learned parameters of the loss are not finite"
         values = dict(zip([*terms, *metrics], shown_values, strict=True)) | {"grad_norm": size}
         return Step(self.index, loss, values, cameras, render, tuple(lesson.out for lesson in lessons)), trouble
 
@@ -243,7 +243,7 @@ class LiftWork(Work):
         self, render: RenderOutput, cameras: Cameras, backdrops: list[Backdrop], progress: float, rng: torch.Generator,
         turn: int,
     ) -> list[Lesson]:  # fmt: skip
-        """What each teacher that has a weight says of the render; a teacher's number stays its place in the list."""
+        """The results of all teachers whose weight is not 0, numbered by their place in the stage's list."""
         found = []
         for number, (teacher, prior, embeds, learned) in enumerate(
             zip(self.stage.teachers, self.ready.priors, self.ready.embeds, self.learned, strict=True)
@@ -257,12 +257,12 @@ class LiftWork(Work):
         return found
 
     def _photometric(self, scene: Scene, own: int, progress: float, rng: torch.Generator) -> dict[str, Tensor]:
-        """The weighted terms against known pictures, {} where there are none in the particle's step ``own``."""
+        """The weighted photometric terms; {} if there are none in the particle's step ``own``."""
         settings = self.stage.photometric
         if settings is None or self.pictures is None or own % settings.every:
             return {}
         wanted, cameras = chosen(self.pictures, settings, rng)
-        # A random colour behind both: fog that takes the colour of one background is wrong on all others.
+        # A random colour behind both, since a fixed one could be imitated by semi-transparent density of that colour.
         backdrop = torch.rand(len(cameras), 3, generator=rng).to(self.ready.device)
         normals = settings.needs_normals(progress)
         render = scene.render(
@@ -271,7 +271,7 @@ class LiftWork(Work):
         return compare(render, backdrop, wanted, settings, progress)
 
     def _backward(self, lessons: list[Lesson], terms: dict[str, Tensor]) -> Tensor:
-        """One pass through the renderer, of all teachers' gradients and all terms; returns the total loss ()."""
+        """One backward pass through the renderer, with all teachers' gradients and all terms; returns the total loss ()."""
         roots = [(lesson.picture, lesson.gradient) for lesson in lessons if lesson.gradient is not None]
         rest = sum(terms.values())
         if isinstance(rest, Tensor) and rest.requires_grad:
@@ -282,7 +282,7 @@ class LiftWork(Work):
         return (sum(losses[1:], losses[0]) if losses else torch.zeros(())) + rest
 
     def _roll_back(self, trouble: str) -> str:
-        """Go back to the last good copy, with other random numbers from there; returns what happened, for the user."""
+        """Restore the last good copy and use other random numbers from there; returns a message for the user."""
         failed, attempt = self.index, self.attempt + 1
         check_attempts(failed, trouble, attempt)
         self.load_values(copied(self.good))
@@ -294,7 +294,7 @@ class LiftWork(Work):
         return replace(self.ready.handover, meshes=meshes)
 
     def state_dict(self) -> dict[str, Any]:
-        # A copy of this very step equals the values: it is not stored twice.
+        # A copy of the current step equals the values and is not stored a second time.
         return {**self.values(), "good": self.good if self.good.get("index") != self.index else {}}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -302,7 +302,7 @@ class LiftWork(Work):
         self.good = saved["good"]
 
     def values(self) -> dict[str, Any]:
-        """What changes from step to step; the tensors are the work's own."""
+        """The state that steps change; its tensors are not copies."""
         return {
             "index": self.index,
             "attempt": self.attempt,
@@ -312,7 +312,7 @@ class LiftWork(Work):
         }
 
     def load_values(self, saved: dict[str, Any]) -> None:
-        """Take over what :meth:`values` gave."""
+        """Restore a state from :meth:`values`."""
         self.index, self.attempt = saved["index"], saved["attempt"]
         for part, values in zip((*self.scenes, *self.learned), (*saved["scenes"], *saved["learned"]), strict=True):
             if part is not None:
@@ -321,12 +321,12 @@ class LiftWork(Work):
 
 
 def name_of(scene: SceneSettings) -> str:
-    """A scene's name in a config; its class name where it is not registered."""
+    """A scene's name in a config, or its class name if it is not registered."""
     return next((name for name, kind in SCENES.items() if kind is type(scene)), type(scene).__name__)
 
 
 def as_numbers(values: Sequence[float | Tensor]) -> list[float]:
-    """Tensors () as numbers, by one transfer from a GPU: each separate one would wait for the GPU."""
+    """Tensors () as numbers, with one transfer from a GPU, since each transfer waits for the GPU."""
     apart = [value.detach() if isinstance(value, Tensor) else torch.tensor(value) for value in values]
     away = [value.float() for value in apart if value.device.type != "cpu"]
     fetched = iter(torch.stack(away).tolist() if away else ())
@@ -336,8 +336,8 @@ def as_numbers(values: Sequence[float | Tensor]) -> list[float]:
 def draw_backdrops(backdrops: Sequence[Backdrop], cameras: CameraSampler, rng: torch.Generator) -> list[Backdrop]:
     """One of ``backdrops`` for each picture of a step, the same for the views of one orbit; [] if there are none.
 
-    The prompt names it, so that the prior need not guess the background's colour at high noise; and no colour that the scene
-    puts in empty space agrees with all of them.
+    The prompt names the backdrop, which determines the background's colour at high noise. With several backdrops, density
+    of one colour in empty space has a high loss on all others.
     """
     if not backdrops:
         return []
@@ -346,7 +346,7 @@ def draw_backdrops(backdrops: Sequence[Backdrop], cameras: CameraSampler, rng: t
 
 
 def gradient_norm(scene: Scene, limit: float | None) -> Tensor:
-    """The norm () of all the scene's gradients; they are scaled down to ``limit`` if one is given."""
+    """The norm () of the scene's gradient before clipping; with a ``limit`` larger gradients are scaled down to it."""
     parameters = [parameter for parameter in scene.parameters() if parameter.grad is not None]
     if limit is not None:
         return nn.utils.clip_grad_norm_(parameters, limit)

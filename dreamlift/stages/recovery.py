@@ -1,7 +1,7 @@
-"""What happens when a step goes wrong: back to the last good copy, and on with other random numbers.
+"""Recovery from failed steps: the state is rolled back to the last good copy, and other random numbers are used from there.
 
-A value that is not finite, or a scene that has emptied, rolls the state back. After three roll-backs to the same copy the run
-ends with :class:`DivergedError`.
+A step fails if a value is not finite or the scene is empty. After three roll-backs to the same copy the run ends with
+:class:`DivergedError`.
 """
 
 from __future__ import annotations
@@ -13,45 +13,47 @@ import torch
 from torch import Tensor, nn
 
 SNAPSHOT_EVERY = 25  # steps between two copies of the last good state
-ATTEMPTS = 3  # roll-backs to one copy
+ATTEMPTS = 3  # roll-backs to the same copy
 EMPTY = 1e-3  # mean opacity of a render below which the scene counts as empty
 
 
 class DivergedError(RuntimeError):
-    """The optimisation failed again and again; the message says how, and what to change."""
+    """The optimization failed repeatedly; the message names the failure and the settings to change."""
 
 
 def find_trouble(answered: bool, loss: float, norm: float, opacity: float) -> str:
-    """What is wrong before the optimiser's step, in words; "" if nothing is.
+    """The failure of a step before the optimizer's update; "" if there is none.
 
     Args:
-        answered: the prior's answer is finite. loss, norm: the loss and the norm of all gradients. opacity: mean of the render.
+        answered: whether the prior's prediction is finite.
+        loss, norm: the loss, and the norm of all gradients.
+        opacity: the mean of the render.
     """
-    # Losses leave such values out of their gradient: without this check a broken prior would teach nothing, unnoticed.
+    # Losses set such values to 0 in their gradient, so without this check a broken prior would have no visible effect.
     if not answered:
-        return "the prior's answer is not finite numbers"
+        return "the prior's prediction is not finite"
     if not math.isfinite(loss):
-        return "the loss is not a finite number"
+        return "the loss is not finite"
     if not math.isfinite(norm):
-        return "the gradient is not a finite number"
+        return "the gradient is not finite"
     if opacity < EMPTY:
         return "the scene has become empty"
     return ""
 
 
 def is_finite(part: nn.Module) -> bool:
-    """Whether every parameter is finite. Their norm decides: it is not finite as soon as one value is not (or is beyond
-    1e19), and a GPU computes it for many tensors at once."""
+    """Whether every parameter is finite, by the norm of all: it is infinite or NaN if one value is (or exceeds 1e19), and a
+    GPU computes it for many tensors in one kernel."""
     values = [parameter.detach() for parameter in part.parameters() if parameter.numel()]
     return not values or bool(torch.isfinite(nn.utils.get_total_norm(values)))
 
 
 def check_attempts(failed: int, trouble: str, attempt: int) -> None:
-    """Raise DivergedError at the roll-back after the last one that is allowed."""
+    """Raise DivergedError if there were ``ATTEMPTS`` roll-backs to the same copy before."""
     if attempt > ATTEMPTS:
         raise DivergedError(
             f"step {failed}: {trouble}, after {ATTEMPTS} roll-backs. Lower adam.lr_scale or guidance.guidance_scale, "
-            "or the weights.sparsity and weights.opaque if the scene empties"
+            "or weights.sparsity and weights.opaque if the scene becomes empty"
         )
 
 

@@ -55,7 +55,7 @@ class Extract:
         if self.depth <= 0 or self.smooth < 0 or (self.threshold is not None and self.threshold <= 0):
             raise ValueError("depth and threshold must be positive, and smooth must not be negative")
         if self.normal_map and not self.texture:
-            raise ValueError("normal_map needs a texture's UVs, but texture is false; set texture to true, or normal_map to false")
+            raise ValueError("normal_map needs a texture's UVs, but texture is false; set texture true or normal_map false")
 
 
 def mesh_of_field(density: Density, albedo: Albedo, bounds: float, settings: Extract) -> Mesh:

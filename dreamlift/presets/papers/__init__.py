@@ -1,1 +1,1 @@
-"""One paper's system a file, each row written out whole, for big models."""
+"""One file per paper: its systems for large models, each a complete config."""

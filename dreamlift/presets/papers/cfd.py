@@ -60,7 +60,7 @@ CFD = Config(
 )
 """The authors' ``configs/cfd/sd-stage1.yaml``.
 
-Differences: without its smoothness of normals, its negative prompt and its loss on pictures.
+Differences: no loss on the smoothness of normals, no negative prompt, no loss on pictures.
 """
 
 PRESETS = {

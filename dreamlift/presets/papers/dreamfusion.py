@@ -51,10 +51,10 @@ DREAMFUSION_IF = Config(
     ),
     checkpoint_every=500,
 )
-"""threestudio's ``dreamfusion-if.yaml`` (one 24 GB GPU): its guidance 20 is 21 in dreamlift's convention.
+"""threestudio's ``dreamfusion-if.yaml`` (one 24 GB GPU): its guidance scale 20 is 21 in dreamlift's convention.
 
-Differences: the row's field fills a cube of half edge 2, here 1; its cameras, centers and up vectors are perturbed (0.1, 0.2,
-0.02), here they are not; its colors are scaled to [-1, 1.1]; its AdamW is Adam.
+Differences: half edge 1 of the field's cube, not 2; no random perturbation of cameras, centers and up vectors (0.1, 0.2,
+0.02); colors not scaled to [-1, 1.1]; Adam, not AdamW.
 """
 
 DREAMFUSION_SD = Config(
@@ -90,12 +90,12 @@ DREAMFUSION_SD = Config(
     ),
     checkpoint_every=500,
 )
-"""threestudio's ``dreamfusion-sd.yaml`` (one 24 GB GPU): its guidance 100 is 101 in dreamlift's convention.
+"""threestudio's ``dreamfusion-sd.yaml`` (one 24 GB GPU): its guidance scale 100 is 101 in dreamlift's convention.
 
-Differences: as of dreamfusion-if, but for the colors, which are the row's.
+Differences: those of dreamfusion-if, except for the colors, which are as in threestudio.
 """
 
 PRESETS = {
-    "dreamfusion-if": Preset(DREAMFUSION_IF, "Poole et al. 2022", "words to 3D with a pixel model"),
-    "dreamfusion-sd": Preset(DREAMFUSION_SD, "Poole et al. 2022", "words to 3D with Stable Diffusion"),
+    "dreamfusion-if": Preset(DREAMFUSION_IF, "Poole et al. 2022", "text to 3D with a pixel model"),
+    "dreamfusion-sd": Preset(DREAMFUSION_SD, "Poole et al. 2022", "text to 3D with Stable Diffusion"),
 }

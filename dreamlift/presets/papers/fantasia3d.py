@@ -1,4 +1,4 @@
-"""Fantasia3D (Chen et al. 2023, https://arxiv.org/abs/2303.13873): shape by normals, then a PBR material."""
+"""Fantasia3D (Chen et al. 2023, https://arxiv.org/abs/2303.13873): a shape from normals, then a PBR material."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ FANTASIA3D = Config(
 )
 """threestudio's ``fantasia3d.yaml`` and ``fantasia3d-texture.yaml``.
 
-Differences: w = sigma^2 in the place of alpha sigma^2; normals are shown from the first step, where the row encodes them to
-latents directly for 1,000 steps; distances are learnt on a grid, in cells, where the row's rate of 0.001 is of a network; Adam
-in the place of AdamW.
+Differences: w = sigma^2, not alpha sigma^2; normals pass through the encoder from the first step, where threestudio uses them
+as latents for 1,000 steps; signed distances are grid values in cells, not outputs of a network (learning rate 0.001); Adam,
+not AdamW.
 """
 
 PRESETS = {

@@ -50,11 +50,11 @@ SD3_FLOW = Config(
     ),
     checkpoint_every=500,
 )
-"""RFDS's loss on Stable Diffusion 3; the paper's repository has no row for this model.
+"""RFDS's loss on Stable Diffusion 3; the paper's repository has no config for this model.
 
-Differences: the scene and its weights are those of threestudio's dreamfusion-sd row.
+Differences: the scene and its weights are those of threestudio's ``dreamfusion-sd.yaml``.
 """
 
 PRESETS = {
-    "sd3-flow": Preset(SD3_FLOW, "Yang et al. 2024", "words to 3D with Stable Diffusion 3"),
+    "sd3-flow": Preset(SD3_FLOW, "Yang et al. 2024", "text to 3D with Stable Diffusion 3"),
 }

@@ -71,7 +71,7 @@ DREAMGAUSSIAN = Config(
 )
 """DreamGaussian's ``text.yaml``; its second stage refines the mesh's texture by image-to-image.
 
-Differences: backdrops of any color, in the row black or white; view words, which the row has not.
+Differences: backdrops of random colors, not black or white; view phrases in the prompt, which ``text.yaml`` does not have.
 """
 
 GAUSSIANDREAMER = Config(
@@ -137,10 +137,10 @@ GAUSSIANDREAMER = Config(
 )
 """GaussianDreamer's second stage.
 
-Differences: it begins with 2,000 steps of dreamfusion-sd, where the paper has a 3D diffusion model; gradients are not clipped.
+Differences: the initial shape is from 2,000 steps of dreamfusion-sd, not from a 3D diffusion model; no gradient clipping.
 """
 
 PRESETS = {
-    "dreamgaussian": Preset(DREAMGAUSSIAN, "Tang et al. 2023", "minutes on a GPU: splats, their mesh, a refined texture"),
-    "gaussiandreamer": Preset(GAUSSIANDREAMER, "Yi et al. 2023", "splats that begin from a shape"),
+    "dreamgaussian": Preset(DREAMGAUSSIAN, "Tang et al. 2023", "minutes on a GPU: Gaussians, their mesh, a refined texture"),
+    "gaussiandreamer": Preset(GAUSSIANDREAMER, "Yi et al. 2023", "Gaussians, initialized from a shape"),
 }

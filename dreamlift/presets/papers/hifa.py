@@ -1,4 +1,4 @@
-"""HiFA (Zhu et al. 2023, https://arxiv.org/abs/2305.18766): a term on pictures, annealed times, variance along rays."""
+"""HiFA (Zhu et al. 2023, https://arxiv.org/abs/2305.18766): a term on pictures, annealed t, depth variance along rays."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ HIFA = Config(
 )
 """threestudio's ``hifa.yaml``: 512 pixels, t from 0.98 to 0.3 with the square root of progress.
 
-Differences: steps, distance, progressive bands, the MLP's rate and the backdrop are those of dreamfusion-sd, not the row's
-(25,000 steps, distance 1 to 1.5, no bands, 0.001, half random); no perturbed cameras.
+Differences: steps, distance, progressive bands, the MLP's learning rate and the background are those of dreamfusion-sd, not
+those of ``hifa.yaml`` (25,000 steps, distance 1 to 1.5, no bands, 0.001, half random); no perturbation of cameras.
 """
 
 PRESETS = {

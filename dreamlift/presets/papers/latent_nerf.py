@@ -51,8 +51,8 @@ LATENT_NERF = Config(
 )
 """threestudio's ``latentnerf.yaml`` (its first stage).
 
-Differences: the row renders four latent channels; here colors are rendered, and a linear map fitted to the autoencoder takes
-them to latents. No warm-up and decay of the learning rate; no perturbed cameras.
+Differences: renders are colors that a linear map, fitted to the autoencoder, converts to latents, not four latent channels; no
+warm-up and decay of the learning rate; no perturbation of cameras.
 """
 
 LATENT_PAINT = Config(
@@ -72,9 +72,9 @@ LATENT_PAINT = Config(
     ),
     checkpoint_every=500,
 )
-"""Latent-Paint's task, on pictures: a texture for a mesh.
+"""Latent-Paint's task, a texture for a mesh.
 
-Differences: the paper paints latents and decodes them; here colors are painted and encoded.
+Differences: the texture has colors that are encoded, where the paper optimizes a texture of latents and decodes it.
 """
 
 PRESETS = {

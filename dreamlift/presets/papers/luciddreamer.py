@@ -50,10 +50,9 @@ LUCIDDREAMER = Config(
     ),
     checkpoint_every=500,
 )
-"""LucidDreamer's loss, times and batch (``configs/``, one GPU of 24 GB or more).
+"""LucidDreamer's loss, schedule of t and batch size (``configs/``, one GPU of 24 GB or more).
 
-Differences: the paper has Gaussians begun from Point-E; here it is a radiance field with dreamfusion-sd's settings at 512
-pixels.
+Differences: the scene is a radiance field with dreamfusion-sd's settings at 512 pixels, not Gaussians initialized by Point-E.
 """
 
 PRESETS = {

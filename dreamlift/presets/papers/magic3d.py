@@ -1,4 +1,4 @@
-"""Magic3D (Lin et al. 2022, https://arxiv.org/abs/2211.10440): a field by a pixel model, its mesh by a latent one."""
+"""Magic3D (Lin et al. 2022, https://arxiv.org/abs/2211.10440): a field with a pixel model, then its mesh with a latent one."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ MAGIC3D = Config(
 )
 """threestudio's ``magic3d-coarse-if.yaml`` and ``magic3d-refine-sd.yaml``.
 
-Differences: the first stage is dreamfusion-if's without the row's soft shading; the second stage is not lit.
+Differences: the first stage is dreamfusion-if's, without soft shading; the second stage has no lighting.
 """
 
 PRESETS = {

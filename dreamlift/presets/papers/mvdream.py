@@ -63,12 +63,12 @@ MVDREAM = Config(
     ),
     checkpoint_every=500,
 )
-"""MVDream's own row for threestudio, ``mvdream-sd21.yaml`` (one 32 GB GPU).
+"""MVDream's config for threestudio, ``mvdream-sd21.yaml`` (one 32 GB GPU).
 
-Differences: 8 views a step at 64 pixels in the row, 4 here; half of the row's elevations are uniform in the angle, here all are
-uniform on the sphere.
+Differences: 4 views per step at 64 pixels, not 8; all elevations are uniform in area on the sphere, where half of MVDream's are
+uniform in the angle.
 """
 
 PRESETS = {
-    "mvdream": Preset(MVDREAM, "Shi et al. 2023", "no second front: four views that agree"),
+    "mvdream": Preset(MVDREAM, "Shi et al. 2023", "four consistent views, so no second front"),
 }

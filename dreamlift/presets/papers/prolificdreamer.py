@@ -137,7 +137,7 @@ PROLIFICDREAMER = Config(
 )
 """threestudio's ``prolificdreamer.yaml``, ``-geometry`` and ``-texture`` (one 32 GB GPU).
 
-Differences: the LoRA is on the base model itself, and it is told the view in words too; Adam in the place of AdamW.
+Differences: the LoRA is one of the base model, and its prompts have view phrases; Adam, not AdamW.
 """
 
 PRESETS = {

@@ -44,8 +44,8 @@ SJC = Config(
 )
 """threestudio's ``sjc.yaml``.
 
-Differences: it renders pictures and encodes them, where SJC renders latents; 64 samples a ray, the row has 512; a sparsity term
-in the place of its emptiness loss; Adam in the place of Adamax; the view words are dreamfusion-sd's.
+Differences: colors are rendered and encoded, where SJC renders latents; 64 samples per ray, not 512; a sparsity term, not the
+emptiness loss; Adam, not Adamax; the view phrases are dreamfusion-sd's.
 """
 
 PRESETS = {

@@ -1,10 +1,9 @@
-"""The exact score of a finite set of posed pictures: a teacher that needs no training.
+"""The exact score of a finite set of posed pictures: a prior without training.
 
-The density of a camera's picture is p(x | camera) = sum_i w_i(camera) delta(x - x_i), with w_i a kernel over the angle
-between the cameras. Its noised score is a softmax over the pictures (Scarvelis et al. 2023, "Closed-form diffusion
+The density of pictures from a camera is p(x | camera) = sum_i w_i(camera) delta(x - x_i), with w_i a kernel over the angle
+between the cameras. The noised score is a softmax over the pictures (Scarvelis et al. 2023, "Closed-form diffusion
 models", https://arxiv.org/abs/2310.12395, eq. 3): x0_hat = sum_i softmax_i(log w_i - ||x_t - alpha x_i||^2 / 2 sigma^2) x_i.
-With it the whole pipeline can be checked for 3D correctness (does it rebuild a known object from scores alone?) before
-any network exists.
+It tests the 3D correctness of the whole pipeline without a network: a known object must be reconstructed from scores alone.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ class EmpiricalPrior(Prior):
     """Pictures ``(N, H, W, 3)`` in [0, 1] taken by N ``cameras``.
 
     Args:
-        bandwidth: radians; the kernel is exp(-angle^2 / 2 bandwidth^2). Infinity forgets the cameras, so that the
-            teacher knows only the set of pictures.
+        bandwidth: radians; the kernel is exp(-angle^2 / 2 bandwidth^2). Infinity: the cameras have no effect.
     """
 
     def __init__(self, pictures: Tensor, cameras: Cameras, bandwidth: float = 0.05) -> None:
@@ -48,9 +46,9 @@ class EmpiricalPrior(Prior):
         return cosine_schedule(t)
 
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float = 1.0) -> Tensor:
-        """The exact eps_hat given ``cond.cameras`` (or the bare set, without them or at scale 0).
+        """The exact eps_hat given ``cond.cameras``; without cameras, or at scale 0, that of the set without cameras.
 
-        Other scales change nothing.
+        Other scales have no effect.
         """
         alpha, sigma = self.schedule(t)
         flat = self.pictures.flatten(1)
@@ -63,10 +61,10 @@ class EmpiricalPrior(Prior):
         return (x_t - alpha * x0) / sigma.clamp_min(1e-8)
 
     def save_memory(self, memory: Memory) -> None:
-        """There is no network that could do with less."""
+        """No effect: there is no network."""
 
     def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
-        raise ValueError("an exact prior has no network to adapt; VSD takes one with weights, such as --prior toybox")
+        raise ValueError("an exact prior has no network to adapt; VSD requires a prior with weights, such as --prior toybox")
 
 
 def _directions(cameras: Cameras) -> Tensor:

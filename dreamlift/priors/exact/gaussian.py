@@ -1,4 +1,4 @@
-"""A Gaussian mixture as a prior: its score is known in closed form, so it is the oracle of the tests.
+"""A Gaussian mixture as a prior: its closed-form score is the reference of the tests.
 
 For x ~ sum_k pi_k N(mu_k, s_k^2 I) and x_t = alpha x + sigma eps, the marginal of x_t is a mixture of
 N(alpha mu_k, (alpha^2 s_k^2 + sigma^2) I), and the exact noise prediction is eps_hat = -sigma grad log p_t(x_t). With
@@ -45,7 +45,7 @@ class GaussianPrior(Prior):
         return cosine_schedule(t)
 
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float = 1.0) -> Tensor:
-        """The exact eps_hat; the density has no text, so guidance changes nothing."""
+        """The exact eps_hat; the density does not depend on text, so guidance has no effect."""
         alpha, sigma = self.schedule(t)
         variance = alpha.square() * self.stds.square().view(1, -1, 1, 1) + sigma.square()  # (B, K, 1, 1)
         offset = x_t.unsqueeze(1) - alpha.unsqueeze(1) * self.means  # (B, K, C, h, w)
@@ -57,7 +57,7 @@ class GaussianPrior(Prior):
         return sigma * (share * offset / variance.unsqueeze(-1)).sum(1)
 
     def save_memory(self, memory: Memory) -> None:
-        """There is no network that could do with less."""
+        """No effect: there is no network."""
 
     def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
-        raise ValueError("an exact prior has no network to adapt; VSD takes one with weights, such as --prior toybox")
+        raise ValueError("an exact prior has no network to adapt; VSD requires a prior with weights, such as --prior toybox")

@@ -1,1 +1,1 @@
-"""Teaching a prior something new without touching its weights."""
+"""Low-rank adaptations of a frozen prior, and the users' LoRA and textual-inversion files."""

@@ -1,4 +1,4 @@
-"""A user's own files beside a prior: LoRAs and textual-inversion embeddings, by path. Only .safetensors is ever opened."""
+"""The user's LoRA and textual-inversion files: paths, hashes, reading. Only .safetensors files are opened."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from dreamlift.types import LoraFile
 
 
 def parse_lora(text: str) -> LoraFile:
-    """``FILE`` or ``FILE@SCALE``, as the command line takes it.
+    """The value ``FILE`` or ``FILE@SCALE`` of the command line.
 
     Raises:
-        ValueError: what follows the @ of a .safetensors file is no number.
+        ValueError: the text after the @ of a .safetensors file is not a number.
     """
     path, at, scale = text.rpartition("@")
     try:
         number = float(scale)
     except ValueError:
         if path.endswith(".safetensors") and not scale.endswith(".safetensors"):
-            raise ValueError(f"--lora {text}: {scale!r} is no scale; give a number, such as {path}@0.8") from None
+            raise ValueError(f"--lora {text}: {scale!r} is not a scale; give a number, such as {path}@0.8") from None
         return LoraFile(text)
     if not at or not path or not math.isfinite(number):
         return LoraFile(text)
@@ -36,21 +36,21 @@ def parse_lora(text: str) -> LoraFile:
 
 
 def with_whole_paths(choice: PriorChoice) -> PriorChoice:
-    """The choice with the absolute paths of its LoRAs and embeddings: a run may be resumed from another folder.
+    """The choice with absolute paths of its LoRAs and embeddings: a run may be resumed from another folder.
 
     Raises:
-        ValueError: a file is missing, or not a .safetensors file.
+        ValueError: a file is missing, unreadable, or not a .safetensors file.
     """
     loras = tuple(replace(lora, path=str(_checked(lora.path, "LoRA"))) for lora in choice.loras)
     found = replace(choice, loras=loras, embeddings=tuple(str(_checked(path, "embedding")) for path in choice.embeddings))
     for path in (*(lora.path for lora in found.loras), *found.embeddings):
         with _opened(path):
-            pass  # a damaged file is refused now, before anything is loaded
+            pass  # an unreadable file is refused here, before anything is loaded
     return found
 
 
 def fingerprint(choice: PriorChoice) -> str:
-    """What identifies the contents and scales of a choice's own files; empty where it has none."""
+    """An identifier of the contents and scales of a choice's LoRAs and embeddings; empty if it has none."""
     parts = [f"{file_hash(Path(lora.path))[:16]}@{lora.scale:g}" for lora in choice.loras]
     return "".join(f"+{part}" for part in [*parts, *(file_hash(Path(path))[:16] for path in choice.embeddings)])
 
@@ -68,7 +68,7 @@ def read_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All tensors of a .safetensors file by name, and its metadata.
 
     Raises:
-        ValueError: the file is missing, pickled, or not readable.
+        ValueError: the file is missing, unreadable, or not a .safetensors file.
     """
     with _opened(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
@@ -82,7 +82,7 @@ def _opened(path: str) -> Iterator[Any]:
         with safe_open(_checked(path, "weights"), "pt") as file:
             yield file
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole .safetensors file ({error}): fetch it again") from error
+        raise ValueError(f"{path} is not a valid .safetensors file ({error}): fetch it again") from error
 
 
 def _checked(path: str, what: str) -> Path:

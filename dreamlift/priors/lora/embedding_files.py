@@ -1,8 +1,8 @@
-"""Textual inversion (Gal et al. 2022, https://arxiv.org/abs/2208.01618): learnt vectors of others, as words of the prompt.
+"""Textual inversion (Gal et al. 2022, https://arxiv.org/abs/2208.01618): learned vectors as new words of the prompt.
 
-A file holds one or several vectors for one word. It is read as an embedding of diffusers (one entry, named by its word), of
-AUTOMATIC1111's web UI (``emb_params``), or for two CLIP encoders (``clip_l`` and ``clip_g``, Stable Diffusion XL and 3); the
-word of the last two is the file's name without its suffix. In the prompt it becomes as many new tokens as there are vectors.
+A file contains one or several vectors for one word. Accepted are embeddings of diffusers (one entry, named by the word), of
+AUTOMATIC1111's web UI (``emb_params``), and for two CLIP encoders (``clip_l`` and ``clip_g``, Stable Diffusion XL and 3); in
+the last two formats the word is the file's name without its suffix. Each vector becomes one new token of the prompt.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dreamlift.priors.lora.additions import read_tensors
 
 @dataclass(frozen=True)
 class Embedding:
-    """A word and its vectors ``(N, D)`` for each text encoder, by the encoder's folder."""
+    """A word and its vectors ``(N, D)`` by the folder name of the text encoder."""
 
     path: str
     word: str
@@ -28,11 +28,11 @@ class Embedding:
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        """Where the word stands by itself, in either case."""
+        """Matches the whole word, case-insensitively."""
         return re.compile(rf"(?<!\w){re.escape(self.word)}(?!\w)", re.IGNORECASE)
 
     def tokens(self, count: int) -> list[str]:
-        """Names for its vectors that no prompt can hold by accident."""
+        """Token names of its vectors, which do not occur in ordinary prompts."""
         return [f"<|{self.word.lower()}|{number}|>" for number in range(count)]
 
 
@@ -40,7 +40,7 @@ def read_embeddings(paths: tuple[str, ...]) -> list[Embedding]:
     """The embeddings in these files.
 
     Raises:
-        ValueError: a file that holds no embedding, or two for one word.
+        ValueError: a file contains no embedding, or two files are for the same word.
     """
     found = [_read(path) for path in paths]
     for number, embedding in enumerate(found):
@@ -68,12 +68,12 @@ def _read(path: str) -> Embedding:
 
 @torch.no_grad()
 def install(embeddings: list[Embedding], tokenizer: Any, encoder: Any, part: str, prompts: list[str]) -> list[str]:
-    """Give ``tokenizer`` and ``encoder`` (the folder ``part``) the new tokens; returns the prompts with these in place.
+    """Add the new tokens to ``tokenizer`` and ``encoder`` (the folder ``part``); returns the prompts with words replaced.
 
-    A T5 beside CLIP has no vectors: it reads the word itself, as in diffusers.
+    A T5 beside CLIP has no vectors and receives the word unchanged, as in diffusers.
 
     Raises:
-        ValueError: vectors for this encoder are missing or of another width.
+        ValueError: vectors for this encoder are missing or have another width.
     """
     from transformers import AddedToken
 
@@ -87,18 +87,18 @@ def install(embeddings: list[Embedding], tokenizer: Any, encoder: Any, part: str
         if vectors is None or vectors.shape[1] != width:
             has = "has none" if vectors is None else f"has vectors of width {vectors.shape[1]}"
             raise ValueError(
-                f"the embedding {embedding.path} does not fit this prior: it {has} for {part}, which takes {width}"
+                f"the embedding {embedding.path} does not fit this prior: it {has} for {part}, which requires width {width}"
             )
         tokens = embedding.tokens(len(vectors))
         spelled[embedding.word.lower()] = "".join(tokens)
         rows |= dict(zip(tokens, vectors, strict=True))
-    # Not normalized: what the tokenizer does to words (lower case, accents) must not touch these names.
+    # Not normalized: the tokenizer's text normalization (lower case, accents) must not change these names.
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in rows])
     table = encoder.get_input_embeddings().weight
     if len(tokenizer) > len(table):
         table = encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False).weight
     table[tokenizer.convert_tokens_to_ids(list(rows))] = torch.stack(list(rows.values())).to(table)
-    # Older CLIP configs find the end of the text as the largest token, which a new token now is.
+    # Older CLIP configs locate the end of the text at the largest token id, which would now be a new token's.
     model = getattr(encoder, "text_model", encoder)
     if hasattr(model, "eos_token_id"):
         model.eos_token_id = tokenizer.eos_token_id
@@ -108,7 +108,7 @@ def install(embeddings: list[Embedding], tokenizer: Any, encoder: Any, part: str
 
 
 def unused(embeddings: list[Embedding], prompts: list[str]) -> list[str]:
-    """One line for each embedding whose word is in no prompt."""
+    """One warning for each embedding whose word occurs in no prompt."""
     return [
         f"the embedding {embedding.path} is not used: write {embedding.word!r} into the prompt"
         for embedding in embeddings

@@ -1,9 +1,9 @@
 """Low-rank adaptation (Hu et al. 2021, https://arxiv.org/abs/2106.09685, eq. 3): W' = W + (gamma / r) B A, with W frozen.
 
-The frozen network is called with W' in W's place (``torch.func.functional_call``): no layer is exchanged and no hook is set,
-so the same network serves with and without its adaptation, in any order. W' is not formed: linear maps and convolutions add
-B (A x) to W x, so there is no second set of weights and no gradient of W's size, and small changes do not fall under the
-rounding of weights in half precision.
+The frozen network is called with W' in place of W (``torch.func.functional_call``). No layer is replaced and no hook is set,
+so the same network can be used with and without its adaptation, in any order. W' is never formed: linear maps and convolutions
+add B (A x) to W x. There is no second set of weights and no gradient of W's size, and small changes are not lost to the
+rounding of half-precision weights.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from torch.func import functional_call
 from torch.nn import functional
 
 Targets = Literal["attention", "all"]
-"""Which weights are adapted: the projections of the attention layers, or every matrix and kernel."""
+"""The adapted weights: the projections of the attention layers, or all matrices and convolution kernels."""
 
 ATTENTION = ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")  # as diffusers names them
 
 
 class LoRA(nn.Module):
-    """``network`` with an adaptation of rank ``rank``, which at first changes nothing (B = 0).
+    """``network`` with an adaptation of rank ``rank``, initially zero (B = 0).
 
-    A kernel ``(out, in, h, w)`` counts as the matrix ``(out, in h w)``. The network itself is no part of the parameters.
+    A kernel ``(out, in, h, w)`` is treated as the matrix ``(out, in h w)``. The network's weights are not parameters.
 
     Raises:
-        ValueError: the network has no weight of the ``targets`` that is larger than the rank.
+        ValueError: no weight of the ``targets`` has both dimensions larger than the rank.
     """
 
     def __init__(
         self, network: nn.Module, rank: int, targets: Targets, rng: torch.Generator, gamma: float | None = None
     ) -> None:
         super().__init__()
-        self.holder = (network,)  # in a tuple, so that it is no child
+        self.holder = (network,)  # in a tuple, so that it is not registered as a submodule
         self.scale = (rank if gamma is None else gamma) / rank
         self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
         for name, weight in network.named_parameters():
             wanted = name.endswith(ATTENTION) if targets == "attention" else name.endswith("weight")
             if not wanted or weight.ndim < 2 or min(weight.shape[0], weight[0].numel()) <= rank:
                 continue
-            # A as Kaiming's uniform with a = sqrt(5), the start of torch's own linear layers
+            # A: Kaiming uniform with a = sqrt(5), the initialization of torch's linear layers
             bound = weight[0].numel() ** -0.5
             start = (2.0 * torch.rand(rank, weight[0].numel(), generator=rng) - 1.0) * bound
             key = name.replace(".", "/")  # a dot means a submodule to torch
@@ -51,21 +51,21 @@ class LoRA(nn.Module):
             raise ValueError(f"nothing to adapt at rank {rank} ({targets}): the network has no larger weights of that kind")
 
     def weights(self) -> dict[str, Tensor]:
-        """W' by the network's own names."""
+        """W' by the network's parameter names."""
         known, names = dict(self.holder[0].named_parameters()), {key: key.replace("/", ".") for key in self.down}
         return {name: low_rank(known[name], self.down[key], self.up[key], self.scale) for key, name in names.items()}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the network says with the adapted weights."""
+        """The network's output with the adapted weights."""
         return functional_call(self.holder[0], self.weights(), args, kwargs)
 
 
-# What only looks at a weight.
+# Functions that read only attributes of a weight.
 LOOKS = {getattr(Tensor, name).__get__ for name in ("dtype", "device", "shape", "requires_grad")} | {Tensor.size, Tensor.dim}
 
 
 class LowRank(Tensor):
-    """W + s B A in W's place; it has W's shape and values, and what it adds beside it."""
+    """W + s B A as a tensor subclass with W's shape and values; the low-rank factors are stored as attributes."""
 
     base: Tensor  # W
     down: Tensor  # A (r, in h w)
@@ -102,7 +102,7 @@ def _plain(value: Any) -> Any:
 
 
 def low_rank(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> LowRank:
-    """``weight (out, in[, h, w])`` with ``scale * up (out, r) @ down (r, in h w)`` beside it."""
+    """``weight (out, in[, h, w])`` plus ``scale * up (out, r) @ down (r, in h w)``, not formed."""
     found = weight.detach().as_subclass(LowRank)
     found.base, found.down, found.up, found.scale = weight, down, up, scale
     return found

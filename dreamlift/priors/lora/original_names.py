@@ -1,4 +1,4 @@
-"""Layers of a U-Net by the names of Stable Diffusion's first code, in which files of weights and LoRAs are still written."""
+"""Layer names of a U-Net in Stable Diffusion's original code, which weight and LoRA files still use."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ OUTER = {
     "add_embedding.linear_2": "label_emb.0.2", "class_embedding.linear_1": "camera_embed.0",
     "class_embedding.linear_2": "camera_embed.2",
 }  # fmt: skip
-"""Outside of the blocks. The last two are MVDream's."""
+"""Layers outside the blocks. The last two are MVDream's."""
 
 
 def original_name(name: str, depth: int, names: Collection[str]) -> str:
-    """The original name of a stock layer, of a network with the layers ``names`` and ``depth`` ResNets a block on the way down.
+    """The original name of a stock layer, of a network with the layers ``names`` and ``depth`` ResNets per down block.
 
-    The original counts all layers of the way down in one row, with a place for each halving between levels. Inside of
-    attention layers the names are the same; a name that is not known is kept.
+    The original numbers all layers of the down path consecutively, including each downsampling between levels. Inside
+    attention layers the names are equal; an unknown name is returned unchanged.
     """
     match = re.fullmatch(r"(down|mid|up)_block(?:s\.(\d+))?\.(resnet|attention|downsampler|upsampler)s\.(\d+)\.(.+)", name)
     if match is None:
@@ -43,7 +43,7 @@ def original_name(name: str, depth: int, names: Collection[str]) -> str:
 
 
 def stock_keys(unet: Any) -> dict[str, str]:
-    """Keys of the state of a ``UNet2DConditionModel`` by their original ones."""
+    """Original name -> stock name, for all keys of the state of a ``UNet2DConditionModel``."""
     keys, found = unet.state_dict(), {}
     for key in keys:
         layer, _, leaf = key.rpartition(".")

@@ -44,7 +44,7 @@ class Nerf(SceneSettings):
 
     takes_initial_mesh: ClassVar[bool] = False
     terms: ClassVar[tuple[str, ...]] = TERMS
-    occupied: ClassVar[float] = 0.5
+    occupied: ClassVar[float] = 0.6
 
     # representation of density and colour
     field: Voxel | Hashgrid = dataclasses.field(default_factory=Voxel, metadata={"choices": FIELDS})
