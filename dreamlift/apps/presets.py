@@ -7,6 +7,7 @@ import difflib
 from dreamlift.config.schema import Config
 from dreamlift.memory import expected
 from dreamlift.presets import ABOUT, PRESETS
+from dreamlift.priors.sources import is_embedded
 from dreamlift.stages.lift import Lift
 
 
@@ -39,7 +40,7 @@ def list_presets() -> str:
         sizes = [size for stage in config.stages if isinstance(stage, Lift) for size in stage.cameras.resolution]
         pixels = f"{min(sizes)}-{max(sizes)}" if min(sizes) < max(sizes) else f"{max(sizes)}"
         steps = "+".join(str(stage.total_steps(1)) for stage in config.stages)
-        memory = f"{expected(config) / 1e9:.0f} GB"
+        memory = f"{expected(config, 'cpu' if all(map(is_embedded, priors)) else 'cuda') / 1e9:.0f} GB"
         paper, purpose = (about.paper, about.purpose) if about else ("", "from a plugin")
         rows.append((name, ", ".join(priors), pixels, steps, memory, paper, purpose))
     widths = [max(len(row[i]) for row in rows) for i in range(6)]
