@@ -67,14 +67,20 @@ def _run(words: list[str]) -> int:
 def exit_code(error: Exception) -> int | None:
     """1 for a failed run, 2 for invalid input, None for a defect of dreamlift, whose traceback is shown."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    if names & {"RunError", "DivergedError", "EmptySceneError", "OSError", "OutOfMemoryError", "MemoryError"}:
+    if is_out_of_memory(error) or names & {"RunError", "DivergedError", "EmptySceneError", "OSError"}:
         return 1
     return 2 if "ValueError" in names else None
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory is exhausted; torch's allocator for CPUs says so in a plain RuntimeError."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"OutOfMemoryError", "MemoryError"}) or "DefaultCPUAllocator" in str(error)
+
+
 def explained(error: Exception) -> str:
     """The error's message; if memory is exhausted, the settings that reduce it."""
-    if {kind.__name__ for kind in type(error).__mro__} & {"OutOfMemoryError", "MemoryError"}:
+    if is_out_of_memory(error):
         from dreamlift.memory import out_of_memory
 
         return out_of_memory(error)

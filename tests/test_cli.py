@@ -156,6 +156,9 @@ def test_exit_codes():
     codes = {ValueError: 2, RunError: 1, OSError: 1, MemoryError: 1, TypeError: None, AssertionError: None}
     assert {kind: exit_code(kind("x")) for kind in codes} == codes
     assert exit_code(torch.OutOfMemoryError("CUDA out of memory")) == 1
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60)
+    assert exit_code(caught.value) == 1  # torch's allocator for CPUs has no class of its own
 
 
 def test_a_defect_keeps_its_traceback(cwd, monkeypatch):
