@@ -37,12 +37,12 @@ from dreamlift.config.build import config_hash
 from dreamlift.config.schema import Config
 from dreamlift.config.short import override
 from dreamlift.guidance.sds import SDS
-from dreamlift.lifting import with_priors
 from dreamlift.plugins import load_plugins
 from dreamlift.presets import PRESETS
 from dreamlift.presets.toybox import TOYS
 from dreamlift.priors.sources import is_embedded, locate, revision_of
 from dreamlift.runs.run import slugify
+from dreamlift.stages.base import with_priors
 from dreamlift.system.files import atomic_write_text
 from dreamlift.system.startup import tune_process
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ from dreamlift.asset import Asset
 from dreamlift.config.schema import Config
 from dreamlift.config.short import override
 from dreamlift.lifting import finish, lift, load, resolve
+from dreamlift.plugins import load_plugins
 from dreamlift.priors.kinds import Priors
 from dreamlift.runs.progress import Reporter, Silent, warnings_to
 from dreamlift.runs.reporters import choose
 
 
 def generate(
-    prompt: str, config: Config | None = None, *, preset: str = "toybox", progress: bool | Reporter = True,
+    prompt: str, config: Config | None = None, *, preset: str | None = None, progress: bool | Reporter = True,
     pool: Priors | None = None, **settings: Any,
 ) -> Asset:  # fmt: skip
     """Make a textured mesh from ``prompt``; no file is written.
@@ -44,17 +45,25 @@ def generate(
         DivergedError: the optimization failed repeatedly.
         EmptySceneError: the scene is empty.
     """
-    config = dataclasses.replace(find_preset(preset) if config is None else config, prompt=prompt)
-    config = override(config, {name.replace("__", "."): as_setting(value) for name, value in settings.items()})
+    if config is not None and preset is not None:
+        raise ValueError("config and preset are two starting points: give one of them")
+    if os.environ.get("DREAMLIFT_PLUGINS"):
+        load_plugins()
+    config = dataclasses.replace(find_preset(preset or "toybox") if config is None else config, prompt=prompt)
+    given = {name.replace("__", "."): as_setting(value) for name, value in settings.items()}
+    config = override(config, given, text=False)
     reporter = progress if isinstance(progress, Reporter) else choose(False) if progress else Silent()
-    with warnings_to(reporter):
-        resolved = resolve(config)
-        for text in resolved.notes:
-            reporter.note(text)
-        job = load(resolved, pool=pool)
-        for event in lift(job):
-            reporter.event(event, config.total_steps)
-        asset = finish(job, reporter.stage)
+    try:
+        with warnings_to(reporter):
+            resolved = resolve(config)
+            for text in resolved.notes:
+                reporter.note(text)
+            job = load(resolved, pool=pool)
+            for event in lift(job):
+                reporter.event(event, config.total_steps)
+            asset = finish(job, reporter.stage)
+    finally:
+        reporter.close()
     reporter.done({"asset": repr(asset)})
     return asset
 
@@ -84,9 +93,7 @@ def evaluate(*runs: str | Path | Asset, prompt: str | None = None, progress: boo
 
 
 def as_setting(value: Any) -> Any:
-    """A Python value as command-line text; settings objects are returned unchanged."""
-    if isinstance(value, str) or dataclasses.is_dataclass(value):
-        return value
-    if isinstance(value, (list, tuple)) and any(map(dataclasses.is_dataclass, value)):
-        return tuple(value)
-    return json.dumps(value)
+    """A Python value in the form that settings have: paths as text, numpy's numbers as Python's."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.item() if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0 else value

@@ -54,6 +54,7 @@ def _run(words: list[str]) -> int:
         parser.print_help()
         return 0
     rest, overrides = split_overrides(words)
+    parser.words = rest
     arguments = parser.parse_args(rest)
     if arguments.verb is None:
         parser.error("a verb is missing, such as generate")
@@ -251,7 +252,14 @@ VERBS = {
     "generate": _generate, "resume": _resume, "export": _export, "evaluate": _evaluate, "gallery": _gallery,
     "presets": _presets, "settings": _settings, "priors": _priors, "doctor": _doctor, "completion": _completion,
 }  # fmt: skip
-PLUGIN_VERBS = ("generate", "resume", "export", "evaluate", "gallery")  # these import the plugins of installed packages
+PLUGIN_VERBS = (
+    "generate",
+    "resume",
+    "export",
+    "evaluate",
+    "gallery",
+    "presets",
+)  # import installed packages' plugins
 
 
 def _reporter(arguments: argparse.Namespace) -> Reporter:

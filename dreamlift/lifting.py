@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,12 +23,13 @@ from dreamlift.config.schema import Config, check_stages
 from dreamlift.memory import Need, check_memory
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.kinds import Located, Priors, find
+from dreamlift.priors.lora.additions import file_hash
 from dreamlift.priors.sources import is_one_file
 from dreamlift.prompts import Embeds, check_prompt
 from dreamlift.reading.mesh import load_mesh
 from dreamlift.reading.photos import read_photos
 from dreamlift.scenes.base import Scene
-from dreamlift.stages.base import Ready, SavedState, Stage, Work
+from dreamlift.stages.base import Ready, SavedState, Stage, Work, with_priors
 from dreamlift.system.files import expanded
 from dreamlift.system.streams import random_stream
 from dreamlift.texturing.extract import finalize, levels_of_detail
@@ -55,7 +57,8 @@ class Resolved:
     @property
     def revisions(self) -> str:
         """Identifiers of the weights of all priors, each once."""
-        return " ".join(dict.fromkeys(located.revision for stage in self.priors for located in stage))
+        photos = [f"photo {file_hash(Path(photo.path))[:16]}" for photo in self.config.photos]
+        return " ".join(dict.fromkeys([*(located.revision for stage in self.priors for located in stage), *photos]))
 
 
 @dataclass
@@ -68,6 +71,7 @@ class Job:
     number: int  # of the stage, counted from 0
     handover: Handover  # that the stage started from
     work: Work
+    index: int = 0  # the next step of the run
 
     @property
     def config(self) -> Config:
@@ -107,11 +111,15 @@ def resolve(config: Config, saved: SavedState | None = None) -> Resolved:
         for number, stage in enumerate(config.stages)
     )
     for stage, located in zip(config.stages, priors, strict=True):
-        stage.check_priors([each.views for each in located])
+        stage.check_priors([each.views for each in located], [each.adapts for each in located])
+        for each in located:
+            each.kind.check_memory(config.memory)
     stages = tuple(_with_choices(stage, located) for stage, located in zip(config.stages, priors, strict=True))
     config = replace(config, stages=stages)
     # For all stages, so that a later stage that does not fit is refused before the first one starts.
     need, notes = check_memory(config, priors, device)
+    if config.photos and not any(stage.uses_photos for stage in config.stages):
+        notes = (*notes, "photos are given, but no stage compares with them: they are not used")
     return Resolved(config, priors, device, Task(config.prompt, config.negative, photos), mesh, need, notes)
 
 
@@ -124,18 +132,6 @@ def _with_mesh(config: Config) -> tuple[Mesh, Config]:
     mesh, origin = load_mesh(config.initial_mesh, config.up)
     home = (1.0 / origin.scale, *origin.offset)
     return mesh, replace(config, asset=replace(config.asset, home=home))
-
-
-def with_priors(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
-    """The stages with the prior of every teacher filled in: null means that of the previous teacher, at first the default."""
-    known, found = PriorChoice(), []
-    for stage in stages:
-        teachers = []
-        for teacher in stage.teachers:
-            known = teacher.prior or known
-            teachers.append(replace(teacher, prior=known))
-        found.append(stage.with_teachers(tuple(teachers)))
-    return tuple(found)
 
 
 def _located(choice: PriorChoice | None, number: int, place: int, config: Config, found: dict[Any, Located]) -> Located:
@@ -166,20 +162,23 @@ def load(resolved: Resolved, saved: SavedState | None = None, pool: Priors | Non
     config, number = resolved.config, saved.stage if saved else 0
     known: dict[Any, Embeds] = {}
     embeds = []
-    for stage, priors in zip(config.stages, resolved.priors, strict=True):
+    for stage, priors in zip(config.stages[number:], resolved.priors[number:], strict=True):
         own = []
         for teacher, located in zip(stage.teachers, priors, strict=True):
-            key = (id(located), teacher.wording)  # encoded once per prior and wording
+            # Normals and places lie on black, so that the backdrops' words are left out.
+            backdrops = config.backdrops if teacher.show == "color" else ()
+            key = (id(located), teacher.wording, backdrops)  # prompts are encoded once where these are the same
             if key not in known:
-                known[key] = located.read(resolved.task, teacher.wording, config.backdrops, resolved.device)
+                known[key] = located.read(resolved.task, teacher.wording, backdrops, resolved.device)
             own.append(known[key])
         embeds.append(tuple(own))
+    embeds = [()] * number + embeds  # those of stages that are done are not needed any more
     handover = saved.handover if saved else Handover(meshes=(resolved.mesh,))
     pool = pool or Priors()
     work = begin_stage(resolved, tuple(embeds), pool, number, handover)
     if saved:
         work.load_state_dict(saved.work)
-    return Job(resolved, tuple(embeds), pool, number, handover, work)
+    return Job(resolved, tuple(embeds), pool, number, handover, work, work.index)
 
 
 def begin_stage(
@@ -203,7 +202,9 @@ def lift(job: Job) -> Iterator[Event]:
     yield StageBegan(job.number, len(stages), job.handover)
     while True:
         while not job.work.finished:
-            yield job.work.step()
+            step = job.work.step()
+            job.index = job.work.index
+            yield step
         if job.number + 1 == len(stages):
             return
         following = stages[job.number + 1]

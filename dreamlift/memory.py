@@ -24,6 +24,7 @@ from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.kinds import Located
 from dreamlift.priors.parts import FolderParts
 from dreamlift.priors.sources import EMBEDDED, KNOWN
+from dreamlift.stages.base import with_priors
 
 PACKAGES, CUDA_HOST, CONTEXT = 1_000_000_000, 3_000_000_000, 600_000_000  # bytes: Python's packages; CUDA, host and GPU
 TRAINED = 40  # bytes per trained value: itself, its gradient, Adam's moments, two copies of the last good state
@@ -92,8 +93,8 @@ def check_memory(
 
 def expected(config: Config, device: str = "cpu") -> int:
     """Estimated peak bytes on a ``device`` of type "cpu", "cuda" or "mps", also with known priors that are not here."""
-    last = PriorChoice()
-    models = [[known(last := teacher.prior or last, device) for teacher in stage.teachers] for stage in config.stages]
+    stages = with_priors(config.stages)
+    models = [[known(teacher.prior or PriorChoice(), device) for teacher in stage.teachers] for stage in stages]
     return max((each.device or each.host for each, _, _ in needs_of(config, models, device)), default=0)
 
 

@@ -7,6 +7,7 @@ environment variable ``DREAMLIFT_PLUGINS`` names it, or if an installed package 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import importlib.util
@@ -60,13 +61,34 @@ def register(kind: str, name: str, part: Any = None) -> Any:
         raise ValueError(f"unknown kind of part {kind!r}; accepted: {', '.join(tables)}")
 
     def add(found: T) -> T:
+        known = tables[kind].get(name)
         if name in tables[kind] and (kind, name) not in _added:
-            raise ValueError(f"the name {name!r} belongs to a {kind} of the package: choose another name")
+            raise ValueError(f"the name {name!r} is that of a {kind} of the package: choose another one")
+        if known is not None and getattr(known, "__module__", "") != getattr(found, "__module__", ""):
+            raise ValueError(
+                f"the name {name!r} is that of a {kind} of another plugin ({known.__module__}): choose another one"
+            )
+        _check(kind, name, found)
         tables[kind][name] = found
         _added.add((kind, name))
         return found
 
     return add if part is None else add(part)
+
+
+def _check(kind: str, name: str, part: Any) -> None:
+    """Refuse a part that is not of this kind. Raises ValueError."""
+    from dreamlift.config.schema import Config
+
+    if kind == "preset":
+        fits = isinstance(part, Config)
+    elif kind in ("exporter", "prior"):
+        fits = callable(part)
+    else:
+        fits = isinstance(part, type) and dataclasses.is_dataclass(part)
+    if not fits:
+        wanted = {"preset": "a Config", "exporter": "a function", "prior": "a class"}.get(kind, "a dataclass")
+        raise ValueError(f"the {kind} {name!r} must be {wanted}; it is a {type(part).__name__}")
 
 
 def load_plugins(named: Iterable[str] = (), note: Callable[[str], None] = lambda text: None) -> None:

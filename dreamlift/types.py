@@ -124,12 +124,13 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class GuidanceOutput:
-    """The result of a distillation loss; only ``loss`` is differentiated."""
+    """The result of a distillation loss; only ``loss`` and ``learning`` are differentiated."""
 
     loss: Tensor  # () its gradient with respect to the latents is the guidance; its value has no meaning
     x0: Tensor  # (B, C, h, w) the prior's denoised estimate, for previews
     t: Tensor  # (B,)
     metrics: dict[str, float | Tensor] = field(default_factory=dict)  # numbers, or tensors () on any device
+    learning: Tensor | None = None  # () trains what the loss itself learns (VSD's LoRA); not scaled by a teacher's weight
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ class Step:
     terms: dict[str, float]
     cameras: Cameras
     render: RenderOutput
-    guidance: tuple[GuidanceOutput, ...]  # one per teacher
+    guidance: tuple[GuidanceOutput, ...]  # of the teachers whose weight is not 0 in this step
     note: str = ""  # the failure of the step and the roll-back; "" if the step succeeded
 
 

@@ -1,11 +1,14 @@
 """The package as a library: what a notebook's user types first."""
 
 import dataclasses
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from lift_helpers import save_stub
 from run_helpers import same
@@ -107,9 +110,22 @@ def test_assets_are_judged(made):
     assert report["judge"]
 
 
-def test_values_become_settings():
-    assert [as_setting(value) for value in (5, 0.5, True, None, "x", [1, 2])] == ["5", "0.5", "true", "null", "x", "[1, 2]"]
+def test_values_are_python_s_own():
+    assert as_setting(Path("a") / "b") == os.path.join("a", "b")
+    assert as_setting(np.float32(0.5)) == 0.5
     assert as_setting(PRESETS["toybox"].stages[0]) is PRESETS["toybox"].stages[0]
+    for settings, said in (
+        ({"negative": None}, "negative: got None, accepted: text"),
+        ({"negative": True}, "negative: got True, accepted: text"),
+        ({"steps": "5"}, "steps: got '5', accepted: a whole number"),
+        ({"guidance": CSD}, "guidance: got"),
+        ({"guidance": PRESETS["toybox"].stages[0].scene}, "guidance: got a Nerf, accepted"),
+        ({"steps": 5, "stages__0__steps": 7}, "stages.0.steps and steps are the same setting"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            dreamlift.generate("a red mug", **settings)
+    with pytest.raises(ValueError, match="config and preset are two starting points"):
+        dreamlift.generate("a red mug", PRESETS["toybox"], preset="toybox")
 
 
 def test_the_package_lists_what_it_offers():

@@ -241,7 +241,7 @@ def test_doctor_says_that_memory_is_short(cwd, capsys, monkeypatch):
     assert run_main("doctor") == 1
     lines = capsys.readouterr().out.splitlines()
     assert "free memory         0.1 GB" in lines
-    assert any(line.split()[0] == "toybox" and line.endswith(" GB: more than is free") for line in lines)
+    assert any(line.startswith("memory of a run ") and line.endswith(" on cpu: more than is free") for line in lines)
     assert lines[-1].startswith("not ready: ")
 
 

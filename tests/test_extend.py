@@ -123,7 +123,7 @@ def test_installed_packages_bring_their_plugins(tmp_path, monkeypatch, plugin):
         ("bad.py", "import no_such_thing", "which needs no_such_thing"),
         ("worse.py", "1 / 0", "fails while it is imported: ZeroDivisionError: division by zero"),
         ("odd.py", "def (", "fails while it is imported: SyntaxError"),
-        ("rude.py", "from dreamlift import register\nregister('guidance', 'sds', int)", "belongs to a guidance of the package"),
+        ("rude.py", "from dreamlift import register\nregister('guidance', 'sds', int)", "is that of a guidance of the package"),
         ("lost.py", "from dreamlift import register\nregister('sofa', 'mine', int)", "unknown kind of part 'sofa'"),
     ],
 )  # fmt: skip

@@ -25,7 +25,6 @@ from dreamlift.config.build import (
 from dreamlift.config.schema import Config, check_stages
 from dreamlift.config.short import describe, override
 from dreamlift.config.table import PATH
-from dreamlift.lifting import with_priors
 from dreamlift.presets import ABOUT, PRESETS, TOYBOX
 from dreamlift.presets.table import make_table
 from dreamlift.priors.kinds import load_prior
@@ -36,6 +35,7 @@ from dreamlift.scenes.gaussians.scene import Gaussians
 from dreamlift.scenes.nerf.scene import Nerf
 from dreamlift.scenes.tetmesh.scene import TetMesh
 from dreamlift.schedules import Linear, value_at
+from dreamlift.stages.base import with_priors
 from dreamlift.stages.settings import Weights
 from dreamlift.system.streams import random_stream
 from dreamlift.toybox.training.dataset import BACKDROPS
@@ -154,7 +154,8 @@ def test_the_schedules_of_a_preset_stay_in_range(name, number):
         for progress in PROGRESS:
             low, high = value_at(guidance.t_min, progress), value_at(guidance.t_max, progress)
             assert 0.0 < low <= high < 1.0
-        assert getattr(guidance, "guidance_scale", None) or guidance.scale > 1.0
+        scale = getattr(guidance, "guidance_scale", None)
+    assert (guidance.scale if scale is None else scale) > 1.0
     assert value_at(stage.adam.lr_scale, 0.0) > 0.0
 
 

@@ -10,13 +10,12 @@ from dreamlift.config.build import ConfigError, apply_overrides, describe_fields
 from dreamlift.config.schema import Config
 from dreamlift.config.short import describe, override, shortened, whole, with_prior
 from dreamlift.guidance.vsd import VSD
-from dreamlift.lifting import with_priors
 from dreamlift.presets import PRESETS
 from dreamlift.presets.toybox import TOYBOX
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.scenes.gaussians.scene import Gaussians
 from dreamlift.stages import STAGES
-from dreamlift.stages.base import Stage
+from dreamlift.stages.base import Stage, with_priors
 from dreamlift.stages.lift import Lift
 from dreamlift.stages.teacher import Teacher
 from dreamlift.types import LoraFile

@@ -20,7 +20,7 @@ from dreamlift.config.schema import Config, check_stages
 from dreamlift.config.short import describe, override
 from dreamlift.export.glb import load_glb
 from dreamlift.export.splats import load_splats
-from dreamlift.lifting import lift, load, resolve, with_priors
+from dreamlift.lifting import lift, load, resolve
 from dreamlift.meshing.geometry import is_closed, signed_volume
 from dreamlift.presets.toybox import TOYBOX
 from dreamlift.priors.choice import PriorChoice
@@ -33,7 +33,7 @@ from dreamlift.scenes.nerf.voxel import Voxel
 from dreamlift.scenes.surface.scene import Surface
 from dreamlift.scenes.surface.textures import Image
 from dreamlift.scenes.tetmesh.scene import TetMesh
-from dreamlift.stages.base import SavedState
+from dreamlift.stages.base import SavedState, with_priors
 from dreamlift.stages.lift import Lift
 from dreamlift.stages.settings import Weights
 from dreamlift.stages.teacher import Teacher

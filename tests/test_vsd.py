@@ -52,7 +52,8 @@ def lifted(loss, prior: GaussianPrior, particles: torch.Tensor, steps: int, lear
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / steps) + 1e-4
         optimizer.zero_grad()
-        loss(prior, x, cond, step / steps, stream, state).loss.backward()
+        out = loss(prior, x, cond, step / steps, stream, state)
+        (out.loss if out.learning is None else out.loss + out.learning).backward()
         optimizer.step()
     return x.detach().view(len(x), -1)
 
@@ -102,6 +103,8 @@ class Denoiser(nn.Module):
 
 class Learnt(GaussianPrior):
     """A Gaussian whose score a small network has learnt, so that a LoRA has something to adapt."""
+
+    adapts = True
 
     def __init__(self, exact: GaussianPrior, steps: int = 1500) -> None:
         super().__init__(exact.means, exact.stds)
@@ -260,7 +263,7 @@ def test_at_first_the_renders_score_is_the_priors_so_nothing_moves(prior):
     out = loss(prior, x, cond, 0.0, rng(2), state)
     (gradient,) = torch.autograd.grad(out.loss, x, retain_graph=True)
     assert float(gradient.abs().max()) < 1e-5
-    learnt = torch.autograd.grad(out.loss, list(state.parameters()), allow_unused=True)
+    learnt = torch.autograd.grad(out.learning, list(state.parameters()), allow_unused=True)
     assert any(each is not None and float(each.abs().max()) > 0 for each in learnt)
     assert not any(parameter.requires_grad for parameter in prior.network.unet.parameters())
     assert prior.network.unet.class_embedding is None

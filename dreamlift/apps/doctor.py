@@ -83,20 +83,16 @@ def _devices() -> list[str]:
 
 
 def _memory() -> tuple[list[str], bool]:
-    """The free memory, each preset's estimate on the default device, and whether the default preset fits."""
+    """The free memory, and whether the default preset fits; `dreamlift presets` lists the memory of all."""
     from dreamlift.lifting import find_device
     from dreamlift.memory import available_device, available_host, expected
-    from dreamlift.presets import PRESETS
+    from dreamlift.presets import TOYBOX
 
     device = find_device("auto")
     free = available_device(device) if device.type == "cuda" else available_host()
-    lines, enough = [], True
-    if free is not None:
-        lines.append(f"free memory         {free / 1e9:.1f} GB")
-    lines.append(f"presets on {device.type:9s}memory that each needs at most (an estimate)")
-    for name, config in PRESETS.items():
-        need = expected(config, device.type)
-        fits = free is None or need <= free
-        enough &= fits or name != "toybox"
-        lines.append(f"  {name:20s}{need / 1e9:.1f} GB{'' if fits else ': more than is free'}")
-    return lines, enough
+    need = expected(TOYBOX, device.type)
+    fits = free is None or need <= free
+    lines = [] if free is None else [f"free memory         {free / 1e9:.1f} GB"]
+    too_much = "" if fits else ": more than is free"
+    lines.append(f"memory of a run     {need / 1e9:.1f} GB with the default preset on {device.type}{too_much}")
+    return [*lines, "                    (`dreamlift presets` lists the estimates of all presets)"], fits

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import dreamlift
+from dreamlift.config.table import rows_of
 
 # Options of generate, and the setting (short or full name) that each one sets.
 SETTINGS = {
@@ -45,38 +46,43 @@ Write a prompt that begins with a dash after `--`.
 class Parser(argparse.ArgumentParser):
     """argparse with one-line errors that suggest the nearest known option."""
 
+    words: Sequence[str] = ()  # of the command line, for suggestions
+
     def error(self, message: str) -> NoReturn:
         text = " ".join(message.split())
         if "unrecognized arguments:" in text:
-            unknown = next((word for word in text.split(":", 1)[1].split() if word.startswith("-")), "")
-            text += nearest(unknown.partition("=")[0], self._all_options())
+            words = text.split(":", 1)[1].split()
+            unknown = next((word.partition("=")[0] for word in words if word.startswith("-")), "")
+            text += suggestion(unknown, self._options()) if unknown else "; a prompt of several words goes in quotes"
         self.exit(2, f"dreamlift: error: {text[:600]} (see: {self.prog} --help)\n")
 
-    def _all_options(self) -> list[str]:
-        parsers = [self]
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                parsers += action.choices.values()
-        return [name for parser in parsers for name in parser._option_string_actions]
+    def _options(self) -> list[str]:
+        """The options of the verb that was given; of all verbs where none was."""
+        verbs = next((action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)), {})
+        given = [verbs[word] for word in self.words if word in verbs][:1] or list(verbs.values())
+        return [name for parser in (self, *given) for name in parser._option_string_actions]
 
 
-def nearest(given: str, known: Iterable[str]) -> str:
-    """ "; did you mean ...?", or nothing."""
-    near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)
+def suggestion(unknown: str, known: Iterable[str]) -> str:
+    """ "; did you mean ...?": a setting whose last part was given, or the nearest option; or nothing."""
+    last = unknown.lstrip("-").replace("-", "_")
+    rows = rows_of("toybox") or []
+    near = [f"--{name}" for name, *_ in rows if name.rpartition(".")[2] == last and not name.startswith("stages.")]
+    near = near or difflib.get_close_matches(unknown, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def build_parser() -> Parser:
     """The verbs and their options."""
     style: Any = _formatter()
-    parser = Parser(prog="dreamlift", formatter_class=style, description=(
+    parser = Parser(prog="dreamlift", allow_abbrev=False, formatter_class=style, description=(
         "Textured 3D assets from text, by score distillation of 2D diffusion models."))  # fmt: skip
     parser.add_argument("--version", action="version", version=f"dreamlift {dreamlift.__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
 
     def verb(name: str, told: str, **more: Any) -> Parser:
-        made = verbs.add_parser(name, help=told, description=told, formatter_class=style, **more)
+        made = verbs.add_parser(name, allow_abbrev=False, help=told, description=told, formatter_class=style, **more)
         made.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         return made
 

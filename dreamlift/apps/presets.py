@@ -6,6 +6,7 @@ import difflib
 
 from dreamlift.config.schema import Config
 from dreamlift.memory import expected
+from dreamlift.plugins import load_plugins
 from dreamlift.presets import ABOUT, PRESETS
 from dreamlift.priors.sources import is_embedded
 from dreamlift.stages.lift import Lift
@@ -17,17 +18,25 @@ def find_preset(name: str) -> Config:
     Raises:
         ValueError: there is none; the message has presets with a similar name or the same loss.
     """
+    if name not in PRESETS:
+        load_plugins()  # it may be that of an installed package
     if name in PRESETS:
         return PRESETS[name]
     alike = [known for known in PRESETS if name.lower() in (known, *losses(PRESETS[known]), *known.split("-"))]
     near = alike[:4] or difflib.get_close_matches(name, PRESETS, n=2)
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-    raise ValueError(f"unknown preset {name!r}{hint}; `dreamlift presets` lists all of them")
+    raise ValueError(f"unknown preset {name!r}{hint}; `dreamlift presets` lists all of them (a plugin's needs --plugin)")
 
 
 def losses(config: Config) -> list[str]:
     """The names of the losses that a config uses."""
     return [type(teacher.guidance).__name__.lower() for stage in config.stages for teacher in stage.teachers]
+
+
+def typical_memory(config: Config) -> int:
+    """Estimated bytes: of the machine with embedded priors, of a GPU with large ones, which are meant for one."""
+    names = [teacher.prior.name for stage in config.stages for teacher in stage.teachers if teacher.prior is not None]
+    return expected(config, "cpu" if all(map(is_embedded, names)) else "cuda")
 
 
 def list_presets() -> str:
@@ -40,7 +49,7 @@ def list_presets() -> str:
         sizes = [size for stage in config.stages if isinstance(stage, Lift) for size in stage.cameras.resolution]
         pixels = f"{min(sizes)}-{max(sizes)}" if min(sizes) < max(sizes) else f"{max(sizes)}"
         steps = "+".join(str(stage.total_steps(1)) for stage in config.stages)
-        memory = f"{expected(config, 'cpu' if all(map(is_embedded, priors)) else 'cuda') / 1e9:.0f} GB"
+        memory = f"{typical_memory(config) / 1e9:.0f} GB"
         paper, purpose = (about.paper, about.purpose) if about else ("", "from a plugin")
         rows.append((name, ", ".join(priors), pixels, steps, memory, paper, purpose))
     widths = [max(len(row[i]) for row in rows) for i in range(6)]

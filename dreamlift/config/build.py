@@ -18,6 +18,7 @@ import hashlib
 import json
 import math
 import re
+from abc import ABC
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -29,6 +30,10 @@ T = TypeVar("T")
 NULLS = ("null", "none", "None")
 REMOVED = object()
 PLUGIN_HINT = "; the type of a plugin needs --plugin FILE_OR_MODULE"
+
+
+class Parts(dict[str, Any]):
+    """Settings by the parts of their dotted names: a mapping that changes some entries of a record or of a tuple."""
 
 
 class ConfigError(ValueError):
@@ -70,7 +75,7 @@ def load_yaml(cls: type[T], text: str, name: str = "the config") -> T:
         raise error if name == "the config" else ConfigError(f"{name}: {error}") from None
 
 
-def apply_overrides(obj: T, overrides: Mapping[str, Any]) -> T:
+def apply_overrides(obj: T, overrides: Mapping[str, Any], text: bool = True) -> T:
     """A copy of ``obj`` with dotted settings replaced by command-line text, such as ``{"guidance.t_max": "0.5"}``.
 
     An entry of a tuple is named by its number, counted from 0 (``stages.0.steps``); the first unused number appends an
@@ -78,18 +83,18 @@ def apply_overrides(obj: T, overrides: Mapping[str, Any]) -> T:
     the overrides has no effect: ``guidance.type`` selects the class (a new class starts from its defaults), and its fields
     may be set in the same call. Raises ConfigError.
     """
-    tree: dict[str, Any] = {}
-    for name, text in overrides.items():
+    tree = Parts()
+    for name, value in overrides.items():
         *parents, last = name.split(".")
         level = tree
         for parent in parents:
-            level = level.setdefault(parent, {})
-            if not isinstance(level, dict):
+            level = level.setdefault(parent, Parts())
+            if not isinstance(level, Parts):
                 raise ConfigError(f"{_join('', name)}: {parent!r} is given both as a whole and in parts; give one of them")
-        if isinstance(level.get(last), dict):
+        if isinstance(level.get(last), Parts):
             raise ConfigError(f"{_join('', name)}: {last!r} is given both as a whole and in parts; give one of them")
-        level[last] = text
-    return _build(root_kind(type(obj)), tree, "", True, obj)
+        level[last] = value
+    return _build(root_kind(type(obj)), tree, "", text, obj)
 
 
 def config_hash(obj: Any) -> str:
@@ -126,8 +131,8 @@ def _build(kind: Kind, value: Any, path: str, text: bool, base: Any) -> Any:
 
     ``base`` is the setting's previous value, from which a mapping with only some fields takes the others.
     """
-    if text and any(map(dataclasses.is_dataclass, value if isinstance(value, tuple) else (value,))):
-        return value  # settings objects, from Python
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _accepted(kind, value, path)
     if text and isinstance(value, str):
         value = _structure(kind, value, path)
         if isinstance(value, str) and (not _is_plain_record(kind) or value.strip() in NULLS):
@@ -136,8 +141,8 @@ def _build(kind: Kind, value: Any, path: str, text: bool, base: Any) -> Any:
         value = {next(iter(kind.records.values())).MAIN_FIELD: value}  # text stands for the record's main field
     if isinstance(value, Mapping) and kind.records:
         return _build_record(kind, value, path, text, base)
-    if isinstance(value, Mapping) and kind.repeats and text and isinstance(base, tuple):
-        return _build_some(kind.items[0], value, path, base)
+    if isinstance(value, Parts) and kind.repeats and isinstance(base, tuple):
+        return _build_some(kind.items[0], value, path, text, base)
     if isinstance(value, (list, tuple)) and kind.items:
         if not kind.repeats and len(value) != len(kind.items):
             raise ConfigError(f"{path}: got {len(value)} values, accepted: {kind}")
@@ -146,6 +151,19 @@ def _build(kind: Kind, value: Any, path: str, text: bool, base: Any) -> Any:
             _build(item, each, f"{path}[{i}]", text, None) for i, (item, each) in enumerate(zip(kinds, value, strict=True))
         )
     return _scalar(kind, value, path)
+
+
+def _accepted(kind: Kind, value: Any, path: str) -> Any:
+    """A settings object from Python, if the annotation accepts it.
+
+    A class without a name in a config is accepted if it has the base class of those with one: a loss in place of a loss.
+    """
+    known = [cls for cls in kind.records.values() if dataclasses.is_dataclass(cls)]
+    shared = [base for base in (known[0].__mro__ if known else ()) if all(issubclass(cls, base) for cls in known)]
+    base = next((base for base in shared if base not in (object, ABC)), None)
+    if type(value) in known or (base is not None and isinstance(value, base)):
+        return value
+    raise ConfigError(f"{path}: got a {type(value).__name__}, accepted: {kind}")
 
 
 def _structure(kind: Kind, value: str, path: str) -> Any:
@@ -163,7 +181,7 @@ def _is_plain_record(kind: Kind) -> bool:
     return bool(kind.records) and not kind.tagged and hasattr(next(iter(kind.records.values())), "MAIN_FIELD")
 
 
-def _build_some(kind: Kind, data: Mapping[Any, Any], path: str, base: tuple[Any, ...]) -> tuple[Any, ...]:
+def _build_some(kind: Kind, data: Parts, path: str, text: bool, base: tuple[Any, ...]) -> tuple[Any, ...]:
     """A tuple with some entries changed, removed, or appended, by their numbers: ``stages.0.steps``."""
     found = list(base)
     for key, value in sorted(data.items()):
@@ -171,8 +189,8 @@ def _build_some(kind: Kind, data: Mapping[Any, Any], path: str, base: tuple[Any,
         if not 0 <= number <= len(found):
             raise ConfigError(f"{_join(path, key)}: no such entry; accepted: 0 to {len(found)} ({len(found)} adds one)")
         entry = found[number] if number < len(found) else None
-        gone = isinstance(value, str) and value.strip() in NULLS  # removes the entry
-        found[number : number + 1] = [REMOVED if gone else _build(kind, value, _join(path, key), True, entry)]
+        gone = value is None or (isinstance(value, str) and value.strip() in NULLS)  # removes the entry
+        found[number : number + 1] = [REMOVED if gone else _build(kind, value, _join(path, key), text, entry)]
     return tuple(entry for entry in found if entry is not REMOVED)
 
 
@@ -194,9 +212,11 @@ def _build_record(kind: Kind, data: Mapping[Any, Any], path: str, text: bool, ba
             raise ConfigError(f"{_join(path, name)}: missing, accepted: {field_kind}")
         else:
             values[name] = before
+    if base is not None and getattr(cls, "MAIN_FIELD", None) not in data:
+        # What is no setting (a model in memory) is kept, unless the main field says that another one is meant.
+        values |= {field.name: getattr(base, field.name) for field in dataclasses.fields(cls) if not is_setting(field)}
     try:
-        # Fields that are not settings (a model in memory) are kept.
-        return cls(**values) if base is None else dataclasses.replace(base, **values)
+        return cls(**values)
     except ValueError as error:
         raise ConfigError(": ".join(filter(None, [path, " ".join(str(error).split())]))) from error
 
@@ -212,7 +232,7 @@ def _class_of(kind: Kind, data: Mapping[Any, Any], path: str, base: Any) -> type
         raise ConfigError(f"{here}: missing, accepted: {accepted}")
     name = data["type"]
     if not isinstance(name, str) or name not in kind.records:
-        hint = _nearest(name, kind.records) or PLUGIN_HINT
+        hint = _nearest(name, kind.records) + PLUGIN_HINT
         raise ConfigError(f"{here}: got {_show(name)}, accepted: {accepted}{hint}")
     return kind.records[name]
 
@@ -289,7 +309,7 @@ def _unknown(key: Any, cls: type, path: str, base: Any) -> str:
     """The message for a name that ``cls`` does not have, with the nearest name of ``cls`` or of a setting inside ``base``."""
     known = list(fields_of(cls))
     if key in (moved := getattr(cls, "MOVED", {})):
-        return f"{_join(path, key)}: this name is of an older config format; it is now {moved[key]} (`dreamlift settings`)"
+        return f"{_join(path, key)}: a setting of a stage or teacher, not of the run; in a config file it is {moved[key]}"
     below = {} if base is None else {row[0].rsplit(".", 1)[-1]: row[0] for row in describe_fields(base, path)}
     names = below | {name: _join(path, name) for name in known}
     near = [name for name in (*known, *below) if str(key) in name.split("_")]  # "scale" for "guidance_scale"

@@ -18,13 +18,13 @@ _STAGE = ("steps", "cameras", "lighting", "scene", "weights", "adam")
 _TEACHER = ("wording", "show", "guidance")
 # Top-level names of an older config format, without stages and teachers, and the names that replaced them.
 _MOVED = {
-    **{name: f"stages.0.{name}" for name in _STAGE},
-    **{name: f"stages.0.teachers.0.{name}" for name in _TEACHER},
-    "prior": "stages.0.teachers.0.prior.name", "prior_config": "stages.0.teachers.0.prior.settings",
-    "additions": "stages.0.teachers.0.prior.loras and .embeddings",
+    **{name: f"stages[0].{name}" for name in _STAGE},
+    **{name: f"stages[0].teachers[0].{name}" for name in _TEACHER},
+    "prior": "stages[0].teachers[0].prior.name", "prior_config": "stages[0].teachers[0].prior.settings",
+    "additions": "stages[0].teachers[0].prior.loras and .embeddings",
     "then": "further entries of stages", "start": "initial_mesh",
-    "see_cameras": "stages.0.teachers.0.prior.camera_conditioning",
-    "linear_latents": "stages.0.teachers.0.prior.linear_encoder",
+    "see_cameras": "stages[0].teachers[0].prior.camera_conditioning",
+    "linear_latents": "stages[0].teachers[0].prior.linear_encoder",
 }  # fmt: skip
 
 

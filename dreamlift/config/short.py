@@ -8,7 +8,8 @@ is used.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,10 @@ from dreamlift.config.build import ConfigError, apply_overrides, describe_fields
 from dreamlift.config.kinds import fields_of
 from dreamlift.config.schema import Config
 from dreamlift.priors.choice import PriorChoice
+from dreamlift.stages.base import with_priors
 from dreamlift.stages.teacher import Teacher
+
+PART_OF_PRIOR = re.compile(r"stages\.(\d+)\.teachers\.(\d+)\.prior\.(?!name$)")  # a setting of a prior, not its name
 
 
 def whole(config: Config, name: str) -> str:
@@ -27,7 +31,6 @@ def whole(config: Config, name: str) -> str:
     for number, stage in enumerate(config.stages):
         if first in fields_of(type(stage)):
             return f"stages.{number}.{name}"
-    for number, stage in enumerate(config.stages):
         if stage.teachers and first in fields_of(Teacher):
             return f"stages.{number}.teachers.0.{name}"
     return name
@@ -43,24 +46,44 @@ def shortened(config: Config, name: str) -> str:
     return name
 
 
-def override(config: Config, settings: Mapping[str, Any]) -> Config:
+def override(config: Config, settings: Mapping[str, Any], text: bool = True) -> Config:
     """A copy of ``config`` with settings, by short or full names, replaced by command-line text.
+
+    Args:
+        text: False if the values are Python's own, and not text.
 
     Raises:
         ConfigError: see :func:`dreamlift.config.build.apply_overrides`; messages use the names that were given.
     """
     for name in settings:
         _check_first(config, name)
-    names = {whole(config, name): name for name in settings}
+    names: dict[str, str] = {}
+    for name in settings:
+        long = whole(config, name)
+        if long in names:
+            raise ConfigError(f"{name} and {names[long]} are the same setting: give one of them")
+        names[long] = name
+    config = _with_stated_priors(config, names)
     try:
-        return apply_overrides(config, {long: settings[name] for long, name in names.items()})
+        return apply_overrides(config, {long: settings[name] for long, name in names.items()}, text)
     except ConfigError as error:
-        text = str(error)
+        said = str(error)
         for long, name in sorted(names.items(), key=lambda pair: -len(pair[0])):
             place = long.removesuffix(name)
-            if place and text.startswith(place):
-                raise ConfigError(text.replace(place, "")) from None
+            if place and said.startswith(place):
+                raise ConfigError(said.replace(place, "")) from None
         raise
+
+
+def _with_stated_priors(config: Config, names: Iterable[str]) -> Config:
+    """The config with the inherited prior stated wherever one of ``names`` sets a part of a null prior."""
+    partly = {tuple(map(int, match.groups())) for name in names if (match := PART_OF_PRIOR.match(name))}
+    stages = list(config.stages)
+    for number, stage in enumerate(with_priors(stages)):
+        teachers = [new if (number, place) in partly else old
+                    for place, (old, new) in enumerate(zip(stages[number].teachers, stage.teachers, strict=True))]  # fmt: skip
+        stages[number] = stages[number].with_teachers(tuple(teachers))
+    return replace(config, stages=tuple(stages))
 
 
 def _check_first(config: Config, name: str) -> None:

@@ -29,6 +29,7 @@ class Guidance(ABC):
     """A distillation loss on latents."""
 
     shared: ClassVar[bool] = True  # whether all particles share one state of :meth:`init`; False: one state per particle
+    adapts_prior: ClassVar[bool] = False  # whether it trains a LoRA of the prior
     differentiates_network: ClassVar[bool] = False  # whether its gradient passes through the prior's network
     decodes: ClassVar[bool] = False  # whether its gradient passes through the autoencoder's decoder
 

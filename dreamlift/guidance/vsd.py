@@ -57,6 +57,7 @@ class VSD(Guidance):
     """Defaults follow ProlificDreamer: CFG 7.5, t_max 0.98 and, after 20% of the run, 0.5; LoRA learning rate 1e-4."""
 
     differentiates_network: ClassVar[bool] = True
+    adapts_prior: ClassVar[bool] = True
 
     guidance_scale: float = 7.5  # s in uncond + s (cond - uncond), at least 0, of the prior only; ProlificDreamer: 7.5
     t_min: float | Schedule = 0.02  # smallest diffusion time, in [0, t_max]; ProlificDreamer: 0.02
@@ -94,7 +95,7 @@ class VSD(Guidance):
         if learning.requires_grad:
             learning.register_hook(lambda grad: grad * GRADIENT_SCALE)
         out = output(latents, gradient, x0, t)
-        return replace(out, loss=out.loss + learning, metrics={**out.metrics, "lora_loss": learning.detach()})
+        return replace(out, learning=learning, metrics={**out.metrics, "lora_loss": learning.detach()})
 
     def lora_loss(
         self, prior: Prior, latents: Tensor, cond: Conditioning, rng: torch.Generator, state: Variational,

@@ -17,7 +17,7 @@ from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.lora.lora import Targets
 from dreamlift.priors.parts import Parts
 from dreamlift.priors.saving import Memory
-from dreamlift.prompts import Backdrop, Embeds, Wording
+from dreamlift.prompts import Backdrop, Embeds, Wording, embed_prompt
 from dreamlift.types import Conditioning, Task, TextStates
 
 
@@ -26,6 +26,7 @@ class Prior(ABC):
 
     resolution: int  # side of the training pictures, in pixels
     views: int = 1  # consecutive pictures of a batch that are denoised jointly: views of one object with the same t
+    adapts: bool = True  # whether a LoRA of it can be trained (:meth:`adapted`)
     device: torch.device
 
     @classmethod
@@ -43,6 +44,11 @@ class Prior(ABC):
         Raises:
             ValueError: one line with the fix.
         """
+        return
+
+    @classmethod
+    def check_memory(cls, memory: Memory) -> None:
+        """Refuse memory settings that this kind of prior does not support, before anything is loaded. Raises ValueError."""
         return
 
     @classmethod
@@ -66,6 +72,10 @@ class Prior(ABC):
             backdrops: the backgrounds that the prompt names.
         """
         raise NotImplementedError
+
+    def embeds(self, task: Task, wording: Wording, backdrops: Sequence[Backdrop]) -> Embeds:
+        """What this prior, in memory, is conditioned on; the twin of :meth:`read`."""
+        return embed_prompt(task.prompt, task.negative, wording, self.embed_text, backdrops)
 
     @classmethod
     def text_precision(cls, parts: Parts, device: torch.device) -> torch.dtype:

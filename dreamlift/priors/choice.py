@@ -35,9 +35,10 @@ class PriorChoice:
         """The choice for a diffusers pipeline or a :class:`~dreamlift.priors.base.Prior` in memory.
 
         Args:
-            model: the pipeline or prior. It is not copied unless LoRAs are merged or its precision changes; it is moved to the
-                run's device, its weights are frozen, and the run's memory settings are applied to it.
-            options: further fields, such as ``camera_conditioning=False``.
+            model: the pipeline or prior. A pipeline is not copied unless LoRAs are merged or its precision changes; its
+                networks are moved to the run's device, their weights are frozen, and the run's memory settings are applied to
+                them. A prior is used as it is, and must be on the run's device.
+            options: of a pipeline, further fields, such as ``camera_conditioning=False``.
         """
         return cls(**{"name": f"<{type(model).__name__} in memory>", "loaded": model, **options})
 

@@ -36,6 +36,8 @@ FLUX_SIZE = 128  # latents a side in FLUX's stock pipeline; the network's config
 class FlowPrior(AutoencodedPrior):
     """A model with a transformer of :data:`VELOCITIES` (``vae``, ``transformer``, text encoders and tokenizers)."""
 
+    adapts = False
+
     def __init__(self, parts: Parts, device: torch.device, dtype: torch.dtype, choice: PriorChoice = NO_OPTIONS) -> None:
         import diffusers
 
@@ -50,6 +52,11 @@ class FlowPrior(AutoencodedPrior):
         size = self.transformer.config.get("sample_size", FLUX_SIZE)
         self.autoencoder = Autoencoder(parts, device, dtype, size, choice.linear_encoder)
         self.resolution, self.micro_batch = self.autoencoder.resolution, 0
+
+    @classmethod
+    def check_memory(cls, memory: Memory) -> None:
+        if memory.attention_slices:
+            raise ValueError("this prior's attention cannot be sliced; leave memory.attention_slices off")
 
     @classmethod
     def accepts(cls, parts: Parts) -> bool:
@@ -84,8 +91,7 @@ class FlowPrior(AutoencodedPrior):
         raise ValueError("VSD's LoRA supports U-Nets only; with this prior use another loss, such as --guidance.type rfds")
 
     def save_memory(self, memory: Memory) -> None:
-        if memory.attention_slices:
-            raise ValueError("this prior's attention cannot be sliced; leave memory.attention_slices off")
+        self.check_memory(memory)
         self.micro_batch = memory.micro_batch
         save_memory(self.transformer, memory)
         save_memory(self.autoencoder.vae, memory)

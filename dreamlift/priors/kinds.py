@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dreamlift.priors.base import Prior
-from dreamlift.priors.choice import PriorChoice
+from dreamlift.priors.choice import NO_OPTIONS, PriorChoice
 from dreamlift.priors.flow import FlowPrior
 from dreamlift.priors.latent import LatentPrior
 from dreamlift.priors.lora.additions import fingerprint, with_whole_paths
@@ -19,7 +19,7 @@ from dreamlift.priors.parts import FolderParts, LoadedParts, Parts
 from dreamlift.priors.pixel import PixelPrior
 from dreamlift.priors.saving import Memory
 from dreamlift.priors.sources import locate, revision_of, whole_name
-from dreamlift.prompts import Backdrop, Embeds, Wording, embed_prompt
+from dreamlift.prompts import Backdrop, Embeds, Wording
 from dreamlift.types import Task
 
 PRIORS: dict[str, type[Prior]] = {"mvdream": MVDreamPrior, "flow": FlowPrior, "latent": LatentPrior, "pixel": PixelPrior}
@@ -41,15 +41,30 @@ class Located:
         """Number of views of one object that the prior denoises jointly."""
         return self.kind.views if self.parts is not None else self.choice.loaded.views
 
+    @property
+    def adapts(self) -> bool:
+        """Whether a LoRA of the prior can be trained."""
+        return self.kind.adapts if self.parts is not None else self.choice.loaded.adapts
+
     def read(self, task: Task, wording: Wording, backdrops: Sequence[Backdrop], device: torch.device) -> Embeds:
-        """The conditioning of a task. Encoders are freed, so that they never occupy memory together with the network."""
+        """Encode the prompts of a task. Text encoders are freed again and never share memory with the network."""
         if self.parts is None:
-            return embed_prompt(task.prompt, task.negative, wording, self.choice.loaded.embed_text, backdrops)
+            return self.choice.loaded.embeds(task, wording, backdrops)
         return self.kind.read(self.parts, self.choice, task, wording, backdrops, device)
 
     def load(self, device: torch.device) -> Prior:
-        """The prior with its networks on ``device``."""
-        return self.choice.loaded if self.parts is None else self.kind.load(self.parts, self.choice, device)
+        """The prior with its networks on ``device``.
+
+        Raises:
+            ValueError: a prior in memory is on another device.
+        """
+        if self.parts is not None:
+            return self.kind.load(self.parts, self.choice, device)
+        if self.choice.loaded.device.type != device.type:
+            raise ValueError(
+                f"the prior in memory is on {self.choice.loaded.device}, but the run is on {device}: move one of them"
+            )
+        return self.choice.loaded
 
 
 def find(choice: PriorChoice, option: str = "--prior") -> Located:
@@ -64,6 +79,8 @@ def find(choice: PriorChoice, option: str = "--prior") -> Located:
     """
     choice = with_whole_paths(choice)
     if isinstance(choice.loaded, Prior):
+        if replace(choice, name="", loaded=None) != NO_OPTIONS:
+            raise ValueError("a Prior in memory is used as it is: give it no LoRAs, embeddings or other options")
         return Located(choice, type(choice.loaded), None, f"in memory: {type(choice.loaded).__name__}")
     if choice.loaded is not None:
         parts: Parts = LoadedParts(choice.loaded)

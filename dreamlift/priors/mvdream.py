@@ -74,6 +74,8 @@ class MVDreamPrior(AutoencodedPrior):
 
     views = VIEWS
 
+    adapts = False
+
     def __init__(self, parts: Parts, device: torch.device, dtype: torch.dtype, choice: PriorChoice = NO_OPTIONS) -> None:
         assert isinstance(parts, FolderParts)
         self.check(parts, choice)
@@ -83,6 +85,11 @@ class MVDreamPrior(AutoencodedPrior):
         self.network = DenoisingNetwork(parts, device, dtype, unet=unet)
         self.autoencoder = Autoencoder(parts, device, dtype, self.network.sample_size, choice.linear_encoder)
         self.resolution = self.autoencoder.resolution
+
+    @classmethod
+    def check_memory(cls, memory: Memory) -> None:
+        if memory.attention_slices:
+            raise ValueError("this prior's attention spans all views and cannot be sliced; leave memory.attention_slices off")
 
     @classmethod
     def accepts(cls, parts: Parts) -> bool:
@@ -129,8 +136,7 @@ class MVDreamPrior(AutoencodedPrior):
         Raises:
             ValueError: sliced attention is on; it would replace the joint attention.
         """
-        if memory.attention_slices:
-            raise ValueError("this prior's attention spans all views and cannot be sliced; leave memory.attention_slices off")
+        self.check_memory(memory)
         self.network.save_memory(memory)
         save_memory(self.autoencoder.vae, memory)
 

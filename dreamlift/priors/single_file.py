@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamlift.priors.lora.additions import file_hash
-from dreamlift.system.files import sync_folder
+from dreamlift.system.files import cache_folder, sync_folder
 
 # A tensor that identifies each family -> its pipeline, and the known prior with the same configs.
 FAMILIES = {
@@ -42,11 +42,6 @@ PARTS = {
 }
 
 
-def cache_folder() -> Path:
-    """The folder of converted checkpoints: ``$XDG_CACHE_HOME/dreamlift/converted``, by default in ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreamlift" / "converted"
-
-
 def convert(file: Path, settings: str, find: Callable[[str, bool], Path]) -> Path:
     """The diffusers folder of a checkpoint, converted if it is not in the cache yet.
 
@@ -68,7 +63,7 @@ def convert(file: Path, settings: str, find: Callable[[str, bool], Path]) -> Pat
     digest = hashlib.sha256(file_hash(file).encode())
     for path in sorted(path for path in base.rglob("*") if path.suffix in (".json", ".txt", ".model")):
         digest.update(path.relative_to(base).as_posix().encode() + path.read_bytes())
-    folder = cache_folder() / digest.hexdigest()[:32]
+    folder = cache_folder("converted") / digest.hexdigest()[:32]
     if folder.is_dir():
         return folder
     warnings.warn(f"{file.name} is converted once, into {folder}", stacklevel=1)

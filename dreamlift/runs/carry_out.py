@@ -54,12 +54,15 @@ def carry_out(order: Order, reporter: Reporter) -> Outcome:
         DivergedError, EmptySceneError: the optimization failed.
     """
     begun = time.monotonic()
-    with warnings_to(reporter):
-        run, job = _begin(order, reporter) if order.resume is None else _reopen(order.resume, reporter)
-        with run:
-            begun -= float(run.status().get("seconds", 0.0))  # of earlier processes of the run
-            reporter.begin(run.folder, to_plain(job.config))
-            return _carry_out(run, job, reporter, begun)
+    try:
+        with warnings_to(reporter):
+            run, job = _begin(order, reporter) if order.resume is None else _reopen(order.resume, reporter)
+            with run:
+                begun -= float(run.status().get("seconds", 0.0))  # of the earlier processes
+                reporter.begin(run.folder, to_plain(job.config))
+                return _carry_out(run, job, reporter, begun)
+    finally:
+        reporter.close()
 
 
 def _begin(order: Order, reporter: Reporter) -> tuple[Run, Job]:
@@ -129,7 +132,7 @@ def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
                 if not isinstance(event, Step):
                     continue
                 run.log(event.index, {"loss": event.loss, **event.terms})
-                index = job.work.index
+                index = job.index
                 if event.note:
                     run.event("rolled back", {"note": event.note})
                 elif index % config.checkpoint_every == 0 or index in ends or stop.requested:
@@ -144,7 +147,7 @@ def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
             shown = write_results(particle_folders(run.folder, config.particles), asset, reporter)
             _finished(run, shown, reporter, begun)
     except KeyboardInterrupt:
-        return _stopped(run, job.work.index, stop.name or "SIGINT", reporter, begun)
+        return _stopped(run, job.index, stop.name or "SIGINT", reporter, begun)
     except Exception as error:
         with suppress(RunError):  # if the status cannot be written either, the first error is shown
             run.set_status("failed", {"error": f"{type(error).__name__}: {error}", **spent(begun)})

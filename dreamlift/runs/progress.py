@@ -41,6 +41,10 @@ class Reporter(ABC):
         """The run's folder was created or reopened; ``settings`` is the config as plain data."""
         return
 
+    def close(self) -> None:
+        """The run is over, well or not; called once at the end."""
+        return
+
     def event(self, event: Event, total: int) -> None:
         """Pass an event of :func:`dreamlift.lifting.lift` to the method for its type."""
         if isinstance(event, StageBegan):
@@ -91,6 +95,10 @@ class Several(Reporter):
     def begin(self, folder: Path, settings: dict[str, Any]) -> None:
         for reporter in self.reporters:
             reporter.begin(folder, settings)
+
+    def close(self) -> None:
+        for reporter in self.reporters:
+            reporter.close()
 
 
 class Plain(Reporter):
@@ -163,6 +171,9 @@ class Live(Reporter):
             self.begun, self.first = now, step.index
         speed = (step.index - self.first) / max(now - self.begun, 1e-9)
         self.bar.update(self.task, completed=step.index + 1, terms=f"{_terms(step)} {speed:.1f} it/s")
+
+    def close(self) -> None:
+        self.bar.stop()
 
     def note(self, text: str) -> None:
         self.console.print(f"note: {text}", highlight=False, markup=False)

@@ -72,7 +72,7 @@ def show_asset(folder: Path, asset: Asset, reporter: Reporter) -> dict[str, floa
     if metrics["roundtrip_psnr"] < POOR_PSNR:
         reporter.note(
             f"the exported file differs from the scene's renders (PSNR {metrics['roundtrip_psnr']:.1f} dB): raise "
-            "mesh.resolution, mesh.faces or mesh.texture_size"
+            "steps if the scene is still translucent (preview.png), or mesh.resolution, mesh.faces or mesh.texture_size"
         )
     atomic_write_bytes(folder / "preview.png", contact_sheet(torch.cat([asset.views, shown]), columns=8))
     frames = render_mesh(mesh, turntable(36, distance=2.9, fov_deg=42.0, size=192)).rgb

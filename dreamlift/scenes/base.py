@@ -75,6 +75,9 @@ class Scene(nn.Module, ABC):
             optimizer: a scene that replaces parameter values must also reset their moments in it.
         """
 
+    def observe(self, render: RenderOutput) -> None:
+        """Take account of a further render of the step, after ``backward()`` and before :meth:`after_step`."""
+
     @abstractmethod
     def to_mesh(self, settings: Extract) -> Mesh:
         """The scene as a textured mesh, on the CPU.

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 
 from dreamlift.priors.base import Prior
+from dreamlift.priors.choice import PriorChoice
 from dreamlift.prompts import Backdrop, Embeds
 from dreamlift.scenes.base import Scene
 from dreamlift.stages.teacher import Teacher
@@ -32,6 +33,7 @@ class Place:
     backdrops: tuple[Backdrop, ...]
     has_mesh: bool  # whether the stage gets an initial mesh
     has_photos: bool
+    has_pictures: bool = False  # whether a stage before it leaves posed pictures
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Stage(ABC):
     """The settings of one kind of stage: a frozen dataclass."""
 
     makes_scene: ClassVar[bool] = False  # whether its work has scenes, as the last stage of a run needs
+    leaves_pictures: ClassVar[bool] = False  # whether its handover has posed pictures
+    uses_photos: bool = False  # whether it compares with the user\'s photos
     keeps_faces: bool = True  # whether its result has the faces of the initial mesh
     teachers: tuple[Teacher, ...] = ()  # the priors that it uses, with their losses
 
@@ -65,11 +69,12 @@ class Stage(ABC):
             ValueError: one line with the fix.
         """
 
-    def check_priors(self, views: Sequence[int]) -> None:
-        """Check the settings against the priors, before anything is loaded.
+    def check_priors(self, views: Sequence[int], adapts: Sequence[bool]) -> None:
+        """Refuse settings that the teachers' priors do not support, before anything is loaded.
 
         Args:
-            views: of each teacher's prior, the number of views of one object that it denoises together.
+            views: of each prior, the pictures of one object that it denoises together.
+            adapts: of each prior, whether a LoRA of it can be trained.
 
         Raises:
             ValueError: one line with the fix.
@@ -187,6 +192,24 @@ def places_of(
     found, first = [], 0
     for number, stage in enumerate(stages):
         has_mesh = has_mesh or any(each.makes_scene for each in stages[:number])
-        found.append(Place(number, first, seed, particles, backdrops, has_mesh, has_photos))
+        left = any(each.leaves_pictures for each in stages[:number])
+        found.append(Place(number, first, seed, particles, backdrops, has_mesh, has_photos, left))
         first += stage.total_steps(particles)
+    return tuple(found)
+
+
+def with_priors(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """The stages with every teacher's prior stated.
+
+    A null prior is that of the teacher before it in the stage; of a stage's first teacher, that of the first teacher of the
+    stage before; of the run's first teacher, the default.
+    """
+    before, found = PriorChoice(), []
+    for stage in stages:
+        known, teachers = before, []
+        for teacher in stage.teachers:
+            known = teacher.prior or known
+            teachers.append(replace(teacher, prior=known))
+        before = teachers[0].prior if teachers else before
+        found.append(stage.with_teachers(tuple(teachers)))
     return tuple(found)

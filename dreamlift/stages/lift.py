@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamlift.cameras import CameraSampler
+from dreamlift.guidance import GUIDANCE
 from dreamlift.prompts import Backdrop
 from dreamlift.scenes import SCENES
 from dreamlift.scenes.background import Solid
@@ -31,7 +32,7 @@ from dreamlift.stages.base import Place, Ready, SavedState, Stage, Work
 from dreamlift.stages.photometric import Photometric, chosen, compare
 from dreamlift.stages.recovery import SNAPSHOT_EVERY, check_attempts, copied, find_trouble, is_finite
 from dreamlift.stages.settings import Adam, Weights
-from dreamlift.stages.teacher import Lesson, Teacher, shown, teach
+from dreamlift.stages.teacher import Lesson, Teacher, teach
 from dreamlift.system.streams import random_stream
 from dreamlift.texturing.extract import Extract
 from dreamlift.types import Cameras, Handover, Pictures, RenderOutput, Step
@@ -57,6 +58,10 @@ class Lift(Stage):
             raise ValueError(f"steps is {self.steps}; it must be at least 1")
         if not self.teachers and self.photometric is None:
             raise ValueError("teachers is empty and photometric is null: there is no loss; give one of them")
+
+    @property
+    def uses_photos(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.photometric is not None and self.photometric.source == "photos"
 
     @property
     def keeps_faces(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -96,10 +101,26 @@ class Lift(Stage):
                 "scene.background is not one of the backdrops, which replace it during the optimization; set it to "
                 "a solid background with the color of a backdrop, or give --backdrops [] for no backdrops"
             )
-        if self.photometric is not None and self.photometric.source == "photos" and not place.has_photos:
+        self._check_photometric(place)
+
+    def _check_photometric(self, place: Place) -> None:
+        settings = self.photometric
+        if settings is None:
+            return
+        if settings.source == "handover" and not place.has_pictures:
+            raise ValueError("photometric.source is handover, but no stage before this one leaves pictures; use photos")
+        if settings.source == "photos" and settings.ever("depth", "normal"):
+            raise ValueError("photometric.depth and .normal need pictures with depth and normals, which photos do not have")
+        if settings.source == "photos" and not place.has_photos:
             raise ValueError("photometric.source is photos, but there are none; give --photos, or set photometric to null")
 
-    def check_priors(self, views: Sequence[int]) -> None:
+    def check_priors(self, views: Sequence[int], adapts: Sequence[bool]) -> None:
+        for teacher, learns in zip(self.teachers, adapts, strict=False):
+            if teacher.guidance.adapts_prior and not learns:
+                name = next((name for name, kind in GUIDANCE.items() if kind is type(teacher.guidance)), "this loss")
+                raise ValueError(
+                    f"{name} trains a LoRA, which this kind of prior does not support; use another loss, such as sds"
+                )
         for each in views:
             if each > 1 and self.cameras.orbit != each:
                 raise ValueError(
@@ -132,7 +153,7 @@ class LiftWork(Work):
 
     def __init__(self, stage: Lift, ready: Ready) -> None:
         self.stage, self.ready, self.place = stage, ready, ready.place
-        stage.check_priors([prior.views for prior in ready.priors])
+        stage.check_priors([prior.views for prior in ready.priors], [prior.adapts for prior in ready.priors])
         self.first = self.index = ready.place.first
         self.end = self.first + stage.total_steps(self.place.particles)
         self.attempt = 0  # roll-backs since the last good copy
@@ -206,7 +227,9 @@ class LiftWork(Work):
         self.optimizer.zero_grad(set_to_none=True)
         lessons = self._lessons(render, cameras, backdrops, progress, rng, turn)
         raw = scene.regularize(render, progress, tuple(weights)) if weights else {}
-        terms = {name: weights[name] * value for name, value in raw.items()} | self._photometric(scene, own, progress, rng)
+        terms = {name: weights[name] * value for name, value in raw.items()}
+        compared, photo = self._photometric(scene, own, progress, rng)
+        terms |= compared
         total = self._backward(lessons, terms)
 
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
@@ -221,6 +244,8 @@ class LiftWork(Work):
         trouble = find_trouble(bool(answered), loss, size, opacity)
         if not trouble:
             self.optimizer.step()
+            if photo is not None:
+                scene.observe(photo)
             scene.after_step(own, progress, rng, render, self.optimizer)
             if not is_finite(scene):
                 trouble = "the scene's parameters are not finite"
@@ -250,17 +275,20 @@ class LiftWork(Work):
         ):
             if value_at(teacher.weight, progress) == 0.0:
                 continue
-            cond = replace(embeds.at(cameras, backdrops), render=render)
+            # Normals and places lie on black: the words of a backdrop would be wrong.
+            cond = replace(embeds.at(cameras, backdrops if teacher.show == "color" else ()), render=render)
             own = learned[turn] if isinstance(learned, PerParticle) else learned
-            lesson = teach(teacher, prior, cond, shown(render, teacher.show, cameras), progress, rng, own)
+            lesson = teach(teacher, prior, cond, cameras, progress, rng, own)
             found.append(replace(lesson, number=number))
         return found
 
-    def _photometric(self, scene: Scene, own: int, progress: float, rng: torch.Generator) -> dict[str, Tensor]:
-        """The weighted photometric terms; {} if there are none in the particle's step ``own``."""
+    def _photometric(
+        self, scene: Scene, own: int, progress: float, rng: torch.Generator
+    ) -> tuple[dict[str, Tensor], RenderOutput | None]:
+        """The weighted photometric terms and their render; {} and None if the particle's step ``own`` has none."""
         settings = self.stage.photometric
         if settings is None or self.pictures is None or own % settings.every:
-            return {}
+            return {}, None
         wanted, cameras = chosen(self.pictures, settings, rng)
         # A random colour behind both, since a fixed one could be imitated by semi-transparent density of that colour.
         backdrop = torch.rand(len(cameras), 3, generator=rng).to(self.ready.device)
@@ -268,11 +296,11 @@ class LiftWork(Work):
         render = scene.render(
             cameras.to(self.ready.device), rng, background=backdrop, progress=progress, normals=normals
         )  # fmt: skip
-        return compare(render, backdrop, wanted, settings, progress)
+        return compare(render, backdrop, wanted, settings, progress), render
 
     def _backward(self, lessons: list[Lesson], terms: dict[str, Tensor]) -> Tensor:
         """One backward pass through the renderer, with all teachers' gradients and all terms; returns the total loss ()."""
-        roots = [(lesson.picture, lesson.gradient) for lesson in lessons if lesson.gradient is not None]
+        roots = [pair for lesson in lessons for pair in lesson.gradients]
         rest = sum(terms.values())
         if isinstance(rest, Tensor) and rest.requires_grad:
             roots.append((rest, torch.ones_like(rest)))

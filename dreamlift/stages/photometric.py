@@ -4,7 +4,8 @@
 
 C, m, N, D are the pictures' colours, masks, normals and depths; R, A, n, d those of the render over the background B; r is
 Pearson's correlation of d and D inside the mask, which is invariant to the unknown scale and shift of estimated depth. The
-default weights are threestudio's (``systems/zero123.py``: rgb 1000, mask 100); Magic123 has the same terms.
+default weights are those of threestudio's ``magic123-coarse-sd.yaml``; its ``zero123.yaml`` has rgb 500 and mask 50, the
+official Magic123 5 and 0.5.
 """
 
 from __future__ import annotations
@@ -37,6 +38,13 @@ class Photometric:
         for name in ("views", "resolution", "every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("rgb", "mask", "depth", "normal"):
+            if min(value_at(getattr(self, name), i / 100) for i in range(101)) < 0:
+                raise ValueError(f"{name} becomes negative; it must be 0 or more at all times")
+
+    def ever(self, *names: str) -> bool:
+        """Whether one of these terms has a weight at some time of a run (101 times are tried)."""
+        return any(value_at(getattr(self, name), i / 100) != 0.0 for name in names for i in range(101))
 
     def needs_normals(self, progress: float) -> bool:
         """Whether the normals have a weight at ``progress``."""

@@ -7,7 +7,7 @@ which frees the graph of its encoder before the next teacher's is built. One bac
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -33,11 +33,20 @@ Li et al. 2023, https://arxiv.org/abs/2310.02596)."""
 class Teacher:
     """A prior and its loss."""
 
-    prior: PriorChoice | None = None  # diffusion model; null: that of the previous teacher (of the run's first: toybox)
+    prior: PriorChoice | None = (
+        None  # diffusion model; null: that of the teacher before it, or of the stage before (first: toybox)
+    )
     guidance: Guidance = field(default_factory=SDS, metadata={"choices": GUIDANCE})  # distillation loss
     wording: Wording = field(default_factory=Compass, metadata={"choices": WORDINGS})  # how the prompt describes the view
     show: Show = "color"  # what the prior is given: rendered colors, world normals, or the places (coordinates) of the surface
     weight: float | Schedule = 1.0  # factor on the teacher's loss, at least 0; the teacher is skipped in steps with weight 0
+
+    def __post_init__(self) -> None:
+        if min(value_at(self.weight, i / 100) for i in range(101)) < 0:
+            raise ValueError("weight becomes negative; it must be 0 or more at all times")
+
+
+PARTS = ("rgb", "opacity", "depth", "normal")  # of a render, that a loss may differentiate
 
 
 def shown(render: RenderOutput, show: Show, cameras: Cameras) -> Tensor:
@@ -46,7 +55,9 @@ def shown(render: RenderOutput, show: Show, cameras: Cameras) -> Tensor:
         rays = rays_of(cameras)
         places = rays.origins.to(render.depth) + render.depth * rays.directions.to(render.depth)
         return (places * 0.5 + 0.5) * render.opacity.clamp(0, 1)
-    if show == "normal" and render.normal is not None:
+    if show == "normal":
+        if render.normal is None:
+            raise ValueError("the render has no normals to show")
         return 0.5 * (render.normal + render.opacity)
     return render.rgb
 
@@ -55,20 +66,28 @@ def shown(render: RenderOutput, show: Show, cameras: Cameras) -> Tensor:
 class Lesson:
     """The result of one teacher's loss on one render."""
 
-    picture: Tensor  # (B, H, W, 3) that the prior was given, with the render's graph
-    gradient: Tensor | None  # (B, H, W, 3) of the loss with respect to the picture; None if the loss does not depend on it
+    gradients: list[tuple[Tensor, Tensor]]  # tensors of the render, with its graph, and the loss's gradient of each
     loss: Tensor  # () weighted, detached
     out: GuidanceOutput
     number: int = 0  # of the teacher in its stage, counted from 0
 
 
 def teach(
-    teacher: Teacher, prior: Prior, cond: Conditioning, picture: Tensor, progress: float, rng: torch.Generator, learned: Any
+    teacher: Teacher, prior: Prior, cond: Conditioning, cameras: Cameras, progress: float, rng: torch.Generator, learned: Any
 ) -> Lesson:
-    """Differentiate one teacher's loss with respect to ``picture (B, H, W, 3)`` and to the loss's own parameters."""
-    seen = picture.detach().requires_grad_(picture.requires_grad)
-    out = teacher.guidance(prior, prior.encode(seen), cond, progress, rng, learned)
+    """Differentiate one teacher's loss with respect to ``cond.render`` and to the loss's own parameters."""
+    assert cond.render is not None
+    # Copies without the renderer's graph, which several teachers share and which must be passed once only.
+    names = [name for name in PARTS if getattr(cond.render, name) is not None]
+    tensors = {name: getattr(cond.render, name) for name in names}
+    copies = {name: value.detach().requires_grad_(value.requires_grad) for name, value in tensors.items()}
+    render = replace(cond.render, **copies, aux={})
+    picture = shown(render, teacher.show, cameras)
+    out = teacher.guidance(prior, prior.encode(picture), replace(cond, render=render), progress, rng, learned)
     loss = value_at(teacher.weight, progress) * out.loss
+    if out.learning is not None:
+        loss = loss + out.learning
     if loss.requires_grad:
         loss.backward()
-    return Lesson(picture, seen.grad, loss.detach(), out)
+    gradients = [(tensors[name], copy.grad) for name, copy in copies.items() if copy.grad is not None]
+    return Lesson(gradients, loss.detach(), out)

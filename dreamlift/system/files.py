@@ -29,6 +29,11 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         ) from None
 
 
+def cache_folder(name: str) -> Path:
+    """A folder for files that can be made again: ``$XDG_CACHE_HOME/dreamlift/<name>``, by default in ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreamlift" / name
+
+
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Write ``data`` to ``path`` completely or not at all.
 

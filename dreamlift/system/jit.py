@@ -20,6 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreamlift.system.files import cache_folder
+
+# Not below the package, where an uninstallation would leave the files behind; a folder that a user chose stays.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder("numba")))
 try:
     import numba
 except ImportError:  # the extra "fast" is not installed

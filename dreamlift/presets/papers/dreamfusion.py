@@ -54,7 +54,7 @@ DREAMFUSION_IF = Config(
 """threestudio's ``dreamfusion-if.yaml`` (one 24 GB GPU): its guidance scale 20 is 21 in dreamlift's convention.
 
 Differences: half edge 1 of the field's cube, not 2; no random perturbation of cameras, centers and up vectors (0.1, 0.2,
-0.02); colors not scaled to [-1, 1.1]; Adam, not AdamW.
+0.02); colors not scaled to [-1, 1.1].
 """
 
 DREAMFUSION_SD = Config(

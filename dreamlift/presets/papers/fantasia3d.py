@@ -79,7 +79,7 @@ FANTASIA3D = Config(
 
 Differences: w = sigma^2, not alpha sigma^2; normals pass through the encoder from the first step, where threestudio uses them
 as latents for 1,000 steps; signed distances are grid values in cells, not outputs of a network (learning rate 0.001); Adam,
-not AdamW.
+not AdamW; in the texture stage, learning rate 0.001 of the field's MLP, not 0.01.
 """
 
 PRESETS = {

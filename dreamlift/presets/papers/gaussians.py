@@ -71,7 +71,8 @@ DREAMGAUSSIAN = Config(
 )
 """DreamGaussian's ``text.yaml``; its second stage refines the mesh's texture by image-to-image.
 
-Differences: backdrops of random colors, not black or white; view phrases in the prompt, which ``text.yaml`` does not have.
+Differences: backdrops of random colors, not black or white; view phrases in the prompt, which ``text.yaml`` does not have;
+densification ends at 80% of the run; one sample per pixel.
 """
 
 GAUSSIANDREAMER = Config(
@@ -137,7 +138,8 @@ GAUSSIANDREAMER = Config(
 )
 """GaussianDreamer's second stage.
 
-Differences: the initial shape is from 2,000 steps of dreamfusion-sd, not from a 3D diffusion model; no gradient clipping.
+Differences: the initial shape is from 2,000 steps of dreamfusion-sd, not from a 3D diffusion model; no gradient clipping;
+no negative prompt.
 """
 
 PRESETS = {

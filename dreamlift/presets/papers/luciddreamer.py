@@ -52,7 +52,8 @@ LUCIDDREAMER = Config(
 )
 """LucidDreamer's loss, schedule of t and batch size (``configs/``, one GPU of 24 GB or more).
 
-Differences: the scene is a radiance field with dreamfusion-sd's settings at 512 pixels, not Gaussians initialized by Point-E.
+Differences: the scene is a radiance field with dreamfusion-sd's field at 512 pixels (without its lighting and
+orientation term), not Gaussians initialized by Point-E.
 """
 
 PRESETS = {

@@ -83,7 +83,8 @@ MAGIC3D = Config(
 )
 """threestudio's ``magic3d-coarse-if.yaml`` and ``magic3d-refine-sd.yaml``.
 
-Differences: the first stage is dreamfusion-if's, without soft shading; the second stage has no lighting.
+Differences: the first stage is dreamfusion-if's, without soft shading and with w(t) = sigma^2, not uniform; the second stage
+has no lighting.
 """
 
 PRESETS = {

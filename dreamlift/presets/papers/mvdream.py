@@ -66,7 +66,7 @@ MVDREAM = Config(
 """MVDream's config for threestudio, ``mvdream-sd21.yaml`` (one 32 GB GPU).
 
 Differences: 4 views per step at 64 pixels, not 8; all elevations are uniform in area on the sphere, where half of MVDream's are
-uniform in the angle.
+uniform in the angle; Adam, not AdamW.
 """
 
 PRESETS = {

@@ -137,7 +137,8 @@ PROLIFICDREAMER = Config(
 )
 """threestudio's ``prolificdreamer.yaml``, ``-geometry`` and ``-texture`` (one 32 GB GPU).
 
-Differences: the LoRA is one of the base model, and its prompts have view phrases; Adam, not AdamW.
+Differences: the LoRA is one of the base model, and its prompts have view phrases; Adam, not AdamW; loose parts are not
+removed between the stages' meshes as in ``remove_outliers``.
 """
 
 PRESETS = {

@@ -58,8 +58,8 @@ SDI = Config(
 )
 """threestudio's ``sdi.yaml``.
 
-Differences: no convexity term, no lighting; the other settings of the camera and the field are those of dreamfusion-sd at
-512 pixels.
+Differences: no convexity term, no lighting; eta 0.3 is the loss's default; the other settings of the camera and the field are
+those of dreamfusion-sd at 512 pixels.
 """
 
 PRESETS = {

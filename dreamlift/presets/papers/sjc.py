@@ -45,7 +45,8 @@ SJC = Config(
 """threestudio's ``sjc.yaml``.
 
 Differences: colors are rendered and encoded, where SJC renders latents; 64 samples per ray, not 512; a sparsity term, not the
-emptiness loss; Adam, not Adamax; the view phrases are dreamfusion-sd's.
+emptiness loss; Adam, not Adamax; the view phrases are dreamfusion-sd's; no density bias (-1 in the
+row).
 """
 
 PRESETS = {

@@ -25,6 +25,8 @@ class EmpiricalPrior(Prior):
         bandwidth: radians; the kernel is exp(-angle^2 / 2 bandwidth^2). Infinity: the cameras have no effect.
     """
 
+    adapts = False
+
     def __init__(self, pictures: Tensor, cameras: Cameras, bandwidth: float = 0.05) -> None:
         if pictures.shape[0] != len(cameras):
             raise ValueError(f"{pictures.shape[0]} pictures but {len(cameras)} cameras")

@@ -25,6 +25,8 @@ class GaussianPrior(Prior):
         weights: ``(K,)``, or None for equal ones.
     """
 
+    adapts = False
+
     def __init__(self, means: Tensor, stds: Tensor, weights: Tensor | None = None) -> None:
         if means.ndim != 4 or stds.shape != means.shape[:1]:
             raise ValueError(f"means must be (K, C, h, w) and stds (K,), got {tuple(means.shape)}, {tuple(stds.shape)}")

@@ -205,7 +205,7 @@ class GaussianScene(Scene):
         self.means.copy_(torch.lerp(self.settled, self.means, self.settings.means_scale(progress)))
         if self.settings.sh_degree == 0:
             self.sh0.clamp_(-0.5 / C0, 0.5 / C0)  # colours stay in [0, 1]
-        self._watch(render)
+        self.observe(render)
         densify = self.settings.densify
         if densify.is_due(index, progress):
             values = self.rows()
@@ -220,7 +220,7 @@ class GaussianScene(Scene):
             zero_moments(optimizer, {"logit_opacities": self.logit_opacities}, self.alive)
         self.settled.copy_(self.means)
 
-    def _watch(self, render: RenderOutput) -> None:
+    def observe(self, render: RenderOutput) -> None:
         """Accumulate the norms of the screen-space gradients; the unit of length is half the picture's size."""
         pushed = render.aux.get("means2d")
         if pushed is None or pushed.grad is None:
