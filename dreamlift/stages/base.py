@@ -53,7 +53,7 @@ class Stage(ABC):
 
     makes_scene: ClassVar[bool] = False  # whether its work has scenes, as the last stage of a run needs
     leaves_pictures: ClassVar[bool] = False  # whether its handover has posed pictures
-    uses_photos: bool = False  # whether it compares with the user\'s photos
+    uses_photos: bool = False  # whether it compares with the user's photos
     keeps_faces: bool = True  # whether its result has the faces of the initial mesh
     teachers: tuple[Teacher, ...] = ()  # the priors that it uses, with their losses
 
