@@ -252,14 +252,8 @@ VERBS = {
     "generate": _generate, "resume": _resume, "export": _export, "evaluate": _evaluate, "gallery": _gallery,
     "presets": _presets, "settings": _settings, "priors": _priors, "doctor": _doctor, "completion": _completion,
 }  # fmt: skip
-PLUGIN_VERBS = (
-    "generate",
-    "resume",
-    "export",
-    "evaluate",
-    "gallery",
-    "presets",
-)  # import installed packages' plugins
+# Those that import the plugins of installed packages; starting the others stays fast.
+PLUGIN_VERBS = ("generate", "resume", "export", "evaluate", "gallery", "presets")
 
 
 def _reporter(arguments: argparse.Namespace) -> Reporter:
