@@ -116,6 +116,8 @@ def test_vsd_adapts_xl(xl):
     latents = prior.encode(torch.rand(1, 16, 16, 3)).requires_grad_()
     out = loss(prior, latents, conditioned(text, [0], [1]), 0.0, torch.Generator().manual_seed(1), state)
     out.loss.backward()
+    assert out.learning is not None
+    out.learning.backward()
     assert float(latents.grad.abs().max()) < 1e-4  # the LoRA says what the prior says, so far
     assert any(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in state.parameters())
 

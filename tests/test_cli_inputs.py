@@ -120,7 +120,7 @@ BAD_OPTIONS = {
     "setting of old": (["--memory.one_by_one", "true"], "memory.one_by_one: unknown name, accepted: micro_batch,"),
     "stages of old": (
         ["--then.0.steps", "9"],
-        "then: this name is of an older config format; it is now further entries of st",
+        "then: older config formats had this name; in a config file it is now further entries of stages",
     ),
     "negative seed": (["--seed=-1"], "seed is -1; accepted: 0 to 2^63 - 1"),
     "large seed": (["--seed", str(2**63)], "accepted: 0 to 2^63 - 1"),
@@ -190,15 +190,15 @@ def test_bad_config_files_are_refused(cwd, capsys, name):
 
 
 OLD = {  # a config file's top-level lines before there were stages and teachers, and where the setting is now
-    "scene: {type: voxel}": "scene: this name is of an older config format; it is now stages.0.scene",
-    "steps: 300": "steps: this name is of an older config format; it is now stages.0.steps",
-    "guidance: {type: sds}": "guidance: this name is of an older config format; it is now stages.0.teachers.0.guidance",
-    "then: [{steps: 3}]": "then: this name is of an older config format; it is now further entries of stages",
-    "prior: sd-1.5": "prior: this name is of an older config format; it is now stages.0.teachers.0.prior.name",
-    "additions: {loras: []}": "it is now stages.0.teachers.0.prior.loras and .embeddings",
-    "start: mug.glb": "start: this name is of an older config format; it is now initial_mesh",
-    "see_cameras: true": "it is now stages.0.teachers.0.prior.camera_conditioning",
-    "linear_latents: true": "it is now stages.0.teachers.0.prior.linear_encoder",
+    "scene: {type: voxel}": "scene: older config formats had this name; in a config file it is now stages[0].scene",
+    "steps: 300": "steps: older config formats had this name; in a config file it is now stages[0].steps",
+    "guidance: {type: sds}": "in a config file it is now stages[0].teachers[0].guidance",
+    "then: [{steps: 3}]": "then: older config formats had this name; in a config file it is now further entries of stages",
+    "prior: sd-1.5": "prior: older config formats had this name; in a config file it is now stages[0].teachers[0].prior.name",
+    "additions: {loras: []}": "it is now stages[0].teachers[0].prior.loras and .embeddings",
+    "start: mug.glb": "start: older config formats had this name; in a config file it is now initial_mesh",
+    "see_cameras: true": "it is now stages[0].teachers[0].prior.camera_conditioning",
+    "linear_latents: true": "it is now stages[0].teachers[0].prior.linear_encoder",
 }
 
 

@@ -203,12 +203,12 @@ def test_resume_says_that_the_prior_is_another_one(cwd, quick, tmp_path, capsys)
     before = status_of(cwd / "run")["prior_revision"]
     capsys.readouterr()
     assert run_main("resume", "run") == 0
-    assert "has changed since" not in capsys.readouterr().err
+    assert "have changed since" not in capsys.readouterr().err
     weights = prior / "unet" / "diffusion_pytorch_model.safetensors"
     state = load_file(weights)
     save_file({name: value * 1.01 for name, value in state.items()}, weights)
     assert run_main("resume", "run") == 0
-    assert "has changed since this run began" in capsys.readouterr().err
+    assert "have changed since this run began" in capsys.readouterr().err
     assert status_of(cwd / "run")["prior_revision"] != before
 
 

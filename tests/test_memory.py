@@ -131,6 +131,9 @@ def test_stages_without_a_scene_are_left_out(stub):
     class Other:
         teachers = FIELD.teachers
 
+        def with_teachers(self, teachers):
+            return self
+
     located = (find(PriorChoice(str(stub))),)
     both = replace(ONE, stages=(Other(), FIELD))
     assert check_memory(both, (located, located), CPU) == check_memory(ONE, (located,), CPU)

@@ -309,7 +309,7 @@ def _unknown(key: Any, cls: type, path: str, base: Any) -> str:
     """The message for a name that ``cls`` does not have, with the nearest name of ``cls`` or of a setting inside ``base``."""
     known = list(fields_of(cls))
     if key in (moved := getattr(cls, "MOVED", {})):
-        return f"{_join(path, key)}: a setting of a stage or teacher, not of the run; in a config file it is {moved[key]}"
+        return f"{_join(path, key)}: older config formats had this name; in a config file it is now {moved[key]}"
     below = {} if base is None else {row[0].rsplit(".", 1)[-1]: row[0] for row in describe_fields(base, path)}
     names = below | {name: _join(path, name) for name in known}
     near = [name for name in (*known, *below) if str(key) in name.split("_")]  # "scale" for "guidance_scale"

@@ -88,7 +88,9 @@ def _reopen(folder: Path, reporter: Reporter) -> tuple[Run, Job]:
         job = _loaded(config, saved, reporter)
         known = run.status().get("prior_revision")
         if known not in (None, job.resolved.revisions):
-            reporter.note("the prior's weights have changed since this run began; the run continues with the new ones")
+            reporter.note(
+                "the prior's weights or the photos have changed since this run began; the run continues with the new ones"
+            )
         run.resume(saved)
         run.set_status("running", _about(job))
     except BaseException:
