@@ -427,12 +427,16 @@ def test_a_full_memory_is_explained_in_one_line():
     assert out_of_memory(MemoryError()).startswith("out of memory. Options that need less: --memory.micro_batch 1, ")
 
 
-def test_doctor_tells_the_need_of_every_preset(capsys):
+def test_doctor_and_presets_tell_the_need_of_runs(capsys):
     assert run_main("doctor") == 0
-    out = capsys.readouterr().out
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    need = expected(PRESETS["toybox"], device) / 1e9
+    assert f"memory of a run     {need:.1f} GB with the default preset on {device}" in capsys.readouterr().out
+    assert run_main("presets") == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
     for name, config in PRESETS.items():
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        assert any(line.split()[:2] == [name, f"{expected(config, device) / 1e9:.1f}"] for line in out.splitlines()), name
+        large = not name.endswith("-toy") and not name.startswith("toybox")
+        assert f"  {expected(config, 'cuda' if large else 'cpu') / 1e9:.0f} GB " in rows[name], name
 
 
 # Free memory

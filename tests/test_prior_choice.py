@@ -213,7 +213,7 @@ def test_kinds_of_plugins_are_preferred_where_they_accept(stub, xl_folder):
         assert kind_of(LoadedParts(pipe)) is Newer
         found = [kind_of(FolderParts(folder)) for folder in (stub, xl_folder)]
         assert found == [PixelPrior, LatentPrior]
-        with pytest.raises(ValueError, match="the name 'latent' belongs to a prior of the package"):
+        with pytest.raises(ValueError, match="the name 'latent' is that of a prior of the package"):
             register("prior", "latent", Mine)
     finally:
         for name in ("mine", "newer"):

@@ -123,8 +123,8 @@ def test_a_checkpoint_comes_back_weight_for_weight(tmp_path, cache, first):
     copytree(folder, settings, ignore=ignore_patterns("*.safetensors"))
     with pytest.warns(UserWarning, match="is converted once, into"):
         made = sources.locate(str(file), str(settings))
-    assert cache_folder() == cache / "dreamlift" / "converted" == made.parent
-    assert [path.name for path in cache_folder().iterdir()] == [made.name]
+    assert cache_folder("converted") == cache / "dreamlift" / "converted" == made.parent
+    assert [path.name for path in cache_folder("converted").iterdir()] == [made.name]
     assert list((tmp_path / "mine").iterdir()) == [file]
     for part in ("unet", "vae", "text_encoder"):
         same_weights(made, folder, part)
@@ -218,7 +218,7 @@ def test_parts_that_a_file_lacks_come_from_the_settings_folder(tmp_path, cache, 
         again = write(tmp_path / "n.safetensors", unet_keys(pipe.unet), vae_keys(pipe.vae), {"note": torch.zeros(1)})
         with pytest.raises(ValueError, match="lacks text_encoder, and so does"):
             sources.locate(str(again), str(folder))
-        assert len(list(cache_folder().iterdir())) == 1
+        assert len(list(cache_folder("converted").iterdir())) == 1
     finally:
         weights.with_suffix(".away").rename(weights)
 
@@ -231,7 +231,7 @@ def test_what_cannot_be_converted_is_said_in_one_line_and_leaves_nothing(cwd, ca
     def say(name, *expected, settings=folder):
         more = ["--prior-config", str(settings)] if settings else []
         err = refused(capsys, cwd, ["generate", "a mug", "--prior", name, *more], *expected)
-        assert not cache_folder().is_dir() or not list(cache_folder().iterdir())
+        assert not cache_folder("converted").is_dir() or not list(cache_folder().iterdir())
         return err
 
     (cwd / "old.ckpt").write_bytes(b"\x80\x04K\x01.")
@@ -270,4 +270,4 @@ def test_weights_that_are_missing_or_of_other_shapes_are_an_error(tmp_path, cach
         with pytest.raises(ValueError, match=expected) as caught:
             sources.locate(str(file), str(folder))
         assert "\n" not in str(caught.value)
-        assert list(cache_folder().iterdir()) == []
+        assert list(cache_folder("converted").iterdir()) == []
