@@ -204,7 +204,7 @@ def test_a_failed_start_leaves_nothing_behind(tmp_path, monkeypatch):
 def test_a_deleted_folder_is_noticed_and_does_not_come_back(run):
     run.save_checkpoint(1, saved(1))
     shutil.rmtree(run.folder)
-    gone = "its folder is gone, or cannot be made; choose another --out, and do not delete it during a run"
+    gone = "its folder was deleted or cannot be created; choose another --out, and do not delete it during a run"
     refused(lambda: run.log(0, {"loss": 1.0}), "cannot write", "metrics.jsonl", gone)
     refused(lambda: run.save_checkpoint(2, saved(2)), "cannot write the checkpoint", gone)
     refused(lambda: run.set_status("failed", {}), "run.json")

@@ -307,7 +307,7 @@ def test_a_teacher_without_a_prior_has_that_of_the_one_before(stub):
     config = staged(stub, MESH, MESH, SPLATS)
     stages = changed(config, 2, teachers=(Teacher(), other, Teacher())).stages
     names = [[teacher.prior.name for teacher in stage.teachers] for stage in with_priors(stages)]
-    assert names == [[str(stub)], [str(stub)], [str(stub), "toybox-latent", "toybox-latent"], ["toybox-latent"]]
+    assert names == [[str(stub)], [str(stub)], [str(stub), "toybox-latent", "toybox-latent"], [str(stub)]]
     assert [teacher.prior.name for teacher in with_priors((Lift(),))[0].teachers] == ["toybox"]
 
 

@@ -33,7 +33,7 @@ Li et al. 2023, https://arxiv.org/abs/2310.02596)."""
 class Teacher:
     """A prior and its loss."""
 
-    prior: PriorChoice | None = None  # diffusion model; null: that of the teacher or stage before it (first: toybox)
+    prior: PriorChoice | None = None  # diffusion model; null: as the teacher before, or the first of the stage before
     guidance: Guidance = field(default_factory=SDS, metadata={"choices": GUIDANCE})  # distillation loss
     wording: Wording = field(default_factory=Compass, metadata={"choices": WORDINGS})  # how the prompt describes the view
     show: Show = "color"  # what the prior is given: rendered colors, world normals, or the places (coordinates) of the surface
