@@ -25,7 +25,7 @@ class Photo:
 
     path: str  # a PNG or WEBP file with an alpha channel
     azimuth_deg: float = 0.0  # 0 is the front, grows toward +x
-    elevation_deg: float = 0.0
+    elevation_deg: float = 0.0  # 0 is level with the center of the object, positive is above it
     distance: float = 2.9  # of the camera from the object's center, world units
     fov_deg: float = 42.0  # vertical field of view
 

@@ -46,7 +46,7 @@ class Gaussians(SceneSettings):
 
     # background behind the object
     background: Random | Solid | Learned = dataclasses.field(default_factory=Random, metadata={"choices": BACKGROUNDS})
-    densify: Densify = dataclasses.field(default_factory=Densify)
+    densify: Densify = dataclasses.field(default_factory=Densify)  # adding and removing of Gaussians
     capacity: int = 20_000  # largest number of Gaussians
     count: int = 5000  # initial number of Gaussians
     radius: float = 0.5  # radius of the ball that the initial Gaussians fill, world units; not used with an initial mesh

@@ -50,7 +50,7 @@ class Nerf(SceneSettings):
     field: Voxel | Hashgrid = dataclasses.field(default_factory=Voxel, metadata={"choices": FIELDS})
     # background behind the object
     background: Random | Solid | Learned = dataclasses.field(default_factory=Random, metadata={"choices": BACKGROUNDS})
-    occupancy: Occupancy = dataclasses.field(default_factory=Occupancy)
+    occupancy: Occupancy = dataclasses.field(default_factory=Occupancy)  # skipping of empty cells
     samples_per_ray: int = 64  # samples on each ray's segment in the cube, before empty cells are skipped
     early_stop_eps: float = 1e-3  # transmittance below which a ray's further samples are ignored (early termination)
     bounds: float = 1.0  # half the edge of the scene's cube, world units
