@@ -124,7 +124,8 @@ def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
     ends = set(itertools.accumulate(stage.total_steps(config.particles) for stage in config.stages))
     stop = Stop()
     names = ", ".join(dict.fromkeys(located.choice.name for located in job.resolved.priors[job.number]))
-    reporter.stage(f"lifting {config.prompt!r} with {names} on {job.resolved.device}, into {run.folder}")
+    taught = f" with {names}" if names else ""
+    reporter.stage(f"lifting {config.prompt!r}{taught} on {job.resolved.device}, into {run.folder}")
     try:
         with stop_signals() as stop:
             for event in lift(job):
