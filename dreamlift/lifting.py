@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class Resolved:
     need: Need | None  # estimated memory, the largest of all stages; None if no prior's parameters could be counted
     notes: tuple[str, ...] = ()  # messages to the user
 
-    @property
+    @cached_property  # photos are hashed once
     def revisions(self) -> str:
         """Identifiers of the weights of all priors, each once."""
         photos = [f"photo {file_hash(Path(photo.path))[:16]}" for photo in self.config.photos]
