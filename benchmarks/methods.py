@@ -40,7 +40,7 @@ from dreamlift.guidance.sds import SDS
 from dreamlift.plugins import load_plugins
 from dreamlift.presets import PRESETS
 from dreamlift.presets.toybox import TOYS
-from dreamlift.priors.sources import is_embedded, locate, revision_of
+from dreamlift.priors.loading.sources import is_embedded, locate, revision_of
 from dreamlift.runs.run import slugify
 from dreamlift.stages.base import with_priors
 from dreamlift.system.files import atomic_write_text

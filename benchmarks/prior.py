@@ -18,8 +18,8 @@ from pathlib import Path  # noqa: E402
 
 import torch  # noqa: E402
 
+from dreamlift.priors.loading.sources import locate  # noqa: E402
 from dreamlift.priors.network import camera_features  # noqa: E402
-from dreamlift.priors.sources import locate  # noqa: E402
 from dreamlift.prompts import DIRECTIONS, article  # noqa: E402
 from dreamlift.toybox.judging.judge import azimuth_error_deg, load_judge  # noqa: E402
 from dreamlift.toybox.training.network import kinds_known, load_folder  # noqa: E402

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dreamlift.apps.evaluate import describe, evaluate, find_items, means, save_report
-from dreamlift.priors.sources import locate
+from dreamlift.priors.loading.sources import locate
 from dreamlift.runs.progress import Plain
 from dreamlift.runs.run import slugify
 from dreamlift.toybox.training.network import kinds_known, load_folder

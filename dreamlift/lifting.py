@@ -24,8 +24,8 @@ from dreamlift.config.schema import Config, check_stages
 from dreamlift.memory import Need, check_memory
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.kinds import Located, Priors, find
+from dreamlift.priors.loading.sources import is_one_file
 from dreamlift.priors.lora.additions import file_hash
-from dreamlift.priors.sources import is_one_file
 from dreamlift.prompts import Embeds, check_prompt
 from dreamlift.reading.mesh import load_mesh
 from dreamlift.reading.photos import read_photos

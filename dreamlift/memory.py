@@ -22,8 +22,8 @@ import torch
 from dreamlift.config.schema import Config
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.kinds import Located
+from dreamlift.priors.loading.sources import EMBEDDED, KNOWN
 from dreamlift.priors.parts import FolderParts
-from dreamlift.priors.sources import EMBEDDED, KNOWN
 from dreamlift.stages.base import with_priors
 
 PACKAGES, CUDA_HOST, CONTEXT = 1_000_000_000, 3_000_000_000, 600_000_000  # bytes: Python's packages; CUDA, host and GPU

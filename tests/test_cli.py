@@ -20,7 +20,7 @@ from dreamlift.presets import ABOUT, PRESETS
 from dreamlift.presets.toybox import TOYBOX
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.kinds import Located
-from dreamlift.priors.sources import KNOWN
+from dreamlift.priors.loading.sources import KNOWN
 from dreamlift.runs.run import RunError
 
 

@@ -40,9 +40,9 @@ from dreamlift.presets import PRESETS
 from dreamlift.presets.toybox import FIELD, LATENTS, TOYBOX
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.kinds import find
+from dreamlift.priors.loading.sources import KNOWN
 from dreamlift.priors.parts import FolderParts
 from dreamlift.priors.saving import Memory
-from dreamlift.priors.sources import KNOWN
 from dreamlift.scenes.nerf.hashgrid import Hashgrid
 from dreamlift.scenes.nerf.scene import Nerf
 from dreamlift.scenes.nerf.voxel import Voxel

@@ -28,7 +28,7 @@ from dreamlift.config.table import PATH
 from dreamlift.presets import ABOUT, PRESETS, TOYBOX
 from dreamlift.presets.table import make_table
 from dreamlift.priors.kinds import load_prior
-from dreamlift.priors.sources import KNOWN
+from dreamlift.priors.loading.sources import KNOWN
 from dreamlift.scenes import SCENES
 from dreamlift.scenes.background import Solid
 from dreamlift.scenes.gaussians.scene import Gaussians

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from dreamlift.cameras import fibonacci_cameras, orbit_cameras
-from dreamlift.priors import sources
 from dreamlift.priors.base import classifier_free_guidance, perp_neg
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.exact.empirical import EmpiricalPrior
 from dreamlift.priors.exact.gaussian import GaussianPrior
 from dreamlift.priors.kinds import load_prior
+from dreamlift.priors.loading import sources
 from dreamlift.priors.text import complaints
 from dreamlift.types import Conditioning
 

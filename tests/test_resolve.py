@@ -18,8 +18,9 @@ from dreamlift.config.short import override
 from dreamlift.lifting import begin_stage, finish, lift, load, resolve
 from dreamlift.presets import PRESETS
 from dreamlift.presets.toybox import TOYBOX
-from dreamlift.priors import kinds, pixel, sources
+from dreamlift.priors import kinds, pixel
 from dreamlift.priors.choice import PriorChoice
+from dreamlift.priors.loading import sources
 from dreamlift.priors.lora import additions
 from dreamlift.prompts import NoViews
 from dreamlift.types import LoraFile, Step
@@ -158,7 +159,7 @@ def test_a_resolved_config_resolves_to_itself(stub):
 
 @pytest.mark.filterwarnings("ignore:the prior's vocabulary does not contain")
 def test_a_one_file_checkpoint_is_hashed_once_a_run(tmp_path, monkeypatch, looked_up):
-    from dreamlift.priors import single_file
+    from dreamlift.priors.loading import single_file
 
     for name, value in (("XDG_CACHE_HOME", "cache"), ("HF_HUB_CACHE", "hub")):
         monkeypatch.setenv(name, str(tmp_path / value))

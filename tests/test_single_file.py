@@ -11,11 +11,11 @@ from big_helpers import CPU, PROMPTS, autoencoder, clip, close, first_pipeline, 
 from lift_helpers import refused, tree
 from safetensors.torch import load_file, save_file
 
-from dreamlift.priors import sources
 from dreamlift.priors.kinds import load_prior
+from dreamlift.priors.loading import sources
+from dreamlift.priors.loading.single_file import cache_folder, inspect_file
 from dreamlift.priors.lora.lora_files import JOINT
 from dreamlift.priors.lora.original_names import stock_keys
-from dreamlift.priors.single_file import cache_folder, inspect_file
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 
 from dreamlift.priors.kinds import load_prior
 from dreamlift.priors.latent import LatentPrior
-from dreamlift.priors.sources import KNOWN, locate
+from dreamlift.priors.loading.sources import KNOWN, locate
 from dreamlift.toybox.training.dataset import gather
 from dreamlift.toybox.training.latent import load_vae, make_latent_networks
 from dreamlift.toybox.training.network import begin_with, load_folder, save_folder

@@ -14,8 +14,8 @@ import torch
 from PIL import Image as Picture
 
 from dreamlift.priors.kinds import load_prior
+from dreamlift.priors.loading.sources import EMBEDDED, KNOWN, locate
 from dreamlift.priors.network import camera_features
-from dreamlift.priors.sources import EMBEDDED, KNOWN, locate
 from dreamlift.toybox.training.dataset import BACKDROPS, COLORED, OWN, STYLES, Pictures, load_shards, make_shard, vocabulary
 from dreamlift.toybox.training.learning import save_curve, set_gradients
 from dreamlift.toybox.training.network import PACKING, begin_with, kinds_known, load_folder, make_networks, save_folder

@@ -9,7 +9,7 @@ import shutil
 from importlib import metadata
 from pathlib import Path
 
-from dreamlift.priors.sources import EMBEDDED, KNOWN
+from dreamlift.priors.loading.sources import EMBEDDED, KNOWN
 
 REQUIRED = ("torch", "numpy", "diffusers", "transformers", "safetensors", "pillow", "trimesh", "xatlas",
             "fast-simplification", "pyyaml", "rich", "rich-argparse", "shtab", "filelock")  # fmt: skip

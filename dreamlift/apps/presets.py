@@ -8,7 +8,7 @@ from dreamlift.config.schema import Config
 from dreamlift.memory import expected
 from dreamlift.plugins import load_plugins
 from dreamlift.presets import ABOUT, PRESETS
-from dreamlift.priors.sources import is_embedded
+from dreamlift.priors.loading.sources import is_embedded
 from dreamlift.stages.lift import Lift
 
 

@@ -13,12 +13,12 @@ from dreamlift.priors.base import Prior
 from dreamlift.priors.choice import NO_OPTIONS, PriorChoice
 from dreamlift.priors.flow import FlowPrior
 from dreamlift.priors.latent import LatentPrior
+from dreamlift.priors.loading.sources import locate, revision_of, whole_name
 from dreamlift.priors.lora.additions import fingerprint, with_whole_paths
 from dreamlift.priors.mvdream import MVDreamPrior
 from dreamlift.priors.parts import FolderParts, LoadedParts, Parts
 from dreamlift.priors.pixel import PixelPrior
 from dreamlift.priors.saving import Memory
-from dreamlift.priors.sources import locate, revision_of, whole_name
 from dreamlift.prompts import Backdrop, Embeds, Wording
 from dreamlift.types import Task
 

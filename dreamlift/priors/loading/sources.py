@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from dreamlift.system.files import expanded
 
 ONE_FILE = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # the last four are pickled and refused
-EMBEDDED = Path(__file__).parent.parent / "weights"
+EMBEDDED = Path(__file__).parents[2] / "weights"
 
 
 class PriorNotFoundError(ValueError):
@@ -114,7 +114,7 @@ def locate(prior: str, settings: str = "", weights: bool = True, option: str = "
     if is_one_file(prior):
         if not local.is_file():
             raise PriorNotFoundError(f"there is no checkpoint file {prior!r}")
-        from dreamlift.priors.single_file import convert
+        from dreamlift.priors.loading.single_file import convert
 
         return _checked(convert(local, settings, lambda name, whole: locate(name, weights=whole)))
     if prior in KNOWN:
