@@ -23,6 +23,7 @@ from dreamlift.cameras import turntable
 from dreamlift.config.schema import Config, check_stages
 from dreamlift.memory import Need, check_memory
 from dreamlift.priors.choice import PriorChoice
+from dreamlift.priors.engine import INSTALL, Engine, UsedEngine, available
 from dreamlift.priors.kinds import Located, Priors, find
 from dreamlift.priors.loading.sources import is_one_file
 from dreamlift.priors.lora.additions import file_hash
@@ -51,6 +52,7 @@ class Resolved:
     priors: tuple[tuple[Located, ...], ...]  # one per teacher of each stage
     device: torch.device
     task: Task
+    engine: UsedEngine  # that runs the frozen networks, except those that it cannot run
     mesh: Mesh | None  # the user's initial mesh
     need: Need | None  # estimated memory, the largest of all stages; None if no prior's parameters could be counted
     notes: tuple[str, ...] = ()  # messages to the user
@@ -78,9 +80,15 @@ class Job:
     def config(self) -> Config:
         return self.resolved.config
 
+    @property
+    def engines(self) -> tuple[UsedEngine, ...]:
+        """Who runs the networks of the current stage's teachers."""
+        return tuple(prior.engine for prior in self.pool.taken)
+
     def saved(self) -> SavedState:
         """The state for a checkpoint; its tensors are not copies."""
-        return SavedState(self.number, self.work.index, self.handover, self.work.state_dict())
+        engine, work = self.resolved.engine, self.work
+        return SavedState(self.number, work.index, self.handover, work.state_dict(), engine, self.engines)
 
 
 def resolve(config: Config, saved: SavedState | None = None) -> Resolved:
@@ -105,6 +113,7 @@ def resolve(config: Config, saved: SavedState | None = None) -> Resolved:
         stages=tuple(stage.resolved() for stage in with_priors(config.stages)),
     )
     device = find_device(config.device)
+    engine = _engine(config, device, saved)
     photos = read_photos(config.photos) if config.photos else None
     found: dict[int, Located] = {}
     priors = tuple(
@@ -121,7 +130,20 @@ def resolve(config: Config, saved: SavedState | None = None) -> Resolved:
     need, notes = check_memory(config, priors, device)
     if config.photos and not any(stage.uses_photos for stage in config.stages):
         notes = (*notes, "photos are given, but no stage compares with them: they are not used")
-    return Resolved(config, priors, device, Task(config.prompt, config.negative, photos), mesh, need, notes)
+    return Resolved(config, priors, device, Task(config.prompt, config.negative, photos), engine, mesh, need, notes)
+
+
+def _engine(config: Config, device: torch.device, saved: SavedState | None) -> UsedEngine:
+    """The engine of the run. A resumed run keeps its engine, since another one's sums differ in their last bits."""
+    if saved is None:
+        return available(config.engine, device)
+    try:
+        return available(saved.engine, device)
+    except ValueError:
+        raise ValueError(
+            f"this run was begun with ONNX Runtime, which is not available here: {INSTALL} and --device cpu; or repeat "
+            "it from its beginning: dreamlift generate --config RUN"
+        ) from None
 
 
 def _with_mesh(config: Config) -> tuple[Mesh, Config]:
@@ -176,18 +198,24 @@ def load(resolved: Resolved, saved: SavedState | None = None, pool: Priors | Non
     embeds = [()] * number + embeds  # those of stages that are done are not needed any more
     handover = saved.handover if saved else Handover(meshes=(resolved.mesh,))
     pool = pool or Priors()
-    work = begin_stage(resolved, tuple(embeds), pool, number, handover)
+    work = begin_stage(resolved, tuple(embeds), pool, number, handover, saved.engines if saved else None)
     if saved:
         work.load_state_dict(saved.work)
     return Job(resolved, tuple(embeds), pool, number, handover, work, work.index)
 
 
 def begin_stage(
-    resolved: Resolved, embeds: tuple[tuple[Embeds, ...], ...], pool: Priors, number: int, handover: Handover
-) -> Work:
-    """The work of stage ``number``, counted from 0, at its first step. Priors that it does not need are freed first."""
+    resolved: Resolved, embeds: tuple[tuple[Embeds, ...], ...], pool: Priors, number: int, handover: Handover,
+    engines: tuple[UsedEngine, ...] | None = None,
+) -> Work:  # fmt: skip
+    """The work of stage ``number``, counted from 0, at its first step. Priors that it does not need are freed first.
+
+    Args:
+        engines: of a resumed stage, the engine of each teacher's prior.
+    """
     config, device = resolved.config, resolved.device
-    priors = pool.take(resolved.priors[number], device, config.memory)
+    wanted: Engine = "auto" if config.engine == "auto" and resolved.engine == "onnx" else resolved.engine
+    priors = pool.take(resolved.priors[number], device, config.memory, engines or (wanted,) * len(resolved.priors[number]))
     ready = Ready(config.places()[number], resolved.task, device, priors, embeds[number], handover)
     return config.stages[number].begin(ready)
 

@@ -18,7 +18,7 @@ SETTINGS = {
     "camera_conditioning": "prior.camera_conditioning", "linear_encoder": "prior.linear_encoder", "mesh": "initial_mesh",
     "up": "up", "photos": "photos", "seed": "seed", "particles": "particles", "steps": "steps", "show": "show",
     "weight": "weight", "photometric": "photometric", "backdrops": "backdrops",
-    "device": "device", "checkpoint_every": "checkpoint_every", "keep_checkpoints": "keep_checkpoints",
+    "device": "device", "engine": "engine", "checkpoint_every": "checkpoint_every", "keep_checkpoints": "keep_checkpoints",
 }  # fmt: skip
 # Options of generate and export for the output files, and flags with the values that they set.
 FILES = {
@@ -160,6 +160,7 @@ def _add_generate(make: Parser) -> None:
     _setting(how, "backdrops", "background colors that the prompt names, as a list; [] for none")
     memory = make.add_argument_group("memory and device")
     _setting(memory, "device", "auto (default), cpu, cuda, cuda:1 or mps")
+    _setting(memory, "engine", "who runs the prior's network: torch, onnx (ONNX Runtime, CPU only) or auto (default)")
     for name, told in (
         ("memory.micro_batch", "pictures per call of the prior; 0 (default): all at once; 1 needs the least memory"),
         ("memory.gradient_checkpointing", "true: recompute activations in the backward pass instead of storing them"),

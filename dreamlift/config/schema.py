@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from dreamlift.export.settings import Files
+from dreamlift.priors.engine import Engine
 from dreamlift.priors.saving import Memory
 from dreamlift.prompts import Backdrop
 from dreamlift.reading.photos import Photo
@@ -39,6 +40,8 @@ class Config:
     photos: tuple[Photo, ...] = ()  # pictures of the object with their cameras, for stages with a photometric term
     seed: int = 0  # seed of all random numbers, 0 to 2^63 - 1
     device: str = "auto"  # auto (CUDA if available, otherwise the CPU), cpu, cuda, cuda:1 or mps
+    # who runs the priors' networks: torch, onnx (ONNX Runtime, CPUs only), or auto (onnx on a CPU where it is installed)
+    engine: Engine = "auto"
     initial_mesh: str = ""  # mesh file (.glb, .gltf, .obj, .ply, .stl) from which the first stage starts; "": none
     up: Literal["y", "z"] = "y"  # up axis of the initial mesh's file: y (glTF) or z (Blender, CAD)
     particles: int = 1  # scenes that are optimized in turn, at least 1; with VSD they share its LoRA

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamlift.priors.choice import PriorChoice
+from dreamlift.priors.engine import Engine, UsedEngine
 from dreamlift.priors.lora.lora import Targets
 from dreamlift.priors.parts import Parts
 from dreamlift.priors.saving import Memory
@@ -26,6 +27,7 @@ class Prior(ABC):
 
     resolution: int  # side of the training pictures, in pixels
     views: int = 1  # consecutive pictures of a batch that are denoised jointly: views of one object with the same t
+    engine: UsedEngine = "torch"  # that runs calls without gradients; see :meth:`use_engine`
     adapts: bool = True  # whether a LoRA of it can be trained (:meth:`adapted`)
     device: torch.device
 
@@ -117,6 +119,15 @@ class Prior(ABC):
     @abstractmethod
     def save_memory(self, memory: Memory) -> None:
         """Apply the memory settings to all later calls."""
+
+    def use_engine(self, engine: Engine) -> None:
+        """Let ``engine`` run all later calls that need no gradient, after :meth:`save_memory`, and set ``self.engine``.
+
+        Raises:
+            ValueError: "onnx" is wanted, but cannot run this prior's network.
+        """
+        if engine == "onnx":
+            raise ValueError("ONNX Runtime does not run this kind of prior: use --engine auto or torch")
 
 
 class Adapted(nn.Module, ABC):

@@ -11,6 +11,7 @@ import torch
 
 from dreamlift.priors.base import Prior
 from dreamlift.priors.choice import NO_OPTIONS, PriorChoice
+from dreamlift.priors.engine import Engine
 from dreamlift.priors.flow import FlowPrior
 from dreamlift.priors.latent import LatentPrior
 from dreamlift.priors.loading.sources import locate, revision_of, whole_name
@@ -112,16 +113,27 @@ class Priors:
 
     def __init__(self) -> None:
         self.loaded: dict[Any, Prior] = {}
+        self.taken: tuple[Prior, ...] = ()  # the last result of :meth:`take`
 
-    def take(self, wanted: Sequence[Located], device: torch.device, memory: Memory) -> tuple[Prior, ...]:
-        """The prior of each entry of ``wanted``, on ``device``, with the memory settings applied."""
+    def take(
+        self, wanted: Sequence[Located], device: torch.device, memory: Memory, engines: Sequence[Engine]
+    ) -> tuple[Prior, ...]:  # fmt: skip
+        """The prior of each entry of ``wanted``, on ``device``, with the memory settings applied and its engine set.
+
+        Raises:
+            ValueError: an engine that cannot run its prior.
+        """
         keys = [_key(located, device, memory) for located in wanted]
+        self.taken = ()
         self.loaded = {key: prior for key, prior in self.loaded.items() if key in keys}
         for key, located in zip(keys, wanted, strict=True):
             if key not in self.loaded:
                 self.loaded[key] = located.load(device)
                 self.loaded[key].save_memory(memory)
-        return tuple(self.loaded[key] for key in keys)
+        for key, engine in zip(keys, engines, strict=True):
+            self.loaded[key].use_engine(engine)
+        self.taken = tuple(self.loaded[key] for key in keys)
+        return self.taken
 
 
 def _key(located: Located, device: torch.device, memory: Memory) -> Any:
@@ -129,13 +141,16 @@ def _key(located: Located, device: torch.device, memory: Memory) -> Any:
     return (located.choice, located.revision, str(device), memory)
 
 
-def load_prior(prior: Any, device: str | torch.device = "cpu", memory: Memory | None = None) -> Prior:
+def load_prior(
+    prior: Any, device: str | torch.device = "cpu", memory: Memory | None = None, engine: Engine = "torch"
+) -> Prior:  # fmt: skip
     """A prior in memory, ready to predict noise.
 
     Args:
         prior: a value of ``--prior`` (a known name, a diffusers folder, a hub name, a checkpoint file), a
             :class:`~dreamlift.priors.choice.PriorChoice`, or a diffusers pipeline.
         device: "cpu", "cuda" or "mps". memory: settings that reduce memory.
+        engine: who runs calls that need no gradient, see :mod:`dreamlift.priors.engine`.
 
     Raises:
         PriorNotFoundError, ValueError: see :func:`find`.
@@ -146,4 +161,5 @@ def load_prior(prior: Any, device: str | torch.device = "cpu", memory: Memory | 
         prior = PriorChoice.of(prior)
     loaded = find(prior).load(torch.device(device))
     loaded.save_memory(memory or Memory())
+    loaded.use_engine(engine)
     return loaded

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dreamlift.priors.base import Adapted
 from dreamlift.priors.choice import NO_OPTIONS, PriorChoice
+from dreamlift.priors.engine import Engine
 from dreamlift.priors.lora.lora import Targets
 from dreamlift.priors.network import AdaptedNetwork, DenoisingNetwork, frozen
 from dreamlift.priors.parts import Parts
@@ -111,3 +112,6 @@ class LatentPrior(AutoencodedPrior):
     def save_memory(self, memory: Memory) -> None:
         self.network.save_memory(memory)
         save_memory(self.autoencoder.vae, memory)
+
+    def use_engine(self, engine: Engine) -> None:
+        self.engine = self.network.use_engine(engine)

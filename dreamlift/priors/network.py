@@ -6,6 +6,7 @@ https://arxiv.org/abs/2202.00512) eps = alpha v + sigma x_t, for sample predicti
 
 from __future__ import annotations
 
+import warnings
 from copy import copy, deepcopy
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamlift.priors.base import Adapted, combine, stack_text
+from dreamlift.priors.engine import Engine, EngineError, OnnxNetwork, UsedEngine, available, call_network
 from dreamlift.priors.lora.lora import LoRA, Targets
 from dreamlift.priors.lora.lora_files import merge_loras
 from dreamlift.priors.parts import Parts
@@ -68,7 +70,9 @@ class DenoisingNetwork:
         self.camera_conditioning = camera_conditioning and self.takes_cameras
         self.channels: int = self.unet.config.in_channels
         self.sample_size: int = self.unet.config.sample_size
-        self.micro_batch = 0
+        self.takes_sizes: bool = self.unet.config.addition_embed_type == "text_time"
+        self.micro_batch, self.sliced = 0, False
+        self.onnx: OnnxNetwork | None = None  # runs the calls without gradients; None: torch does
         self.picture_size = self.sample_size  # pixels, an input of Stable Diffusion XL; set from the autoencoder
 
     def timestep(self, t: Tensor) -> Tensor:
@@ -94,28 +98,78 @@ class DenoisingNetwork:
             camera = self.features(cond.cameras)
             told = torch.cat([torch.zeros_like(camera), *[camera] * (copies - 1)]) if copies > 1 else camera
         many, times = x_t.repeat(copies, 1, 1, 1), steps.repeat(copies)
-
-        def ask(x: Tensor, at: Tensor, camera: Tensor | None, states: Tensor, pooled: Tensor | None) -> Tensor:
-            return self.unet(x, at, timestep_cond=camera, **self.text_arguments(states, pooled)).sample.float()
-
-        out = in_turn(ask, (many.to(self.dtype), times, told, *text), self.micro_batch or None)
+        out = in_turn(self.ask, (many.to(self.dtype), times, told, *text), self.micro_batch or None)
         return combine(self.to_noise(out, many, times), cond, guidance_scale)
+
+    def ask(self, x: Tensor, at: Tensor, camera: Tensor | None, states: Tensor, pooled: Tensor | None) -> Tensor:
+        """One call of the network, ``(B, C, h, w)`` in float32, by ONNX Runtime where it is set and no gradient is needed."""
+        inputs = self.inputs(x, at, camera, states, pooled)
+        differentiated = torch.is_grad_enabled() and any(value.requires_grad for value in inputs.values())
+        if self.onnx is not None and not differentiated and self.onnx.fits(inputs):
+            return self.onnx(inputs)
+        return call_network(self.unet, **inputs).float()
+
+    def inputs(
+        self, x: Tensor, at: Tensor, camera: Tensor | None, states: Tensor, pooled: Tensor | None
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """The network's tensors by the names of :func:`~dreamlift.priors.engine.call_network`."""
+        found = {"sample": x, "timestep": at, "states": states.to(self.device, self.dtype)}
+        if self.takes_cameras:
+            found["camera"] = x.new_zeros(len(x), CAMERA_FEATURES) if camera is None else camera
+        if self.takes_sizes:
+            assert pooled is not None
+            found["pooled"], found["sizes"] = pooled.to(found["states"]), self.sizes(len(x))
+        return found
+
+    def use_engine(self, engine: Engine) -> UsedEngine:
+        """Let ``engine`` run the calls without gradients; returns the one that does.
+
+        Raises:
+            ValueError: "onnx" is wanted, but cannot run this network; "auto" then warns and leaves it to torch.
+        """
+        wanted = available(engine, self.device)
+        if wanted == "torch" or self.sliced or self.dtype != torch.float32:
+            self.onnx = None
+        elif self.onnx is None:
+            try:
+                self.onnx = OnnxNetwork(self.unet, self.example())
+            except EngineError as error:
+                if engine == "onnx":
+                    raise ValueError(f"{error}; use --engine torch") from error
+                warnings.warn(f"torch runs the prior's network, at about half the speed: {error}", stacklevel=2)
+        return "torch" if self.onnx is None else "onnx"
+
+    def example(self) -> dict[str, Tensor]:
+        """Inputs of two pictures with all values 0."""
+        config, size = self.unet.config, self.sample_size
+        width = config.encoder_hid_dim or config.cross_attention_dim
+        width = width if isinstance(width, int) else width[0]
+        pooled = None
+        if self.takes_sizes:
+            pooled = torch.zeros(2, config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim)
+        steps, states = torch.zeros(2, dtype=torch.long), torch.zeros(2, 4, width)
+        return self.inputs(torch.zeros(2, self.channels, size, size), steps, None, states, pooled)
 
     def save_memory(self, memory: Memory) -> None:
         """See :meth:`Prior.save_memory`."""
-        self.micro_batch = memory.micro_batch
+        self.micro_batch, self.sliced = memory.micro_batch, memory.attention_slices
         save_memory(self.unet, memory)
 
     def text_arguments(self, states: Tensor, pooled: Tensor | None) -> dict[str, Any]:
         """The network's arguments for text states ``(B, L, D)``; Stable Diffusion XL also receives the pooled ones ``(B, P)``
         and the picture's size and crop."""
         states = states.to(self.device, self.dtype)
-        if self.unet.config.addition_embed_type != "text_time":
+        if not self.takes_sizes:
             return {"encoder_hidden_states": states}
         assert pooled is not None
-        sizes = torch.tensor([self.picture_size, self.picture_size, 0, 0, self.picture_size, self.picture_size]).to(states)
-        added = {"text_embeds": pooled.to(states), "time_ids": sizes.expand(len(states), -1)}
+        added = {"text_embeds": pooled.to(states), "time_ids": self.sizes(len(states))}
         return {"encoder_hidden_states": states, "added_cond_kwargs": added}
+
+    def sizes(self, count: int) -> Tensor:
+        """Stable Diffusion XL's input ``(B, 6)``: the picture's size, the crop's corner and the wanted size, in pixels."""
+        side = self.picture_size
+        sizes = torch.tensor([side, side, 0, 0, side, side]).to(self.device, self.dtype)
+        return sizes.expand(count, -1)
 
     def features(self, cameras: Cameras) -> Tensor:
         """The network's camera input, ``(B, 8)``."""

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from dreamlift.priors.base import Adapted, Prior
 from dreamlift.priors.choice import NO_OPTIONS, PriorChoice
+from dreamlift.priors.engine import Engine
 from dreamlift.priors.lora.lora import Targets
 from dreamlift.priors.network import AdaptedNetwork, DenoisingNetwork
 from dreamlift.priors.parts import Parts
@@ -91,6 +92,9 @@ class PixelPrior(WordsPrior):
 
     def save_memory(self, memory: Memory) -> None:
         self.network.save_memory(memory)
+
+    def use_engine(self, engine: Engine) -> None:
+        self.engine = self.network.use_engine(engine)
 
 
 def resize(pictures: Tensor, size: int) -> Tensor:

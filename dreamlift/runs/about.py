@@ -11,7 +11,7 @@ import torch
 
 import dreamlift
 
-PACKAGES = ("torch", "numpy", "diffusers", "transformers", "safetensors", "trimesh", "xatlas", "numba")
+PACKAGES = ("torch", "numpy", "diffusers", "transformers", "safetensors", "trimesh", "xatlas", "numba", "onnxruntime")
 
 
 def versions() -> dict[str, Any]:

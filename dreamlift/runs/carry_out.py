@@ -112,6 +112,7 @@ def _about(job: Job) -> dict[str, Any]:
     """The priors and the estimated memory (GB), for run.json."""
     names = dict.fromkeys(located.choice.name for stage in job.resolved.priors for located in stage)
     found: dict[str, Any] = {"prior": ", ".join(names), "prior_revision": job.resolved.revisions}
+    found["engine"] = ", ".join(dict.fromkeys(job.engines)) or "torch"
     if job.resolved.need is not None:
         found["estimated_memory_gb"] = round(job.resolved.need.host / 1e9, 3)
         if job.resolved.need.device:

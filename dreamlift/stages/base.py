@@ -15,6 +15,7 @@ import torch
 
 from dreamlift.priors.base import Prior
 from dreamlift.priors.choice import PriorChoice
+from dreamlift.priors.engine import UsedEngine
 from dreamlift.prompts import Backdrop, Embeds
 from dreamlift.scenes.base import Scene
 from dreamlift.stages.teacher import Teacher
@@ -154,6 +155,8 @@ class SavedState:
     index: int  # of the run's next step
     handover: Handover  # that the stage started from
     work: dict[str, Any]  # of :meth:`Work.state_dict`
+    engine: UsedEngine = "torch"  # of the run
+    engines: tuple[UsedEngine, ...] = ()  # that run the networks of the stage's teachers
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, numbers, tensors and arrays, as :mod:`dreamlift.runs.checkpoints` stores them."""
@@ -163,7 +166,8 @@ class SavedState:
             "loras": [_record(lora) for lora in left.loras],
             "pictures": None if left.pictures is None else _record(left.pictures),
         }
-        return {"stage": self.stage, "index": self.index, "handover": handover, "work": self.work}
+        return {"stage": self.stage, "index": self.index, "handover": handover, "work": self.work,
+                "engine": self.engine, "engines": list(self.engines)}  # fmt: skip
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> SavedState:
@@ -177,7 +181,7 @@ class SavedState:
             tuple(LoraFile(**lora) for lora in left["loras"]),
             None if pictures is None else Pictures(**pictures),
         )
-        return cls(saved["stage"], saved["index"], handover, saved["work"])
+        return cls(saved["stage"], saved["index"], handover, saved["work"], saved["engine"], tuple(saved["engines"]))
 
 
 def _record(value: Any) -> dict[str, Any]:
