@@ -42,7 +42,7 @@ def generator(seed: int = 0) -> torch.Generator:
 def surface(grid: TetGrid, values: torch.Tensor, positions: torch.Tensor | None = None):
     """Vertices and faces of values at a grid's points."""
     positions = grid.positions().to(values) if positions is None else positions
-    crossing = crossing_of(grid, values.detach())
+    crossing = crossing_of(grid, values.detach() < 0)
     ends = crossing.ends
     return edge_vertices(positions[ends], values[ends]), crossing.faces
 
@@ -150,7 +150,7 @@ def test_vertices_have_the_gradients_of_finite_differences():
     grid = TetGrid(4, 1.0)
     values = (grid.positions().double().norm(dim=1) - 0.5).requires_grad_()
     positions = grid.positions().double().requires_grad_()
-    crossing = crossing_of(grid, values.detach())
+    crossing = crossing_of(grid, values.detach() < 0)
 
     def vertices(v, p):
         return edge_vertices(p[crossing.ends], v[crossing.ends])

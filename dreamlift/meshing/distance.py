@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from dreamlift.meshing import distance_numba
 from dreamlift.meshing.nearest import closest_barycentrics
 from dreamlift.raster.visibility import CANDIDATES, in_chunks
+from dreamlift.system import jit
 
 BAND = 1.5  # cells around each triangle in which distances are exact
 
@@ -32,9 +35,28 @@ def signed_distances(vertices: Tensor, faces: Tensor, low: float, cell: float, c
         low: the first point's coordinate on each axis. cell: world units between points. count: points per axis.
     """
     corners = (vertices.double()[faces] - low) / cell  # (F, 3, 3) in cells
-    nearest = _flooded(*_closest_points(corners, count), count)
+    nearest = _distances(corners, count) if jit.fast_kernels_available() else distances_torch(corners, count)
     sides = torch.stack([_votes(corners, axis, count) for axis in range(3)]).sum(0)
     return torch.where(sides > 3, -nearest, nearest).mul(cell).float()
+
+
+def _distances(corners: Tensor, count: int) -> Tensor:
+    """Distances ``(count, count, count)`` in cells to the triangles ``corners (F, 3, 3)``, by compiled kernels."""
+    where = torch.full((count**3, 3), 1e6, dtype=torch.float64)
+    best = torch.full((count**3,), torch.inf, dtype=torch.float64)
+    distance_numba.near_triangles(jit.array(corners), BAND, count, (where.numpy(), best.numpy()))
+    point, distance = where.float(), best.float().clamp(max=3e12)
+    step = 1 << max(count // 2, 1).bit_length()
+    while step >= 1:
+        source, out = point.numpy().copy(), (point.numpy(), distance.numpy())
+        jit.parallel_ranges(partial(distance_numba.flood, source, count, step, out=out), count, 8)
+        step //= 2
+    return distance.sqrt().double().view(count, count, count)
+
+
+def distances_torch(corners: Tensor, count: int) -> Tensor:
+    """Torch twin of the compiled kernels: distances ``(count, count, count)`` in cells to triangles ``corners (F, 3, 3)``."""
+    return _flooded(*_closest_points(corners, count), count)
 
 
 def _closest_points(corners: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -98,6 +120,19 @@ def _votes(corners: Tensor, axis: int, count: int) -> Tensor:
     u, v = (axis + 1) % 3, (axis + 2) % 3
     # Lines are shifted a little: one through an edge or a vertex could hit two triangles or none.
     flat = corners[:, :, [u, v]] - corners.new_tensor([1.37e-6, 2.71e-6])
+    if jit.fast_kernels_available():
+        turns = torch.zeros(count, count, count + 1, dtype=torch.int64)
+        distance_numba.count_turns(jit.array(flat), jit.array(corners[:, :, axis]), count, turns.numpy())
+    else:
+        turns = turns_torch(flat, corners[:, :, axis], count)
+    ahead = turns.sum(2, keepdim=True) - turns.cumsum(2)  # of faces beyond each point, in the order (u, v, axis)
+    passed = -turns.cumsum(2)
+    inside = (ahead[..., :count] > 0).long() + (passed[..., :count] > 0).long()
+    return inside.permute(*((place - u) % 3 for place in range(3)))  # back to x, y, z
+
+
+def turns_torch(flat: Tensor, depths: Tensor, count: int) -> Tensor:
+    """Torch twin of :func:`~dreamlift.meshing.distance_numba.count_turns`."""
     low = torch.ceil(flat.amin(1)).clamp(0, count).long()
     high = torch.floor(flat.amax(1)).clamp(-1, count - 1).long()
     pad = torch.zeros_like(low[:, :1])
@@ -108,15 +143,11 @@ def _votes(corners: Tensor, axis: int, count: int) -> Tensor:
         hit = torch.nonzero((weights > 0).all(1) | (weights < 0).all(1)).flatten()
         weights, owner, line = weights[hit], owner[hit], line[hit]
         total = weights.sum(1)
-        depth = (weights * corners[owner, :, axis]).sum(1) / total
+        depth = (weights * depths[owner]).sum(1) / total
         first = torch.ceil(depth).clamp(0, count).long()  # the first grid point behind it
         # The sign of ``total`` is +1 where the ray along the axis leaves through the face.
         turns.index_add_(0, (line[:, 0] * count + line[:, 1]) * (count + 1) + first, total.sign().long())
-    behind = turns.view(count, count, count + 1)
-    ahead = behind.sum(2, keepdim=True) - behind.cumsum(2)  # of faces beyond each point, in the order (u, v, axis)
-    passed = -behind.cumsum(2)
-    inside = (ahead[..., :count] > 0).long() + (passed[..., :count] > 0).long()
-    return inside.permute(*((place - u) % 3 for place in range(3)))  # back to x, y, z
+    return turns.view(count, count, count + 1)
 
 
 def _cross(p: Tensor, q: Tensor) -> Tensor:

@@ -170,7 +170,7 @@ class LiftWork(Work):
         parts = [*self.scenes, *(part for part in self.learned if part is not None)]
         groups = [dict(group) for part in parts for group in part.param_groups()]  # pyright: ignore[reportCallIssue]
         adam = stage.adam
-        self.optimizer = torch.optim.Adam(groups, betas=(adam.beta1, adam.beta2), eps=adam.eps)
+        self.optimizer = torch.optim.Adam(groups, betas=(adam.beta1, adam.beta2), eps=adam.eps, fused=True)
         self.base_lrs = tuple(group["lr"] for group in self.optimizer.param_groups)
         self.pictures = self._pictures()
 

@@ -21,6 +21,7 @@ from dreamlift.scenes.base import ParamGroup
 
 BLOBS = ("gaussian", "cone", "none")
 ACTIVATIONS = ("softplus", "exp")
+FIT_ROUNDS, FIT_BATCH, FIT_RATE = 100, 8192, 4.0  # of a regression to colours; the last is a factor on the learning rates
 
 
 @dataclass(frozen=True)
@@ -98,3 +99,15 @@ class Field(nn.Module, ABC):
     @abstractmethod
     def param_groups(self) -> list[ParamGroup]:
         """The trainable parameters with their learning rates."""
+
+    def fit_colors(self, points: Tensor, colors: Tensor, rng: torch.Generator) -> None:
+        """Give the field the ``colors (N, 3)`` at ``points (N, 3)``, by a short regression with batches from ``rng``."""
+        groups = [dict(group) | {"lr": FIT_RATE * group["lr"]} for group in self.param_groups()]
+        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+        for _ in range(FIT_ROUNDS):
+            chosen = torch.randint(len(points), (FIT_BATCH,), generator=rng)
+            loss = (self.query(points[chosen]).albedo - colors[chosen]).square().mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        self.zero_grad(set_to_none=True)

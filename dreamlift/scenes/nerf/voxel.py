@@ -29,6 +29,9 @@ from dreamlift.scenes.nerf.field import ACTIVATIONS, Blob, Field, FieldSamples, 
 from dreamlift.shading.vectors import safe_normalize
 from dreamlift.system import jit
 
+FIT_SWEEPS = 2  # passes over each level of a fit to colours
+FIT_MARGIN = 0.02  # fitted colours lie in [margin, 1 - margin], since the sigmoid reaches 0 and 1 at infinity only
+
 
 @dataclass(frozen=True)
 class Voxel:
@@ -108,6 +111,19 @@ class VoxelField(Field):
 
     def advance(self, progress: float) -> None:
         self.active.fill_(max(1, sum(progress >= start for start in self.settings.switch_on)))
+
+    @torch.no_grad()
+    def fit_colors(self, points: Tensor, colors: Tensor, rng: torch.Generator) -> None:
+        """See :meth:`Field.fit_colors`, without a regression: each level takes what the coarser ones leave.
+
+        A corner of a level takes the mean of the remaining differences around it, with trilinear weights. ``rng`` is not used.
+        """
+        wanted = colors.clamp(FIT_MARGIN, 1 - FIT_MARGIN).logit()
+        for number in [n for n in range(int(self.active)) for _ in range(FIT_SWEEPS)]:
+            level = self.levels[number]
+            rest = wanted - sample_grid(self.combined(), points, self.bounds)[1]
+            sums = spread(rest, points, level.shape[0], self.bounds)
+            level[..., 1:] += sums[..., 1:] / sums[..., :1].clamp(min=1e-3)
 
     def param_groups(self) -> list[ParamGroup]:
         return [{"name": "voxel", "params": list(self.levels.parameters()), "lr": self.settings.lr}]
@@ -232,6 +248,15 @@ class _SampleGrid(torch.autograd.Function):
             1,
         )
         return grad, None, None
+
+
+def spread(values: Tensor, points: Tensor, size: int, bounds: float) -> Tensor:
+    """Sums at the corners of a grid ``(size, size, size, 4)``: of the trilinear weights of ``points (N, 3)``, and of their
+    weighted ``values (N, 3)``. It is the transpose of :func:`sample_grid`."""
+    grid = values.new_zeros(size, size, size, 4).requires_grad_()
+    with torch.enable_grad():
+        first, others = sample_grid(grid, points, bounds)
+        return torch.autograd.grad([first, others], grid, [torch.ones_like(first), values])[0]
 
 
 def sample_grid(grid: Tensor, points: Tensor, bounds: float) -> tuple[Tensor, Tensor]:

@@ -14,8 +14,7 @@ from dreamlift.scenes.tetmesh.tets import TetGrid
 from dreamlift.texturing.sampling import sample_colors
 from dreamlift.types import Mesh
 
-SAMPLES, BATCH, ROUNDS = 60_000, 8192, 100  # surface points, batch size and iterations of the colour regression
-RATE = 4.0  # factor on the field's learning rates in the regression
+SAMPLES = 60_000  # surface points from which a field gets its colours
 
 
 def within(mesh: Mesh, bounds: float) -> Mesh:
@@ -56,19 +55,10 @@ def distances_of(mesh: Mesh, grid: TetGrid) -> Tensor:
 
 
 def fit_colors(field: Field, mesh: Mesh, noise_std: float, rng: torch.Generator) -> None:
-    """Fit a field's albedo to the colours of a mesh by a short regression with random numbers from ``rng``.
+    """Give a field the colours of a mesh, at random points of its surface from ``rng``.
 
-    Sample points are displaced along the normal by Gaussian noise of standard deviation ``noise_std`` (world units), which
-    extends the colours to both sides of the surface.
+    The points are displaced along the normal by Gaussian noise of standard deviation ``noise_std`` (world units), which extends
+    the colours to both sides of the surface.
     """
     points, normals, colors = sample_colors(mesh, SAMPLES, rng)
-    groups = [dict(group) | {"lr": RATE * group["lr"]} for group in field.param_groups()]
-    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
-    for _ in range(ROUNDS):
-        chosen = torch.randint(SAMPLES, (BATCH,), generator=rng)
-        moved = points[chosen] + noise_std * torch.randn(BATCH, 1, generator=rng) * normals[chosen]
-        loss = (field.query(moved).albedo - colors[chosen]).square().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-    field.zero_grad(set_to_none=True)
+    field.fit_colors(points + noise_std * torch.randn(SAMPLES, 1, generator=rng) * normals, colors, rng)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dreamlift.scenes.tetmesh import regularizers_numba
 from dreamlift.shading.vectors import dot, safe_normalize
+from dreamlift.system import jit
 
 
 def area_vectors(vertices: Tensor, faces: Tensor) -> Tensor:
@@ -33,6 +35,13 @@ def normal_consistency(vertices: Tensor, faces: Tensor, sides: Tensor) -> Tensor
     Args:
         sides: ``(E, 2)`` the two faces of each edge; -1 on a border. Border edges are ignored.
     """
+    if jit.usable(vertices):
+        return _Fused.apply(vertices, regularizers_numba.consistency, faces, sides)  # pyright: ignore[reportReturnType]
+    return normal_consistency_torch(vertices, faces, sides)
+
+
+def normal_consistency_torch(vertices: Tensor, faces: Tensor, sides: Tensor) -> Tensor:
+    """:func:`normal_consistency` in torch, on any device."""
     inner = sides[sides[:, 1] >= 0]
     vectors = area_vectors(vertices, faces)
     normals = safe_normalize(vectors, eps=1e-20)
@@ -51,9 +60,33 @@ def laplacian(vertices: Tensor, ends: Tensor) -> Tensor:
     Args:
         ends: ``(E, 2)`` the two vertices of each edge.
     """
+    if jit.usable(vertices):
+        return _Fused.apply(vertices, regularizers_numba.smoothness, ends)  # pyright: ignore[reportReturnType]
+    return laplacian_torch(vertices, ends)
+
+
+def laplacian_torch(vertices: Tensor, ends: Tensor) -> Tensor:
+    """:func:`laplacian` in torch, on any device."""
     first, second = ends.unbind(1)
     sums = torch.zeros_like(vertices).index_add(0, first, vertices.index_select(0, second))
     sums = sums.index_add(0, second, vertices.index_select(0, first))
     degree = torch.bincount(ends.flatten(), minlength=len(vertices))[:, None]
     away = sums / degree.clamp(min=1) - vertices
     return (dot(away, away) + 1e-20).sqrt().sum() / max(len(vertices), 1)
+
+
+class _Fused(torch.autograd.Function):
+    """A kernel of :mod:`dreamlift.scenes.tetmesh.regularizers_numba` as a number (), differentiable in the vertices."""
+
+    @staticmethod
+    def forward(ctx, vertices: Tensor, kernel, *topology: Tensor):
+        grad = torch.zeros_like(vertices)
+        value = kernel(jit.array(vertices), *map(jit.array, topology), grad.numpy())
+        ctx.save_for_backward(grad)
+        return vertices.new_tensor(value)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor):
+        (own,) = ctx.saved_tensors
+        return (grad * own, *(None for _ in ctx.needs_input_grad[1:]))

@@ -29,7 +29,7 @@ from dreamlift.scenes.nerf.scene import FIELDS
 from dreamlift.scenes.nerf.voxel import Voxel
 from dreamlift.scenes.tetmesh.initial import distances_of, fit_colors, within
 from dreamlift.scenes.tetmesh.regularizers import laplacian, normal_consistency, vertex_normals
-from dreamlift.scenes.tetmesh.tets import TetGrid, crossing_of, edge_vertices
+from dreamlift.scenes.tetmesh.tets import SurfaceGrid, TetGrid, crossing_of, surface_vertices
 from dreamlift.shading.lambert import shade
 from dreamlift.shading.vectors import safe_normalize
 from dreamlift.texturing.extract import Extract, finish_surface
@@ -126,12 +126,9 @@ class TetMeshScene(Scene):
 
     def surface(self, margin: float = 0.0) -> tuple[Tensor, Tensor]:
         """The closed mesh: differentiable vertices ``(V, 3)`` in world units and faces ``(F, 3)``; both may be empty."""
-        values = torch.where(self.border, self.sdf.clamp(min=0.5), self.sdf)
-        crossing = crossing_of(self.grid, values)
-        ends = crossing.ends.flatten()
-        moved = self.grid.cell * self.settings.deform * self.shift.index_select(0, ends).tanh()
-        positions = (self.base.index_select(0, ends) + moved).view(-1, 2, 3)
-        return edge_vertices(positions, values.index_select(0, ends).view(-1, 2), margin), crossing.faces
+        crossing = crossing_of(self.grid, (self.sdf.detach() < 0) & ~self.border)
+        grid = SurfaceGrid(self.sdf, self.shift, self.base, self.border, self.grid.cell * self.settings.deform)
+        return surface_vertices(grid, crossing.ends, margin), crossing.faces
 
     def _mesh(self) -> tuple[Tensor, Tensor, Edges]:
         """The surface with its edges; cached while the shape is frozen and its values are unchanged."""

@@ -15,8 +15,12 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from dreamlift.scenes.tetmesh import tets_numba
+from dreamlift.system import jit
 
 # The edges of a tetrahedron (0, 1, 2, 3).
 EDGES = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
@@ -93,6 +97,21 @@ class TetGrid:
 
 
 @dataclass(frozen=True)
+class SurfaceGrid:
+    """The values from which a surface is made, at P grid points."""
+
+    values: Tensor  # (P,) negative inside
+    shift: Tensor  # (P, 3) offsets before tanh
+    base: Tensor  # (P, 3) positions without offsets, world units
+    border: Tensor  # (P,) bool, always outside
+    reach: float  # the largest offset, world units
+
+    def held(self) -> Tensor:
+        """The values, on the border at least :data:`~dreamlift.scenes.tetmesh.tets_numba.OUTSIDE`."""
+        return torch.where(self.border, self.values.clamp(min=float(tets_numba.OUTSIDE)), self.values)
+
+
+@dataclass(frozen=True)
 class Crossing:
     """The topology of a surface: the grid edges that it crosses, one vertex each, and its faces; no gradients."""
 
@@ -101,26 +120,51 @@ class Crossing:
 
 
 @torch.no_grad()
-def crossing_of(grid: TetGrid, values: Tensor) -> Crossing:
-    """The topology of the surface around ``values (points,) < 0``; empty without such values.
+def crossing_of(grid: TetGrid, inside: Tensor) -> Crossing:
+    """The topology of the surface around the points of the mask ``inside (points,)``; empty without such points.
 
     The surface is closed if the grid's boundary (:meth:`TetGrid.border`) is outside.
     """
-    inside = values < 0
+    if inside.device.type == "cpu" and jit.fast_kernels_available():
+        table, counts = triangle_table()
+        ends, faces = tets_numba.march(
+            jit.array(inside.view(torch.uint8)), grid.cubes, table.numpy(), counts.numpy(), np.array(EDGES)
+        )
+        return Crossing(torch.from_numpy(ends), torch.from_numpy(faces))
+    return crossing_torch(grid, inside)
+
+
+def crossing_torch(grid: TetGrid, inside: Tensor) -> Crossing:
+    """:func:`crossing_of` in torch, on any device."""
     tets = grid.crossed(inside)
-    case = (inside[tets] * torch.tensor([1, 2, 4, 8], device=values.device)).sum(1)
+    case = (inside[tets] * torch.tensor([1, 2, 4, 8], device=inside.device)).sum(1)
     mixed = torch.nonzero((case > 0) & (case < 15)).flatten()
     tets, case = tets[mixed], case[mixed]
-    table, counts = (part.to(values.device) for part in triangle_table())
-    owner = torch.repeat_interleave(torch.arange(len(tets), device=values.device), counts[case])
-    turn = torch.arange(len(owner), device=values.device) - (counts[case].cumsum(0) - counts[case])[owner]
-    local = torch.tensor(EDGES, device=values.device)[table[case[owner], turn]]  # (F, 3, 2)
+    table, counts = (part.to(inside.device) for part in triangle_table())
+    owner = torch.repeat_interleave(torch.arange(len(tets), device=inside.device), counts[case])
+    turn = torch.arange(len(owner), device=inside.device) - (counts[case].cumsum(0) - counts[case])[owner]
+    local = torch.tensor(EDGES, device=inside.device)[table[case[owner], turn]]  # (F, 3, 2)
     ends = tets[owner[:, None, None], local]
     # The inner point comes first, so that each edge has a unique key and yields a single vertex.
     ends = torch.where(inside[ends[..., :1]], ends, ends.flip(-1))
     key, faces = torch.unique(ends[..., 0] * grid.points + ends[..., 1], return_inverse=True)
     split = torch.stack([torch.div(key, grid.points, rounding_mode="floor"), key % grid.points], dim=1)
     return Crossing(split, faces)
+
+
+def surface_vertices(grid: SurfaceGrid, ends: Tensor, margin: float = 0.0) -> Tensor:
+    """Vertices ``(V, 3)`` on the edges ``ends (V, 2)``, the inner point first, differentiable in values and offsets.
+
+    Args:
+        margin: the smallest distance of a vertex from a grid point, as a fraction of the edge; near the points, triangles
+            would degenerate.
+    """
+    if margin == 0 and jit.usable(grid.values, grid.shift):
+        return _Vertices.apply(grid.values, grid.shift, ends, grid.base, grid.border, grid.reach)  # pyright: ignore
+    both = ends.flatten()
+    moved = grid.reach * grid.shift.index_select(0, both).tanh()
+    positions = (grid.base.index_select(0, both) + moved).view(-1, 2, 3)
+    return edge_vertices(positions, grid.held().index_select(0, both).view(-1, 2), margin)
 
 
 def edge_vertices(positions: Tensor, values: Tensor, margin: float = 0.0) -> Tensor:
@@ -132,6 +176,31 @@ def edge_vertices(positions: Tensor, values: Tensor, margin: float = 0.0) -> Ten
     if margin > 0:
         share = share.clamp(margin, 1 - margin)
     return positions[:, 0] + share[:, None] * (positions[:, 1] - positions[:, 0])
+
+
+class _Vertices(torch.autograd.Function):
+    """Numba version of :func:`surface_vertices`."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor, shift: Tensor, ends: Tensor, base: Tensor, border: Tensor, reach: float):
+        vertices, shares = values.new_empty(len(ends), 3), values.new_empty(len(ends))
+        moved = values.new_empty(len(ends), 2, 3)
+        mask = jit.array(border.view(torch.uint8))
+        grid = (jit.array(values), mask, jit.array(shift), jit.array(base))
+        tets_numba.vertices_forward(grid, ends.numpy(), reach, 0.0, (vertices.numpy(), shares.numpy(), moved.numpy()))
+        ctx.save_for_backward(values, shares, moved)
+        ctx.kept = mask, ends, base, reach
+        return vertices
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor):
+        values, shares, moved = ctx.saved_tensors
+        mask, ends, base, reach = ctx.kept
+        of_values, of_shift = torch.zeros_like(values), values.new_zeros(len(values), 3)
+        grid, saved = (jit.array(values), mask, jit.array(base)), (shares.numpy(), moved.numpy())
+        tets_numba.vertices_backward(grid, ends.numpy(), reach, saved, jit.array(grad), (of_values.numpy(), of_shift.numpy()))
+        return of_values, of_shift, None, None, None, None
 
 
 @functools.lru_cache(maxsize=1)
