@@ -117,6 +117,7 @@ def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.config.short import override, with_prior
     from dreamlift.priors.lora.additions import parse_lora
     from dreamlift.runs.carry_out import Order, carry_out
+    from dreamlift.runs.warmup import warm_beside
 
     if arguments.config is not None and arguments.preset is not None:
         raise ValueError("--config and --preset exclude each other: give one of them")
@@ -128,6 +129,7 @@ def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
         config = with_prior(config, loras=tuple(map(parse_lora, arguments.lora)))
     if arguments.embedding is not None:
         config = with_prior(config, embeddings=tuple(arguments.embedding))
+    warm_beside(config)
     outcome = carry_out(Order(config, arguments.out), _reporter(arguments))
     return 0 if outcome.finished else 130
 
@@ -238,6 +240,21 @@ def _doctor(arguments: argparse.Namespace, overrides: Overrides) -> int:
     return 0 if healthy else 1
 
 
+def _warmup(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from dataclasses import replace
+
+    from dreamlift.config.short import override
+    from dreamlift.runs.warmup import is_warm, warm
+
+    config = replace(override(_preset(arguments.preset), overrides), device="cpu")
+    if is_warm(config):
+        print("the kernels are compiled already, or numba is not installed: nothing to do")
+        return 0
+    warm(config)
+    print(f"the kernels of --preset {arguments.preset} are compiled, in {os.environ['NUMBA_CACHE_DIR']}")
+    return 0
+
+
 def _completion(arguments: argparse.Namespace, overrides: Overrides) -> int:
     import shtab
 
@@ -250,10 +267,10 @@ def _completion(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
 VERBS = {
     "generate": _generate, "resume": _resume, "export": _export, "evaluate": _evaluate, "gallery": _gallery,
-    "presets": _presets, "settings": _settings, "priors": _priors, "doctor": _doctor, "completion": _completion,
+    "presets": _presets, "settings": _settings, "priors": _priors, "doctor": _doctor, "warmup": _warmup, "completion": _completion,
 }  # fmt: skip
 # Those that import the plugins of installed packages; starting the others stays fast.
-PLUGIN_VERBS = ("generate", "resume", "export", "evaluate", "gallery", "presets")
+PLUGIN_VERBS = ("generate", "resume", "export", "evaluate", "gallery", "presets", "warmup")
 
 
 def _reporter(arguments: argparse.Namespace) -> Reporter:

@@ -104,12 +104,14 @@ def build_parser() -> Parser:
     listing = verb("settings", "every setting with its type, default and meaning")
     listing.add_argument("--preset", default="toybox", help="the preset whose values are shown (default: toybox)")
     verb("priors", "the known 2D diffusion models: source, license, memory")
+    first = verb("warmup", "compile the CPU kernels of a preset beforehand, for example in a Dockerfile (20 s)")
+    first.add_argument("--preset", default="toybox", help="the preset whose kernels are compiled (default: toybox)")
     verb("doctor", "check this machine: devices, memory, versions, missing packages")
     shell = verb("completion", "print a completion script for a shell")
     shell.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="as in: dreamlift completion bash > ~/.dreamlift.bash")
     for name in ("generate", "resume", "export", "evaluate"):
         verbs.choices[name].add_argument("--json", action="store_true", help="print events as JSON, one per line")
-    for name in ("generate", "resume", "export", "evaluate", "gallery", "settings", "presets"):
+    for name in ("generate", "resume", "export", "evaluate", "gallery", "settings", "presets", "warmup"):
         verbs.choices[name].add_argument(
             "--plugin", action="append", default=[], metavar="FILE_OR_MODULE",
             help="import a plugin (docs/extend.md); may be repeated",

@@ -1,0 +1,117 @@
+"""Compilation of a run's CPU kernels before they are needed: ``dreamlift warmup``, or a process beside a first run.
+
+numba compiles a kernel at its first call, which takes 0.3 to 2 s each, and caches it. A short run of the same config, with tiny
+pictures and an exact prior without a network, calls the same kernels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from contextlib import suppress
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dreamlift.config.build import load_yaml, save_yaml
+from dreamlift.config.schema import Config
+from dreamlift.guidance.sds import SDS
+from dreamlift.lifting import find_device, finish, lift, load, resolve
+from dreamlift.priors.choice import PriorChoice
+from dreamlift.priors.exact.gaussian import GaussianPrior
+from dreamlift.runs.progress import Silent
+from dreamlift.runs.results import write_results
+from dreamlift.stages.lift import Lift
+from dreamlift.system import jit
+
+SIDE, STEPS = 8, 4  # pixels and steps of the short run
+
+
+def warm(config: Config) -> None:
+    """Compile the kernels that a run of ``config`` uses on the CPU, and note in the cache folder that this is done.
+
+    Raises:
+        ValueError: the config cannot be shortened to a run without a prior.
+    """
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they concern the short run's asset
+        job = load(resolve(short(config)))
+        for _ in lift(job):
+            pass
+        write_results([Path(folder)], finish(job), Silent())
+    stamp = _stamp(config)
+    with suppress(OSError):
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.touch()
+
+
+def short(config: Config) -> Config:
+    """A run with the scenes and settings of ``config``, a few steps of tiny pictures, and an exact prior."""
+    prior = PriorChoice.of(GaussianPrior(torch.full((1, 3, SIDE, SIDE), 0.5), torch.ones(1)))
+    stages = []
+    for stage in config.stages:
+        if not isinstance(stage, Lift) or stage.photometric is not None:
+            raise ValueError("only lift stages without a photometric term can be warmed up")
+        teachers = tuple(replace(teacher, prior=prior, guidance=SDS()) for teacher in stage.teachers)
+        cameras = replace(stage.cameras, resolution=(SIDE,))
+        stages.append(replace(stage, teachers=teachers, cameras=cameras, steps=STEPS))
+    mesh = replace(config.mesh, resolution=48, faces=500, texture_size=64)
+    return replace(config, prompt="warmup", device="cpu", stages=tuple(stages), mesh=mesh, particles=1)
+
+
+def is_warm(config: Config) -> bool:
+    """Whether there is nothing to compile: kernels are off, the run is on a GPU, or :func:`warm` has noted this config."""
+    return not jit.fast_kernels_available() or find_device(config.device).type != "cpu" or _stamp(config).exists()
+
+
+def warm_beside(config: Config) -> subprocess.Popen | None:
+    """Start :func:`warm` in a process of its own, on the second core, while this one loads the prior. None: not needed.
+
+    Its failure has no effect: the run then compiles what is missing.
+    """
+    try:
+        if is_warm(config) or config.initial_mesh or config.photos:
+            return None
+        quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "text": True}
+        process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "dreamlift.runs.warmup"], stdin=subprocess.PIPE, **quiet
+        )  # fmt: skip
+        assert process.stdin is not None
+        process.stdin.write(save_yaml(config))
+        process.stdin.close()
+    except (OSError, ValueError):
+        return None
+    return process
+
+
+def _stamp(config: Config) -> Path:
+    """The file that exists after :func:`warm` of a config with the same kinds of parts, for these kernels and this numba."""
+    assert jit.numba is not None
+    package = Path(__file__).parents[1]
+    sources = [(str(file), file.stat().st_mtime_ns) for file in sorted(package.rglob("*_numba.py"))]
+    kinds = sorted(set(_kinds(config.stages)) | {type(config.mesh).__name__})
+    lit = [getattr(getattr(stage, "lighting", None), "lambertian", 0.0) > 0 for stage in config.stages]
+    terms = [sorted(stage.weights.ever()) for stage in config.stages if isinstance(stage, Lift)]
+    known = [jit.numba.__version__, sys.version, sources, kinds, lit, terms]
+    return Path(os.environ["NUMBA_CACHE_DIR"]) / f"warm-{hashlib.blake2b(repr(known).encode(), digest_size=8).hexdigest()}"
+
+
+def _kinds(value: Any) -> list[str]:
+    """The class names of all settings in ``value``."""
+    if isinstance(value, (tuple, list)):
+        return [name for each in value for name in _kinds(each)]
+    if not is_dataclass(value):
+        return []
+    return [type(value).__name__, *(name for field in fields(value) for name in _kinds(getattr(value, field.name)))]
+
+
+if __name__ == "__main__":
+    with suppress(AttributeError, OSError):
+        os.nice(5)
+    warm(load_yaml(Config, sys.stdin.read(), "standard input"))
