@@ -267,7 +267,8 @@ def _completion(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
 VERBS = {
     "generate": _generate, "resume": _resume, "export": _export, "evaluate": _evaluate, "gallery": _gallery,
-    "presets": _presets, "settings": _settings, "priors": _priors, "doctor": _doctor, "warmup": _warmup, "completion": _completion,
+    "presets": _presets, "settings": _settings, "priors": _priors, "doctor": _doctor, "warmup": _warmup,
+    "completion": _completion,
 }  # fmt: skip
 # Those that import the plugins of installed packages; starting the others stays fast.
 PLUGIN_VERBS = ("generate", "resume", "export", "evaluate", "gallery", "presets", "warmup")

@@ -81,12 +81,12 @@ class OnnxNetwork:
     def __init__(self, unet: nn.Module, inputs: dict[str, Tensor]) -> None:
         import onnxruntime as ort
 
-        graph = graph_of(unet, inputs)
+        names, graph = graph_of(unet, inputs)
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # errors only
-        weights = weights_of(unet)
+        weights = {name: value for name, value in weights_of(unet).items() if name in names}
         values = [ort.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]  # not copied on a CPU
         options.add_external_initializers(list(weights), values)
         self.kept = weights, values
@@ -127,22 +127,30 @@ def weights_of(unet: nn.Module) -> dict[str, Any]:
     return {f"unet.{name}": value.detach().contiguous().numpy() for name, value in tensors}
 
 
-def graph_of(unet: nn.Module, inputs: dict[str, Tensor]) -> bytes:
-    """The network's graph: the package's, a cached one, or a new one, which is cached. Errors as in :class:`OnnxNetwork`."""
-    name = f"{graph_key(unet, inputs)}.zlib"
+def graph_of(unet: nn.Module, inputs: dict[str, Tensor]) -> tuple[list[str], bytes]:
+    """The names of the graph's weights, and the graph: the package's, a cached one, or a new one, which is cached.
+
+    Errors as in :class:`OnnxNetwork`.
+    """
+    name = f"{graph_key(unet, inputs)}.graph"
     for folder in (GRAPHS, cache_folder("graphs")):
         try:
-            return zlib.decompress((folder / name).read_bytes())
-        except (OSError, zlib.error):  # it is not there, or damaged and made again
+            return unpack((folder / name).read_bytes())
+        except (OSError, ValueError, zlib.error):  # it is not there, or damaged and made again
             continue
-    graph = trace(unet, inputs)
-    folder = cache_folder("graphs")
+    packed, folder = trace(unet, inputs), cache_folder("graphs")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        atomic_write_bytes(folder / name, zlib.compress(graph, 9))
+        atomic_write_bytes(folder / name, packed)
     except OSError as error:  # a full disk costs the next run a few seconds
         logging.getLogger(__name__).info("the network's graph is not cached: %s", error)
-    return graph
+    return unpack(packed)
+
+
+def unpack(packed: bytes) -> tuple[list[str], bytes]:
+    """The names and the graph of :func:`trace`. Raises ValueError or zlib.error for other bytes."""
+    names, _, graph = zlib.decompress(packed).partition(b"\n")
+    return json.loads(names), graph
 
 
 def graph_key(unet: Any, inputs: dict[str, Tensor]) -> str:
@@ -157,36 +165,41 @@ def graph_key(unet: Any, inputs: dict[str, Tensor]) -> str:
 
 
 def trace(unet: nn.Module, inputs: dict[str, Tensor]) -> bytes:
-    """The network's operations as an ONNX graph whose weights are external. Raises EngineError."""
+    """The names of the weights and the ONNX graph of the network's operations, packed. Raises EngineError."""
     try:
         import onnx
     except ImportError:
         raise EngineError(f"this network's graph is not cached, and tracing it needs the package onnx: {INSTALL}") from None
-    names, buffer = list(inputs), io.BytesIO()
+    names, buffer, model = list(inputs), io.BytesIO(), _Traced(unet, list(inputs))
+    # Only this wrapper is in training mode: otherwise, the exporter would take weights with equal values, such as those of new
+    # normalization layers, for one weight.
+    model.training = True
     axes = {name: {0: "pictures"} for name in [*names, "out"]}
     axes["states"] = {0: "pictures", 1: "tokens"}
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tracer's, about sizes that are the same in all calls
             torch.onnx.export(
-                _Traced(unet, names), tuple(inputs.values()), buffer, input_names=names, output_names=["out"],
+                model, tuple(inputs.values()), buffer, input_names=names, output_names=["out"],  # pyright: ignore
                 dynamic_axes=axes, opset_version=OPSET, dynamo=False, export_params=False, do_constant_folding=False,
+                training=torch.onnx.TrainingMode.PRESERVE,
             )  # fmt: skip
     except Exception as error:  # the tracer runs the model's own code, which can raise anything
         raise EngineError(f"this network cannot be traced ({_line(error)})") from error
-    model = onnx.load_from_string(buffer.getvalue())
+    graph = onnx.load_from_string(buffer.getvalue())
     # Without weights, the tracer makes inputs of them. ONNX Runtime folds and rearranges only weights that are initializers.
-    given, weights = list(model.graph.input), weights_of(unet)
-    del model.graph.input[:]
+    given, weights = list(graph.graph.input), weights_of(unet)
+    del graph.graph.input[:]
     for each in given:
         if each.name not in weights:
-            model.graph.input.append(each)
+            graph.graph.input.append(each)
             continue
-        held = model.graph.initializer.add()
+        held = graph.graph.initializer.add()
         held.name, held.data_type, held.data_location = each.name, onnx.TensorProto.FLOAT, onnx.TensorProto.EXTERNAL
         held.dims.extend(weights[each.name].shape)
         held.external_data.add(key="location", value="torch's memory")
-    return model.SerializeToString()
+    header = json.dumps([held.name for held in graph.graph.initializer if held.external_data])
+    return zlib.compress(header.encode() + b"\n" + graph.SerializeToString(), 9)
 
 
 def _line(error: Exception) -> str:

@@ -79,7 +79,7 @@ def warm_beside(config: Config) -> subprocess.Popen | None:
         if is_warm(config) or config.initial_mesh or config.photos:
             return None
         quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "text": True}
-        process = subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(
             [sys.executable, "-m", "dreamlift.runs.warmup"], stdin=subprocess.PIPE, **quiet
         )  # fmt: skip
         assert process.stdin is not None
