@@ -23,11 +23,14 @@ from dreamlift.toybox.training.muon import Muon, takes
 LOGGER = logging.getLogger(__name__)
 
 
-def learning_rate(step: int, steps: int, highest: float, warmup: int, hold: float = 0.6) -> float:
-    """Linear warm-up to ``highest``, constant for the share ``hold`` of ``steps``, then cosine decay to ``highest`` / 20."""
+def learning_rate(step: int, steps: int, highest: float, warmup: int, hold: float = 0.6, spent: float = 0.0) -> float:
+    """Linear warm-up to ``highest``, constant for the share ``hold`` of ``steps``, then cosine decay to ``highest`` / 20.
+
+    ``spent`` in [0, 1] is the used share of a time limit; it replaces the share of the steps where it is larger.
+    """
     if step < warmup:
         return highest * (step + 1) / warmup
-    tail = max(0.0, (step / steps - hold) / (1.0 - hold))
+    tail = max(0.0, (max(step / steps, spent) - hold) / (1.0 - hold))
     return highest * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(tail, 1.0))))
 
 

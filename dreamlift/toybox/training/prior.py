@@ -70,6 +70,11 @@ class Training:
     hold: float = 0.6  # share of the steps after which the learning rate decays
     ema: float = 0.999  # decay of the weights' moving average
     seed: int = 0
+    seconds: float = 0.0  # time limit of one call, apart from the last save; the learning rate decays towards it; 0: none
+
+    def spent(self, begun: float) -> float:
+        """Share of the time limit since ``begun``, a value of ``time.time``; 0 without a limit."""
+        return (time.time() - begun) / self.seconds if self.seconds else 0.0
 
 
 class Batch(NamedTuple):
@@ -285,11 +290,14 @@ def train(
     settings: Training, folder: Path, data: Path, device: str, save_every: int, init: Path | None = None,
     kinds: Sequence[str] = tuple(CATEGORIES), vae: Path | None = None, teacher: Path | None = None,
 ) -> None:  # fmt: skip
-    """Train until ``settings.steps``, resuming from ``folder``; ``data`` is read again at every checkpoint.
+    """Train until ``settings.steps`` or for ``settings.seconds``, resuming from ``folder``.
+
+    ``data`` is read again at every checkpoint. The end, by steps or by time, is a checkpoint too.
 
     ``init``: folder of a prior whose weights a new run begins with; ``kinds``: the categories of the data; ``vae``: folder of
     an autoencoder, to train a latent prior; ``teacher``: folder of a pixel prior whose predictions are targets at high noise.
     """
+    begun = time.time()
     torch.manual_seed(settings.seed)
     if torch.device(device).type == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -304,34 +312,37 @@ def train(
     optimizers = make_optimizers(networks, settings.lr)
     ema = {k: v.detach().clone() for k, v in networks.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
-    step, begun, smooth = load_state(folder, networks, ema, optimizers), time.time(), None
+    step, smooth, spent = load_state(folder, networks, ema, optimizers), None, 0.0
     with make_workers(device, settings.batch) as (pool, workers):
         optimizers[1].each = pool.map
-        while step < settings.steps:
+        while step < settings.steps and spent < 1.0:
             pictures, end = load_shards(data, settings.size), min(settings.steps, (step // save_every + 1) * save_every)
             draw = partial(draw_batch, pictures, settings, shape=networks.shape, taught=guide is not None)
             for batch in drawn(draw, range(step, end), device):
-                loss = learn(settings, networks, optimizers, ema, step, batch, guide, (pool, workers))
-                smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
-                if step % 50 == 0:
+                loss = learn(settings, networks, optimizers, ema, (step, spent), batch, guide, (pool, workers))
+                smooth, spent = loss if smooth is None else 0.98 * smooth + 0.02 * loss, settings.spent(begun)
+                if step % 50 == 0 or spent >= 1.0:
                     seconds, known = round(time.time() - begun, 1), len(pictures)
                     row = json.dumps({"step": step, "loss": round(float(smooth), 5), "seconds": seconds, "pictures": known})
                     LOGGER.info(row)
                     with (folder / "loss.jsonl").open("a") as file:
                         file.write(row + "\n")
                 step += 1
+                if spent >= 1.0:
+                    LOGGER.info(f"the time limit of {settings.seconds:g} s is reached after step {step}: saving")
+                    break
             save_state(folder, step, networks, ema, optimizers)
             milestone(folder, networks, ema, kinds)
             save_curve(folder / "loss.png", folder / "loss.jsonl")
 
 
 def learn(
-    settings: Training, networks: Networks, optimizers: Optimizers, ema: dict[str, Tensor], step: int, batch: Batch,
-    guide: Networks | None, workers: tuple[ThreadPoolExecutor, int],
+    settings: Training, networks: Networks, optimizers: Optimizers, ema: dict[str, Tensor], now: tuple[int, float],
+    batch: Batch, guide: Networks | None, workers: tuple[ThreadPoolExecutor, int],
 ) -> Tensor:  # fmt: skip
-    """One training step; returns its loss ()."""
-    parameters = networks.parameters()
-    set_rates(optimizers, learning_rate(step, settings.steps, settings.lr, settings.warmup, settings.hold))
+    """One training step; returns its loss (). ``now``: the step, and the used share of the time limit."""
+    parameters, (step, spent) = networks.parameters(), now
+    set_rates(optimizers, learning_rate(step, settings.steps, settings.lr, settings.warmup, settings.hold, spent))
     loss = set_gradients(parameters, lambda i, n: x0_loss(networks, batch.share(i, n), guide), *workers)
     torch.nn.utils.clip_grad_norm_(parameters, 1.0)
     for optimizer in optimizers:
