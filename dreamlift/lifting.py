@@ -192,7 +192,7 @@ def load(resolved: Resolved, saved: SavedState | None = None, pool: Priors | Non
             backdrops = config.backdrops if teacher.show == "color" else ()
             key = (id(located), teacher.wording, backdrops)  # prompts are encoded once where these are the same
             if key not in known:
-                known[key] = located.read(resolved.task, teacher.wording, backdrops, resolved.device)
+                known[key] = located.read(resolved.task, teacher.wording, backdrops, resolved.device, resolved.engine)
             own.append(known[key])
         embeds.append(tuple(own))
     embeds = [()] * number + embeds  # those of stages that are done are not needed any more

@@ -65,13 +65,13 @@ class Prior(ABC):
     @classmethod
     def read(
         cls, parts: Parts, choice: PriorChoice, task: Task, wording: Wording, backdrops: Sequence[Backdrop],
-        device: torch.device,
+        device: torch.device, engine: UsedEngine = "torch",
     ) -> Embeds:  # fmt: skip
         """The network's conditioning, computed before the network is loaded; the encoders are freed.
 
         Args:
             task: the prompt, negative prompt and photos of the run. wording: the view phrases of the prompt.
-            backdrops: the backgrounds that the prompt names.
+            backdrops: the backgrounds that the prompt names. engine: of the run; a kind may ignore it.
         """
         raise NotImplementedError
 

@@ -16,6 +16,7 @@ import json
 import logging
 import warnings
 import zlib
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dreamlift.priors.parts import weight_files
 from dreamlift.system.files import atomic_write_bytes, cache_folder
 
 Engine = Literal["auto", "torch", "onnx"]
@@ -30,6 +32,8 @@ UsedEngine = Literal["torch", "onnx"]
 GRAPHS = Path(__file__).parents[1] / "weights" / "graphs"  # of the embedded priors
 OPSET = 17
 FORMAT = 1  # raised whenever the traced calls change
+PREFIX = "network."  # of a weight's name in a graph
+VARYING = ("states",)  # inputs whose second axis varies: the number of text states
 INSTALL = 'pip install "dreamlift[fast]"'
 
 
@@ -65,43 +69,48 @@ def call_network(
 
 
 class OnnxNetwork:
-    """A U-Net's ONNX Runtime session.
+    """An ONNX Runtime session of a network.
 
     Its threads are as many as torch has at that time, and they sleep while they wait. Equal calls give equal bits.
 
     Args:
-        unet: the network, in float32 on the CPU; its weights must not be freed or changed afterwards.
-        inputs: an example of :func:`call_network`'s tensors; later calls have the same names and shapes, except for the
-            number of pictures B and of text states L.
+        graph: of :func:`find_graph` or :func:`trace`.
+        weights: the network's, float32 on the CPU; they must not be changed afterwards.
+        inputs: an example of the call's tensors; later calls have the same names and shapes, except for the number B of entries
+            and the axes that vary (:data:`VARYING`).
 
     Raises:
-        EngineError: the network cannot be traced, or ONNX Runtime does not support its operations.
+        EngineError: a weight is missing, or ONNX Runtime does not support the network's operations.
     """
 
-    def __init__(self, unet: nn.Module, inputs: dict[str, Tensor]) -> None:
+    def __init__(self, graph: tuple[list[str], bytes], weights: Mapping[str, Tensor], inputs: dict[str, Tensor]) -> None:
         import onnxruntime as ort
 
-        names, graph = graph_of(unet, inputs)
+        names, model = graph
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # errors only
-        weights = {name: value for name, value in weights_of(unet).items() if name in names}
-        values = [ort.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]  # not copied on a CPU
-        options.add_external_initializers(list(weights), values)
-        self.kept = weights, values
         try:
-            self.session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            self.weights = [weights[name.removeprefix(PREFIX)].detach().contiguous().numpy() for name in names]
+        except KeyError as error:
+            raise EngineError(f"the network has no weight {error}") from None
+        values = [ort.OrtValue.ortvalue_from_numpy(value) for value in self.weights]  # not copied on a CPU
+        options.add_external_initializers(names, values)
+        try:
+            self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its classes have no common base
             raise EngineError(f"ONNX Runtime does not run this network ({_line(error)})") from error
         self.shapes = {name: value.shape[1:] for name, value in inputs.items()}
 
     def fits(self, inputs: dict[str, Tensor]) -> bool:
         """Whether these inputs have the names and shapes that the network was traced with."""
-        return inputs.keys() == self.shapes.keys() and inputs["sample"].shape[1:] == self.shapes["sample"]
+        return inputs.keys() == self.shapes.keys() and all(
+            inputs[name].shape[1:] == shape for name, shape in self.shapes.items() if name not in VARYING
+        )
 
     def __call__(self, inputs: dict[str, Tensor]) -> Tensor:
-        """:func:`call_network`'s output, without gradients."""
+        """The network's output, without gradients."""
         fed = {name: value.detach().contiguous().numpy() for name, value in inputs.items()}
         return torch.from_numpy(self.session.run(None, fed)[0])
 
@@ -111,40 +120,62 @@ class EngineError(RuntimeError):
 
 
 class _Traced(nn.Module):
-    """:func:`call_network` with positional arguments, as the tracer needs them."""
+    """``call(network, **inputs)`` with positional arguments, as the tracer needs them."""
 
-    def __init__(self, unet: nn.Module, names: list[str]) -> None:
+    def __init__(self, network: nn.Module, call: Callable[..., Tensor], names: list[str]) -> None:
         super().__init__()
-        self.unet, self.names = unet, names
+        self.network, self.call, self.names = network, call, names
 
     def forward(self, *values: Tensor) -> Tensor:
-        return call_network(self.unet, **dict(zip(self.names, values, strict=True)))
+        return self.call(self.network, **dict(zip(self.names, values, strict=True)))
 
 
-def weights_of(unet: nn.Module) -> dict[str, Any]:
-    """The network's weights as arrays that share its memory, by their names in the graph."""
-    tensors = [*unet.named_parameters(), *unet.named_buffers()]
-    return {f"unet.{name}": value.detach().contiguous().numpy() for name, value in tensors}
+def weights_of(network: nn.Module) -> dict[str, Tensor]:
+    """The network's parameters and buffers by name; they share its memory."""
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
 
-def graph_of(unet: nn.Module, inputs: dict[str, Tensor]) -> tuple[list[str], bytes]:
-    """The names of the graph's weights, and the graph: the package's, a cached one, or a new one, which is cached.
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of a network's folder in float32, read without the network's class.
 
-    Errors as in :class:`OnnxNetwork`.
+    Raises:
+        ValueError: the folder has no safetensors weights, or they cannot be read.
     """
-    name = f"{graph_key(unet, inputs)}.graph"
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    found: dict[str, Tensor] = {}
+    for file in weight_files(folder, torch.float32):
+        try:
+            found |= {name: value.float() for name, value in load_file(file).items()}
+        except SafetensorError as error:
+            raise ValueError(f"{file} cannot be read; fetch it again: {error}") from error
+    return found
+
+
+def graph_key(config: Mapping[str, Any], weights: Mapping[str, Tensor], inputs: dict[str, Tensor], extra: str = "") -> str:
+    """Identifies a graph: by the network's config, and by the shapes of its weights and inputs, but not by their values.
+
+    Args:
+        extra: what else distinguishes the network, such as attention processors that a program has replaced.
+    """
+    public = {name: value for name, value in config.items() if not name.startswith("_")}
+    shapes = {name: list(value.shape) for name, value in weights.items()}
+    given = {
+        name: [str(value.dtype), *(value.shape[2:] if name in VARYING else value.shape[1:])] for name, value in inputs.items()
+    }
+    text = json.dumps([FORMAT, OPSET, public, shapes, given, extra], sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def find_graph(key: str) -> tuple[list[str], bytes] | None:
+    """The names of a graph's weights, and the graph, from the package or the user's cache; None: it is in neither."""
     for folder in (GRAPHS, cache_folder("graphs")):
         try:
-            return unpack((folder / name).read_bytes())
+            return unpack((folder / f"{key}.graph").read_bytes())
         except (OSError, ValueError, zlib.error):  # it is not there, or damaged and made again
             continue
-    packed, folder = trace(unet, inputs), cache_folder("graphs")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic_write_bytes(folder / name, packed)
-    except OSError as error:  # a full disk costs the next run a few seconds
-        logging.getLogger(__name__).info("the network's graph is not cached: %s", error)
-    return unpack(packed)
+    return None
 
 
 def unpack(packed: bytes) -> tuple[list[str], bytes]:
@@ -153,29 +184,30 @@ def unpack(packed: bytes) -> tuple[list[str], bytes]:
     return json.loads(names), graph
 
 
-def graph_key(unet: Any, inputs: dict[str, Tensor]) -> str:
-    """Identifies a graph: the architecture, and the names and shapes of its inputs and weights, but not their values."""
-    config = {name: value for name, value in dict(unet.config).items() if not name.startswith("_")}
-    shapes = {name: list(value.shape) for name, value in [*unet.named_parameters(), *unet.named_buffers()]}
-    given = {name: [str(value.dtype), *value.shape[1:]] for name, value in inputs.items() if name != "states"}
-    processors = sorted({type(each).__name__ for each in getattr(unet, "attn_processors", {}).values()})
-    known = [FORMAT, OPSET, config, shapes, given, inputs["states"].shape[-1], processors]
-    text = json.dumps(known, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+def traced_graph(
+    key: str, network: nn.Module, call: Callable[..., Tensor], inputs: dict[str, Tensor]
+) -> tuple[list[str], bytes]:
+    """A new graph, which is also written to the cache. Raises EngineError."""
+    packed, folder = trace(network, call, inputs), cache_folder("graphs")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_write_bytes(folder / f"{key}.graph", packed)
+    except OSError as error:  # a full disk costs the next run a few seconds
+        logging.getLogger(__name__).info("the network's graph is not cached: %s", error)
+    return unpack(packed)
 
 
-def trace(unet: nn.Module, inputs: dict[str, Tensor]) -> bytes:
-    """The names of the weights and the ONNX graph of the network's operations, packed. Raises EngineError."""
+def trace(network: nn.Module, call: Callable[..., Tensor], inputs: dict[str, Tensor]) -> bytes:
+    """The names of the weights and the ONNX graph of ``call(network, **inputs)``, packed. Raises EngineError."""
     try:
         import onnx
     except ImportError:
         raise EngineError(f"this network's graph is not cached, and tracing it needs the package onnx: {INSTALL}") from None
-    names, buffer, model = list(inputs), io.BytesIO(), _Traced(unet, list(inputs))
+    names, buffer, model = list(inputs), io.BytesIO(), _Traced(network, call, list(inputs))
     # Only this wrapper is in training mode: otherwise, the exporter would take weights with equal values, such as those of new
     # normalization layers, for one weight.
     model.training = True
-    axes = {name: {0: "pictures"} for name in [*names, "out"]}
-    axes["states"] = {0: "pictures", 1: "tokens"}
+    axes = {name: {0: "entries", **({1: "tokens"} if name in VARYING else {})} for name in [*names, "out"]}
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tracer's, about sizes that are the same in all calls
@@ -186,20 +218,21 @@ def trace(unet: nn.Module, inputs: dict[str, Tensor]) -> bytes:
             )  # fmt: skip
     except Exception as error:  # the tracer runs the model's own code, which can raise anything
         raise EngineError(f"this network cannot be traced ({_line(error)})") from error
-    graph = onnx.load_from_string(buffer.getvalue())
+    traced = onnx.load_from_string(buffer.getvalue())
     # Without weights, the tracer makes inputs of them. ONNX Runtime folds and rearranges only weights that are initializers.
-    given, weights = list(graph.graph.input), weights_of(unet)
-    del graph.graph.input[:]
+    given, weights = list(traced.graph.input), weights_of(network)
+    del traced.graph.input[:]
+    header = []
     for each in given:
-        if each.name not in weights:
-            graph.graph.input.append(each)
-            continue
-        held = graph.graph.initializer.add()
-        held.name, held.data_type, held.data_location = each.name, onnx.TensorProto.FLOAT, onnx.TensorProto.EXTERNAL
-        held.dims.extend(weights[each.name].shape)
-        held.external_data.add(key="location", value="torch's memory")
-    header = json.dumps([held.name for held in graph.graph.initializer if held.external_data])
-    return zlib.compress(header.encode() + b"\n" + graph.SerializeToString(), 9)
+        if each.name not in names:
+            held = traced.graph.initializer.add()
+            held.name, held.data_type, held.data_location = each.name, onnx.TensorProto.FLOAT, onnx.TensorProto.EXTERNAL
+            held.dims.extend(weights[each.name.removeprefix(PREFIX)].shape)
+            held.external_data.add(key="location", value="torch's memory")
+            header.append(each.name)
+        else:
+            traced.graph.input.append(each)
+    return zlib.compress(json.dumps(header).encode() + b"\n" + traced.SerializeToString(), 9)
 
 
 def _line(error: Exception) -> str:

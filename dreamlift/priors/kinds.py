@@ -11,7 +11,7 @@ import torch
 
 from dreamlift.priors.base import Prior
 from dreamlift.priors.choice import NO_OPTIONS, PriorChoice
-from dreamlift.priors.engine import Engine
+from dreamlift.priors.engine import Engine, UsedEngine
 from dreamlift.priors.flow import FlowPrior
 from dreamlift.priors.latent import LatentPrior
 from dreamlift.priors.loading.sources import locate, revision_of, whole_name
@@ -47,11 +47,13 @@ class Located:
         """Whether a LoRA of the prior can be trained."""
         return self.kind.adapts if self.parts is not None else self.choice.loaded.adapts
 
-    def read(self, task: Task, wording: Wording, backdrops: Sequence[Backdrop], device: torch.device) -> Embeds:
+    def read(
+        self, task: Task, wording: Wording, backdrops: Sequence[Backdrop], device: torch.device, engine: UsedEngine = "torch"
+    ) -> Embeds:  # fmt: skip
         """Encode the prompts of a task. Text encoders are freed again and never share memory with the network."""
         if self.parts is None:
             return self.choice.loaded.embeds(task, wording, backdrops)
-        return self.kind.read(self.parts, self.choice, task, wording, backdrops, device)
+        return self.kind.read(self.parts, self.choice, task, wording, backdrops, device, engine)
 
     def load(self, device: torch.device) -> Prior:
         """The prior with its networks on ``device``.

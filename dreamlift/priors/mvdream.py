@@ -115,7 +115,7 @@ class MVDreamPrior(AutoencodedPrior):
                 f"this prior requires {VIEWS} views of an object together, or a multiple of that, with their cameras; "
                 f"it was given {x_t.shape[0]} pictures with {told}"
             )
-        network, text = self.network, stack_text(cond, guidance_scale)
+        network, memory, text = self.network, self.network.memory, stack_text(cond, guidance_scale)
         copies = text.states.shape[0] // x_t.shape[0]
         many, steps = x_t.repeat(copies, 1, 1, 1), network.timestep(t).repeat(copies)
         cameras = camera_matrices(cond.cameras).to(self.device, self.dtype).repeat(copies, 1)
@@ -123,7 +123,7 @@ class MVDreamPrior(AutoencodedPrior):
         def ask(x: Tensor, at: Tensor, told: Tensor, states: Tensor, pooled: Tensor | None) -> Tensor:
             return network.unet(x, at, class_labels=told, **network.text_arguments(states, pooled)).sample.float()
 
-        size = max(VIEWS, network.micro_batch // VIEWS * VIEWS) if network.micro_batch else None  # whole objects
+        size = max(VIEWS, memory.micro_batch // VIEWS * VIEWS) if memory.micro_batch else None  # whole objects
         out = in_turn(ask, (many.to(self.dtype), steps, cameras, *text), size)
         return combine(network.to_noise(out, many, steps), cond, guidance_scale)
 

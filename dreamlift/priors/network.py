@@ -14,10 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from dreamlift.priors.base import Adapted, combine, stack_text
-from dreamlift.priors.engine import Engine, EngineError, OnnxNetwork, UsedEngine, available, call_network
+from dreamlift.priors.engine import (
+    Engine,
+    EngineError,
+    OnnxNetwork,
+    UsedEngine,
+    available,
+    call_network,
+    find_graph,
+    graph_key,
+    read_weights,
+    traced_graph,
+    weights_of,
+)  # fmt: skip
 from dreamlift.priors.lora.lora import LoRA, Targets
 from dreamlift.priors.lora.lora_files import merge_loras
-from dreamlift.priors.parts import Parts
+from dreamlift.priors.parts import FolderParts, Parts
 from dreamlift.priors.saving import Memory, in_turn, save_memory
 from dreamlift.types import Cameras, Conditioning, LoraFile
 
@@ -54,26 +66,34 @@ class DenoisingNetwork:
         self, parts: Parts, device: torch.device, dtype: torch.dtype, camera_conditioning: bool = True,
         loras: tuple[LoraFile, ...] = (), unet: Any = None,
     ) -> None:  # fmt: skip
-        from diffusers import UNet2DConditionModel
-
-        unet = frozen(parts, "unet", UNet2DConditionModel, dtype, loras) if unet is None else unet
-        self.unet: Any = unet.to(device).eval().requires_grad_(False)
-        scheduler = parts.scheduler()
-        self.alphas_cumprod = scheduler.alphas_cumprod.to(device=device, dtype=torch.float32)
-        self.prediction: str = scheduler.config.prediction_type
+        self.parts, self.loras, self.memory = parts, loras, Memory()
+        self.device, self.dtype = device, dtype
+        self._unet: Any = None if unet is None else unet.to(device).eval().requires_grad_(False)
+        self.config: dict[str, Any] = dict(parts.config("unet") if unet is None else unet.config)
+        alphas_cumprod, self.prediction = parts.noise_schedule()
+        self.alphas_cumprod = alphas_cumprod.to(device=device, dtype=torch.float32)
         if self.prediction not in PREDICTIONS:
             raise ValueError(
                 f"the scheduler of {parts} has prediction_type {self.prediction!r}; accepted: {', '.join(PREDICTIONS)}"
             )
-        self.device, self.dtype = device, dtype
-        self.takes_cameras: bool = self.unet.config.time_cond_proj_dim == CAMERA_FEATURES
+        self.takes_cameras: bool = self.config.get("time_cond_proj_dim") == CAMERA_FEATURES
         self.camera_conditioning = camera_conditioning and self.takes_cameras
-        self.channels: int = self.unet.config.in_channels
-        self.sample_size: int = self.unet.config.sample_size
-        self.takes_sizes: bool = self.unet.config.addition_embed_type == "text_time"
-        self.micro_batch, self.sliced = 0, False
+        self.channels: int = self.config.get("in_channels", 4)
+        self.sample_size: int = self.config["sample_size"]
+        self.takes_sizes: bool = self.config.get("addition_embed_type") == "text_time"
         self.onnx: OnnxNetwork | None = None  # runs the calls without gradients; None: torch does
         self.picture_size = self.sample_size  # pixels, an input of Stable Diffusion XL; set from the autoencoder
+
+    @property
+    def unet(self) -> Any:
+        """The network as diffusers' module. It is read at the first use: ONNX Runtime needs only its weights."""
+        if self._unet is None:
+            from diffusers import UNet2DConditionModel
+
+            unet = frozen(self.parts, "unet", UNet2DConditionModel, self.dtype, self.loras)
+            self._unet = unet.to(self.device).eval().requires_grad_(False)
+            save_memory(self._unet, self.memory)
+        return self._unet
 
     def timestep(self, t: Tensor) -> Tensor:
         """Integer training timesteps ``(B,)`` of ``t (B,)`` in [0, 1]."""
@@ -98,7 +118,7 @@ class DenoisingNetwork:
             camera = self.features(cond.cameras)
             told = torch.cat([torch.zeros_like(camera), *[camera] * (copies - 1)]) if copies > 1 else camera
         many, times = x_t.repeat(copies, 1, 1, 1), steps.repeat(copies)
-        out = in_turn(self.ask, (many.to(self.dtype), times, told, *text), self.micro_batch or None)
+        out = in_turn(self.ask, (many.to(self.dtype), times, told, *text), self.memory.micro_batch or None)
         return combine(self.to_noise(out, many, times), cond, guidance_scale)
 
     def ask(self, x: Tensor, at: Tensor, camera: Tensor | None, states: Tensor, pooled: Tensor | None) -> Tensor:
@@ -128,32 +148,48 @@ class DenoisingNetwork:
             ValueError: "onnx" is wanted, but cannot run this network; "auto" then warns and leaves it to torch.
         """
         wanted = available(engine, self.device)
-        if wanted == "torch" or self.sliced or self.dtype != torch.float32:
+        if wanted == "torch" or self.memory.attention_slices or self.dtype != torch.float32:
             self.onnx = None
         elif self.onnx is None:
             try:
-                self.onnx = OnnxNetwork(self.unet, self.example())
+                self.onnx = self._session()
             except EngineError as error:
                 if engine == "onnx":
                     raise ValueError(f"{error}; use --engine torch") from error
                 warnings.warn(f"torch runs the prior's network, at about half the speed: {error}", stacklevel=2)
+        if self.onnx is None:
+            _ = self.unet  # is read now
         return "torch" if self.onnx is None else "onnx"
+
+    def _session(self) -> OnnxNetwork:
+        """The network's session. diffusers is imported only if a graph has to be traced or weights have to be changed."""
+        inputs = self.example()
+        if self._unet is None and isinstance(self.parts, FolderParts) and not self.loras:
+            weights = read_weights(self.parts.folder / "unet")
+            graph = find_graph(graph_key(self.config, weights, inputs))
+            if graph is not None:
+                return OnnxNetwork(graph, weights, inputs)
+        weights = weights_of(self.unet)
+        processors = {type(each).__name__ for each in self.unet.attn_processors.values()} - {"AttnProcessor2_0"}
+        key = graph_key(self.config, weights, inputs, " ".join(sorted(processors)))
+        return OnnxNetwork(find_graph(key) or traced_graph(key, self.unet, call_network, inputs), weights, inputs)
 
     def example(self) -> dict[str, Tensor]:
         """Inputs of two pictures with all values 0."""
-        config, size = self.unet.config, self.sample_size
-        width = config.encoder_hid_dim or config.cross_attention_dim
+        config, size = self.config, self.sample_size
+        width = config.get("encoder_hid_dim") or config.get("cross_attention_dim", 1280)
         width = width if isinstance(width, int) else width[0]
         pooled = None
         if self.takes_sizes:
-            pooled = torch.zeros(2, config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim)
+            pooled = torch.zeros(2, config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"])
         steps, states = torch.zeros(2, dtype=torch.long), torch.zeros(2, 4, width)
         return self.inputs(torch.zeros(2, self.channels, size, size), steps, None, states, pooled)
 
     def save_memory(self, memory: Memory) -> None:
         """See :meth:`Prior.save_memory`."""
-        self.micro_batch, self.sliced = memory.micro_batch, memory.attention_slices
-        save_memory(self.unet, memory)
+        self.memory = memory
+        if self._unet is not None:
+            save_memory(self._unet, memory)
 
     def text_arguments(self, states: Tensor, pooled: Tensor | None) -> dict[str, Any]:
         """The network's arguments for text states ``(B, L, D)``; Stable Diffusion XL also receives the pooled ones ``(B, P)``
@@ -220,4 +256,4 @@ class AdaptedNetwork(Adapted):
             return self.lora(x, at, **base.text_arguments(states, pooled), **cameras).sample.float()
 
         batched = (x_t.to(base.dtype), steps, told, cond.prompt_embeds, cond.pooled_prompt_embeds)
-        return base.to_noise(in_turn(ask, batched, base.micro_batch or None), x_t, steps)
+        return base.to_noise(in_turn(ask, batched, base.memory.micro_batch or None), x_t, steps)

@@ -7,7 +7,9 @@ access parts by these names only, so that every prior works with both sources.
 from __future__ import annotations
 
 import copy
+import itertools
 import json
+import math
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,11 @@ class Parts(ABC):
     @abstractmethod
     def scheduler(self) -> Any:
         """The noise schedule as a ``DDPMScheduler``."""
+
+    def noise_schedule(self) -> tuple[torch.Tensor, str]:
+        """The cumulated products of alpha ``(T,)`` at all training timesteps, and the kind of the network's prediction."""
+        scheduler = self.scheduler()
+        return scheduler.alphas_cumprod, scheduler.config.prediction_type
 
     def text_encoders(self) -> list[str]:
         """The names of the model's text encoders, in order."""
@@ -95,6 +102,13 @@ class FolderParts(Parts):
 
         return DDPMScheduler.from_pretrained(self.folder, subfolder="scheduler")
 
+    def noise_schedule(self) -> tuple[torch.Tensor, str]:
+        # Usual schedules are computed without importing diffusers, which takes a second.
+        file = self.folder / "scheduler" / "scheduler_config.json"
+        config = json.loads(file.read_text()) if file.is_file() else {}
+        found = usual_schedule(config)
+        return super().noise_schedule() if found is None else (found, config.get("prediction_type", "epsilon"))
+
 
 class LoadedParts(Parts):
     """The parts of a diffusers ``pipeline`` in memory. Its networks are shared, and copied only to change their precision.
@@ -139,6 +153,38 @@ class LoadedParts(Parts):
         from diffusers import DDPMScheduler
 
         return DDPMScheduler.from_config(self.pipeline.scheduler.config)
+
+
+def usual_schedule(config: dict[str, Any]) -> torch.Tensor | None:
+    """The cumulated products of alpha ``(T,)`` of a scheduler's config, as diffusers computes them; None for an unusual one.
+
+    Linear betas as in DDPM (Ho et al. 2020), "scaled" ones as in Stable Diffusion, or the cosine of Nichol and Dhariwal (2021);
+    on request with zero signal at the last timestep (Lin et al. 2024, https://arxiv.org/abs/2305.08891, algorithm 1).
+    """
+    if config.get("trained_betas") is not None:
+        return None
+    kind, steps = config.get("beta_schedule"), config.get("num_train_timesteps")
+    if not isinstance(steps, int) or "beta_start" not in config or "beta_end" not in config:
+        return None
+    first, last = config["beta_start"], config["beta_end"]
+    if kind == "linear":
+        betas = torch.linspace(first, last, steps, dtype=torch.float32)
+    elif kind == "scaled_linear":
+        betas = torch.linspace(first**0.5, last**0.5, steps, dtype=torch.float32) ** 2
+    elif kind == "squaredcos_cap_v2":
+        bars = [math.cos((i / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(steps + 1)]
+        betas = torch.tensor(
+            [min(1 - after / before, 0.999) for before, after in itertools.pairwise(bars)], dtype=torch.float32
+        )
+    else:
+        return None
+    alphas = 1.0 - betas
+    if config.get("rescale_betas_zero_snr"):
+        root = alphas.cumprod(0).sqrt()
+        root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
+        bars = root**2
+        alphas = 1.0 - (1 - torch.cat([bars[:1], bars[1:] / bars[:-1]]))  # by way of the betas, as diffusers rounds it
+    return alphas.cumprod(0)
 
 
 def weight_files(folder: Path, dtype: torch.dtype) -> list[Path]:

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from dreamlift.priors.base import Adapted, Prior
 from dreamlift.priors.choice import NO_OPTIONS, PriorChoice
-from dreamlift.priors.engine import Engine
+from dreamlift.priors.engine import Engine, UsedEngine
 from dreamlift.priors.lora.lora import Targets
 from dreamlift.priors.network import AdaptedNetwork, DenoisingNetwork
 from dreamlift.priors.parts import Parts
@@ -39,12 +39,12 @@ class WordsPrior(Prior):
     @classmethod
     def read(
         cls, parts: Parts, choice: PriorChoice, task: Task, wording: Wording, backdrops: Sequence[Backdrop],
-        device: torch.device,
+        device: torch.device, engine: UsedEngine = "torch",
     ) -> Embeds:  # fmt: skip
         dtype = cls.text_precision(parts, device)
 
         def encode(prompts: list[str]) -> TextStates:
-            return encode_prompts(parts, prompts, device, dtype, choice.loras, choice.embeddings)
+            return encode_prompts(parts, prompts, device, dtype, choice.loras, choice.embeddings, engine)
 
         return embed_prompt(task.prompt, task.negative, wording, encode, backdrops)
 

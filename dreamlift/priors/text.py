@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 
+from dreamlift.priors.engine import UsedEngine
 from dreamlift.priors.lora.embedding_files import Embedding, install, read_embeddings, unused
 from dreamlift.priors.lora.lora_files import merge_loras
 from dreamlift.priors.parts import T5, Parts
+from dreamlift.priors.quick_text import find_encoder
 from dreamlift.types import LoraFile, TextStates
 
 TEXT_LENGTH = 77  # tokens: CLIP's limit, and the training length of DeepFloyd IF's T5
@@ -28,7 +30,7 @@ T5_LENGTH = 256  # tokens of T5 in Stable Diffusion 3 and FLUX.1 [schnell]; FLUX
 @torch.no_grad()
 def encode_prompts(
     parts: Parts, prompts: list[str], device: torch.device, dtype: torch.dtype, loras: tuple[LoraFile, ...] = (),
-    embeddings: tuple[str, ...] = (),
+    embeddings: tuple[str, ...] = (), engine: UsedEngine = "torch",
 ) -> TextStates:  # fmt: skip
     """Text states ``(V, L, D)`` of V prompts, and pooled ones ``(V, P)`` for the models that use them.
 
@@ -37,7 +39,13 @@ def encode_prompts(
 
     Args:
         loras, embeddings: the user's files, as in :class:`~dreamlift.priors.choice.PriorChoice`.
+        engine: "onnx" lets ONNX Runtime run an embedded prior's encoder.
     """
+    quick = find_encoder(parts) if engine == "onnx" and not loras and not embeddings else None
+    if quick is not None:
+        for message in complaints(quick.tokenizer, prompts):
+            warnings.warn(message, stacklevel=1)
+        return TextStates(quick(prompts, TEXT_LENGTH))
     words = read_embeddings(embeddings)
     for message in unused(words, prompts):
         warnings.warn(message, stacklevel=1)

@@ -28,6 +28,7 @@ from dreamlift.scenes.base import Scene, SceneSettings
 from dreamlift.scenes.nerf.scene import Nerf
 from dreamlift.schedules import value_at
 from dreamlift.shading.lighting import Lighting
+from dreamlift.stages.adam import FusedAdam
 from dreamlift.stages.base import Place, Ready, SavedState, Stage, Work
 from dreamlift.stages.photometric import Photometric, chosen, compare
 from dreamlift.stages.recovery import SNAPSHOT_EVERY, check_attempts, copied, find_trouble, is_finite
@@ -170,7 +171,7 @@ class LiftWork(Work):
         parts = [*self.scenes, *(part for part in self.learned if part is not None)]
         groups = [dict(group) for part in parts for group in part.param_groups()]  # pyright: ignore[reportCallIssue]
         adam = stage.adam
-        self.optimizer = torch.optim.Adam(groups, betas=(adam.beta1, adam.beta2), eps=adam.eps, fused=True)
+        self.optimizer = FusedAdam(groups, betas=(adam.beta1, adam.beta2), eps=adam.eps)
         self.base_lrs = tuple(group["lr"] for group in self.optimizer.param_groups)
         self.pictures = self._pictures()
 
@@ -300,12 +301,13 @@ class LiftWork(Work):
 
     def _backward(self, lessons: list[Lesson], terms: dict[str, Tensor]) -> Tensor:
         """One backward pass through the renderer, with all teachers' gradients and all terms; returns the total loss ()."""
-        roots = [pair for lesson in lessons for pair in lesson.gradients]
+        # As products, whose gradients are the given ones: torch imports its symbolic shapes (0.5 s) to check given gradients.
+        roots = [(tensor * gradient).sum() for lesson in lessons for tensor, gradient in lesson.gradients]
         rest = sum(terms.values())
         if isinstance(rest, Tensor) and rest.requires_grad:
-            roots.append((rest, torch.ones_like(rest)))
+            roots.append(rest)
         if roots:
-            torch.autograd.backward([tensor for tensor, _ in roots], [gradient for _, gradient in roots])
+            torch.autograd.backward(roots)
         losses = [lesson.loss for lesson in lessons]
         return (sum(losses[1:], losses[0]) if losses else torch.zeros(())) + rest
 

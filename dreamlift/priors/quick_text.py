@@ -1,0 +1,87 @@
+"""The text encoder of an embedded prior without transformers, whose import takes longer than everything else before a run.
+
+ONNX Runtime runs the encoder's graph (:mod:`dreamlift.priors.engine`), and the tokens come from the ``tokenizers`` package that
+transformers itself uses. A model without such a graph, or with LoRAs or embeddings, is encoded by transformers.
+"""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from torch import Tensor, nn
+
+from dreamlift.priors.engine import OnnxNetwork, find_graph, graph_key, read_weights
+from dreamlift.priors.parts import FolderParts, Parts
+
+LENGTH = 77  # tokens of the example
+PLAIN = ("TokenizersBackend", "PreTrainedTokenizerFast")  # classes that add nothing to tokenizer.json
+
+
+class FileTokenizer:
+    """A ``tokenizer.json`` with the calls of a transformers tokenizer that :mod:`dreamlift.priors.text` uses."""
+
+    def __init__(self, parts: FolderParts, part: str) -> None:
+        from tokenizers import Tokenizer
+
+        self.tokenizer = Tokenizer.from_file(str(parts.folder / part / "tokenizer.json"))
+        self.config = json.loads((parts.folder / part / "tokenizer_config.json").read_text())
+        self.unk_token_id = self.tokenizer.token_to_id(self.config.get("unk_token") or "")
+        self.pad_token_id = self.tokenizer.token_to_id(self.config.get("pad_token") or "")
+
+    def __call__(self, text: str, add_special_tokens: bool = True, verbose: bool = True) -> dict[str, list[int]]:
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        return {"input_ids": self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids}
+
+    def get_vocab(self) -> dict[str, int]:
+        return self.tokenizer.get_vocab()
+
+    def padded(self, texts: list[str], length: int) -> tuple[Tensor, Tensor]:
+        """Token numbers and their mask, both ``(V, length)`` int64."""
+        self.tokenizer.enable_truncation(length)
+        self.tokenizer.enable_padding(length=length, pad_id=self.pad_token_id, pad_token=self.config["pad_token"])
+        found = self.tokenizer.encode_batch(texts)
+        return torch.tensor([each.ids for each in found]), torch.tensor([each.attention_mask for each in found])
+
+
+class QuickEncoder:
+    """A text encoder with its tokenizer."""
+
+    def __init__(self, tokenizer: FileTokenizer, network: OnnxNetwork) -> None:
+        self.tokenizer, self.network = tokenizer, network
+
+    def __call__(self, texts: list[str], length: int) -> Tensor:
+        """The states of the last layer, ``(V, length, D)``."""
+        ids, mask = self.tokenizer.padded(texts, length)
+        given = {"input_ids": ids, "attention_mask": mask}
+        return self.network({name: given[name] for name in self.network.shapes})
+
+
+def find_encoder(parts: Parts) -> QuickEncoder | None:
+    """The encoder of a model with one text encoder whose graph is there; None for every other model."""
+    if not isinstance(parts, FolderParts) or not parts.has("text_encoder") or parts.has("text_encoder_2"):
+        return None
+    try:
+        kind = json.loads((parts.folder / "tokenizer" / "tokenizer_config.json").read_text()).get("tokenizer_class")
+        if kind not in PLAIN or not (parts.folder / "tokenizer" / "tokenizer.json").is_file():
+            return None
+        weights = read_weights(parts.folder / "text_encoder")
+    except (OSError, ValueError):
+        return None
+    inputs = example(parts)
+    graph = find_graph(graph_key(parts.config("text_encoder"), weights, inputs))
+    if graph is None:
+        return None
+    return QuickEncoder(FileTokenizer(parts, "tokenizer"), OnnxNetwork(graph, weights, inputs))
+
+
+def call_encoder(encoder: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """The states of the last layer ``(V, L, D)`` of transformers' encoder."""
+    return encoder(input_ids, attention_mask=attention_mask).last_hidden_state
+
+
+def example(parts: Parts) -> dict[str, Tensor]:
+    """Inputs of two texts. As in :mod:`dreamlift.priors.text`, only T5's padding is masked."""
+    ones = torch.ones(2, LENGTH, dtype=torch.long)
+    return {"input_ids": ones, "attention_mask": ones} if parts.is_t5("text_encoder") else {"input_ids": ones}
