@@ -6,6 +6,8 @@ grid of samples.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from dreamlift.cameras import rescaled
 from dreamlift.meshing.geometry import area_vectors, with_normals
 from dreamlift.raster.exact import Fragments, rasterize
 from dreamlift.shading.lambert import shade
+from dreamlift.system import jit
 from dreamlift.texturing.normal_map import perturbed_normals
 from dreamlift.texturing.sampling import colors_at, interpolate
 from dreamlift.types import Cameras, Mesh, RenderOutput, Shading
@@ -33,10 +36,15 @@ def render_mesh(
         supersample: samples per pixel along each axis, averaged in sRGB as in the scenes' own renders.
     """
     fine = rescaled(cameras.to("cpu"), supersample)
-    each = [slice(i, i + 1) for i in range(len(cameras))]
-    parts = [_shade(mesh, rasterize(mesh.vertices, mesh.faces, fine[i]), fine[i], shading and shading[i]) for i in each]
-    # (B, H, W, 8): colour, opacity, depth, normal, all weighted by coverage
-    mean = torch.cat([_box_filter(part, supersample) for part in parts])
+
+    def draw(view: int) -> Tensor:
+        one = slice(view, view + 1)
+        fragments = rasterize(mesh.vertices, mesh.faces, fine[one])
+        return _box_filter(_shade(mesh, fragments, fine[one], shading and shading[one]), supersample)
+
+    with ThreadPoolExecutor(jit.workers()) as pool:
+        # (B, H, W, 8): colour, opacity, depth, normal, all weighted by coverage
+        mean = torch.cat(list(pool.map(draw, range(len(cameras)))))
     backdrop = torch.as_tensor(background, dtype=mean.dtype).cpu()
     if backdrop.ndim == 2:
         backdrop = backdrop[:, None, None]

@@ -129,19 +129,21 @@ def march(inside: np.ndarray, n: int, table: np.ndarray, counts: np.ndarray, edg
 
 
 @compiled
-def vertices_forward(grid: tuple, ends: np.ndarray, reach: float, margin: float, out: tuple) -> None:
-    """The vertices ``(V, 3)`` on the edges ``ends (V, 2)``, the inner point first.
+def vertices_forward(
+    grid: tuple, ends: np.ndarray, reach: float, margin: float, first: int, last: int, out: tuple
+) -> None:  # fmt: skip
+    """The vertices ``first..last`` on the edges ``ends (V, 2)``, the inner point first.
 
     Args:
         grid: (values (P,), border (P,) uint8, offsets before tanh (P, 3), positions (P, 3)); a border point's value is at
             least :data:`OUTSIDE`. reach: world units of a full offset.
         margin: the share of the way from an edge's inner to its outer end lies in [margin, 1 - margin].
-        out: (vertices, shares (V,), offsets after tanh (V, 2, 3)).
+        out: (vertices (V, 3), shares (V,), offsets after tanh (V, 2, 3)).
     """
     values, border, shift, base = grid
     vertices, shares, moved = out
     low, high, scale = np.float32(margin), np.float32(1.0 - margin), np.float32(reach)
-    for i in range(len(ends)):
+    for i in range(first, last):
         p, q = ends[i, 0], ends[i, 1]
         outer = max(values[q], OUTSIDE) if border[q] else values[q]
         share = min(max(values[p] / (values[p] - outer), low), high)
@@ -149,8 +151,8 @@ def vertices_forward(grid: tuple, ends: np.ndarray, reach: float, margin: float,
         for a in range(3):
             one, two = np.float32(math.tanh(shift[p, a])), np.float32(math.tanh(shift[q, a]))
             moved[i, 0, a], moved[i, 1, a] = one, two
-            first, second = base[p, a] + scale * one, base[q, a] + scale * two
-            vertices[i, a] = first + share * (second - first)
+            inner, other = base[p, a] + scale * one, base[q, a] + scale * two
+            vertices[i, a] = inner + share * (other - inner)
 
 
 @compiled
