@@ -16,6 +16,8 @@ REQUIRED = ("torch", "numpy", "diffusers", "transformers", "safetensors", "pillo
 # Per module: its pip package, and its purpose.
 OPTIONAL = {
     "numba": ("numba", "compiled CPU kernels: a step is several times faster"),
+    "onnxruntime": ("onnxruntime", "runs a prior's network on a CPU, about twice as fast as torch"),
+    "onnx": ("onnx", "traces the network of a prior that is not embedded, for onnxruntime"),
     "triton": ("triton", "the hash grid's kernels on a GPU"),
     "accelerate": ("accelerate", "one-file checkpoints (.safetensors)"),
     "pxr": ("usd-core", "USDZ export"),

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from dreamlift.config.build import load_yaml, save_yaml
 from dreamlift.config.schema import Config
@@ -111,7 +112,15 @@ def _kinds(value: Any) -> list[str]:
     return [type(value).__name__, *(name for field in fields(value) for name in _kinds(getattr(value, field.name)))]
 
 
-if __name__ == "__main__":
+def beside(config: Config) -> None:
+    """What the second process does, unless another one is doing it."""
     with suppress(AttributeError, OSError):
-        os.nice(5)
-    warm(load_yaml(Config, sys.stdin.read(), "standard input"))
+        os.nice(5)  # the run itself comes first
+    stamp = _stamp(config)
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(Timeout), FileLock(stamp.parent / "warmup.lock", timeout=0):
+        warm(config)
+
+
+if __name__ == "__main__":
+    beside(load_yaml(Config, sys.stdin.read(), "standard input"))

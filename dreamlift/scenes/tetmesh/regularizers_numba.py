@@ -65,7 +65,7 @@ def consistency(vertices: np.ndarray, faces: np.ndarray, sides: np.ndarray, grad
         grad[i, 0] -= jx + kx
         grad[i, 1] -= jy + ky
         grad[i, 2] -= jz + kz
-    return total / share
+    return float(total / share)
 
 
 @compiled
