@@ -44,7 +44,7 @@ def no_steps(monkeypatch):
     """Runs are prepared and their folders made, but nothing is lifted."""
     prior = GaussianPrior(torch.zeros(1, 3, 8, 8), torch.ones(1))
 
-    def read(_, task, wording, backdrops, device):
+    def read(_, task, wording, backdrops, *__):
         return embed_prompt(task.prompt, task.negative, wording, prior.embed_text, backdrops)
 
     monkeypatch.setattr(Located, "load", lambda *_: prior)

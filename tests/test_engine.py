@@ -13,7 +13,7 @@ from diffusers import DDPMScheduler
 
 from dreamlift.lifting import load, resolve
 from dreamlift.presets import PRESETS
-from dreamlift.priors import engine, quick_text
+from dreamlift.priors import engine, network, quick_text
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.engine import EngineError, available, find_graph
 from dreamlift.priors.kinds import find, load_prior
@@ -37,8 +37,8 @@ def asked(prior, pictures=3, scale=5.0, grad=False):
     rng = torch.Generator().manual_seed(1)
     cond, none = prior.embed_text(["a red mug"] * pictures), prior.embed_text([""] * pictures)
     told = Conditioning(cond.states, none.states, pooled_prompt_embeds=cond.pooled, negative_pooled_prompt_embeds=none.pooled)
-    network = prior.network
-    x = torch.randn(pictures, network.channels, network.sample_size, network.sample_size, generator=rng).requires_grad_(grad)
+    net = prior.network
+    x = torch.randn(pictures, net.channels, net.sample_size, net.sample_size, generator=rng).requires_grad_(grad)
     with torch.set_grad_enabled(grad):
         return prior.predict_noise(x, torch.linspace(0.1, 0.9, pictures), told, scale), x
 
@@ -177,6 +177,13 @@ def test_what_cannot_be_traced_is_left_to_torch_or_refused(monkeypatch):
         assert load_prior(first_pipeline(), engine="auto").engine == "torch"
     with pytest.raises(ValueError, match=r"needs the package onnx.*use --engine torch"):
         load_prior(first_pipeline(), engine="onnx")
+
+
+def test_auto_leaves_large_networks_to_torch(monkeypatch):
+    monkeypatch.setattr(network, "AUTO_BYTES", 1000)
+    assert load_prior("toybox", engine="auto").engine == "torch"
+    assert load_prior(first_pipeline(), engine="auto").engine == "torch"
+    assert load_prior("toybox", engine="onnx").engine == "onnx"
 
 
 def test_sliced_attention_is_left_to_torch():

@@ -265,7 +265,9 @@ def test_text_encoders_and_networks_are_never_in_memory_together(stub, monkeypat
         return found
 
     monkeypatch.setattr(FolderParts, "network", network)
-    job = load(resolve(taught(replace(PRESETS["toybox-field"], prompt="a red mug"), prior=PriorChoice(str(stub)))))
+    job = load(
+        resolve(taught(replace(PRESETS["toybox-field"], prompt="a red mug", engine="torch"), prior=PriorChoice(str(stub))))
+    )
     assert [name for name, _ in loaded] == ["text_encoder", "unet"]
     assert alive == [[], []]
     assert loaded[1][1]() is job.work.ready.priors[0].network.unet

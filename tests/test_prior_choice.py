@@ -124,13 +124,13 @@ def test_a_pipeline_keeps_no_memory_settings_of_an_earlier_load():
     pipe = first_pipeline()
     before, text = answers(load_prior(pipe)), load_prior(pipe).embed_text(PROMPTS)
     low = load_prior(pipe, memory=Memory(micro_batch=2, gradient_checkpointing=True, attention_slices=True))
-    assert low.network.micro_batch == 2
+    assert low.network.memory.micro_batch == 2
     assert pipe.vae.use_slicing
     assert pipe.unet.is_gradient_checkpointing
     assert pipe.vae.is_gradient_checkpointing
     assert {type(kind).__name__ for kind in pipe.unet.attn_processors.values()} == {"SlicedAttnProcessor"}
     again = load_prior(pipe)
-    assert again.network.micro_batch == 0
+    assert again.network.memory.micro_batch == 0
     for one, other in zip((*before, text.states), (*answers(again), again.embed_text(PROMPTS).states), strict=True):
         assert torch.equal(one, other)
     assert not pipe.vae.use_slicing
@@ -222,7 +222,7 @@ def test_kinds_of_plugins_are_preferred_where_they_accept(stub, xl_folder):
 
 def taught_by(*choices, wording=None):
     """A short run of one stage, with a teacher of each choice."""
-    config = replace(PRESETS["toybox-field"], prompt="a red mug", backdrops=())
+    config = replace(PRESETS["toybox-field"], prompt="a red mug", backdrops=(), engine="torch")  # which loads whole networks
     (teacher,) = config.stages[0].teachers
     teachers = tuple(replace(teacher, prior=choice, wording=wording or teacher.wording) for choice in choices)
     stage = config.stages[0]
@@ -278,7 +278,7 @@ def test_equal_choices_share_a_network_and_unwanted_ones_go_first(two, spied):
     assert spied[2:] == [("second", "unet", [])]  # other options: the two of before are gone before it is loaded
     pool.take([find(replace(second, camera_conditioning=False))], CPU, Memory(micro_batch=1))
     assert spied[3:] == [("second", "unet", [])]
-    assert [prior.network.micro_batch for prior in pool.loaded.values()] == [1]
+    assert [prior.network.memory.micro_batch for prior in pool.loaded.values()] == [1]
 
 
 def test_teachers_of_one_prior_share_it_and_its_words(two, spied):

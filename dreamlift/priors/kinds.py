@@ -118,9 +118,9 @@ class Priors:
         self.taken: tuple[Prior, ...] = ()  # the last result of :meth:`take`
 
     def take(
-        self, wanted: Sequence[Located], device: torch.device, memory: Memory, engines: Sequence[Engine]
+        self, wanted: Sequence[Located], device: torch.device, memory: Memory, engines: Sequence[Engine] | None = None
     ) -> tuple[Prior, ...]:  # fmt: skip
-        """The prior of each entry of ``wanted``, on ``device``, with the memory settings applied and its engine set.
+        """The prior of each entry of ``wanted``, on ``device``, with the memory settings applied and its engine set (torch).
 
         Raises:
             ValueError: an engine that cannot run its prior.
@@ -132,7 +132,7 @@ class Priors:
             if key not in self.loaded:
                 self.loaded[key] = located.load(device)
                 self.loaded[key].save_memory(memory)
-        for key, engine in zip(keys, engines, strict=True):
+        for key, engine in zip(keys, engines or ["torch"] * len(keys), strict=True):
             self.loaded[key].use_engine(engine)
         self.taken = tuple(self.loaded[key] for key in keys)
         return self.taken

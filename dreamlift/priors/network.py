@@ -29,10 +29,13 @@ from dreamlift.priors.engine import (
 )  # fmt: skip
 from dreamlift.priors.lora.lora import LoRA, Targets
 from dreamlift.priors.lora.lora_files import merge_loras
-from dreamlift.priors.parts import FolderParts, Parts
+from dreamlift.priors.parts import FolderParts, Parts, weight_files
 from dreamlift.priors.saving import Memory, in_turn, save_memory
 from dreamlift.types import Cameras, Conditioning, LoraFile
 
+# "auto" leaves larger networks to torch. On two cores, ONNX Runtime is twice as fast for 25 MB of weights; for the 3.4 GB of Stable
+# Diffusion 1.5 it is as fast as torch, and takes four times the memory (BENCHMARKS.md).
+AUTO_BYTES = 400_000_000
 CAMERA_FEATURES = 8  # a network with this ``time_cond_proj_dim`` is camera-conditioned
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
@@ -145,9 +148,12 @@ class DenoisingNetwork:
         """Let ``engine`` run the calls without gradients; returns the one that does.
 
         Raises:
-            ValueError: "onnx" is wanted, but cannot run this network; "auto" then warns and leaves it to torch.
+            ValueError: "onnx" is wanted, but cannot run this network. "auto" then warns and leaves it to torch; it also leaves
+                networks of more than :data:`AUTO_BYTES` to torch.
         """
         wanted = available(engine, self.device)
+        if engine == "auto" and wanted == "onnx" and self._bytes() > AUTO_BYTES:
+            wanted = "torch"
         if wanted == "torch" or self.memory.attention_slices or self.dtype != torch.float32:
             self.onnx = None
         elif self.onnx is None:
@@ -160,6 +166,12 @@ class DenoisingNetwork:
         if self.onnx is None:
             _ = self.unet  # is read now
         return "torch" if self.onnx is None else "onnx"
+
+    def _bytes(self) -> int:
+        """The size of the network's weights."""
+        if self._unet is None and isinstance(self.parts, FolderParts):
+            return sum(file.stat().st_size for file in weight_files(self.parts.folder / "unet", self.dtype))
+        return sum(weight.nbytes for weight in self.unet.parameters())
 
     def _session(self) -> OnnxNetwork:
         """The network's session. diffusers is imported only if a graph has to be traced or weights have to be changed."""
