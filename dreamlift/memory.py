@@ -32,6 +32,7 @@ MESH, GRID_POINT, TEXEL = 200_000_000, 90, 80  # bytes of meshing and texturing:
 GAPS, DETAIL = 2, 2.3  # factors: malloc's gaps in a step on a CPU; a scene with normals or with regularisers along rays
 # Values per cell and channel: a network without and with a gradient, an encoder, a decoder; shares of these with checkpoints.
 NETWORK, GRADIENT, ENCODER, DECODER, FEWER, FEWER_CODED = 26, 300, 24, 50, 0.25, 0.65
+ONNX = 3.5  # factor on the weights: ONNX Runtime's rearranged copies and its buffers
 SAVING = "--memory.micro_batch 1, --memory.gradient_checkpointing true"
 HUGE = 1 << 60  # bytes: not limited, or not known
 
@@ -124,6 +125,8 @@ def needs_of(config: Config, models: list[list[Model]], device: str) -> list[tup
             passes.append(network * model.cells + (ENCODER + DECODER * guidance.decodes) * share_coded * views * model.pixels)
         step = int(max(step, 0.4 * step + max(passes)))
         kept = sum(each.weights for each in set(own)) + TRAINED * scene.parameter_count() * config.particles
+        if config.engine == "onnx" and device == "cpu":  # "auto" uses it for small networks only
+            kept += int(ONNX * sum(each.weights for each in set(own)))
         largest = max((max(each.weights, each.text) for each in own), default=0)
         gpu = device == "cuda"  # while a model is loaded, its file and its weights are in main memory together
         host = CUDA_HOST + max(2 * largest, mesh) if gpu else max(largest, kept + int(GAPS * step) + mesh)

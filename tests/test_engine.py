@@ -188,6 +188,20 @@ def test_auto_leaves_large_networks_to_torch(monkeypatch):
 
 def test_sliced_attention_is_left_to_torch():
     assert load_prior(first_pipeline(), memory=Memory(attention_slices=True), engine="auto").engine == "torch"
+    with pytest.raises(ValueError, match="does not slice attention: use --engine torch"):
+        load_prior(first_pipeline(), memory=Memory(attention_slices=True), engine="onnx")
+
+
+def test_a_module_that_was_trained_further_gets_a_new_session():
+    prior = load_prior(first_pipeline(), engine="onnx")
+    before = asked(prior)[0]
+    with torch.no_grad():
+        prior.network.unet.conv_in.weight *= 2
+    prior.use_engine("onnx")
+    after = asked(prior)[0]
+    assert float((after - before).abs().max()) > 1e-3
+    prior.use_engine("torch")
+    close(after, asked(prior)[0])
 
 
 def test_a_cache_that_is_damaged_or_cannot_be_written_costs_a_trace_only(own_cache, monkeypatch):

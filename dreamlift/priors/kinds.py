@@ -120,7 +120,10 @@ class Priors:
     def take(
         self, wanted: Sequence[Located], device: torch.device, memory: Memory, engines: Sequence[Engine] | None = None
     ) -> tuple[Prior, ...]:  # fmt: skip
-        """The prior of each entry of ``wanted``, on ``device``, with the memory settings applied and its engine set (torch).
+        """The prior of each entry of ``wanted``, on ``device``, with the memory settings applied and its engine set.
+
+        Args:
+            engines: one per entry; None: torch.
 
         Raises:
             ValueError: an engine that cannot run its prior.
@@ -132,8 +135,8 @@ class Priors:
             if key not in self.loaded:
                 self.loaded[key] = located.load(device)
                 self.loaded[key].save_memory(memory)
-        for key, engine in zip(keys, engines or ["torch"] * len(keys), strict=True):
-            self.loaded[key].use_engine(engine)
+        for number, key in enumerate(keys):
+            self.loaded[key].use_engine(engines[number] if engines else "torch")
         self.taken = tuple(self.loaded[key] for key in keys)
         return self.taken
 

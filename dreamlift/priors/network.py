@@ -33,8 +33,8 @@ from dreamlift.priors.parts import FolderParts, Parts, weight_files
 from dreamlift.priors.saving import Memory, in_turn, save_memory
 from dreamlift.types import Cameras, Conditioning, LoraFile
 
-# "auto" leaves larger networks to torch. On two cores, ONNX Runtime is twice as fast for 25 MB of weights; for the 3.4 GB of Stable
-# Diffusion 1.5 it is as fast as torch, and takes four times the memory (BENCHMARKS.md).
+# "auto" leaves larger networks to torch. On two cores, ONNX Runtime is twice as fast for 25 MB of weights; for the 3.4 GB of
+# Stable Diffusion 1.5 it is as fast as torch, and takes four times the memory (BENCHMARKS.md).
 AUTO_BYTES = 400_000_000
 CAMERA_FEATURES = 8  # a network with this ``time_cond_proj_dim`` is camera-conditioned
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -152,14 +152,17 @@ class DenoisingNetwork:
                 networks of more than :data:`AUTO_BYTES` to torch.
         """
         wanted = available(engine, self.device)
+        if engine == "onnx" and self.memory.attention_slices:
+            raise ValueError("ONNX Runtime does not slice attention: use --engine torch, or leave memory.attention_slices off")
         if engine == "auto" and wanted == "onnx" and self._bytes() > AUTO_BYTES:
             wanted = "torch"
         if wanted == "torch" or self.memory.attention_slices or self.dtype != torch.float32:
             self.onnx = None
-        elif self.onnx is None:
+        elif self.onnx is None or self._unet is not None:  # a module's weights may have changed since
             try:
                 self.onnx = self._session()
             except EngineError as error:
+                self.onnx = None
                 if engine == "onnx":
                     raise ValueError(f"{error}; use --engine torch") from error
                 warnings.warn(f"torch runs the prior's network, at about half the speed: {error}", stacklevel=2)
