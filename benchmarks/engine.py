@@ -2,9 +2,9 @@
 
     python benchmarks/engine.py [--sd] [--pictures 4] [--calls 15]
 
---sd adds a U-Net with the architecture of Stable Diffusion 1.5 and random weights (3.4 GB), one and two pictures, each engine in a
-process of its own, whose peak memory is printed. "77 tokens over 4" is what the keys and values of 73 further tokens cost: at most
-what could be saved by computing them once per prompt.
+--sd adds a U-Net with the architecture of Stable Diffusion 1.5, random weights (3.4 GB), one and two pictures, each engine in
+a process of its own, whose peak memory is printed. "77 tokens over 4" is what the keys and values of 73 further tokens cost: at
+most what could be saved by computing them once per prompt.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import subprocess  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable, Mapping  # noqa: E402
+from functools import partial  # noqa: E402
 
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
@@ -101,8 +102,8 @@ def full_size(engine: str) -> None:
         session = OnnxNetwork(graph, weights_of(unet), inputs(2))
         ready = f", traced in {traced - begun:.0f} s, session in {time.perf_counter() - traced:.0f} s"
     for pictures in (1, 2):
-        given = inputs(pictures)
-        times = taking_turns({engine: (lambda: session(given)) if session else (lambda: call_network(unet, **given))}, 3)
+        call = partial(session, inputs(pictures)) if session else partial(call_network, unet, **inputs(pictures))
+        times = taking_turns({engine: call}, 3)
         print(f"Stable Diffusion 1.5's size, {pictures} pictures: {engine} {times[engine] / 1e3:.1f} s, "
               f"peak {peak_memory()['peak_memory_gb']:.1f} GB{ready}")  # fmt: skip
 
