@@ -6,7 +6,8 @@
 (It is not called profile.py: Python's own module of that name would be hidden from every script in this folder.)
 
 Cold: without compiled kernels in the cache, as in a first run. A part is what the main process waits for: "compile" is what it
-compiles itself, while a second process compiles further kernels beside it. "network" is the prior's calls and "optimizer" its
+compiles itself, while a second process compiles further kernels beside it; these seconds are also in the rows of the steps and
+of "finish" in which they occur. "network" is the prior's calls and "optimizer" its
 steps, in all stages; each stage's own row is the rest of its steps. Run it while nothing else runs.
 """
 
@@ -31,6 +32,8 @@ from collections import defaultdict  # noqa: E402
 from collections.abc import Callable, Mapping  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
+
+from filelock import FileLock  # noqa: E402
 
 FIRST = 10  # steps of a stage that are left out of its median: in these, kernels are loaded
 
@@ -59,11 +62,13 @@ def main() -> None:
 
 def child(arguments: argparse.Namespace, cold: bool) -> dict[str, float]:
     """The seconds of one run, in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         command = [sys.executable, __file__, "--child", folder, "--preset", arguments.preset, "--prompt", arguments.prompt,
                    "--engine", arguments.engine, "--mesh", arguments.mesh]  # fmt: skip
         subprocess.run(command, check=True, env=environment(cold, Path(folder)), stdout=subprocess.DEVNULL)
-        return json.loads((Path(folder) / "seconds.json").read_text())
+        found = json.loads((Path(folder) / "seconds.json").read_text())
+        wait_for_compilation(Path(folder))
+        return found
 
 
 def environment(cold: bool, folder: Path) -> dict[str, str]:
@@ -76,6 +81,9 @@ def compare(arguments: argparse.Namespace) -> None:
     here = Path(__file__).parents[1]
     for cold in (True, False):
         pairs = []
+        if not cold:  # each checkout has kernels of its own, which an unmeasured run compiles
+            for root in (arguments.against.resolve(), here):
+                whole_run(root, arguments, cold)
         for _ in range(1 if cold else arguments.repeats):
             pairs.append([whole_run(root, arguments, cold) for root in (arguments.against.resolve(), here)])
         before, after = (statistics.median(pair[side] for pair in pairs) for side in (0, 1))
@@ -85,13 +93,22 @@ def compare(arguments: argparse.Namespace) -> None:
 
 def whole_run(root: Path, arguments: argparse.Namespace, cold: bool) -> float:
     """Wall seconds of ``dreamlift generate`` of the checkout ``root``."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         command = [sys.executable, "-m", "dreamlift.cli", "generate", arguments.prompt, "--preset", arguments.preset,
                    "--out", f"{folder}/run", *(["--mesh", arguments.mesh] if arguments.mesh else [])]  # fmt: skip
         variables = {**environment(cold, Path(folder)), "PYTHONPATH": str(root)}
         begun = time.perf_counter()
         subprocess.run(command, check=True, cwd=root, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        return time.perf_counter() - begun
+        seconds = time.perf_counter() - begun
+        wait_for_compilation(Path(folder))
+        return seconds
+
+
+def wait_for_compilation(folder: Path) -> None:
+    """Wait for a cold run's second process, so that it does not disturb the next run."""
+    if (folder / "kernels").is_dir():
+        with FileLock(folder / "kernels" / "warmup.lock"):
+            pass
 
 
 class Clock:

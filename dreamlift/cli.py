@@ -117,7 +117,6 @@ def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.config.short import override, with_prior
     from dreamlift.priors.lora.additions import parse_lora
     from dreamlift.runs.carry_out import Order, carry_out
-    from dreamlift.runs.warmup import warm_beside
 
     if arguments.config is not None and arguments.preset is not None:
         raise ValueError("--config and --preset exclude each other: give one of them")
@@ -129,7 +128,6 @@ def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
         config = with_prior(config, loras=tuple(map(parse_lora, arguments.lora)))
     if arguments.embedding is not None:
         config = with_prior(config, embeddings=tuple(arguments.embedding))
-    warm_beside(config)
     outcome = carry_out(Order(config, arguments.out), _reporter(arguments))
     return 0 if outcome.finished else 130
 

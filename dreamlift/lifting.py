@@ -124,6 +124,8 @@ def resolve(config: Config, saved: SavedState | None = None) -> Resolved:
         stage.check_priors([each.views for each in located], [each.adapts for each in located])
         for each in located:
             each.kind.check_memory(config.memory)
+            if config.engine == "onnx" and each.parts is not None and not each.kind.takes_onnx:
+                raise ValueError(f"ONNX Runtime does not run the prior {each.choice.name}: use --engine auto or torch")
     stages = tuple(_with_choices(stage, located) for stage, located in zip(config.stages, priors, strict=True))
     config = replace(config, stages=stages)
     # For all stages, so that a later stage that does not fit is refused before the first one starts.
@@ -140,6 +142,8 @@ def _engine(config: Config, device: torch.device, saved: SavedState | None) -> U
     try:
         return available(saved.engine, device)
     except ValueError:
+        if "onnx" not in saved.engines and saved.stage + 1 == len(config.stages):
+            return "torch"  # which has run all networks
         raise ValueError(
             f"this run was begun with ONNX Runtime, which is not available here: {INSTALL} and --device cpu; or repeat "
             "it from its beginning: dreamlift generate --config RUN"

@@ -16,7 +16,7 @@ from dreamlift.presets import PRESETS
 from dreamlift.priors import engine, network, quick_text
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.engine import EngineError, available, find_graph
-from dreamlift.priors.kinds import find, load_prior
+from dreamlift.priors.kinds import Priors, find, load_prior
 from dreamlift.priors.parts import usual_schedule
 from dreamlift.priors.saving import Memory
 from dreamlift.priors.text import encode_prompts
@@ -69,15 +69,59 @@ def test_the_embedded_priors_answer_as_with_torch_and_their_graphs_are_in_the_pa
 
 
 @pytest.mark.parametrize("pipeline", [first_pipeline, xl_pipeline])
-def test_a_graph_is_right_for_any_weights_of_its_architecture(pipeline, own_cache, monkeypatch):
+def test_a_graph_is_right_for_any_weights_of_its_architecture(pipeline, own_cache, monkeypatch, tmp_path):
     # Those of new normalization layers are equal, which a tracer may take for one weight.
-    load_prior(pipeline(), engine="onnx")
+    folders = [tmp_path / name for name in ("new", "shaken")]
+    for folder, pipe in zip(folders, (pipeline(), shaken(pipeline())), strict=True):
+        pipe.save_pretrained(folder)
+    load_prior(folders[0], engine="onnx")
     assert len(list(own_cache.iterdir())) == 1
+    monkeypatch.setattr(network, "trace", lambda *_: pytest.fail("traced again"))
     monkeypatch.setattr(engine, "trace", lambda *_: pytest.fail("traced again"))
-    for pipe in (pipeline(), shaken(pipeline())):
-        fast = load_prior(pipe, engine="onnx")
+    for folder in folders:
+        fast = load_prior(folder, engine="onnx")
         assert fast.engine == "onnx"
-        close(asked(fast)[0], asked(load_prior(pipe))[0])
+        close(asked(fast)[0], asked(load_prior(folder))[0])
+
+
+def test_a_pipeline_in_memory_is_traced_as_it_is(own_cache):
+    pipe = shaken(first_pipeline())
+    plain = asked(load_prior(pipe, engine="onnx"))[0]
+    pipe.unet.mid_block.register_forward_hook(lambda module, given, out: 3 * out)  # not in the config
+    changed = asked(load_prior(pipe, engine="onnx"))[0]
+    close(changed, asked(load_prior(pipe))[0])
+    assert float((changed - plain).abs().max()) > 1e-3
+    assert not own_cache.exists()
+
+
+def test_other_weight_files_in_the_folder_are_left_alone(tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "prior"
+    shutil.copytree(find(PriorChoice("toybox")).parts.folder, folder)
+    weights = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    save_file({name: value * 0.5 for name, value in weights.items()}, folder / "unet" / "model_ema.safetensors")
+    close(asked(load_prior(folder, engine="onnx"))[0], asked(load_prior(folder))[0])
+
+
+def test_a_text_graph_that_is_not_taken_is_left_to_transformers(monkeypatch):
+    def refuse(*_):
+        raise EngineError("unsupported")
+
+    monkeypatch.setattr(quick_text, "OnnxNetwork", refuse)
+    assert quick_text.find_encoder(find(PriorChoice("toybox")).parts) is None
+
+
+def test_teachers_of_one_prior_share_a_session(monkeypatch):
+    made, real = [], network.OnnxNetwork
+    monkeypatch.setattr(network, "OnnxNetwork", lambda *given: made.append(real(*given)) or made[-1])
+    located = find(PriorChoice.of(first_pipeline()))
+    pool = Priors()
+    pool.take([located] * 3, CPU, Memory(), ["onnx"] * 3)
+    pool.take([located], CPU, Memory(), ["onnx"])
+    assert len(made) == 1
 
 
 def test_a_gradient_goes_through_torch():
@@ -204,16 +248,17 @@ def test_a_module_that_was_trained_further_gets_a_new_session():
     close(after, asked(prior)[0])
 
 
-def test_a_cache_that_is_damaged_or_cannot_be_written_costs_a_trace_only(own_cache, monkeypatch):
-    pipe = shaken(first_pipeline())
-    want = asked(load_prior(pipe))[0]
-    load_prior(pipe, engine="onnx")
+def test_a_cache_that_is_damaged_or_cannot_be_written_costs_a_trace_only(own_cache, monkeypatch, tmp_path):
+    shaken(first_pipeline()).save_pretrained(tmp_path / "prior")
+    folder = tmp_path / "prior"
+    want = asked(load_prior(folder))[0]
+    load_prior(folder, engine="onnx")
     (file,) = own_cache.iterdir()
     whole = file.read_bytes()
     for damaged in (b"", whole[: len(whole) // 2], b"?" + whole[1:]):
         file.write_bytes(damaged)
         assert find_graph(file.stem) is None
-    close(asked(load_prior(pipe, engine="onnx"))[0], want)
+    close(asked(load_prior(folder, engine="onnx"))[0], want)
     assert file.read_bytes() == whole
 
     def full(*_):
@@ -221,7 +266,7 @@ def test_a_cache_that_is_damaged_or_cannot_be_written_costs_a_trace_only(own_cac
 
     file.unlink()
     monkeypatch.setattr(engine, "atomic_write_bytes", full)
-    close(asked(load_prior(pipe, engine="onnx"))[0], want)
+    close(asked(load_prior(folder, engine="onnx"))[0], want)
     assert list(own_cache.iterdir()) == []
 
 
@@ -244,6 +289,8 @@ def test_a_run_states_its_engine_and_a_resumed_one_keeps_it(monkeypatch):
     monkeypatch.setattr(engine, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="begun with ONNX Runtime, which is not available here"):
         resolve(config, saved)
+    # where torch ran all networks, as those that are too large for auto, nothing else is needed
+    assert resolve(config, replace(saved, engines=("torch",))).engine == "torch"
 
 
 def test_text_states_of_another_length_fit():

@@ -28,6 +28,7 @@ from dreamlift.system import jit
 from dreamlift.texturing.sampling import sample_colors
 from dreamlift.toybox.world.things import make_thing
 from dreamlift.toybox.world.truth import mesh_of
+from dreamlift.types import Mesh
 
 pytestmark = pytest.mark.skipif(not jit.fast_kernels_available(), reason="needs numba")
 
@@ -90,6 +91,27 @@ def test_regularizers_and_their_gradients_are_autograds(name):
         found.append((value, *torch.autograd.grad(3.0 * value, moving)))
     for got, want in zip(*found, strict=True):
         torch.testing.assert_close(got.double(), want, rtol=2e-4, atol=1e-4 * float(want.abs().max()))
+
+
+def test_faces_without_area_have_no_weight():
+    """An axis-aligned box on the grid: its distances are exactly 0 at many grid points, where faces have no area."""
+    corners = np.array([[i, j, k] for i in (-0.5, 0.5) for j in (-0.5, 0.5) for k in (-0.5, 0.5)], np.float32)
+    faces = np.array([[0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [0, 4, 5], [0, 5, 1], [2, 3, 7], [2, 7, 6],
+                      [0, 2, 6], [0, 6, 4], [1, 5, 7], [1, 7, 3]], np.int32)  # fmt: skip
+    settings = TetMesh(resolution=16, color=Voxel((5, 9), (0.0, 0.0), blob=Blob("none")))
+    vertices, faces, edges = settings.build(rng(), initial_mesh=Mesh(corners, faces))._mesh()
+    areas = regularizers.area_vectors(vertices, faces).norm(dim=1)
+    assert int((areas == 0).sum()) > 100
+    found = []
+    for call, dtype in (
+        (regularizers.normal_consistency, torch.float32),
+        (regularizers.normal_consistency_torch, torch.float64),
+    ):
+        moving = vertices.detach().to(dtype).requires_grad_()
+        value = call(moving, faces, edges.faces)
+        found.append((value, *torch.autograd.grad(value, moving)))
+    for got, want in zip(*found, strict=True):
+        torch.testing.assert_close(got.double(), want, rtol=1e-3, atol=1e-3 * float(want.abs().max()))
 
 
 def test_regularizers_of_a_mesh_without_faces_are_zero():
@@ -177,3 +199,15 @@ def test_the_fused_adam_is_torchs():
         assert all(each.grad is None for each in made[0])
         for a, b in zip(*made, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_adam_is_not_fused_where_its_kernel_would_be_wrong():
+    base = [torch.randn(4, 6, generator=rng()) for _ in range(2)]
+    base[1].copy_(base[0])
+    strided = [each[:, ::2].requires_grad_() for each in base]
+    optimizers = [FusedAdam([{"params": [strided[0]], "lr": 0.1}], (0.9, 0.99), 1e-15),
+                  torch.optim.Adam([strided[1]], lr=0.1, betas=(0.9, 0.99), eps=1e-15)]  # fmt: skip
+    for each, optimizer in zip(strided, optimizers, strict=True):
+        each.grad = torch.ones(4, 3)
+        optimizer.step()
+    assert torch.equal(*base)

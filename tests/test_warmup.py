@@ -27,6 +27,9 @@ def own_stamps(tmp_path, monkeypatch):
     """A folder for the notes of what is warm; kernels stay where they are."""
     stamp = warmup._stamp
     monkeypatch.setattr(warmup, "_stamp", lambda config: tmp_path / "stamps" / stamp(config).name)
+    monkeypatch.setattr(warmup, "plugin_names", list)  # other tests may have imported some
+    monkeypatch.setattr(warmup, "available_host", lambda: None)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     return tmp_path / "stamps"
 
 
@@ -61,7 +64,8 @@ print(json.dumps([len(before), sorted(known() - before)]))
 
 
 def test_the_short_run_keeps_the_scenes_and_needs_no_prior():
-    config = short(replace(CONFIG, particles=3))
+    config = short(replace(CONFIG, particles=3, engine="onnx"))
+    assert config.engine == "torch"
     assert [stage.scene for stage in config.stages] == [stage.scene for stage in CONFIG.stages]
     assert config.particles == 1
     assert all(stage.steps <= 4 for stage in config.stages)
@@ -93,6 +97,21 @@ def test_a_second_process_gets_the_config_once(monkeypatch, own_stamps):
     monkeypatch.setenv("DREAMLIFT_KERNELS", "0")
     assert is_warm(PRESETS["dreamgaussian-toy"])
     assert len(started) == 1
+
+
+@pytest.mark.parametrize("why", ["a plugin", "little memory", "one core", "another kind of run"])
+def test_no_process_starts_where_it_is_of_no_use(why, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("started"))
+    config = CONFIG
+    if why == "a plugin":
+        monkeypatch.setattr(warmup, "plugin_names", lambda: ["my_losses.py"])
+    elif why == "little memory":
+        monkeypatch.setattr(warmup, "available_host", lambda: 10**9)
+    elif why == "one core":
+        monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    else:
+        config = replace(CONFIG, stages=(replace(CONFIG.stages[0], photometric=Photometric()),))
+    assert warm_beside(config) is None
 
 
 def test_one_process_warms_at_a_time(monkeypatch, own_stamps):

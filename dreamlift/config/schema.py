@@ -40,7 +40,8 @@ class Config:
     photos: tuple[Photo, ...] = ()  # pictures of the object with their cameras, for stages with a photometric term
     seed: int = 0  # seed of all random numbers, 0 to 2^63 - 1
     device: str = "auto"  # auto (CUDA if available, otherwise the CPU), cpu, cuda, cuda:1 or mps
-    # who runs the priors' networks: torch, onnx (ONNX Runtime, CPUs only), or auto (onnx on a CPU where it is installed)
+    # who runs the priors' networks: torch, onnx (ONNX Runtime, CPUs only), or auto (onnx on a CPU where it is installed, for
+    # networks of up to 400 MB)
     engine: Engine = "auto"
     initial_mesh: str = ""  # mesh file (.glb, .gltf, .obj, .ply, .stl) from which the first stage starts; "": none
     up: Literal["y", "z"] = "y"  # up axis of the initial mesh's file: y (glTF) or z (Blender, CAD)

@@ -21,8 +21,8 @@ def near_triangles(corners: np.ndarray, band: float, count: int, out: tuple) -> 
     for f in range(len(corners)):
         a, b, c = corners[f, 0], corners[f, 1], corners[f, 2]
         for k in range(3):
-            low[k] = max(np.int64(np.ceil(min(a[k], b[k], c[k]) - band)), 0)
-            high[k] = min(np.int64(np.floor(max(a[k], b[k], c[k]) + band)), count - 1)
+            low[k] = min(max(np.int64(np.ceil(min(a[k], b[k], c[k]) - band)), 0), count - 1)
+            high[k] = min(max(np.int64(np.floor(max(a[k], b[k], c[k]) + band)), 0), count - 1)
         for x in range(low[0], high[0] + 1):
             for y in range(low[1], high[1] + 1):
                 for z in range(low[2], high[2] + 1):

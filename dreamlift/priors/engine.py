@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import logging
 import warnings
@@ -24,7 +25,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dreamlift.priors.parts import weight_files
 from dreamlift.system.files import atomic_write_bytes, cache_folder
 
 Engine = Literal["auto", "torch", "onnx"]
@@ -136,35 +136,46 @@ def weights_of(network: nn.Module) -> dict[str, Tensor]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of a network's folder in float32, read without the network's class.
+    """The weights of a network's folder in float32, from the files that diffusers and transformers read.
 
     Raises:
-        ValueError: the folder has no safetensors weights, or they cannot be read.
+        ValueError: there are no such files, or they cannot be read.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     found: dict[str, Tensor] = {}
-    for file in weight_files(folder, torch.float32):
+    for file in standard_files(folder):
         try:
             found |= {name: value.float() for name, value in load_file(file).items()}
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise ValueError(f"{file} cannot be read; fetch it again: {error}") from error
     return found
 
 
-def graph_key(config: Mapping[str, Any], weights: Mapping[str, Tensor], inputs: dict[str, Tensor], extra: str = "") -> str:
-    """Identifies a graph: by the network's config, and by the shapes of its weights and inputs, but not by their values.
+def standard_files(folder: Path) -> list[Path]:
+    """The weight files of a network that have the standard names; there may be others beside them, such as EMA weights.
 
-    Args:
-        extra: what else distinguishes the network, such as attention processors that a program has replaced.
+    Raises:
+        ValueError: there are none.
     """
+    for stem, variant in itertools.product(("diffusion_pytorch_model", "model"), ("", ".fp16")):
+        index, whole = folder / f"{stem}.safetensors.index{variant}.json", folder / f"{stem}{variant}.safetensors"
+        if index.is_file():
+            return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        if whole.is_file():
+            return [whole]
+    raise ValueError(f"{folder} has no weights with a standard name")
+
+
+def graph_key(config: Mapping[str, Any], weights: Mapping[str, Tensor], inputs: dict[str, Tensor]) -> str:
+    """Identifies the graph of a network that its config describes, by the config and by the shapes of weights and inputs."""
     public = {name: value for name, value in config.items() if not name.startswith("_")}
     shapes = {name: list(value.shape) for name, value in weights.items()}
     given = {
         name: [str(value.dtype), *(value.shape[2:] if name in VARYING else value.shape[1:])] for name, value in inputs.items()
     }
-    text = json.dumps([FORMAT, OPSET, public, shapes, given, extra], sort_keys=True, default=str)
+    text = json.dumps([FORMAT, OPSET, public, shapes, given], sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -186,8 +197,12 @@ def unpack(packed: bytes) -> tuple[list[str], bytes]:
 
 def traced_graph(
     key: str, network: nn.Module, call: Callable[..., Tensor], inputs: dict[str, Tensor]
-) -> tuple[list[str], bytes]:
-    """A new graph, which is also written to the cache. Raises EngineError."""
+) -> tuple[list[str], bytes]:  # fmt: skip
+    """A new graph, which is also written to the cache. Raises EngineError.
+
+    Only for a network that was built from its config: one in memory may have been changed in ways that no key shows, such as
+    hooks, FreeU or an adapter's scale.
+    """
     packed, folder = trace(network, call, inputs), cache_folder("graphs")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -227,6 +242,8 @@ def trace(network: nn.Module, call: Callable[..., Tensor], inputs: dict[str, Ten
         if each.name not in names:
             held = traced.graph.initializer.add()
             held.name, held.data_type, held.data_location = each.name, onnx.TensorProto.FLOAT, onnx.TensorProto.EXTERNAL
+            if each.name.removeprefix(PREFIX) not in weights:
+                raise EngineError(f"this network cannot be traced (its graph has an unknown input {each.name})")
             held.dims.extend(weights[each.name.removeprefix(PREFIX)].shape)
             held.external_data.add(key="location", value="torch's memory")
             header.append(each.name)

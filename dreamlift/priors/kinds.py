@@ -135,8 +135,8 @@ class Priors:
             if key not in self.loaded:
                 self.loaded[key] = located.load(device)
                 self.loaded[key].save_memory(memory)
-        for number, key in enumerate(keys):
-            self.loaded[key].use_engine(engines[number] if engines else "torch")
+        for key, engine in dict(zip(keys, engines or ("torch",) * len(keys), strict=True)).items():
+            self.loaded[key].use_engine(engine)
         self.taken = tuple(self.loaded[key] for key in keys)
         return self.taken
 

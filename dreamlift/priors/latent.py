@@ -90,6 +90,8 @@ class AutoencodedPrior(WordsPrior):
 class LatentPrior(AutoencodedPrior):
     """A latent diffusion model (``vae``, ``unet``, text encoders, tokenizers, ``scheduler``)."""
 
+    takes_onnx = True
+
     def __init__(self, parts: Parts, device: torch.device, dtype: torch.dtype, choice: PriorChoice = NO_OPTIONS) -> None:
         self.parts, self.device, self.choice = parts, device, choice
         self.network = DenoisingNetwork(parts, device, dtype, choice.camera_conditioning, choice.loras)

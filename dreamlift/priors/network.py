@@ -7,6 +7,7 @@ https://arxiv.org/abs/2202.00512) eps = alpha v + sigma x_t, for sample predicti
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from copy import copy, deepcopy
 from typing import Any
 
@@ -24,9 +25,11 @@ from dreamlift.priors.engine import (
     find_graph,
     graph_key,
     read_weights,
+    trace,
     traced_graph,
+    unpack,
     weights_of,
-)  # fmt: skip
+)
 from dreamlift.priors.lora.lora import LoRA, Targets
 from dreamlift.priors.lora.lora_files import merge_loras
 from dreamlift.priors.parts import FolderParts, Parts, weight_files
@@ -85,6 +88,7 @@ class DenoisingNetwork:
         self.sample_size: int = self.config["sample_size"]
         self.takes_sizes: bool = self.config.get("addition_embed_type") == "text_time"
         self.onnx: OnnxNetwork | None = None  # runs the calls without gradients; None: torch does
+        self._known: list[tuple[int, int]] = []  # the module's weights when the session was made
         self.picture_size = self.sample_size  # pixels, an input of Stable Diffusion XL; set from the autoencoder
 
     @property
@@ -158,11 +162,12 @@ class DenoisingNetwork:
             wanted = "torch"
         if wanted == "torch" or self.memory.attention_slices or self.dtype != torch.float32:
             self.onnx = None
-        elif self.onnx is None or self._unet is not None:  # a module's weights may have changed since
+        elif self.onnx is None or self._known != self._versions():
+            self.onnx = None  # frees an older session first
             try:
                 self.onnx = self._session()
+                self._known = self._versions()
             except EngineError as error:
-                self.onnx = None
                 if engine == "onnx":
                     raise ValueError(f"{error}; use --engine torch") from error
                 warnings.warn(f"torch runs the prior's network, at about half the speed: {error}", stacklevel=2)
@@ -176,17 +181,24 @@ class DenoisingNetwork:
             return sum(file.stat().st_size for file in weight_files(self.parts.folder / "unet", self.dtype))
         return sum(weight.nbytes for weight in self.unet.parameters())
 
+    def _versions(self) -> list[tuple[int, int]]:
+        """What changes when a program changes the module's weights in place or replaces them; [] without a module."""
+        weights = [] if self._unet is None else self._unet.parameters()
+        return [(weight.data_ptr(), weight._version) for weight in weights]
+
     def _session(self) -> OnnxNetwork:
         """The network's session. diffusers is imported only if a graph has to be traced or weights have to be changed."""
         inputs = self.example()
-        if self._unet is None and isinstance(self.parts, FolderParts) and not self.loras:
-            weights = read_weights(self.parts.folder / "unet")
-            graph = find_graph(graph_key(self.config, weights, inputs))
-            if graph is not None:
-                return OnnxNetwork(graph, weights, inputs)
+        if not isinstance(self.parts, FolderParts):
+            return OnnxNetwork(unpack(trace(self.unet, call_network, inputs)), weights_of(self.unet), inputs)
+        if self._unet is None and not self.loras:
+            with suppress(ValueError):  # other files than the usual ones are left to diffusers
+                weights = read_weights(self.parts.folder / "unet")
+                graph = find_graph(graph_key(self.config, weights, inputs))
+                if graph is not None:
+                    return OnnxNetwork(graph, weights, inputs)
         weights = weights_of(self.unet)
-        processors = {type(each).__name__ for each in self.unet.attn_processors.values()} - {"AttnProcessor2_0"}
-        key = graph_key(self.config, weights, inputs, " ".join(sorted(processors)))
+        key = graph_key(self.config, weights, inputs)
         return OnnxNetwork(find_graph(key) or traced_graph(key, self.unet, call_network, inputs), weights, inputs)
 
     def example(self) -> dict[str, Tensor]:
@@ -203,6 +215,8 @@ class DenoisingNetwork:
     def save_memory(self, memory: Memory) -> None:
         """See :meth:`Prior.save_memory`."""
         self.memory = memory
+        if memory.attention_slices:
+            self.onnx = None
         if self._unet is not None:
             save_memory(self._unet, memory)
 

@@ -56,6 +56,8 @@ class WordsPrior(Prior):
 class PixelPrior(WordsPrior):
     """A diffusion model on pixels (``unet``, ``text_encoder``, ``tokenizer``, ``scheduler``)."""
 
+    takes_onnx = True
+
     def __init__(self, parts: Parts, device: torch.device, dtype: torch.dtype, choice: PriorChoice = NO_OPTIONS) -> None:
         self.check(parts, choice)
         self.parts, self.device, self.choice = parts, device, choice

@@ -11,7 +11,7 @@ import json
 import torch
 from torch import Tensor, nn
 
-from dreamlift.priors.engine import OnnxNetwork, find_graph, graph_key, read_weights
+from dreamlift.priors.engine import EngineError, OnnxNetwork, find_graph, graph_key, read_weights
 from dreamlift.priors.parts import FolderParts, Parts
 
 LENGTH = 77  # tokens of the example
@@ -73,7 +73,10 @@ def find_encoder(parts: Parts) -> QuickEncoder | None:
     graph = find_graph(graph_key(parts.config("text_encoder"), weights, inputs))
     if graph is None:
         return None
-    return QuickEncoder(FileTokenizer(parts, "tokenizer"), OnnxNetwork(graph, weights, inputs))
+    try:
+        return QuickEncoder(FileTokenizer(parts, "tokenizer"), OnnxNetwork(graph, weights, inputs))
+    except EngineError:  # this version of ONNX Runtime does not take the graph
+        return None
 
 
 def call_encoder(encoder: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:

@@ -21,6 +21,7 @@ from dreamlift.runs.progress import Reporter, warnings_to
 from dreamlift.runs.results import write_results
 from dreamlift.runs.run import Run, RunError, Stop, check_out, particle_folders, stop_signals
 from dreamlift.runs.settings import read_config
+from dreamlift.runs.warmup import warm_beside
 from dreamlift.types import StageBegan, Step
 
 
@@ -101,6 +102,7 @@ def _reopen(folder: Path, reporter: Reporter) -> tuple[Run, Job]:
 
 def _loaded(config: Config, saved: Any, reporter: Reporter) -> Job:
     resolved = resolve(config, saved)
+    warm_beside(resolved.config)
     for text in resolved.notes:
         reporter.note(text)
     if resolved.need is not None:
@@ -124,6 +126,7 @@ def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
     config = job.config
     ends = set(itertools.accumulate(stage.total_steps(config.particles) for stage in config.stages))
     stop = Stop()
+    engines = dict.fromkeys(job.engines)  # of all stages so far
     names = ", ".join(dict.fromkeys(located.choice.name for located in job.resolved.priors[job.number]))
     taught = f" with {names}" if names else ""
     reporter.stage(f"lifting {config.prompt!r}{taught} on {job.resolved.device}, into {run.folder}")
@@ -133,6 +136,8 @@ def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
                 reporter.event(event, config.total_steps)
                 if isinstance(event, StageBegan) and event.number:
                     save_handover(run, event, config)
+                    engines |= dict.fromkeys(job.engines)
+                    run.set_status("running", {"engine": ", ".join(engines) or "torch"})
                 if not isinstance(event, Step):
                     continue
                 run.log(event.index, {"loss": event.loss, **event.terms})

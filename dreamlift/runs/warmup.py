@@ -24,6 +24,8 @@ from dreamlift.config.build import load_yaml, save_yaml
 from dreamlift.config.schema import Config
 from dreamlift.guidance.sds import SDS
 from dreamlift.lifting import find_device, finish, lift, load, resolve
+from dreamlift.memory import available_host
+from dreamlift.plugins import plugin_names
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.exact.gaussian import GaussianPrior
 from dreamlift.runs.progress import Silent
@@ -31,6 +33,7 @@ from dreamlift.runs.results import write_results
 from dreamlift.stages.lift import Lift
 from dreamlift.system import jit
 
+FREE = 3_000_000_000  # bytes of free memory for the run and the second process, which takes 0.8 GB
 SIDE, STEPS = 8, 4  # pixels and steps of the short run
 
 
@@ -63,7 +66,7 @@ def short(config: Config) -> Config:
         cameras = replace(stage.cameras, resolution=(SIDE,))
         stages.append(replace(stage, teachers=teachers, cameras=cameras, steps=STEPS))
     mesh = replace(config.mesh, resolution=48, faces=500, texture_size=64)
-    return replace(config, prompt="warmup", device="cpu", stages=tuple(stages), mesh=mesh, particles=1)
+    return replace(config, prompt="warmup", device="cpu", engine="torch", stages=tuple(stages), mesh=mesh, particles=1)
 
 
 def is_warm(config: Config) -> bool:
@@ -72,12 +75,21 @@ def is_warm(config: Config) -> bool:
 
 
 def warm_beside(config: Config) -> subprocess.Popen | None:
-    """Start :func:`warm` in a process of its own, on the second core, while this one loads the prior. None: not needed.
+    """Start :func:`warm` in a process of its own, on another core, while this one loads the prior.
 
-    Its failure has no effect: the run then compiles what is missing.
+    None: it is not needed, or it could not succeed (settings of a plugin, a cache folder that cannot be written), or there is
+    no other core or not enough memory. Its failure has no effect: the run then compiles what is missing.
     """
     try:
-        if is_warm(config) or config.initial_mesh or config.photos:
+        if is_warm(config) or config.initial_mesh or config.photos or plugin_names():
+            return None
+        short(config)  # raises ValueError where a short run is impossible
+        Path(os.environ["NUMBA_CACHE_DIR"]).mkdir(parents=True, exist_ok=True)
+        if (
+            (os.cpu_count() or 1) < 2
+            or (available_host() or FREE) < FREE
+            or not os.access(os.environ["NUMBA_CACHE_DIR"], os.W_OK)
+        ):
             return None
         quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "text": True}
         process = subprocess.Popen(
@@ -99,7 +111,9 @@ def _stamp(config: Config) -> Path:
     kinds = sorted(set(_kinds(config.stages)) | {type(config.mesh).__name__})
     lit = [getattr(getattr(stage, "lighting", None), "lambertian", 0.0) > 0 for stage in config.stages]
     terms = [sorted(stage.weights.ever()) for stage in config.stages if isinstance(stage, Lift)]
-    known = [jit.numba.__version__, sys.version, sources, kinds, lit, terms]
+    import llvmlite.binding
+
+    known = [jit.numba.__version__, sys.version, llvmlite.binding.get_host_cpu_name(), sources, kinds, lit, terms]
     return Path(os.environ["NUMBA_CACHE_DIR"]) / f"warm-{hashlib.blake2b(repr(known).encode(), digest_size=8).hexdigest()}"
 
 

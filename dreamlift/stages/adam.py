@@ -9,10 +9,14 @@ import torch
 
 
 class FusedAdam(torch.optim.Adam):
-    """``torch.optim.Adam(fused=True)``. Its methods are torch's own ones without the guards against being compiled."""
+    """``torch.optim.Adam``, fused where all parameters are contiguous: torch's fused kernel on a CPU ignores strides.
+
+    Its methods are torch's own ones without the guards against being compiled.
+    """
 
     def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float], eps: float) -> None:
-        super().__init__(groups, betas=betas, eps=eps, fused=True)
+        plain = all(each.is_contiguous() for group in groups for each in group["params"])
+        super().__init__(groups, betas=betas, eps=eps, fused=plain)
 
     @torch.no_grad()
     def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -302,7 +302,9 @@ class LiftWork(Work):
     def _backward(self, lessons: list[Lesson], terms: dict[str, Tensor]) -> Tensor:
         """One backward pass through the renderer, with all teachers' gradients and all terms; returns the total loss ()."""
         # As products, whose gradients are the given ones: torch imports its symbolic shapes (0.5 s) to check given gradients.
-        roots = [(tensor * gradient).sum() for lesson in lessons for tensor, gradient in lesson.gradients]
+        pairs = [pair for lesson in lessons for pair in lesson.gradients]
+        assert all(tensor.shape == gradient.shape for tensor, gradient in pairs)
+        roots = [(tensor * gradient).sum() for tensor, gradient in pairs]
         rest = sum(terms.values())
         if isinstance(rest, Tensor) and rest.requires_grad:
             roots.append(rest)

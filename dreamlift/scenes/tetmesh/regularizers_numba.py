@@ -17,16 +17,18 @@ def consistency(vertices: np.ndarray, faces: np.ndarray, sides: np.ndarray, grad
     """The value of :func:`~dreamlift.scenes.tetmesh.regularizers.normal_consistency`; ``grad (V, 3)`` is added to."""
     count = len(faces)
     normals, lengths = np.empty((count, 3), np.float32), np.empty(count, np.float32)
+    areas = np.empty(count, np.float32)  # without the term that keeps the lengths from 0: a face without area has no weight
     mean = 0.0
     for f in range(count):
         i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
         ex, ey, ez = vertices[j, 0] - vertices[i, 0], vertices[j, 1] - vertices[i, 1], vertices[j, 2] - vertices[i, 2]
         hx, hy, hz = vertices[k, 0] - vertices[i, 0], vertices[k, 1] - vertices[i, 1], vertices[k, 2] - vertices[i, 2]
         x, y, z = ey * hz - ez * hy, ez * hx - ex * hz, ex * hy - ey * hx
-        length = math.sqrt(x * x + y * y + z * z + np.float32(1e-20))
+        square = x * x + y * y + z * z
+        length = math.sqrt(square + np.float32(1e-20))
         normals[f, 0], normals[f, 1], normals[f, 2] = x / length, y / length, z / length
-        lengths[f] = length
-        mean += length
+        lengths[f], areas[f] = length, math.sqrt(square)
+        mean += areas[f]
     smallest = np.float32(max(0.1 * mean / max(count, 1), 1e-20))
     of_normals = np.zeros((count, 3), np.float32)
     total, weights = 0.0, 0.0
@@ -34,7 +36,7 @@ def consistency(vertices: np.ndarray, faces: np.ndarray, sides: np.ndarray, grad
         f, g = sides[e, 0], sides[e, 1]
         if g < 0:
             continue
-        w = min(min(lengths[f], lengths[g]) / smallest, np.float32(1.0))
+        w = min(min(areas[f], areas[g]) / smallest, np.float32(1.0))
         cosine = np.float32(0.0)
         for a in range(3):
             cosine += normals[f, a] * normals[g, a]
