@@ -186,7 +186,7 @@ file, device = sys.argv[1:]
 text = open("pyproject.toml", encoding="utf-8").read()
 listed = text[text.index("\ndependencies = [") : text.index("\n]", text.index("\ndependencies = ["))]
 wanted = re.findall(r'^\s*"([A-Za-z0-9_.-]+)([^";]*)', listed, re.MULTILINE)
-wanted += [("numba", ""), ("pytest", "")] + ([("triton", "")] if device == "cuda" else [])
+wanted += [("numba", "")] + ([("pytest", ""), ("triton", "")] if device == "cuda" else [])  # --small runs no tests
 modules = {"pillow": "PIL", "pyyaml": "yaml"}
 versions, cuda = {}, None
 for name, bound in wanted:

@@ -243,10 +243,15 @@ def _warmup(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
     from dreamlift.config.short import override
     from dreamlift.runs.warmup import is_warm, warm
+    from dreamlift.system.jit import fast_kernels_available
 
     config = replace(override(_preset(arguments.preset), overrides), device="cpu")
+    if not fast_kernels_available():
+        raise ValueError(
+            'numba is not installed, or DREAMLIFT_KERNELS is 0: there is nothing to compile; pip install "dreamlift[fast]"'
+        )
     if is_warm(config):
-        print("the kernels are compiled already, or numba is not installed: nothing to do")
+        print("the kernels are compiled already: nothing to do")
         return 0
     warm(config)
     print(f"the kernels of --preset {arguments.preset} are compiled, in {os.environ['NUMBA_CACHE_DIR']}")

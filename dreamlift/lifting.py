@@ -145,8 +145,8 @@ def _engine(config: Config, device: torch.device, saved: SavedState | None) -> U
         if "onnx" not in saved.engines and saved.stage + 1 == len(config.stages):
             return "torch"  # which has run all networks
         raise ValueError(
-            f"this run was begun with ONNX Runtime, which is not available here: {INSTALL} and --device cpu; or repeat "
-            "it from its beginning: dreamlift generate --config RUN"
+            f"this run was begun with ONNX Runtime on a CPU, which is not available here: {INSTALL}, or make the asset again "
+            "without it: dreamlift generate --engine torch --config and the run's folder"
         ) from None
 
 

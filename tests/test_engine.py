@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -196,10 +197,26 @@ def test_unusual_schedules_are_left_to_diffusers():
     assert usual_schedule({}) is None
 
 
+def test_onnx_runtime_reports_to_nobody(tmp_path):
+    code = """
+import os
+from dreamlift.priors.kinds import load_prior
+load_prior("toybox", engine="onnx")
+print(os.environ["ORT_DISABLE_TELEMETRY"])
+"""
+    env = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    env["XDG_CACHE_HOME"] = str(tmp_path / "fresh")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert done.stdout.strip() == "1"
+    assert not (tmp_path / "fresh" / "Microsoft").exists()  # where its identifier and queued reports would be
+
+
 def test_which_engine_a_run_takes(monkeypatch):
     cuda = torch.device("cuda")
     assert available("auto", CPU) == available("onnx", CPU) == "onnx"
     assert available("auto", cuda) == available("torch", CPU) == "torch"
+    with pytest.raises(ValueError, match="unknown engine 'cuda'; accepted: auto, torch, onnx"):
+        available("cuda", CPU)
     with pytest.raises(ValueError, match="--engine onnx runs networks on the CPU, but the run is on cuda"):
         available("onnx", cuda)
     monkeypatch.setattr(engine, "find_spec", lambda name: None)
@@ -219,7 +236,7 @@ def test_what_cannot_be_traced_is_left_to_torch_or_refused(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without_onnx)
     with pytest.warns(UserWarning, match=r"torch runs the prior's network.*needs the package onnx"):
         assert load_prior(first_pipeline(), engine="auto").engine == "torch"
-    with pytest.raises(ValueError, match=r"needs the package onnx.*use --engine torch"):
+    with pytest.raises(ValueError, match=r"needs the package onnx.*--engine torch does without it"):
         load_prior(first_pipeline(), engine="onnx")
 
 
@@ -287,7 +304,7 @@ def test_a_run_states_its_engine_and_a_resumed_one_keeps_it(monkeypatch):
     assert again.engines == ("torch",)
     assert load(resolve(config, saved), saved).engines == ("onnx",)
     monkeypatch.setattr(engine, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="begun with ONNX Runtime, which is not available here"):
+    with pytest.raises(ValueError, match="begun with ONNX Runtime on a CPU, which is not available here"):
         resolve(config, saved)
     # where torch ran all networks, as those that are too large for auto, nothing else is needed
     assert resolve(config, replace(saved, engines=("torch",))).engine == "torch"

@@ -87,7 +87,7 @@ def test_a_second_process_gets_the_config_once(monkeypatch, own_stamps):
 
     monkeypatch.setattr(subprocess, "Popen", Process)
     assert warm_beside(CONFIG) is started[0]
-    assert started[0].command[1:] == ["-m", "dreamlift.runs.warmup"]
+    assert started[0].command[1:] == ["-c", warmup.MAIN, *sys.path]
     assert load_yaml(Config, started[0].text, "standard input") == CONFIG
     own_stamps.mkdir()
     warmup._stamp(CONFIG).touch()
@@ -145,6 +145,24 @@ def test_the_verb_says_what_it_did(monkeypatch, capsys, own_stamps):
     assert main(["warmup"]) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert len(made) == 1
+    monkeypatch.setenv("DREAMLIFT_KERNELS", "0")
+    assert main(["warmup"]) == 2
+    assert "there is nothing to compile" in capsys.readouterr().err
+
+
+def test_a_cache_that_cannot_be_written_is_an_error_of_the_verb(monkeypatch, capsys):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert main(["warmup"]) == 1
+    assert "cache cannot be written; set XDG_CACHE_HOME" in capsys.readouterr().err
+    assert warm_beside(CONFIG) is None
+
+
+def test_the_second_process_imports_nothing_from_the_current_folder(tmp_path):
+    (tmp_path / "dreamlift").mkdir()
+    (tmp_path / "dreamlift" / "__init__.py").write_text("raise SystemExit(3)")
+    code = f"{warmup.MAIN.replace('main()', 'print(main.__module__)')}"
+    done = subprocess.run([sys.executable, "-c", code, *sys.path], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "dreamlift.runs.warmup")
 
 
 def test_what_has_a_photometric_term_is_refused():

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 import shutil
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -26,6 +27,22 @@ OPTIONAL = {
 }
 
 
+def _kernels() -> str:
+    """Where compiled kernels are kept, and whether they are there."""
+    from dreamlift.presets import PRESETS
+    from dreamlift.runs.warmup import is_warm
+    from dreamlift.system import jit
+
+    folder = Path(os.environ["NUMBA_CACHE_DIR"])
+    if not jit.fast_kernels_available():
+        return "none: numba is not installed or switched off"
+    base = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(base, os.W_OK):
+        return f"{folder} CANNOT BE WRITTEN: every run compiles anew, 17 s; set XDG_CACHE_HOME"
+    warm = is_warm(replace(PRESETS["toybox"], device="cpu"))
+    return f"{folder} ({'warm' if warm else 'the first run compiles, or: dreamlift warmup'})"
+
+
 def diagnose() -> tuple[str, bool]:
     """The report, and whether the default preset can run."""
     lines = [f"python        {platform.python_version()} on {platform.system()} {platform.machine()}"]
@@ -41,6 +58,7 @@ def diagnose() -> tuple[str, bool]:
         state = "present" if found else f"not installed: pip install {package}"
         lines.append(f"{package:20s}{state}  ({use})")
     lines += _devices()
+    lines.append(f"kernels' cache      {_kernels()}")
     lines.append(f"free disk           {shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB here")
     embedded = (EMBEDDED / "toybox" / "model_index.json").is_file()
     healthy &= embedded

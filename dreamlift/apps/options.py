@@ -68,7 +68,8 @@ def suggestion(unknown: str, known: Iterable[str]) -> str:
     last = unknown.lstrip("-").replace("-", "_")
     rows = rows_of("toybox") or []
     near = [f"--{name}" for name, *_ in rows if name.rpartition(".")[2] == last and not name.startswith("stages.")]
-    near = near or difflib.get_close_matches(unknown, list(known), n=1, cutoff=0.6)
+    near = [name for name in near if name != unknown]
+    near = near or difflib.get_close_matches(unknown, [name for name in known if name != unknown], n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
 
 
@@ -105,7 +106,9 @@ def build_parser() -> Parser:
     listing.add_argument("--preset", default="toybox", help="the preset whose values are shown (default: toybox)")
     verb("priors", "the known 2D diffusion models: source, license, memory")
     first = verb("warmup", "compile the CPU kernels of a preset beforehand, for example in a Dockerfile (20 s)")
-    first.add_argument("--preset", default="toybox", help="the preset whose kernels are compiled (default: toybox)")
+    first.add_argument(
+        "--preset", default="toybox", help="the preset whose kernels are compiled, one that needs no --mesh (default: toybox)"
+    )
     verb("doctor", "check this machine: devices, memory, versions, missing packages")
     shell = verb("completion", "print a completion script for a shell")
     shell.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="as in: dreamlift completion bash > ~/.dreamlift.bash")

@@ -20,12 +20,13 @@ import zlib
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from dreamlift.system.files import atomic_write_bytes, cache_folder
+from dreamlift.system.startup import quiet_onnxruntime
 
 Engine = Literal["auto", "torch", "onnx"]
 UsedEngine = Literal["torch", "onnx"]
@@ -41,8 +42,10 @@ def available(engine: Engine, device: torch.device) -> UsedEngine:
     """The engine of a run on ``device``: "auto" is ONNX Runtime on a CPU where it is installed, and torch otherwise.
 
     Raises:
-        ValueError: "onnx" on another device, or without ONNX Runtime.
+        ValueError: an unknown engine; "onnx" on another device, or without ONNX Runtime.
     """
+    if engine not in get_args(Engine):
+        raise ValueError(f"unknown engine {engine!r}; accepted: {', '.join(get_args(Engine))}")
     installed = find_spec("onnxruntime") is not None
     if engine == "auto":
         return "onnx" if installed and device.type == "cpu" else "torch"
@@ -84,6 +87,7 @@ class OnnxNetwork:
     """
 
     def __init__(self, graph: tuple[list[str], bytes], weights: Mapping[str, Tensor], inputs: dict[str, Tensor]) -> None:
+        quiet_onnxruntime()
         import onnxruntime as ort
 
         names, model = graph

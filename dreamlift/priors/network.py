@@ -169,7 +169,7 @@ class DenoisingNetwork:
                 self._known = self._versions()
             except EngineError as error:
                 if engine == "onnx":
-                    raise ValueError(f"{error}; use --engine torch") from error
+                    raise ValueError(f"{error}; a run with --engine torch does without it") from error
                 warnings.warn(f"torch runs the prior's network, at about half the speed: {error}", stacklevel=2)
         if self.onnx is None:
             _ = self.unet  # is read now

@@ -21,7 +21,7 @@ from dreamlift.runs.progress import Reporter, warnings_to
 from dreamlift.runs.results import write_results
 from dreamlift.runs.run import Run, RunError, Stop, check_out, particle_folders, stop_signals
 from dreamlift.runs.settings import read_config
-from dreamlift.runs.warmup import warm_beside
+from dreamlift.runs.warmup import cache_trouble, warm_beside
 from dreamlift.types import StageBegan, Step
 
 
@@ -103,6 +103,8 @@ def _reopen(folder: Path, reporter: Reporter) -> tuple[Run, Job]:
 def _loaded(config: Config, saved: Any, reporter: Reporter) -> Job:
     resolved = resolve(config, saved)
     warm_beside(resolved.config)
+    if trouble := cache_trouble(resolved.device):
+        reporter.note(trouble)
     for text in resolved.notes:
         reporter.note(text)
     if resolved.need is not None:

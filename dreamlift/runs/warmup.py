@@ -6,6 +6,7 @@ pictures and an exact prior without a network, calls the same kernels.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -34,6 +35,7 @@ from dreamlift.stages.lift import Lift
 from dreamlift.system import jit
 
 FREE = 3_000_000_000  # bytes of free memory for the run and the second process, which takes 0.8 GB
+MAIN = "import sys; sys.path[:] = sys.argv[1:]; from dreamlift.runs.warmup import main; main()"
 SIDE, STEPS = 8, 4  # pixels and steps of the short run
 
 
@@ -42,17 +44,19 @@ def warm(config: Config) -> None:
 
     Raises:
         ValueError: the config cannot be shortened to a run without a prior.
+        OSError: the cache folder cannot be written.
     """
+    stamp = _stamp(config)
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(stamp.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, "the kernels' cache cannot be written; set XDG_CACHE_HOME", str(stamp.parent))
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they concern the short run's asset
         job = load(resolve(short(config)))
         for _ in lift(job):
             pass
         write_results([Path(folder)], finish(job), Silent())
-    stamp = _stamp(config)
-    with suppress(OSError):
-        stamp.parent.mkdir(parents=True, exist_ok=True)
-        stamp.touch()
+    stamp.touch()
 
 
 def short(config: Config) -> Config:
@@ -92,15 +96,24 @@ def warm_beside(config: Config) -> subprocess.Popen | None:
         ):
             return None
         quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "text": True}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dreamlift.runs.warmup"], stdin=subprocess.PIPE, **quiet
-        )  # fmt: skip
+        # With this process's own path: "-m" would import from the current folder first.
+        command = [sys.executable, "-c", MAIN, *sys.path]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, **quiet)  # noqa: S603
         assert process.stdin is not None
         process.stdin.write(save_yaml(config))
         process.stdin.close()
     except (OSError, ValueError):
         return None
     return process
+
+
+def cache_trouble(device: torch.device) -> str:
+    """A note where compiled kernels cannot be kept, or "": numba does not use a cache folder that it cannot write to."""
+    folder = Path(os.environ["NUMBA_CACHE_DIR"])
+    base = next(path for path in (folder, *folder.parents) if path.exists())
+    if device.type != "cpu" or not jit.fast_kernels_available() or os.access(base, os.W_OK):
+        return ""
+    return f"the kernels' cache {folder} cannot be written, so that every run compiles them anew (17 s): set XDG_CACHE_HOME"
 
 
 def _stamp(config: Config) -> Path:
@@ -132,9 +145,10 @@ def beside(config: Config) -> None:
         os.nice(5)  # the run itself comes first
     stamp = _stamp(config)
     stamp.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(Timeout), FileLock(stamp.parent / "warmup.lock", timeout=0):
+    with suppress(Timeout, OSError), FileLock(stamp.parent / "warmup.lock", timeout=0):
         warm(config)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The second process."""
     beside(load_yaml(Config, sys.stdin.read(), "standard input"))

@@ -15,6 +15,11 @@ import sys
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 
+def quiet_onnxruntime() -> None:
+    """Turn off ONNX Runtime's telemetry, before it is imported: since version 1.32 it reports to its makers by default."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
 def tune_process(top_pad: int = 64 << 20) -> bool:
     """Let idle OpenMP threads sleep and malloc keep freed memory; call this before torch is imported.
 
@@ -24,6 +29,7 @@ def tune_process(top_pad: int = 64 << 20) -> bool:
         top_pad: extra bytes that malloc requests each time its heap grows.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    quiet_onnxruntime()
     if not sys.platform.startswith("linux"):
         return False
     try:
