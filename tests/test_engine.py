@@ -111,7 +111,7 @@ def test_a_text_graph_that_is_not_taken_is_left_to_transformers(monkeypatch):
     def refuse(*_):
         raise EngineError("unsupported")
 
-    monkeypatch.setattr(quick_text, "OnnxNetwork", refuse)
+    monkeypatch.setattr(engine, "OnnxNetwork", refuse)
     assert quick_text.find_encoder(find(PriorChoice("toybox")).parts) is None
 
 

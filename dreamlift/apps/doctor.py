@@ -32,12 +32,12 @@ def _kernels() -> str:
     from dreamlift.presets import PRESETS
     from dreamlift.runs.warmup import is_warm
     from dreamlift.system import jit
+    from dreamlift.system.files import can_be_written
 
     folder = Path(os.environ["NUMBA_CACHE_DIR"])
     if not jit.fast_kernels_available():
         return "none: numba is not installed or switched off"
-    base = next(path for path in (folder, *folder.parents) if path.exists())
-    if not os.access(base, os.W_OK):
+    if not can_be_written(folder):
         return f"{folder} CANNOT BE WRITTEN: every run compiles anew, 17 s; set XDG_CACHE_HOME"
     warm = is_warm(replace(PRESETS["toybox"], device="cpu"))
     return f"{folder} ({'warm' if warm else 'the first run compiles, or: dreamlift warmup'})"

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 import json
 import logging
 import warnings
@@ -25,6 +24,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from dreamlift.priors.parts import standard_files
 from dreamlift.system.files import atomic_write_bytes, cache_folder
 from dreamlift.system.startup import quiet_onnxruntime
 
@@ -58,7 +58,7 @@ def available(engine: Engine, device: torch.device) -> UsedEngine:
 
 def call_network(
     unet: Any, sample: Tensor, timestep: Tensor, states: Tensor, *, camera: Tensor | None = None,
-    pooled: Tensor | None = None, sizes: Tensor | None = None,
+    pooled: Tensor | None = None, sizes: Tensor | None = None, labels: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """The output of a diffusers U-Net ``(B, C, h, w)``, of the input's precision.
 
@@ -66,9 +66,10 @@ def call_network(
         sample: ``(B, C, h, w)``. timestep: integers ``(B,)``. states: text states ``(B, L, D)``.
         camera: ``(B, 8)``, the input of a camera-conditioned network.
         pooled: ``(B, P)`` and sizes: ``(B, 6)``, pooled text states and picture sizes of Stable Diffusion XL.
+        labels: ``(B, ...)``, the input of a class embedding.
     """
     added = {} if pooled is None else {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}}
-    return unet(sample, timestep, encoder_hidden_states=states, timestep_cond=camera, **added).sample
+    return unet(sample, timestep, encoder_hidden_states=states, timestep_cond=camera, class_labels=labels, **added).sample
 
 
 class OnnxNetwork:
@@ -149,27 +150,15 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     found: dict[str, Tensor] = {}
-    for file in standard_files(folder):
+    files = standard_files(folder, torch.float32)
+    if not files:
+        raise ValueError(f"{folder} has no weights with a standard name")
+    for file in files:
         try:
             found |= {name: value.float() for name, value in load_file(file).items()}
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{file} cannot be read; fetch it again: {error}") from error
     return found
-
-
-def standard_files(folder: Path) -> list[Path]:
-    """The weight files of a network that have the standard names; there may be others beside them, such as EMA weights.
-
-    Raises:
-        ValueError: there are none.
-    """
-    for stem, variant in itertools.product(("diffusion_pytorch_model", "model"), ("", ".fp16")):
-        index, whole = folder / f"{stem}.safetensors.index{variant}.json", folder / f"{stem}{variant}.safetensors"
-        if index.is_file():
-            return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-        if whole.is_file():
-            return [whole]
-    raise ValueError(f"{folder} has no weights with a standard name")
 
 
 def graph_key(config: Mapping[str, Any], weights: Mapping[str, Tensor], inputs: dict[str, Tensor]) -> str:
@@ -191,6 +180,20 @@ def find_graph(key: str) -> tuple[list[str], bytes] | None:
         except (OSError, ValueError, zlib.error):  # it is not there, or damaged and made again
             continue
     return None
+
+
+def ready_session(folder: Path, config: Mapping[str, Any], inputs: dict[str, Tensor]) -> OnnxNetwork | None:
+    """The session of the network in ``folder`` without its class; None: other weight files than the usual ones, or no graph.
+
+    Raises:
+        EngineError: ONNX Runtime does not take the graph.
+    """
+    try:
+        weights = read_weights(folder)
+    except ValueError:
+        return None
+    graph = find_graph(graph_key(config, weights, inputs))
+    return None if graph is None else OnnxNetwork(graph, weights, inputs)
 
 
 def unpack(packed: bytes) -> tuple[list[str], bytes]:

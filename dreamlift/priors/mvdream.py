@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dreamlift.priors.base import Adapted, combine, stack_text
 from dreamlift.priors.choice import NO_OPTIONS, PriorChoice
+from dreamlift.priors.engine import call_network
 from dreamlift.priors.latent import AutoencodedPrior, Autoencoder
 from dreamlift.priors.lora.lora import Targets
 from dreamlift.priors.lora.lora_files import merge_loras
@@ -121,7 +122,7 @@ class MVDreamPrior(AutoencodedPrior):
         cameras = camera_matrices(cond.cameras).to(self.device, self.dtype).repeat(copies, 1)
 
         def ask(x: Tensor, at: Tensor, told: Tensor, states: Tensor, pooled: Tensor | None) -> Tensor:
-            return network.unet(x, at, class_labels=told, **network.text_arguments(states, pooled)).sample.float()
+            return call_network(network.unet, x, at, labels=told, **network.text_inputs(states, pooled)).float()
 
         size = max(VIEWS, memory.micro_batch // VIEWS * VIEWS) if memory.micro_batch else None  # whole objects
         out = in_turn(ask, (many.to(self.dtype), steps, cameras, *text), size)

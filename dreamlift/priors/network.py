@@ -7,7 +7,6 @@ https://arxiv.org/abs/2202.00512) eps = alpha v + sigma x_t, for sample predicti
 from __future__ import annotations
 
 import warnings
-from contextlib import suppress
 from copy import copy, deepcopy
 from typing import Any
 
@@ -24,7 +23,7 @@ from dreamlift.priors.engine import (
     call_network,
     find_graph,
     graph_key,
-    read_weights,
+    ready_session,
     trace,
     traced_graph,
     unpack,
@@ -140,12 +139,9 @@ class DenoisingNetwork:
         self, x: Tensor, at: Tensor, camera: Tensor | None, states: Tensor, pooled: Tensor | None
     ) -> dict[str, Tensor]:  # fmt: skip
         """The network's tensors by the names of :func:`~dreamlift.priors.engine.call_network`."""
-        found = {"sample": x, "timestep": at, "states": states.to(self.device, self.dtype)}
+        found = {"sample": x, "timestep": at, **self.text_inputs(states, pooled)}
         if self.takes_cameras:
             found["camera"] = x.new_zeros(len(x), CAMERA_FEATURES) if camera is None else camera
-        if self.takes_sizes:
-            assert pooled is not None
-            found["pooled"], found["sizes"] = pooled.to(found["states"]), self.sizes(len(x))
         return found
 
     def use_engine(self, engine: Engine) -> UsedEngine:
@@ -192,11 +188,9 @@ class DenoisingNetwork:
         if not isinstance(self.parts, FolderParts):
             return OnnxNetwork(unpack(trace(self.unet, call_network, inputs)), weights_of(self.unet), inputs)
         if self._unet is None and not self.loras:
-            with suppress(ValueError):  # other files than the usual ones are left to diffusers
-                weights = read_weights(self.parts.folder / "unet")
-                graph = find_graph(graph_key(self.config, weights, inputs))
-                if graph is not None:
-                    return OnnxNetwork(graph, weights, inputs)
+            session = ready_session(self.parts.folder / "unet", self.config, inputs)
+            if session is not None:
+                return session
         weights = weights_of(self.unet)
         key = graph_key(self.config, weights, inputs)
         return OnnxNetwork(find_graph(key) or traced_graph(key, self.unet, call_network, inputs), weights, inputs)
@@ -220,15 +214,14 @@ class DenoisingNetwork:
         if self._unet is not None:
             save_memory(self._unet, memory)
 
-    def text_arguments(self, states: Tensor, pooled: Tensor | None) -> dict[str, Any]:
-        """The network's arguments for text states ``(B, L, D)``; Stable Diffusion XL also receives the pooled ones ``(B, P)``
-        and the picture's size and crop."""
-        states = states.to(self.device, self.dtype)
-        if not self.takes_sizes:
-            return {"encoder_hidden_states": states}
-        assert pooled is not None
-        added = {"text_embeds": pooled.to(states), "time_ids": self.sizes(len(states))}
-        return {"encoder_hidden_states": states, "added_cond_kwargs": added}
+    def text_inputs(self, states: Tensor, pooled: Tensor | None) -> dict[str, Tensor]:
+        """Text states ``(B, L, D)`` by the names of :func:`~dreamlift.priors.engine.call_network`; Stable Diffusion XL also
+        receives the pooled ones ``(B, P)`` and the picture's size and crop."""
+        found = {"states": states.to(self.device, self.dtype)}
+        if self.takes_sizes:
+            assert pooled is not None
+            found |= {"pooled": pooled.to(found["states"]), "sizes": self.sizes(len(states))}
+        return found
 
     def sizes(self, count: int) -> Tensor:
         """Stable Diffusion XL's input ``(B, 6)``: the picture's size, the crop's corner and the wanted size, in pixels."""
@@ -281,8 +274,8 @@ class AdaptedNetwork(Adapted):
 
         def ask(x: Tensor, at: Tensor, camera: Tensor, states: Tensor, pooled: Tensor | None) -> Tensor:
             # Trained layers stay in float32, whatever the precision of the frozen layers.
-            cameras = {"timestep_cond": camera} if self.camera is None else {"class_labels": camera.float()}
-            return self.lora(x, at, **base.text_arguments(states, pooled), **cameras).sample.float()
+            cameras = {"camera": camera} if self.camera is None else {"labels": camera.float()}
+            return call_network(self.lora, x, at, **base.text_inputs(states, pooled), **cameras).float()
 
         batched = (x_t.to(base.dtype), steps, told, cond.prompt_embeds, cond.pooled_prompt_embeds)
         return base.to_noise(in_turn(ask, batched, base.memory.micro_batch or None), x_t, steps)

@@ -187,6 +187,21 @@ def usual_schedule(config: dict[str, Any]) -> torch.Tensor | None:
     return alphas.cumprod(0)
 
 
+def standard_files(folder: Path, dtype: torch.dtype) -> list[Path]:
+    """The weight files with the names that diffusers and transformers read; others, such as EMA weights, may lie beside them.
+
+    [] if there are none. Half-precision ones come first for float16, and last otherwise.
+    """
+    variants = (".fp16", "") if dtype == torch.float16 else ("", ".fp16")
+    for variant, stem in itertools.product(variants, ("diffusion_pytorch_model", "model")):
+        index, whole = folder / f"{stem}.safetensors.index{variant}.json", folder / f"{stem}{variant}.safetensors"
+        if index.is_file():
+            return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        if whole.is_file():
+            return [whole]
+    return []
+
+
 def weight_files(folder: Path, dtype: torch.dtype) -> list[Path]:
     """The safetensors files of one network: the half-precision ones (``.fp16.``) for float16 or if there are no others.
 
@@ -198,6 +213,8 @@ def weight_files(folder: Path, dtype: torch.dtype) -> list[Path]:
         raise ValueError(
             f"no .safetensors weights in {folder}: convert the model with safetensors (pickled weights are never opened)"
         )
+    if named := standard_files(folder, dtype):
+        return named
     half = [file for file in files if ".fp16." in file.name]
     full = [file for file in files if file not in half]
     return half if not full or (dtype == torch.float16 and half) else full

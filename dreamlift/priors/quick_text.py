@@ -7,11 +7,13 @@ transformers itself uses. A model without such a graph, or with LoRAs or embeddi
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dreamlift.priors.engine import EngineError, OnnxNetwork, find_graph, graph_key, read_weights
+from dreamlift.priors.engine import EngineError, OnnxNetwork, ready_session
 from dreamlift.priors.parts import FolderParts, Parts
 
 LENGTH = 77  # tokens of the example
@@ -21,11 +23,10 @@ PLAIN = ("TokenizersBackend", "PreTrainedTokenizerFast")  # classes that add not
 class FileTokenizer:
     """A ``tokenizer.json`` with the calls of a transformers tokenizer that :mod:`dreamlift.priors.text` uses."""
 
-    def __init__(self, parts: FolderParts, part: str) -> None:
+    def __init__(self, file: Path, config: dict[str, Any]) -> None:
         from tokenizers import Tokenizer
 
-        self.tokenizer = Tokenizer.from_file(str(parts.folder / part / "tokenizer.json"))
-        self.config = json.loads((parts.folder / part / "tokenizer_config.json").read_text())
+        self.tokenizer, self.config = Tokenizer.from_file(str(file)), config
         self.unk_token_id = self.tokenizer.token_to_id(self.config.get("unk_token") or "")
         self.pad_token_id = self.tokenizer.token_to_id(self.config.get("pad_token") or "")
 
@@ -62,21 +63,15 @@ def find_encoder(parts: Parts) -> QuickEncoder | None:
     """The encoder of a model with one text encoder whose graph is there; None for every other model."""
     if not isinstance(parts, FolderParts) or not parts.has("text_encoder") or parts.has("text_encoder_2"):
         return None
+    file = parts.folder / "tokenizer" / "tokenizer.json"
     try:
-        kind = json.loads((parts.folder / "tokenizer" / "tokenizer_config.json").read_text()).get("tokenizer_class")
-        if kind not in PLAIN or not (parts.folder / "tokenizer" / "tokenizer.json").is_file():
+        config = json.loads(file.with_name("tokenizer_config.json").read_text())
+        if config.get("tokenizer_class") not in PLAIN or not file.is_file():
             return None
-        weights = read_weights(parts.folder / "text_encoder")
-    except (OSError, ValueError):
+        network = ready_session(parts.folder / "text_encoder", parts.config("text_encoder"), example(parts))
+    except (OSError, ValueError, EngineError):  # the last: this version of ONNX Runtime does not take the graph
         return None
-    inputs = example(parts)
-    graph = find_graph(graph_key(parts.config("text_encoder"), weights, inputs))
-    if graph is None:
-        return None
-    try:
-        return QuickEncoder(FileTokenizer(parts, "tokenizer"), OnnxNetwork(graph, weights, inputs))
-    except EngineError:  # this version of ONNX Runtime does not take the graph
-        return None
+    return None if network is None else QuickEncoder(FileTokenizer(file, config), network)
 
 
 def call_encoder(encoder: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:

@@ -33,6 +33,7 @@ from dreamlift.runs.progress import Silent
 from dreamlift.runs.results import write_results
 from dreamlift.stages.lift import Lift
 from dreamlift.system import jit
+from dreamlift.system.files import can_be_written
 
 FREE = 3_000_000_000  # bytes of free memory for the run and the second process, which takes 0.8 GB
 MAIN = "import sys; sys.path[:] = sys.argv[1:]; from dreamlift.runs.warmup import main; main()"
@@ -47,9 +48,9 @@ def warm(config: Config) -> None:
         OSError: the cache folder cannot be written.
     """
     stamp = _stamp(config)
-    stamp.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(stamp.parent, os.W_OK):
+    if not can_be_written(stamp.parent):
         raise PermissionError(errno.EACCES, "the kernels' cache cannot be written; set XDG_CACHE_HOME", str(stamp.parent))
+    stamp.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they concern the short run's asset
         job = load(resolve(short(config)))
@@ -88,12 +89,7 @@ def warm_beside(config: Config) -> subprocess.Popen | None:
         if is_warm(config) or config.initial_mesh or config.photos or plugin_names():
             return None
         short(config)  # raises ValueError where a short run is impossible
-        Path(os.environ["NUMBA_CACHE_DIR"]).mkdir(parents=True, exist_ok=True)
-        if (
-            (os.cpu_count() or 1) < 2
-            or (available_host() or FREE) < FREE
-            or not os.access(os.environ["NUMBA_CACHE_DIR"], os.W_OK)
-        ):
+        if (os.cpu_count() or 1) < 2 or (available_host() or FREE) < FREE or cache_trouble(find_device(config.device)):
             return None
         quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "text": True}
         # With this process's own path: "-m" would import from the current folder first.
@@ -110,22 +106,21 @@ def warm_beside(config: Config) -> subprocess.Popen | None:
 def cache_trouble(device: torch.device) -> str:
     """A note where compiled kernels cannot be kept, or "": numba does not use a cache folder that it cannot write to."""
     folder = Path(os.environ["NUMBA_CACHE_DIR"])
-    base = next(path for path in (folder, *folder.parents) if path.exists())
-    if device.type != "cpu" or not jit.fast_kernels_available() or os.access(base, os.W_OK):
+    if device.type != "cpu" or not jit.fast_kernels_available() or can_be_written(folder):
         return ""
     return f"the kernels' cache {folder} cannot be written, so that every run compiles them anew (17 s): set XDG_CACHE_HOME"
 
 
 def _stamp(config: Config) -> Path:
     """The file that exists after :func:`warm` of a config with the same kinds of parts, for these kernels and this numba."""
+    import llvmlite.binding
+
     assert jit.numba is not None
     package = Path(__file__).parents[1]
     sources = [(str(file), file.stat().st_mtime_ns) for file in sorted(package.rglob("*_numba.py"))]
     kinds = sorted(set(_kinds(config.stages)) | {type(config.mesh).__name__})
     lit = [getattr(getattr(stage, "lighting", None), "lambertian", 0.0) > 0 for stage in config.stages]
     terms = [sorted(stage.weights.ever()) for stage in config.stages if isinstance(stage, Lift)]
-    import llvmlite.binding
-
     known = [jit.numba.__version__, sys.version, llvmlite.binding.get_host_cpu_name(), sources, kinds, lit, terms]
     return Path(os.environ["NUMBA_CACHE_DIR"]) / f"warm-{hashlib.blake2b(repr(known).encode(), digest_size=8).hexdigest()}"
 

@@ -34,6 +34,11 @@ def cache_folder(name: str) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreamlift" / name
 
 
+def can_be_written(folder: Path) -> bool:
+    """Whether files can be made in ``folder``, or the folder itself where it does not exist yet."""
+    return os.access(next(path for path in (folder, *folder.parents) if path.exists()), os.W_OK)
+
+
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Write ``data`` to ``path`` completely or not at all.
 

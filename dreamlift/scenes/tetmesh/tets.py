@@ -188,9 +188,7 @@ class _Vertices(torch.autograd.Function):
         mask = jit.array(border.view(torch.uint8))
         grid = (jit.array(values), mask, jit.array(shift), jit.array(base))
         edges, out = ends.numpy(), (vertices.numpy(), shares.numpy(), moved.numpy())
-        jit.parallel_ranges(
-            lambda low, high: tets_numba.vertices_forward(grid, edges, reach, 0.0, low, high, out), len(edges), 2048
-        )
+        jit.parallel_ranges(lambda low, high: tets_numba.vertices_forward(grid, edges, reach, low, high, out), len(edges), 2048)
         ctx.save_for_backward(values, shares, moved)
         ctx.kept = mask, ends, base, reach
         return vertices

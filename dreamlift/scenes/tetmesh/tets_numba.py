@@ -130,23 +130,22 @@ def march(inside: np.ndarray, n: int, table: np.ndarray, counts: np.ndarray, edg
 
 @compiled
 def vertices_forward(
-    grid: tuple, ends: np.ndarray, reach: float, margin: float, first: int, last: int, out: tuple
+    grid: tuple, ends: np.ndarray, reach: float, first: int, last: int, out: tuple
 ) -> None:  # fmt: skip
     """The vertices ``first..last`` on the edges ``ends (V, 2)``, the inner point first.
 
     Args:
         grid: (values (P,), border (P,) uint8, offsets before tanh (P, 3), positions (P, 3)); a border point's value is at
             least :data:`OUTSIDE`. reach: world units of a full offset.
-        margin: the share of the way from an edge's inner to its outer end lies in [margin, 1 - margin].
         out: (vertices (V, 3), shares (V,), offsets after tanh (V, 2, 3)).
     """
     values, border, shift, base = grid
     vertices, shares, moved = out
-    low, high, scale = np.float32(margin), np.float32(1.0 - margin), np.float32(reach)
+    scale = np.float32(reach)
     for i in range(first, last):
         p, q = ends[i, 0], ends[i, 1]
         outer = max(values[q], OUTSIDE) if border[q] else values[q]
-        share = min(max(values[p] / (values[p] - outer), low), high)
+        share = values[p] / (values[p] - outer)
         shares[i] = share
         for a in range(3):
             one, two = np.float32(math.tanh(shift[p, a])), np.float32(math.tanh(shift[q, a]))
@@ -157,7 +156,7 @@ def vertices_forward(
 
 @compiled
 def vertices_backward(grid: tuple, ends: np.ndarray, reach: float, saved: tuple, grad: np.ndarray, out: tuple) -> None:
-    """The gradient of :func:`vertices_forward` without a margin, added to ``out``: those of the values and of the offsets.
+    """The gradient of :func:`vertices_forward`, added to ``out``: those of the values and of the offsets.
 
     ``grid`` is (values, border, positions), ``saved`` is (shares, offsets after tanh).
     """
