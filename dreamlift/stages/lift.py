@@ -28,7 +28,7 @@ from dreamlift.scenes.base import Scene, SceneSettings
 from dreamlift.scenes.nerf.scene import Nerf
 from dreamlift.schedules import value_at
 from dreamlift.shading.lighting import Lighting
-from dreamlift.stages.adam import FusedAdam
+from dreamlift.stages.adam import optimizer_of
 from dreamlift.stages.base import Place, Ready, SavedState, Stage, Work
 from dreamlift.stages.photometric import Photometric, chosen, compare
 from dreamlift.stages.recovery import SNAPSHOT_EVERY, check_attempts, copied, find_trouble, is_finite
@@ -170,8 +170,7 @@ class LiftWork(Work):
         self.learned = tuple(self._learned(number) for number in range(len(stage.teachers)))
         parts = [*self.scenes, *(part for part in self.learned if part is not None)]
         groups = [dict(group) for part in parts for group in part.param_groups()]  # pyright: ignore[reportCallIssue]
-        adam = stage.adam
-        self.optimizer = FusedAdam(groups, betas=(adam.beta1, adam.beta2), eps=adam.eps)
+        self.optimizer = optimizer_of(stage.adam, groups)
         self.base_lrs = tuple(group["lr"] for group in self.optimizer.param_groups)
         self.pictures = self._pictures()
 

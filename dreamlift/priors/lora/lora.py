@@ -18,6 +18,10 @@ from torch.nn import functional
 Targets = Literal["attention", "all"]
 """The adapted weights: the projections of the attention layers, or all matrices and convolution kernels."""
 
+CameraInput = Literal["angles", "matrix"]
+"""The camera that the adapted network is told: harmonics of azimuth and elevation, through a linear map that is initially zero;
+or the 4 x 4 camera-to-world matrix, through an MLP with one hidden layer, as in threestudio's VSD."""
+
 ATTENTION = ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")  # as diffusers names them
 
 

@@ -232,4 +232,4 @@ class TetMeshScene(Scene):
     def to_mesh(self, settings: Extract) -> Mesh:
         """The current mesh, cleaned to ``settings`` (except the resolution, which is the grid's), with the field's colours."""
         fine = self._bare_mesh()
-        return finish_surface(fine, lambda points, normals: self.color.query(points.to(self.base)).albedo, settings)
+        return finish_surface(fine, lambda points, normals: self.color.query(points.to(self.base)).albedo.clamp(0, 1), settings)
