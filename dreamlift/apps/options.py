@@ -90,8 +90,9 @@ def build_parser() -> Parser:
         return made
 
     _add_generate(verb("generate", "make a textured GLB from a prompt", epilog=EXAMPLES))
-    again = verb("resume", "continue a run that was stopped")
+    again = verb("resume", "continue a run that was stopped, or give a run more steps")
     again.add_argument("run", type=Path, help="the run's folder")
+    again.add_argument("--steps", type=int, metavar="N", help="steps of the last stage; its schedules keep their length")
     export = verb("export", "mesh a run's last checkpoint again, in one or several formats")
     export.add_argument("run", type=Path, help="the run's folder")
     _add_files(export)
