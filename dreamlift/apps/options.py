@@ -17,7 +17,8 @@ from dreamlift.config.table import rows_of
 SETTINGS = {
     "negative": "negative", "preset": "", "prior": "prior.name", "prior_config": "prior.settings",
     "camera_conditioning": "prior.camera_conditioning", "linear_encoder": "prior.linear_encoder", "mesh": "initial_mesh",
-    "up": "up", "photos": "photos", "seed": "seed", "particles": "particles", "steps": "steps", "show": "show",
+    "up": "up", "photos": "photos", "seed": "seed", "particles": "particles", "steps": "steps",
+    "schedule_steps": "schedule_steps", "show": "show",
     "weight": "weight", "photometric": "photometric", "backdrops": "backdrops",
     "device": "device", "engine": "engine", "checkpoint_every": "checkpoint_every", "keep_checkpoints": "keep_checkpoints",
 }  # fmt: skip
@@ -162,6 +163,7 @@ def _add_generate(make: Parser) -> None:
         help="a textual inversion (.safetensors); its name in the prompt is the file's stem; may be repeated",
     )  # fmt: skip
     _setting(how, "steps", "optimization steps of the first stage")
+    _setting(how, "schedule_steps", "steps of it after which all schedules keep their last values (default: all its steps)")
     _setting(how, "show", "what the prior is given: color, normal, or place (coordinates of the surface)")
     _setting(how, "weight", "factor on the loss of the first teacher")
     _setting(how, "photometric", "compare renders with the photos: its settings as a mapping; {} for the defaults")
