@@ -11,7 +11,8 @@ import numpy as np
 
 from dreamlift.meshing.geometry import face_components
 
-GAP = 0.05  # distance by which a copy of a vertex is moved, as a share of the mean length of its edges
+# Distance by which a copy of a vertex is moved: a share of the mesh's longest side, at most a share of its edges' mean length.
+GAP, MOST = 5e-4, 0.05
 
 
 def cancel_doubled(faces: np.ndarray) -> np.ndarray:
@@ -78,5 +79,6 @@ def part_copies(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     mean = np.stack([np.bincount(place, toward[:, axis]) for axis in range(3)], axis=1) / np.bincount(place)[:, None]
     apart = toward - mean[place]
     size = np.linalg.norm(apart, axis=1)
-    step = np.where(shared & (size > 0), GAP * length / np.maximum(size, 1e-300), 0.0)
+    gap = np.minimum(MOST * length, GAP * float(np.ptp(points, axis=0).max()))
+    step = np.where(shared & (size > 0), gap / np.maximum(size, 1e-300), 0.0)
     return (points + step[:, None] * apart).astype(vertices.dtype)
