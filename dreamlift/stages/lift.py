@@ -7,7 +7,8 @@ bit-identical to an uninterrupted one. A failed step is rolled back (:mod:`dream
 two copies of the last good state includes the copy, so that a resumed run rolls back to the same state.
 
 With several particles (Wang et al. 2023, ProlificDreamer) the steps alternate between their scenes. Particles share only
-the learned parameters of losses; a particle's progress counts its own steps.
+the learned parameters of losses; a particle's progress counts its own steps. A stage may be longer than its schedules, whose
+progress then stays at 1.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Lift(Stage):
     makes_scene: ClassVar[bool] = True
 
     steps: int = 300  # optimization steps per particle, at least 1
+    schedule_steps: int | None = None  # steps after which all schedules keep their last values, at least 1; null: steps
     cameras: CameraSampler = field(default_factory=CameraSampler)  # random cameras of the renders
     lighting: Lighting = field(default_factory=Lighting)  # random lighting of the renders
     scene: SceneSettings = field(default_factory=Nerf, metadata={"choices": SCENES})  # 3D representation
@@ -55,8 +57,9 @@ class Lift(Stage):
     photometric: Photometric | None = None  # comparison of renders with known pictures; null: none
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; it must be at least 1")
+        for name in ("steps", "schedule_steps"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
         if not self.teachers and self.photometric is None:
             raise ValueError("teachers is empty and photometric is null: there is no loss; give one of them")
 
@@ -74,6 +77,9 @@ class Lift(Stage):
     def needs_of_handover(self, settings: Extract) -> Extract:
         """With a texture only if the scene keeps the mesh; other scenes sample the mesh's colours at points."""
         return settings if self.scene.keeps_initial_mesh else super().needs_of_handover(settings)
+
+    def with_steps(self, steps: int) -> Lift:
+        return self if steps == self.steps else replace(self, steps=steps, schedule_steps=self.schedule_steps or self.steps)
 
     def resolved(self) -> Lift:
         return replace(self, scene=self.scene.resolved())
@@ -219,7 +225,7 @@ class LiftWork(Work):
         """One step, and its failure ("" if it succeeded; otherwise the state must be rolled back)."""
         stage, scene, turn = self.stage, self.scene, self.turn
         own = (self.index - self.first) // self.place.particles  # the particle's own steps so far in this stage
-        progress = own / stage.steps
+        progress = min(own / (stage.schedule_steps or stage.steps), 1.0)
         rng = random_stream(self.place.seed, self.index, self.attempt)
         cameras = stage.cameras(progress, rng).to(self.ready.device)
         weights = stage.weights.at(progress)
