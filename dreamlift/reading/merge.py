@@ -16,18 +16,12 @@ UNSAID = (102, 102, 102)  # the colour that trimesh gives a part whose material 
 FLAT_METALLIC, FLAT_ROUGHNESS = 0.0, 0.9  # for files without such values
 
 
-def merged(scene: Any, has_normals: bool, linear_colors: bool) -> Part:
-    """All instances in a ``trimesh.Scene``, each at its position, as one part.
-
-    Several textures are merged side by side into one image. UVs that repeat a texture are then cut at its edges. Parts
-    without a texture that differ in metallic and roughness all get the mean, with a warning.
+def parts_of(scene: Any, has_normals: bool, linear_colors: bool) -> list[Part]:
+    """All instances in a ``trimesh.Scene``, each at its position.
 
     Args:
         has_normals: whether the file has normals (trimesh computes missing ones).
         linear_colors: whether vertex colours are linear light, as in glTF, instead of sRGB.
-
-    Raises:
-        ValueError: there are no faces.
     """
     parts = []
     for node in sorted(scene.graph.nodes_geometry):
@@ -35,6 +29,18 @@ def merged(scene: Any, has_normals: bool, linear_colors: bool) -> Part:
         found = scene.geometry[name]
         if getattr(found, "faces", None) is not None and len(found.faces):
             parts.append(_part(found, np.asarray(transform, dtype=np.float64), has_normals, linear_colors))
+    return parts
+
+
+def merged(parts: list[Part]) -> Part:
+    """Parts as one part.
+
+    Several textures are merged side by side into one image. UVs that repeat a texture are then cut at its edges. Parts
+    without a texture that differ in metallic and roughness all get the mean, with a warning.
+
+    Raises:
+        ValueError: there are no faces.
+    """
     if not parts:
         raise ValueError("it has no faces")
     textured = any(part.image is not None or part.surface is not None for part in parts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +16,10 @@ from typing import Any, Literal
 import numpy as np
 
 from dreamlift.meshing.geometry import area_vectors, compact, is_closed, signed_volume
-from dreamlift.reading import gltf, text
+from dreamlift.reading import text
 from dreamlift.reading.creases import welded, with_creases
-from dreamlift.reading.merge import merged
+from dreamlift.reading.gltf import read_gltf
+from dreamlift.reading.merge import merged, parts_of
 from dreamlift.reading.part import Part
 from dreamlift.reading.pictures import read_plain
 from dreamlift.system.files import expanded
@@ -86,13 +88,11 @@ def parse(data: bytes, kind: str, folder: Path) -> Part:
     """The merged parts in the file's own coordinates. Raises ValueError."""
     beside: text.Beside | None = None
     if kind in (".glb", ".gltf"):
-        if kind == ".glb":
-            checked = gltf.check_glb(data)
-        else:
-            checked = gltf.check_document(gltf.parse_json(data, FILE_BYTES[kind]), None)
-        text.check_counts(checked.faces, checked.vertices, FACES, VERTICES)
-        data, kind, pictures, has_normals = checked.glb, ".glb", checked.images, checked.has_normals
-    elif kind == ".obj":
+        contents = read_gltf(data, kind, folder)
+        if contents.notes:
+            warnings.warn(f"the mesh is read without: {'; '.join(contents.notes)}", stacklevel=3)
+        return merged(contents.parts)
+    if kind == ".obj":
         beside = text.Beside(folder)
         pictures, has_normals = text.check_obj(data, beside, FACES, VERTICES), b"\nvn" in data
     elif kind == ".ply":
@@ -132,7 +132,7 @@ def read(data: bytes, kind: str, beside: text.Beside | None, has_normals: bool) 
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite are refused later
             scene = trimesh.load_scene(io.BytesIO(data), resolver=beside, **options)
-            return merged(scene, has_normals, linear_colors=kind == ".glb")
+            return merged(parts_of(scene, has_normals, linear_colors=False))
     except Exception as error:  # a damaged file can raise any exception in the reader
         raise ValueError(f"it cannot be read ({type(error).__name__}: {str(error)[:200]})") from None
 
