@@ -14,7 +14,6 @@ import numpy as np
 from dreamlift.reading.gltf.accessors import Arrays
 from dreamlift.reading.gltf.checks import entries, entry, extension, numbers, record, whole
 
-NODE_DEPTH = 512  # largest number of a node's ancestors: skeletons of ropes and tails are deep
 INSTANCES = 20_000  # largest number of instances of meshes
 JOINTS = 100_000  # largest number of joints of all skins together
 INSTANCING = "EXT_mesh_gpu_instancing"
@@ -99,8 +98,8 @@ class Tree:
         path = []
         at: int | None = number
         while at is not None and at not in self.globals:
-            if len(path) > NODE_DEPTH or at in self.twice:
-                raise ValueError(f"its nodes are a circle, or nested deeper than {NODE_DEPTH} levels")
+            if len(path) > len(self.parents) or at in self.twice:
+                raise ValueError(f"node {at} has two parents, or its parents are a circle; the nodes must be a tree")
             path.append(at)
             at = self.parents.get(at)
         found = np.eye(4) if at is None else self.globals[at]
@@ -149,6 +148,8 @@ class Tree:
 def _local(node: dict[str, Any], what: str) -> np.ndarray:
     """A node's own transform (4, 4): its matrix, then its translation, rotation and scale."""
     found = np.eye(4)
+    if not {"matrix", "translation", "rotation", "scale"} & set(node):
+        return found
     if "matrix" in node:
         found = np.array(numbers(node["matrix"], f"the matrix of {what}", 16)).reshape(4, 4).T
     translation, rotation, scale = (

@@ -45,14 +45,14 @@ def read_gltf(data: bytes, kind: str, folder: Path) -> Contents:
         number: outlines(entry(document, "meshes", number, "a mesh"), f"of mesh {number}", arrays, notes)
         for number in dict.fromkeys(place.mesh for place in places)
     }
-    _check_counts(places, meshes)
+    _check_counts(places, meshes, notes)
     with np.errstate(over="ignore", invalid="ignore"):  # coordinates that are not finite are refused later
         parts = _Parts(arrays, notes).read(places, meshes)
     note_document(document, set(meshes), notes)
     return Contents(parts, notes.done())
 
 
-def _check_counts(places: list[Place], meshes: dict[int, list[Outline]]) -> None:
+def _check_counts(places: list[Place], meshes: dict[int, list[Outline]], notes: Notes) -> None:
     faces = vertices = parts = 0
     for place in places:
         for outline in meshes[place.mesh]:
@@ -60,7 +60,8 @@ def _check_counts(places: list[Place], meshes: dict[int, list[Outline]]) -> None
             vertices += outline.vertices * len(place.transforms)
             parts += len(place.transforms)
     if faces == 0:
-        raise ValueError("it has no faces")
+        others = " and ".join(notes.done())
+        raise ValueError("it has no faces" + (f", only {others}" if others else ""))
     if faces > FACES or vertices > VERTICES:
         raise ValueError(
             f"it has {faces:,} faces and {vertices:,} vertices; accepted: at most {FACES:,} and {VERTICES:,} "

@@ -9,14 +9,15 @@ import numpy as np
 
 from dreamlift.reading.gltf.accessors import INDEX_KINDS, KINDS, Accessor, Arrays
 from dreamlift.reading.gltf.checks import entries, extension, record
-from dreamlift.reading.gltf.notes import Notes, counted
+from dreamlift.reading.gltf.notes import Notes
 
 DRACO = "KHR_draco_mesh_compression"
 TRIANGLES, STRIP, FAN = 4, 5, 6
-OTHERS = {0: "part of points", 1: "part of lines", 2: "part of lines", 3: "part of lines"}
+OTHERS = {0: "points", 1: "lines", 2: "lines", 3: "lines"}
 INFLUENCES = 8  # sets of four joints of a vertex
 MORPHED = 20_000_000  # largest number of vertices times targets that are added
 BLOCK = 1 << 16  # vertices whose joints are blended at a time
+NEXT, LAST = [1, 2, 0], [2, 0, 1]  # the axes after x, y, z, and those before
 INDEX_TYPES = tuple(np.dtype(KINDS[number]) for number in INDEX_KINDS)
 
 
@@ -58,7 +59,7 @@ def outlines(mesh: dict[str, Any], name: str, arrays: Arrays, notes: Notes) -> l
             raise ValueError(f"the primitives {name} must be objects")
         mode = primitive.get("mode", TRIANGLES)
         if isinstance(mode, int) and mode in OTHERS:
-            notes.add(counted(1, OTHERS[mode]))
+            notes.add(OTHERS[mode])
             continue
         if mode not in (TRIANGLES, STRIP, FAN):
             raise ValueError(f"a part {name} is not made of triangles (mode {str(mode)[:20]}): triangulate it")
@@ -144,18 +145,24 @@ def moved(shape: Shape, linear: np.ndarray, offset: np.ndarray) -> Shape:
 
     A reflection reverses the faces. Normals become unit vectors, or None where one has no direction.
     """
-    vertices = np.einsum("...ij,...j->...i", linear, shape.vertices) + offset
-    # Normals transform by the inverse transpose. The cofactor matrix is proportional to it and exists for every transform.
-    cofactors = np.stack([np.cross(linear[..., (i + 1) % 3, :], linear[..., (i + 2) % 3, :]) for i in range(3)], axis=-2)
-    signs = np.sign((cofactors[..., 0, :] * linear[..., 0, :]).sum(axis=-1))  # of the determinants
-    reflected = bool(np.mean(signs) < 0)
+    vertices = _applied(linear, shape.vertices) + offset
+    # Normals transform by the inverse transpose. The matrix of cofactors, whose rows are cross products of the rows of
+    # ``linear``, is proportional to it and exists for every transform.
+    second, third = linear[..., NEXT, :], linear[..., LAST, :]
+    cofactors = second[..., NEXT] * third[..., LAST] - second[..., LAST] * third[..., NEXT]
+    reflected = bool(np.sign((cofactors[..., 0, :] * linear[..., 0, :]).sum(axis=-1)).sum() < 0)  # most determinants
     faces = shape.faces[:, ::-1] if reflected else shape.faces
     normals = shape.normals
     if normals is not None:
-        normals = np.einsum("...ij,...j->...i", cofactors, normals) * (-1.0 if reflected else 1.0)
-        lengths = np.linalg.norm(normals, axis=1, keepdims=True)
+        normals = _applied(-cofactors if reflected else cofactors, normals)
+        lengths = np.sqrt((normals * normals).sum(axis=1, keepdims=True))
         normals = normals / lengths if np.isfinite(lengths).all() and (lengths > 1e-20).all() else None
     return Shape(shape.rows, vertices, faces, normals)
+
+
+def _applied(matrices: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """One matrix (3, 3) for all vectors (V, 3), or one each (V, 3, 3)."""
+    return vectors @ matrices.T if matrices.ndim == 2 else np.einsum("vij,vj->vi", matrices, vectors)
 
 
 def skinned(shape: Shape, outline: Outline, joints: np.ndarray, arrays: Arrays) -> Shape:
