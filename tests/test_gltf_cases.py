@@ -262,7 +262,7 @@ CASES = {
     "quantized": (quantized, {"within": 2e-4}),
     "basisu only, unreadable": (
         lambda box: texture(box, extensions={"KHR_texture_basisu": {"source": ktx2(box)}}),
-        {"colors": UNSAID, "notes": ["the picture of image 1, which is KTX2"]}),
+        {"colors": UNSAID, "notes": ["the picture of image 1 is KTX2, which is not read"]}),
     "basisu and a fallback": (
         lambda box: texture(box, source=0, extensions={"KHR_texture_basisu": {"source": ktx2(box)}}), {}),
     "a fallback that is unreadable": (
@@ -275,23 +275,26 @@ CASES = {
         {"half": [0.75, 3, 1], "colors": [SIX[i] for i in (5, 4, 3, 2, 1, 0)]}),
     "skinned, turned by its joint": (
         skinned, {"half": HALF[[0, 2, 1]] / 100, "colors": [SIX[i] for i in (0, 1, 4, 5, 3, 2)]}),
+    "a skin without joints and weights": (
+        lambda box: (box.doc.update(skins=[{"joints": [0]}]), box.node.update(skin=0, translation=[1, 2, 3])),
+        {"at": [1, 2, 3]}),
     "far from the origin": (lambda box: box.node.update(translation=[500000.0, 4649776.0, 300.0]),
                             {"at": [500000.0, 4649776.0, 300.0]}),
     "degenerate faces": (degenerate, {}),
     "NaN UVs of an unused vertex": (lambda box: extra_vertex(box, [[np.nan, np.nan]]), {}),
     "NaN UVs": (lambda box: box.set("TEXCOORD_0", box.uvs * [np.nan, 1]),
-                {"colors": UNSAID, "notes": ["the texture coordinates of mesh 0, which are not finite numbers",
-                                             "the textures of material 0, for which a part has no coordinates"]}),
+                {"colors": UNSAID, "notes": ["the texture coordinates of mesh 0 are not finite numbers and are left out",
+                                             "a part has no coordinates for the textures of material 0, which it lacks"]}),
     "sparse positions": (sparse_positions, {}),
-    "a sparse morph target": (morphed_only_when_posed, {"notes": ["morph targets"]}),
-    "a morph target at rest": (morphed_at_rest, {"half": [0.75, 1, 1.5], "notes": ["morph targets"]}),
+    "a sparse morph target": (morphed_only_when_posed, {"notes": ["its morph targets are left out"]}),
+    "a morph target at rest": (morphed_at_rest, {"half": [0.75, 1, 1.5], "notes": ["its morph targets are left out"]}),
     "interleaved": (interleaved, {}),
     "a stride of zero": (lambda box: box.doc["bufferViews"][1].update(byteStride=0), {}),
     "strips": (strips, {}),
     "fans": (fans, {}),
     "no indices": (without_indices, {}),
-    "lines beside triangles": (lines_too, {"notes": ["lines"]}),
-    "specular and glossiness": (glossy, {"notes": ["specular colours"], "roughness": 0.7}),
+    "lines beside triangles": (lines_too, {"notes": ["its lines are left out"]}),
+    "specular and glossiness": (glossy, {"notes": ["its specular colours are left out"], "roughness": 0.7}),
     "instances": (instances, {"half": [3, 1, 1.5], "at": [2.5, 0, 0], "volume": 12,
                               "colors": (*SIX[:2], *[(-1, -1, -1)] * 4)}),
     "UVs in bytes": (lambda box: box.set("TEXCOORD_0", np.round(box.uvs * 255).astype(np.uint8), normalized=True), {}),
@@ -306,28 +309,29 @@ CASES = {
     "an unused picture is unreadable": (ktx2, {}),
     "an emissive picture is unreadable": (
         lambda box: (box.doc["textures"].append({"source": ktx2(box)}), box.material.update(emissiveTexture={"index": 1})),
-        {"notes": ["emission"]}),
+        {"notes": ["its emission is left out"]}),
     "a picture cut off": (lambda box: box.replace_image(encoded(six_colors())[:50]),
-                          {"colors": UNSAID, "notes": ["the picture of image 0, which is no readable PNG, JPEG or WebP file"]}),
+                          {"colors": UNSAID, "notes": ["the picture of image 0 is no readable PNG, JPEG or WebP file"]}),
     "unlit": (lambda box: box.material.update(extensions={"KHR_materials_unlit": {}}), {}),
-    "a mask": (masked, {"notes": ["transparency"], "double_sided": True}),
+    "a mask": (masked, {"notes": ["its transparency is left out"], "double_sided": True}),
     "extensions that do not touch the shape": (
         lambda box: box.doc.update(extensionsRequired=["KHR_animation_pointer", "EXT_structural_metadata"]),
-        {"notes": ["the extensions KHR_animation_pointer, EXT_structural_metadata"]}),
-    "a second scene": (second_scene, {"notes": ["1 other scene"]}),
+        {"notes": ["the extensions KHR_animation_pointer, EXT_structural_metadata are not read"]}),
+    "a second scene": (second_scene, {"notes": ["its 1 other scene is left out"]}),
     "no scene": (lambda box: (box.doc.pop("scene"), box.doc.pop("scenes")), {}),
     "draco with a fallback": (draco_with_fallback, {}),
     "bare": (lambda box: (plain(box), box.part["attributes"].pop("NORMAL")), {"colors": UNSAID}),
     "normals of length 0": (lambda box: box.set("NORMAL", box.normals * 0), {"normals": None}),
     "a mesh without primitives": (lambda box: box.doc["meshes"].append({"primitives": []}), {}),
-    "an unused mesh": (lambda box: box.doc["meshes"].append({"primitives": [{"mode": 4}]}), {"notes": ["1 unused mesh"]}),
+    "an unused mesh": (lambda box: box.doc["meshes"].append({"primitives": [{"mode": 4}]}),
+                       {"notes": ["its 1 unused mesh is left out"]}),
     "a matrix": (lambda box: box.node.update(matrix=np.eye(4).ravel().tolist()), {}),
-    "camera, light, animations": (camera_and_light, {"notes": ["2 animations", "1 camera", "1 light"]}),
+    "camera, light, animations": (camera_and_light, {"notes": ["its 2 animations, 1 camera and 1 light are left out"]}),
     "double-sided": (lambda box: box.material.update(doubleSided=True), {"double_sided": True}),
     "mirrored beyond its edges": (
         lambda box: (box.doc["samplers"].append({"wrapS": 33648}), texture(box, source=0, sampler=0),
                      box.set("TEXCOORD_0", box.uvs * [3, 1])),
-        {"colors": None, "notes": ["the edges of the texture of material 0, which is repeated beyond them"]}),
+        {"colors": None, "notes": ["the texture of material 0 is repeated beyond its edges, not clamped or mirrored"]}),
 }  # fmt: skip
 
 
@@ -473,6 +477,15 @@ def test_bytes_after_a_glb_and_a_wrong_length_in_its_header_do_no_harm(length, t
     assert side_colors(read_gltf(bytes(data), ".glb", Path("nowhere")).parts) == list(SIX)
 
 
+def test_a_binary_chunk_that_lacks_its_padding_is_read():
+    box = Box()
+    box.binary += b"xy"
+    data = box.glb().replace(
+        json.dumps({"byteLength": len(box.binary)}).encode(), b'{"byteLength":%5d}' % (len(box.binary) + 3)
+    )
+    assert side_colors(read_gltf(data, ".glb", Path("nowhere")).parts) == list(SIX)
+
+
 def test_files_beside_it_are_read_by_their_names(tmp_path):
     """URL-coded names, names as they are, folders below, either slash; the binary file and pictures."""
     box = Box()
@@ -534,6 +547,6 @@ def test_many_notes_become_a_short_list():
     box.doc["meshes"][0]["primitives"] = [box.part | {"material": number} for number in range(31)]
     _, notes = read_gltf(box.glb(), ".glb", Path("nowhere"))
     assert len(notes) == 11
-    assert notes[-1] == "21 further things"
+    assert notes[-1] == "21 more things are not as in the file"
     assert max(map(len, notes)) <= 160
     assert json.dumps(notes)

@@ -140,10 +140,11 @@ HOSTILE = {
     "no joints": ("a.glb", skinned(joints=[]).glb(), "skin 0 has no joints"),
     "joint 7 of 1": ("a.glb", skinned().glb(), "not those of its skin"),
     "bind matrices": ("a.glb", skinned(inverseBindMatrices=0).glb(), "the inverse bind matrices of skin 0"),
-    "no weights": ("a.glb", spoilt((("nodes", 0, "skin"), 0), (("skins",), [{"joints": [0]}])), "no joints and weights"),
+    "no weights": ("a.glb", spoilt((("nodes", 0, "skin"), 0), (("skins",), [{"joints": [0]}]),
+                                   (("meshes", 0, "primitives", 0, "attributes", "JOINTS_0"), 0)), "the JOINTS_0 of mesh 0"),
     "instances": ("a.glb", spoilt(
         (("nodes",), [{"children": list(range(1, 19_000))}, *[{"mesh": 0}] * 18_999]),
-        corners=np.tile(CORNERS, 10)), "accepted: at most 500,000"),
+        corners=np.tile(CORNERS, 60)), "accepted: at most 4,000,000"),
     "instances by extension": ("a.glb", repeated("instances", 10_001), "more than 20,000 instances"),
     "parts": ("a.glb", repeated("primitives", 20_001), "20,001 parts; accepted: at most 20,000"),
     "deep JSON": ("a.glb", glb(DEEP, b""), "nested deeper than 64"),
@@ -185,7 +186,7 @@ def test_what_the_scene_does_not_show_is_not_read():
     box.doc["images"].append({"uri": "http://example.org/a.png"})
     parts, notes = read_gltf(box.glb(), ".glb", Path("nowhere"))
     assert len(triangles(parts)) == 12
-    assert notes == ["1 unused mesh"]
+    assert notes == ["its 1 unused mesh is left out"]
 
 
 def test_bounds_on_the_pictures_that_are_used(monkeypatch):

@@ -64,7 +64,7 @@ def test_a_texture_lies_where_its_coordinates_and_transform_say(name, tmp_path):
 def test_what_cannot_be_laid_on_as_it_says_is_told(tmp_path):
     path = tmp_path / "a.glb"
     path.write_bytes(square([SQUARE_UVS, OTHER], {}, second={"texCoord": 1}))
-    with pytest.warns(UserWarning, match="the texture coordinates of the metallic and roughness of material 0"):
+    with pytest.warns(UserWarning, match="the metallic and roughness of material 0 get the texture coordinates"):
         assert load_mesh(path)[0].metallic_roughness is not None
     for transform in ([1], {"offset": 3}, {"scale": [1, "x"]}, {"rotation": 1e9}, {"texCoord": -1}, {"texCoord": True}):
         path.write_bytes(square([SQUARE_UVS], {"extensions": {TRANSFORM: transform}}))

@@ -67,20 +67,20 @@ class Materials:
         opaque = material.get("alphaMode") not in ("MASK", "BLEND")
         alpha = None if look.image is None else self._picture(look.image).alpha
         if not opaque and (look.alpha < 1 or (alpha is not None and alpha.min() < 255)):
-            self.notes.add("transparency")
+            self.notes.left_out("transparency")
         if isinstance(material.get("normalTexture"), dict):
-            self.notes.add("normal maps")
+            self.notes.left_out("normal maps")
         if isinstance(material.get("occlusionTexture"), dict):
-            self.notes.add("occlusion maps")
+            self.notes.left_out("occlusion maps")
         if isinstance(material.get("emissiveTexture"), dict) or any(_list(material.get("emissiveFactor"))):
-            self.notes.add("emission")
+            self.notes.left_out("emission")
         return dataclasses.replace(look, name=what, double_sided=material.get("doubleSided") is True, opaque=opaque)
 
     def _metallic(self, pbr: dict[str, Any], what: str) -> Look:
         base, laid, repeats = self._texture(pbr, "baseColorTexture", what)
         other, second, _ = self._texture(pbr, "metallicRoughnessTexture", what)
         if base is not None and other is not None and second != laid:
-            self.notes.add(f"the texture coordinates of the metallic and roughness of {what}: it gets those of the colours")
+            self.notes.add(f"the metallic and roughness of {what} get the texture coordinates of its colours")
         metallic, roughness = (
             min(1.0, max(0.0, numbers([pbr.get(name, 1.0)], f"the {name} of {what}", 1)[0]))
             for name in ("metallicFactor", "roughnessFactor")
@@ -93,7 +93,7 @@ class Materials:
         base, laid, repeats = self._texture(gloss, "diffuseTexture", what)
         other, second, _ = self._texture(gloss, "specularGlossinessTexture", what)
         shine = min(1.0, max(0.0, numbers([gloss.get("glossinessFactor", 1.0)], f"the glossinessFactor of {what}", 1)[0]))
-        self.notes.add("specular colours")
+        self.notes.left_out("specular colours")
         factor, opacity = _factor(gloss, "diffuseFactor", what)
         alpha = None if other is None else self._picture(other).alpha
         if alpha is None:
@@ -129,7 +129,7 @@ class Materials:
             if isinstance(found, Picture):
                 return source, laid, wraps == [REPEAT, REPEAT]
             reason = reason or found
-        self.notes.add(reason or f"{what}, which has no picture")
+        self.notes.add(reason or f"{what} has no picture")
         return None, laid, True
 
     def appearance(self, look: Look, colors: np.ndarray | None) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -24,7 +24,7 @@ class Place(NamedTuple):
 
     mesh: int
     transforms: np.ndarray  # (N, 4, 4) one per instance, to the file's coordinates
-    joints: np.ndarray | None  # (J, 4, 4) of a skin, G B, in the place of the transforms
+    joints: np.ndarray | None  # (J, 4, 4) of a skin, G B: in the place of the transforms for primitives with joints
     weights: tuple[float, ...]  # of the mesh's morph targets, where the node states them
 
 
@@ -40,7 +40,8 @@ class Tree:
 
     def __post_init__(self) -> None:
         for number, node in enumerate(entries(self.arrays.document, "nodes")):
-            for child in entries(node, "children") if isinstance(node, dict) else ():
+            children = node.get("children") if isinstance(node, dict) else None
+            for child in children if isinstance(children, list) else ():
                 if isinstance(child, int):
                     if child in self.parents:
                         self.twice.add(child)
@@ -82,12 +83,12 @@ class Tree:
         mesh = whole(node["mesh"], f"the mesh of {what}", 0, len(entries(document, "meshes")) - 1)
         stated = entries(node, "weights")
         weights = tuple(numbers(stated, f"the weights of {what}", len(stated)))
+        transforms = self.transform(number)[None]
         if "skin" in node:
             skin = entry(document, "skins", node["skin"], f"the skin of {what}")
             if node["skin"] not in self.skins:
                 self.skins[node["skin"]] = self._joints(skin, f"skin {node['skin']}")
-            return Place(mesh, np.eye(4)[None], self.skins[node["skin"]], weights)
-        transforms = self.transform(number)[None]
+            return Place(mesh, transforms, self.skins[node["skin"]], weights)
         instancing = extension(node, INSTANCING)
         if instancing is not None:
             transforms = transforms @ self._instances(record(instancing, "attributes", what), what)

@@ -1,4 +1,4 @@
-"""What a file holds beside what is read: phrases for the user, each once."""
+"""What is told to the user about what a file holds beside what is read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from dreamlift.reading.gltf.checks import extension
 
-PHRASES, LETTERS, NAMES = 10, 160, 4  # largest number of phrases, of letters of one, of extensions named
+SENTENCES, LETTERS, NAMES = 10, 160, 4  # largest number of sentences, of letters of one, of extensions named
 # Extensions that are read here, or whose loss is noted where it is met.
 KNOWN = {
     "KHR_mesh_quantization", "KHR_texture_transform", "EXT_texture_webp", "KHR_texture_basisu", "KHR_materials_unlit",
@@ -16,19 +16,28 @@ KNOWN = {
 
 
 class Notes:
-    """Collects phrases; the same phrase counts once."""
+    """Collects what a file holds that is not read (nouns), and what was done in another way (sentences), each once."""
 
     def __init__(self) -> None:
-        self.phrases: dict[str, None] = {}
+        self.nouns: dict[str, None] = {}
+        self.sentences: dict[str, None] = {}
 
-    def add(self, phrase: str) -> None:
-        self.phrases[phrase[:LETTERS]] = None
+    def left_out(self, noun: str) -> None:
+        self.nouns[noun[:LETTERS]] = None
+
+    def add(self, sentence: str) -> None:
+        self.sentences[sentence[:LETTERS]] = None
 
     def done(self) -> list[str]:
-        """The first phrases, and how many more there are."""
-        found = list(self.phrases)
-        more = len(found) - PHRASES
-        return found if more <= 0 else [*found[:PHRASES], f"{more} further things"]
+        """One sentence for all nouns, the first further sentences, and how many more there are."""
+        found = list(self.sentences)
+        if self.nouns:
+            *others, last = self.nouns
+            several = others or last.endswith("s")
+            listed = f"{', '.join(others)} and {last}" if others else last
+            found.insert(0, f"its {listed} {'are' if several else 'is'} left out")
+        more = len(found) - SENTENCES
+        return found if more <= 0 else [*found[:SENTENCES], f"{more} more things are not as in the file"]
 
 
 def counted(number: int, name: str) -> str:
@@ -54,11 +63,13 @@ def note_document(document: dict[str, Any], used_meshes: set[int], notes: Notes)
     ]
     for number, name in found:
         if number > 0:
-            notes.add(counted(number, name))
+            notes.left_out(counted(number, name))
     stated = [document.get(name) for name in ("extensionsRequired", "extensionsUsed")]
     names = [name for found in stated if isinstance(found, list) for name in found if isinstance(name, str)]
     strange = list(dict.fromkeys(name[:40] for name in names if name not in KNOWN))
     if strange:
+        listed = ", ".join(repr(name)[1:-1] for name in strange[:NAMES])
         more = f" and {len(strange) - NAMES} more" if len(strange) > NAMES else ""
-        plural = "s" if len(strange) > 1 else ""
-        notes.add(f"the extension{plural} " + ", ".join(repr(name)[1:-1] for name in strange[:NAMES]) + more)
+        notes.add(
+            f"the extension{'s' if len(strange) > 1 else ''} {listed}{more} {'are' if len(strange) > 1 else 'is'} not read"
+        )

@@ -37,14 +37,14 @@ class Pictures:
     """The pictures of one document, each decoded once."""
 
     arrays: Arrays
-    found: dict[int, Picture | str] = field(default_factory=dict)  # a phrase for one that cannot be read
+    found: dict[int, Picture | str] = field(default_factory=dict)  # a sentence for one that cannot be read
     tints: dict[tuple[int, tuple[float, ...]], np.ndarray] = field(default_factory=dict)
     texels: int = 0
     tinted_texels: int = 0
     bytes: int = 0
 
     def get(self, index: Any, what: str) -> Picture | str:
-        """The picture of image ``index``, or a phrase that says why there is none.
+        """The picture of image ``index``, or a sentence that says why there is none.
 
         Raises:
             ValueError: there is no such image, or the pictures are too large together.
@@ -73,7 +73,9 @@ class Pictures:
             raise
         except Exception:  # a damaged file can raise any exception
             named = next((name for magic, name in MAGIC.items() if data.startswith(magic)), None)
-            return f"the picture of {what}, which is {named or 'no readable PNG, JPEG or WebP file'}"
+            return (
+                f"the picture of {what} is {f'{named}, which is not read' if named else 'no readable PNG, JPEG or WebP file'}"
+            )
 
     def _decoded(self, data: bytes) -> Picture:
         from PIL import Image

@@ -24,7 +24,7 @@ from dreamlift.reading.gltf.sources import Sources
 from dreamlift.reading.gltf.uvs import home
 from dreamlift.reading.part import Contents, Part
 
-FACES, VERTICES = 500_000, 1_500_000  # largest numbers over all instances
+FACES, VERTICES = 4_000_000, 12_000_000  # largest numbers over all instances; the merged mesh is decimated
 PARTS = 20_000  # largest number of parts over all instances
 
 
@@ -60,7 +60,7 @@ def _check_counts(places: list[Place], meshes: dict[int, list[Outline]], notes: 
             vertices += outline.vertices * len(place.transforms)
             parts += len(place.transforms)
     if faces == 0:
-        others = " and ".join(notes.done())
+        others = " and ".join(notes.nouns)  # so far only primitives of other kinds
         raise ValueError("it has no faces" + (f", only {others}" if others else ""))
     if faces > FACES or vertices > VERTICES:
         raise ValueError(
@@ -87,7 +87,7 @@ class _Parts:
                 found = [read_shape(outline, key[1], self.arrays) for outline in meshes[place.mesh]]
                 shapes[key] = [(x, self._dressed(x, outline)) for x, outline in zip(found, meshes[place.mesh], strict=True)]
             for (shape, part), outline in zip(shapes[key], meshes[place.mesh], strict=True):
-                if place.joints is not None:
+                if place.joints is not None and "JOINTS_0" in outline.primitive["attributes"]:
                     parts.append(_put(part, skinned(shape, outline, place.joints, self.arrays)))
                 else:
                     parts += [_put(part, moved(shape, to[:3, :3], to[:3, 3])) for to in place.transforms]
@@ -103,10 +103,10 @@ class _Parts:
         primitive, name = outline.primitive, outline.name
         look = self.materials.look(primitive["material"], name) if "material" in primitive else Look()
         if entries(primitive, "targets"):
-            self.notes.add("morph targets")
+            self.notes.left_out("morph targets")
         uvs = self._uvs(shape, outline, look)
         if uvs is None and (look.image is not None or look.surface is not None):
-            self.notes.add(f"the textures of {look.name}, for which a part has no coordinates")
+            self.notes.add(f"a part has no coordinates for the textures of {look.name}, which it lacks")
             look = look.without_textures()
         image, shades = self.materials.appearance(look, self._colors(shape, outline, look))
         if shades is not None:
@@ -123,10 +123,10 @@ class _Parts:
             return None
         uvs = look.laid.apply(found.reals(shape.rows))
         if not np.isfinite(uvs).all():
-            self.notes.add(f"the texture coordinates {outline.name}, which are not finite numbers")
+            self.notes.add(f"the texture coordinates {outline.name} are not finite numbers and are left out")
             return None
         if not look.repeats and (uvs.min() < -0.01 or uvs.max() > 1.01):
-            self.notes.add(f"the edges of the texture of {look.name}, which is repeated beyond them")
+            self.notes.add(f"the texture of {look.name} is repeated beyond its edges, not clamped or mirrored")
         return home(uvs)
 
     def _colors(self, shape: Shape, outline: Outline, look: Look) -> np.ndarray | None:
@@ -137,7 +137,7 @@ class _Parts:
             return None
         values = np.clip(np.nan_to_num(found.reals(shape.rows, normalized=True), nan=1.0), 0.0, 1.0)
         if not look.opaque and values.shape[1] == 4 and values[:, 3].min() < 1:
-            self.notes.add("transparency")
+            self.notes.left_out("transparency")
         return values[:, :3]
 
 

@@ -59,7 +59,7 @@ def outlines(mesh: dict[str, Any], name: str, arrays: Arrays, notes: Notes) -> l
             raise ValueError(f"the primitives {name} must be objects")
         mode = primitive.get("mode", TRIANGLES)
         if isinstance(mode, int) and mode in OTHERS:
-            notes.add(OTHERS[mode])
+            notes.left_out(OTHERS[mode])
             continue
         if mode not in (TRIANGLES, STRIP, FAN):
             raise ValueError(f"a part {name} is not made of triangles (mode {str(mode)[:20]}): triangulate it")
@@ -141,23 +141,33 @@ def triangles(corners: np.ndarray, mode: int) -> np.ndarray:
 
 
 def moved(shape: Shape, linear: np.ndarray, offset: np.ndarray) -> Shape:
-    """A shape under ``x -> linear x + offset``: one for all vertices, (3, 3) and (3,), or one each, (V, 3, 3) and (V, 3).
+    """A shape under ``x -> linear x + offset``, (3, 3) and (3,); a reflection reverses its faces, and normals become unit."""
+    vertices, normals, sign = _turned(shape.vertices, shape.normals, linear, offset)
+    return _finished(shape, vertices, normals, sign < 0)
 
-    A reflection reverses the faces. Normals become unit vectors, or None where one has no direction.
+
+def _turned(
+    vertices: np.ndarray, normals: np.ndarray | None, linear: np.ndarray, offset: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None, float]:
+    """Vertices and normals, each (V, 3), under one transform, or under one each: (V, 3, 3) and (V, 3).
+
+    Returns:
+        The vertices; the normals, of any length; the sum of the signs of the determinants.
     """
-    vertices = _applied(linear, shape.vertices) + offset
     # Normals transform by the inverse transpose. The matrix of cofactors, whose rows are cross products of the rows of
     # ``linear``, is proportional to it and exists for every transform.
     second, third = linear[..., NEXT, :], linear[..., LAST, :]
     cofactors = second[..., NEXT] * third[..., LAST] - second[..., LAST] * third[..., NEXT]
-    reflected = bool(np.sign((cofactors[..., 0, :] * linear[..., 0, :]).sum(axis=-1)).sum() < 0)  # most determinants
-    faces = shape.faces[:, ::-1] if reflected else shape.faces
-    normals = shape.normals
+    signs = np.sign((cofactors[..., 0, :] * linear[..., 0, :]).sum(axis=-1))
+    turned = None if normals is None else _applied(cofactors, normals)
+    return _applied(linear, vertices) + offset, turned, float(signs.sum())
+
+
+def _finished(shape: Shape, vertices: np.ndarray, normals: np.ndarray | None, reflected: bool) -> Shape:
     if normals is not None:
-        normals = _applied(-cofactors if reflected else cofactors, normals)
-        lengths = np.sqrt((normals * normals).sum(axis=1, keepdims=True))
-        normals = normals / lengths if np.isfinite(lengths).all() and (lengths > 1e-20).all() else None
-    return Shape(shape.rows, vertices, faces, normals)
+        lengths = np.sqrt((normals * normals).sum(axis=1, keepdims=True)) * (-1.0 if reflected else 1.0)
+        normals = normals / lengths if np.isfinite(lengths).all() and (np.abs(lengths) > 1e-20).all() else None
+    return Shape(shape.rows, vertices, shape.faces[:, ::-1] if reflected else shape.faces, normals)
 
 
 def _applied(matrices: np.ndarray, vectors: np.ndarray) -> np.ndarray:
@@ -184,8 +194,17 @@ def skinned(shape: Shape, outline: Outline, joints: np.ndarray, arrays: Arrays) 
     if not np.isfinite(total).all() or ((which < 0) | (which >= len(joints)))[shares != 0].any():
         raise ValueError(f"the joints or weights {name} are not those of its skin, which has {len(joints)} joints")
     which, shares = np.clip(which, 0, len(joints) - 1), shares / total
-    blended = np.zeros((len(shape.rows), 3, 4))
-    for start in range(0, len(blended), BLOCK):
-        for share, joint in zip(shares[start : start + BLOCK].T, which[start : start + BLOCK].T, strict=True):
-            blended[start : start + BLOCK] += share[:, None, None] * joints[joint, :3]
-    return moved(shape, blended[..., :3], blended[..., 3])
+    vertices = np.empty_like(shape.vertices)
+    normals = None if shape.normals is None else np.empty_like(shape.normals)
+    signs = 0.0
+    for start in range(0, len(vertices), BLOCK):
+        at = slice(start, start + BLOCK)
+        blended = np.zeros((len(vertices[at]), 3, 4))
+        for share, joint in zip(shares[at].T, which[at].T, strict=True):
+            blended += share[:, None, None] * joints[joint, :3]
+        old = None if shape.normals is None else shape.normals[at]
+        vertices[at], new, sign = _turned(shape.vertices[at], old, blended[..., :3], blended[..., 3])
+        if normals is not None:
+            normals[at] = new
+        signs += sign
+    return _finished(shape, vertices, normals, signs < 0)
