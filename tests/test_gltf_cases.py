@@ -481,7 +481,7 @@ def test_a_binary_chunk_that_lacks_its_padding_is_read():
     box = Box()
     box.binary += b"xy"
     data = box.glb().replace(
-        json.dumps({"byteLength": len(box.binary)}).encode(), b'{"byteLength":%5d}' % (len(box.binary) + 3)
+        json.dumps({"byteLength": len(box.binary)}).encode(), b'{"byteLength":%4d}' % (len(box.binary) + 3)
     )
     assert side_colors(read_gltf(data, ".glb", Path("nowhere")).parts) == list(SIX)
 
