@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dreamlift.color import linear_to_srgb, srgb_to_linear
 from dreamlift.meshing.geometry import face_areas
+from dreamlift.reading.part import Part
 
 TILE = 4096  # texels per side of the largest image that several textures are merged into
 UNSAID = (102, 102, 102)  # the colour that trimesh gives a part whose material has none
 FLAT_METALLIC, FLAT_ROUGHNESS = 0.0, 0.9  # for files without such values
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part, or several merged, in the file's coordinates; not checked."""
-
-    vertices: np.ndarray  # (V, 3) float64: coordinates may be large
-    faces: np.ndarray  # (F, 3)
-    normals: np.ndarray | None  # (V, 3) unit
-    uvs: np.ndarray | None  # (V, 2), v = 0 at the upper edge
-    image: np.ndarray | None  # (H, W, 3) uint8 sRGB base colours
-    shades: np.ndarray | None  # (V, 3) sRGB in [0, 1], where there is no image
-    surface: np.ndarray | None  # (H, W, 3) uint8: green roughness, blue metallic, each times its factor below
-    metallic: float
-    roughness: float
 
 
 def merged(scene: Any, has_normals: bool, linear_colors: bool) -> Part:

@@ -17,7 +17,8 @@ import numpy as np
 from dreamlift.meshing.geometry import area_vectors, compact, is_closed, signed_volume
 from dreamlift.reading import gltf, text
 from dreamlift.reading.creases import welded, with_creases
-from dreamlift.reading.merge import Part, merged
+from dreamlift.reading.merge import merged
+from dreamlift.reading.part import Part
 from dreamlift.reading.pictures import read_plain
 from dreamlift.system.files import expanded
 from dreamlift.types import Mesh
