@@ -101,7 +101,7 @@ def _decimated_once(mesh: Mesh, faces: int) -> Mesh:
         if closed and not is_closed(kept):
             vertices, kept = split_pinches(vertices, kept)
         if len(kept) < len(best.faces) and _is_sound(vertices, kept, closed, volume):
-            best = Mesh(vertices, kept, metallic=mesh.metallic, roughness=mesh.roughness)
+            best = Mesh(vertices, kept, metallic=mesh.metallic, roughness=mesh.roughness, double_sided=mesh.double_sided)
         if len(best.faces) <= faces:
             break
     return best

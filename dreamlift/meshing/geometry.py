@@ -7,10 +7,12 @@ Feature Extraction for 2D/3D Objects in Mesh Representation", equation 5, https:
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dreamlift.types import Mesh
+if TYPE_CHECKING:  # torch comes with it, which the process that reads a user's mesh does not load
+    from dreamlift.types import Mesh
 
 
 def area_vectors(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -61,6 +63,16 @@ def is_closed(faces: np.ndarray) -> bool:
     return bool((forward[1:] != forward[:-1]).all() and (forward == backward).all())
 
 
+def open_edges(faces: np.ndarray) -> np.ndarray:
+    """Whether each half-edge ``(3F,)`` of welded faces has not exactly one partner, which runs the other way."""
+    start, end = faces.ravel().astype(np.int64), np.roll(faces, -1, axis=1).ravel().astype(np.int64)
+    base = int(faces.max()) + 1
+    ahead, back = start * base + end, end * base + start
+    keys, number, counts = np.unique(ahead, return_inverse=True, return_counts=True)
+    place = np.minimum(np.searchsorted(keys, back), len(keys) - 1)
+    return (counts[number] != 1) | (keys[place] != back) | (counts[place] != 1)
+
+
 def face_components(faces: np.ndarray, count: int) -> np.ndarray:
     """The connected part of each face, ``(F,)`` int64 numbered from 0; faces that share a vertex are connected.
 
@@ -79,6 +91,17 @@ def face_components(faces: np.ndarray, count: int) -> np.ndarray:
         if (new == label).all():
             return np.unique(label[faces[:, 0]], return_inverse=True)[1]
         label = new
+
+
+def row_numbers(values: np.ndarray) -> np.ndarray:
+    """The rank of each row of ``values (N, C)`` among the distinct ones, ``(N,)`` int64."""
+    # Column by column, which is faster than np.unique of rows.
+    number = np.zeros(len(values), np.int64)
+    for column in values.T:
+        found, place = np.unique(column, return_inverse=True)
+        if len(found) > 1:
+            number = np.unique(number * len(found) + place, return_inverse=True)[1]
+    return number
 
 
 def compact(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

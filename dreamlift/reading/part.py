@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+FLAT_METALLIC, FLAT_ROUGHNESS = 0.0, 0.9  # for files without such values
+
 
 @dataclass(frozen=True)
 class Part:

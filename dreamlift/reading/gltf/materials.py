@@ -17,8 +17,8 @@ from dreamlift.reading.gltf.checks import entry, extension, numbers, record
 from dreamlift.reading.gltf.notes import Notes
 from dreamlift.reading.gltf.pictures import Picture, Pictures
 from dreamlift.reading.gltf.uvs import Laid, read_laid
+from dreamlift.reading.part import FLAT_METALLIC, FLAT_ROUGHNESS
 
-FLAT_METALLIC, FLAT_ROUGHNESS = 0.0, 0.9  # of parts without a material: a matt plastic
 GLOSS = "KHR_materials_pbrSpecularGlossiness"
 REPEAT = 10497
 
