@@ -257,18 +257,25 @@ def test_json_is_parsed_as_json_parses_it():
 
 
 def shape_only(kind: str, data: bytes) -> bytes:
-    """The same file without materials and pictures, for a reader that stops at their faults."""
+    """The same file without materials and pictures, for a reader that stops at their faults, and with its scene written out."""
     if kind == ".glb":
         size = struct.unpack_from("<I", data, 12)[0]
         doc, binary = json.loads(data[20 : 20 + size]), data[28 + size :]
     else:
         doc, binary = json.loads(data), b""
-    for name in ("materials", "textures", "images", "samplers"):
-        doc.pop(name, None)
-    for mesh in doc["meshes"]:
-        for primitive in mesh["primitives"]:
-            primitive.pop("material", None)
-    return glb(doc, binary) if kind == ".glb" else json.dumps(doc).encode()
+    shown = [doc["accessors"][number] for mesh in doc["meshes"] for part in mesh["primitives"] for number in
+             (*part["attributes"].values(), *([part["indices"]] if "indices" in part else []))]  # fmt: skip
+    used = {accessor["bufferView"] for accessor in shown}
+    kept = {name: doc[name] for name in ("asset", "nodes", "buffers")}
+    kept["accessors"] = [x if x in shown else shown[0] for x in doc["accessors"]]
+    kept["bufferViews"] = [x if n in used else doc["bufferViews"][min(used)] for n, x in enumerate(doc["bufferViews"])]
+    kept["meshes"] = [{"primitives": [{name: part[name] for name in ("attributes", "indices", "mode") if name in part}
+                                      for part in mesh["primitives"]]} for mesh in doc["meshes"]]  # fmt: skip
+    kept["nodes"] = [node if isinstance(node, dict) else {} for node in doc["nodes"]]
+    children = [child for node in kept["nodes"] for child in node.get("children", [])]
+    roots = {"nodes": [number for number in range(len(doc["nodes"])) if number not in children]}
+    kept |= {"scenes": doc.get("scenes") or [roots], "scene": doc.get("scene", 0) if doc.get("scenes") else 0}
+    return glb(kept, binary) if kind == ".glb" else json.dumps(kept).encode()
 
 
 def trimesh_finds(kind: str, data: bytes) -> np.ndarray:

@@ -40,13 +40,13 @@ def read_gltf(data: bytes, kind: str, folder: Path) -> Contents:
     """
     document, binary = opened(data, kind)
     arrays, notes = Arrays(document, binary, Sources(folder)), Notes()
-    places = Tree(arrays).places()
-    meshes = {
-        number: outlines(entry(document, "meshes", number, "a mesh"), f"of mesh {number}", arrays, notes)
-        for number in dict.fromkeys(place.mesh for place in places)
-    }
-    _check_counts(places, meshes, notes)
     with np.errstate(over="ignore", invalid="ignore"):  # coordinates that are not finite are refused later
+        places = Tree(arrays).places()
+        meshes = {
+            number: outlines(entry(document, "meshes", number, "a mesh"), f"of mesh {number}", arrays, notes)
+            for number in dict.fromkeys(place.mesh for place in places)
+        }
+        _check_counts(places, meshes, notes)
         parts = _Parts(arrays, notes).read(places, meshes)
     note_document(document, set(meshes), notes)
     return Contents(parts, notes.done())

@@ -111,9 +111,9 @@ def read_shape(outline: Outline, weights: tuple[float, ...], arrays: Arrays) -> 
         corners = np.arange(count)
     else:
         corners = outline.indices.rows(np.arange(outline.indices.count))[:, 0].astype(np.int64)
-    rows, faces = np.unique(triangles(corners, outline.mode), return_inverse=True)
-    if rows[-1] >= count:
-        raise ValueError(f"the faces {outline.name} name vertices up to {rows[-1]}, but it has {count}")
+    if corners.max() >= count:
+        raise ValueError(f"the faces {outline.name} name vertices up to {corners.max()}, but it has {count}")
+    rows, faces = _compact(triangles(corners, outline.mode), count)
     vertices = outline.positions.reals(rows)
     normals = attribute(outline.primitive, "NORMAL", ("VEC3",), outline.name, arrays, count)
     directions = None if normals is None else normals.reals(rows)
@@ -126,7 +126,17 @@ def read_shape(outline: Outline, weights: tuple[float, ...], arrays: Arrays) -> 
         turned = attribute({"attributes": target}, "NORMAL", ("VEC3",), outline.name, arrays, count)
         vertices = vertices if added is None else vertices + weight * added.reals(rows)
         directions = directions if turned is None or directions is None else directions + weight * turned.reals(rows)
-    return Shape(rows, vertices, faces.reshape(-1, 3), directions)
+    return Shape(rows, vertices, faces, directions)
+
+
+def _compact(faces: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of ``count`` that faces (F, 3) use, ascending, and the faces that name them by their places."""
+    if count > 2 * faces.size:  # few of a large array: sorting is cheaper than a table of all
+        rows, places = np.unique(faces, return_inverse=True)
+        return rows, places.reshape(-1, 3)
+    used = np.zeros(count, bool)
+    used[faces] = True
+    return np.flatnonzero(used), (np.cumsum(used) - 1)[faces]
 
 
 def triangles(corners: np.ndarray, mode: int) -> np.ndarray:
