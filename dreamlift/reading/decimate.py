@@ -8,6 +8,7 @@ would be collapsed across their seams; so are stored normals, which are computed
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,8 @@ def decimated(part: Part, faces: int) -> Part:
     whole = (triangles != np.roll(triangles, 1, axis=1)).all(axis=1)
     triangles = np.ascontiguousarray(triangles[whole], dtype=np.int32)
     points = np.ascontiguousarray(points - center)
-    kept, small, collapses = fast_simplification.simplify(points, triangles, target_count=faces, return_collapses=True)
+    found: Any = fast_simplification.simplify(points, triangles, target_count=faces, return_collapses=True)
+    kept, small, collapses = found
     if not len(small) or len(small) > 1.1 * faces or not np.isfinite(kept).all():
         raise ValueError(f"its {len(part.faces):,} faces could not be decimated to {faces:,} (only to {len(small):,}): "
                          "decimate it first")  # fmt: skip

@@ -51,7 +51,7 @@ def _contents(data: bytes, kind: str, folder: Path) -> Contents:
         return read_ply(data, folder)
     if kind == ".stl":
         return read_stl(data)
-    from dreamlift.reading.gltf_parts import read_gltf
+    from dreamlift.reading.formats.gltf_parts import read_gltf
 
     return read_gltf(data, kind, folder)
 
@@ -64,7 +64,7 @@ def _sound(part: Part) -> Part:
     if low < 0 or high >= len(part.vertices):
         raise ValueError(f"its faces name vertices {low} to {high}, but it has {len(part.vertices):,} (from 0)")
     with np.errstate(invalid="ignore"):
-        if not (np.abs(part.vertices) <= FARTHEST).all(axis=1)[part.faces].all():  # false for NaN
+        if not np.all(np.abs(part.vertices) <= FARTHEST, axis=1)[part.faces].all():  # false for NaN
             raise ValueError(f"it has vertices that are not finite numbers, or beyond {FARTHEST:.0e}")
     return part
 

@@ -61,7 +61,7 @@ def _part(found: Any, transform: np.ndarray, has_normals: bool) -> Part:
     visual = found.visual
     uvs = None
     stored = getattr(visual, "uv", None)
-    if stored is not None and np.shape(stored) == (len(vertices), 2) and np.isfinite(stored).all():
+    if stored is not None and np.shape(stored) == (len(vertices), 2):
         uvs = np.asarray(stored, dtype=np.float64) * [1, -1] + [0, 1]  # trimesh keeps OBJ's v, which grows upwards
     image, shades = _colors(visual, len(vertices))
     surface, metallic, roughness = _surface(getattr(visual, "material", None))
