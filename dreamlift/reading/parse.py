@@ -72,6 +72,6 @@ def _sound(part: Part) -> Part:
 def _small_enough(part: Part, notes: list[str]) -> Part:
     small = decimated(part, FACES)
     lost = "its texture became vertex colours" if part.image is not None else "without its texture coordinates"
-    said = f" ({lost})" if part.uvs is not None else ""
+    said = f" ({lost})" if part.uvs is not None and small.uvs is None else ""
     notes.append(f"its {len(part.faces):,} faces were decimated to {len(small.faces):,}{said}")
     return small

@@ -51,7 +51,8 @@ def _text(data: bytes, notes: list[str]) -> np.ndarray:
     """The triangles ``(F, 3, 3)`` of a text file."""
     text = plain_text(data).lower()
     lines = Lines(text)
-    if len(lines.starting(b"vertex")) != 3 * len(lines.starting(b"endloop")):  # several statements in a line, or damage
+    found = len(lines.starting(b"vertex"))
+    if not found or found != 3 * len(lines.starting(b"endloop")):  # several statements in a line, or damage
         lines = Lines(text.replace(b"vertex", b"\nvertex").replace(b"endloop", b"\nendloop"))
     vertices, loops = lines.starting(b"vertex"), lines.starting(b"endloop")
     points = lines.table(vertices, 0, 3)[0]
