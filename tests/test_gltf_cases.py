@@ -269,6 +269,9 @@ CASES = {
         lambda box: texture(box, source=ktx2(box), extensions={"EXT_texture_webp": {"source": 0}}), {}),
     "webp": (lambda box: (box.replace_image(encoded(six_colors(), "WEBP", lossless=True)),
                           texture(box, extensions={"EXT_texture_webp": {"source": 0}})), {}),
+    "bmp": (lambda box: box.replace_image(encoded(six_colors(), "BMP")), {}),
+    "tga by an extension": (
+        lambda box: texture(box, extensions={"X": {"source": box.image(encoded(six_colors(), "TGA"))}}), {}),
     "negative scale": (lambda box: box.node.update(scale=[-1, 1, 1]), {"colors": (SIX[1], SIX[0], *SIX[2:])}),
     "negative scales, nested": (
         lambda box: box.doc.update(nodes=NESTED),
@@ -311,7 +314,7 @@ CASES = {
         lambda box: (box.doc["textures"].append({"source": ktx2(box)}), box.material.update(emissiveTexture={"index": 1})),
         {"notes": ["its emission is left out"]}),
     "a picture cut off": (lambda box: box.replace_image(encoded(six_colors())[:50]),
-                          {"colors": UNSAID, "notes": ["the picture of image 0 is no readable PNG, JPEG or WebP file"]}),
+                          {"colors": UNSAID, "notes": ["the picture of image 0 is no readable picture"]}),
     "unlit": (lambda box: box.material.update(extensions={"KHR_materials_unlit": {}}), {}),
     "a mask": (masked, {"notes": ["its transparency is left out"], "double_sided": True}),
     "extensions that do not touch the shape": (

@@ -21,7 +21,7 @@ import numpy as np
 
 from dreamlift.color import linear_to_srgb, srgb_to_linear
 from dreamlift.export.placement import Placement
-from dreamlift.meshing.geometry import open_edges, row_numbers, with_normals
+from dreamlift.meshing.geometry import is_open, row_numbers, with_normals
 from dreamlift.meshing.tangents import vertex_tangents
 from dreamlift.system.files import atomic_write_bytes
 from dreamlift.types import Mesh
@@ -87,7 +87,7 @@ def _material(mesh: Mesh) -> dict[str, Any]:
     place = {name: {"index": i} for i, name in enumerate(present)}
     surface: dict[str, Any] = {"metallicFactor": float(mesh.metallic), "roughnessFactor": float(mesh.roughness)}
     material: dict[str, Any] = {"name": "baked", "pbrMetallicRoughness": surface}
-    if mesh.double_sided or open_edges(row_numbers(mesh.vertices)[mesh.faces]).any():
+    if mesh.double_sided or is_open(row_numbers(mesh.vertices)[mesh.faces]):
         material["doubleSided"] = True  # or the inner side of an open surface would not be drawn
     if "base_color" in place:
         surface["baseColorTexture"] = place["base_color"]

@@ -63,14 +63,16 @@ def is_closed(faces: np.ndarray) -> bool:
     return bool((forward[1:] != forward[:-1]).all() and (forward == backward).all())
 
 
-def open_edges(faces: np.ndarray) -> np.ndarray:
-    """Whether each half-edge ``(3F,)`` of welded faces has not exactly one partner, which runs the other way."""
-    start, end = faces.ravel().astype(np.int64), np.roll(faces, -1, axis=1).ravel().astype(np.int64)
+def is_open(faces: np.ndarray) -> bool:
+    """True if the surface has a border: a directed edge that does not occur as often in the other direction.
+
+    A closed surface with faces of both sides, or in two copies, is not open. Vertices at the same position must have the same
+    index.
+    """
+    edges = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).astype(np.int64)
     base = int(faces.max()) + 1
-    ahead, back = start * base + end, end * base + start
-    keys, number, counts = np.unique(ahead, return_inverse=True, return_counts=True)
-    place = np.minimum(np.searchsorted(keys, back), len(keys) - 1)
-    return (counts[number] != 1) | (keys[place] != back) | (counts[place] != 1)
+    forward, backward = np.sort(edges[:, 0] * base + edges[:, 1]), np.sort(edges[:, 1] * base + edges[:, 0])
+    return bool((forward != backward).any())
 
 
 def face_components(faces: np.ndarray, count: int) -> np.ndarray:

@@ -8,6 +8,7 @@ would be collapsed across their seams; so are stored normals, which are computed
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,9 @@ from dreamlift.reading.part import Part
 
 
 def decimated(part: Part, faces: int) -> Part:
-    """The part with about ``faces`` faces at most, without texture coordinates. Raises ValueError if that fails."""
+    """The part with about ``faces`` faces at most, without texture coordinates, unless faces of two corners are all that is too
+    many. Raises ValueError if that fails.
+    """
     import fast_simplification
 
     place = row_numbers(part.vertices)
@@ -27,8 +30,13 @@ def decimated(part: Part, faces: int) -> Part:
     triangles = place[part.faces]
     whole = (triangles != np.roll(triangles, 1, axis=1)).all(axis=1)
     triangles = np.ascontiguousarray(triangles[whole], dtype=np.int32)
+    if not len(triangles):
+        raise ValueError("none of its faces has an area")
+    if len(triangles) <= faces:
+        return replace(part, faces=part.faces[whole])
     points = np.ascontiguousarray(points - center)
-    kept, small, collapses = fast_simplification.simplify(points, triangles, target_count=faces, return_collapses=True)
+    found: Any = fast_simplification.simplify(points, triangles, target_count=faces, return_collapses=True)
+    kept, small, collapses = found
     if not len(small) or len(small) > 1.1 * faces or not np.isfinite(kept).all():
         raise ValueError(f"its {len(part.faces):,} faces could not be decimated to {faces:,} (only to {len(small):,}): "
                          "decimate it first")  # fmt: skip

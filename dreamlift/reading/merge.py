@@ -62,7 +62,7 @@ def _checked(part: Part) -> Part:
         normals = unit if sound[used].all() else None
     if uvs is not None:
         with np.errstate(invalid="ignore"):
-            sound = (np.abs(uvs) <= FARTHEST_UV).all(axis=1)  # false for NaN
+            sound = np.all(np.abs(uvs) <= FARTHEST_UV, axis=1)  # false for NaN
         if not sound[used].all():
             warnings.warn(f"texture coordinates that are no numbers up to {FARTHEST_UV:.0e} are left out", stacklevel=2)
             uvs = None

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from dreamlift.meshing.geometry import area_vectors, compact, open_edges, vertex_normals
+from dreamlift.meshing.geometry import area_vectors, compact, is_open, vertex_normals
 from dreamlift.reading.creases import welded, with_creases
 from dreamlift.reading.limited import parse_limited
 from dreamlift.reading.orient import inside_out
@@ -106,7 +106,9 @@ def placed(part: Part, up: Up) -> tuple[Mesh, Origin]:
     vertices, faces, normals = part.vertices.astype(np.float64), part.faces, part.normals
     if up == "z":
         vertices, normals = _z_to_y(vertices), None if normals is None else _z_to_y(normals)
-    used = vertices[np.unique(faces)]
+    named = np.zeros(len(vertices), bool)
+    named[faces] = True
+    used = vertices[named]
     offset = (used.min(axis=0) + used.max(axis=0)) / 2
     size = float(np.linalg.norm(used - offset, axis=1).max())
     if size <= 1e-30:
@@ -128,7 +130,7 @@ def placed(part: Part, up: Up) -> tuple[Mesh, Origin]:
     if turned.any():
         faces = np.where(turned[:, None], faces[:, ::-1], faces).astype(np.int32)
         normals = _turned(normals, vertices, faces, turned)
-    double_sided = part.double_sided or bool(open_edges(same).any())
+    double_sided = part.double_sided or is_open(same)
     mesh = Mesh(vertices, faces, uvs, part.image, shades, normals, part.metallic, part.roughness, part.surface,
                 double_sided=double_sided)  # fmt: skip
     if normals is None:

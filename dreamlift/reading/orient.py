@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dreamlift.meshing.geometry import face_components, face_volumes, open_edges
+from dreamlift.meshing.geometry import face_components, face_volumes
 
 PARTS = 4096  # with more closed parts, each is judged without looking for parts around it
 WORK = 50_000_000  # largest number of solid angles
@@ -32,9 +32,19 @@ def inside_out(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return wrong[part]
 
 
+def _unpaired(faces: np.ndarray) -> np.ndarray:
+    """Whether each half-edge ``(3F,)`` of welded faces has not exactly one partner, which runs the other way."""
+    start, end = faces.ravel().astype(np.int64), np.roll(faces, -1, axis=1).ravel().astype(np.int64)
+    base = int(faces.max()) + 1
+    ahead, back = start * base + end, end * base + start
+    keys, number, counts = np.unique(ahead, return_inverse=True, return_counts=True)
+    place = np.minimum(np.searchsorted(keys, back), len(keys) - 1)
+    return (counts[number] != 1) | (keys[place] != back) | (counts[place] != 1)
+
+
 def _closed(faces: np.ndarray, part: np.ndarray) -> np.ndarray:
     """Whether each part is closed and evenly wound."""
-    bad = open_edges(faces).reshape(-1, 3).any(axis=1)
+    bad = _unpaired(faces).reshape(-1, 3).any(axis=1)
     return np.bincount(part, bad) == 0
 
 

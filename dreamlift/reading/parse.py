@@ -63,7 +63,7 @@ def _sound(part: Part) -> Part:
     if low < 0 or high >= len(part.vertices):
         raise ValueError(f"its faces name vertices {low} to {high}, but it has {len(part.vertices):,} (from 0)")
     with np.errstate(invalid="ignore"):
-        if not (np.abs(part.vertices) <= FARTHEST).all(axis=1)[part.faces].all():  # false for NaN
+        if not np.all(np.abs(part.vertices) <= FARTHEST, axis=1)[part.faces].all():  # false for NaN
             raise ValueError(f"it has vertices that are not finite numbers, or beyond {FARTHEST:.0e}")
     return part
 
@@ -71,6 +71,6 @@ def _sound(part: Part) -> Part:
 def _small_enough(part: Part, notes: list[str]) -> Part:
     small = decimated(part, FACES)
     lost = "its texture became vertex colours" if part.image is not None else "without its texture coordinates"
-    said = f" ({lost})" if part.uvs is not None else ""
+    said = f" ({lost})" if part.uvs is not None and small.uvs is None else ""
     notes.append(f"its {len(part.faces):,} faces were decimated to {len(small.faces):,}{said}")
     return small

@@ -26,6 +26,11 @@ class Part:
     double_sided: bool = False  # whether the file says that its faces are seen from both sides
 
 
+def counted(number: int, noun: str) -> str:
+    """ "1 face", "1,200 faces"."""
+    return f"{number:,} {noun}" + ("s" if number != 1 else "")
+
+
 class Contents(NamedTuple):
     """What one file holds."""
 

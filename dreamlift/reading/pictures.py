@@ -65,4 +65,4 @@ def decoded_picture(data: bytes, texels: int) -> tuple[np.ndarray, bool]:
         pass
     except Exception as error:  # a damaged file can raise any exception
         raise ValueError(f"is not a readable {', '.join(PICTURES)} picture ({type(error).__name__})") from None
-    raise ValueError(f"would make the textures larger than {TEXELS:,} texels together (one of 8192 x 8192): scale it down")
+    raise ValueError(f"is too large: all textures together may have {TEXELS:,} texels (one of 8192 x 8192)")

@@ -18,7 +18,7 @@ from dreamlift.reading.formats.corners import color_range, distinct
 from dreamlift.reading.formats.lines import Lines, decoded, numbers, plain_text
 from dreamlift.reading.formats.mtl import Material, finish_image, read_mtl
 from dreamlift.reading.formats.polygons import triangulated
-from dreamlift.reading.part import Contents, Part
+from dreamlift.reading.part import Contents, Part, counted
 
 USES = 300_000  # largest number of changes of the material
 GREY = np.full(3, 0.5)  # of faces without a colour, where others have one
@@ -70,7 +70,7 @@ def read_obj(data: bytes, folder: Path) -> Contents:
     if values.colors is None and any(materials[number].color is not None for number in np.unique(used)):
         palette = np.stack([GREY if each.color is None else each.color for each in materials])
     parts = []
-    laid = (corners.vt[triangles] >= 0).all(axis=1)
+    laid = np.all(corners.vt[triangles] >= 0, axis=1)
     for look, chosen in _groups(materials, used, laid, beside, notes):
         colors = None if palette is None or look.image is not None else np.repeat(palette[used[chosen]], 3, axis=0)
         parts.append(_part(look, corners, triangles[chosen].ravel(), values, colors))
@@ -92,16 +92,16 @@ def _left_out(lines: Lines) -> list[str]:
     """Notes on statements that are not read."""
     notes = []
     if sum(len(lines.starting(name)) for name in (b"l", b"p")):
-        notes.append("its lines and points are left out")
+        notes.append("its lines and points left out")
     if sum(len(lines.starting(name)) for name in CURVES):
-        notes.append("its free-form curves and surfaces are left out")
+        notes.append("its free-form curves and surfaces left out")
     known = lines.bytes[lines.begins] == ord("#")
     for name in PLAIN:
         known[lines.starting(name)] = True
     if not known.all():
         strange = np.flatnonzero(~known)
         word = decoded(lines.keyword(int(strange[0])))
-        notes.append(f"{len(strange):,} lines that are no OBJ statements (the first begins with {word[:20]!r}) are left out")
+        notes.append(f"{counted(len(strange), 'line')} with no OBJ statement left out (the first begins with {word[:20]!r})")
     return notes
 
 
@@ -117,7 +117,7 @@ def _vertex_colors(lines: Lines, table: np.ndarray, counts: np.ndarray, notes: l
     except ValueError:
         painted = np.empty(0, np.uint8)
     if painted.size != 4 * len(table):
-        notes.append("its polypaint (#MRGB) does not fit its vertices and is left out")
+        notes.append("its polypaint (#MRGB) does not fit its vertices: left out")
         return None
     return painted.reshape(-1, 4)[:, 1:] / 255.0
 
@@ -127,7 +127,7 @@ def _faces(lines: Lines, rows: np.ndarray, notes: list[str]) -> Corners:
     chosen = lines.starting(b"f")
     few = lines.counts[chosen] < 4
     if few.any():
-        notes.append(f"{few.sum():,} faces of fewer than three corners are left out")
+        notes.append(f"{counted(int(few.sum()), 'face')} of fewer than three corners left out")
         chosen = chosen[~few]
     if not len(chosen):
         raise ValueError("it has no faces")
@@ -151,13 +151,12 @@ def _faces(lines: Lines, rows: np.ndarray, notes: list[str]) -> Corners:
     v = _absolute(values[first], rows, line)
     if (v < 0).any():
         raise ValueError(f"its faces name vertex {values[first][v < 0][0]}, but it has {len(rows):,}")
-    normal = np.where(twins > 0, second, third)
-    found = []
-    for index, keyword in ((np.where(twins > 0, 0, second), b"vt"), (normal, b"vn")):
-        found.append(_absolute(index, lines.starting(keyword), line))
-        if ((index != 0) & (found[-1] < 0)).any():
+    indices = {b"vt": np.where(twins > 0, 0, second), b"vn": np.where(twins > 0, second, third)}
+    found = {keyword: _absolute(index, lines.starting(keyword), line) for keyword, index in indices.items()}
+    for keyword, index in indices.items():
+        if ((index != 0) & (found[keyword] < 0)).any():
             notes.append(f"some faces name {keyword.decode()} that it does not have")
-    return Corners(v, *found, counts, chosen)
+    return Corners(v, found[b"vt"], found[b"vn"], counts, chosen)
 
 
 def _runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -205,7 +204,7 @@ def _materials(lines: Lines, faces: np.ndarray, beside: Beside) -> tuple[list[Ma
         of_use[place] = places[name]
     if strange and not missing:
         first = decoded(strange[0])[:40]
-        beside.notes.append(f"{len(strange):,} materials that it uses are defined nowhere (the first is {first!r})")
+        beside.notes.append(f"{counted(len(strange), 'material')} that it uses defined nowhere (the first is {first!r})")
     return materials, of_use[np.searchsorted(uses, faces)]
 
 
@@ -245,7 +244,7 @@ def _groups(
     of_triangle = np.where(laid, textured[used], plain[used])
     bare = int((~laid & (textured != plain)[used]).sum())
     if bare:
-        notes.append(f"{bare:,} triangles of materials with pictures have no texture coordinates")
+        notes.append(f"{counted(bare, 'triangle')} of materials with pictures without texture coordinates")
     return [(looks[number], np.flatnonzero(of_triangle == number)) for number in np.unique(of_triangle)]
 
 

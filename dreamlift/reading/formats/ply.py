@@ -15,7 +15,7 @@ from dreamlift.reading.formats.beside import Beside
 from dreamlift.reading.formats.corners import color_range, distinct
 from dreamlift.reading.formats.plydata import Element, elements
 from dreamlift.reading.formats.polygons import triangulated
-from dreamlift.reading.part import FLAT_METALLIC, FLAT_ROUGHNESS, Contents, Part
+from dreamlift.reading.part import FLAT_METALLIC, FLAT_ROUGHNESS, Contents, Part, counted
 
 POSITION, NORMAL = ("x", "y", "z"), ("nx", "ny", "nz")
 INDICES = ("vertex_indices", "vertex_index", "vertexindices", "indices")
@@ -74,7 +74,7 @@ def _of_faces(
     _check(corners, len(vertex))
     enough = counts >= 3
     if not enough.all():
-        notes.append(f"{(~enough).sum():,} faces of fewer than three corners are left out")
+        notes.append(f"{counted(int((~enough).sum()), 'face')} of fewer than three corners left out")
     if not enough.any():
         raise ValueError("it has no faces")
     rows = np.flatnonzero(np.repeat(enough, counts))  # of the corners

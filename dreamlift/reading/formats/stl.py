@@ -7,13 +7,12 @@ COLOR, otherwise those of VisCAM and SolidView, where each has the bit that says
 
 from __future__ import annotations
 
-import re
 import struct
 
 import numpy as np
 
 from dreamlift.reading.formats.lines import Lines, plain_text
-from dreamlift.reading.part import FLAT_METALLIC, FLAT_ROUGHNESS, Contents, Part
+from dreamlift.reading.part import FLAT_METALLIC, FLAT_ROUGHNESS, Contents, Part, counted
 
 TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("color", "<u2")])
 
@@ -29,7 +28,7 @@ def read_stl(data: bytes) -> Contents:
         corners, colors = _binary(data, said, notes)
     finite = np.isfinite(corners).all(axis=(1, 2))
     if not finite.all():
-        notes.append(f"{(~finite).sum():,} triangles whose corners are no finite numbers are left out")
+        notes.append(f"{counted(int((~finite).sum()), 'triangle')} with corners that are no finite numbers left out")
         corners, colors = corners[finite], None if colors is None else colors[finite]
     if not len(corners):
         raise ValueError("it has no faces")
@@ -50,9 +49,13 @@ def _is_text(data: bytes) -> bool:
 
 def _text(data: bytes, notes: list[str]) -> np.ndarray:
     """The triangles ``(F, 3, 3)`` of a text file."""
-    lines = Lines(re.sub(rb"\b(vertex|endloop|outer)\b", rb"\n\1", plain_text(data).lower()))
+    text = plain_text(data).lower()
+    lines = Lines(text)
+    found = len(lines.starting(b"vertex"))
+    if not found or found != 3 * len(lines.starting(b"endloop")):  # several statements in a line, or damage
+        lines = Lines(text.replace(b"vertex", b"\nvertex").replace(b"endloop", b"\nendloop"))
     vertices, loops = lines.starting(b"vertex"), lines.starting(b"endloop")
-    points = lines.table(vertices, 3, 3)[0]
+    points = lines.table(vertices, 0, 3)[0]
     if not len(loops):
         loops = vertices[2::3]  # a damaged file: the vertices follow one another
     # The corners of a facet are those since the last one's end.
@@ -60,7 +63,7 @@ def _text(data: bytes, notes: list[str]) -> np.ndarray:
     counts = np.bincount(facet, minlength=len(loops))
     bad = int((counts != 3).sum() - (counts == 0).sum())
     if bad:
-        notes.append(f"{bad:,} facets that do not have three corners are left out")
+        notes.append(f"{counted(bad, 'facet')} without three corners left out")
     return points[counts[facet] == 3].reshape(-1, 3, 3) if len(points) else np.empty((0, 3, 3))
 
 
@@ -75,8 +78,8 @@ def _binary(data: bytes, said: int, notes: list[str]) -> tuple[np.ndarray, np.nd
     count = said if 0 < said <= room and rest else room
     if count != said:
         notes.append(f"its header says {said:,} triangles, but it holds {count:,}, which are read")
-    elif rest or room > count:
-        notes.append(f"{len(data) - 84 - 50 * count:,} bytes behind its triangles are left out")
+    elif behind := data[84 + 50 * count :].strip(b"\0 \t\r\n"):
+        notes.append(f"{counted(len(behind), 'byte')} behind its triangles left out")
     found = np.frombuffer(data, TRIANGLE, count, 84)
     return found["corners"].astype(np.float64), _colors(data[:80], found["color"], notes)
 

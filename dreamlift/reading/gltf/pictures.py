@@ -1,4 +1,7 @@
-"""Pictures of textures: decoded where they are used, within a limit on all texels together."""
+"""Pictures of textures: decoded where they are used.
+
+All that are used have at most ``TEXELS`` texels together, and so have all their copies in other tints.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,10 @@ import numpy as np
 from dreamlift.color import linear_to_srgb, srgb_to_linear
 from dreamlift.reading.gltf.accessors import Arrays
 from dreamlift.reading.gltf.checks import entry
+from dreamlift.reading.pictures import PICTURES, TEXELS
 
-PICTURES = ("PNG", "JPEG", "WEBP")
-TEXELS = 8192 * 8192  # largest number over all pictures that are used, and over all copies in another tint
 IMAGES, IMAGE_BYTES = 256, 256 << 20  # largest number of pictures that are used, and of their bytes together
-MAGIC = {b"\xabKTX": "KTX2", b"DDS ": "DDS", b"version https://git-lfs": "a Git LFS pointer"}
+MAGIC = {b"\xabKTX": "KTX2", b"version https://git-lfs": "a Git LFS pointer"}
 
 
 class Picture(NamedTuple):
@@ -73,9 +75,7 @@ class Pictures:
             raise
         except Exception:  # a damaged file can raise any exception
             named = next((name for magic, name in MAGIC.items() if data.startswith(magic)), None)
-            return (
-                f"the picture of {what} is {f'{named}, which is not read' if named else 'no readable PNG, JPEG or WebP file'}"
-            )
+            return f"the picture of {what} is {f'{named}, which is not read' if named else 'no readable picture'}"
 
     def _decoded(self, data: bytes) -> Picture:
         from PIL import Image
