@@ -63,6 +63,19 @@ def test_files_beside_it_are_read_by_their_names(tmp_path):
             assert notes == []
 
 
+def test_files_that_moved_are_found_by_their_names(tmp_path):
+    """Absolute paths of another system, folders that are gone, and other letter cases."""
+    box = Box()
+    (tmp_path / "Box.BIN").write_bytes(box.binary)
+    (tmp_path / "tex").mkdir()
+    (tmp_path / "tex" / "side ü.png").write_bytes(encoded(six_colors()))
+    for uri in ("c:\\old\\box.bin", "../gone/BOX.bin", "/home/me/box.bin", "Box.bin"):
+        box.doc["images"] = [{"uri": "textures/Side%20u%CC%88.PNG"}]  # the two letters that some systems write for it
+        parts, notes = read_gltf(box.gltf(uri).encode(), ".gltf", tmp_path)
+        assert side_colors(parts) == list(SIX)
+        assert notes == []
+
+
 def test_nothing_outside_its_folder_is_opened(tmp_path):
     box = Box()
     folder = tmp_path / "mesh"

@@ -58,18 +58,18 @@ class Arrays:
     """The arrays of one document; each buffer is read at its first use."""
 
     document: dict[str, Any]
-    binary: bytes | None  # the binary chunk of a GLB
+    binary: memoryview | None  # the binary chunk of a GLB
     sources: Sources
-    buffers: dict[int, bytes] = field(default_factory=dict)
+    buffers: dict[int, memoryview] = field(default_factory=dict)
     accessors: dict[int, Accessor] = field(default_factory=dict)
 
-    def buffer(self, index: int) -> bytes:
+    def buffer(self, index: int) -> memoryview:
         if index not in self.buffers:
             what = f"buffer {index}"
             found = entry(self.document, "buffers", index, "the number of a buffer")
             length = whole(found.get("byteLength"), f"the length of {what}", 1, 1 << 40)
             if "uri" in found:
-                data = self.sources.read(found["uri"], what)
+                data = memoryview(self.sources.read(found["uri"], what))
             elif index == 0 and self.binary is not None:
                 data = self.binary
             else:
@@ -92,7 +92,7 @@ class Arrays:
             raise ValueError(f"{error}{_packed(view)}") from None
         length = whole(view.get("byteLength"), f"the length {what}", 1, len(data))
         offset = whole(view.get("byteOffset", 0), f"the offset {what}", 0, len(data) - length)
-        return memoryview(data)[offset : offset + length], whole(view.get("byteStride", 0), f"the stride {what}", 0, 252)
+        return data[offset : offset + length], whole(view.get("byteStride", 0), f"the stride {what}", 0, 252)
 
     def accessor(self, index: Any, owner: str) -> Accessor:
         """The accessor of a number; ``owner`` names its use in errors. Raises ValueError where it does not fit."""

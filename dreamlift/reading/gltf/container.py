@@ -16,7 +16,7 @@ DEPTH, BRACKETS, COMMAS = 64, 1_000_000, 8_000_000  # levels of nesting; lists a
 CHUNKS = 16  # chunks that are looked through for the binary one
 
 
-def opened(data: bytes, kind: str) -> tuple[dict[str, Any], bytes | None]:
+def opened(data: bytes, kind: str) -> tuple[dict[str, Any], memoryview | None]:
     """The document of a file, and the binary chunk of a GLB that has one.
 
     Args:
@@ -41,7 +41,7 @@ def opened(data: bytes, kind: str) -> tuple[dict[str, Any], bytes | None]:
     return document, binary
 
 
-def _chunks(data: bytes) -> tuple[bytes, bytes | None]:
+def _chunks(data: bytes) -> tuple[bytes, memoryview | None]:
     """The JSON of a GLB, and its binary chunk. The length in the header is not relied on: exporters miscount it."""
     if len(data) < 20:
         raise ValueError("it does not begin as a GLB file does")
@@ -61,7 +61,7 @@ def _chunks(data: bytes) -> tuple[bytes, bytes | None]:
         if number == 0:
             text = data[start : start + size]
         elif kind == b"BIN\0":
-            return text, data[start : start + size]
+            return text, memoryview(data)[start : start + size]
         start += size
     if length > len(data):
         raise ValueError(f"its header says {length} bytes, but there are {len(data)}: the file is cut off or damaged")

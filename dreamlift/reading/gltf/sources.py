@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
+from dreamlift.reading.formats.beside import Beside, plain
 from dreamlift.reading.pictures import read_plain
 
 SIDE_BYTES = 256 << 20  # largest number over all files that a document names
@@ -20,36 +21,41 @@ class Sources:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.room = SIDE_BYTES
+        self.beside = Beside(folder)
 
     def read(self, uri: Any, what: str) -> bytes:
         """The bytes that ``uri`` names; ``what`` names their purpose in errors.
+
+        Where there is no file of that path, one of the same name in the folder or below is taken, in any letter case.
 
         Raises:
             ValueError: it is no readable data, an address, outside of the folder (also by a link), no plain file, or the
                 files are too large together.
         """
-        if not isinstance(uri, str):
+        if not isinstance(uri, str) or not uri:
             raise ValueError(f"{what} has no data")
         if uri[:5].lower() == "data:":
             return _data(uri, what)
         names = [name.replace("\\", "/") for name in dict.fromkeys((unquote(uri), uri))]
-        if not uri or any(re.search(r"[:\x00-\x1f]", name) for name in names):  # an address, a drive or a stream
+        if "://" in uri or re.search(r"[\x00-\x1f]", names[0] + uri):
             raise ValueError(f"{what} is {uri[:80]!r}, which is not opened: only files in the folder of the mesh are")
-        for name in names:
+        reason = f"{what} is in the file {names[0][:80]!r}, which is not there"
+        for path in (*(self.folder / name for name in names if ":" not in name), self.beside.places.get(plain(names[0]))):
             try:
-                data = read_plain(self._inside(name, what), self.room)
+                data = read_plain(self._inside(path), self.room) if path is not None else None
             except FileNotFoundError:
                 continue
             except ValueError as error:
-                raise ValueError(f"{what} is {name[:80]!r}, which cannot be used: {error}") from None
-            self.room -= len(data)
-            return data
-        raise ValueError(f"{what} is in the file {names[0][:80]!r}, which is not there")
+                reason = f"{what} is {names[0][:80]!r}, which cannot be used: {error}"
+                continue
+            if data is not None:
+                self.room -= len(data)
+                return data
+        raise ValueError(reason)
 
-    def _inside(self, name: str, what: str) -> Path:
+    def _inside(self, path: Path) -> Path:
         try:
-            root = self.folder.resolve()
-            path = (root / name).resolve()
+            root, path = self.folder.resolve(), path.resolve()
         except (OSError, RuntimeError, ValueError):  # a circle of links; a name that no file can have
             raise ValueError("no file can be found by that name") from None
         if not path.is_relative_to(root):
