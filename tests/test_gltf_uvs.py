@@ -9,6 +9,7 @@ from dreamlift.reading import mesh as load
 from dreamlift.reading.mesh import load_mesh
 from dreamlift.reading.parse import parse
 
+
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch):
     monkeypatch.setattr(load, "parse_limited", parse)

@@ -28,6 +28,7 @@ from dreamlift.texturing.bake import bake
 from dreamlift.texturing.unwrap import unwrap
 from dreamlift.types import Mesh
 
+
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch):
     """Without a process for each file, which tests/test_mesh_bounds.py tries."""
