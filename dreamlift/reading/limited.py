@@ -83,7 +83,7 @@ def answer(kind: str, folder: str, memory: str, seconds: str) -> None:
     except ValueError as error:
         said = {"error": str(error)}
     except MemoryError:
-        said = {"error": f"reading it takes more than {int(memory) >> 30} GiB of memory: simplify it"}
+        said = {"error": f"reading it takes more than {int(memory) / 2**30:g} GiB of memory: simplify it"}
     np.savez(out, said=np.frombuffer(json.dumps(said).encode(), np.uint8), **arrays)
     out.close()
 

@@ -16,8 +16,7 @@ from dreamlift.color import linear_to_srgb, srgb_to_linear
 from dreamlift.reading.part import Part
 
 FINE, COARSE = 512, 2048  # least and largest number of texels a side of the map of vertex colours
-LATTICE = 1024  # largest number of samples along a triangle's edge
-CHUNK = 1_000_000  # samples at a time
+SAMPLES, CHUNK = 6_000_000, 1_000_000  # of all triangles together, about, and at a time
 SPREAD = 0.1  # standard deviation within a texel (linear light) from which a texture is used with different colours
 
 
@@ -62,7 +61,8 @@ def _shade_map(part: Part, height: int, width: int) -> np.ndarray:
     assert part.shades is not None
     places, colors = part.uvs[part.faces] * [width, height], srgb_to_linear(part.shades)[part.faces]
     edges = np.linalg.norm(places - np.roll(places, 1, axis=1), axis=-1).max(axis=1)
-    counts = 2 ** np.ceil(np.log2(np.clip(1.5 * edges, 2, LATTICE))).astype(int)  # samples along the longest edge
+    edges *= min(1.0, (SAMPLES / max(float((edges**2).sum()), 1e-9)) ** 0.5)
+    counts = 2 ** np.ceil(np.log2(np.clip(1.2 * edges, 2, 4096))).astype(int)  # samples along the longest edge
     sums, squares, hits = np.zeros((height * width, 3)), np.zeros(height * width), np.zeros(height * width)
     for count in np.unique(counts):
         i, j = np.divmod(np.arange(count * count), count)
@@ -113,6 +113,7 @@ def into_palette(part: Part, side: int) -> Part:
         image = np.broadcast_to((color * 255 + 0.5).astype(np.uint8), (1, 1, 3))
         return replace(part, image=image, shades=None, uvs=np.full((len(part.vertices), 2), 0.5))
     across = side // 2
+    part = replace(part, faces=_rotated(part))
     triples = number = None
     for bits in range(8, -1, -1):
         triples, number = np.unique(_triples(part, bits), axis=0, return_inverse=True)
@@ -135,6 +136,15 @@ def into_palette(part: Part, side: int) -> Part:
 
 def _varies(part: Part) -> bool:
     return part.shades is not None and bool((part.shades[part.faces] != part.shades[part.faces[0, 0]]).any())
+
+
+def _rotated(part: Part) -> np.ndarray:
+    """The faces, each beginning with the corner a for which b + c - a exceeds the range of colours least."""
+    assert part.shades is not None
+    turns = np.stack([np.roll(part.faces, -turn, axis=1) for turn in range(3)])
+    a, b, c = (part.shades[turns[:, :, corner]] for corner in range(3))
+    excess = np.abs(np.clip(b + c - a, 0, 1) - (b + c - a)).sum(axis=-1)
+    return turns[excess.argmin(axis=0), np.arange(len(part.faces))]
 
 
 def _triples(part: Part, bits: int) -> np.ndarray:
