@@ -107,7 +107,7 @@ def _decimated_once(mesh: Mesh, faces: int) -> Mesh:
         if len(parted) > len(vertices):
             vertices, kept = part_copies(parted, renumbered), renumbered
         if len(kept) < len(best.faces) and _is_sound(vertices, kept, closed, volume):
-            best = Mesh(vertices, kept, metallic=mesh.metallic, roughness=mesh.roughness)
+            best = Mesh(vertices, kept, metallic=mesh.metallic, roughness=mesh.roughness, double_sided=mesh.double_sided)
         if len(best.faces) <= faces:
             break
     return best

@@ -38,7 +38,8 @@ def weld(mesh: Mesh) -> Mesh:
         EmptySceneError: no triangle is left.
     """
     vertices, faces = _welded(mesh)
-    return Mesh(vertices.astype(np.float32), faces, metallic=mesh.metallic, roughness=mesh.roughness)
+    return Mesh(vertices.astype(np.float32), faces, metallic=mesh.metallic, roughness=mesh.roughness,
+                double_sided=mesh.double_sided)  # fmt: skip
 
 
 def _welded(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
