@@ -234,6 +234,8 @@ PLYS = {
         face_columns=CHARS), COLORS, ""),
     "triangle strips": (STRIPS, GREY, ""),
     "a comment in cp1252": (ply(comments=["Größe"]).encode("cp1252"), GREY, ""),
+    "UTF-16": (ply(columns=CHARS, rows=RGB).encode("utf-16"), COLORS, ""),
+    "byte order mark": (ply(columns=CHARS, rows=RGB).encode("utf-8-sig"), COLORS, ""),
     "a long header": (ply(columns=CHARS, rows=RGB, comments=["x" * 70] * 90), COLORS, ""),
     "an empty element": (ply().replace("element vertex", "element edge 0\nproperty int a\nelement vertex"), GREY, ""),
     "a face of two corners": (ply(faces=[*FACES, "2 0 1"]), GREY, "1 face of fewer than three corners"),

@@ -29,7 +29,6 @@ def test_twenty_damaged_files_of_each_kind(kind, monkeypatch):
     monkeypatch.setattr(load, "parse_limited", parse)
     outcomes = [mutations.KINDS[kind](seed) for seed in range(20)]
     assert [(seed, outcome.end, outcome.said) for seed, outcome in enumerate(outcomes) if outcome.fault] == []
-    assert {outcome.end for outcome in outcomes} & {"equal", "noted", "ours"}
     assert any(outcome.end == "refused" for outcome in outcomes)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dreamlift.reading.formats.lines import decoded, numbers
+from dreamlift.reading.formats.lines import decoded, numbers, plain_text
 
 HEADER_BYTES = 1 << 20  # largest header
 TYPES = {
@@ -38,7 +38,8 @@ class Element:
 
 def elements(data: bytes) -> tuple[dict[str, Element], list[bytes]]:
     """All elements with their rows, and the comments. Raises ValueError for a file that cannot be read."""
-    data = data.removeprefix(codecs.BOM_UTF8)
+    utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    data = plain_text(data) if utf_16 else data.removeprefix(codecs.BOM_UTF8)
     end = re.search(rb"(?:^|[\r\n])end_header[ \t]*(?:\r\n|\n|\r|$)", data[:HEADER_BYTES])
     if not data.startswith(b"ply") or not end:
         raise ValueError(f"it has no PLY header within its first {HEADER_BYTES >> 20} MiB")
