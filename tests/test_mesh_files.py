@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 import trimesh
-from mesh_helpers import (
+from box_helpers import (
     COLORS,
     MTL,
     SIZE,
