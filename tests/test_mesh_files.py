@@ -99,6 +99,8 @@ OBJS = {
     "a folder below": ({"m.mtl": MAP("textures/t.png"), "textures/t.png": picture()}, COLORS, ""),
     "a folder below, by backslash": ({"m.mtl": MAP("textures\\t.png"), "textures/t.png": picture()}, COLORS, ""),
     "a path of another machine": ({"a.obj": obj("mtllib C:\\Old\\M.MTL"), "m.mtl": MAP("/home/me/tex/M.PNG")}, COLORS, ""),
+    "one name in two folders": ({"m.mtl": MAP("C:\\x\\Textures\\b\\m.png"), "m.png": b"", "textures/a/m.png": b"",
+                                 "textures/b/m.png": picture()}, COLORS, ""),
     "an address": ({"a.obj": obj("mtllib http://example.org/m.mtl")}, COLORS, ""),
     "two libraries in a line": ({"a.obj": obj("mtllib other.mtl m.mtl"), "other.mtl": "newmtl x\nKd 1 0 0\n"}, COLORS, ""),
     "missing picture": ({"m.mtl": MAP("nowhere.png")}, WHITE, "picture 'nowhere.png' was not found"),
@@ -151,9 +153,9 @@ OBJS = {
 
 
 def folder_of(tmp_path, files):
-    (tmp_path / "textures").mkdir()
     for name, data in ({"a.obj": obj(), "m.mtl": MTL, "m.png": picture()} | files).items():
         if data is not None:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_bytes(data if isinstance(data, bytes) else data.encode())
     return tmp_path / "a.obj"
 
