@@ -1,8 +1,8 @@
 """The files that a mesh file names: material files and pictures, in its own folder or in folders below it.
 
-Such names come from other machines ("C:/old/tex.png", with either slash), so that only their last part has to agree, in any letter
-case; among files of one name, the folders of the stated path choose. What is not found, or cannot be read, is left out, with a
-note; a mesh is never refused for it.
+Such names come from other machines ("C:/old/tex.png", with either slash), so that only their last part has to agree, in any
+letter case; among files of one name, the folders of the stated path choose. What is not found, or cannot be read, is left out,
+with a note; a mesh is never refused for it.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dreamlift.reading.formats.lines import decoded, numbers, plain_text
+from dreamlift.reading.formats.lines import Lines, decoded, numbers, plain_text
 
 HEADER_BYTES = 1 << 20  # largest header
 TYPES = {
@@ -46,16 +46,12 @@ def elements(data: bytes) -> tuple[dict[str, Element], list[bytes]]:
     found, comments, order = _header(re.split(rb"\r\n|\r|\n", data[: end.start()]))
     body = data[end.end() :]
     _check_room(found, order, len(body))
-    if order:
-        at = 0
-        for name, element in found.items():
-            at = _binary(element, name, body, at, order)
-    else:
-        count = len(body.split())
-        values = numbers(body, count)
-        at = 0
-        for name, element in found.items():
-            at = _text(element, name, values, at)
+    if not order:
+        _text_elements(found, body)
+        return found, comments
+    at = 0
+    for name, element in found.items():
+        at = _binary(element, name, body, at, order)
     return found, comments
 
 
@@ -182,8 +178,24 @@ def _binary_rows(element: Element, name: str, body: bytes, at: int, order: str) 
     return at
 
 
-def _text(element: Element, name: str, values: np.ndarray, at: int) -> int:
-    """Take the rows of an element from the numbers of a text file, from number ``at``; returns where they end."""
+def _text_elements(found: dict[str, Element], body: bytes) -> None:
+    """Read the rows of a text file, each in its own line. Raises ValueError where a line has more or fewer numbers than it says."""
+    lines = Lines(body.replace(b"\r\n", b"\n").replace(b"\r", b"\n"))
+    values = numbers(lines.text, int(lines.counts.sum()))
+    begins, row, at = np.cumsum(lines.counts) - lines.counts, 0, 0
+    for name, element in found.items():
+        at, starts = _text(element, name, values, at)
+        said = begins[row : row + element.count]
+        wrong = np.flatnonzero(starts[: len(said)] != said)
+        if len(wrong) and element.properties:
+            raise ValueError(f"{name[:40]!r} {max(int(wrong[0]) - 1, 0):,} has more or fewer numbers than its header says")
+        row += element.count if element.properties else 0
+    if row < len(begins) and at != begins[row]:
+        raise ValueError("its last row has more numbers than its header says")
+
+
+def _text(element: Element, name: str, values: np.ndarray, at: int) -> tuple[int, np.ndarray]:
+    """Take the rows of an element from a text file's numbers, from number ``at``; returns where they end, and each begins."""
     lengths, width = {}, 0
     for place, (_, _, length) in enumerate(element.properties):
         if length:
@@ -207,18 +219,20 @@ def _text(element: Element, name: str, values: np.ndarray, at: int) -> int:
                     element.lists[label] = part.reshape(-1), np.full(element.count, part.shape[1])
                 else:
                     element.columns[label] = part
-            return at + element.count * width
+            return at + element.count * width, at + np.arange(element.count) * width
     if not lengths:
         raise _short(name, element.count)
     return _text_rows(element, name, values, at)
 
 
-def _text_rows(element: Element, name: str, values: np.ndarray, at: int) -> int:
+def _text_rows(element: Element, name: str, values: np.ndarray, at: int) -> tuple[int, np.ndarray]:
     """Take rows whose lists differ in length."""
     flat = values.tolist()
     found: list[list[float]] = [[] for _ in element.properties]
     sizes: list[list[int]] = [[] for _ in element.properties]
+    starts: list[int] = []
     for row in range(element.count):
+        starts.append(at)
         for place, (_, _, length) in enumerate(element.properties):
             count = 1
             if length:
@@ -236,4 +250,4 @@ def _text_rows(element: Element, name: str, values: np.ndarray, at: int) -> int:
             element.lists[label] = np.array(found[place], dtype=np.float64), np.array(sizes[place], dtype=np.int64)
         else:
             element.columns[label] = np.array(found[place], dtype=np.float64)
-    return at
+    return at, np.array(starts, dtype=np.int64)
