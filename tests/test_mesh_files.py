@@ -275,7 +275,7 @@ def test_faces_before_vertices_and_two_pictures(tmp_path):
     (ply(faces=["3 0 1 -1"]), "name vertices -1 to 1"),
     (ply(faces=["3 0 1 1 2", *FACES[1:]]), "'face' 0 has more or fewer numbers than its header says"),
     (ply(faces=["3 0 1", "3 0 1 2", "0"]), "'face' 0 has more or fewer numbers"),
-    (ply(faces=[*FACES, "3 0 1 2 3"]), "its last row has more numbers than its header says"),
+    (ply(faces=[*FACES, "3 0 1 2 3"]), "'face' 12 has more or fewer numbers"),
     (ply(columns=["float s"], rows=["0"] * 20 + ["0 0"] + ["0"] * 3), "'vertex' 20 has more or fewer numbers"),
     (ply(faces=["3 0 1"]), "ends, or has no number, within 'face' 0"),
     (ply().replace("float x", "half x"), "'property half x', which is no property of a known type"),

@@ -179,23 +179,25 @@ def _binary_rows(element: Element, name: str, body: bytes, at: int, order: str) 
 
 
 def _text_elements(found: dict[str, Element], body: bytes) -> None:
-    """Read the rows of a text file, each in its own line. Raises ValueError where a line has more or fewer numbers than it says."""
+    """Read the rows of a text file, each in its own line. Raises ValueError for a line of other numbers than it says."""
     lines = Lines(body.replace(b"\r\n", b"\n").replace(b"\r", b"\n"))
     values = numbers(lines.text, int(lines.counts.sum()))
-    begins, row, at = np.cumsum(lines.counts) - lines.counts, 0, 0
+    begins, row, at = np.append(0, np.cumsum(lines.counts)), 0, 0
     for name, element in found.items():
-        at, starts = _text(element, name, values, at)
-        said = begins[row : row + element.count]
-        wrong = np.flatnonzero(starts[: len(said)] != said)
-        if len(wrong) and element.properties:
-            raise ValueError(f"{name[:40]!r} {max(int(wrong[0]) - 1, 0):,} has more or fewer numbers than its header says")
-        row += element.count if element.properties else 0
-    if row < len(begins) and at != begins[row]:
-        raise ValueError("its last row has more numbers than its header says")
+        if element.properties:
+            at = _text(element, name, values, at, begins[row:])
+            row += element.count
 
 
-def _text(element: Element, name: str, values: np.ndarray, at: int) -> tuple[int, np.ndarray]:
-    """Take the rows of an element from a text file's numbers, from number ``at``; returns where they end, and each begins."""
+def _uneven(name: str, row: int) -> ValueError:
+    return ValueError(f"{name[:40]!r} {row:,} has more or fewer numbers than its header says")
+
+
+def _text(element: Element, name: str, values: np.ndarray, at: int, begins: np.ndarray) -> int:
+    """Take the rows of an element from a text file's numbers, from number ``at``; returns where they end.
+
+    ``begins`` are the numbers with which the lines begin, from the element's first one, and the end of the last line.
+    """
     lengths, width = {}, 0
     for place, (_, _, length) in enumerate(element.properties):
         if length:
@@ -219,20 +221,22 @@ def _text(element: Element, name: str, values: np.ndarray, at: int) -> tuple[int
                     element.lists[label] = part.reshape(-1), np.full(element.count, part.shape[1])
                 else:
                     element.columns[label] = part
-            return at + element.count * width, at + np.arange(element.count) * width
+            said = begins[1 : element.count + 1]
+            wrong = np.flatnonzero(at + np.arange(1, len(said) + 1) * width != said)
+            if len(wrong) or len(said) < element.count:
+                raise _uneven(name, int(wrong[0]) if len(wrong) else len(said))
+            return at + element.count * width
     if not lengths:
         raise _short(name, element.count)
-    return _text_rows(element, name, values, at)
+    return _text_rows(element, name, values, at, begins)
 
 
-def _text_rows(element: Element, name: str, values: np.ndarray, at: int) -> tuple[int, np.ndarray]:
+def _text_rows(element: Element, name: str, values: np.ndarray, at: int, begins: np.ndarray) -> int:
     """Take rows whose lists differ in length."""
-    flat = values.tolist()
+    flat, ends = values.tolist(), begins[1:].tolist()
     found: list[list[float]] = [[] for _ in element.properties]
     sizes: list[list[int]] = [[] for _ in element.properties]
-    starts: list[int] = []
     for row in range(element.count):
-        starts.append(at)
         for place, (_, _, length) in enumerate(element.properties):
             count = 1
             if length:
@@ -245,9 +249,11 @@ def _text_rows(element: Element, name: str, values: np.ndarray, at: int) -> tupl
             found[place] += flat[at : at + count]
             sizes[place].append(count)
             at += count
+        if row >= len(ends) or at != ends[row]:
+            raise _uneven(name, row)
     for place, (label, _, length) in enumerate(element.properties):
         if length:
             element.lists[label] = np.array(found[place], dtype=np.float64), np.array(sizes[place], dtype=np.int64)
         else:
             element.columns[label] = np.array(found[place], dtype=np.float64)
-    return at, np.array(starts, dtype=np.int64)
+    return at
