@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 import trimesh
-from mesh_helpers import COLORS, MTL, box, loaded, obj, picture, side_colors
+from box_helpers import COLORS, MTL, box, loaded, obj, picture, side_colors
 from PIL import Image
 
 from dreamlift.reading import limited, parse

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 import trimesh
-from mesh_helpers import (
+from box_helpers import (
     COLORS,
     MTL,
     SIZE,
@@ -99,6 +99,8 @@ OBJS = {
     "a folder below": ({"m.mtl": MAP("textures/t.png"), "textures/t.png": picture()}, COLORS, ""),
     "a folder below, by backslash": ({"m.mtl": MAP("textures\\t.png"), "textures/t.png": picture()}, COLORS, ""),
     "a path of another machine": ({"a.obj": obj("mtllib C:\\Old\\M.MTL"), "m.mtl": MAP("/home/me/tex/M.PNG")}, COLORS, ""),
+    "one name in two folders": ({"m.mtl": MAP("C:\\x\\Textures\\b\\m.png"), "m.png": b"", "textures/a/m.png": b"",
+                                 "textures/b/m.png": picture()}, COLORS, ""),
     "an address": ({"a.obj": obj("mtllib http://example.org/m.mtl")}, COLORS, ""),
     "two libraries in a line": ({"a.obj": obj("mtllib other.mtl m.mtl"), "other.mtl": "newmtl x\nKd 1 0 0\n"}, COLORS, ""),
     "missing picture": ({"m.mtl": MAP("nowhere.png")}, WHITE, "picture 'nowhere.png' was not found"),
@@ -151,9 +153,9 @@ OBJS = {
 
 
 def folder_of(tmp_path, files):
-    (tmp_path / "textures").mkdir()
     for name, data in ({"a.obj": obj(), "m.mtl": MTL, "m.png": picture()} | files).items():
         if data is not None:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_bytes(data if isinstance(data, bytes) else data.encode())
     return tmp_path / "a.obj"
 
@@ -234,6 +236,8 @@ PLYS = {
         face_columns=CHARS), COLORS, ""),
     "triangle strips": (STRIPS, GREY, ""),
     "a comment in cp1252": (ply(comments=["Größe"]).encode("cp1252"), GREY, ""),
+    "UTF-16": (ply(columns=CHARS, rows=RGB).encode("utf-16"), COLORS, ""),
+    "byte order mark": (ply(columns=CHARS, rows=RGB).encode("utf-8-sig"), COLORS, ""),
     "a long header": (ply(columns=CHARS, rows=RGB, comments=["x" * 70] * 90), COLORS, ""),
     "an empty element": (ply().replace("element vertex", "element edge 0\nproperty int a\nelement vertex"), GREY, ""),
     "a face of two corners": (ply(faces=[*FACES, "2 0 1"]), GREY, "1 face of fewer than three corners"),
@@ -269,6 +273,10 @@ def test_faces_before_vertices_and_two_pictures(tmp_path):
     (ply(faces=[]), "no faces: it is a cloud of points"),
     (ply(faces=["3 0 1 24"]), "name vertices 0 to 24, but it has 24"),
     (ply(faces=["3 0 1 -1"]), "name vertices -1 to 1"),
+    (ply(faces=["3 0 1 1 2", *FACES[1:]]), "'face' 0 has more or fewer numbers than its header says"),
+    (ply(faces=["3 0 1", "3 0 1 2", "0"]), "'face' 0 has more or fewer numbers"),
+    (ply(faces=[*FACES, "3 0 1 2 3"]), "'face' 12 has more or fewer numbers"),
+    (ply(columns=["float s"], rows=["0"] * 20 + ["0 0"] + ["0"] * 3), "'vertex' 20 has more or fewer numbers"),
     (ply(faces=["3 0 1"]), "ends, or has no number, within 'face' 0"),
     (ply().replace("float x", "half x"), "'property half x', which is no property of a known type"),
     (ply().replace("list uchar", "list float"), "no property of a known type"),
@@ -293,7 +301,7 @@ STLS = {
     "a newline behind": (binary_stl() + b"\r\n", ""),
     "a count of 0": (binary_stl(count=0), "its header says 0 triangles, but it holds 12"),
     "a count of 2^32 - 1": (binary_stl(count=2**32 - 1), "its header says 4,294,967,295 triangles, but it holds 12"),
-    "a NaN triangle": (binary_stl(BAD), "1 triangle with corners that are no finite numbers left out"),
+    "a NaN triangle": (binary_stl(BAD), "1 triangle with corners that are no finite numbers, or beyond 1e+30, left out"),
     "text": (text_stl(), ""),
     "CRLF": (text_stl().replace("\n", "\r\n"), ""),
     "CR only": (text_stl().replace("\n", "\r"), ""),
@@ -307,7 +315,7 @@ STLS = {
     "blank lines first": ("\n\n" + text_stl(), ""),
     "no name": (text_stl(name=""), ""),
     "all in one line": (" ".join(text_stl().split()), ""),
-    "a NaN vertex": (text_stl(BAD), "1 triangle with corners that are no finite numbers left out"),
+    "a NaN vertex": (text_stl(BAD), "1 triangle with corners that are no finite numbers, or beyond 1e+30, left out"),
     "a word for a number": (text_stl(BAD).replace("nan", "1.#QNAN"), "1 triangle with corners that are no finite numbers"),
     "a facet of two corners": (text_stl() + "facet\nouter loop\nvertex 0 0 0\nvertex 1 0 0\nendloop\nendfacet\n",
                                "1 facet without three corners left out"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from mesh_helpers import binary_stl, box, loaded, triangles
+from box_helpers import binary_stl, box, loaded, triangles
 from PIL import Image
 
 from dreamlift.export.glb import load_glb, save_glb

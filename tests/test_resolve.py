@@ -115,6 +115,7 @@ def test_what_is_given_by_relative_paths_is_found_from_anywhere_after_resolve(cw
     save_file({f"unet.{key}.lora_{side}.weight": value for side, value in sides.items()}, cwd / "style.safetensors")
     save_file({"emb_params": torch.zeros(1, encoder_width(other))}, cwd / "word.safetensors")
     trimesh.creation.icosphere(2, 0.7).export(cwd / "mine.obj")
+    (cwd / "mine.obj").write_text("mtllib gone.mtl\n" + (cwd / "mine.obj").read_text())
     choice = PriorChoice("prior", loras=(LoraFile("style.safetensors", 0.5),), embeddings=("word.safetensors",))
     (paint,) = PRESETS["texture-toy"].stages
     small = {"steps": "2", "cameras.resolution": "[16]", "cameras.views": "1", "scene.texture.size": "32"}
@@ -122,6 +123,7 @@ def test_what_is_given_by_relative_paths_is_found_from_anywhere_after_resolve(cw
     runs = [replace(two_stages(choice), prompt="a red word mug"), taught(painted, prior=choice)]
     assert paint.scene.takes_initial_mesh
     resolved = [resolve(config) for config in runs]
+    assert "mine.obj: the material file 'gone.mtl' was not found in its folder or below it" in resolved[1].notes
 
     def asked(*words, **more):
         raise AssertionError(f"looked up after resolve: {words} {more}")

@@ -59,7 +59,8 @@ def parse_limited(data: bytes, kind: str, folder: Path) -> tuple[Part, list[str]
         return parse(data, kind, folder)
     if found.returncode:
         last = found.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or [""]
-        raise ValueError(f"the process that read it ended with code {found.returncode} ({last[0][:160]})")
+        hint = f"; it may need more than {MEMORY / 2**30:g} GiB of memory" if found.returncode < 0 else ""
+        raise ValueError(f"the process that read it ended with code {found.returncode} ({last[0][:160]}){hint}")
     with np.load(io.BytesIO(found.stdout), allow_pickle=False) as arrays:
         said = json.loads(bytes(arrays["said"]))
         if "error" in said:

@@ -13,10 +13,9 @@ from dreamlift.reading.formats.ply import read_ply
 from dreamlift.reading.formats.stl import read_stl
 from dreamlift.reading.gltf import read_gltf
 from dreamlift.reading.merge import merged
-from dreamlift.reading.part import Contents, Part
+from dreamlift.reading.part import FARTHEST, Contents, Part
 
 FACES = 500_000  # largest number over all parts; above it the mesh is decimated
-FARTHEST = 1e30  # largest coordinate
 
 
 def parse(data: bytes, kind: str, folder: Path) -> tuple[Part, list[str]]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+FARTHEST = 1e30  # largest coordinate
 FLAT_METALLIC, FLAT_ROUGHNESS = 0.0, 0.9  # for files without such values
 
 

@@ -183,7 +183,7 @@ def _materials(lines: Lines, faces: np.ndarray, beside: Beside) -> tuple[list[Ma
     missing = False
     for line in lines.starting(b"mtllib"):
         rest = lines.rest(line)
-        names = [rest] if beside.has(rest) else [name for name in rest.split() if beside.has(name)] or [rest]
+        names = [rest] if beside.find(rest) else [name for name in rest.split() if beside.find(name)] or [rest]
         for name in names:
             data = beside.read(name, "material file")
             missing |= data is None

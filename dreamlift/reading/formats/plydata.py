@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dreamlift.reading.formats.lines import decoded, numbers
+from dreamlift.reading.formats.lines import Lines, decoded, numbers, plain_text
 
 HEADER_BYTES = 1 << 20  # largest header
 TYPES = {
@@ -38,23 +38,20 @@ class Element:
 
 def elements(data: bytes) -> tuple[dict[str, Element], list[bytes]]:
     """All elements with their rows, and the comments. Raises ValueError for a file that cannot be read."""
-    data = data.removeprefix(codecs.BOM_UTF8)
+    utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    data = plain_text(data) if utf_16 else data.removeprefix(codecs.BOM_UTF8)
     end = re.search(rb"(?:^|[\r\n])end_header[ \t]*(?:\r\n|\n|\r|$)", data[:HEADER_BYTES])
     if not data.startswith(b"ply") or not end:
         raise ValueError(f"it has no PLY header within its first {HEADER_BYTES >> 20} MiB")
     found, comments, order = _header(re.split(rb"\r\n|\r|\n", data[: end.start()]))
     body = data[end.end() :]
     _check_room(found, order, len(body))
-    if order:
-        at = 0
-        for name, element in found.items():
-            at = _binary(element, name, body, at, order)
-    else:
-        count = len(body.split())
-        values = numbers(body, count)
-        at = 0
-        for name, element in found.items():
-            at = _text(element, name, values, at)
+    if not order:
+        _text_elements(found, body)
+        return found, comments
+    at = 0
+    for name, element in found.items():
+        at = _binary(element, name, body, at, order)
     return found, comments
 
 
@@ -181,8 +178,26 @@ def _binary_rows(element: Element, name: str, body: bytes, at: int, order: str) 
     return at
 
 
-def _text(element: Element, name: str, values: np.ndarray, at: int) -> int:
-    """Take the rows of an element from the numbers of a text file, from number ``at``; returns where they end."""
+def _text_elements(found: dict[str, Element], body: bytes) -> None:
+    """Read the rows of a text file, each in its own line. Raises ValueError for a line of other numbers than it says."""
+    lines = Lines(body.replace(b"\r\n", b"\n").replace(b"\r", b"\n"))
+    values = numbers(lines.text, int(lines.counts.sum()))
+    begins, row, at = np.append(0, np.cumsum(lines.counts)), 0, 0
+    for name, element in found.items():
+        if element.properties:
+            at = _text(element, name, values, at, begins[row:])
+            row += element.count
+
+
+def _uneven(name: str, row: int) -> ValueError:
+    return ValueError(f"{name[:40]!r} {row:,} has more or fewer numbers than its header says")
+
+
+def _text(element: Element, name: str, values: np.ndarray, at: int, begins: np.ndarray) -> int:
+    """Take the rows of an element from a text file's numbers, from number ``at``; returns where they end.
+
+    ``begins`` are the numbers with which the lines begin, from the element's first one, and the end of the last line.
+    """
     lengths, width = {}, 0
     for place, (_, _, length) in enumerate(element.properties):
         if length:
@@ -206,15 +221,19 @@ def _text(element: Element, name: str, values: np.ndarray, at: int) -> int:
                     element.lists[label] = part.reshape(-1), np.full(element.count, part.shape[1])
                 else:
                     element.columns[label] = part
+            said = begins[1 : element.count + 1]
+            wrong = np.flatnonzero(at + np.arange(1, len(said) + 1) * width != said)
+            if len(wrong) or len(said) < element.count:
+                raise _uneven(name, int(wrong[0]) if len(wrong) else len(said))
             return at + element.count * width
     if not lengths:
         raise _short(name, element.count)
-    return _text_rows(element, name, values, at)
+    return _text_rows(element, name, values, at, begins)
 
 
-def _text_rows(element: Element, name: str, values: np.ndarray, at: int) -> int:
+def _text_rows(element: Element, name: str, values: np.ndarray, at: int, begins: np.ndarray) -> int:
     """Take rows whose lists differ in length."""
-    flat = values.tolist()
+    flat, ends = values.tolist(), begins[1:].tolist()
     found: list[list[float]] = [[] for _ in element.properties]
     sizes: list[list[int]] = [[] for _ in element.properties]
     for row in range(element.count):
@@ -230,6 +249,8 @@ def _text_rows(element: Element, name: str, values: np.ndarray, at: int) -> int:
             found[place] += flat[at : at + count]
             sizes[place].append(count)
             at += count
+        if row >= len(ends) or at != ends[row]:
+            raise _uneven(name, row)
     for place, (label, _, length) in enumerate(element.properties):
         if length:
             element.lists[label] = np.array(found[place], dtype=np.float64), np.array(sizes[place], dtype=np.int64)

@@ -12,7 +12,7 @@ import struct
 import numpy as np
 
 from dreamlift.reading.formats.lines import Lines, plain_text
-from dreamlift.reading.part import FLAT_METALLIC, FLAT_ROUGHNESS, Contents, Part, counted
+from dreamlift.reading.part import FARTHEST, FLAT_METALLIC, FLAT_ROUGHNESS, Contents, Part, counted
 
 TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("color", "<u2")])
 
@@ -26,9 +26,11 @@ def read_stl(data: bytes) -> Contents:
         corners = _text(data, notes)
     else:
         corners, colors = _binary(data, said, notes)
-    finite = np.isfinite(corners).all(axis=(1, 2))
+    with np.errstate(invalid="ignore"):
+        finite = np.all(np.abs(corners) <= FARTHEST, axis=(1, 2))  # false for NaN
     if not finite.all():
-        notes.append(f"{counted(int((~finite).sum()), 'triangle')} with corners that are no finite numbers left out")
+        bad = counted(int((~finite).sum()), "triangle")
+        notes.append(f"{bad} with corners that are no finite numbers, or beyond {FARTHEST:.0e}, left out")
         corners, colors = corners[finite], None if colors is None else colors[finite]
     if not len(corners):
         raise ValueError("it has no faces")
