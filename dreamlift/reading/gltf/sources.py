@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
-from dreamlift.reading.formats.beside import Beside, plain
+from dreamlift.reading.formats.beside import Beside
 from dreamlift.reading.pictures import read_plain
 
 SIDE_BYTES = 256 << 20  # largest number over all files that a document names
@@ -40,7 +40,7 @@ class Sources:
         if "://" in uri or re.search(r"[\x00-\x1f]", names[0] + uri):
             raise ValueError(f"{what} is {uri[:80]!r}, which is not opened: only files in the folder of the mesh are")
         reason = f"{what} is in the file {names[0][:80]!r}, which is not there"
-        for path in (*(self.folder / name for name in names if ":" not in name), self.beside.places.get(plain(names[0]))):
+        for path in (*(self.folder / name for name in names if ":" not in name), self.beside.find(names[0].encode(errors="replace"))):
             try:
                 data = read_plain(self._inside(path), self.room) if path is not None else None
             except FileNotFoundError:
