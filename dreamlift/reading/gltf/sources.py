@@ -40,7 +40,8 @@ class Sources:
         if "://" in uri or re.search(r"[\x00-\x1f]", names[0] + uri):
             raise ValueError(f"{what} is {uri[:80]!r}, which is not opened: only files in the folder of the mesh are")
         reason = f"{what} is in the file {names[0][:80]!r}, which is not there"
-        for path in (*(self.folder / name for name in names if ":" not in name), self.beside.find(names[0].encode(errors="replace"))):
+        similar = self.beside.find(names[0].encode(errors="replace"))
+        for path in (*(self.folder / name for name in names if ":" not in name), similar):
             try:
                 data = read_plain(self._inside(path), self.room) if path is not None else None
             except FileNotFoundError:
