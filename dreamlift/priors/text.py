@@ -18,7 +18,7 @@ import torch
 from dreamlift.priors.engine import UsedEngine
 from dreamlift.priors.lora.embedding_files import Embedding, install, read_embeddings, unused
 from dreamlift.priors.lora.lora_files import merge_loras
-from dreamlift.priors.parts import T5, Parts
+from dreamlift.priors.parts import T5, Parts, named
 from dreamlift.priors.quick_text import find_encoder
 from dreamlift.types import LoraFile, TextStates
 
@@ -91,11 +91,15 @@ def _run(
     encoder = merge_loras(copy.deepcopy(encoder) if changed and parts.shared else encoder, parts, part, loras)
     encoder = encoder.to(device).eval()
     prompts = install(embeddings, tokenizer, encoder, part, prompts)
-    if suffix == "":
-        further = any(parts.is_t5(other) for other in parts.text_encoders()[1:])
-        for message in complaints(tokenizer, prompts, further):
-            warnings.warn(message, stacklevel=1)  # a higher level would name torch's file: no_grad wraps the caller
-    tokens = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    further = any(parts.is_t5(other) for other in parts.text_encoders()[1:])
+    with named(f"the tokenizer{suffix} of {parts} does not fit its text encoder"):
+        messages = complaints(tokenizer, prompts, further) if suffix == "" else []
+        tokens = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        size = encoder.get_input_embeddings().num_embeddings
+        if int(tokens["input_ids"].max()) >= size:
+            raise ValueError(f"it has more than the encoder's {size} tokens")
+    for message in messages:
+        warnings.warn(message, stacklevel=1)  # a higher level would name torch's file: no_grad wraps the caller
     ids = tokens["input_ids"].to(device)
     # DeepFloyd IF's T5 was trained with masked padding; Stable Diffusion's CLIP and Stable Diffusion 3's T5 were not.
     mask = tokens["attention_mask"].to(device) if name == T5 and suffix == "" else None

@@ -7,13 +7,13 @@ Imports neither torch nor diffusers, so that ``dreamlift priors`` starts quickly
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from dreamlift.priors.files.folder import read_json
 from dreamlift.system.files import expanded
 
 ONE_FILE = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # the last four are pickled and refused
@@ -156,9 +156,9 @@ def _checked(folder: Path) -> Path:
             f"{folder} is not a diffusers folder: it has no model_index.json (DiffusionPipeline.save_pretrained writes one)"
         )
     try:
-        parts = json.loads(index.read_text())
+        parts = read_json(index)
     except ValueError as error:
-        raise PriorNotFoundError(f"{index} is not valid JSON: {error}") from error
+        raise PriorNotFoundError(str(error)) from None
     network = "transformer" if "transformer" in parts else "unet"
     needed = [network, "scheduler", "tokenizer", "text_encoder"]
     missing = [name for name in needed if name not in parts or not (folder / name).is_dir()]
