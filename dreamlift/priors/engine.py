@@ -153,7 +153,10 @@ def stored_weights(folder: Path) -> dict[str, Tensor]:
 
 def graph_key(config: Mapping[str, Any], weights: Mapping[str, Tensor], inputs: dict[str, Tensor]) -> str:
     """Identifies the graph of a network that its config describes, by the config and by the shapes of weights and inputs."""
-    public = {name: value for name, value in config.items() if not name.startswith("_")}
+    # The precision in which a network is stored is no part of its graph, which is always traced in float32.
+    public = {
+        name: value for name, value in config.items() if not name.startswith("_") and name not in ("dtype", "torch_dtype")
+    }
     shapes = {name: list(value.shape) for name, value in weights.items()}
     given = {
         name: [str(value.dtype), *(value.shape[2:] if name in VARYING else value.shape[1:])] for name, value in inputs.items()

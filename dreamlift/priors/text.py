@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 
 from dreamlift.priors.engine import UsedEngine
-from dreamlift.priors.lora.embedding_files import Embedding, install, read_embeddings, unused
+from dreamlift.priors.lora.embedding_files import TOKEN, Embedding, install, read_embeddings, unused
 from dreamlift.priors.lora.lora_files import merge_loras
 from dreamlift.priors.parts import T5, Parts, named
 from dreamlift.priors.quick_text import find_encoder
@@ -118,7 +119,9 @@ def complaints(tokenizer: Any, prompts: list[str], further: bool = False) -> lis
         lines.append(f"the prompt is longer than {TEXT_LENGTH} tokens: {rest}")
     unknown = tokenizer.unk_token_id
     # A sub-word tokenizer (CLIP, T5) can represent any text; a word tokenizer has a closed vocabulary.
-    words = {word for prompt in prompts for word in prompt.lower().replace(",", " ").split()}
+    # Punctuation is not part of a word, except within it; tokens of embeddings are known.
+    told = [TOKEN.sub(" ", prompt.lower()).replace(",", " ") for prompt in prompts]
+    words = {re.sub(r"^\W+|\W+$", "", word) for prompt in told for word in prompt.split()} - {""}
     if unknown is None:
         return lines
     known = [word for word in tokenizer.get_vocab() if word.isalpha()]

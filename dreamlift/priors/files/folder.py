@@ -131,3 +131,19 @@ def read_weights(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
         check_finite(file, tensors)
         found |= tensors
     return found
+
+
+def checked(folder: Path) -> Path:
+    """The diffusers ``folder``, if it has the parts of a prior. Raises ValueError."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise ValueError(
+            f"{folder} is not a diffusers folder: it has no model_index.json (DiffusionPipeline.save_pretrained writes one)"
+        )
+    parts = read_json(index)
+    network = "transformer" if "transformer" in parts else "unet"
+    needed = [network, "scheduler", "tokenizer", "text_encoder"]
+    missing = [name for name in needed if name not in parts or not (folder / name).is_dir()]
+    if missing:
+        raise ValueError(f"{folder} lacks {', '.join(missing)}; a prior needs {', '.join(needed)}")
+    return folder
