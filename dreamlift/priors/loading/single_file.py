@@ -147,14 +147,14 @@ def _write(file: Path, clean: Path, base: Path, pipeline: str, lacks: list[str],
     try:
         whole = _load(clean, base, pipeline, lacks, getattr(torch, dtype))
     except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, IndexError) as error:
-        missing = _missing(clean, base, pipeline, lacks) if "meta tensor" in str(error) else None
+        missing = _missing(clean, base, lacks) if "meta tensor" in str(error) else None
         if missing is not None:
             raise ValueError(f"{file}: its {missing[0]} lacks {missing[1]}: fetch it again") from None
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise ValueError(f"{file} cannot be converted with the settings in {base}: {reason}") from error
-    missing = _first_missing(whole)
-    if missing is not None:
-        raise ValueError(f"{file}: its {missing[0]} lacks {missing[1]}: fetch it again")
+    for name, part in whole.components.items():
+        if isinstance(part, torch.nn.Module) and (weight := _first_missing(part)) is not None:
+            raise ValueError(f"{file}: its {name} lacks {weight}: fetch it again")
     whole.save_pretrained(made, safe_serialization=True)
     index, written = (read_json(folder / "model_index.json") for folder in (base, made))
     for name in lacks:
@@ -164,24 +164,27 @@ def _write(file: Path, clean: Path, base: Path, pipeline: str, lacks: list[str],
     (made / "model_index.json").write_text(json.dumps(written, indent=2))
 
 
-def _missing(clean: Path, base: Path, pipeline: str, lacks: list[str]) -> tuple[str, str] | None:
-    """The first part and weight that the file lacks. Loading into a precision fails where a weight has no memory; in the
-    stored one it does not, and the weight can be named."""
-    try:
-        return _first_missing(_load(clean, base, pipeline, lacks, None))
-    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError):
-        return None
+def _missing(clean: Path, base: Path, lacks: list[str]) -> tuple[str, str] | None:
+    """The first network and weight that the file lacks. The loader leaves the weight without memory and then fails to move the
+    network, without naming it; a network that stays where it is can be looked at."""
+    import diffusers
 
-
-def _first_missing(whole: Any) -> tuple[str, str] | None:
-    import torch
-
-    for name, part in whole.components.items():
-        if isinstance(part, torch.nn.Module):
-            for weight, value in part.named_parameters():
-                if value.is_meta:
-                    return name, weight
+    for name, value in read_json(base / "model_index.json").items():
+        if name not in ("unet", "transformer", "vae") or name in lacks:
+            continue
+        kind = getattr(diffusers, value[1])
+        still: Any = type(kind.__name__, (kind,), {"to": lambda network, *_, **__: network})
+        try:
+            network = still.from_single_file(str(clean), config=str(base), subfolder=name, local_files_only=True)
+        except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, IndexError):
+            continue
+        if (weight := _first_missing(network)) is not None:
+            return name, weight
     return None
+
+
+def _first_missing(network: Any) -> str | None:
+    return next((name for name, value in network.named_parameters() if value.is_meta), None)
 
 
 def _load(clean: Path, base: Path, pipeline: str, lacks: list[str], dtype: Any) -> Any:
