@@ -132,11 +132,11 @@ class FolderParts(Parts):
 
 
 @contextmanager
-def named(problem: str) -> Iterator[None]:
-    """Turn any error of a library, which raise all kinds for damaged files, into a ValueError that begins with ``problem``."""
+def named(problem: str, kinds: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
+    """Turn errors of a library, which raise all kinds for damaged files, into a ValueError that begins with ``problem``."""
     try:
         yield
-    except Exception as error:
+    except kinds as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise ValueError(f"{problem} ({reason}): fetch the folder again") from error
 

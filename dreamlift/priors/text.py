@@ -25,6 +25,7 @@ from dreamlift.types import LoraFile, TextStates
 
 TEXT_LENGTH = 77  # tokens: CLIP's limit, and the training length of DeepFloyd IF's T5
 ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", T5)
+SETTINGS_ERRORS = (AttributeError, IndexError, KeyError, TypeError)  # of a first call; a full memory raises others
 T5_LENGTH = 256  # tokens of T5 in Stable Diffusion 3 and FLUX.1 [schnell]; FLUX.1 [dev] uses twice as many
 
 
@@ -104,7 +105,8 @@ def _run(
     ids = tokens["input_ids"].to(device)
     # DeepFloyd IF's T5 was trained with masked padding; Stable Diffusion's CLIP and Stable Diffusion 3's T5 were not.
     mask = tokens["attention_mask"].to(device) if name == T5 and suffix == "" else None
-    return encoder(ids, attention_mask=mask, output_hidden_states=inner)
+    with named(f"the config.json of the {part} of {parts} does not fit its weights", SETTINGS_ERRORS):
+        return encoder(ids, attention_mask=mask, output_hidden_states=inner)
 
 
 def complaints(tokenizer: Any, prompts: list[str], further: bool = False) -> list[str]:
