@@ -10,7 +10,6 @@ latent cells of a network, or the pixels of an autoencoder. BENCHMARKS.md compar
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ import torch
 
 from dreamlift.config.schema import Config
 from dreamlift.priors.choice import PriorChoice
+from dreamlift.priors.files.folder import weight_files
+from dreamlift.priors.files.tensors import shapes_of
 from dreamlift.priors.kinds import Located
 from dreamlift.priors.loading.sources import EMBEDDED, KNOWN
 from dreamlift.priors.parts import FolderParts
@@ -164,13 +165,8 @@ def known(choice: PriorChoice, device: str) -> Model:
 
 def parameters(folder: Path) -> int:
     """How many numbers the safetensors files of one network hold; copies in half precision count once."""
-    files, count = [file for file in folder.glob("*.safetensors") if "non_ema" not in file.name], 0
-    for file in [file for file in files if ".fp16." not in file.name] or files:
-        with open(file, "rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(min(length, 100 << 20)))  # the format's own limit
-        count += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-    return count
+    shapes = [shape for file in weight_files(folder, torch.float32) for shape in shapes_of(file).values()]
+    return sum(map(math.prod, shapes))
 
 
 def available_device(device: torch.device) -> int | None:

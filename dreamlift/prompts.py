@@ -46,7 +46,9 @@ def check_prompt(text: str) -> str:
     for place, character in enumerate(prompt):
         category = unicodedata.category(character)
         if character in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029":
-            raise ValueError("the prompt has more than one line: write it on one line")
+            raise ValueError(
+                "the prompt has more than one line: write it on one line (for a file of prompts: one run a line, README)"
+            )
         if category in ("Cc", "Cs") or character in _OVERRIDES:
             kind = "a text-direction override" if character in _OVERRIDES else "a control character"
             raise ValueError(f"the prompt has {kind} (U+{ord(character):04X}) at character {place + 1}: remove it")

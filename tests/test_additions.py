@@ -277,7 +277,10 @@ def test_what_does_not_fit_is_named(tmp_path):
     )
     assert "this prior has no text_encoder_2" in text
     text = refusal(tmp_path, {f"lora_unet_{layer.replace('.', '_')}.hada_w1_a": torch.ones(2, 2)})
-    assert "DoRA, LoHa, LoKr and full weights are not supported" in text
+    assert "lacks hada_w1_b: fetch the file again" in text
+    text = refusal(tmp_path, {f"lora_unet_{layer.replace('.', '_')}.oft_blocks": torch.ones(2, 2)})
+    assert "holds OFT, which are not supported" in text
+    assert "accepted: LoRA, LoHa, LoKr, DoRA and differences of weights" in text
     text = refusal(tmp_path, {f"unet.{layer}.lora_A.weight": torch.ones(2, 2)})
     assert f"{layer} has only one of its two matrices" in text
 
@@ -287,7 +290,13 @@ def test_files_that_cannot_be_read_are_refused_in_one_line(cwd, capsys, stub):
     (cwd / "cut.safetensors").write_bytes(b"\x08")
     (cwd / "notes.safetensors").write_bytes(b"these are notes and no tensors at all")
     for option in ("--lora", "--embedding"):
-        refused(capsys, cwd, generate_words(stub, "run", option, "old.ckpt"), "convert it (pickled weights are never opened)")
+        refused(
+            capsys,
+            cwd,
+            generate_words(stub, "run", option, "old.ckpt"),
+            "old.ckpt is a pickle (.ckpt), which is never opened",
+            "convert it with torch.load(FILE, weights_only=True)",
+        )
         refused(capsys, cwd, generate_words(stub, "run", option, "gone.safetensors"), "there is no", "'gone.safetensors'")
         refused(capsys, cwd, generate_words(stub, "run", option, "cut.safetensors"), "not a valid .safetensors file")
         refused(capsys, cwd, generate_words(stub, "run", option, "notes.safetensors"), "not a valid .safetensors file")

@@ -97,3 +97,62 @@ def test_embeddings_that_do_not_fit_are_refused_and_unused_ones_are_noted(tmp_pa
     two = replace(one, embeddings=one.embeddings + embedding(tmp_path / "sub", "Charm", both).embeddings)
     with pytest.raises(ValueError, match="both for the word 'Charm'"):
         load_prior(two, CPU).embed_text(["a charm"])
+
+
+VECTORS = torch.arange(48.0).reshape(3, 16) / 48
+PAIR = {"text_encoders_0": VECTORS[:2], "text_encoders_1": torch.ones(2, 12)}
+FORMS = {  # name of the file: (tensors, words, vectors of each encoder)
+    "e01 diffusers": ({"<cat-toy>": VECTORS[0]}, ["<cat-toy>"], {"text_encoder": VECTORS[:1]}),
+    "e02 diffusers, several": ({"<cat-toy>": VECTORS}, ["<cat-toy>"], {"text_encoder": VECTORS}),
+    "e03": ({"emb_params": VECTORS}, ["e03"], {"text_encoder": VECTORS}),
+    "e04": ({"clip_l": VECTORS, "clip_g": torch.ones(3, 12)}, ["e04"],
+            {"text_encoder": VECTORS, "text_encoder_2": torch.ones(3, 12)}),
+    "e06 star": ({"*": VECTORS}, ["*"], {"text_encoder": VECTORS}),
+    "e07": (PAIR, ["e07"], {"text_encoder": VECTORS[:2], "text_encoder_2": torch.ones(2, 12)}),
+    "e08.dots.v2": ({"emb_params": VECTORS}, ["e08.dots.v2"], {"text_encoder": VECTORS}),
+    "e11": ({"emb_params": VECTORS, "step": torch.tensor(500)}, ["e11"], {"text_encoder": VECTORS}),
+    "e12": ({"string_to_param.*": VECTORS}, ["e12"], {"text_encoder": VECTORS}),
+    "e13": ({"<s0>": VECTORS[0], "<s1>": VECTORS[0]}, ["<s0>", "<s1>"], {"text_encoder": VECTORS[:1]}),
+    "My Style (v1.2)": ({"emb_params": VECTORS}, ["My Style (v1.2)"], {"text_encoder": VECTORS}),
+    "\u65e5\u672c": ({"emb_params": VECTORS}, ["\u65e5\u672c"], {"text_encoder": VECTORS}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMS)
+@torch.no_grad()
+def test_each_form_is_read_and_its_word_is_known(tmp_path, name):
+    """The row of the encoder's input at each new token is the file's vector, and nothing is said about unknown words."""
+    from big_helpers import WORDS
+
+    from dreamlift.priors.text import complaints
+
+    tensors, words, vectors = FORMS[name]
+    found = read_embeddings(embedding(tmp_path, name, {key: value.clone() for key, value in tensors.items()}).embeddings)
+    assert [each.word for each in found] == words
+    for each in found:
+        assert each.vectors.keys() == vectors.keys()
+        assert all(torch.equal(each.vectors[part], value) for part, value in vectors.items())
+    for part, rows in vectors.items():
+        own, encoder = tokenizer(), clip(rows.shape[1], 1).eval()
+        (prompt,) = install(found, own, encoder, part, [f"a red {words[0].upper()}, mug."])
+        ids = own(prompt)["input_ids"]
+        at = slice(2, 2 + len(rows))
+        close(encoder.get_input_embeddings().weight[ids[at]], rows)
+        assert complaints(own, [prompt]) == []
+        assert own.convert_ids_to_tokens(ids[:2]) == WORDS[:2]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        ({"emb_params": torch.full((2, 16), float("nan"))}, r"x\.safetensors holds NaN in emb_params"),  # e09
+        ({"emb_params": torch.full((2, 16), float("inf"))}, r"x\.safetensors holds infinite values in emb_params"),
+        ({"step": torch.tensor(3)}, r"is not a textual inversion: its entries are step"),
+        ({}, r"is not a textual inversion: its entries are none"),
+        ({"emb_params": torch.ones(3, 768)}, r"has vectors of width 768 for text_encoder, which requires width 16"),  # e05
+    ],
+)
+def test_embeddings_that_cannot_be_used_are_named(tmp_path, tensors, said):
+    choice = embedding(tmp_path, "x", tensors)
+    with pytest.raises(ValueError, match=said):
+        install(read_embeddings(choice.embeddings), tokenizer(), clip(16, 1), "text_encoder", ["an x"])

@@ -139,9 +139,9 @@ def test_merged_loras_are_in_the_sessions_weights(tmp_path):
     from safetensors.torch import save_file
 
     unet = find(PriorChoice("toybox")).parts.folder / "unet"
-    name = next(name for name in engine.read_weights(unet) if name.endswith("attn1.to_q.weight")).removesuffix(".weight")
+    name = next(name for name in engine.stored_weights(unet) if name.endswith("attn1.to_q.weight")).removesuffix(".weight")
     rng = torch.Generator().manual_seed(0)
-    width = engine.read_weights(unet)[f"{name}.weight"].shape
+    width = engine.stored_weights(unet)[f"{name}.weight"].shape
     path = tmp_path / "style.safetensors"
     save_file({f"unet.{name}.lora_A.weight": torch.randn(2, width[1], generator=rng),
                f"unet.{name}.lora_B.weight": torch.randn(width[0], 2, generator=rng)}, path)  # fmt: skip

@@ -193,12 +193,12 @@ def test_other_layouts_are_refused_in_one_line(port, tmp_path, change, message):
 
 def test_broken_files_are_named(port, tmp_path):
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=NOT_AS_PUBLISHED):
+    with pytest.raises(ValueError, match=r"config.json is not valid JSON"):
         load_network(tmp_path, torch.float32)
     (tmp_path / "config.json").write_text(json.dumps(TINY))
     whole = (port[0] / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
     (tmp_path / "half.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"half.safetensors cannot be read; fetch it again"):
+    with pytest.raises(ValueError, match=r"half.safetensors is cut off \(.* bytes\): fetch it again"):
         load_network(tmp_path, torch.float32)
 
 

@@ -14,6 +14,8 @@ from dreamlift.priors.exact.empirical import EmpiricalPrior
 from dreamlift.priors.exact.gaussian import GaussianPrior
 from dreamlift.priors.kinds import load_prior
 from dreamlift.priors.loading import sources
+from dreamlift.priors.parts import FolderParts
+from dreamlift.priors.quick_text import find_encoder
 from dreamlift.priors.text import complaints
 from dreamlift.types import Conditioning
 
@@ -262,6 +264,28 @@ def test_unknown_words_and_truncation_are_named():
     assert lines == ["the prior's vocabulary does not contain 'rocked'; similar known words: rocket, red"]
     assert "longer than 77 tokens" in complaints(tokenizer, ["red " * 80])[0]
     assert complaints(tokenizer, ["a red mug", ""]) == []
+    assert complaints(tokenizer, ["a red mug.", '"a (red) mug!"', "a red, mug ...", "\u201ca red mug\u201d"]) == []
+    assert complaints(tokenizer, ["a red rocked!"]) == lines
+
+
+@pytest.mark.parametrize("name", ["toybox", "toybox-latent"])
+def test_punctuation_does_not_change_what_an_embedded_prior_reads(name):
+    """Neither with transformers' tokenizer nor with the quick one, which ONNX Runtime uses."""
+    parts = FolderParts(sources.locate(name))
+    slow, quick = parts.tokenizer("tokenizer"), find_encoder(parts)
+    for prompt in (
+        "a red mug.",
+        "A red mug!",
+        "a (red) mug",
+        '"a red mug"',
+        "a red mug...",
+        "a red-mug",
+        "\u201ca red mug\u201d",
+    ):
+        ids = slow(prompt)["input_ids"]
+        assert slow.convert_ids_to_tokens(ids) == ["a", "red", "mug", "</s>"]
+        assert quick.tokenizer(prompt)["input_ids"] == ids
+    assert slow.convert_ids_to_tokens(slow("a mug, front view")["input_ids"])[:3] == ["a", "mug", ","]
 
 
 def test_unknown_prior_names_the_nearest_and_folders_are_checked(tmp_path):

@@ -235,7 +235,7 @@ def test_what_cannot_be_converted_is_said_in_one_line_and_leaves_nothing(cwd, ca
         return err
 
     (cwd / "old.ckpt").write_bytes(b"\x80\x04K\x01.")
-    say("old.ckpt", "old.ckpt is not a .safetensors file: convert it (pickled weights are never opened)")
+    say("old.ckpt", "old.ckpt is a pickle (.ckpt), which is never opened", "convert it with")
     say("gone/none.safetensors", "there is no checkpoint file 'gone/none.safetensors'")
     (cwd / "cut.safetensors").write_bytes(b"\x08")
     say("cut.safetensors", "is not a valid .safetensors file")
@@ -262,9 +262,9 @@ def test_weights_that_are_missing_or_of_other_shapes_are_an_error(tmp_path, cach
     broad = {name: value.repeat(2, *[1] * (value.ndim - 1)) for name, value in unet.items()}
     wordless = {name: value for name, value in others[1].items() if "layers.1" not in name}
     for groups, expected in (
-        ((few, *others), "lacks weights of its unet|cannot be converted"),
+        ((few, *others), "its unet lacks mid_block|cannot be converted"),
         ((broad, *others), "cannot be converted with the settings in"),
-        ((unet, others[0], wordless), "lacks weights of its text_encoder|cannot be converted"),
+        ((unet, others[0], wordless), "its text_encoder lacks encoder.layers.1|cannot be converted"),
     ):
         file = write(tmp_path / "m.safetensors", *groups)
         with pytest.raises(ValueError, match=expected) as caught:

@@ -102,7 +102,8 @@ def test_it_goes_on_from_a_saved_one(rendered, trained, tmp_path):
 def test_the_stock_pipeline_draws_what_our_sampler_draws(networks, folder):
     from diffusers import DDIMScheduler, DiffusionPipeline
 
-    pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = DiffusionPipeline.from_pretrained(folder)  # without a precision: all networks have to have one
+    assert {part.dtype for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder)} == {torch.float32}
     assert type(pipeline).__name__ == "StableDiffusionPipeline"
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
@@ -117,7 +118,8 @@ def test_the_embedded_one_is_opened_and_sampled_by_the_stock_pipeline():
     from diffusers import DDIMScheduler, DiffusionPipeline
 
     folder = locate("toybox-latent")
-    pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = DiffusionPipeline.from_pretrained(folder)  # without a precision: all networks have to have one
+    assert {part.dtype for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder)} == {torch.float32}
     assert type(pipeline).__name__ == "StableDiffusionPipeline"
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)

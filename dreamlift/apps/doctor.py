@@ -13,7 +13,8 @@ from pathlib import Path
 from dreamlift.priors.loading.sources import EMBEDDED, KNOWN
 
 REQUIRED = ("torch", "numpy", "diffusers", "transformers", "safetensors", "pillow", "trimesh", "xatlas",
-            "fast-simplification", "pyyaml", "rich", "rich-argparse", "shtab", "filelock")  # fmt: skip
+            "fast-simplification", "pyyaml", "rich", "rich-argparse", "shtab", "filelock",
+            "sentencepiece", "protobuf")  # fmt: skip
 # Per module: its pip package, and its purpose.
 OPTIONAL = {
     "numba": ("numba", "compiled CPU kernels: a step is several times faster"),

@@ -16,6 +16,14 @@ MAX_BYTES = 1_000_000
 MAX_NODES = 20_000  # about a second of PyYAML's time; a real config has a few hundred
 MAX_DEPTH = 30
 
+# A part of PyYAML's message -> what is meant, for the errors that people make.
+HINTS = {
+    "'\\t' that cannot start": "a tab: write spaces",
+    "escape": "a backslash begins an escape in double quotes: write the text in single quotes, a path also with /",
+    "mapping values are not allowed": "text with a colon and a space needs quotes",
+    "expected a single document": "one file holds one config: remove what follows ---",
+}
+
 _NULL = re.compile(r"^(?:~|null|Null|NULL|)$")
 _BOOL = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
 _INT = re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$")
@@ -43,8 +51,8 @@ def load(text: str, leaves_as_text: bool = False) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        told = " ".join(part for part in (error.context, error.problem) if part)
-        raise ValueError(place + " ".join(told.split())) from None
+        told = " ".join(" ".join(part for part in (error.context, error.problem) if part).split())
+        raise ValueError(place + told + next((f"; {hint}" for mark, hint in HINTS.items() if mark in told), "")) from None
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(" ".join(str(error).split())) from None
 

@@ -24,7 +24,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from dreamlift.priors.parts import standard_files
+from dreamlift.priors.files.folder import read_weights, standard_files
 from dreamlift.system.files import atomic_write_bytes, cache_folder
 from dreamlift.system.startup import quiet_onnxruntime
 
@@ -140,30 +140,23 @@ def weights_of(network: nn.Module) -> dict[str, Tensor]:
     return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
+def stored_weights(folder: Path) -> dict[str, Tensor]:
     """The weights of a network's folder in float32, from the files that diffusers and transformers read.
 
     Raises:
-        ValueError: there are no such files, or they cannot be read.
+        ValueError: there are no such files, or they are damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    found: dict[str, Tensor] = {}
-    files = standard_files(folder, torch.float32)
-    if not files:
+    if not standard_files(folder, torch.float32):
         raise ValueError(f"{folder} has no weights with a standard name")
-    for file in files:
-        try:
-            found |= {name: value.float() for name, value in load_file(file).items()}
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{file} cannot be read; fetch it again: {error}") from error
-    return found
+    return {name: value.float() for name, value in read_weights(folder, torch.float32).items()}
 
 
 def graph_key(config: Mapping[str, Any], weights: Mapping[str, Tensor], inputs: dict[str, Tensor]) -> str:
     """Identifies the graph of a network that its config describes, by the config and by the shapes of weights and inputs."""
-    public = {name: value for name, value in config.items() if not name.startswith("_")}
+    # The precision in which a network is stored is no part of its graph, which is always traced in float32.
+    public = {
+        name: value for name, value in config.items() if not name.startswith("_") and name not in ("dtype", "torch_dtype")
+    }
     shapes = {name: list(value.shape) for name, value in weights.items()}
     given = {
         name: [str(value.dtype), *(value.shape[2:] if name in VARYING else value.shape[1:])] for name, value in inputs.items()
@@ -189,7 +182,7 @@ def ready_session(folder: Path, config: Mapping[str, Any], inputs: dict[str, Ten
         EngineError: ONNX Runtime does not take the graph.
     """
     try:
-        weights = read_weights(folder)
+        weights = stored_weights(folder)
     except ValueError:
         return None
     graph = find_graph(graph_key(config, weights, inputs))

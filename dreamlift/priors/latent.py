@@ -16,7 +16,7 @@ from dreamlift.priors.choice import NO_OPTIONS, PriorChoice
 from dreamlift.priors.engine import Engine
 from dreamlift.priors.lora.lora import CameraInput, Targets
 from dreamlift.priors.network import AdaptedNetwork, DenoisingNetwork, frozen
-from dreamlift.priors.parts import Parts
+from dreamlift.priors.parts import Parts, named
 from dreamlift.priors.pixel import WordsPrior, resize
 from dreamlift.priors.saving import Memory, save_memory
 from dreamlift.types import Conditioning
@@ -34,7 +34,8 @@ class Autoencoder:
             dtype = torch.float32
         self.vae: Any = frozen(parts, "vae", AutoencoderKL, dtype).to(device)
         self.dtype, config = dtype, self.vae.config
-        self.scale, self.shift = float(config.scaling_factor), float(config.shift_factor or 0.0)
+        with named(f"the config.json of the vae of {parts} has no usable scaling_factor or shift_factor"):
+            self.scale, self.shift = float(config.scaling_factor), float(config.shift_factor or 0.0)
         self.size, self.resolution = size, size * 2 ** (len(config.block_out_channels) - 1)
         self.colors: Tensor | None = None  # (4, C) linear map of RGB and 1 that replaces the encoder
         if linear:

@@ -10,7 +10,6 @@ the original Stable Diffusion code and a custom class. The layers are renamed to
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,13 @@ from torch import Tensor
 from dreamlift.priors.base import Adapted, combine, stack_text
 from dreamlift.priors.choice import NO_OPTIONS, PriorChoice
 from dreamlift.priors.engine import call_network
+from dreamlift.priors.files.folder import read_json, read_weights
 from dreamlift.priors.latent import AutoencodedPrior, Autoencoder
 from dreamlift.priors.lora.lora import CameraInput, Targets
 from dreamlift.priors.lora.lora_files import merge_loras
 from dreamlift.priors.lora.original_names import stock_keys
 from dreamlift.priors.network import DenoisingNetwork
-from dreamlift.priors.parts import FolderParts, Parts, weight_files
+from dreamlift.priors.parts import FolderParts, Parts
 from dreamlift.priors.saving import Memory, in_turn, save_memory
 from dreamlift.types import Cameras, Conditioning
 
@@ -149,22 +149,15 @@ def load_network(folder: Path, dtype: torch.dtype) -> Any:
         ValueError: config, names or shapes differ from the port's, or weights are incomplete or not safetensors.
     """
     from diffusers import UNet2DConditionModel
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
+    config = read_json(folder / "config.json")
     try:
-        config = json.loads((folder / "config.json").read_text())
         with torch.device("meta"):  # drawing random initial weights takes longer than reading the real ones
             unet: Any = UNet2DConditionModel(**stock_settings(config))
         names = stock_keys(unet)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / 'config.json'} differs from MVDream's published config: {error}") from error
-    weights: dict[str, Tensor] = {}
-    for file in weight_files(folder, dtype):
-        try:
-            weights |= {names.get(name, name): value.to(dtype) for name, value in load_file(file).items()}
-        except SafetensorError as error:
-            raise ValueError(f"{file} cannot be read; fetch it again: {error}") from error
+    weights = {names.get(name, name): value.to(dtype) for name, value in read_weights(folder, dtype).items()}
     wanted = {name: value.shape for name, value in unet.state_dict().items()}
     found = {name: value.shape for name, value in weights.items()}
     wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))

@@ -29,9 +29,10 @@ from dreamlift.priors.engine import (
     unpack,
     weights_of,
 )
+from dreamlift.priors.files.folder import weight_files
 from dreamlift.priors.lora.lora import CameraInput, LoRA, Targets
 from dreamlift.priors.lora.lora_files import merge_loras
-from dreamlift.priors.parts import FolderParts, Parts, weight_files
+from dreamlift.priors.parts import FolderParts, Parts
 from dreamlift.priors.saving import Memory, in_turn, save_memory
 from dreamlift.types import Cameras, Conditioning, LoraFile
 
@@ -39,6 +40,7 @@ from dreamlift.types import Cameras, Conditioning, LoraFile
 # Stable Diffusion 1.5 it is as fast as torch, and takes four times the memory (BENCHMARKS.md).
 AUTO_BYTES = 400_000_000
 CAMERA_FEATURES = 8  # a network with this ``time_cond_proj_dim`` is camera-conditioned
+MAX_SIZE = 1024  # latents or pixels a side; the largest published network has 128
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
@@ -84,7 +86,9 @@ class DenoisingNetwork:
         self.takes_cameras: bool = self.config.get("time_cond_proj_dim") == CAMERA_FEATURES
         self.camera_conditioning = camera_conditioning and self.takes_cameras
         self.channels: int = self.config.get("in_channels", 4)
-        self.sample_size: int = self.config["sample_size"]
+        self.sample_size: int = self.config.get("sample_size", 0)
+        if not isinstance(self.sample_size, int) or not 1 <= self.sample_size <= MAX_SIZE:
+            raise ValueError(f"the unet of {parts} has sample_size {self.sample_size!r}; accepted: 1 to {MAX_SIZE}")
         self.takes_sizes: bool = self.config.get("addition_embed_type") == "text_time"
         self.onnx: OnnxNetwork | None = None  # runs the calls without gradients; None: torch does
         self._known: list[tuple[int, int]] = []  # the module's weights when the session was made

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dreamlift.priors.files.folder import read_json
+from dreamlift.priors.files.networks import load_network
+
 T5 = "T5EncoderModel"
+MAX_TIMESTEPS = 100_000  # of a scheduler's training; published models have 1,000
 
 
 class Parts(ABC):
@@ -41,7 +46,7 @@ class Parts(ABC):
         """A network of the class ``kind`` in ``dtype``, on the CPU or, if it is in memory already, on its current device.
 
         Raises:
-            ValueError: the folder has no safetensors weights.
+            ValueError: the folder has no safetensors weights, or they are damaged, incomplete or of another network.
         """
 
     @abstractmethod
@@ -79,35 +84,61 @@ class FolderParts(Parts):
         return (self.folder / part).is_dir()
 
     def config(self, part: str) -> dict[str, Any]:
-        return json.loads((self.folder / part / ("config.json" if part else "model_index.json")).read_text())
+        return read_json(self.folder / part / ("config.json" if part else "model_index.json"))
 
     def architecture(self, part: str) -> str:
         found = self.config(part)
-        return (found.get("architectures") or [found.get("_class_name", "?")])[0]
+        names = found.get("architectures") or [found.get("_class_name", "?")]
+        return str(names[0]) if isinstance(names, list) else "?"
 
     def network(self, part: str, kind: Any, dtype: torch.dtype) -> Any:
-        half = ".fp16." in weight_files(self.folder / part, dtype)[0].name
-        return kind.from_pretrained(
-            self.folder / part, torch_dtype=dtype, variant="fp16" if half else None, use_safetensors=True,
-            low_cpu_mem_usage=False,
-        )  # fmt: skip
+        return load_network(self.folder / part, kind, dtype)
 
     def tokenizer(self, part: str) -> Any:
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.folder / part, trust_remote_code=False)
+        folder = self.folder / part
+        for name in ("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "vocab.json"):
+            if (folder / name).is_file():
+                read_json(folder / name)  # names a file that is damaged
+        if (folder / "spiece.model").is_file():  # T5's; transformers would try other formats and name their packages
+            with named(f"{folder / 'spiece.model'} is not a SentencePiece model"):
+                from sentencepiece import SentencePieceProcessor
+
+                SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+        with named(f"the tokenizer in {folder} cannot be read"):
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
     def scheduler(self) -> Any:
         from diffusers import DDPMScheduler
 
-        return DDPMScheduler.from_pretrained(self.folder, subfolder="scheduler")
+        config = read_json(self._schedule)
+        with named(f"{self._schedule} does not describe a noise schedule"):
+            return DDPMScheduler.from_config(config)
 
     def noise_schedule(self) -> tuple[torch.Tensor, str]:
         # Usual schedules are computed without importing diffusers, which takes a second.
-        file = self.folder / "scheduler" / "scheduler_config.json"
-        config = json.loads(file.read_text()) if file.is_file() else {}
-        found = usual_schedule(config)
-        return super().noise_schedule() if found is None else (found, config.get("prediction_type", "epsilon"))
+        config = read_json(self._schedule)
+        with named(f"{self._schedule} does not describe a noise schedule"):
+            found = usual_schedule(config)
+        alphas, kind = super().noise_schedule() if found is None else (found, config.get("prediction_type", "epsilon"))
+        if not bool((alphas >= 0).all()) or not bool((alphas <= 1).all()):  # false for NaN
+            raise ValueError(f"{self._schedule} describes a noise schedule outside [0, 1]: fetch it again")
+        return alphas, kind
+
+    @property
+    def _schedule(self) -> Path:
+        return self.folder / "scheduler" / "scheduler_config.json"
+
+
+@contextmanager
+def named(problem: str, kinds: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
+    """Turn errors of a library, which raise all kinds for damaged files, into a ValueError that begins with ``problem``."""
+    try:
+        yield
+    except kinds as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise ValueError(f"{problem} ({reason}): fetch the folder again") from error
 
 
 class LoadedParts(Parts):
@@ -166,6 +197,8 @@ def usual_schedule(config: dict[str, Any]) -> torch.Tensor | None:
     kind, steps = config.get("beta_schedule"), config.get("num_train_timesteps")
     if not isinstance(steps, int) or "beta_start" not in config or "beta_end" not in config:
         return None
+    if not 2 <= steps <= MAX_TIMESTEPS:
+        raise ValueError(f"num_train_timesteps is {steps}; accepted: 2 to {MAX_TIMESTEPS:,}")
     first, last = config["beta_start"], config["beta_end"]
     if kind == "linear":
         betas = torch.linspace(first, last, steps, dtype=torch.float32)
@@ -185,36 +218,3 @@ def usual_schedule(config: dict[str, Any]) -> torch.Tensor | None:
         bars = root**2
         alphas = 1.0 - (1 - torch.cat([bars[:1], bars[1:] / bars[:-1]]))  # by way of the betas, as diffusers rounds it
     return alphas.cumprod(0)
-
-
-def standard_files(folder: Path, dtype: torch.dtype) -> list[Path]:
-    """The weight files with the names that diffusers and transformers read; others, such as EMA weights, may lie beside them.
-
-    [] if there are none. Half-precision ones come first for float16, and last otherwise.
-    """
-    variants = (".fp16", "") if dtype == torch.float16 else ("", ".fp16")
-    for variant, stem in itertools.product(variants, ("diffusion_pytorch_model", "model")):
-        index, whole = folder / f"{stem}.safetensors.index{variant}.json", folder / f"{stem}{variant}.safetensors"
-        if index.is_file():
-            return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-        if whole.is_file():
-            return [whole]
-    return []
-
-
-def weight_files(folder: Path, dtype: torch.dtype) -> list[Path]:
-    """The safetensors files of one network: the half-precision ones (``.fp16.``) for float16 or if there are no others.
-
-    Raises:
-        ValueError: the folder has no safetensors weights (pickled ones are never opened).
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ValueError(
-            f"no .safetensors weights in {folder}: convert the model with safetensors (pickled weights are never opened)"
-        )
-    if named := standard_files(folder, dtype):
-        return named
-    half = [file for file in files if ".fp16." in file.name]
-    full = [file for file in files if file not in half]
-    return half if not full or (dtype == torch.float16 and half) else full

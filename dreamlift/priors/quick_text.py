@@ -6,7 +6,6 @@ transformers itself uses. A model without such a graph, or with LoRAs or embeddi
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from dreamlift.priors.engine import EngineError, OnnxNetwork, ready_session
-from dreamlift.priors.parts import FolderParts, Parts
+from dreamlift.priors.files.folder import read_json
+from dreamlift.priors.parts import FolderParts, Parts, named
 
 LENGTH = 77  # tokens of the example
 PLAIN = ("TokenizersBackend", "PreTrainedTokenizerFast")  # classes that add nothing to tokenizer.json
@@ -65,13 +65,17 @@ def find_encoder(parts: Parts) -> QuickEncoder | None:
         return None
     file = parts.folder / "tokenizer" / "tokenizer.json"
     try:
-        config = json.loads(file.with_name("tokenizer_config.json").read_text())
-        if config.get("tokenizer_class") not in PLAIN or not file.is_file():
+        config = read_json(file.with_name("tokenizer_config.json"))
+        if config.get("tokenizer_class") not in PLAIN or not isinstance(config.get("pad_token"), str):
             return None
+        read_json(file)
         network = ready_session(parts.folder / "text_encoder", parts.config("text_encoder"), example(parts))
-    except (OSError, ValueError, EngineError):  # the last: this version of ONNX Runtime does not take the graph
+    except (ValueError, EngineError):  # a damaged file, which transformers' way names; a graph that ONNX Runtime does not take
         return None
-    return None if network is None else QuickEncoder(FileTokenizer(file, config), network)
+    if network is None:
+        return None
+    with named(f"{file} cannot be read"):
+        return QuickEncoder(FileTokenizer(file, config), network)
 
 
 def call_encoder(encoder: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:

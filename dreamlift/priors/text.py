@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,14 +17,15 @@ from typing import Any
 import torch
 
 from dreamlift.priors.engine import UsedEngine
-from dreamlift.priors.lora.embedding_files import Embedding, install, read_embeddings, unused
+from dreamlift.priors.lora.embedding_files import TOKEN, Embedding, install, read_embeddings, unused
 from dreamlift.priors.lora.lora_files import merge_loras
-from dreamlift.priors.parts import T5, Parts
+from dreamlift.priors.parts import T5, Parts, named
 from dreamlift.priors.quick_text import find_encoder
 from dreamlift.types import LoraFile, TextStates
 
 TEXT_LENGTH = 77  # tokens: CLIP's limit, and the training length of DeepFloyd IF's T5
 ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", T5)
+SETTINGS_ERRORS = (AttributeError, IndexError, KeyError, TypeError)  # of a first call; a full memory raises others
 T5_LENGTH = 256  # tokens of T5 in Stable Diffusion 3 and FLUX.1 [schnell]; FLUX.1 [dev] uses twice as many
 
 
@@ -91,15 +93,20 @@ def _run(
     encoder = merge_loras(copy.deepcopy(encoder) if changed and parts.shared else encoder, parts, part, loras)
     encoder = encoder.to(device).eval()
     prompts = install(embeddings, tokenizer, encoder, part, prompts)
-    if suffix == "":
-        further = any(parts.is_t5(other) for other in parts.text_encoders()[1:])
-        for message in complaints(tokenizer, prompts, further):
-            warnings.warn(message, stacklevel=1)  # a higher level would name torch's file: no_grad wraps the caller
-    tokens = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    further = any(parts.is_t5(other) for other in parts.text_encoders()[1:])
+    with named(f"the tokenizer{suffix} of {parts} does not fit its text encoder"):
+        messages = complaints(tokenizer, prompts, further) if suffix == "" else []
+        tokens = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        size = encoder.get_input_embeddings().num_embeddings
+        if int(tokens["input_ids"].max()) >= size:
+            raise ValueError(f"it has more than the encoder's {size} tokens")
+    for message in messages:
+        warnings.warn(message, stacklevel=1)  # a higher level would name torch's file: no_grad wraps the caller
     ids = tokens["input_ids"].to(device)
     # DeepFloyd IF's T5 was trained with masked padding; Stable Diffusion's CLIP and Stable Diffusion 3's T5 were not.
     mask = tokens["attention_mask"].to(device) if name == T5 and suffix == "" else None
-    return encoder(ids, attention_mask=mask, output_hidden_states=inner)
+    with named(f"the config.json of the {part} of {parts} does not fit its weights", SETTINGS_ERRORS):
+        return encoder(ids, attention_mask=mask, output_hidden_states=inner)
 
 
 def complaints(tokenizer: Any, prompts: list[str], further: bool = False) -> list[str]:
@@ -114,7 +121,9 @@ def complaints(tokenizer: Any, prompts: list[str], further: bool = False) -> lis
         lines.append(f"the prompt is longer than {TEXT_LENGTH} tokens: {rest}")
     unknown = tokenizer.unk_token_id
     # A sub-word tokenizer (CLIP, T5) can represent any text; a word tokenizer has a closed vocabulary.
-    words = {word for prompt in prompts for word in prompt.lower().replace(",", " ").split()}
+    # Punctuation is not part of a word, except within it; tokens of embeddings are known.
+    told = [TOKEN.sub(" ", prompt.lower()).replace(",", " ") for prompt in prompts]
+    words = {re.sub(r"^\W+|\W+$", "", word) for prompt in told for word in prompt.split()} - {""}
     if unknown is None:
         return lines
     known = [word for word in tokenizer.get_vocab() if word.isalpha()]

@@ -17,6 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dreamlift.priors.files.folder import read_json
+from dreamlift.priors.files.tensors import open_tensors
+from dreamlift.priors.loading.cleaned import cleaned
 from dreamlift.priors.lora.additions import file_hash
 from dreamlift.system.files import cache_folder, sync_folder
 
@@ -71,7 +74,7 @@ def convert(file: Path, settings: str, find: Callable[[str, bool], Path]) -> Pat
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder.parent) as work:
             made = Path(work) / "model"
-            _write(file, base, pipeline, lacks, dtype, made)
+            _write(file, cleaned(file, Path(work)), base, pipeline, lacks, dtype, made)
             try:
                 made.rename(folder)
             except OSError:
@@ -89,21 +92,17 @@ def inspect_file(file: Path) -> tuple[str, str, list[str], str]:
     Raises:
         ValueError: not a .safetensors file, or not of a known family.
     """
-    from safetensors import SafetensorError, safe_open
-
-    if file.suffix.lower() != ".safetensors":
-        raise ValueError(f"{file} is not a .safetensors file: convert it (pickled weights are never opened)")
-    try:
-        with safe_open(file, "pt") as content:
-            keys = set(content.keys())
-            mark = next((key for key in FAMILIES if key in keys), None)
-            if mark is None:
-                raise ValueError(f"{file} is not a known checkpoint of {KNOWN_TO_US} (give a LoRA with --lora)")
-            kind = content.get_slice(mark).get_dtype()
-            first = "model.diffusion_model.input_blocks.0.0.weight"
-            channels = content.get_slice(first).get_shape()[1] if first in keys else 4
-    except SafetensorError as error:
-        raise ValueError(f"{file} is not a valid .safetensors file ({error}): fetch it again") from error
+    with open_tensors(file) as content:
+        keys = set(content.keys())
+        mark = next((key for key in FAMILIES if key in keys), None)
+        if mark is None:
+            raise ValueError(f"{file} is not a known checkpoint of {KNOWN_TO_US} (give a LoRA with --lora)")
+        kind = content.get_slice(mark).get_dtype()
+        if kind.startswith("F8") and any(content.get_slice(key).get_dtype() == "F16" for key in keys):
+            kind = "F16"  # the precision of what is not in 8 bits
+        first = "model.diffusion_model.input_blocks.0.0.weight"
+        shape = content.get_slice(first).get_shape() if first in keys else []
+        channels = shape[1] if len(shape) == 4 else 4
     if channels != 4:
         raise ValueError(f"{file} has {channels} input channels: it is an inpainting or editing model, not a text-to-image one")
     pipeline, known = FAMILIES[mark]
@@ -125,7 +124,7 @@ def _check(file: Path, base: Path, pipeline: str, lacks: list[str]) -> None:
 
     if not is_accelerate_available():  # without it diffusers silently leaves weights that are not in the file random
         raise ValueError("a one-file checkpoint needs the package accelerate: pip install accelerate")
-    found = json.loads((base / "model_index.json").read_text()).get("_class_name")
+    found = read_json(base / "model_index.json").get("_class_name")
     if found != pipeline:
         raise ValueError(
             f"{file} is a {pipeline}, but the settings in {base} are of a {found}: name others with --prior-config"
@@ -137,16 +136,27 @@ def _check(file: Path, base: Path, pipeline: str, lacks: list[str]) -> None:
         )
 
 
-def _write(file: Path, base: Path, pipeline: str, lacks: list[str], dtype: str, made: Path) -> None:
-    """Convert ``file`` with the configs of ``base`` into the new folder ``made``; parts that it lacks come from ``base``."""
+def _write(file: Path, clean: Path, base: Path, pipeline: str, lacks: list[str], dtype: str, made: Path) -> None:
+    """Convert ``file`` with the configs of ``base`` into the new folder ``made``; parts that it lacks come from ``base``.
+
+    Args:
+        clean: the file as diffusers' loader reads it.
+    """
     import torch
 
-    whole = _load(file, base, pipeline, lacks, dtype)
+    try:
+        whole = _load(clean, base, pipeline, lacks, getattr(torch, dtype))
+    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, IndexError) as error:
+        missing = _missing(clean, base, lacks) if "meta tensor" in str(error) else None
+        if missing is not None:
+            raise ValueError(f"{file}: its {missing[0]} lacks {missing[1]}: fetch it again") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise ValueError(f"{file} cannot be converted with the settings in {base}: {reason}") from error
     for name, part in whole.components.items():
-        if isinstance(part, torch.nn.Module) and any(weight.is_meta for weight in part.parameters()):
-            raise ValueError(f"{file} lacks weights of its {name}: fetch it again, or name other settings with --prior-config")
+        if isinstance(part, torch.nn.Module) and (weight := _first_missing(part)) is not None:
+            raise ValueError(f"{file}: its {name} lacks {weight}: fetch it again")
     whole.save_pretrained(made, safe_serialization=True)
-    index, written = (json.loads((folder / "model_index.json").read_text()) for folder in (base, made))
+    index, written = (read_json(folder / "model_index.json") for folder in (base, made))
     for name in lacks:
         if _has_weights(base / name):
             shutil.copytree(base / name, made / name, copy_function=_link)
@@ -154,14 +164,36 @@ def _write(file: Path, base: Path, pipeline: str, lacks: list[str], dtype: str, 
     (made / "model_index.json").write_text(json.dumps(written, indent=2))
 
 
-def _load(file: Path, base: Path, pipeline: str, lacks: list[str], dtype: str) -> Any:
+def _missing(clean: Path, base: Path, lacks: list[str]) -> tuple[str, str] | None:
+    """The first network and weight that the file lacks. The loader leaves the weight without memory and then fails to move the
+    network, without naming it; a network that stays where it is can be looked at."""
+    import diffusers
+
+    for name, value in read_json(base / "model_index.json").items():
+        if name not in ("unet", "transformer", "vae") or name in lacks:
+            continue
+        kind = getattr(diffusers, value[1])
+        still: Any = type(kind.__name__, (kind,), {"to": lambda network, *_, **__: network})
+        try:
+            network = still.from_single_file(str(clean), config=str(base), subfolder=name, local_files_only=True)
+        except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, IndexError):
+            continue
+        if (weight := _first_missing(network)) is not None:
+            return name, weight
+    return None
+
+
+def _first_missing(network: Any) -> str | None:
+    return next((name for name, value in network.named_parameters() if value.is_meta), None)
+
+
+def _load(clean: Path, base: Path, pipeline: str, lacks: list[str], dtype: Any) -> Any:
     """The stock pipeline, without the parts that the file lacks and without those that no prior uses."""
     import diffusers
-    import torch
     from diffusers.utils import logging
 
     kind: Any = getattr(diffusers, pipeline)
-    index = json.loads((base / "model_index.json").read_text())
+    index = read_json(base / "model_index.json")
     empty = [name for name, value in index.items() if value == [None, None]]
     needless = ["safety_checker", "feature_extractor", "image_encoder"]
     left_out = {*lacks, *empty, *needless} & set(kind._get_signature_keys(kind)[0])
@@ -169,11 +201,8 @@ def _load(file: Path, base: Path, pipeline: str, lacks: list[str], dtype: str) -
     logging.set_verbosity_error()
     try:
         return kind.from_single_file(
-            str(file), config=str(base), local_files_only=True, torch_dtype=getattr(torch, dtype), **dict.fromkeys(left_out)
+            str(clean), config=str(base), local_files_only=True, torch_dtype=dtype, **dict.fromkeys(left_out)
         )
-    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{file} cannot be converted with the settings in {base}: {reason}") from error
     finally:
         logging.set_verbosity(verbosity)
 

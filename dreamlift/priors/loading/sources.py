@@ -7,13 +7,14 @@ Imports neither torch nor diffusers, so that ``dreamlift priors`` starts quickly
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from dreamlift.priors.files.folder import checked
+from dreamlift.priors.loading import hub
 from dreamlift.system.files import expanded
 
 ONE_FILE = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # the last four are pickled and refused
@@ -150,48 +151,27 @@ def revision_of(folder: Path) -> str:
 
 
 def _checked(folder: Path) -> Path:
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise PriorNotFoundError(
-            f"{folder} is not a diffusers folder: it has no model_index.json (DiffusionPipeline.save_pretrained writes one)"
-        )
     try:
-        parts = json.loads(index.read_text())
+        return checked(folder)
     except ValueError as error:
-        raise PriorNotFoundError(f"{index} is not valid JSON: {error}") from error
-    network = "transformer" if "transformer" in parts else "unet"
-    needed = [network, "scheduler", "tokenizer", "text_encoder"]
-    missing = [name for name in needed if name not in parts or not (folder / name).is_dir()]
-    if missing:
-        raise PriorNotFoundError(f"{folder} lacks {', '.join(missing)}; a prior needs {', '.join(needed)}")
-    return folder
+        raise PriorNotFoundError(str(error)) from None
 
 
 def _from_hub(addresses: tuple[str, ...], name: str, weights: bool = True, option: str = "--prior") -> Path:
-    from huggingface_hub import snapshot_download
-
-    def snapshot(address: str, cached: bool) -> Path:
-        wanted = ["model_index.json", "*/*.json", "*/*.txt", "*/*.model", *["*/*.safetensors"] * weights]
-        unwanted = ["safety_checker/*", "watermarker/*", "*non_ema*", "*.bin", "*.ckpt"]
-        return Path(snapshot_download(address, local_files_only=cached, allow_patterns=wanted, ignore_patterns=unwanted))
-
     reasons = []
     for address in addresses:
         try:
-            found = _checked(snapshot(address, cached=True))
-            if not weights or any(found.glob("*/*.safetensors")):
-                return found
-            reasons.append(f"only the settings of {address} are in the local cache")
-        except Exception:  # several types, all meaning "not in the cache"
-            reasons.append(f"{address} is not in the local cache")
+            return hub.cached(address, weights)
+        except hub.NotCachedError as error:
+            reasons.append(str(error))
     if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
-        reasons.append("HF_HUB_OFFLINE is set")
+        reasons.insert(0, "HF_HUB_OFFLINE is set")
     elif not _reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
-        reasons.append("the model hub cannot be reached")
+        reasons.insert(0, "the model hub cannot be reached")
     else:
         for address in addresses:
             try:
-                return _checked(snapshot(address, cached=False))
+                return hub.fetched(address, weights)
             except Exception as error:  # removed, gated or interrupted: try the next address
                 reasons.append(f"{address}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
     raise PriorNotFoundError(

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
 
 from dreamlift.priors.choice import PriorChoice
+from dreamlift.priors.files.tensors import check_suffix, open_tensors
 from dreamlift.system.files import expanded
 from dreamlift.types import LoraFile
 
@@ -44,7 +40,7 @@ def with_whole_paths(choice: PriorChoice) -> PriorChoice:
     loras = tuple(replace(lora, path=str(_checked(lora.path, "LoRA"))) for lora in choice.loras)
     found = replace(choice, loras=loras, embeddings=tuple(str(_checked(path, "embedding")) for path in choice.embeddings))
     for path in (*(lora.path for lora in found.loras), *found.embeddings):
-        with _opened(path):
+        with open_tensors(path):
             pass  # an unreadable file is refused here, before anything is loaded
     return found
 
@@ -64,31 +60,9 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors of a .safetensors file by name, and its metadata.
-
-    Raises:
-        ValueError: the file is missing, unreadable, or not a .safetensors file.
-    """
-    with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[Any]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(_checked(path, "weights"), "pt") as file:
-            yield file
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a valid .safetensors file ({error}): fetch it again") from error
-
-
 def _checked(path: str, what: str) -> Path:
     file = expanded(path)
     if not file.is_file():
         raise ValueError(f"there is no {what} file {path!r}")
-    if file.suffix.lower() != ".safetensors":
-        raise ValueError(f"{path} is not a .safetensors file: convert it (pickled weights are never opened)")
+    check_suffix(path)
     return file.resolve()

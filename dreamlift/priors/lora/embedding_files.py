@@ -1,8 +1,9 @@
 """Textual inversion (Gal et al. 2022, https://arxiv.org/abs/2208.01618): learned vectors as new words of the prompt.
 
-A file contains one or several vectors for one word. Accepted are embeddings of diffusers (one entry, named by the word), of
-AUTOMATIC1111's web UI (``emb_params``), and for two CLIP encoders (``clip_l`` and ``clip_g``, Stable Diffusion XL and 3); in
-the last two formats the word is the file's name without its suffix. Each vector becomes one new token of the prompt.
+A file contains one or several vectors for one word. Accepted are embeddings of diffusers (one entry, named by the word, or
+several named ``<s0>``, ``<s1>``, a word each), of AUTOMATIC1111's web UI (``emb_params``, ``string_to_param.*``), and for two
+CLIP encoders (``clip_l`` and ``clip_g``, or ``text_encoders_0`` and ``text_encoders_1``; Stable Diffusion XL and 3). Where
+no entry is named by the word, it is the file's name without its suffix. Each vector becomes one new token of the prompt.
 """
 
 from __future__ import annotations
@@ -11,11 +12,21 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
 from torch import Tensor
 
-from dreamlift.priors.lora.additions import read_tensors
+from dreamlift.priors.files.tensors import check_finite, read_tensors
+
+FIRST, SECOND = "text_encoder", "text_encoder_2"
+ENTRIES = {
+    "emb_params": FIRST, "string_to_param.*": FIRST, "clip_l": FIRST, "clip_g": SECOND, "text_encoders_0": FIRST,
+    "text_encoders_1": SECOND,
+}  # fmt: skip
+"""Entries of a file that are named by the text encoder and not by the word."""
+COUNTERS = ("step",)  # the training's, not a vector
+TOKEN = re.compile(r"<\|[^\s|]+\|\d+\|>")  # the name of a new token, see :meth:`Embedding.tokens`
 
 
 @dataclass(frozen=True)
@@ -32,17 +43,17 @@ class Embedding:
         return re.compile(rf"(?<!\w){re.escape(self.word)}(?!\w)", re.IGNORECASE)
 
     def tokens(self, count: int) -> list[str]:
-        """Token names of its vectors, which do not occur in ordinary prompts."""
-        return [f"<|{self.word.lower()}|{number}|>" for number in range(count)]
+        """Token names of its vectors, which do not occur in ordinary prompts and have no spaces."""
+        return [f"<|{quote(self.word.lower(), safe='')}|{number}|>" for number in range(count)]
 
 
 def read_embeddings(paths: tuple[str, ...]) -> list[Embedding]:
     """The embeddings in these files.
 
     Raises:
-        ValueError: a file contains no embedding, or two files are for the same word.
+        ValueError: a file contains no embedding, or NaN, or two are for the same word.
     """
-    found = [_read(path) for path in paths]
+    found = [embedding for path in paths for embedding in _read(path)]
     for number, embedding in enumerate(found):
         same = [other for other in found[:number] if other.word.lower() == embedding.word.lower()]
         if same:
@@ -52,18 +63,18 @@ def read_embeddings(paths: tuple[str, ...]) -> list[Embedding]:
     return found
 
 
-def _read(path: str) -> Embedding:
-    tensors, _ = read_tensors(path)
-    names = {"emb_params": "text_encoder", "clip_l": "text_encoder", "clip_g": "text_encoder_2"}
-    if any(tensor.ndim not in (1, 2) or not tensor.is_floating_point() for tensor in tensors.values()) or not tensors:
-        raise ValueError(f"{path} is not a textual inversion: its entries are {', '.join(list(tensors)[:3]) or 'none'}")
-    if set(tensors) <= set(names):
-        word, entries = Path(path).stem, {names[key]: tensor for key, tensor in tensors.items()}
-    elif len(tensors) == 1:
-        word, entries = next(iter(tensors)), {"text_encoder": next(iter(tensors.values()))}
-    else:
-        raise ValueError(f"{path} is not a textual inversion: its entries are {', '.join(list(tensors)[:3])}")
-    return Embedding(path, word, {part: torch.atleast_2d(tensor) for part, tensor in entries.items()})
+def _read(path: str) -> list[Embedding]:
+    stored, _ = read_tensors(path)
+    tensors = {name: tensor for name, tensor in stored.items() if name not in COUNTERS}
+    if not tensors or any(tensor.ndim not in (1, 2) or not tensor.is_floating_point() for tensor in tensors.values()):
+        raise ValueError(f"{path} is not a textual inversion: its entries are {', '.join(list(stored)[:3]) or 'none'}")
+    check_finite(path, tensors)
+    vectors = {name: torch.atleast_2d(tensor) for name, tensor in tensors.items()}
+    if vectors.keys() <= ENTRIES.keys():
+        return [Embedding(path, Path(path).stem, {ENTRIES[name]: value for name, value in vectors.items()})]
+    if len(vectors) == 1 or all(re.fullmatch(r"<.+>", name) for name in vectors):
+        return [Embedding(path, name, {FIRST: value}) for name, value in vectors.items()]
+    raise ValueError(f"{path} is not a textual inversion: its entries are {', '.join(list(stored)[:3])}")
 
 
 @torch.no_grad()

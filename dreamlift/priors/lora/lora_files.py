@@ -1,4 +1,4 @@
-"""LoRA files, merged into a frozen network: W' = W + s (alpha / r) B A (Hu et al. 2021, eq. 3).
+"""LoRA files, merged into a frozen network; :mod:`dreamlift.priors.lora.changes` has the kinds of adaptation.
 
 Supported are the names of diffusers and peft (``unet.down_blocks...lora_A.weight``, ``...lora.down.weight``, and the older
 ``...processor.to_q_lora.down.weight``) and those of kohya's trainers (``lora_unet_down_blocks_0_...``), which use the layer
@@ -11,14 +11,16 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dreamlift.priors.lora.additions import read_tensors
+from dreamlift.priors.files.tensors import check_finite, read_tensors
+from dreamlift.priors.lora.changes import BIAS_ROLES, IncompleteError, difference, moved
 from dreamlift.priors.lora.original_names import original_name
 from dreamlift.priors.parts import Parts
 from dreamlift.types import LoraFile
@@ -32,10 +34,20 @@ PREFIXES = {
 }  # fmt: skip
 """Prefix of a key -> part of the prior; keys without these prefixes are for the network."""
 
+INNER = "base_model.model."  # a second prefix, which peft writes behind the first
 ENDING = re.compile(
-    r"(?P<name>.+?)(?:\.alpha|[._]lora(?:_linear_layer)?(?:\.(?P<old>down|up)|_(?P<kohya>down|up)|_(?P<peft>A|B)(?:\.default)?)\.weight)"
+    r"(?P<name>.+?)(?:\.alpha"
+    r"|[._]lora(?:_linear_layer)?(?:\.(?P<old>down|up)|_(?P<kohya>down|up|mid)|_(?P<peft>A|B)(?:\.default)?)\.weight"
+    r"|\.(?P<role>hada_w[12]_[ab]|hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t2|dora_scale|diff|diff_b|w_norm|b_norm)"
+    r"|\.(?P<dora>lora_magnitude_vector)(?:\.default)?(?:\.weight)?)"
 )
-ROLES = {"down": "down", "A": "down", "up": "up", "B": "up", None: "alpha"}
+ROLES = {"A": "down", "B": "up", "lora_magnitude_vector": "dora_scale", None: "alpha"}
+OTHERS = {
+    "IA3": r"\.on_input$", "OFT": r"\.oft_(blocks|diag)$|\.oft_R\.", "GLoRA": r"\.[ab][12]\.weight$",
+    "full weights": r"\.weight$|\.bias$",
+}  # fmt: skip
+"""Kinds of adaptations that are not supported, and their keys."""
+KNOWN = "LoRA, LoHa, LoKr, DoRA and differences of weights"
 
 # Layers of a block: original name -> diffusers' names; several if the original matrix stacks their rows.
 _QKV, _ADDED = ("attn.to_q", "attn.to_k", "attn.to_v"), ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj")
@@ -61,38 +73,45 @@ MADE_FOR = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "St
 
 
 @dataclass
-class _Pair:
-    """The tensors of one layer in a file: its matrices down (A) and up (B), and alpha if it is given."""
+class _Layer:
+    """The tensors of one layer in a file, by role, see :mod:`dreamlift.priors.lora.changes`."""
 
     key: str  # its name in the file, without prefix and ending
-    down: Tensor | None = None
-    up: Tensor | None = None
-    alpha: Tensor | None = None
+    tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
 @torch.no_grad()
 def merge_loras(network: Any, parts: Parts, name: str, loras: Iterable[LoraFile]) -> Any:
     """Add each file's changes for ``network``, the part ``name`` of a model, to its weights; returns the network.
 
+    Warns once, with the U-Net or transformer, about a file that holds no layer and about tensors that are left out.
+
     Raises:
-        ValueError: a key or shape matches no layer, the prior lacks a part, or the file is not a plain LoRA.
+        ValueError: a key or shape matches no layer, the prior lacks a part, or the file is of an unsupported kind or holds NaN.
     """
     part = name if name.startswith("text_encoder") else NETWORK
-    index = None
+    index: dict[str, tuple[nn.Parameter, ...]] | None = None
     for lora in loras:
         tensors, metadata = read_tensors(lora.path)
-        pairs = {(_place(where, parts), layer): pair for (where, layer), pair in _pairs(tensors, lora.path).items()}
-        absent = {key: where for where, key in pairs if where != NETWORK and not parts.has(where)}
+        found, bundled = _layers(tensors, lora.path)
+        layers = {(_place(where, parts), layer): each for (where, layer), each in found.items()}
+        if part == NETWORK and not layers:
+            warnings.warn(f"the LoRA {lora.path} holds no layers and changes nothing", stacklevel=1)
+        if part == NETWORK and bundled:
+            told = f"the LoRA {lora.path} holds embeddings of {_few(bundled)} too, left out: save them as files for --embedding"
+            warnings.warn(told, stacklevel=1)
+        absent = {key: where for where, key in layers if where != NETWORK and not parts.has(where)}
         if absent:
             raise ValueError(f"{_refusal(lora, tensors)}: this prior has no {', '.join(sorted(set(absent.values())))}")
-        wanted = {layer: pair for (where, layer), pair in pairs.items() if where == part}
+        wanted = {layer: each for (where, layer), each in layers.items() if where == part}
         index = _index(network) if index is None else index
-        strange = [pair.key for layer, pair in wanted.items() if layer not in index]
+        strange = [each.key for layer, each in wanted.items() if layer not in index]
         if strange:
             raise ValueError(f"{_refusal(lora, tensors)}: no layer matches {_few(strange)}")
         settings = _peft_settings(metadata, name)
-        for layer, pair in wanted.items():
-            _merge(pair, index[layer], lora, settings, tensors)
+        biases = {id(module.weight): module.bias for module in _adaptable(network).values()}
+        for layer, each in wanted.items():
+            _merge(each, index[layer], biases, lora, settings, tensors)
     return network
 
 
@@ -103,28 +122,55 @@ def _place(where: str, parts: Parts) -> str:
     return "text_encoder_2" if parts.is_t5("text_encoder_2") else where
 
 
-def _merge(pair: _Pair, weights: tuple[Tensor, ...], lora: LoraFile, settings: dict[str, Any], tensors: Any) -> None:
-    if pair.down is None or pair.up is None:
-        raise ValueError(f"{lora.path}: {pair.key} has only one of its two matrices: fetch the file again")
-    down, up = pair.down.float().flatten(1), pair.up.float().flatten(1)
-    rows = sum(len(weight) for weight in weights)
-    if up.shape != (rows, len(down)) or down.shape[1] != weights[0][0].numel():
-        want, got = (rows, weights[0][0].numel()), (len(up), down.shape[1])
-        raise ValueError(f"{_refusal(lora, tensors)}: {pair.key} is for a layer of shape {got}; the prior's has {want}")
-    change = lora.scale * _strength(pair, len(down), settings) * (up @ down)
-    for weight, part in zip(weights, change.split([len(weight) for weight in weights]), strict=True):
-        weight.copy_(weight.float() + part.view_as(weight).to(weight.device))
+def _merge(
+    layer: _Layer, weights: tuple[nn.Parameter, ...], biases: dict[int, Tensor | None], lora: LoraFile,
+    settings: dict[str, Any], tensors: dict[str, Tensor],
+) -> None:  # fmt: skip
+    """Change the weights, whose rows the layer's matrix stacks, and their biases."""
+    check_finite(lora.path, {f"{layer.key} ({role})": value for role, value in layer.tensors.items()})
+    found = {role: value for role, value in layer.tensors.items() if role not in ("alpha", "dora_scale")}
+    rows = [len(weight) for weight in weights]
+    try:
+        change = difference(found, lambda rank: _strength(layer, rank, settings))
+        if change is not None:
+            got, want = (len(change), change[0].numel()), (sum(rows), weights[0][0].numel())
+            if got != want:
+                raise ValueError(
+                    f"{_refusal(lora, tensors)}: {layer.key} is for a layer of shape {got}; the prior's has {want}"
+                )
+            whole = torch.cat([weight.float() for weight in weights])
+            change = change.to(whole.device).view_as(whole)
+            new = moved(whole, change, lora.scale, layer.tensors.get("dora_scale"))
+            for weight, part in zip(weights, new.split(rows), strict=True):
+                weight.copy_(part)
+    except IncompleteError as error:
+        raise ValueError(f"{lora.path}: {layer.key} {error}") from None
+    for role in BIAS_ROLES:
+        if role in found:
+            _move_biases(found[role].flatten(), [biases[id(weight)] for weight in weights], rows, layer.key, lora)
+    if not all(bool(torch.isfinite(weight).all()) for weight in weights):
+        raise ValueError(f"{lora.path}@{lora.scale:g} makes {layer.key} too large for {weights[0].dtype}: give a smaller scale")
 
 
-def _strength(pair: _Pair, rank: int, settings: dict[str, Any]) -> float:
+def _move_biases(change: Tensor, biases: list[Tensor | None], rows: list[int], key: str, lora: LoraFile) -> None:
+    if all(bias is None for bias in biases) and not bool(change.any()):  # trainers write zeros for layers without a bias
+        return
+    if len(change) != sum(rows) or any(bias is None for bias in biases):
+        raise ValueError(f"{lora.path} changes the bias of {key}, which this prior's layer does not have")
+    for bias, part in zip(biases, change.split(rows), strict=True):
+        assert bias is not None
+        bias.copy_(bias.float() + lora.scale * part.to(bias.device, torch.float32))
+
+
+def _strength(layer: _Layer, rank: int, settings: dict[str, Any]) -> float:
     """alpha / r, with alpha from the file's tensor, else from the metadata that diffusers saves, else r.
 
     With rank-stabilized LoRA (``use_rslora`` in the metadata) alpha / sqrt(r).
     """
-    if pair.alpha is not None:
-        return float(pair.alpha) / rank
+    if "alpha" in layer.tensors:
+        return float(layer.tensors["alpha"]) / rank
     patterns = settings.get("alpha_pattern", {})
-    name = next((p for p in patterns if re.fullmatch(rf"(.*\.)?({p})", pair.key)), None)
+    name = next((p for p in patterns if re.fullmatch(rf"(.*\.)?({p})", layer.key)), None)
     alpha = settings.get("lora_alpha", rank) if name is None else patterns[name]
     return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
 
@@ -137,26 +183,32 @@ def _peft_settings(metadata: dict[str, str], part: str) -> dict[str, Any]:
     return {key.removeprefix(f"{part}."): value for key, value in found.items() if key.startswith(f"{part}.")}
 
 
-def _pairs(tensors: dict[str, Tensor], path: str) -> dict[tuple[str, str], _Pair]:
-    """The file's layers by part and normalized name.
+def _layers(tensors: dict[str, Tensor], path: str) -> tuple[dict[tuple[str, str], _Layer], list[str]]:
+    """The file's layers by part and normalized name, and the words of embeddings that are bundled with them.
 
     Raises:
         ValueError: the file contains tensors of another kind of adaptation.
     """
-    pairs: dict[tuple[str, str], _Pair] = {}
-    strange = []
+    layers: dict[tuple[str, str], _Layer] = {}
+    bundled: list[str] = []
+    strange: list[str] = []
     for key, tensor in tensors.items():
         match = ENDING.fullmatch(key)
-        if match is None:
+        if key.startswith("bundle_emb."):
+            bundled.append(key.removeprefix("bundle_emb.").split(".")[0])
+        elif match is None:
             strange.append(key)
-            continue
-        prefix = next((prefix for prefix in PREFIXES if key.startswith(prefix)), "")
-        name = match["name"].removeprefix(prefix)
-        pair = pairs.setdefault((PREFIXES.get(prefix, NETWORK), _plain(name)), _Pair(name))
-        setattr(pair, ROLES[match["old"] or match["kohya"] or match["peft"]], tensor)
+        else:
+            prefix = next((prefix for prefix in PREFIXES if key.startswith(prefix)), "")
+            name = match["name"].removeprefix(prefix).removeprefix(INNER)
+            layer = layers.setdefault((PREFIXES.get(prefix, NETWORK), _plain(name)), _Layer(name))
+            role = match["old"] or match["kohya"] or match["peft"] or match["role"] or match["dora"]
+            layer.tensors[ROLES.get(role, role)] = tensor
     if strange:
-        raise ValueError(f"{path} is not a plain LoRA: {_few(strange)}; DoRA, LoHa, LoKr and full weights are not supported")
-    return pairs
+        kind = next((kind for kind, pattern in OTHERS.items() if any(re.search(pattern, key) for key in strange)), "")
+        what = f"holds {kind}, which are not supported" if kind else "is not a LoRA"
+        raise ValueError(f"{path} {what}: {_few(strange)}; accepted: {KNOWN}")
+    return layers, list(dict.fromkeys(bundled))
 
 
 def _plain(name: str) -> str:
@@ -166,10 +218,18 @@ def _plain(name: str) -> str:
     return re.sub(r"self_attn_to_(q|k|v|out)$", r"self_attn_\1_proj", name)  # older names of diffusers in text encoders
 
 
-def _index(network: nn.Module) -> dict[str, tuple[Tensor, ...]]:
+def _adaptable(network: nn.Module) -> dict[str, Any]:
+    """The layers that files change, by name."""
+    return {
+        name: module for name, module in network.named_modules()
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)) and module.weight is not None
+    }  # fmt: skip
+
+
+def _index(network: nn.Module) -> dict[str, tuple[nn.Parameter, ...]]:
     """Normalized name -> weights, for every name of each layer in the supported formats."""
-    layers = {name: module.weight for name, module in network.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
-    found: dict[str, tuple[Tensor, ...]] = {_plain(name): (weight,) for name, weight in layers.items()}
+    layers = {name: module.weight for name, module in _adaptable(network).items()}
+    found: dict[str, tuple[nn.Parameter, ...]] = {_plain(name): (weight,) for name, weight in layers.items()}
     depth = getattr(getattr(network, "config", None), "layers_per_block", None)
     if isinstance(depth, int):
         found |= {_plain(original_name(name, depth, layers)): (weight,) for name, weight in layers.items()}

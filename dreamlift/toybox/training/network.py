@@ -120,14 +120,15 @@ class Networks:
 
 def make_tokenizer(words: list[str]) -> Any:
     """A lower-case word-level tokenizer over ``words``, with T5's special tokens (padding, end of sequence, unknown)."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     special = ["<pad>", "</s>", "<unk>"]
     vocabulary = {word: i for i, word in enumerate(special + sorted(set(words)))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    marks = pre_tokenizers.Split(Regex(r"[^\w\s,]+"), "removed")  # punctuation is no word and no part of one; the comma is one
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([marks, pre_tokenizers.Whitespace()])
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>",  # noqa: S106
@@ -183,6 +184,9 @@ def save_folder(networks: Networks, folder: Path, half: bool = True) -> None:
         module = getattr(networks, name)
         module.to(dtype).save_pretrained(folder / name, safe_serialization=True)
         module.to(torch.float32)
+    # transformers loads in the precision that this file names, diffusers in float32: a stock pipeline has to have one.
+    config = folder / "text_encoder" / "config.json"
+    atomic_write_text(config, json.dumps({**json.loads(config.read_text()), "dtype": "float32"}, indent=2) + "\n")
     networks.tokenizer.save_pretrained(folder / "tokenizer")
     networks.scheduler.save_pretrained(folder / "scheduler")
     if networks.vae is not None:
