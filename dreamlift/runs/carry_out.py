@@ -32,6 +32,7 @@ class Order:
     config: Config | None = None  # of a new run
     out: Path | None = None  # its folder; None: outputs/<prompt>-<time>
     resume: Path | None = None  # the folder of a run to resume
+    anyway: bool = False  # start even if a prior knows none of the prompt's nouns
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def _begin(order: Order, reporter: Reporter) -> tuple[Run, Job]:
     """The folder of a new run, and its job at the first step."""
     assert order.config is not None
     check_out(order.out)
-    job = _loaded(order.config, None, reporter)
+    job = _loaded(order.config, None, reporter, order.anyway)
     config = job.config
     info = {"seed": config.seed, **_about(job), **versions(), "plugins": plugin_names()}
     run = Run.create(
@@ -100,8 +101,8 @@ def _reopen(folder: Path, reporter: Reporter) -> tuple[Run, Job]:
     return run, job
 
 
-def _loaded(config: Config, saved: Any, reporter: Reporter) -> Job:
-    resolved = resolve(config, saved)
+def _loaded(config: Config, saved: Any, reporter: Reporter, anyway: bool = False) -> Job:
+    resolved = resolve(config, saved, anyway)
     warm_beside(resolved.config)
     if trouble := cache_trouble(resolved.device):
         reporter.note(trouble)

@@ -25,10 +25,12 @@ from dreamlift.texturing.bake import ColorFunction, bake
 from dreamlift.texturing.normal_map import bake_normal_map
 from dreamlift.texturing.transfer import Appearance, mean_finish
 from dreamlift.texturing.unwrap import MIN_SIZE, unwrap
-from dreamlift.types import Mesh
+from dreamlift.types import FullSceneError, Mesh
 
 Density = Callable[[Tensor], Tensor]  # (N, 3) -> (N,)
 Albedo = Callable[[Tensor], Tensor]  # (N, 3) -> (N, 3) sRGB
+
+FULL = 0.15  # share of the sides of a scene's cube that is inside the surface, from which on the scene counts as full
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,36 @@ def mesh_of_field(density: Density, albedo: Albedo, bounds: float, settings: Ext
 
     Raises:
         EmptySceneError: the field is nearly transparent everywhere, or below the threshold.
+        FullSceneError: it fills the cube.
         ValueError: as :func:`finish_surface`.
     """
     grid = sample_grid(density, bounds, settings.resolution)
     vertices, faces = surface_of_density(grid, (-bounds,) * 3, (bounds,) * 3, settings.threshold)
+    check_room(vertices, bounds, settings.resolution)
     fine = Mesh(vertices.numpy(), faces.numpy().astype(np.int32))
     return finish_surface(
         fine, lambda points, normals: surface_color(density, albedo, points, normals, settings.depth), settings
     )
+
+
+def check_room(vertices: Tensor, bounds: float, resolution: int) -> None:
+    """Refuse the isosurface of a field that fills its cube, and warn about one that is cut off on every side.
+
+    Caps on the cube's sides lie outside of it (:func:`dreamlift.meshing.isosurface.isosurface`), a vertex per grid point.
+
+    Args:
+        vertices: ``(V, 3)`` of the isosurface in ``[-bounds, bounds]^3``, of ``resolution`` grid points per side.
+
+    Raises:
+        FullSceneError: one line with the settings that bear on it.
+    """
+    cut = torch.stack([(vertices > bounds).sum(dim=0), (vertices < -bounds).sum(dim=0)]) / resolution**2  # (2, 3) shares
+    said = f"solid at all six sides of its space ({100 * float(cut.mean()):.0f}% of them)"
+    fix = "lower adam.lr_scale or guidance.guidance_scale, raise weights.sparsity, or see whether the prior works at all"
+    if float(cut.min()) > 0 and float(cut.mean()) >= FULL:
+        raise FullSceneError(f"the scene is full: it is {said}; {fix}")
+    if float(cut.min()) > 0:
+        warnings.warn(f"the scene is {said}, where nothing should be; {fix}", stacklevel=2)
 
 
 def finish_surface(fine: Mesh, color: ColorFunction, settings: Extract) -> Mesh:

@@ -185,9 +185,9 @@ def _from_hub(addresses: tuple[str, ...], name: str, weights: bool = True, optio
         except Exception:  # several types, all meaning "not in the cache"
             reasons.append(f"{address} is not in the local cache")
     if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
-        reasons.append("HF_HUB_OFFLINE is set")
+        reasons.insert(0, "HF_HUB_OFFLINE is set")
     elif not _reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
-        reasons.append("the model hub cannot be reached")
+        reasons.insert(0, "the model hub cannot be reached")
     else:
         for address in addresses:
             try:

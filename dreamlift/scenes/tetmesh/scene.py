@@ -33,7 +33,7 @@ from dreamlift.scenes.tetmesh.tets import SurfaceGrid, TetGrid, crossing_of, sur
 from dreamlift.shading.lambert import shade
 from dreamlift.shading.vectors import safe_normalize
 from dreamlift.texturing.extract import Extract, finish_surface
-from dreamlift.types import Cameras, EmptySceneError, Mesh, RenderOutput, Shading
+from dreamlift.types import Cameras, EmptySceneError, FullSceneError, Mesh, RenderOutput, Shading
 
 TERMS = ("normal_consistency", "laplacian")
 MARGIN = 0.02  # smallest distance of an exported vertex from a grid point, relative to the edge
@@ -219,8 +219,14 @@ class TetMeshScene(Scene):
 
         Raises:
             EmptySceneError: no signed distance of the grid is negative.
+            FullSceneError: all are.
         """
         vertices, faces = self.surface(MARGIN)
+        if len(faces) == 0 and bool((self.sdf < 0).all()):
+            raise FullSceneError(
+                "the scene is full: all signed distances of its grid are negative. Lower adam.lr_scale or scene.sdf_lr, or "
+                "start from a smaller shape"
+            )
         if len(faces) == 0:
             raise EmptySceneError(
                 "the scene is empty: no signed distance of its grid is negative. Train longer, start from a larger shape, or "
