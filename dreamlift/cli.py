@@ -7,6 +7,7 @@ the fix, of at most 300 printable characters; ``--debug`` shows the traceback.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import sys
@@ -74,7 +75,8 @@ def exit_code(error: BaseException) -> int:
     """2 for invalid input, 1 for a run that failed and for defects."""
     names = {kind.__name__ for kind in type(error).__mro__}
     failed = is_out_of_memory(error) or names & {"RunError", "DivergedError", "EmptySceneError", "FullSceneError", "OSError"}
-    return 2 if "ValueError" in names and not failed else 1
+    too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG  # a path that the user gave
+    return 2 if too_long or ("ValueError" in names and not failed) else 1
 
 
 def explained(error: BaseException) -> str:

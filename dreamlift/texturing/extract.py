@@ -72,9 +72,11 @@ def mesh_of_field(density: Density, albedo: Albedo, bounds: float, settings: Ext
     vertices, faces = surface_of_density(grid, (-bounds,) * 3, (bounds,) * 3, settings.threshold)
     check_room(vertices, bounds, settings.resolution)
     fine = Mesh(vertices.numpy(), faces.numpy().astype(np.int32))
-    return finish_surface(
+    mesh = finish_surface(
         fine, lambda points, normals: surface_color(density, albedo, points, normals, settings.depth), settings
     )
+    # Decimation may move a surface that is cut off by the cube's sides beyond them, where the next stage would refuse it.
+    return replace(mesh, vertices=mesh.vertices.clip(-1.01 * bounds, 1.01 * bounds))
 
 
 def check_room(vertices: Tensor, bounds: float, resolution: int) -> None:

@@ -43,7 +43,7 @@ def check_nouns(prompt: str, folder: Path, name: str) -> None:
     text = f" {' '.join(words)} "
     if any(f" {noun} " in text for noun in nouns):
         return
-    said = f"the prior {one_line(name, 40)} knows no noun of {one_line(repr(prompt), 60)}; {_suggested(words, nouns, near)}"
+    said = f"the prior {one_line(name, 36)} knows no noun of {one_line(repr(prompt), 52)}; {_suggested(words, nouns, near)}"
     raise UnknownNounsError(
         f"{said}. Use a noun that it knows, a prior for any words (--prior deepfloyd-if or sd-1.5), or --anyway to start "
         "all the same"
