@@ -33,7 +33,7 @@ from dreamlift.scenes.tetmesh.tets import SurfaceGrid, TetGrid, crossing_of, sur
 from dreamlift.shading.lambert import shade
 from dreamlift.shading.vectors import safe_normalize
 from dreamlift.texturing.extract import Extract, finish_surface
-from dreamlift.types import Cameras, EmptySceneError, FullSceneError, Mesh, RenderOutput, Shading
+from dreamlift.types import Cameras, EmptySceneError, Mesh, RenderOutput, Shading
 
 TERMS = ("normal_consistency", "laplacian")
 MARGIN = 0.02  # smallest distance of an exported vertex from a grid point, relative to the edge
@@ -219,14 +219,8 @@ class TetMeshScene(Scene):
 
         Raises:
             EmptySceneError: no signed distance of the grid is negative.
-            FullSceneError: all are.
         """
         vertices, faces = self.surface(MARGIN)
-        if len(faces) == 0 and bool((self.sdf < 0).all()):
-            raise FullSceneError(
-                "the scene is full: all signed distances of its grid are negative. Lower adam.lr_scale or scene.sdf_lr, or "
-                "start from a smaller shape"
-            )
         if len(faces) == 0:
             raise EmptySceneError(
                 "the scene is empty: no signed distance of its grid is negative. Train longer, start from a larger shape, or "
@@ -238,4 +232,4 @@ class TetMeshScene(Scene):
     def to_mesh(self, settings: Extract) -> Mesh:
         """The current mesh, cleaned to ``settings`` (except the resolution, which is the grid's), with the field's colours."""
         fine = self._bare_mesh()
-        return finish_surface(fine, lambda points, normals: self.color.query(points.to(self.base)).albedo, settings)
+        return finish_surface(fine, lambda points, normals: self.color.query(points.to(self.base)).albedo.clamp(0, 1), settings)
