@@ -17,7 +17,7 @@ SNAPSHOT_EVERY = 25  # steps between two copies of the last good state
 ATTEMPTS = 3  # roll-backs to the same copy
 EMPTY = 1e-3  # mean opacity of a render below which the scene counts as empty
 THIN, DENSE = 0.03, 0.6  # mean opacities of renders that are worth telling if the scene turns out to be empty or full
-NOTHING, ALL = 0.005, 0.98  # mean opacities that are worth telling during the stage, after NOTICE consecutive steps
+NOTHING, ALL = 0.005, 0.95  # mean opacities that are worth telling during the stage, after NOTICE consecutive steps
 NOTICE = 50
 
 
