@@ -208,7 +208,10 @@ def load(resolved: Resolved, saved: SavedState | None = None, pool: Priors | Non
     pool = pool or Priors()
     work = begin_stage(resolved, tuple(embeds), pool, number, handover, saved.engines if saved else None)
     if saved:
-        work.load_state_dict(saved.work)
+        try:
+            work.load_state_dict(saved.work)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the checkpoint is of another version of dreamlift ({error!r}): start the run anew") from error
     return Job(resolved, tuple(embeds), pool, number, handover, work, work.index)
 
 

@@ -1,24 +1,34 @@
 """What goes wrong ends in one line of printable text with the fix, at most 300 characters, before anything expensive."""
 
+import hashlib
 import io
 import json
 import random
+import re
+import shutil
 import sys
 import time
 import unicodedata
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from lift_helpers import generate_words, refused, run_main, status_of
 from rich.console import Console
 
-from dreamlift.config.build import load_yaml, save_yaml
+from dreamlift.config.build import config_hash, load_yaml, save_yaml
 from dreamlift.config.schema import Config
 from dreamlift.config.yaml import MAX_BYTES
+from dreamlift.priors.choice import PriorChoice
+from dreamlift.priors.kinds import find
 from dreamlift.priors.pixel import PixelPrior
+from dreamlift.prompts import NoViews
+from dreamlift.runs.checkpoints import RunError, load_latest
 from dreamlift.runs.progress import Live, Plain
 from dreamlift.system.failures import is_out_of_memory
 from dreamlift.system.text import MAX_MESSAGE, one_line, printable, read_text
+from dreamlift.types import Task
 
 HOSTILE = "a \x1b[31mred\x1b]0;title\x07 \u202egum\u2066 \x9b2J\r\nmug \u200b\U000e0041"
 
@@ -210,6 +220,84 @@ def test_which_errors_are_a_full_memory():
     assert not any(map(is_out_of_memory, others))
 
 
-def test_save_and_load_of_a_config_with_every_limit_still_work():
-    config = load_yaml(Config, "stages: [" + "{type: lift}, " * 100 + "]")
-    assert load_yaml(Config, save_yaml(config)) == config
+def test_a_run_of_a_device_that_is_gone_is_refused_and_its_checkpoint_stays(cwd, capsys, no_steps, stub):
+    assert run_main("generate", "a mug", "--prior", stub, "--out", "run", "--device", "cpu") == 0
+    config = load_yaml(Config, (cwd / "run" / "config.yaml").read_text())
+    config = replace(config, device="cuda:7")
+    (cwd / "run" / "config.yaml").write_text(save_yaml(config))
+    status = json.loads((cwd / "run" / "run.json").read_text())
+    (cwd / "run" / "run.json").write_text(json.dumps({**status, "config_hash": config_hash(config)}))
+    capsys.readouterr()
+    refused(capsys, cwd, ["resume", "run"], "device 'cuda:7' is not available")
+
+
+def test_a_checkpoint_that_was_made_to_fit_its_hashes_is_not_used(tmp_path):
+    contents = {
+        "no tree": {"tensors.safetensors": b""}, "no JSON": {"state.json": b"{"}, "kind": {"state.json": b'{"pickle": "x"}'},
+        "deep": {"state.json": b"[" * 100_000}, "no tensor": {"state.json": b'{"tensor": "1"}'},
+        "tensor": {"state.json": b'{"tensor": "1"}', "tensors.safetensors": b"\xff" * 99},
+    }  # fmt: skip
+    for name, files in contents.items():
+        folder = tmp_path / name / "step-000001"
+        folder.mkdir(parents=True)
+        for file, data in files.items():
+            (folder / file).write_bytes(data)
+        entries = {file: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for file, data in files.items()}
+        manifest = {"schema": 1, "step": 1, "config_hash": "c", "files": entries}
+        checksum = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+        (folder / "MANIFEST.json").write_text(json.dumps({**manifest, "checksum": checksum}))
+        with (
+            pytest.warns(RuntimeWarning, match="its content cannot be read"),
+            pytest.raises(RunError, match="no usable checkpoint in"),
+        ):
+            load_latest(tmp_path / name, "c")
+
+
+def test_a_hub_that_cannot_be_reached_is_said_in_seconds(cwd, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens to this port
+    begun = time.monotonic()
+    said = "is not available: the model hub cannot be reached; ", "or use the embedded one (--prior toybox)"
+    refused(capsys, cwd, ["generate", "a mug", "--prior", "sd-2.1-base"], *said)
+    assert time.monotonic() - begun < 5
+
+
+def test_code_in_a_priors_folder_is_never_run(tmp_path, stub):
+    folder = tmp_path / "prior"
+    shutil.copytree(stub, folder)
+    trap = "import pathlib; pathlib.Path(__file__).with_name('run').touch()\nclass Mine: pass\n"
+    for place in (folder, folder / "unet", folder / "tokenizer", folder / "text_encoder"):
+        (place / "mine.py").write_text(trap)
+    for file, more in (
+        (folder / "model_index.json", {"_class_name": ["mine", "Mine"], "custom_pipeline": "mine", "trust_remote_code": True}),
+        (folder / "tokenizer" / "tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["mine.Mine", None]}}),
+        (folder / "text_encoder" / "config.json", {"auto_map": {"AutoModel": "mine.Mine"}}),
+    ):
+        file.write_text(json.dumps({**json.loads(file.read_text()), **more}))
+    located = find(PriorChoice(str(folder)))
+    located.read(Task("a mug"), NoViews(), (), torch.device("cpu"))
+    located.load(torch.device("cpu"))
+    assert not list(tmp_path.rglob("run"))
+
+
+# The document
+
+
+def test_the_document_names_every_fault_and_only_tests_that_exist():
+    root = Path(__file__).parents[1]
+    text = (root / "docs" / "reliability.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+)::(test_\w+)`", text)
+    assert len(named) > 60
+    for file, test in named:
+        assert f"def {test}(" in (root / "tests" / f"{file}.py").read_text(encoding="utf-8"), (file, test)
+    rows = re.findall(r"^\| (F?\d+(?:(?:, |-)F?\d+)*) \|", text, re.MULTILINE)
+    numbers = {number for row in rows for part in row.split(", ") for number in spread(part)}
+    later = {"F11", "F12", "F13", "F16", "14", "33"}
+    assert numbers | later == {f"F{i}" for i in range(1, 21)} | {str(i) for i in range(1, 34)}
+
+
+def spread(part):
+    """The numbers of "F3" or "15-18"."""
+    first, _, last = part.partition("-")
+    mark = "F" * first.startswith("F")
+    return [f"{mark}{i}" for i in range(int(first.lstrip("F")), int((last or first).lstrip("F")) + 1)]

@@ -22,6 +22,7 @@ from dreamlift.runs.results import write_results
 from dreamlift.runs.run import Run, RunError, Stop, check_out, particle_folders, stop_signals
 from dreamlift.runs.settings import read_config
 from dreamlift.runs.warmup import cache_trouble, warm_beside
+from dreamlift.system.text import one_line
 from dreamlift.types import StageBegan, Step
 
 
@@ -162,7 +163,7 @@ def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
         return _stopped(run, job.index, stop.name or "SIGINT", reporter, begun)
     except Exception as error:
         with suppress(RunError):  # if the status cannot be written either, the first error is shown
-            run.set_status("failed", {"error": f"{type(error).__name__}: {error}", **spent(begun)})
+            run.set_status("failed", {"error": one_line(f"{type(error).__name__}: {error}"), **spent(begun)})
         if isinstance(error, OSError) and error.filename is not None:
             raise explain("write", Path(error.filename), error) from error
         raise
