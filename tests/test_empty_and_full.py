@@ -14,8 +14,10 @@ from dreamlift.meshing.isosurface import surface_of_density
 from dreamlift.presets import PRESETS
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.exact.gaussian import GaussianPrior
+from dreamlift.scenes.tetmesh.scene import TetMesh
 from dreamlift.stages.base import SavedState
 from dreamlift.stages.recovery import NOTICE, Watch
+from dreamlift.system.streams import random_stream
 from dreamlift.texturing.extract import Extract, mesh_of_field
 from dreamlift.types import EmptySceneError, FullSceneError
 
@@ -67,6 +69,43 @@ def test_a_threshold_above_every_density_is_named_as_the_setting():
     said = "no density of the scene exceeds mesh.threshold 25: the largest is 7; lower mesh.threshold, or set it to null"
     assert str(caught.value).startswith(said)
     assert "find_threshold" not in str(caught.value)
+
+
+def test_a_tetrahedral_grid_is_full_where_the_corners_next_to_its_sides_are_inside():
+    scene = TetMesh(resolution=12).build(random_stream(0), "cpu", None)
+    size, cell = scene.grid.extent, scene.grid.cell
+    cases = {
+        "object": scene.base.norm(dim=1) - 0.8 * size,
+        "all": torch.full_like(scene.base[:, 0], -1.0),
+        "noise": torch.rand(len(scene.base), generator=random_stream(1)) - 0.5,
+        "slab": scene.base[:, 1].abs() - 0.3 * size,
+    }
+    for name, distances in cases.items():
+        with torch.no_grad():
+            scene.sdf.copy_(distances / cell)
+        expected = [[corners_inside(scene, axis, sign) for axis in range(3)] for sign in (1, -1)]
+        torch.testing.assert_close(scene.sides(), torch.tensor(expected), msg=name)
+        if name in ("all", "noise"):
+            with pytest.raises(FullSceneError, match="it is solid at all six sides of its space"):
+                scene.to_mesh(SETTINGS)
+        else:
+            scene.to_mesh(SETTINGS)
+    with torch.no_grad():
+        scene.sdf.fill_(1.0)
+    with pytest.raises(EmptySceneError, match="no signed distance of its grid is negative"):
+        scene.to_mesh(SETTINGS)
+
+
+def corners_inside(scene, axis, sign):
+    """The share of the corners in the layer next to one side, counted one by one."""
+    count, found = scene.grid.cubes + 1, []
+    layer = count - 2 if sign > 0 else 1
+    for i in range(1, count - 1):
+        for j in range(1, count - 1):
+            place = [i, j]
+            place.insert(axis, layer)
+            found.append(bool(scene.sdf[(place[0] * count + place[1]) * count + place[2]] < 0))
+    return sum(found) / len(found)
 
 
 def test_the_watch_counts_by_hand():

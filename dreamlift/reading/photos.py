@@ -64,8 +64,8 @@ def _read(path: str) -> np.ndarray:
                 raise ValueError(f"it has {image.width} x {image.height} pixels; crop it to a square")
             if image.width > MOST_PIXELS:
                 raise ValueError(f"it has {image.width} pixels a side; accepted: at most {MOST_PIXELS}; scale it down")
-            if getattr(image, "n_frames", 1) > 1:
-                raise ValueError(f"it is an animation of {image.n_frames} frames; save one of them")
+            if (frames := getattr(image, "n_frames", 1)) > 1:
+                raise ValueError(f"it is an animation of {frames} frames; save one of them")
             upright = ImageOps.exif_transpose(image)  # cameras store the turn instead of turning the picture
             picture = np.asarray(upright.convert("RGBA").resize((SIDE, SIDE), Image.Resampling.BOX))
     except Exception as error:  # Pillow raises many kinds for damaged files

@@ -70,7 +70,7 @@ def mesh_of_field(density: Density, albedo: Albedo, bounds: float, settings: Ext
     """
     grid = sample_grid(density, bounds, settings.resolution)
     vertices, faces = surface_of_density(grid, (-bounds,) * 3, (bounds,) * 3, settings.threshold)
-    check_room(vertices, bounds, settings.resolution)
+    check_room(sides_of(vertices, bounds, settings.resolution))
     fine = Mesh(vertices.numpy(), faces.numpy().astype(np.int32))
     mesh = finish_surface(
         fine, lambda points, normals: surface_color(density, albedo, points, normals, settings.depth), settings
@@ -79,23 +79,26 @@ def mesh_of_field(density: Density, albedo: Albedo, bounds: float, settings: Ext
     return replace(mesh, vertices=mesh.vertices.clip(-1.01 * bounds, 1.01 * bounds))
 
 
-def check_room(vertices: Tensor, bounds: float, resolution: int) -> None:
-    """Refuse the isosurface of a field that fills its cube, and warn about one that is cut off on every side.
+def sides_of(vertices: Tensor, bounds: float, resolution: int) -> Tensor:
+    """The share ``(2, 3)`` of each side of the cube ``[-bounds, bounds]^3`` that is inside an isosurface ``vertices (V, 3)``.
 
-    Caps on the cube's sides lie outside of it (:func:`dreamlift.meshing.isosurface.isosurface`), a vertex per grid point.
+    Its caps on a side lie outside of the cube (:func:`dreamlift.meshing.isosurface.isosurface`), a vertex per grid point, of
+    which a side has ``resolution`` x ``resolution``.
+    """
+    return torch.stack([(vertices > bounds).sum(dim=0), (vertices < -bounds).sum(dim=0)]) / resolution**2
 
-    Args:
-        vertices: ``(V, 3)`` of the isosurface in ``[-bounds, bounds]^3``, of ``resolution`` grid points per side.
+
+def check_room(sides: Tensor) -> None:
+    """Refuse a scene that fills its cube, by the share of each side that is solid; warn about one that touches every side.
 
     Raises:
         FullSceneError: one line with the settings that bear on it.
     """
-    cut = torch.stack([(vertices > bounds).sum(dim=0), (vertices < -bounds).sum(dim=0)]) / resolution**2  # (2, 3) shares
-    said = f"solid at all six sides of its space ({100 * float(cut.mean()):.0f}% of them)"
+    said = f"solid at all six sides of its space ({100 * float(sides.mean()):.0f}% of them)"
     fix = "lower adam.lr_scale or guidance.guidance_scale, raise weights.sparsity, or see whether the prior works at all"
-    if float(cut.min()) > 0 and float(cut.mean()) >= FULL:
+    if float(sides.min()) > 0 and float(sides.mean()) >= FULL:
         raise FullSceneError(f"the scene is full: it is {said}; {fix}")
-    if float(cut.min()) > 0:
+    if float(sides.min()) > 0:
         warnings.warn(f"the scene is {said}, where nothing should be; {fix}", stacklevel=2)
 
 
