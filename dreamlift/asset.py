@@ -14,7 +14,8 @@ from dreamlift.config.schema import Config
 from dreamlift.export import EXPORTERS
 from dreamlift.export.page import page_of
 from dreamlift.export.placement import Placement
-from dreamlift.export.splats import save_splats
+from dreamlift.export.printing import PRINTED, closed, on_the_plate
+from dreamlift.export.splats import save_splats, turned_over
 from dreamlift.types import Cameras, Mesh, Splats
 
 
@@ -37,11 +38,17 @@ class Asset:
 
     @property
     def placement(self) -> Placement:
-        """The transform from the scene's coordinates (mesh, levels of detail, Gaussians) to those of the files."""
+        """The transform from the scene's coordinates (mesh, levels of detail, Gaussians) to those of the files.
+
+        Files for printers (STL, 3MF) have a size and axes of their own, and ``splats_axes`` may turn the Gaussians afterwards.
+        """
         return self.config.asset.place(self.mesh)
 
     def save(self, path: str | Path, level: int = 0) -> Path:
-        """Write the asset in the format of the suffix (.glb, .obj, .ply, .stl, .usdz).
+        """Write the asset in the format of the suffix (.glb, .obj, .ply, .stl, .3mf, .usdz).
+
+        STL and 3MF are for printers: millimetres, +z up, ``asset.print_size`` long, and watertight unless ``mesh.watertight``
+        is false.
 
         Args:
             level: level of detail, 0 (the mesh) to ``asset.lod`` - 1.
@@ -53,19 +60,30 @@ class Asset:
         kind = path.suffix.lower().lstrip(".")
         if kind not in EXPORTERS:
             raise ValueError(f"unknown format {path.suffix!r} in {path.name!r}; accepted: {', '.join(EXPORTERS)}")
-        EXPORTERS[kind](self.placement.apply([self.mesh, *self.lods][level]), path, self._extras())
+        mesh = [self.mesh, *self.lods][level]
+        placed = self._printed(mesh) if kind in PRINTED else self.placement.apply(mesh)
+        EXPORTERS[kind](placed, path, self._extras())
         return path
 
     def save_splats(self, path: str | Path) -> Path:
-        """Write the Gaussians (.ply), with the placement and size of the mesh's files.
+        """Write the Gaussians (.ply), with the placement and size of the mesh's files and the axes of ``asset.splats_axes``.
 
         Raises:
             ValueError: the last scene has no Gaussians.
         """
         if self.splats is None:
             raise ValueError("the asset has no Gaussians: use a gaussians scene in the last stage, or save the mesh as .glb")
-        save_splats(self.placement.apply_splats(self.splats), path, self._extras())
+        placed = self.placement.apply_splats(self.splats)
+        down = self.config.asset.splats_axes == "y-down"
+        axes = "+y down, +z forward" if down else "+y up, front on +z"
+        save_splats(turned_over(placed) if down else placed, path, {**self._extras(), "axes": axes})
         return Path(path)
+
+    def _printed(self, mesh: Mesh) -> Mesh:
+        """``mesh`` in the coordinates of files for printers."""
+        settings = self.config.mesh
+        size = self.config.asset.printed(self.mesh)
+        return on_the_plate(mesh if settings.watertight is False else closed(mesh, settings.resolution, settings.faces), size)
 
     def _extras(self) -> dict[str, Any]:
         return {"prompt": self.config.prompt, "seed": self.config.seed, "placement": self.placement.to_extras()}

@@ -7,7 +7,7 @@ DreamFusion (Poole et al. 2022, section 3.1, https://arxiv.org/abs/2209.14988) a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -111,6 +111,7 @@ class CameraSampler:
     """Random views from a sphere around the object; a call returns the cameras of one step.
 
     The azimuths of a step are stratified (threestudio's ``batch_uniform_azimuth``), so that its views show different sides.
+    The jitters and ``angle_share`` are threestudio's, whose systems for one view per step use 0.1, 0.2, 0.02 and 0.5.
     With ``orbit`` above 1 the views form groups: each group is evenly spaced in azimuth, at one elevation, distance and field
     of view (MVDream's ``n_view``).
     """
@@ -124,6 +125,10 @@ class CameraSampler:
     distance: tuple[float, float] = (2.6, 3.2)  # range of the distance from the origin, world units, 0.01 to 10000
     relative: bool = False  # true: the unit of distance is 1 / tan(fov / 2), so it is half the visible height at the origin
     fov_deg: tuple[float, float] = (40.0, 55.0)  # range of the vertical field of view, degrees in [1, 170]
+    angle_share: float = 0.0  # share of the steps with elevations uniform in the angle, in [0, 1]; the others: in area
+    position_jitter: float = 0.0  # largest random shift of a camera along each axis, world units (uniform)
+    center_jitter: float = 0.0  # standard deviation of the point that a camera looks at, world units; 0: the origin
+    up_jitter: float = 0.0  # standard deviation of the up vector, whose length is 1
     fill: float | None = None  # radius of the sphere that fills the picture's height, world units, > 0; null: use distance
 
     def __post_init__(self) -> None:
@@ -138,11 +143,21 @@ class CameraSampler:
             first, last = getattr(self, name)
             if not low <= first <= last <= high:
                 raise ValueError(f"{name} is [{first:g}, {last:g}]; accepted: a rising range within {low:g} to {high:g}")
+        if not 0.0 <= self.angle_share <= 1.0:
+            raise ValueError(f"angle_share is {self.angle_share:g}; accepted: 0 to 1")
+        if min(self.jitters) < 0.0:
+            raise ValueError(f"position_jitter, center_jitter, up_jitter are {self.jitters}; they must not be negative")
+        if any(self.jitters) and self.orbit > 1:
+            raise ValueError("jitters need orbit 1: the views of an orbit share one elevation and distance")
         if self.fill is not None and self.fill <= 0:
             raise ValueError(f"fill is {self.fill:g}; it must be positive")
 
+    @property
+    def jitters(self) -> tuple[float, float, float]:
+        return self.position_jitter, self.center_jitter, self.up_jitter
+
     def __call__(self, progress: float, rng: torch.Generator) -> Cameras:
-        """The cameras of a step at ``progress`` in [0, 1]."""
+        """The cameras of a step at ``progress`` in [0, 1]; their angles and distances are those before the jitter."""
         groups = self.views // self.orbit
 
         def uniform(low: float, high: float) -> Tensor:
@@ -153,9 +168,11 @@ class CameraSampler:
         strata = ((strata[:, None] + torch.arange(self.orbit)) / self.orbit).flatten()
         shift = torch.rand(1, generator=rng)
         azimuth = low + (high - low) * ((strata + shift) % 1.0)
-        # Uniform in the sine of the elevation, so uniform in area on the sphere.
-        sines = uniform(math.sin(math.radians(self.elevation_deg[0])), math.sin(math.radians(self.elevation_deg[1])))
-        elevation = torch.asin(sines)
+        bottom, top = math.radians(self.elevation_deg[0]), math.radians(self.elevation_deg[1])
+        if self.angle_share and float(torch.rand((), generator=rng)) < self.angle_share:
+            elevation = uniform(bottom, top)
+        else:  # uniform in the sine of the elevation, so uniform in area on the sphere
+            elevation = torch.asin(uniform(math.sin(bottom), math.sin(top)))
         fov = uniform(math.radians(self.fov_deg[0]), math.radians(self.fov_deg[1]))
         distance = uniform(*self.distance)
         if self.relative:
@@ -163,7 +180,16 @@ class CameraSampler:
         if self.fill is not None:
             distance = self.fill / torch.sin(0.5 * fov)
         rung = min(int(progress * len(self.resolution)), len(self.resolution) - 1)
-        return orbit_cameras(azimuth, elevation, distance, fov, self.resolution[rung])
+        cameras = orbit_cameras(azimuth, elevation, distance, fov, self.resolution[rung])
+        return self._jittered(cameras, rng) if any(self.jitters) else cameras
+
+    def _jittered(self, cameras: Cameras, rng: torch.Generator) -> Cameras:
+        """Cameras moved and turned at random (threestudio's ``camera_perturb``, ``center_perturb``, ``up_perturb``)."""
+        position = cameras.c2w[:, :3, 3]
+        position = position + self.position_jitter * (2.0 * torch.rand(position.shape, generator=rng) - 1.0)
+        center = self.center_jitter * torch.randn(position.shape, generator=rng)
+        up = torch.tensor([0.0, 1.0, 0.0]) + self.up_jitter * torch.randn(position.shape, generator=rng)
+        return replace(cameras, c2w=look_at(position, center, up))
 
 
 @dataclass(frozen=True)

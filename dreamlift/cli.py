@@ -141,7 +141,7 @@ def _resume(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.runs.carry_out import Order, carry_out
 
     _refuse(overrides, "resume")
-    return 0 if carry_out(Order(resume=arguments.run), _reporter(arguments)).finished else 130
+    return 0 if carry_out(Order(resume=arguments.run, steps=arguments.steps), _reporter(arguments)).finished else 130
 
 
 def _export(arguments: argparse.Namespace, overrides: Overrides) -> int:

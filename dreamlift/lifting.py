@@ -103,9 +103,9 @@ def resolve(config: Config, saved: SavedState | None = None, anyway: bool = Fals
     """
     config = replace(config, prompt=check_prompt(config.prompt))
     check_stages(config)
-    mesh = None
+    mesh, said = None, []  # the latter: notes on the mesh's file
     if config.initial_mesh and saved is None:
-        mesh, config = _with_mesh(config)
+        mesh, config = _with_mesh(config, said.append)
     config.asset.check()
     config = replace(
         config,
@@ -134,6 +134,7 @@ def resolve(config: Config, saved: SavedState | None = None, anyway: bool = Fals
     config = replace(config, stages=stages)
     # For all stages, so that a later stage that does not fit is refused before the first one starts.
     need, notes = check_memory(config, priors, device)
+    notes = (*said, *notes)
     if config.photos and not any(stage.uses_photos for stage in config.stages):
         notes = (*notes, "photos are given, but no stage compares with them: they are not used")
     return Resolved(config, priors, device, Task(config.prompt, config.negative, photos), engine, mesh, need, notes)
@@ -154,13 +155,13 @@ def _engine(config: Config, device: torch.device, saved: SavedState | None) -> U
         ) from None
 
 
-def _with_mesh(config: Config) -> tuple[Mesh, Config]:
-    """The user's mesh, and the config with its placement in its file."""
+def _with_mesh(config: Config, note: Callable[[str], None]) -> tuple[Mesh, Config]:
+    """The user's mesh, and the config with its placement in its file. ``note`` gets what was not taken over from the file."""
     if not expanded(config.initial_mesh).is_file():
         raise ValueError(
             f"there is no mesh file {config.initial_mesh!r}: give --mesh the path of a .glb, .gltf, .obj, .ply or .stl file"
         )
-    mesh, origin = load_mesh(config.initial_mesh, config.up)
+    mesh, origin = load_mesh(config.initial_mesh, config.up, note)
     home = (1.0 / origin.scale, *origin.offset)
     return mesh, replace(config, asset=replace(config.asset, home=home))
 

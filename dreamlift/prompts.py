@@ -87,6 +87,10 @@ class Wording(ABC):
     def phrases(self) -> tuple[str, ...]:
         """All view phrases, V of them."""
 
+    def joined(self, prompt: str, phrase: str) -> str:
+        """The prompt with a view phrase."""
+        return _joined(prompt, phrase)
+
     @abstractmethod
     def weights(self, azimuth: float, elevation: float) -> dict[str, float]:
         """Phrases and their weights (sum 1) for a camera (radians); the embeddings of several phrases are interpolated."""
@@ -96,23 +100,52 @@ class Wording(ABC):
         """Perp-Neg's negative phrases with weights <= 0; the same phrases, in the same order, for every camera."""
 
 
+Decay = tuple[float, float, float]
+"""a, b, c of the shifted exponential decay ``a exp(-b r) + c`` (threestudio's ``shifted_expotional_decay``)."""
+
+
+def _decay(parameters: Decay, r: float) -> float:
+    a, b, c = parameters
+    return a * math.exp(-b * r) + c
+
+
 @dataclass(frozen=True)
 class FourViews(Wording):
-    """DreamFusion's phrases, with threestudio's thresholds as defaults."""
+    """DreamFusion's phrases, with threestudio's thresholds as defaults.
+
+    Perp-Neg's weights are threestudio's, ``-(a exp(-b r) + c)`` with its a, b, c as defaults. Between front and side, r is
+    the share of the front view for the negative phrase "front view", and that of the side view for "side view"; between side
+    and back, r is the share of the side view for both.
+    """
 
     front_deg: float = 45.0  # azimuth below which the view is "front view", degrees on either side of the front
     back_deg: float = 45.0  # angle from the back below which the view is "back view", degrees on either side
     overhead_deg: float = 60.0  # elevation above which the view is "overhead view", degrees
-    perp_neg: float = 0.0  # strength of Perp-Neg, at least 0; 0: off; 1: the paper's
+    blend: bool = False  # true: interpolate the embeddings of the two nearest phrases, as Perp-Neg does; false: the nearest
+    before: bool = False  # true: "front view of PROMPT" (SJC); false: "PROMPT, front view"
+    perp_neg: float = 0.0  # factor on Perp-Neg's weights, at least 0; 0: off; 1: threestudio's
+    perp_neg_front_side: Decay = (4.0, 0.5, -2.426)  # a, b, c of "front view" between front and side
+    perp_neg_side_front: Decay = (4.0, 0.5, -2.426)  # a, b, c of "side view" between front and side
+    perp_neg_side_back: Decay = (1.0, 0.5, -0.606)  # a, b, c of "side view" between side and back
+    perp_neg_front_back: Decay = (1.0, 0.5, 0.967)  # a, b, c of "front view" between side and back
+
+    def __post_init__(self) -> None:
+        if self.perp_neg < 0:
+            raise ValueError(f"perp_neg is {self.perp_neg:g}; it must not be negative")
 
     def phrases(self) -> tuple[str, ...]:
         return ("front view", "side view", "back view", "overhead view")
+
+    def joined(self, prompt: str, phrase: str) -> str:
+        if not self.before or not phrase:
+            return super().joined(prompt, phrase)
+        return f"{phrase.replace('back ', 'backside ')} of {prompt}"
 
     def weights(self, azimuth: float, elevation: float) -> dict[str, float]:
         angle = abs(_wrapped_deg(azimuth))
         if math.degrees(elevation) > self.overhead_deg:
             return {"overhead view": 1.0}
-        if self.perp_neg == 0.0:
+        if self.perp_neg == 0.0 and not self.blend:
             word = "front" if angle < self.front_deg else "back" if angle > 180.0 - self.back_deg else "side"
             return {f"{word} view": 1.0}
         # Perp-Neg interpolates the embeddings of the two nearest phrases (its section 4.3).
@@ -125,11 +158,15 @@ class FourViews(Wording):
             return {}
         if math.degrees(elevation) > self.overhead_deg:
             return {"front view": 0.0, "side view": 0.0}
-        # As in the paper, a negative phrase's weight decreases exponentially to 0 at the view that the phrase describes.
+        # A negative phrase's weight decreases exponentially to about 0 at the view that the phrase describes.
         angle = abs(_wrapped_deg(azimuth))
-        front = self.perp_neg * (1.0 - math.exp(-angle / 45.0))
-        side = self.perp_neg * (1.0 - math.exp(-abs(angle - 90.0) / 45.0))
-        return {"front view": -front, "side view": -side}
+        if angle < 90.0:
+            share = 1.0 - angle / 90.0
+            front, side = _decay(self.perp_neg_front_side, share), _decay(self.perp_neg_side_front, 1.0 - share)
+        else:
+            share = 2.0 - angle / 90.0
+            front, side = _decay(self.perp_neg_front_back, share), _decay(self.perp_neg_side_back, share)
+        return {"front view": -self.perp_neg * front, "side view": -self.perp_neg * side}
 
 
 @dataclass(frozen=True)
@@ -200,7 +237,7 @@ class PromptEmbeds(Embeds):
     """The encoded prompt with every combination of a backdrop's words and a view phrase."""
 
     wording: Wording
-    phrases: tuple[str, ...]  # V of them
+    phrases: tuple[tuple[str, str], ...]  # V pairs of a backdrop's words and a view phrase
     prompt: TextStates  # of V prompts
     negative: TextStates  # of the negative prompt
     empty: TextStates | None = None  # of the empty prompt; None if the negative prompt is empty
@@ -233,7 +270,7 @@ class PromptEmbeds(Embeds):
         )  # fmt: skip
 
     def _mix(self, shares: dict[str, float], words: str) -> TextStates:
-        rows = [(self.phrases.index(_joined(words, phrase)), share) for phrase, share in shares.items()]
+        rows = [(self.phrases.index((words, phrase)), share) for phrase, share in shares.items()]
         mixed: list[Any] = [
             None if values is None else sum(share * values[row] for row, share in rows) for values in self.prompt
         ]
@@ -257,8 +294,8 @@ def embed_prompt(
 ) -> PromptEmbeds:  # fmt: skip
     """Encode ``prompt`` with each backdrop's words and every view phrase, and the negative prompt ("" is the empty one)."""
     said = dict.fromkeys(each.words for each in backdrops) or {"": None}
-    phrases = tuple(_joined(words, phrase) for words in said for phrase in wording.phrases())
-    texts = [_joined(prompt, phrase) for phrase in phrases]
+    phrases = tuple((words, phrase) for words in said for phrase in wording.phrases())
+    texts = [wording.joined(_joined(prompt, words), phrase) for words, phrase in phrases]
     others = [negative, ""] if negative else [""]
     embedded = embed_text([*texts, *others])
 

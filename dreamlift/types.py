@@ -231,6 +231,7 @@ class Mesh:
     # (T, T, 3) uint8, linear; green: roughness, blue: metallic, each multiplied by the factor above (glTF)
     metallic_roughness: np.ndarray | None = None
     normal_map: np.ndarray | None = None  # (T, T, 3) uint8, linear, in tangent space with green +y (glTF, OpenGL)
+    double_sided: bool = False  # whether the faces are also seen from behind
 
     def __post_init__(self) -> None:
         vertices, faces = self.vertices, self.faces

@@ -99,6 +99,12 @@ def status_of(folder):
     return strict_json((folder / "run.json").read_text(encoding="utf-8"))
 
 
+def as_killed(folder):
+    """Make a finished run one whose process was killed after its last step, before it said that it was finished."""
+    path = folder / "run.json"
+    path.write_text(json.dumps(status_of(folder) | {"status": "running"}), encoding="utf-8")
+
+
 def checkpoint_of(folder):
     config = load_yaml(Config, (folder / "config.yaml").read_text(encoding="utf-8"))
     return load_latest(folder / "checkpoints", config_hash(config))

@@ -54,7 +54,7 @@ def python(*words, cwd, **more):
         (["generate", "x", "--lod", "9"], 2, "asset: lod is 9; accepted: 1 to 8"),
         (["generate", "x", "--pivot", "top"], 2, "asset.pivot: got 'top', accepted: center | base | mesh"),
         (["generate", "x", "--scale", "0"], 2, "asset: scale is 0; accepted: 0.0001 to 10000 meters, or null"),
-        (["generate", "x", "--format", "glb,fbx"], 2, "unknown format 'fbx'; accepted: glb, obj, ply, stl, usdz"),
+        (["generate", "x", "--format", "glb,fbx"], 2, "unknown format 'fbx'; accepted: glb, obj, ply, stl, 3mf, usdz"),
         (["generate", "x", "--normal-map", "--no-texture"], 2, "mesh: normal_map needs a texture's UVs"),
     ],
 )
@@ -141,7 +141,9 @@ def test_the_folder_of_a_run_is_a_config(cwd, no_steps, stub):
 def test_unknown_formats_are_refused(cwd, capsys, no_steps, stub):
     assert run_main(*generate_words(stub, "run")) == 0
     capsys.readouterr()
-    refused(capsys, cwd, ["export", "run", "--format", "glb,fbx"], "unknown format 'fbx'; accepted: glb, obj, ply, stl, usdz")
+    refused(
+        capsys, cwd, ["export", "run", "--format", "glb,fbx"], "unknown format 'fbx'; accepted: glb, obj, ply, stl, 3mf, usdz"
+    )
     refused(capsys, cwd, ["export", "run", "--faces", "many"], "mesh.faces: got 'many', accepted: a whole number")
     (cwd / "run" / "config.yaml").write_text("seed: 3\n")
     refused(capsys, cwd, ["resume", "run"], "run belongs to another config", "start a new run", code=1)

@@ -1,11 +1,12 @@
 """Texture coordinates and transforms of glTF files: hand-worked numbers, and the extension's own examples."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from gltf_helpers import document, glb, picture
 
-from dreamlift.reading import gltf
-from dreamlift.reading.mesh import load_mesh
+from dreamlift.reading.gltf import read_gltf
 
 SQUARE = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], np.float32)
 SQUARE_UVS = np.array([[0, 1], [1, 1], [1, 0], [0, 0]], np.float32)  # upright: v grows downwards
@@ -52,32 +53,20 @@ LAID = {
 
 
 @pytest.mark.parametrize("name", LAID)
-def test_a_texture_lies_where_its_coordinates_and_transform_say(name, tmp_path):
+def test_a_texture_lies_where_its_coordinates_and_transform_say(name):
     sets, texture, expected = LAID[name]
-    (tmp_path / "a.glb").write_bytes(square(sets, texture, 5123 if name == "whole numbers" else 5126))
-    mesh, origin = load_mesh(tmp_path / "a.glb")
-    at = np.abs(origin.restored(mesh).vertices[:, None] - SQUARE).sum(axis=-1).argmin(axis=1)
-    assert sorted(at) == [0, 1, 2, 3]
-    np.testing.assert_allclose(mesh.uvs, np.asarray(expected)[at], atol=1e-5)
-    assert mesh.base_color is not None
+    data = square(sets, texture, 5123 if name == "whole numbers" else 5126)
+    (part,), _ = read_gltf(data, ".glb", Path("nowhere"))
+    np.testing.assert_allclose(part.vertices, SQUARE)
+    np.testing.assert_allclose(part.uvs, expected, atol=1e-5)
+    assert part.image is not None
 
 
-def test_what_cannot_be_laid_on_as_it_says_is_told(tmp_path):
-    path = tmp_path / "a.glb"
-    path.write_bytes(square([SQUARE_UVS, OTHER], {}, second={"texCoord": 1}))
-    with pytest.warns(UserWarning, match="metallic and roughness picture of material 0 uses other texture coordinates"):
-        assert load_mesh(path)[0].metallic_roughness is not None
+def test_what_cannot_be_laid_on_as_it_says_is_told():
+    (part,), notes = read_gltf(square([SQUARE_UVS, OTHER], {}, second={"texCoord": 1}), ".glb", Path("nowhere"))
+    assert part.surface is not None
+    assert notes == ["the metallic and roughness of material 0 get the texture coordinates of its colours"]
     for transform in ([1], {"offset": 3}, {"scale": [1, "x"]}, {"rotation": 1e9}, {"texCoord": -1}, {"texCoord": True}):
-        path.write_bytes(square([SQUARE_UVS], {"extensions": {TRANSFORM: transform}}))
+        data = square([SQUARE_UVS], {"extensions": {TRANSFORM: transform}})
         with pytest.raises(ValueError, match=r"(KHR_texture_transform|texCoord) of the baseColorTexture of material 0"):
-            load_mesh(path)
-
-
-def test_moving_texture_coordinates_takes_no_more_memory_than_is_accepted(tmp_path, monkeypatch):
-    monkeypatch.setattr(gltf, "MOVED", 7)
-    doc = {"extensions": {TRANSFORM: {"scale": [0.5, 0.5]}}}
-    (tmp_path / "a.glb").write_bytes(square([SQUARE_UVS], doc))
-    load_mesh(tmp_path / "a.glb")
-    monkeypatch.setattr(gltf, "MOVED", 3)
-    with pytest.raises(ValueError, match="transforms the texture coordinates of more than 3 vertices"):
-        load_mesh(tmp_path / "a.glb")
+            read_gltf(data, ".glb", Path("nowhere"))

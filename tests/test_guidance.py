@@ -212,7 +212,7 @@ def test_prompt_embeds_blend_and_carry_negatives():
     assert cond.perp_embeds is not None
     assert cond.perp_weights is not None
     assert cond.perp_embeds.flatten().tolist() == [0.0, 1.0]
-    assert float(cond.perp_weights[0, 0]) == pytest.approx(-(1 - math.exp(-1.0)))
+    assert float(cond.perp_weights[0, 0]) == pytest.approx(-(4 * math.exp(-0.25) - 2.426))
 
 
 def test_the_words_of_a_backdrop_come_before_the_view():
@@ -282,14 +282,14 @@ def test_inversion_follows_the_probability_flow():
 @pytest.mark.parametrize("settings", [{"inversion_steps": 0}, {"eta": 1.0}])
 def test_sdi_without_inversion_is_sds(settings):
     prior, x, cond = ToldPrior(0.4), torch.randn(2, 1, 2, 2, generator=rng(1)).double(), told(2, 0.8)
-    loss = SDI(t_min=0.3, t_max=0.6, **settings)
+    loss = SDI(t_min=0.3, t_max=0.6, weighting="sigma2", mean=False, **settings)
     torch.testing.assert_close(gradient_of(loss, prior, x, cond), gradient_of(SDS(7.5, 0.3, 0.6), prior, x, cond))
 
 
 def test_sdi_is_repeatable_without_a_draw_and_pulls_toward_the_words():
     prior, cond = ToldPrior(0.2), told(1, 0.8)
     x = torch.zeros(1, 1, 2, 2).double()
-    loss = SDI(guidance_scale=1.0, inversion_scale=1.0, eta=0.0, t_min=0.5, t_max=0.5, weighting="x0")
+    loss = SDI(guidance_scale=1.0, inversion_scale=1.0, eta=0.0, t_min=0.5, t_max=0.5, mean=False)
     first = loss(prior, x, cond, 0.0, rng(1), None)
     again = loss(prior, x, cond, 0.0, rng(2), None)
     torch.testing.assert_close(first.x0, again.x0)

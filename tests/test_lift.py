@@ -16,6 +16,7 @@ import torch
 import trimesh
 from lift_helpers import (
     TINY,
+    as_killed,
     checkpoint_of,
     generate_words,
     run_main,
@@ -173,9 +174,11 @@ def test_export_makes_every_format_and_changes_no_setting(cwd, quick, stub, caps
     assert (cwd / "run" / "config.yaml").read_bytes() == kept["config.yaml"]
 
 
-def test_a_finished_run_can_be_resumed_to_the_same_end(cwd, quick, stub):
+def test_a_run_killed_while_it_writes_its_files_comes_to_the_same_end(cwd, quick, stub):
     assert run_main(*generate_words(stub, "run")) == 0
     glb, metrics = (cwd / "run" / "asset.glb").read_bytes(), read_metrics(cwd / "run")
+    as_killed(cwd / "run")
+    (cwd / "run" / "asset.glb").unlink()
     assert run_main("resume", "run") == 0
     assert (cwd / "run" / "asset.glb").read_bytes() == glb
     assert read_metrics(cwd / "run") == metrics
@@ -201,12 +204,14 @@ def test_resume_says_that_the_prior_is_another_one(cwd, quick, tmp_path, capsys)
     prior = save_stub(tmp_path / "prior")
     assert run_main(*generate_words(prior, "run")) == 0
     before = status_of(cwd / "run")["prior_revision"]
+    as_killed(cwd / "run")
     capsys.readouterr()
     assert run_main("resume", "run") == 0
     assert "have changed since" not in capsys.readouterr().err
     weights = prior / "unet" / "diffusion_pytorch_model.safetensors"
     state = load_file(weights)
     save_file({name: value * 1.01 for name, value in state.items()}, weights)
+    as_killed(cwd / "run")
     assert run_main("resume", "run") == 0
     assert "have changed since this run began" in capsys.readouterr().err
     assert status_of(cwd / "run")["prior_revision"] != before
@@ -342,6 +347,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_is_used(cwd, quick, 
     glb = (cwd / "run" / "asset.glb").read_bytes()
     newest = cwd / "run" / "checkpoints" / "step-000006" / "tensors.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1] + b"\xff")
+    as_killed(cwd / "run")
     capsys.readouterr()
     assert run_main("resume", "run") == 0
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: the checkpoint ")]

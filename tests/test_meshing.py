@@ -13,9 +13,10 @@ from mesh_helpers import grid, mesh_of, sphere_sdf, torus_sdf
 
 from dreamlift.cameras import rays_of, turntable
 from dreamlift.meshing import geometry
-from dreamlift.meshing.clean import decimate, remove_floaters, smooth, split_pinches
+from dreamlift.meshing.clean import decimate, remove_floaters, smooth
 from dreamlift.meshing.geometry import is_closed, signed_volume
 from dreamlift.meshing.isosurface import find_threshold, isosurface, surface_of_density, triangle_table
+from dreamlift.meshing.pinches import split_pinches
 from dreamlift.meshing.watertight import is_watertight, weld
 from dreamlift.raster.exact import rasterize
 from dreamlift.texturing.bake import bake, grow, rasterize_uvs

@@ -10,7 +10,7 @@ import pytest
 import torch
 import trimesh
 from big_helpers import first_pipeline
-from lift_helpers import TINY, changed, run_main, save_stub, small_pictures, taught
+from lift_helpers import TINY, as_killed, changed, run_main, save_stub, small_pictures, taught
 from safetensors.torch import save_file
 from test_single_file import text_keys, unet_keys, vae_keys, write
 
@@ -69,6 +69,7 @@ def test_the_prior_of_both_stages_is_located_once_a_run(cwd, stub, looked_up, mo
     words = [f"--{name}={value}" for name, value in SMALL.items()]
     assert run_main("generate", "a red mug", "--prior", stub, "--out", "run", *words) == 0
     assert looked_up == {"locate": 1, "revision_of": 1, "encode_prompts": 1}
+    as_killed(cwd / "run")
     assert run_main("resume", "run") == 0
     assert looked_up == {"locate": 2, "revision_of": 2, "encode_prompts": 2}
     looked_up.clear()

@@ -14,7 +14,8 @@ import torch
 from run_helpers import HASH, names, refused, saved
 
 from dreamlift.prompts import check_prompt
-from dreamlift.runs.run import Run, read_metrics, slugify, stop_signals
+from dreamlift.runs.run import Run, read_metrics, slugify
+from dreamlift.system.signals import stop_signals
 
 
 @pytest.fixture

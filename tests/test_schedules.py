@@ -6,12 +6,13 @@ import sys
 
 import pytest
 
-from dreamlift.schedules import SCHEDULES, Constant, Linear, Piecewise, Sqrt, Switch, value_at
+from dreamlift.schedules import SCHEDULES, Constant, Exponential, Linear, Piecewise, Sqrt, Switch, value_at
 
 EXAMPLES = {
     "constant": Constant(0.98),
     "linear": Linear(0.98, 0.02),
     "piecewise": Piecewise(((0.1, 1.0), (0.6, 3.0), (1.0, 2.0))),
+    "exponential": Exponential(1.0, 0.1, 0.01, 1.0, warm_up=0.1),
     "sqrt": Sqrt(0.98, 0.3),
     "switch": Switch(0.98, 0.5, 0.2),
 }

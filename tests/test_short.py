@@ -172,7 +172,7 @@ def test_files_beside_the_prior_go_to_the_first_teacher():
         ({"guidance.t_maxx": "1"}, "did you mean 'guidance.t_max'?"),
         ({"guidance.scale": "1"}, "did you mean 'guidance.guidance_scale'?"),
         ({"guidence.scale": "1"}, "guidence: unknown name; did you mean 'guidance'?"),
-        ({"stages.1.stepz": "1"}, "stages.1.stepz: unknown name, accepted: steps, cameras"),
+        ({"stages.1.stepz": "1"}, "stages.1.stepz: unknown name, accepted: steps, schedule_steps"),
         ({"stages.1.stepz": "1"}, "did you mean 'stages.1.steps'?"),
         ({"steps": "1", "stages.1.steps": "x"}, "stages.1.steps: got 'x'"),
         ({"prior": "x", "prior.name": "y"}, "prior.name: 'prior' is given both as a whole and in parts"),

@@ -351,8 +351,8 @@ def test_regularizers_by_hand():
     ring = torch.tensor([[math.cos(k), math.sin(k), 0.0] for k in np.arange(6) * math.pi / 3], dtype=torch.float64)
     fan = torch.cat([torch.tensor([[0.0, 0, 0.3]], dtype=torch.float64), ring])
     spokes = torch.tensor([[0, k] for k in range(1, 7)])
-    # The middle is 0.3 away from its neighbours' mean; each of the others has the middle alone.
-    want = (0.3 + 6 * math.sqrt(1 + 0.09)) / 7
+    # The sum of the middle's six edges is 6 x 0.3 long; each of the others has the edge to the middle alone.
+    want = (6 * 0.3 + 6 * math.sqrt(1 + 0.09)) / 7
     assert float(laplacian(fan, spokes)) == pytest.approx(want)
 
 

@@ -130,7 +130,7 @@ class Learnt(GaussianPrior):
     def predict_noise(self, x_t, t, cond, guidance_scale=1.0):
         return self.noise_by(self.network, x_t, t)
 
-    def adapted(self, rank, targets, rng):
+    def adapted(self, rank, targets, rng, camera_input="angles"):
         return LearntWithLora(self, LoRA(self.network, rank, targets, rng))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,19 +18,21 @@ from dreamlift.system.text import MAX_MESSAGE, one_line
 SETTINGS = {
     "negative": "negative", "preset": "", "prior": "prior.name", "prior_config": "prior.settings",
     "camera_conditioning": "prior.camera_conditioning", "linear_encoder": "prior.linear_encoder", "mesh": "initial_mesh",
-    "up": "up", "photos": "photos", "seed": "seed", "particles": "particles", "steps": "steps", "show": "show",
+    "up": "up", "photos": "photos", "seed": "seed", "particles": "particles", "steps": "steps",
+    "schedule_steps": "schedule_steps", "show": "show",
     "weight": "weight", "photometric": "photometric", "backdrops": "backdrops",
     "device": "device", "engine": "engine", "checkpoint_every": "checkpoint_every", "keep_checkpoints": "keep_checkpoints",
 }  # fmt: skip
 # Options of generate and export for the output files, and flags with the values that they set.
 FILES = {
     "faces": "mesh.faces", "texture_size": "mesh.texture_size", "format": "asset.formats", "scale": "asset.scale",
-    "pivot": "asset.pivot", "lod": "asset.lod",
+    "print_size": "asset.print_size", "pivot": "asset.pivot", "splats_axes": "asset.splats_axes", "lod": "asset.lod",
 }  # fmt: skip
 FILE_FLAGS = {
     "watertight": ("mesh.watertight", "true"), "no_texture": ("mesh.texture", "false"),
     "normal_map": ("mesh.normal_map", "true"),
 }  # fmt: skip
+UNITS = {"mm": 1.0, "cm": 10.0, "in": 25.4}  # millimetres of each
 EXAMPLES = """examples:
   dreamlift generate "a red mug"
   dreamlift generate "a blue chair" --seed 3 --steps 600 --out chair
@@ -92,8 +95,9 @@ def build_parser() -> Parser:
         return made
 
     _add_generate(verb("generate", "make a textured GLB from a prompt", epilog=EXAMPLES))
-    again = verb("resume", "continue a run that was stopped")
+    again = verb("resume", "continue a run that was stopped, or give a run more steps")
     again.add_argument("run", type=Path, help="the run's folder")
+    again.add_argument("--steps", type=int, metavar="N", help="steps of the last stage; its schedules keep their length")
     export = verb("export", "mesh a run's last checkpoint again, in one or several formats")
     export.add_argument("run", type=Path, help="the run's folder")
     _add_files(export)
@@ -166,6 +170,7 @@ def _add_generate(make: Parser) -> None:
         help="a textual inversion (.safetensors); its name in the prompt is the file's stem; may be repeated",
     )  # fmt: skip
     _setting(how, "steps", "optimization steps of the first stage")
+    _setting(how, "schedule_steps", "steps of it after which all schedules keep their last values (default: all its steps)")
     _setting(how, "show", "what the prior is given: color, normal, or place (coordinates of the surface)")
     _setting(how, "weight", "factor on the loss of the first teacher")
     _setting(how, "photometric", "compare renders with the photos: its settings as a mapping; {} for the defaults")
@@ -197,11 +202,14 @@ def _add_files(group: Any) -> None:
     """Add the options of generate and export for the output files."""
     told = {
         "faces": "largest number of triangles (default: 10000)", "texture_size": "texels per side (default: 1024)",
-        "format": "formats, separated by commas: glb, obj, ply, stl, usdz (default: glb)",
-        "scale": "length of the longest side in meters (default: 1)",
+        "format": "formats, separated by commas: glb, obj, ply, stl, 3mf, usdz (default: glb)",
+        "scale": "length of the longest side in meters (default: 1); STL and 3MF have --print-size instead",
+        "print_size": "longest side in STL and 3MF, which have z up: 80mm, 8cm or 3in (default: 100mm)",
         "pivot": "origin of the file: center (default), base, or mesh (as in the file of --mesh)",
+        "splats_axes": "axes of splats.ply: y-up (default), or y-down for viewers of trained scenes (docs/assets.md)",
         "lod": "levels of detail, each with half the faces of the previous one (default: 1)",
-        "watertight": "close all holes", "no_texture": "vertex colors instead of UVs and textures",
+        "watertight": "close all holes in every format (default: in STL and 3MF)",
+        "no_texture": "vertex colors instead of UVs and textures",
         "normal_map": "bake the normals of the mesh before decimation into a normal map",
     }  # fmt: skip
     for name in FILES:
@@ -216,7 +224,21 @@ def file_settings(arguments: argparse.Namespace) -> dict[str, str]:
     if "asset.formats" in given:
         names = [name.strip().lower() for name in given["asset.formats"].split(",")]
         given["asset.formats"] = json.dumps([name for name in names if name])
+    if "asset.print_size" in given:
+        given["asset.print_size"] = in_millimeters(given["asset.print_size"])
     return given | {target: value for name, (target, value) in FILE_FLAGS.items() if getattr(arguments, name)}
+
+
+def in_millimeters(length: str) -> str:
+    """The number of millimetres of a length such as 80mm, 8cm, 3.2in or 80; "null" is unchanged.
+
+    Raises:
+        ValueError: another form.
+    """
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?(mm|cm|in)?", length.strip().lower())
+    if match is None and length.strip() != "null":
+        raise ValueError(f"--print-size is {length[:40]!r}; accepted: a length such as 80mm, 8cm or 3in, or null")
+    return length if match is None else f"{float(match[1]) * UNITS[match[2] or 'mm']:.9g}"
 
 
 def run_settings(arguments: argparse.Namespace) -> dict[str, str]:

@@ -10,6 +10,7 @@ from dreamlift.export.glb import save_glb
 from dreamlift.export.obj import save_obj
 from dreamlift.export.ply import save_ply
 from dreamlift.export.stl import save_stl
+from dreamlift.export.threemf import save_3mf
 from dreamlift.export.usd import check_usd, save_usdz
 from dreamlift.types import Mesh
 
@@ -22,6 +23,7 @@ EXPORTERS: dict[str, Exporter] = {
     "obj": save_obj,
     "ply": save_ply,
     "stl": save_stl,
+    "3mf": save_3mf,
     "usdz": save_usdz,
 }
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from dreamlift.color import linear_to_srgb, srgb_to_linear
 from dreamlift.export.placement import Placement
-from dreamlift.meshing.geometry import with_normals
+from dreamlift.meshing.geometry import is_open, row_numbers, with_normals
 from dreamlift.meshing.tangents import vertex_tangents
 from dreamlift.system.files import atomic_write_bytes
 from dreamlift.types import Mesh
@@ -87,6 +87,8 @@ def _material(mesh: Mesh) -> dict[str, Any]:
     place = {name: {"index": i} for i, name in enumerate(present)}
     surface: dict[str, Any] = {"metallicFactor": float(mesh.metallic), "roughnessFactor": float(mesh.roughness)}
     material: dict[str, Any] = {"name": "baked", "pbrMetallicRoughness": surface}
+    if mesh.double_sided or is_open(row_numbers(mesh.vertices)[mesh.faces]):
+        material["doubleSided"] = True  # or the inner side of an open surface would not be drawn
     if "base_color" in place:
         surface["baseColorTexture"] = place["base_color"]
     if "metallic_roughness" in place:
@@ -235,6 +237,6 @@ def _appearance(found: Any) -> dict[str, Any]:
     # glTF's default is 1.
     factors = {"metallic": getattr(material, "metallicFactor", None), "roughness": getattr(material, "roughnessFactor", None)}
     return {
-        "uvs": uvs, "vertex_colors": colors, **textures,
+        "uvs": uvs, "vertex_colors": colors, **textures, "double_sided": bool(getattr(material, "doubleSided", False)),
         **{name: 1.0 if value is None else float(value) for name, value in factors.items()},
     }  # fmt: skip

@@ -1,6 +1,7 @@
-"""Position and size of an asset in its files: file = scale * world + offset, with the axes unchanged.
+"""Position and size of an asset in its files: file = scale * world + offset, with the axes unchanged. Files for printers have
+their own size and axes (:mod:`dreamlift.export.printing`).
 
-The vertices themselves are transformed when a file is saved. A node transform would work in a GLB, but PLY, STL and OBJ have
+The vertices themselves are transformed when a file is saved. A node transform would work in a GLB, but PLY and OBJ have
 no nodes, and engines treat a node's scale differently (as a factor on the object, or not at all if only the mesh is used).
 The numbers are stored in the GLB's extras, so that a file can be compared with its scene in the scene's coordinates.
 """

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
 
 from dreamlift.export import EXPORTERS, check_formats
 from dreamlift.export.placement import Pivot, Placement, place
@@ -15,9 +18,12 @@ MAX_LOD = 8
 class Files:
     """The files that are written at the end of a run."""
 
-    formats: tuple[str, ...] = ("glb",)  # file formats: glb, obj, ply, stl, usdz; a run writes the GLB in any case
-    scale: float | None = 1.0  # length of the longest side, meters, 0.0001 to 10000; null: the scene's units
+    formats: tuple[str, ...] = ("glb",)  # file formats: glb, obj, ply, stl, 3mf, usdz; a run writes the GLB in any case
+    # length of the longest side, meters, 0.0001 to 10000; null: the scene's units; STL and 3MF have print_size instead
+    scale: float | None = 1.0
+    print_size: float | None = 100.0  # longest side in STL and 3MF, millimeters, 0.1 to 10000; null: that of the other files
     pivot: Pivot = "center"  # origin of the file: center or base of the bounding box; mesh: as in the file of --mesh
+    splats_axes: Literal["y-up", "y-down"] = "y-up"  # axes of splats.ply: y-up (as the GLB) or y-down (as trained scenes)
     lod: int = 1  # levels of detail, 1 to 8; each has half the faces and half the texture size of the previous one
     # set by the run: placement of the initial mesh, as its file's units per world unit, and the world origin in its file
     home: tuple[float, float, float, float] | None = None
@@ -29,6 +35,8 @@ class Files:
             raise ValueError(f"{what}; accepted: {', '.join(EXPORTERS)}")
         if self.scale is not None and not 1e-4 <= self.scale <= 1e4:
             raise ValueError(f"scale is {self.scale:g}; accepted: 0.0001 to 10000 meters, or null")
+        if self.print_size is not None and not 0.1 <= self.print_size <= 1e4:
+            raise ValueError(f"print_size is {self.print_size:g}; accepted: 0.1 to 10000 millimeters, or null")
         if not 1 <= self.lod <= MAX_LOD:
             raise ValueError(f"lod is {self.lod}; accepted: 1 to {MAX_LOD}")
 
@@ -49,3 +57,10 @@ class Files:
         self.check()
         assert self.home is not None
         return Placement(self.home[0], self.home[1:])
+
+    def printed(self, mesh: Mesh) -> float:
+        """The longest side, in millimetres, of ``mesh`` in files for printers."""
+        if self.print_size is not None:
+            return self.print_size
+        used = mesh.vertices[np.unique(mesh.faces)]
+        return 1000 * self.place(mesh).scale * float(np.ptp(used, axis=0).max())

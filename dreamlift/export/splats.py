@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from dreamlift.types import EmptySceneError, Splats
 MAX_HEADER = 1 << 16  # bytes
 MAX_SPLATS = 50_000_000
 HIGHER = (0, 3, 8, 15)  # coefficients above the first, for degrees 0 to 3
+# Sign of each higher harmonic where y and z change theirs: -1 for polynomials that are odd in y and z together.
+TURNED = (-1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1)
 LARGEST = 1e6  # largest absolute value: its square is finite in float32
 TYPES = {
     "char": "i1", "uchar": "u1", "short": "<i2", "ushort": "<u2", "int": "<i4", "uint": "<u4", "float": "<f4", "double": "<f8",
@@ -50,6 +53,18 @@ def save_splats(splats: Splats, path: str | os.PathLike[str], extras: Mapping[st
     assert rows.shape[1] == len(names)
     elements = [f"element vertex {count}", *(f"property float {name}" for name in names)]
     atomic_write_bytes(path, ply_header(elements, extras) + rows.tobytes())
+
+
+def turned_over(splats: Splats) -> Splats:
+    """The Gaussians turned by 180 degrees about x: from +y up, front on +z, to -y up, front on -z.
+
+    These are the axes of a camera that sees the front (COLMAP's: +y down, +z forward), as in most trained scenes.
+    """
+    w, x, y, z = splats.quats.T
+    turned = np.stack([-x, w, -z, y], axis=1)  # the product of (0, 1, 0, 0) and the quaternion
+    higher = splats.shN * np.array(TURNED, np.float32)[: splats.shN.shape[1], None]
+    flip = np.array([1, -1, -1], np.float32)
+    return replace(splats, means=splats.means * flip, quats=turned.astype(np.float32), shN=higher.astype(np.float32))
 
 
 def column_names(higher: int) -> list[str]:

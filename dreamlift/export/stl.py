@@ -1,7 +1,7 @@
 """Binary STL: triangles without attributes, for slicers and CAD (Bourke's copy of the StereoLithography specification,
 https://paulbourke.net/dataformats/stl/: 80 bytes of header, a count, and 50 bytes per triangle).
 
-STL defines neither units nor axes. As in the other formats, coordinates are in metres with +y up.
+STL defines neither units nor axes; slicers take millimetres and +z up (:mod:`dreamlift.export.printing`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from dreamlift.system.files import atomic_write_bytes
 from dreamlift.types import Mesh
 
 # The header must not begin with "solid", by which readers recognise the text form.
-HEADER = b"dreamlift, binary STL, metres, +y up"
+HEADER = b"dreamlift, binary STL, millimetres, +z up"
 RECORD = np.dtype([("normal", "<f4", (3,)), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 
 
 def save_stl(mesh: Mesh, path: str | Path, extras: Mapping[str, Any] | None = None) -> None:
-    """Write the triangles of ``mesh``. The format stores neither colours nor ``extras``.
+    """Write the triangles of ``mesh``, whose coordinates are millimetres with +z up.
+
+    The format stores neither colours nor ``extras``.
 
     Raises:
         OSError: the file cannot be written; an old one is intact.

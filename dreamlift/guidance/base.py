@@ -18,8 +18,8 @@ from dreamlift.priors.base import Prior
 from dreamlift.schedules import Schedule, value_at
 from dreamlift.types import Conditioning, GuidanceOutput
 
-Weighting = Literal["sigma2", "uniform", "alpha_sigma", "x0"]
-"""w(t), the weight of (eps_hat - eps): sigma^2 (DreamFusion), 1, alpha sigma, or sigma / alpha.
+Weighting = Literal["sigma2", "uniform", "alpha_sigma", "alpha_sigma2", "x0"]
+"""w(t), the weight of (eps_hat - eps): sigma^2 (DreamFusion), 1, alpha sigma, alpha sigma^2 (Fantasia3D), or sigma / alpha.
 
 With the last one the gradient equals x - x0_hat.
 """
@@ -154,6 +154,8 @@ def weight_of(weighting: Weighting, alpha: Tensor, sigma: Tensor) -> Tensor:
         return sigma.square()
     if weighting == "alpha_sigma":
         return alpha * sigma
+    if weighting == "alpha_sigma2":
+        return alpha * sigma.square()
     if weighting == "x0":
         return sigma / alpha.clamp_min(1e-4)
     return torch.ones_like(alpha)

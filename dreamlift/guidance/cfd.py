@@ -95,16 +95,16 @@ class NoiseField(nn.Module):
 
 @dataclass(frozen=True)
 class CFD(Guidance):
-    """Defaults follow the authors' first stage with Stable Diffusion: CFG 75 (76 here), decreasing t, a gamma that falls early
+    """Defaults follow the authors' first stage with Stable Diffusion: CFG 70 (71 here), decreasing t, a gamma that falls
     to nearly 0, and gradients normalised per picture (as in DMD, Yin et al. 2023, https://arxiv.org/abs/2311.18828)."""
 
     shared: ClassVar[bool] = False  # with one noise field, all particles would follow the same trajectory
 
-    guidance_scale: float = 76.0  # s in uncond + s (cond - uncond), at least 0; CFD: 75 as cond + s (cond - uncond)
+    guidance_scale: float = 71.0  # s in uncond + s (cond - uncond), at least 0; CFD: 70 as cond + s (cond - uncond)
     t_min: float | Schedule = FALL  # smallest diffusion time, in [0, t_max]; CFD: equal to t_max, so t is not random
     t_max: float | Schedule = FALL  # largest diffusion time, in [t_min, 1]; CFD: 0.98 falling to 0.212
-    # share of the noise's variance that each step redraws, in [0, 1]; 0: fixed noise; CFD: 0.0199 falling to 0.0002
-    gamma: float | Schedule = field(default=Linear(0.0199, 0.0002, 0.1, 0.2))
+    # share of the noise's variance that each step redraws, in [0, 1]; 0: fixed noise; CFD: 0.01 falling to 0.0001
+    gamma: float | Schedule = field(default=Linear(0.01, 0.0001, 0.2, 0.4))
     rows: int = 160  # rows of noise cells on the sphere, each with 3 rows cells; at least 1
     weighting: Weighting = "x0"  # w(t): sigma^2, 1, alpha sigma, or sigma / alpha (x0); without effect if normalize is on
     normalize: bool = True  # divide each picture's gradient by the mean of its absolute values, as the authors do

@@ -3,11 +3,14 @@
     grad_x L_ISM = E_t [ w(t) (eps_hat(x_t; y, t) - eps_hat(x_s; s)) ],   s = t - delta
 
 x_s is the DDIM inversion of x with the empty prompt, and x_t is one further inversion step. The noise is therefore a function
-of the render instead of a random draw. With ``stride`` 0, x_s is alpha_s x + sigma_s eps with random eps, as in SDS.
+of the render instead of a random draw. The inversion's times are the multiples of ``stride`` below s, and s itself, as in
+the authors' code; it starts at t = 0.02 without noise, theirs at t = 0 with the noise of the first training timestep (sigma
+0.03 in Stable Diffusion). With ``stride`` 0, x_s is alpha_s x + sigma_s eps with random eps, as in SDS.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -25,7 +28,7 @@ from dreamlift.guidance.base import (
     weight_of,
     without_negative,
 )
-from dreamlift.guidance.inversion import LOWEST, ddim_step, invert
+from dreamlift.guidance.inversion import LOWEST, ddim_step
 from dreamlift.priors.base import Prior
 from dreamlift.schedules import Linear, Schedule, value_at
 from dreamlift.types import Conditioning, GuidanceOutput
@@ -70,4 +73,8 @@ class ISM(Guidance):
         if self.stride == 0.0:
             alpha, sigma = prior.schedule(s)
             return alpha * latents + sigma * fresh
-        return invert(prior, latents, cond, s, max(1, round(float(s.max()) / self.stride)), 0.0)
+        x, now = latents, torch.full_like(s, LOWEST).minimum(s)
+        for step in range(1, math.ceil(float(s.max()) / self.stride - 1e-6) + 1):
+            then = torch.full_like(s, step * self.stride).minimum(s).maximum(now)
+            x, now = ddim_step(prior, x, cond, now, then, 0.0)[0], then
+        return x

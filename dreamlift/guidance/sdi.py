@@ -4,12 +4,13 @@
 
 kappa is not drawn but inferred: it is the noise from which DDIM would produce x, found by DDIM inversion of x. SDS is DDIM with
 kappa replaced by a random draw at every step, which blurs the result. Here kappa may be mixed with random noise (eta).
-With no inversion steps this is SDS.
+With no inversion steps, and with the sum for the mean, this is SDS. The authors' loss is the mean of
+0.5 (x - x0_hat)^2 over the values of the latents, so its gradient is x - x0_hat (w = sigma / alpha) over their number.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,7 +38,8 @@ class SDI(Guidance):
     eta: float = 0.06  # share of kappa's variance that is redrawn, in [0, 1] (not threestudio's eta)
     t_min: float | Schedule = FALL  # smallest diffusion time, in [0, t_max]; SDI: 0.98 falling to 0.25
     t_max: float | Schedule = FALL  # largest diffusion time, in [t_min, 1]; SDI: equal to t_min
-    weighting: Weighting = "sigma2"  # w(t): sigma^2 (SDI), 1, alpha sigma, or sigma / alpha (x0)
+    weighting: Weighting = "x0"  # w(t): sigma^2, 1, alpha sigma, or sigma / alpha (x0); SDI: x0
+    mean: bool = True  # divide the gradient by the number of values of a picture's latents (SDI); false: as in other losses
     clip_x0: float | None = None  # largest |x0_hat|; 1 for pixel priors, null for latents
     clip_rms: float | None = None  # largest root mean square of one picture's gradient; null: no limit
 
@@ -55,9 +57,10 @@ class SDI(Guidance):
         fresh = draw_noise(latents, rng)
         with torch.no_grad():
             noise = self.find_noise(prior, latents, cond, t, fresh)
-        return noise_residual_loss(
+        out = noise_residual_loss(
             prior, latents, cond, t, noise, self.guidance_scale, self.weighting, self.clip_x0, self.clip_rms
         )  # fmt: skip
+        return replace(out, loss=out.loss / latents[0].numel()) if self.mean else out
 
     def find_noise(self, prior: Prior, latents: Tensor, cond: Conditioning, t: Tensor, fresh: Tensor) -> Tensor:
         """kappa ``(B, C, h, w)`` of ``latents (B, C, h, w)`` at ``t (B,)``: the inverted noise, mixed with ``fresh`` noise."""

@@ -28,7 +28,7 @@ from dreamlift.guidance.base import (
     weight_of,
 )
 from dreamlift.priors.base import Adapted, Prior
-from dreamlift.priors.lora.lora import Targets
+from dreamlift.priors.lora.lora import CameraInput, Targets
 from dreamlift.schedules import Schedule, Switch, value_at
 from dreamlift.types import Conditioning, GuidanceOutput
 
@@ -66,6 +66,8 @@ class VSD(Guidance):
     weighting: Weighting = "sigma2"  # w(t): sigma^2 (ProlificDreamer), 1, alpha sigma, or sigma / alpha (x0)
     rank: int = 4  # rank of the LoRA, at least 1
     targets: Targets = "attention"  # weights that the LoRA adapts
+    # camera of the LoRA, for priors without a camera input: azimuth and elevation, or the camera's matrix (threestudio)
+    camera_input: CameraInput = "angles"
     lora_lr: float = 1e-4  # learning rate of the LoRA, positive; ProlificDreamer: 1e-4
     lora_target: Literal["eps", "v"] = "eps"  # quantity in which the LoRA's error is measured: noise or velocity
     lora_t: Literal["all", "taught"] = "all"  # times of the LoRA's training: all in [0, 1] (ProlificDreamer), or t_min to t_max
@@ -81,7 +83,7 @@ class VSD(Guidance):
             raise ValueError(f"camera_dropout is {self.camera_dropout:g}; accepted: 0 to 1")
 
     def init(self, prior: Prior, rng: torch.Generator) -> Variational:
-        return Variational(prior.adapted(self.rank, self.targets, rng), self.lora_lr)
+        return Variational(prior.adapted(self.rank, self.targets, rng, self.camera_input), self.lora_lr)
 
     def __call__(
         self, prior: Prior, latents: Tensor, cond: Conditioning, progress: float, rng: torch.Generator, state: Variational

@@ -22,6 +22,7 @@ from dreamlift.meshing.geometry import (
     is_closed,
     signed_volume,
 )
+from dreamlift.meshing.pinches import cancel_doubled, part_copies, split_pinches
 from dreamlift.types import Mesh
 
 # A face below this share of the squared size of the mesh is degenerate: its normal is rounding noise in float32.
@@ -97,39 +98,19 @@ def _decimated_once(mesh: Mesh, faces: int) -> Mesh:
         points, triangles = found[0], found[1]
         if len(triangles) == 0 or not np.isfinite(points).all():
             continue
+        if closed:
+            triangles = cancel_doubled(triangles)
+        if len(triangles) == 0:
+            continue
         vertices, kept, _ = compact(points.astype(np.float32), triangles)
-        if closed and not is_closed(kept):
-            vertices, kept = split_pinches(vertices, kept)
+        parted, renumbered = split_pinches(vertices, kept)
+        if len(parted) > len(vertices):
+            vertices, kept = part_copies(parted, renumbered), renumbered
         if len(kept) < len(best.faces) and _is_sound(vertices, kept, closed, volume):
-            best = Mesh(vertices, kept, metallic=mesh.metallic, roughness=mesh.roughness)
+            best = Mesh(vertices, kept, metallic=mesh.metallic, roughness=mesh.roughness, double_sided=mesh.double_sided)
         if len(best.faces) <= faces:
             break
     return best
-
-
-def split_pinches(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices ``(V', 3)`` and faces ``(F, 3)`` where each fan of faces around a point has a vertex of its own.
-
-    Decimation can make two sheets touch along an edge, which then has four faces. Faces around a vertex belong to one fan
-    if manifold edges (two faces, one in each direction) connect them. Afterwards, touching sheets share no vertex.
-    """
-    count = len(faces)
-    corner = np.arange(3 * count).reshape(count, 3)
-    start, end = corner.ravel(), corner[:, [1, 2, 0]].ravel()  # the corners of each half-edge
-    a, b = faces.ravel()[start].astype(np.int64), faces.ravel()[end].astype(np.int64)
-    _, edge, uses = np.unique(np.minimum(a, b) * len(vertices) + np.maximum(a, b), return_inverse=True, return_counts=True)
-    order = np.argsort(edge, kind="stable")
-    first = np.cumsum(uses) - uses
-    pairs = first[uses == 2]
-    one, other = order[pairs], order[pairs + 1]
-    opposite = a[one] == b[other]
-    one, other = one[opposite], other[opposite]
-    links = np.concatenate([np.stack([start[one], end[other]], 1), np.stack([end[one], start[other]], 1)])
-    # face_components takes triangles: a link is a triangle with one corner twice, and each corner is linked to itself.
-    alone = corner.reshape(-1, 1).repeat(3, axis=1)
-    fans = face_components(np.concatenate([alone, links[:, [0, 1, 1]]]), 3 * count)[: 3 * count]
-    _, chosen, renamed = np.unique(fans, return_index=True, return_inverse=True)
-    return vertices[faces.ravel()[chosen]], renamed.reshape(count, 3).astype(faces.dtype)
 
 
 def smooth(mesh: Mesh, iterations: int = 10, shrink: float = 0.5, inflate: float = -0.53) -> Mesh:

@@ -7,10 +7,12 @@ Feature Extraction for 2D/3D Objects in Mesh Representation", equation 5, https:
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dreamlift.types import Mesh
+if TYPE_CHECKING:  # torch comes with it, which the process that reads a user's mesh does not load
+    from dreamlift.types import Mesh
 
 
 def area_vectors(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -61,6 +63,18 @@ def is_closed(faces: np.ndarray) -> bool:
     return bool((forward[1:] != forward[:-1]).all() and (forward == backward).all())
 
 
+def is_open(faces: np.ndarray) -> bool:
+    """True if the surface has a border: a directed edge that does not occur as often in the other direction.
+
+    A closed surface with faces of both sides, or in two copies, is not open. Vertices at the same position must have the same
+    index.
+    """
+    edges = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).astype(np.int64)
+    base = int(faces.max()) + 1
+    forward, backward = np.sort(edges[:, 0] * base + edges[:, 1]), np.sort(edges[:, 1] * base + edges[:, 0])
+    return bool((forward != backward).any())
+
+
 def face_components(faces: np.ndarray, count: int) -> np.ndarray:
     """The connected part of each face, ``(F,)`` int64 numbered from 0; faces that share a vertex are connected.
 
@@ -79,6 +93,17 @@ def face_components(faces: np.ndarray, count: int) -> np.ndarray:
         if (new == label).all():
             return np.unique(label[faces[:, 0]], return_inverse=True)[1]
         label = new
+
+
+def row_numbers(values: np.ndarray) -> np.ndarray:
+    """The rank of each row of ``values (N, C)`` among the distinct ones, ``(N,)`` int64."""
+    # Column by column, which is faster than np.unique of rows.
+    number = np.zeros(len(values), np.int64)
+    for column in values.T:
+        found, place = np.unique(column, return_inverse=True)
+        if len(found) > 1:
+            number = np.unique(number * len(found) + place, return_inverse=True)[1]
+    return number
 
 
 def compact(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamlift.meshing.clean import split_pinches
 from dreamlift.meshing.geometry import area_vectors, compact, face_components, face_volumes, is_closed
 from dreamlift.meshing.isosurface import isosurface
 from dreamlift.meshing.nearest import cover
+from dreamlift.meshing.pinches import part_copies, split_pinches
 from dreamlift.types import Mesh
 
 SMALL_HOLE = 0.1  # extent of the holes that are filled by default, as a share of the mesh's longest side
@@ -38,7 +38,8 @@ def weld(mesh: Mesh) -> Mesh:
         EmptySceneError: no triangle is left.
     """
     vertices, faces = _welded(mesh)
-    return Mesh(vertices.astype(np.float32), faces, metallic=mesh.metallic, roughness=mesh.roughness)
+    return Mesh(vertices.astype(np.float32), faces, metallic=mesh.metallic, roughness=mesh.roughness,
+                double_sided=mesh.double_sided)  # fmt: skip
 
 
 def _welded(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
@@ -80,6 +81,7 @@ def fill_holes(mesh: Mesh, largest: float = SMALL_HOLE) -> Mesh:
         return mesh
     vertices = np.concatenate([vertices, np.reshape(extra_points, (-1, 3))]).astype(np.float32)
     faces = np.concatenate([faces, *extra_faces]).astype(np.int32)
+    vertices = part_copies(vertices, faces)
     return Mesh(vertices, faces, metallic=mesh.metallic, roughness=mesh.roughness)
 
 
@@ -105,7 +107,8 @@ def boundary_loops(faces: np.ndarray) -> list[np.ndarray]:
 
 
 def make_watertight(mesh: Mesh, resolution: int = 128) -> Mesh:
-    """A closed mesh of the same surface; only geometry is kept.
+    """A closed mesh of the same surface; only geometry is kept. Each edge has two faces even after vertices at the same
+    position are merged.
 
     If filling every hole gives valid solids, the rest of the surface is unchanged. Otherwise it is rebuilt by
     :func:`remesh` on a grid of ``resolution`` points along the longest side.
@@ -115,7 +118,7 @@ def make_watertight(mesh: Mesh, resolution: int = 128) -> Mesh:
     """
     welded = weld(mesh)
     if is_closed(welded.faces):
-        return welded
+        return replace(welded, vertices=part_copies(welded.vertices, welded.faces))
     filled = fill_holes(welded, largest=np.inf)
     return filled if _is_solid(filled, len(welded.faces)) else remesh(welded, resolution)
 

@@ -44,7 +44,7 @@ FANTASIA3D = toy(
         FIELD,
         scene=replace(MESH.scene, resolution=32, sdf_lr=0.15, redistance=20),
         lighting=Lighting(0.5, 0.3),
-        weights=Weights(normal_consistency=Linear(300.0, 3000.0, 0.5, 1.0), laplacian=Linear(100.0, 1000.0, 0.5, 1.0)),
+        weights=Weights(normal_consistency=Linear(300.0, 3000.0, 0.5, 1.0), laplacian=Linear(16.5, 165.0, 0.5, 1.0)),
         adam=Adam(lr_scale=Linear(1.0, 0.1)),
     ),
     replace(

@@ -68,7 +68,7 @@ MESH = Lift(
         sdf_lr=0.01, deform_lr=0.01,
     ),
     teachers=(Teacher(None, SDS(7.5, 0.02, 0.5, weighting="x0", clip_x0=1.0), WORDS),),
-    weights=Weights(normal_consistency=3000.0, laplacian=1000.0),
+    weights=Weights(normal_consistency=3000.0, laplacian=165.0),
 )  # fmt: skip
 """A mesh stage at low noise, for smooth surfaces and sharp edges (Magic3D's second stage)."""
 
@@ -105,7 +105,8 @@ TOYS: dict[str, Preset] = {
     "sjc-toy": Preset(toy(field(SJC(7.5, True, T_MIN, T_MAX))), "Wang et al. 2022", "score Jacobian chaining"),
     "rfds-toy": Preset(toy(field(RFDS(7.5, T_MIN, T_MAX))), "Yang et al. 2024", "rectified-flow distillation"),
     "sdi-toy": Preset(
-        toy(field(SDI(7.5, 0.0, 5, 0.6, T_MIN, T_MAX, "x0", clip_x0=1.0))), "Lukoianov et al. 2024", "noise by inversion"
+        toy(field(SDI(7.5, 0.0, 5, 0.6, T_MIN, T_MAX, "x0", mean=False, clip_x0=1.0))),
+        "Lukoianov et al. 2024", "noise by inversion",
     ),
     "luciddreamer-toy": Preset(
         toy(field(ISM(7.5, 0.05, 0.3, 0.02, Linear(0.98, 0.5, 0.0, 0.3), "x0"))), "Liang et al. 2023", "interval score matching"

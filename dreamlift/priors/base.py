@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.engine import Engine, UsedEngine
-from dreamlift.priors.lora.lora import Targets
+from dreamlift.priors.lora.lora import CameraInput, Targets
 from dreamlift.priors.parts import Parts
 from dreamlift.priors.saving import Memory
 from dreamlift.prompts import Backdrop, Embeds, Wording, embed_prompt
@@ -110,8 +110,10 @@ class Prior(ABC):
         """
 
     @abstractmethod
-    def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
-        """A trainable copy of the prior with a LoRA; its initial predictions equal the unguided prior's.
+    def adapted(self, rank: int, targets: Targets, rng: torch.Generator, camera_input: CameraInput = "angles") -> Adapted:
+        """A trainable copy of the prior with a LoRA of ``rank``, and a camera input, both drawn from ``rng``.
+
+        Its initial predictions equal the unguided prior's; with ``camera_input`` "matrix", those without a camera do nearly.
 
         Raises:
             ValueError: this prior supports no LoRA.

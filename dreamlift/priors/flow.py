@@ -22,7 +22,7 @@ from torch.nn import functional
 from dreamlift.priors.base import Adapted, combine, stack_text
 from dreamlift.priors.choice import NO_OPTIONS, PriorChoice
 from dreamlift.priors.latent import AutoencodedPrior, Autoencoder
-from dreamlift.priors.lora.lora import Targets
+from dreamlift.priors.lora.lora import CameraInput, Targets
 from dreamlift.priors.network import frozen
 from dreamlift.priors.parts import Parts
 from dreamlift.priors.saving import Memory, in_turn, save_memory
@@ -87,7 +87,7 @@ class FlowPrior(AutoencodedPrior):
         velocity = in_turn(ask, (many.to(self.dtype), times, *text), self.micro_batch or None)
         return combine(many + (1.0 - times.view(-1, 1, 1, 1)) * velocity, cond, guidance_scale)
 
-    def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
+    def adapted(self, rank: int, targets: Targets, rng: torch.Generator, camera_input: CameraInput = "angles") -> Adapted:
         raise ValueError("VSD's LoRA supports U-Nets only; with this prior use another loss, such as --guidance.type rfds")
 
     def save_memory(self, memory: Memory) -> None:

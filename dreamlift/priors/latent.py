@@ -14,7 +14,7 @@ from torch import Tensor
 from dreamlift.priors.base import Adapted
 from dreamlift.priors.choice import NO_OPTIONS, PriorChoice
 from dreamlift.priors.engine import Engine
-from dreamlift.priors.lora.lora import Targets
+from dreamlift.priors.lora.lora import CameraInput, Targets
 from dreamlift.priors.network import AdaptedNetwork, DenoisingNetwork, frozen
 from dreamlift.priors.parts import Parts
 from dreamlift.priors.pixel import WordsPrior, resize
@@ -108,8 +108,8 @@ class LatentPrior(AutoencodedPrior):
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
         return self.network.predict_noise(x_t, t, cond, guidance_scale)
 
-    def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
-        return AdaptedNetwork(self.network, rank, targets, rng)
+    def adapted(self, rank: int, targets: Targets, rng: torch.Generator, camera_input: CameraInput = "angles") -> Adapted:
+        return AdaptedNetwork(self.network, rank, targets, rng, camera_input)
 
     def save_memory(self, memory: Memory) -> None:
         self.network.save_memory(memory)

@@ -21,7 +21,7 @@ from dreamlift.priors.base import Adapted, combine, stack_text
 from dreamlift.priors.choice import NO_OPTIONS, PriorChoice
 from dreamlift.priors.engine import call_network
 from dreamlift.priors.latent import AutoencodedPrior, Autoencoder
-from dreamlift.priors.lora.lora import Targets
+from dreamlift.priors.lora.lora import CameraInput, Targets
 from dreamlift.priors.lora.lora_files import merge_loras
 from dreamlift.priors.lora.original_names import stock_keys
 from dreamlift.priors.network import DenoisingNetwork
@@ -128,7 +128,7 @@ class MVDreamPrior(AutoencodedPrior):
         out = in_turn(ask, (many.to(self.dtype), steps, cameras, *text), size)
         return combine(network.to_noise(out, many, steps), cond, guidance_scale)
 
-    def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
+    def adapted(self, rank: int, targets: Targets, rng: torch.Generator, camera_input: CameraInput = "angles") -> Adapted:
         raise ValueError("VSD's LoRA processes one view at a time; with this prior use --guidance.type reconstruction or sds")
 
     def save_memory(self, memory: Memory) -> None:

@@ -29,7 +29,7 @@ from dreamlift.priors.engine import (
     unpack,
     weights_of,
 )
-from dreamlift.priors.lora.lora import LoRA, Targets
+from dreamlift.priors.lora.lora import CameraInput, LoRA, Targets
 from dreamlift.priors.lora.lora_files import merge_loras
 from dreamlift.priors.parts import FolderParts, Parts, weight_files
 from dreamlift.priors.saving import Memory, in_turn, save_memory
@@ -244,21 +244,36 @@ class DenoisingNetwork:
         return out
 
 
+def camera_map(camera_input: CameraInput, width: int, rng: torch.Generator) -> nn.Module:
+    """The trained map from a camera to the ``width`` values that are added to the time embedding."""
+    if camera_input == "angles":
+        linear = nn.Linear(CAMERA_FEATURES, width, bias=False)
+        nn.init.zeros_(linear.weight)
+        return linear
+    layers = nn.Linear(16, width), nn.Linear(width, width)
+    for layer in layers:  # torch's initialization of linear layers, drawn from rng
+        bound = layer.in_features**-0.5
+        for value in (layer.weight, layer.bias):
+            value.data = (2.0 * torch.rand(value.shape, generator=rng) - 1.0) * bound
+    return nn.Sequential(layers[0], nn.SiLU(), layers[1])
+
+
 class AdaptedNetwork(Adapted):
     """A frozen network with a LoRA. Without camera conditioning a class embedding of the camera is added (ProlificDreamer).
 
-    The class embedding is a trained linear map of the camera features, initially zero, added to the time embedding.
+    The class embedding is a trained map of the camera, added to the time embedding: see :data:`CameraInput`.
     """
 
-    def __init__(self, base: DenoisingNetwork, rank: int, targets: Targets, rng: torch.Generator) -> None:
+    def __init__(
+        self, base: DenoisingNetwork, rank: int, targets: Targets, rng: torch.Generator, camera_input: CameraInput = "angles"
+    ) -> None:
         super().__init__()
         self.base, unet = base, base.unet
-        self.camera: nn.Linear | None = None
+        self.camera_input: CameraInput = "angles" if base.camera_conditioning else camera_input
+        self.camera: nn.Module | None = None
         self.lora = LoRA(unet, rank, targets, rng)
         if not base.camera_conditioning:
-            width = unet.time_embedding.linear_2.out_features
-            self.camera = camera = nn.Linear(CAMERA_FEATURES, width, bias=False, device=base.device)
-            nn.init.zeros_(camera.weight)
+            self.camera = camera = camera_map(camera_input, unet.time_embedding.linear_2.out_features, rng).to(base.device)
             # A shallow copy that shares all layers and has one more.
             twin = copy(unet)
             twin._modules = dict(unet._modules)
@@ -268,9 +283,12 @@ class AdaptedNetwork(Adapted):
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         base, steps = self.base, self.base.timestep(t)
         if cond.cameras is None:
-            told = torch.zeros(x_t.shape[0], CAMERA_FEATURES, device=base.device, dtype=base.dtype)
-        else:
+            size = CAMERA_FEATURES if self.camera_input == "angles" else 16
+            told = torch.zeros(x_t.shape[0], size, device=base.device, dtype=base.dtype)
+        elif self.camera_input == "angles":
             told = base.features(cond.cameras)
+        else:
+            told = cond.cameras.c2w.flatten(1).to(base.device, base.dtype)
 
         def ask(x: Tensor, at: Tensor, camera: Tensor, states: Tensor, pooled: Tensor | None) -> Tensor:
             # Trained layers stay in float32, whatever the precision of the frozen layers.

@@ -17,7 +17,7 @@ from torch.nn import functional
 from dreamlift.priors.base import Adapted, Prior
 from dreamlift.priors.choice import NO_OPTIONS, PriorChoice
 from dreamlift.priors.engine import Engine, UsedEngine
-from dreamlift.priors.lora.lora import Targets
+from dreamlift.priors.lora.lora import CameraInput, Targets
 from dreamlift.priors.network import AdaptedNetwork, DenoisingNetwork
 from dreamlift.priors.parts import Parts
 from dreamlift.priors.saving import Memory
@@ -89,8 +89,8 @@ class PixelPrior(WordsPrior):
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
         return self.network.predict_noise(x_t, t, cond, guidance_scale)
 
-    def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
-        return AdaptedNetwork(self.network, rank, targets, rng)
+    def adapted(self, rank: int, targets: Targets, rng: torch.Generator, camera_input: CameraInput = "angles") -> Adapted:
+        return AdaptedNetwork(self.network, rank, targets, rng, camera_input)
 
     def save_memory(self, memory: Memory) -> None:
         self.network.save_memory(memory)

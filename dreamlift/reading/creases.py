@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from dreamlift.meshing.geometry import area_vectors
+from dreamlift.meshing.geometry import area_vectors, row_numbers
 from dreamlift.types import Mesh
 
 CROWD = 64  # where more corners meet at one position, all their faces are averaged, so that time stays linear
@@ -15,7 +15,7 @@ CROWD = 64  # where more corners meet at one position, all their faces are avera
 
 def welded(vertices: np.ndarray) -> np.ndarray:
     """The number of each vertex's position, ``(V,)`` int64: ``vertices (V, 3)`` at exactly the same position share it."""
-    return np.unique(vertices, axis=0, return_inverse=True)[1].reshape(-1)
+    return row_numbers(vertices)
 
 
 def with_creases(mesh: Mesh, angle_deg: float = 40.0) -> Mesh:
@@ -46,7 +46,7 @@ def with_creases(mesh: Mesh, angle_deg: float = 40.0) -> Mesh:
     # One new vertex for the corners of one old vertex that share a normal; without UVs and colours, those of one position.
     plain = mesh.uvs is None and mesh.vertex_colors is None
     keys = np.concatenate([(place if plain else faces.ravel())[:, None], np.round(normals * 1e4)], axis=1).astype(np.int64)
-    _, chosen, renamed = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    _, chosen, renamed = np.unique(row_numbers(keys), return_index=True, return_inverse=True)
     old = faces.ravel()[chosen]
     uvs, shades = (None if x is None else x[old] for x in (mesh.uvs, mesh.vertex_colors))
     return dataclasses.replace(

@@ -1,55 +1,30 @@
-"""Merging all parts of a file that trimesh has read into one part with one texture."""
+"""Merging all parts of a file into one part with one texture."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
-from dreamlift.color import linear_to_srgb, srgb_to_linear
 from dreamlift.meshing.geometry import face_areas
+from dreamlift.reading.part import Part
+from dreamlift.reading.tint import into_palette, multiplied, palette_side, tinted
 
 TILE = 4096  # texels per side of the largest image that several textures are merged into
-UNSAID = (102, 102, 102)  # the colour that trimesh gives a part whose material has none
-FLAT_METALLIC, FLAT_ROUGHNESS = 0.0, 0.9  # for files without such values
+FARTHEST_UV = 1e6  # largest texture coordinate
 
 
-@dataclass(frozen=True)
-class Part:
-    """One part, or several merged, in the file's coordinates; not checked."""
-
-    vertices: np.ndarray  # (V, 3) float64: coordinates may be large
-    faces: np.ndarray  # (F, 3)
-    normals: np.ndarray | None  # (V, 3) unit
-    uvs: np.ndarray | None  # (V, 2), v = 0 at the upper edge
-    image: np.ndarray | None  # (H, W, 3) uint8 sRGB base colours
-    shades: np.ndarray | None  # (V, 3) sRGB in [0, 1], where there is no image
-    surface: np.ndarray | None  # (H, W, 3) uint8: green roughness, blue metallic, each times its factor below
-    metallic: float
-    roughness: float
-
-
-def merged(scene: Any, has_normals: bool, linear_colors: bool) -> Part:
-    """All instances in a ``trimesh.Scene``, each at its position, as one part.
+def merged(parts: list[Part]) -> Part:
+    """All parts as one.
 
     Several textures are merged side by side into one image. UVs that repeat a texture are then cut at its edges. Parts
     without a texture that differ in metallic and roughness all get the mean, with a warning.
 
-    Args:
-        has_normals: whether the file has normals (trimesh computes missing ones).
-        linear_colors: whether vertex colours are linear light, as in glTF, instead of sRGB.
-
     Raises:
         ValueError: there are no faces.
     """
-    parts = []
-    for node in sorted(scene.graph.nodes_geometry):
-        transform, name = scene.graph[node]
-        found = scene.geometry[name]
-        if getattr(found, "faces", None) is not None and len(found.faces):
-            parts.append(_part(found, np.asarray(transform, dtype=np.float64), has_normals, linear_colors))
+    parts = [tinted(_checked(part)) for part in parts if len(part.faces)]
     if not parts:
         raise ValueError("it has no faces")
     textured = any(part.image is not None or part.surface is not None for part in parts)
@@ -71,71 +46,32 @@ def merged(scene: Any, has_normals: bool, linear_colors: bool) -> Part:
     return Part(
         np.concatenate([part.vertices for part in parts]),
         np.concatenate([part.faces + start for part, start in zip(parts, ends, strict=False)]).astype(np.int32),
-        normals, uvs, image, shades, surface, metallic, roughness,
+        normals, uvs, image, shades, surface, metallic, roughness, any(part.double_sided for part in parts),
     )  # fmt: skip
 
 
-def _part(found: Any, transform: np.ndarray, has_normals: bool, linear_colors: bool) -> Part:
-    linear = transform[:3, :3]
-    faces = np.asarray(found.faces, dtype=np.int64)
-    if np.linalg.det(linear) < 0:
-        faces = faces[:, ::-1]  # a reflection reverses the winding
-    vertices = np.asarray(found.vertices, dtype=np.float64)
-    normals = None
-    if has_normals and np.shape(found.vertex_normals) == vertices.shape:
-        # Normals transform by the inverse transpose. The cofactor matrix is proportional to it and exists for every transform.
-        cofactors = np.stack([np.cross(linear[(i + 1) % 3], linear[(i + 2) % 3]) for i in range(3)])
-        normals = np.asarray(found.vertex_normals, dtype=np.float64) @ cofactors.T * np.sign(np.linalg.det(linear) or 1.0)
+def _checked(part: Part) -> Part:
+    """The part without normals and texture coordinates that cannot be used, the latter with a warning."""
+    normals, uvs = part.normals, part.uvs
+    used = np.zeros(len(part.vertices), bool)
+    used[part.faces[(part.faces >= 0) & (part.faces < len(used))]] = True  # others are refused later
+    if normals is not None:
         lengths = np.linalg.norm(normals, axis=1, keepdims=True)
-        normals = normals / lengths if np.isfinite(lengths).all() and (lengths > 1e-20).all() else None
-    visual = found.visual
-    uvs = None
-    stored = getattr(visual, "uv", None)
-    if stored is not None and np.shape(stored) == (len(vertices), 2) and np.isfinite(stored).all():
-        uvs = np.asarray(stored, dtype=np.float64) * [1, -1] + [0, 1]  # trimesh keeps OBJ's v, which grows upwards
-        if (np.ptp(uvs, axis=0) <= 1 + 1e-6).all():
-            uvs = uvs - np.floor(uvs.min(axis=0) + 1e-6)  # shifted by whole repetitions into [0, 1]
-    image, shades = _colors(visual, len(vertices), linear_colors)
-    surface, metallic, roughness = _surface(getattr(visual, "material", None))
-    if uvs is None:
-        image = surface = None
-    return Part(vertices @ linear.T + transform[:3, 3], faces, normals, uvs, image, shades, surface, metallic, roughness)
-
-
-def _colors(visual: Any, count: int, linear: bool) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """The texture times its factor, or else the vertices' colours; both are None where the file has none."""
-    material = getattr(visual, "material", None)
-    image = getattr(material, "baseColorTexture", None)
-    factor = getattr(material, "baseColorFactor", None)
-    if material is not None and hasattr(material, "diffuse"):  # of an OBJ file, in sRGB
-        image, diffuse = getattr(material, "image", None), np.asarray(material.diffuse)[:3]
-        plain = image is not None or tuple(diffuse) == UNSAID
-        factor = None if plain else srgb_to_linear(diffuse / 255.0)
-    elif factor is not None:
-        factor = np.asarray(factor, dtype=np.float64)[:3] / (255.0 if np.asarray(factor).dtype.kind == "u" else 1.0)
-    if image is not None:
-        texture = np.array(image.convert("RGB"))
-        if factor is not None and (factor < 1).any():
-            table = linear_to_srgb(np.clip(srgb_to_linear(np.arange(256) / 255.0)[:, None] * factor, 0, 1))
-            texture = np.stack([(table[:, c] * 255 + 0.5).astype(np.uint8)[texture[..., c]] for c in range(3)], axis=-1)
-        return texture, None
-    stored = visual.vertex_colors if visual.kind == "vertex" else getattr(visual, "vertex_attributes", {}).get("color")
-    if stored is not None and len(stored) == count:
-        values = np.asarray(stored)
-        values = values[:, :3].astype(np.float64) / (np.iinfo(values.dtype).max if values.dtype.kind == "u" else 1.0)
-        return None, linear_to_srgb(np.clip(values, 0, 1)) if linear else np.clip(values, 0, 1)
-    if factor is not None:
-        return None, np.broadcast_to(linear_to_srgb(np.clip(factor, 0, 1)), (count, 3))
-    return None, None
-
-
-def _surface(material: Any) -> tuple[np.ndarray | None, float, float]:
-    """Image, metallic and roughness of a material; formats without these get those of a matt plastic."""
-    if material is None or not hasattr(material, "metallicFactor"):
-        return None, FLAT_METALLIC, FLAT_ROUGHNESS
-    image = material.metallicRoughnessTexture
-    metallic, roughness = (1.0 if x is None else float(x) for x in (material.metallicFactor, material.roughnessFactor))
-    return None if image is None else np.array(image.convert("RGB")), metallic, roughness
+        sound = (np.isfinite(lengths) & (lengths > 1e-20))[:, 0]
+        unit = np.where(sound[:, None], normals / np.where(sound[:, None], lengths, 1), [0.0, 1.0, 0.0])
+        normals = unit if sound[used].all() else None
+    if uvs is not None:
+        with np.errstate(invalid="ignore"):
+            sound = np.all(np.abs(uvs) <= FARTHEST_UV, axis=1)  # false for NaN
+        if not sound[used].all():
+            warnings.warn(f"texture coordinates that are no numbers up to {FARTHEST_UV:.0e} are left out", stacklevel=2)
+            uvs = None
+        else:
+            uvs = np.where(sound[:, None], uvs, 0.0)
+            if (np.ptp(uvs[used], axis=0) <= 1 + 1e-6).all():
+                uvs = uvs - np.floor(uvs[used].min(axis=0) + 1e-6)  # shifted by whole repetitions into [0, 1]
+    image, surface = (None, None) if uvs is None else (part.image, part.surface)
+    return replace(part, normals=normals, uvs=uvs, image=image, surface=surface)
 
 
 def _shades(part: Part) -> np.ndarray:
@@ -177,14 +113,23 @@ def _side_by_side(parts: list[Part]) -> tuple[list[Part], np.ndarray, np.ndarray
     """The parts with UVs into images of square tiles; the image of base colours; that of metallic and roughness."""
     across = int(np.ceil(np.sqrt(len(parts))))
     sides = [max(x.shape[:2]) for part in parts for x in (part.image, part.surface) if x is not None]
-    tile = max(16, min(max(sides), TILE // across))
+    bare = [part.image is None and part.surface is None for part in parts]  # those whose colours become a palette
+    sides += [palette_side(part) for part, is_bare in zip(parts, bare, strict=True) if is_bare]
+    tile = max(16, min(max(sides), TILE // across)) // 2 * 2  # even, for the palettes
+    if tile < max(sides) // 2 * 2:
+        warnings.warn(f"its {len(parts)} pictures share one of {TILE} texels a side, {tile} for each", stacklevel=3)
     image, surface = (np.zeros((tile * across, tile * across, 3), np.uint8) for _ in range(2))
     moved = []
-    for number, part in enumerate(parts):
+    for number, (part, is_bare) in enumerate(zip(parts, bare, strict=True)):
         row, column = divmod(number, across)
         area = slice(row * tile, (row + 1) * tile), slice(column * tile, (column + 1) * tile)
-        mean = _shades(part).mean(axis=0) * 255 + 0.5
-        image[area] = mean.astype(np.uint8) if part.image is None else _resized(part.image, tile)
+        if is_bare:
+            part = into_palette(part, tile)
+        elif part.image is None:  # its UVs are those of its metallic and roughness
+            shades = np.full((len(part.vertices), 3), 0.5) if part.shades is None else part.shades
+            part = multiplied(replace(part, image=np.full((1, 1, 3), 255, np.uint8), shades=shades))
+        assert part.image is not None
+        image[area] = _resized(part.image, tile)
         own = np.full((1, 1, 3), 255, np.uint8) if part.surface is None else _resized(part.surface, tile)
         surface[area] = (own * np.array([1.0, part.roughness, part.metallic]) + 0.5).astype(np.uint8)
         moved.append(_into_tile(part, (column, row), across, tile))
@@ -204,6 +149,8 @@ def _into_tile(part: Part, place: tuple[int, int], across: int, tile: int) -> Pa
     if uvs.min() < -1e-6 or uvs.max() > 1 + 1e-6:  # repeated: each face gets its own vertices and is shifted by whole tiles
         corners = uvs[faces]
         uvs = (corners - np.floor(corners.min(axis=1, keepdims=True) + 1e-6)).reshape(-1, 2)
+        if uvs.max() > 1 + 1e-6:
+            warnings.warn("faces over which a picture repeats show it once, since pictures are joined into one", stacklevel=4)
         vertices, normals = vertices[faces].reshape(-1, 3), None if normals is None else normals[faces].reshape(-1, 3)
         faces = np.arange(len(vertices)).reshape(-1, 3)
     half = 0.5 / tile  # keeps bilinear lookups out of the neighbouring tile

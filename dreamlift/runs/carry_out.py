@@ -19,9 +19,10 @@ from dreamlift.runs.about import peak_memory, versions
 from dreamlift.runs.checkpoints import explain
 from dreamlift.runs.progress import Reporter, warnings_to
 from dreamlift.runs.results import write_results
-from dreamlift.runs.run import Run, RunError, Stop, check_out, particle_folders, stop_signals
-from dreamlift.runs.settings import read_config
+from dreamlift.runs.run import Run, RunError, check_out, particle_folders
+from dreamlift.runs.settings import adopt, check_length, lengthened, nothing_to_do, read_config
 from dreamlift.runs.warmup import cache_trouble, warm_beside
+from dreamlift.system.signals import Stop, stop_signals
 from dreamlift.system.text import one_line
 from dreamlift.types import StageBegan, Step
 
@@ -34,6 +35,7 @@ class Order:
     out: Path | None = None  # its folder; None: outputs/<prompt>-<time>
     resume: Path | None = None  # the folder of a run to resume
     anyway: bool = False  # start even if a prior knows none of the prompt's nouns
+    steps: int | None = None  # of the last stage of a resumed run, per particle; None: as they are
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ def carry_out(order: Order, reporter: Reporter) -> Outcome:
     """Run ``order``, from the settings to the files.
 
     A new run writes nothing before its settings are checked and its priors are loaded. A resumed run continues from its last
-    usable checkpoint; on the CPU its result is bit-identical to that of an uninterrupted run.
+    usable checkpoint; on the CPU its result is bit-identical to that of an uninterrupted run. A finished one is left as it is,
+    unless it is given more steps.
 
     Raises:
         ValueError: settings or files that cannot be used.
@@ -59,7 +62,10 @@ def carry_out(order: Order, reporter: Reporter) -> Outcome:
     begun = time.monotonic()
     try:
         with warnings_to(reporter):
-            run, job = _begin(order, reporter) if order.resume is None else _reopen(order.resume, reporter)
+            if order.resume is not None and (told := nothing_to_do(order.resume, order.steps)):
+                reporter.note(told)
+                return Outcome(order.resume, True, None)
+            run, job = _begin(order, reporter) if order.resume is None else _reopen(order.resume, order.steps, reporter)
             with run:
                 begun -= float(run.status().get("seconds", 0.0))  # of the earlier processes
                 reporter.begin(run.folder, to_plain(job.config))
@@ -82,18 +88,22 @@ def _begin(order: Order, reporter: Reporter) -> tuple[Run, Job]:
     return run, job
 
 
-def _reopen(folder: Path, reporter: Reporter) -> tuple[Run, Job]:
-    """The folder of a stopped run, and its job at the last checkpoint."""
-    config = read_config(folder)
-    run = Run.open(folder, config_hash=config_hash(config), keep=config.keep_checkpoints)
+def _reopen(folder: Path, steps: int | None, reporter: Reporter) -> tuple[Run, Job]:
+    """The folder of a stopped run, or of one that gets more steps, and its job at the last checkpoint."""
+    before = read_config(folder)
+    config = before if steps is None else lengthened(before, steps)
+    run = Run.open(folder, config_hash=config_hash(before), keep=config.keep_checkpoints)
     try:
         saved = run.load_latest()
+        check_length(config, saved, run.status().get("status") == "finished")
         job = _loaded(config, saved, reporter)
         known = run.status().get("prior_revision")
         if known not in (None, job.resolved.revisions):
             reporter.note(
                 "the prior's weights or the photos have changed since this run began; the run continues with the new ones"
             )
+        if config != before:
+            run = adopt(run, config)
         run.resume(saved)
         run.set_status("running", _about(job))
     except BaseException:

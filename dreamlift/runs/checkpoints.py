@@ -99,16 +99,17 @@ def save_checkpoint(root: Path, step: int, state: Mapping[str, Any], config_hash
     return final
 
 
-def load_latest(root: Path, config_hash: str) -> tuple[int, dict[str, Any]] | None:
+def load_latest(root: Path, config_hash: str, earlier: tuple[str, ...] = ()) -> tuple[int, dict[str, Any]] | None:
     """The (step, state) of the newest intact checkpoint, with tensors on the CPU; None if there are no checkpoints.
 
-    A damaged checkpoint is skipped with a RuntimeWarning. Raises RunError if a checkpoint was written by a newer version or
+    ``earlier``: further hashes of configs whose checkpoints are accepted. A damaged checkpoint is skipped with a
+    RuntimeWarning. Raises RunError if a checkpoint was written by a newer version or
     for another config, or if all are damaged.
     """
     damages = []
     for step, _, path in reversed(_list(root)):
         try:
-            return step, _read(path, step, config_hash)
+            return step, _read(path, step, (config_hash, *earlier))
         except _DamagedError as error:
             damages.append(f"{path.name}: {error}")
             warnings.warn(f"the checkpoint {path} is not used: {error}; trying the one before it", RuntimeWarning, stacklevel=2)
@@ -160,7 +161,7 @@ def _prune(root: Path, newest: Path, step: int, keep: int) -> None:
         shutil.rmtree(doomed, ignore_errors=True)
 
 
-def _read(path: Path, step: int, config_hash: str) -> dict[str, Any]:
+def _read(path: Path, step: int, hashes: tuple[str, ...]) -> dict[str, Any]:
     try:
         manifest = json.loads(_read_bytes(path / MANIFEST, limit=1_000_000))
         checksum = manifest.pop("checksum")
@@ -171,9 +172,9 @@ def _read(path: Path, step: int, config_hash: str) -> dict[str, Any]:
                 f"{path} was written by a newer dreamlift (schema {manifest['schema']}, this one reads {SCHEMA}):"
                 " upgrade dreamlift, or start a new run"
             )
-        if manifest["config_hash"] != config_hash:
+        if manifest["config_hash"] not in hashes:
             raise RunError(
-                f"{path} belongs to another config (hash {manifest['config_hash'][:12]!r}, now {config_hash[:12]!r}):"
+                f"{path} belongs to another config (hash {manifest['config_hash'][:12]!r}, now {hashes[0][:12]!r}):"
                 " resume with the config.yaml of its run, or start a new run"
             )
         files = {}

@@ -21,14 +21,11 @@ import json
 import math
 import os
 import re
-import signal
-import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from dreamlift.prompts import check_prompt
@@ -41,7 +38,7 @@ from dreamlift.system.text import read_text
 if TYPE_CHECKING:
     from dreamlift.stages.base import SavedState
 
-__all__ = ["Run", "RunError", "Stop", "read_metrics", "slugify", "stop_signals"]
+__all__ = ["Run", "RunError", "read_metrics", "slugify"]
 
 SCHEMA = 1
 MAX_STATUS = 10_000_000  # bytes of run.json
@@ -57,6 +54,7 @@ class Run:
     config_hash: str
     keep: int  # number of newest checkpoints to keep, >= 1; with 2, there is another one if the last is damaged
     lock: locks.Lock
+    earlier: tuple[str, ...] = ()  # further hashes that config.yaml and checkpoints may have: the run was given more steps
 
     @classmethod
     def create(
@@ -114,7 +112,8 @@ class Run:
         """
         folder, keep = expanded(folder), _check_keep(keep)
         found = read_status(folder)
-        if found["config_hash"] != config_hash:
+        earlier = tuple(map(str, listed)) if isinstance(listed := found.get("earlier_hashes"), list) else ()
+        if config_hash not in (found["config_hash"], *earlier):
             raise RunError(
                 f"{folder} belongs to another config (hash {str(found['config_hash'])[:12]!r}, now"
                 f" {config_hash[:12]!r}): resume with its own config.yaml, or start a new run"
@@ -125,7 +124,7 @@ class Run:
             raise checkpoints.explain("lock the run folder", folder, error) from error
         checkpoints.remove_leftovers(folder)
         checkpoints.remove_leftovers(folder / "checkpoints")
-        return cls(folder, str(found["prompt"]), config_hash, keep, lock)
+        return cls(folder, str(found["prompt"]), config_hash, keep, lock, earlier)
 
     def __enter__(self) -> Run:
         return self
@@ -151,7 +150,7 @@ class Run:
         :func:`dreamlift.runs.checkpoints.load_latest`."""
         from dreamlift.stages.base import SavedState  # imported here, since it imports torch
 
-        found = checkpoints.load_latest(self.folder / "checkpoints", self.config_hash)
+        found = checkpoints.load_latest(self.folder / "checkpoints", self.config_hash, self.earlier)
         return None if found is None else SavedState.from_dict(found[1])
 
     def resume(self, saved: SavedState | None) -> None:
@@ -222,40 +221,6 @@ def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             found.append(record)
     return found
-
-
-class Stop:
-    """Whether a signal requested the run to stop, and which one."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self.name = ""  # such as "SIGTERM"
-
-
-@contextlib.contextmanager
-def stop_signals(at_once: bool = False) -> Iterator[Stop]:
-    """Turn the first SIGINT or SIGTERM into ``stop.requested``, so that the step can be finished and saved.
-
-    A later SIGINT raises KeyboardInterrupt; with ``at_once`` the first signal does. The previous handlers are restored at
-    the end. Outside the main thread Python accepts no handlers, and the flag stays False.
-    """
-    stop = Stop()
-
-    def handle(number: int, _: FrameType | None) -> None:
-        again = stop.requested and number == signal.SIGINT
-        stop.requested, stop.name = True, signal.Signals(number).name
-        if again or at_once:
-            raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: set outside Python
 
 
 def new_folder(stem: Path) -> Path:

@@ -10,11 +10,19 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from dreamlift.scenes.base import ParamGroup
+
+ColorActivation = Literal["sigmoid", "linear"]
+
+
+def activate_color(raw: Tensor, kind: ColorActivation) -> Tensor:
+    """Colours from raw values of any shape; "linear" is threestudio's ``scale_-11_01``."""
+    return raw.sigmoid() if kind == "sigmoid" else 0.5 * raw + 0.5
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,7 @@ class Learned:
     frequencies: int = 2  # octaves of the direction encoding; few, so that the background cannot depict the object
     random_probability: float = 0.5  # share of the training views whose background is a random colour instead
     shared: bool = False  # one random draw for all views of a step, so that they share a background (MVDream)
+    color_activation: ColorActivation = "sigmoid"  # colors from raw values: sigmoid, or linear (x / 2 + 1 / 2, not limited)
     lr: float = 1e-3  # learning rate of the MLP (Adam)
 
     def build(self, rng: torch.Generator) -> Background:
@@ -58,7 +67,8 @@ class Learned:
             layer.weight.data = (torch.rand(fan_out, fan_in, generator=rng) * 2 - 1) * limit
             layer.bias.data = torch.zeros(fan_out)
             layers += [layer, nn.ReLU()]
-        return Background((1.0, 1.0, 1.0), self.random_probability, nn.Sequential(*layers[:-1]), self.lr, self.shared)
+        network = nn.Sequential(*layers[:-1])
+        return Background((1.0, 1.0, 1.0), self.random_probability, network, self.lr, self.shared, self.color_activation)
 
 
 BACKGROUNDS = {"solid": Solid, "random": Random, "learned": Learned}
@@ -71,10 +81,11 @@ class Background(nn.Module):
 
     def __init__(
         self, color: tuple[float, float, float], probability: float, network: nn.Sequential | None, lr: float = 0.0,
-        shared: bool = False,
+        shared: bool = False, color_activation: ColorActivation = "sigmoid",
     ) -> None:  # fmt: skip
         super().__init__()
         self.probability, self.network, self.lr, self.shared = probability, network, lr, shared
+        self.color_activation: ColorActivation = color_activation
         self.register_buffer("color", torch.tensor(color), persistent=False)
 
     def forward(self, directions: Tensor, rng: torch.Generator) -> Tensor:
@@ -87,7 +98,7 @@ class Background(nn.Module):
             octaves = (first.shape[1] - 3) // 6  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue]
             scaled = [directions * math.pi * 2.0**k for k in range(octaves)]
             encoded = torch.cat([directions, *[f(x) for x in scaled for f in (torch.sin, torch.cos)]], dim=-1)
-            base = self.network(encoded).sigmoid()
+            base = activate_color(self.network(encoded), self.color_activation)
         if not self.training or self.probability <= 0:
             return base
         draw = torch.rand(1 if self.shared else views, 4, generator=rng).to(directions)

@@ -9,6 +9,7 @@ where the albedo is white in a "textureless" picture. :class:`~dreamlift.types.S
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from dreamlift.shading.vectors import dot, safe_normalize
@@ -30,4 +31,5 @@ def shade(albedo: Tensor, normal: Tensor | None, points: Tensor, view: Tensor, s
     diffuse = dot(normal, toward).clamp(min=0.0)
     brightness = shading.ambient + (1 - shading.ambient) * diffuse
     mix = shading.lambertian.to(points)[:, None].index_select(0, view)
+    albedo = torch.where(mix > 0, albedo.clamp(0.0, 1.0), albedo)  # only linear colours are outside [0, 1]
     return albedo * (1 + mix * (brightness - 1))

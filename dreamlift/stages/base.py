@@ -99,6 +99,10 @@ class Stage(ABC):
         """The same settings with absolute paths. Raises ValueError if a file cannot be used."""
         return self
 
+    def with_steps(self, steps: int) -> Stage:
+        """A copy with another number of steps, whose schedules keep their length. Raises ValueError if it has none to set."""
+        raise ValueError("--steps: the last stage of this run is of a kind whose number of steps cannot be changed")
+
     def needs_of_handover(self, settings: Extract) -> Extract:
         """How the previous stage's scene is meshed for this one; by default without a texture, which takes seconds."""
         return replace(settings, texture=False, normal_map=False)
@@ -203,6 +207,15 @@ def explained_by(history: str) -> Iterator[None]:
         if not history:
             raise
         raise type(error)(f"{error}; {history}") from error
+
+
+def meshes_of(work: Work, settings: Extract) -> tuple[Mesh, ...]:
+    """The mesh of each particle's scene. Raises EmptySceneError or FullSceneError, with what its steps have shown."""
+    meshes = []
+    for particle, scene in enumerate(work.scenes):
+        with explained_by(work.history(particle)):
+            meshes.append(scene.eval().to_mesh(settings))
+    return tuple(meshes)
 
 
 def places_of(

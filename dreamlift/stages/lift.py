@@ -7,12 +7,12 @@ bit-identical to an uninterrupted one. A failed step is rolled back (:mod:`dream
 two copies of the last good state includes the copy, so that a resumed run rolls back to the same state.
 
 With several particles (Wang et al. 2023, ProlificDreamer) the steps alternate between their scenes. Particles share only
-the learned parameters of losses; a particle's progress counts its own steps.
+the learned parameters of losses; a particle's progress counts its own steps. A stage may be longer than its schedules, whose
+progress then stays at 1.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
@@ -29,10 +29,10 @@ from dreamlift.scenes.base import Scene, SceneSettings
 from dreamlift.scenes.nerf.scene import Nerf
 from dreamlift.schedules import value_at
 from dreamlift.shading.lighting import Lighting
-from dreamlift.stages.adam import FusedAdam
-from dreamlift.stages.base import Place, Ready, SavedState, Stage, Work, explained_by
+from dreamlift.stages.adam import optimizer_of
+from dreamlift.stages.base import Place, Ready, SavedState, Stage, Work, meshes_of
 from dreamlift.stages.photometric import Photometric, chosen, compare
-from dreamlift.stages.recovery import NOTICE, SNAPSHOT_EVERY, Watch, check_attempts, copied, find_trouble, is_finite
+from dreamlift.stages.recovery import SNAPSHOT_EVERY, Watch, check_attempts, copied, find_trouble, is_finite
 from dreamlift.stages.settings import Adam, Weights
 from dreamlift.stages.teacher import Lesson, Teacher, failures_of, teach
 from dreamlift.system.streams import random_stream
@@ -47,6 +47,7 @@ class Lift(Stage):
     makes_scene: ClassVar[bool] = True
 
     steps: int = 300  # optimization steps per particle, at least 1
+    schedule_steps: int | None = None  # steps after which all schedules keep their last values, at least 1; null: steps
     cameras: CameraSampler = field(default_factory=CameraSampler)  # random cameras of the renders
     lighting: Lighting = field(default_factory=Lighting)  # random lighting of the renders
     scene: SceneSettings = field(default_factory=Nerf, metadata={"choices": SCENES})  # 3D representation
@@ -56,8 +57,9 @@ class Lift(Stage):
     photometric: Photometric | None = None  # comparison of renders with known pictures; null: none
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; it must be at least 1")
+        for name in ("steps", "schedule_steps"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
         if not self.teachers and self.photometric is None:
             raise ValueError("teachers is empty and photometric is null: there is no loss; give one of them")
 
@@ -75,6 +77,9 @@ class Lift(Stage):
     def needs_of_handover(self, settings: Extract) -> Extract:
         """With a texture only if the scene keeps the mesh; other scenes sample the mesh's colours at points."""
         return settings if self.scene.keeps_initial_mesh else super().needs_of_handover(settings)
+
+    def with_steps(self, steps: int) -> Lift:
+        return self if steps == self.steps else replace(self, steps=steps, schedule_steps=self.schedule_steps or self.steps)
 
     def resolved(self) -> Lift:
         return replace(self, scene=self.scene.resolved())
@@ -172,8 +177,7 @@ class LiftWork(Work):
         self.learned = tuple(self._learned(number) for number in range(len(stage.teachers)))
         parts = [*self.scenes, *(part for part in self.learned if part is not None)]
         groups = [dict(group) for part in parts for group in part.param_groups()]  # pyright: ignore[reportCallIssue]
-        adam = stage.adam
-        self.optimizer = FusedAdam(groups, betas=(adam.beta1, adam.beta2), eps=adam.eps)
+        self.optimizer = optimizer_of(stage.adam, groups)
         self.base_lrs = tuple(group["lr"] for group in self.optimizer.param_groups)
         self.pictures = self._pictures()
 
@@ -213,9 +217,7 @@ class LiftWork(Work):
         if trouble:
             return replace(step, note=self._roll_back(trouble))
         self.index += 1
-        watch = self.watches[self.turn - 1]  # of this step's particle
-        if watch.steps == NOTICE:
-            warnings.warn(f"step {self.index}: {watch.told}; the scene may end up {watch.state}", stacklevel=1)
+        self.watches[self.turn - 1].warn(self.index)
         if self.index % SNAPSHOT_EVERY == 0 or self.finished:
             self.attempt = 0  # the limit is per copy: a long run may have more failures
             self.good = copied(self.values())
@@ -225,7 +227,7 @@ class LiftWork(Work):
         """One step, and its failure ("" if it succeeded; otherwise the state must be rolled back)."""
         stage, scene, turn = self.stage, self.scene, self.turn
         own = (self.index - self.first) // self.place.particles  # the particle's own steps so far in this stage
-        progress = own / stage.steps
+        progress = min(own / (stage.schedule_steps or stage.steps), 1.0)
         rng = random_stream(self.place.seed, self.index, self.attempt)
         cameras = stage.cameras(progress, rng).to(self.ready.device)
         weights = stage.weights.at(progress)
@@ -329,11 +331,7 @@ class LiftWork(Work):
         return f"step {failed}: {trouble}; rolled back to step {self.index} (attempt {attempt} of 3)"
 
     def leave(self, settings: Extract) -> Handover:
-        meshes = []
-        for particle, scene in enumerate(self.scenes):
-            with explained_by(self.history(particle)):
-                meshes.append(scene.eval().to_mesh(settings))
-        return replace(self.ready.handover, meshes=tuple(meshes))
+        return replace(self.ready.handover, meshes=meshes_of(self, settings))
 
     def history(self, particle: int) -> str:
         return self.watches[particle].told

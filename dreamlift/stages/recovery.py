@@ -7,6 +7,7 @@ A step fails if a value is not finite or the scene is empty. After three roll-ba
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +75,11 @@ class Watch:
         state = "empty" if opacity < THIN else "full" if opacity > DENSE else ""
         steps = self.steps + 1 if opacity < NOTHING or opacity > ALL else 0
         return Watch(state, self.since if state == self.state else index, steps)
+
+    def warn(self, index: int) -> None:
+        """Tell the user, once ``NOTICE`` steps before ``index`` have shown nothing or no background at all."""
+        if self.steps == NOTICE:
+            warnings.warn(f"step {index}: {self.told}; the scene may end up {self.state}", stacklevel=2)
 
     @property
     def told(self) -> str:

@@ -44,7 +44,8 @@ class Extract:
     smooth: int = 4  # iterations of Taubin smoothing, which removes the grid's steps, at least 0; 0: none
     keep_parts: float = 0.05  # separate parts below this fraction of the largest part's area are removed, in [0, 1]
     depth: float = 0.06  # depth below the surface over which color is collected, world units, > 0
-    watertight: bool = False  # close all holes, so that the mesh bounds a solid
+    # close all holes, so that the mesh bounds a solid; null: in the files for printers (STL, 3MF) only
+    watertight: bool | None = None
     texture: bool = True  # true: UVs and textures; false: vertex colors
     normal_map: bool = False  # bake the normals of the mesh before decimation into a tangent-space normal map
 
@@ -130,7 +131,7 @@ def finalize(mesh: Mesh, settings: Extract, keep_faces: bool = False) -> Mesh:
     """
     if settings.normal_map and mesh.normal_map is None:
         warnings.warn("this scene has no finer surface than its mesh, so there is no normal map to bake", stacklevel=2)
-    open_ = settings.watertight and not is_watertight(mesh)
+    open_ = bool(settings.watertight) and not is_watertight(mesh)
     over = len(mesh.faces) > settings.faces
     if over and keep_faces and not open_:
         said = f"the mesh keeps its {len(mesh.faces):,} faces, above the face budget of {settings.faces:,}"

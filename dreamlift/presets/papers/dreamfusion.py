@@ -23,20 +23,36 @@ DREAMFUSION_IF = Config(
         Lift(
             steps=10_000,
             cameras=CameraSampler(
-                views=1, resolution=(64,), elevation_deg=(-10.0, 90.0), distance=(1.5, 2.0), fov_deg=(40.0, 70.0)
+                views=1,
+                resolution=(64,),
+                elevation_deg=(-10.0, 90.0),
+                distance=(1.5, 2.0),
+                fov_deg=(40.0, 70.0),
+                angle_share=0.5,
+                position_jitter=0.1,
+                center_jitter=0.2,
+                up_jitter=0.02,
             ),
-            lighting=Lighting(lambertian=0.75, textureless=0.5, start_progress=0.2, ambient=0.1),
+            lighting=Lighting(
+                lambertian=0.75,
+                textureless=0.5,
+                start_progress=0.2,
+                ambient=0.1,
+                distance=(0.8, 1.5),
+                placement="dreamfusion",
+            ),
             scene=Nerf(
                 field=Hashgrid(
                     levels=16,
                     log2_rows=19,
                     start_levels=8,
                     activation="softplus",
+                    color_activation="linear",
                     blob=Blob(kind="cone", scale=10.0, std=0.5),
                     lr=0.01,
                     mlp_lr=0.01,
                 ),
-                background=Learned(random_probability=0.0),
+                background=Learned(random_probability=0.0, color_activation="linear"),
                 samples_per_ray=512,
             ),
             weights=Weights(sparsity=1.0, orientation=Linear(start_value=10.0, end_value=1000.0, end=0.5)),
@@ -53,8 +69,8 @@ DREAMFUSION_IF = Config(
 )
 """threestudio's ``dreamfusion-if.yaml`` (one 24 GB GPU): its guidance scale 20 is 21 in dreamlift's convention.
 
-Differences: half edge 1 of the field's cube, not 2; no random perturbation of cameras, centers and up vectors (0.1, 0.2,
-0.02); colors not scaled to [-1, 1.1].
+Differences: half edge 1 of the field's cube, not 2 (cells of the hash grid half as wide); one type of shading per picture, not
+per batch (the same with one view); normals are differences of the density over 0.01, not its derivative.
 """
 
 DREAMFUSION_SD = Config(
@@ -62,9 +78,24 @@ DREAMFUSION_SD = Config(
         Lift(
             steps=10_000,
             cameras=CameraSampler(
-                views=1, resolution=(64,), elevation_deg=(-10.0, 45.0), distance=(1.5, 2.0), fov_deg=(40.0, 70.0)
+                views=1,
+                resolution=(64,),
+                elevation_deg=(-10.0, 45.0),
+                distance=(1.5, 2.0),
+                fov_deg=(40.0, 70.0),
+                angle_share=0.5,
+                position_jitter=0.1,
+                center_jitter=0.2,
+                up_jitter=0.02,
             ),
-            lighting=Lighting(lambertian=0.75, textureless=0.5, start_progress=0.2, ambient=0.1),
+            lighting=Lighting(
+                lambertian=0.75,
+                textureless=0.5,
+                start_progress=0.2,
+                ambient=0.1,
+                distance=(0.8, 1.5),
+                placement="dreamfusion",
+            ),
             scene=Nerf(
                 field=Hashgrid(
                     levels=16,
@@ -92,7 +123,7 @@ DREAMFUSION_SD = Config(
 )
 """threestudio's ``dreamfusion-sd.yaml`` (one 24 GB GPU): its guidance scale 100 is 101 in dreamlift's convention.
 
-Differences: those of dreamfusion-if, except for the colors, which are as in threestudio.
+Differences: those of dreamfusion-if.
 """
 
 PRESETS = {

@@ -14,6 +14,7 @@ from dreamlift.scenes.nerf.hashgrid import Hashgrid
 from dreamlift.scenes.surface.scene import Surface
 from dreamlift.scenes.tetmesh.scene import TetMesh
 from dreamlift.stages.lift import Lift
+from dreamlift.stages.settings import Adam
 from dreamlift.stages.teacher import Teacher
 
 FANTASIA3D = Config(
@@ -21,7 +22,12 @@ FANTASIA3D = Config(
         Lift(
             steps=10_000,
             cameras=CameraSampler(
-                views=1, resolution=(512,), elevation_deg=(-10.0, 45.0), distance=(3.0, 3.0), fov_deg=(25.0, 45.0)
+                views=1,
+                resolution=(512,),
+                elevation_deg=(-10.0, 45.0),
+                distance=(3.0, 3.0),
+                fov_deg=(25.0, 45.0),
+                angle_share=0.5,
             ),
             scene=TetMesh(
                 resolution=128,
@@ -39,10 +45,11 @@ FANTASIA3D = Config(
                 sdf_lr=0.02,
                 deform_lr=0.001,
             ),
+            adam=Adam(variant="adamw"),
             teachers=(
                 Teacher(
                     prior=PriorChoice(name="sd-2.1-base"),
-                    guidance=SDS(guidance_scale=101.0, t_min=0.02, t_max=0.5, weighting="sigma2"),
+                    guidance=SDS(guidance_scale=101.0, t_min=0.02, t_max=0.5, weighting="alpha_sigma2"),
                     wording=FourViews(front_deg=45.0, back_deg=45.0, overhead_deg=60.0),
                     show="normal",
                 ),
@@ -51,7 +58,12 @@ FANTASIA3D = Config(
         Lift(
             steps=5000,
             cameras=CameraSampler(
-                views=1, resolution=(512,), elevation_deg=(-10.0, 45.0), distance=(3.0, 3.0), fov_deg=(25.0, 45.0)
+                views=1,
+                resolution=(512,),
+                elevation_deg=(-10.0, 45.0),
+                distance=(3.0, 3.0),
+                fov_deg=(25.0, 45.0),
+                angle_share=0.5,
             ),
             scene=Surface(
                 texture=Hashgrid(
@@ -61,10 +73,11 @@ FANTASIA3D = Config(
                     activation="softplus",
                     blob=Blob(kind="none", scale=10.0, std=0.5),
                     lr=0.01,
-                    mlp_lr=0.001,
+                    mlp_lr=0.01,
                 ),
                 material="pbr",
             ),
+            adam=Adam(variant="adamw"),
             teachers=(
                 Teacher(
                     guidance=SDS(guidance_scale=101.0, t_min=0.02, t_max=0.5, weighting="sigma2"),
@@ -77,9 +90,8 @@ FANTASIA3D = Config(
 )
 """threestudio's ``fantasia3d.yaml`` and ``fantasia3d-texture.yaml``.
 
-Differences: w = sigma^2, not alpha sigma^2; normals pass through the encoder from the first step, where threestudio uses them
-as latents for 1,000 steps; signed distances are grid values in cells, not outputs of a network (learning rate 0.001); Adam,
-not AdamW; in the texture stage, learning rate 0.001 of the field's MLP, not 0.01.
+Differences: normals pass through the encoder from the first step, where threestudio uses them
+as latents for 1,000 steps; signed distances are grid values in cells, not outputs of a network (learning rate 0.001).
 """
 
 PRESETS = {

@@ -9,8 +9,8 @@ from dreamlift.guidance.refine import Refine
 from dreamlift.guidance.sds import SDS
 from dreamlift.presets.preset import Preset
 from dreamlift.priors.choice import PriorChoice
-from dreamlift.prompts import FourViews
-from dreamlift.scenes.background import Learned
+from dreamlift.prompts import Backdrop, FourViews, NoViews
+from dreamlift.scenes.background import Learned, Solid
 from dreamlift.scenes.gaussians.densify import Densify
 from dreamlift.scenes.gaussians.scene import Gaussians
 from dreamlift.scenes.nerf.field import Blob
@@ -25,6 +25,7 @@ from dreamlift.stages.settings import Weights
 from dreamlift.stages.teacher import Teacher
 
 DREAMGAUSSIAN = Config(
+    backdrops=(Backdrop(color=(0.0, 0.0, 0.0)), Backdrop(color=(1.0, 1.0, 1.0))),
     stages=(
         Lift(
             steps=500,
@@ -35,7 +36,9 @@ DREAMGAUSSIAN = Config(
                 distance=(2.5, 2.5),
                 fov_deg=(49.1, 49.1),
             ),
-            scene=Gaussians(capacity=100_000, count=5000),
+            scene=Gaussians(
+                background=Solid(color=(1.0, 1.0, 1.0)), densify=Densify(end_progress=1.0), capacity=100_000, count=5000
+            ),
             teachers=(
                 Teacher(
                     prior=PriorChoice(name="sd-2.1-base"),
@@ -45,7 +48,7 @@ DREAMGAUSSIAN = Config(
                         t_max=Linear(start_value=0.98, end_value=0.02),
                         weighting="sigma2",
                     ),
-                    wording=FourViews(front_deg=45.0, back_deg=45.0, overhead_deg=60.0),
+                    wording=NoViews(),
                 ),
             ),
         ),
@@ -54,7 +57,7 @@ DREAMGAUSSIAN = Config(
             cameras=CameraSampler(
                 views=1, resolution=(512,), elevation_deg=(-30.0, 30.0), distance=(2.5, 2.5), fov_deg=(49.1, 49.1)
             ),
-            scene=Surface(texture=Image(size=1024, lr=0.2)),
+            scene=Surface(texture=Image(size=1024, lr=0.2), background=Solid(color=(1.0, 1.0, 1.0))),
             teachers=(
                 Teacher(
                     guidance=Refine(
@@ -62,7 +65,7 @@ DREAMGAUSSIAN = Config(
                         t_min=Linear(start_value=0.2, end_value=0.05),
                         t_max=Linear(start_value=0.2, end_value=0.05),
                     ),
-                    wording=FourViews(front_deg=45.0, back_deg=45.0, overhead_deg=60.0),
+                    wording=NoViews(),
                 ),
             ),
         ),
@@ -71,18 +74,37 @@ DREAMGAUSSIAN = Config(
 )
 """DreamGaussian's ``text.yaml``; its second stage refines the mesh's texture by image-to-image.
 
-Differences: backdrops of random colors, not black or white; view phrases in the prompt, which ``text.yaml`` does not have;
-densification ends at 80% of the run; one sample per pixel.
+Differences: the surface is meshed at the density that matches the renders, not at 1; one sample per pixel.
 """
 
 GAUSSIANDREAMER = Config(
+    negative=(
+        "ugly, bad anatomy, blurry, pixelated obscure, unnatural colors, poor lighting, dull, and unclear, cropped, lowres, "
+        "low quality, artifacts, duplicate, morbid, mutilated, poorly drawn face, deformed, dehydrated, bad proportions, "
+        "unfocused"
+    ),
     stages=(
         Lift(
             steps=2000,
             cameras=CameraSampler(
-                views=1, resolution=(64,), elevation_deg=(-10.0, 45.0), distance=(1.5, 2.0), fov_deg=(40.0, 70.0)
+                views=1,
+                resolution=(64,),
+                elevation_deg=(-10.0, 45.0),
+                distance=(1.5, 2.0),
+                fov_deg=(40.0, 70.0),
+                angle_share=0.5,
+                position_jitter=0.1,
+                center_jitter=0.2,
+                up_jitter=0.02,
             ),
-            lighting=Lighting(lambertian=0.75, textureless=0.5, start_progress=0.2, ambient=0.1),
+            lighting=Lighting(
+                lambertian=0.75,
+                textureless=0.5,
+                start_progress=0.2,
+                ambient=0.1,
+                distance=(0.8, 1.5),
+                placement="dreamfusion",
+            ),
             scene=Nerf(
                 field=Hashgrid(
                     levels=16,
@@ -108,10 +130,16 @@ GAUSSIANDREAMER = Config(
         Lift(
             steps=1200,
             cameras=CameraSampler(
-                views=4, resolution=(1024,), elevation_deg=(-10.0, 60.0), distance=(1.5, 4.0), fov_deg=(40.0, 70.0)
+                views=4,
+                resolution=(1024,),
+                elevation_deg=(-10.0, 60.0),
+                distance=(1.5, 4.0),
+                fov_deg=(40.0, 70.0),
+                angle_share=0.5,
             ),
             scene=Gaussians(
-                densify=Densify(every=100, start_progress=0.25, end_progress=0.75, gradient=0.0002),
+                background=Solid(color=(0.0, 0.0, 0.0)),
+                densify=Densify(every=100, start_progress=0.25, end_progress=0.75, gradient=0.0002, prune_opacity=0.05),
                 capacity=500_000,
                 count=100_000,
                 means_lr=5e-05,
@@ -138,8 +166,8 @@ GAUSSIANDREAMER = Config(
 )
 """GaussianDreamer's second stage.
 
-Differences: the initial shape is from 2,000 steps of dreamfusion-sd, not from a 3D diffusion model; no gradient clipping;
-no negative prompt.
+Differences: the initial shape is from 2,000 steps of dreamfusion-sd, not from a 3D diffusion model; gradients are not clipped
+(at 1.5 to 2 per value in the row).
 """
 
 PRESETS = {

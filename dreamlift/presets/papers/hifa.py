@@ -20,21 +20,26 @@ from dreamlift.stages.teacher import Teacher
 HIFA = Config(
     stages=(
         Lift(
-            steps=10_000,
+            steps=25_000,
             cameras=CameraSampler(
-                views=1, resolution=(512,), elevation_deg=(-10.0, 45.0), distance=(1.5, 2.0), fov_deg=(40.0, 70.0)
+                views=1,
+                resolution=(512,),
+                elevation_deg=(-10.0, 45.0),
+                distance=(1.0, 1.5),
+                fov_deg=(40.0, 70.0),
+                angle_share=0.5,
             ),
             scene=Nerf(
                 field=Hashgrid(
                     levels=16,
                     log2_rows=19,
-                    start_levels=8,
+                    start_levels=16,
                     activation="softplus",
                     blob=Blob(kind="cone", scale=10.0, std=0.5),
                     lr=0.01,
-                    mlp_lr=0.01,
+                    mlp_lr=0.001,
                 ),
-                background=Learned(random_probability=0.0),
+                background=Learned(random_probability=0.5),
                 samples_per_ray=512,
                 chunk_rays=8192,
             ),
@@ -46,6 +51,7 @@ HIFA = Config(
                         guidance_scale=101.0,
                         t_min=Sqrt(start_value=0.98, end_value=0.3),
                         t_max=Sqrt(start_value=0.98, end_value=0.3),
+                        weighting="sigma2",
                     ),
                     wording=FourViews(front_deg=45.0, back_deg=45.0, overhead_deg=60.0),
                 ),
@@ -56,8 +62,8 @@ HIFA = Config(
 )
 """threestudio's ``hifa.yaml``: 512 pixels, t from 0.98 to 0.3 with the square root of progress.
 
-Differences: steps, distance, progressive bands, the MLP's learning rate and the background are those of dreamfusion-sd, not
-those of ``hifa.yaml`` (25,000 steps, distance 1 to 1.5, no bands, 0.001, half random); no perturbation of cameras.
+Differences: the picture term compares decoded latents, where threestudio compares the render with a decoded picture, so that
+both have passed through the decoder.
 """
 
 PRESETS = {

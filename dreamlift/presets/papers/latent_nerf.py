@@ -13,8 +13,9 @@ from dreamlift.scenes.nerf.field import Blob
 from dreamlift.scenes.nerf.hashgrid import Hashgrid
 from dreamlift.scenes.nerf.scene import Nerf
 from dreamlift.scenes.surface.scene import Surface
+from dreamlift.schedules import Exponential
 from dreamlift.stages.lift import Lift
-from dreamlift.stages.settings import Weights
+from dreamlift.stages.settings import Adam, Weights
 from dreamlift.stages.teacher import Teacher
 
 LATENT_NERF = Config(
@@ -22,7 +23,15 @@ LATENT_NERF = Config(
         Lift(
             steps=10_000,
             cameras=CameraSampler(
-                views=1, resolution=(64,), elevation_deg=(-10.0, 45.0), distance=(1.0, 1.5), fov_deg=(40.0, 70.0)
+                views=1,
+                resolution=(64,),
+                elevation_deg=(-10.0, 45.0),
+                distance=(1.0, 1.5),
+                fov_deg=(40.0, 70.0),
+                angle_share=0.5,
+                position_jitter=0.1,
+                center_jitter=0.2,
+                up_jitter=0.02,
             ),
             scene=Nerf(
                 field=Hashgrid(
@@ -38,6 +47,7 @@ LATENT_NERF = Config(
                 samples_per_ray=512,
             ),
             weights=Weights(sparsity=0.0005),
+            adam=Adam(lr_scale=Exponential(start_value=1.0, end_value=0.1, start=0.01, end=1.0, warm_up=0.1)),
             teachers=(
                 Teacher(
                     prior=PriorChoice(name="sd-2.1-base", linear_encoder=True),
@@ -51,8 +61,7 @@ LATENT_NERF = Config(
 )
 """threestudio's ``latentnerf.yaml`` (its first stage).
 
-Differences: renders are colors that a linear map, fitted to the autoencoder, converts to latents, not four latent channels; no
-warm-up and decay of the learning rate; no perturbation of cameras.
+Differences: renders are colors that a linear map, fitted to the autoencoder, converts to latents, not four latent channels.
 """
 
 LATENT_PAINT = Config(

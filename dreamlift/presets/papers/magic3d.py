@@ -24,14 +24,24 @@ MAGIC3D = Config(
         Lift(
             steps=10_000,
             cameras=CameraSampler(
-                views=1, resolution=(64,), elevation_deg=(-10.0, 90.0), distance=(1.5, 2.0), fov_deg=(40.0, 70.0)
+                views=1,
+                resolution=(64,),
+                elevation_deg=(-10.0, 90.0),
+                distance=(1.5, 2.0),
+                fov_deg=(40.0, 70.0),
+                angle_share=0.5,
+                position_jitter=0.1,
+                center_jitter=0.2,
+                up_jitter=0.02,
             ),
-            lighting=Lighting(lambertian=0.75, textureless=0.5, start_progress=0.2, ambient=0.1),
+            lighting=Lighting(
+                lambertian=0.75, textureless=0.5, start_progress=0.2, soft=True, distance=(0.8, 1.5), placement="magic3d"
+            ),
             scene=Nerf(
                 field=Hashgrid(
                     levels=16,
                     log2_rows=19,
-                    start_levels=8,
+                    start_levels=16,
                     activation="softplus",
                     blob=Blob(kind="cone", scale=10.0, std=0.5),
                     lr=0.01,
@@ -44,7 +54,7 @@ MAGIC3D = Config(
             teachers=(
                 Teacher(
                     prior=PriorChoice(name="deepfloyd-if"),
-                    guidance=SDS(guidance_scale=21.0, t_min=0.02, t_max=0.98, weighting="sigma2"),
+                    guidance=SDS(guidance_scale=21.0, t_min=0.02, t_max=0.98, weighting="uniform"),
                     wording=FourViews(front_deg=45.0, back_deg=45.0, overhead_deg=60.0),
                 ),
             ),
@@ -52,8 +62,17 @@ MAGIC3D = Config(
         Lift(
             steps=5000,
             cameras=CameraSampler(
-                views=1, resolution=(512,), elevation_deg=(-10.0, 45.0), distance=(1.5, 2.0), fov_deg=(30.0, 45.0)
+                views=1,
+                resolution=(512,),
+                elevation_deg=(-10.0, 45.0),
+                distance=(1.5, 2.0),
+                fov_deg=(30.0, 45.0),
+                angle_share=0.5,
+                position_jitter=0.1,
+                center_jitter=0.2,
+                up_jitter=0.02,
             ),
+            lighting=Lighting(lambertian=0.75, textureless=0.5, soft=True, distance=(0.8, 1.5), placement="magic3d"),
             scene=TetMesh(
                 resolution=128,
                 color=Hashgrid(
@@ -63,9 +82,9 @@ MAGIC3D = Config(
                     activation="softplus",
                     blob=Blob(kind="none", scale=10.0, std=0.5),
                     lr=0.01,
-                    mlp_lr=0.001,
+                    mlp_lr=0.01,
                 ),
-                background=Learned(),
+                background=Learned(random_probability=0.0, lr=0.01),
                 sdf_lr=0.01,
                 deform_lr=0.01,
             ),
@@ -83,8 +102,7 @@ MAGIC3D = Config(
 )
 """threestudio's ``magic3d-coarse-if.yaml`` and ``magic3d-refine-sd.yaml``.
 
-Differences: the first stage is dreamfusion-if's, without soft shading and with w(t) = sigma^2, not uniform; the second stage
-has no lighting.
+Differences: half edge 1 of the scene's cube, not 2 (cells of the hash grid and of the tetrahedral grid half as wide).
 """
 
 PRESETS = {

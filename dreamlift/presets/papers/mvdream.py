@@ -14,6 +14,7 @@ from dreamlift.scenes.nerf.hashgrid import Hashgrid
 from dreamlift.scenes.nerf.scene import Nerf
 from dreamlift.schedules import Linear
 from dreamlift.stages.lift import Lift
+from dreamlift.stages.settings import Adam
 from dreamlift.stages.teacher import Teacher
 
 MVDREAM = Config(
@@ -32,6 +33,7 @@ MVDREAM = Config(
                 distance=(0.8, 1.0),
                 relative=True,
                 fov_deg=(15.0, 60.0),
+                angle_share=0.5,
             ),
             scene=Nerf(
                 field=Hashgrid(
@@ -47,6 +49,7 @@ MVDREAM = Config(
                 samples_per_ray=512,
                 chunk_rays=8192,
             ),
+            adam=Adam(variant="adamw"),
             teachers=(
                 Teacher(
                     prior=PriorChoice(name="mvdream"),
@@ -65,8 +68,7 @@ MVDREAM = Config(
 )
 """MVDream's config for threestudio, ``mvdream-sd21.yaml`` (one 32 GB GPU).
 
-Differences: 4 views per step at 64 pixels, not 8; all elevations are uniform in area on the sphere, where half of MVDream's are
-uniform in the angle; Adam, not AdamW.
+Differences: 4 views per step at 64 pixels, not 8.
 """
 
 PRESETS = {

@@ -16,7 +16,7 @@ from dreamlift.scenes.nerf.scene import Nerf
 from dreamlift.scenes.tetmesh.scene import TetMesh
 from dreamlift.schedules import Switch
 from dreamlift.stages.lift import Lift
-from dreamlift.stages.settings import Weights
+from dreamlift.stages.settings import Adam, Weights
 from dreamlift.stages.teacher import Teacher
 
 PROLIFICDREAMER = Config(
@@ -29,6 +29,7 @@ PROLIFICDREAMER = Config(
                 elevation_deg=(-10.0, 45.0),
                 distance=(1.0, 1.5),
                 fov_deg=(40.0, 70.0),
+                angle_share=0.5,
             ),
             scene=Nerf(
                 field=Hashgrid(
@@ -45,6 +46,7 @@ PROLIFICDREAMER = Config(
                 chunk_rays=8192,
             ),
             weights=Weights(sparsity=10.0, opaque=Switch(before=0.0, after=1000.0, at=0.4)),
+            adam=Adam(variant="adamw"),
             teachers=(
                 Teacher(
                     prior=PriorChoice(name="sd-2.1-base"),
@@ -56,6 +58,7 @@ PROLIFICDREAMER = Config(
                         rank=4,
                         lora_lr=0.0001,
                         lora_target="v",
+                        camera_input="matrix",
                     ),
                     wording=FourViews(front_deg=30.0, back_deg=30.0, overhead_deg=60.0),
                 ),
@@ -64,7 +67,12 @@ PROLIFICDREAMER = Config(
         Lift(
             steps=15_000,
             cameras=CameraSampler(
-                views=1, resolution=(512,), elevation_deg=(-10.0, 45.0), distance=(1.0, 1.5), fov_deg=(40.0, 70.0)
+                views=1,
+                resolution=(512,),
+                elevation_deg=(-10.0, 45.0),
+                distance=(1.0, 1.5),
+                fov_deg=(40.0, 70.0),
+                angle_share=0.5,
             ),
             scene=TetMesh(
                 resolution=128,
@@ -99,7 +107,12 @@ PROLIFICDREAMER = Config(
         Lift(
             steps=30_000,
             cameras=CameraSampler(
-                views=1, resolution=(512,), elevation_deg=(-10.0, 45.0), distance=(1.0, 1.5), fov_deg=(40.0, 70.0)
+                views=1,
+                resolution=(512,),
+                elevation_deg=(-10.0, 45.0),
+                distance=(1.0, 1.5),
+                fov_deg=(40.0, 70.0),
+                angle_share=0.5,
             ),
             scene=TetMesh(
                 resolution=128,
@@ -112,11 +125,12 @@ PROLIFICDREAMER = Config(
                     lr=0.01,
                     mlp_lr=0.001,
                 ),
-                background=Learned(),
+                background=Learned(random_probability=0.0),
                 geometry=False,
                 sdf_lr=0.005,
                 deform_lr=0.005,
             ),
+            adam=Adam(variant="adamw"),
             teachers=(
                 Teacher(
                     guidance=VSD(
@@ -127,6 +141,7 @@ PROLIFICDREAMER = Config(
                         rank=4,
                         lora_lr=0.0001,
                         lora_target="v",
+                        camera_input="matrix",
                     ),
                     wording=FourViews(front_deg=30.0, back_deg=30.0, overhead_deg=60.0),
                 ),
@@ -137,8 +152,8 @@ PROLIFICDREAMER = Config(
 )
 """threestudio's ``prolificdreamer.yaml``, ``-geometry`` and ``-texture`` (one 32 GB GPU).
 
-Differences: the LoRA is one of the base model, and its prompts have view phrases; Adam, not AdamW; loose parts are not
-removed between the stages' meshes as in ``remove_outliers``.
+Differences: the LoRA is one of the base model, not of its v-prediction sibling, and its prompts have view phrases; loose parts
+are not removed between the stages' meshes as in ``remove_outliers``.
 """
 
 PRESETS = {

@@ -12,8 +12,9 @@ from dreamlift.scenes.background import Learned
 from dreamlift.scenes.nerf.field import Blob
 from dreamlift.scenes.nerf.scene import Nerf
 from dreamlift.scenes.nerf.voxel import Voxel
+from dreamlift.schedules import Switch
 from dreamlift.stages.lift import Lift
-from dreamlift.stages.settings import Weights
+from dreamlift.stages.settings import Adam, Weights
 from dreamlift.stages.teacher import Teacher
 
 SJC = Config(
@@ -21,21 +22,27 @@ SJC = Config(
         Lift(
             steps=10_000,
             cameras=CameraSampler(
-                views=1, resolution=(64,), elevation_deg=(-10.0, 45.0), distance=(1.5, 1.5), fov_deg=(40.0, 70.0)
+                views=1,
+                resolution=(64,),
+                elevation_deg=(-10.0, 45.0),
+                distance=(1.5, 1.5),
+                fov_deg=(40.0, 70.0),
+                angle_share=0.5,
             ),
             scene=Nerf(
                 field=Voxel(
-                    resolutions=(25, 49, 97), activation="softplus", blob=Blob(kind="cone", scale=10.0, std=0.5), lr=0.05
+                    resolutions=(100,), switch_on=(0.0,), activation="softplus", blob=Blob(kind="constant", scale=-1.0), lr=0.05
                 ),
-                background=Learned(),
-                samples_per_ray=64,
+                background=Learned(random_probability=0.0, lr=0.0001),
+                samples_per_ray=512,
             ),
-            weights=Weights(sparsity=1.0),
+            weights=Weights(emptiness=Switch(before=10_000.0, after=200_000.0, at=0.5)),
+            adam=Adam(variant="adamax", beta2=0.999, eps=1e-8),
             teachers=(
                 Teacher(
                     prior=PriorChoice(name="sd-2.1-base"),
                     guidance=SJC(guidance_scale=101.0, t_min=0.01, t_max=0.97),
-                    wording=FourViews(front_deg=45.0, back_deg=45.0, overhead_deg=60.0),
+                    wording=FourViews(front_deg=45.0, back_deg=45.0, overhead_deg=60.0, before=True),
                 ),
             ),
         ),
@@ -44,9 +51,8 @@ SJC = Config(
 )
 """threestudio's ``sjc.yaml``.
 
-Differences: colors are rendered and encoded, where SJC renders latents; 64 samples per ray, not 512; a sparsity term, not the
-emptiness loss; Adam, not Adamax; the view phrases are dreamfusion-sd's; no density bias (-1 in the
-row).
+Differences: colors are rendered and encoded, where SJC renders latents; the background is an MLP of the direction, not a 4 x 4
+texture.
 """
 
 PRESETS = {

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dreamlift.cameras import spherical_to_cartesian
 from dreamlift.priors.base import Adapted, Prior, cosine_schedule
-from dreamlift.priors.lora.lora import Targets
+from dreamlift.priors.lora.lora import CameraInput, Targets
 from dreamlift.priors.saving import Memory
 from dreamlift.types import Cameras, Conditioning, TextStates
 
@@ -65,7 +65,7 @@ class EmpiricalPrior(Prior):
     def save_memory(self, memory: Memory) -> None:
         """No effect: there is no network."""
 
-    def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
+    def adapted(self, rank: int, targets: Targets, rng: torch.Generator, camera_input: CameraInput = "angles") -> Adapted:
         raise ValueError("an exact prior has no network to adapt; VSD requires a prior with weights, such as --prior toybox")
 
 

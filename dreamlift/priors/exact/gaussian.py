@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dreamlift.priors.base import Adapted, Prior, cosine_schedule
-from dreamlift.priors.lora.lora import Targets
+from dreamlift.priors.lora.lora import CameraInput, Targets
 from dreamlift.priors.saving import Memory
 from dreamlift.types import Conditioning, TextStates
 
@@ -61,5 +61,5 @@ class GaussianPrior(Prior):
     def save_memory(self, memory: Memory) -> None:
         """No effect: there is no network."""
 
-    def adapted(self, rank: int, targets: Targets, rng: torch.Generator) -> Adapted:
+    def adapted(self, rank: int, targets: Targets, rng: torch.Generator, camera_input: CameraInput = "angles") -> Adapted:
         raise ValueError("an exact prior has no network to adapt; VSD requires a prior with weights, such as --prior toybox")

@@ -18,6 +18,10 @@ from torch.nn import functional
 Targets = Literal["attention", "all"]
 """The adapted weights: the projections of the attention layers, or all matrices and convolution kernels."""
 
+CameraInput = Literal["angles", "matrix"]
+"""The camera that the adapted network is told: harmonics of azimuth and elevation, through a linear map that is initially zero;
+or the 4 x 4 camera-to-world matrix, through an MLP with one hidden layer, as in threestudio's VSD."""
+
 ATTENTION = ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")  # as diffusers names them
 
 
@@ -41,9 +45,9 @@ class LoRA(nn.Module):
             wanted = name.endswith(ATTENTION) if targets == "attention" else name.endswith("weight")
             if not wanted or weight.ndim < 2 or min(weight.shape[0], weight[0].numel()) <= rank:
                 continue
-            # A: Kaiming uniform with a = sqrt(5), the initialization of torch's linear layers
-            bound = weight[0].numel() ** -0.5
-            start = (2.0 * torch.rand(rank, weight[0].numel(), generator=rng) - 1.0) * bound
+            # A is normal with standard deviation 1 / rank, as in diffusers' LoRALinearLayer up to version 0.20, with which
+            # published learning rates were chosen: the change of W per step of B is proportional to A.
+            start = torch.randn(rank, weight[0].numel(), generator=rng) / rank
             key = name.replace(".", "/")  # a dot means a submodule to torch
             self.down[key] = nn.Parameter(start.to(weight.device))
             self.up[key] = nn.Parameter(torch.zeros(weight.shape[0], rank, device=weight.device))

@@ -5,6 +5,7 @@ Blobs (``x`` in world units):
 * ``"gaussian"``: ``scale * exp(-|x|^2 / (2 std^2))``. DreamFusion (Poole et al. 2022), appendix A.2,
   https://arxiv.org/abs/2209.14988
 * ``"cone"``: ``scale * (1 - |x| / std)``. Magic3D (Lin et al. 2023), section 4.1, https://arxiv.org/abs/2211.10440
+* ``"constant"``: ``scale`` everywhere: -1 in threestudio's SJC
 
 Both are added to the field's raw output, before the density activation.
 """
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from dreamlift.scenes.base import ParamGroup
 
-BLOBS = ("gaussian", "cone", "none")
+BLOBS = ("gaussian", "cone", "constant", "none")
 ACTIVATIONS = ("softplus", "exp")
 FIT_ROUNDS, FIT_BATCH, FIT_RATE = 100, 8192, 4.0  # of a regression to colours; the last is a factor on the learning rates
 
@@ -28,7 +29,7 @@ FIT_ROUNDS, FIT_BATCH, FIT_RATE = 100, 8192, 4.0  # of a regression to colours; 
 class Blob:
     """The initial density: a bias on the raw density, before the activation."""
 
-    kind: str = "cone"  # shape of the initial density: "gaussian" (DreamFusion), "cone" (Magic3D) or "none"
+    kind: str = "cone"  # shape of the initial density: "gaussian" (DreamFusion), "cone" (Magic3D), "constant" or "none"
     scale: float = 10.0  # bias at the origin, before the activation (threestudio: 10 for the cone, 5 for the gaussian)
     std: float = 0.5  # world units: radius of the cone, or standard deviation of the gaussian (threestudio: 0.2)
 
@@ -44,6 +45,8 @@ class Blob:
             return self.scale * torch.exp(-points.square().sum(-1) / (2 * self.std**2))
         if self.kind == "cone":
             return self.scale * (1 - points.norm(dim=-1) / self.std)
+        if self.kind == "constant":
+            return torch.full_like(points[..., 0], self.scale)
         return torch.zeros_like(points[..., 0])
 
 

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dreamlift.scenes.background import ColorActivation, activate_color
 from dreamlift.scenes.base import ParamGroup
 from dreamlift.scenes.nerf import field_numba
 from dreamlift.scenes.nerf.field import ACTIVATIONS, Blob, Field, FieldSamples, activate_density
@@ -47,6 +48,8 @@ class Hashgrid:
     start_at: float = 0.2  # progress (0..1) at which the next level is activated
     every: float = 0.05  # progress between the activations of further levels
     activation: str = "softplus"  # density activation: "softplus" or "exp"
+    # colors from raw values: sigmoid, or linear (x / 2 + 1 / 2, not limited to [0, 1]; DeepFloyd IF's range in threestudio)
+    color_activation: ColorActivation = "sigmoid"
     blob: Blob = dataclasses.field(default_factory=Blob)  # the initial density
     normal_eps: float = 0.01  # step of the finite differences for normals, world units
     lr: float = 0.01  # learning rate of the table (Adam)
@@ -200,7 +203,7 @@ class HashgridField(Field):
             steps = torch.eye(3, dtype=points.dtype, device=points.device) * eps
             ahead = [self.density((points + step).clamp(-self.bounds, self.bounds)) for step in steps]
             normal = -safe_normalize((torch.stack(ahead, dim=-1) - density[:, None]) / eps)
-        return FieldSamples(density, raw[1:].sigmoid().T.contiguous(), normal)
+        return FieldSamples(density, activate_color(raw[1:], self.settings.color_activation).T.contiguous(), normal)
 
     def density(self, points: Tensor) -> Tensor:
         return activate_density(self._raw(points)[0] + self.settings.blob(points), self.settings.activation)

@@ -12,6 +12,9 @@ from torch import Tensor
 from dreamlift.scenes.nerf.volume import from_dense, to_dense
 from dreamlift.types import RaySamples
 
+SOLID = 0.5  # opacity above which a ray counts as hitting a surface
+EMPTINESS_SCALE = 10.0  # SJC's and threestudio's ``emptiness_scale``
+
 
 def orientation(weights: Tensor, normals: Tensor, directions: Tensor, rays: int) -> Tensor:
     """``(1/R) sum_i w_i max(0, n_i . d_i)^2``: visible normals face the camera. The weights get no gradient.
@@ -44,15 +47,25 @@ def distortion(weights: Tensor, samples: RaySamples, offsets: Tensor) -> Tensor:
 def depth_variance(weights: Tensor, samples: RaySamples, offsets: Tensor) -> Tensor:
     """Mean over rays of ``sum_i w_i (m_i - mean m)^2``, the weights normalised to sum to one on each ray.
 
-    HiFA's z-variance (Zhu et al. 2023), https://arxiv.org/abs/2305.18766. Rays without weight count as zero.
+    HiFA's z-variance (Zhu et al. 2023), https://arxiv.org/abs/2305.18766, over the rays of opacity above 0.5, as in
+    threestudio: elsewhere it would shrink fog instead of sharpening surfaces. 0 without such rays.
     """
-    rays = max(offsets.shape[0] - 1, 1)
-    empty = weights.new_zeros(rays)
+    empty = weights.new_zeros(max(offsets.shape[0] - 1, 1))
     total = empty.index_add(0, samples.ray_indices, weights)
     share = weights / total.clamp(min=1e-6)[samples.ray_indices]
     middles = 0.5 * (samples.starts + samples.ends)
     mean = empty.index_add(0, samples.ray_indices, share * middles)
-    return (share * (middles - mean[samples.ray_indices]).square()).sum() / rays
+    solid = total.detach() > SOLID
+    spread = share * (middles - mean[samples.ray_indices]).square()
+    return (spread * solid[samples.ray_indices]).sum() / solid.sum().clamp(min=1)
+
+
+def emptiness(weights: Tensor, count: int) -> Tensor:
+    """Mean over ``count`` samples of ``log(1 + 10 w_i)``: clears space that is nearly empty.
+
+    SJC (Wang et al. 2022), section 4.3, https://arxiv.org/abs/2212.00774. Samples that were skipped have weight 0.
+    """
+    return torch.log1p(EMPTINESS_SCALE * weights).sum() / max(count, 1)
 
 
 def total_variation(grid: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from dreamlift.scenes.base import ParamGroup, Scene, SceneSettings
 from dreamlift.scenes.nerf.field import Field
 from dreamlift.scenes.nerf.hashgrid import Hashgrid
 from dreamlift.scenes.nerf.occupancy import Occupancy, OccupancyGrid
-from dreamlift.scenes.nerf.regularizers import depth_variance, distortion, orientation, total_variation
+from dreamlift.scenes.nerf.regularizers import depth_variance, distortion, emptiness, orientation, total_variation
 from dreamlift.scenes.nerf.volume import Composited, composite, ray_offsets, sample_points, sample_rays
 from dreamlift.scenes.nerf.voxel import Voxel
 from dreamlift.scenes.regularizers import opaque, sparsity
@@ -34,7 +34,7 @@ from dreamlift.types import Cameras, Mesh, RaySamples, RenderOutput, Shading
 
 SAMPLES_AT_ONCE = 1 << 19  # samples per chunk of a render without gradients; bounds its memory
 SAMPLE_KEPT = 30  # bytes kept per sample of rays in chunks: ray index, interval, weight, and their concatenation
-TERMS = ("sparsity", "opaque", "distortion", "depth_variance", "orientation", "tv")
+TERMS = ("sparsity", "opaque", "distortion", "depth_variance", "emptiness", "orientation", "tv")
 FIELDS = {"voxel": Voxel, "hashgrid": Hashgrid}
 
 
@@ -164,7 +164,7 @@ class NerfScene(Scene):
         return out, aux
 
     def regularize(self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None) -> dict[str, Tensor]:
-        """Unweighted sparsity, opaque, distortion, depth_variance; orientation with normals; tv with a voxel field."""
+        """The unweighted terms of :data:`TERMS`; orientation only with normals, tv only with a voxel field."""
         aux = render.aux
         samples = RaySamples(aux["ray_indices"], aux["starts"], aux["ends"])
         rays = render.opacity.numel()
@@ -178,6 +178,8 @@ class NerfScene(Scene):
                 terms[name] = distortion(aux["weights"], samples, aux["offsets"])
             elif name == "depth_variance":
                 terms[name] = depth_variance(aux["weights"], samples, aux["offsets"])
+            elif name == "emptiness":
+                terms[name] = emptiness(aux["weights"], rays * self.settings.samples_per_ray)
             elif name == "orientation" and "normals" in aux:
                 toward = aux["directions"][samples.ray_indices]
                 terms[name] = orientation(aux["weights"], aux["normals"], toward, rays)
@@ -208,7 +210,7 @@ class NerfScene(Scene):
 
     def albedo(self, points: Tensor) -> Tensor:
         """Albedo ``(N, 3)`` in [0, 1], sRGB, at ``points (N, 3)``, on any device."""
-        return self.field.query(points.to(self.occupancy.average)).albedo
+        return self.field.query(points.to(self.occupancy.average)).albedo.clamp(0.0, 1.0)
 
 
 def joined(chunks: list[dict[str, Tensor]]) -> dict[str, Tensor]:

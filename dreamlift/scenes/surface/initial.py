@@ -46,12 +46,14 @@ def with_uvs(initial_mesh: Mesh, choice: str, size: int) -> tuple[Mesh, np.ndarr
 def unpainted_fields(initial_mesh: Mesh, mesh: Mesh, material: bool) -> dict[str, Any]:
     """The fields of :class:`~dreamlift.types.Mesh` that the textured ``mesh`` inherits from ``initial_mesh``.
 
-    The normal map, if the UVs are unchanged. If ``material`` also metallic and roughness: the image, if the UVs are
-    unchanged, otherwise its mean.
+    Whether it is double-sided; the normal map, if the UVs are unchanged. If ``material`` also metallic and roughness: the
+    image, if the UVs are unchanged, otherwise its mean.
     """
     assert mesh.uvs is not None
     same = initial_mesh.uvs is not None and np.array_equal(initial_mesh.uvs, mesh.uvs)
-    found: dict[str, Any] = {"normal_map": initial_mesh.normal_map} if same else {}
+    found: dict[str, Any] = {"double_sided": initial_mesh.double_sided}
+    if same:
+        found["normal_map"] = initial_mesh.normal_map
     if material and (same or initial_mesh.metallic_roughness is None):
         found |= {name: getattr(initial_mesh, name) for name in ("metallic", "roughness", "metallic_roughness")}
     elif material:

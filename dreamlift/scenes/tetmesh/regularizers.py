@@ -52,10 +52,11 @@ def normal_consistency_torch(vertices: Tensor, faces: Tensor, sides: Tensor) -> 
 
 
 def laplacian(vertices: Tensor, ends: Tensor) -> Tensor:
-    """Mean distance (world units) of the vertices from the mean of their neighbours: uniform Laplacian smoothing.
+    """Mean over the vertices i of ``|sum_j (v_j - v_i)|`` over their neighbours j, in world units.
 
-    As PyTorch3D's ``mesh_laplacian_smoothing(method="uniform")`` (Nealen et al. 2006, "Laplacian Mesh Optimization",
-    https://doi.org/10.1145/1174429.1174494).
+    As threestudio's ``laplacian_smoothness``, with the unnormalised (combinatorial) Laplacian of Nealen et al. 2006,
+    "Laplacian Mesh Optimization", https://doi.org/10.1145/1174429.1174494. Divided by a vertex's number of neighbours, about
+    6, it would be the distance from their mean.
 
     Args:
         ends: ``(E, 2)`` the two vertices of each edge.
@@ -71,7 +72,7 @@ def laplacian_torch(vertices: Tensor, ends: Tensor) -> Tensor:
     sums = torch.zeros_like(vertices).index_add(0, first, vertices.index_select(0, second))
     sums = sums.index_add(0, second, vertices.index_select(0, first))
     degree = torch.bincount(ends.flatten(), minlength=len(vertices))[:, None]
-    away = sums / degree.clamp(min=1) - vertices
+    away = sums - degree * vertices
     return (dot(away, away) + 1e-20).sqrt().sum() / max(len(vertices), 1)
 
 

@@ -85,10 +85,9 @@ def smoothness(vertices: np.ndarray, ends: np.ndarray, grad: np.ndarray) -> floa
     total = 0.0
     share = np.float32(1.0 / max(count, 1))
     for i in range(count):
-        degree[i] = max(degree[i], np.float32(1.0))
         x, y, z = (
-            away[i, 0] / degree[i] - vertices[i, 0], away[i, 1] / degree[i] - vertices[i, 1],
-            away[i, 2] / degree[i] - vertices[i, 2],
+            away[i, 0] - degree[i] * vertices[i, 0], away[i, 1] - degree[i] * vertices[i, 1],
+            away[i, 2] - degree[i] * vertices[i, 2],
         )  # fmt: skip
         length = math.sqrt(x * x + y * y + z * z + np.float32(1e-20))
         total += length
@@ -96,8 +95,7 @@ def smoothness(vertices: np.ndarray, ends: np.ndarray, grad: np.ndarray) -> floa
         # Now the gradient with respect to the difference.
         away[i, 0], away[i, 1], away[i, 2] = x * by, y * by, z * by
         for a in range(3):
-            grad[i, a] -= away[i, a]
-            away[i, a] /= degree[i]
+            grad[i, a] -= degree[i] * away[i, a]
     for e in range(len(ends)):
         i, j = ends[e, 0], ends[e, 1]
         for a in range(3):

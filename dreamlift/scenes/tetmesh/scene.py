@@ -243,4 +243,4 @@ class TetMeshScene(Scene):
         """
         fine = self._bare_mesh()
         check_room(self.sides())
-        return finish_surface(fine, lambda points, normals: self.color.query(points.to(self.base)).albedo, settings)
+        return finish_surface(fine, lambda points, normals: self.color.query(points.to(self.base)).albedo.clamp(0, 1), settings)

@@ -9,7 +9,6 @@ https://github.com/KhronosGroup/glTF/issues/1563.)
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,6 @@ import numpy as np
 
 TRANSFORM = "KHR_texture_transform"
 SETS = 32  # accepted sets of coordinates
-KINDS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}  # numpy types of components
 
 
 @dataclass(frozen=True)
@@ -29,11 +27,6 @@ class Laid:
     offset: tuple[float, float] = (0.0, 0.0)
     rotation: float = 0.0  # radians
     scale: tuple[float, float] = (1.0, 1.0)
-
-    @property
-    def moves(self) -> bool:
-        """Whether the mapping changes the vertices' coordinates."""
-        return (self.offset, self.rotation, self.scale) != ((0.0, 0.0), 0.0, (1.0, 1.0))
 
     def apply(self, uvs: np.ndarray) -> np.ndarray:
         """The transformed coordinates ``(N, 2)``, v downwards."""
@@ -62,27 +55,8 @@ def _small(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 1e6  # false for NaN
 
 
-def one_way(ways: list[Laid], what: str) -> Laid:
-    """The first of the mappings ``ways`` of a material's textures; a warning is given if another one differs."""
-    if any(way != ways[0] for way in ways):
-        warnings.warn(
-            f"the metallic and roughness picture {what} uses other texture coordinates than its colours, which replace them: "
-            "bake both with one set of UVs",
-            stacklevel=2,
-        )
-    return ways[0] if ways else Laid()
-
-
-def moved_pairs(data: bytes | bytearray, accessor: Mapping[str, Any], view: Mapping[str, Any], laid: Laid) -> bytes:
-    """The coordinates (VEC2, float32) of an accessor that has been checked, transformed by ``laid``."""
-    with np.errstate(over="ignore", invalid="ignore"):  # coordinates that are not finite are ignored later
-        return laid.apply(read_pairs(data, accessor, view)).astype("<f4").tobytes()
-
-
-def read_pairs(data: bytes | bytearray, accessor: Mapping[str, Any], view: Mapping[str, Any]) -> np.ndarray:
-    """The pairs ``(N, 2)`` float64 of an accessor in ``data``; normalised integers are mapped to [-1, 1]."""
-    kind = np.dtype(KINDS[accessor["componentType"]])
-    stride = view.get("byteStride", 2 * kind.itemsize)
-    start = view["byteOffset"] + accessor["byteOffset"]
-    rows = np.ndarray((accessor["count"], 2), kind, data, start, (stride, kind.itemsize)).astype(np.float64)
-    return rows / np.iinfo(kind).max if accessor.get("normalized") and kind.kind != "f" else rows
+def home(uvs: np.ndarray) -> np.ndarray:
+    """Coordinates that span at most one repetition, shifted by whole ones into [0, 1]; others as they are."""
+    if len(uvs) and (np.ptp(uvs, axis=0) <= 1 + 1e-6).all():
+        return uvs - np.floor(uvs.min(axis=0) + 1e-6)
+    return uvs
