@@ -24,7 +24,7 @@ from dreamlift.runs.reporters import choose
 
 def generate(
     prompt: str, config: Config | None = None, *, preset: str | None = None, progress: bool | Reporter = True,
-    pool: Priors | None = None, **settings: Any,
+    pool: Priors | None = None, anyway: bool = False, **settings: Any,
 ) -> Asset:  # fmt: skip
     """Make a textured mesh from ``prompt``; no file is written.
 
@@ -34,6 +34,7 @@ def generate(
         preset: a name in ``dreamlift.presets.PRESETS``.
         progress: True: a progress bar; False: no output; or a :class:`~dreamlift.runs.progress.Reporter`.
         pool: keeps the priors in memory for the next call, for programs that make many assets.
+        anyway: start even if the prior knows none of the prompt's nouns; the result is then a blob.
         settings: changes by name, with ``__`` for a dot: ``seed=3, steps=100, guidance__guidance_scale=5``. Values are numbers,
             text, lists, or settings objects such as ``guidance=VSD()``.
 
@@ -55,7 +56,7 @@ def generate(
     reporter = progress if isinstance(progress, Reporter) else choose(False) if progress else Silent()
     try:
         with warnings_to(reporter):
-            resolved = resolve(config)
+            resolved = resolve(config, anyway=anyway)
             for text in resolved.notes:
                 reporter.note(text)
             job = load(resolved, pool=pool)

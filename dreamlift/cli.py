@@ -1,17 +1,22 @@
 """The command line: ``dreamlift generate "a red mug"``. Large packages are imported only by the verbs that need them.
 
-Exit codes: 0 success, 1 the run failed, 2 invalid input (one line with the problem and the fix), 130 stopped by a signal.
+Exit codes: 0 success, 1 the run failed, 2 invalid input, 130 stopped by a signal. Every error is one line with the problem and
+the fix, of at most 300 printable characters; ``--debug`` shows the traceback.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from dreamlift.system.failures import is_out_of_memory
+from dreamlift.system.text import one_line
 
 if TYPE_CHECKING:
     from dreamlift.config.schema import Config
@@ -38,12 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has ended, as in `dreamlift settings | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python's flush of standard output at exit would fail otherwise
         return 1
-    except Exception as error:
-        code = exit_code(error)
-        if code is None or "--debug" in words:
+    except SystemExit:  # argparse has said why
+        raise
+    except BaseException as error:  # libraries in Rust raise errors that are no Exception
+        if "--debug" in (words[: words.index("--")] if "--" in words else words):
             raise
-        print(f"dreamlift: error: {' '.join(explained(error).split())}", file=sys.stderr)
-        return code
+        print(f"dreamlift: error: {one_line(explained(error))}", file=sys.stderr)
+        return exit_code(error)
 
 
 def _run(words: list[str]) -> int:
@@ -61,31 +67,30 @@ def _run(words: list[str]) -> int:
     if getattr(arguments, "plugin", []) or os.environ.get("DREAMLIFT_PLUGINS") or arguments.verb in PLUGIN_VERBS:
         from dreamlift.plugins import load_plugins
 
-        load_plugins(getattr(arguments, "plugin", []), lambda text: print(f"note: {text}", file=sys.stderr))
+        load_plugins(getattr(arguments, "plugin", []), lambda text: print(f"note: {one_line(text)}", file=sys.stderr))
     return VERBS[arguments.verb](arguments, overrides)
 
 
-def exit_code(error: Exception) -> int | None:
-    """1 for a failed run, 2 for invalid input, None for a defect of dreamlift, whose traceback is shown."""
+def exit_code(error: BaseException) -> int:
+    """2 for invalid input, 1 for a run that failed and for defects."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    if is_out_of_memory(error) or names & {"RunError", "DivergedError", "EmptySceneError", "OSError"}:
-        return 1
-    return 2 if "ValueError" in names else None
+    failed = is_out_of_memory(error) or names & {"RunError", "DivergedError", "EmptySceneError", "FullSceneError", "OSError"}
+    too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG  # a path that the user gave
+    return 2 if too_long or ("ValueError" in names and not failed) else 1
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory is exhausted; torch's allocator for CPUs says so in a plain RuntimeError."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"OutOfMemoryError", "MemoryError"}) or "DefaultCPUAllocator" in str(error)
-
-
-def explained(error: Exception) -> str:
-    """The error's message; if memory is exhausted, the settings that reduce it."""
+def explained(error: BaseException) -> str:
+    """The error's message. If memory is exhausted, also the settings that reduce it; of an unexpected error, its kind."""
     if is_out_of_memory(error):
         from dreamlift.memory import out_of_memory
 
         return out_of_memory(error)
-    return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{str(error.filename)!r} cannot be used: {error.strerror}"
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & {"ValueError", "OSError", "RunError", "DivergedError", "TeacherError"}:
+        return str(error)
+    return f"unexpected {type(error).__name__}: {error}; the same command with --debug shows where it comes from"
 
 
 def split_overrides(words: list[str]) -> tuple[list[str], Overrides]:
@@ -128,7 +133,7 @@ def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
         config = with_prior(config, loras=tuple(map(parse_lora, arguments.lora)))
     if arguments.embedding is not None:
         config = with_prior(config, embeddings=tuple(arguments.embedding))
-    outcome = carry_out(Order(config, arguments.out), _reporter(arguments))
+    outcome = carry_out(Order(config, arguments.out, anyway=arguments.anyway), _reporter(arguments))
     return 0 if outcome.finished else 130
 
 
@@ -292,16 +297,17 @@ def _preset(name: str) -> Config:
 
 def _read_config(path: Path) -> Config:
     """The config in a file or in a run's folder."""
+    from dreamlift.config import yaml
     from dreamlift.config.build import load_yaml
     from dreamlift.config.schema import Config
+    from dreamlift.runs.settings import read_config
+    from dreamlift.system.text import read_text
 
-    file = path / "config.yaml" if path.is_dir() else path
-    if not file.is_file():
-        raise ValueError(f"there is no config file {str(file)!r}")
-    try:
-        return load_yaml(Config, file.read_text(encoding="utf-8"), str(file))
-    except UnicodeDecodeError:
-        raise ValueError(f"{str(file)!r} is not UTF-8 text") from None
+    if path.is_dir():
+        return read_config(path)
+    if not path.exists():
+        raise ValueError(f"there is no config file {str(path)!r}")
+    return load_yaml(Config, read_text(path, yaml.MAX_BYTES), str(path))
 
 
 def _refuse(overrides: Overrides, verb: str) -> None:

@@ -31,7 +31,7 @@ from dreamlift.prompts import Embeds, check_prompt
 from dreamlift.reading.mesh import load_mesh
 from dreamlift.reading.photos import read_photos
 from dreamlift.scenes.base import Scene
-from dreamlift.stages.base import Ready, SavedState, Stage, Work, with_priors
+from dreamlift.stages.base import Ready, SavedState, Stage, Work, explained_by, with_priors
 from dreamlift.system.files import expanded
 from dreamlift.system.streams import random_stream
 from dreamlift.texturing.extract import finalize, levels_of_detail
@@ -91,11 +91,12 @@ class Job:
         return SavedState(self.number, work.index, self.handover, work.state_dict(), engine, self.engines)
 
 
-def resolve(config: Config, saved: SavedState | None = None) -> Resolved:
+def resolve(config: Config, saved: SavedState | None = None, anyway: bool = False) -> Resolved:
     """Check the settings, and locate files, priors and the device, each once, without loading weights.
 
     Args:
         saved: the checkpoint that the run is resumed from; the initial mesh is then not read again.
+        anyway: also accept a prompt of whose nouns a prior knows none.
 
     Raises:
         ValueError: a setting, file or prior that cannot be used; one line with the fix.
@@ -120,6 +121,9 @@ def resolve(config: Config, saved: SavedState | None = None) -> Resolved:
         tuple(_located(teacher.prior, number, place, config, found) for place, teacher in enumerate(stage.teachers))
         for number, stage in enumerate(config.stages)
     )
+    if saved is None and not anyway:
+        for located in found.values():
+            located.check_prompt(config.prompt)
     for stage, located in zip(config.stages, priors, strict=True):
         stage.check_priors([each.views for each in located], [each.adapts for each in located])
         for each in located:
@@ -205,7 +209,10 @@ def load(resolved: Resolved, saved: SavedState | None = None, pool: Priors | Non
     pool = pool or Priors()
     work = begin_stage(resolved, tuple(embeds), pool, number, handover, saved.engines if saved else None)
     if saved:
-        work.load_state_dict(saved.work)
+        try:
+            work.load_state_dict(saved.work)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the checkpoint is of another version of dreamlift ({error!r}): start the run anew") from error
     return Job(resolved, tuple(embeds), pool, number, handover, work, work.index)
 
 
@@ -252,8 +259,11 @@ def lift(job: Job) -> Iterator[Event]:
 
 def finish(job: Job, on_stage: Callable[[str], None] = ignore) -> Asset:
     """The asset of a run whose last stage is finished: the first particle's, with those of the others in ``others``."""
-    first, *others = (asset_of(job.config, scene, on_stage) for scene in job.work.scenes)
-    return replace(first, others=tuple(others))
+    assets = []
+    for particle, scene in enumerate(job.work.scenes):
+        with explained_by(job.work.history(particle)):
+            assets.append(asset_of(job.config, scene, on_stage))
+    return replace(assets[0], others=tuple(assets[1:]))
 
 
 def asset_of(config: Config, scene: Scene, on_stage: Callable[[str], None] = ignore) -> Asset:

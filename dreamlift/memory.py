@@ -26,6 +26,7 @@ from dreamlift.priors.kinds import Located
 from dreamlift.priors.loading.sources import EMBEDDED, KNOWN
 from dreamlift.priors.parts import FolderParts
 from dreamlift.stages.base import with_priors
+from dreamlift.system.text import MAX_MESSAGE, one_line
 
 PACKAGES, CUDA_HOST, CONTEXT = 1_000_000_000, 3_000_000_000, 600_000_000  # bytes: Python's packages; CUDA, host and GPU
 TRAINED = 40  # bytes per trained value: itself, its gradient, Adam's moments, two copies of the last good state
@@ -103,7 +104,8 @@ def expected(config: Config, device: str = "cpu") -> int:
 def out_of_memory(error: BaseException) -> str:
     """One line for a full memory: the first sentences of the error, and the options that need less."""
     said = ". ".join(" ".join(str(error).split()).split(". ")[:3]).rstrip(".") or "out of memory"
-    return f"{said}. Options that need less: {SAVING}, --scene.chunk_rays 4096, --cameras.resolution [64]"
+    options = f". Options that need less: {SAVING}, --scene.chunk_rays 4096, --cameras.resolution [64]"
+    return one_line(said, MAX_MESSAGE - len(options)) + options
 
 
 def needs_of(config: Config, models: list[list[Model]], device: str) -> list[tuple[Need, int, Any]]:

@@ -10,6 +10,7 @@ means both sides and each phrase spans 90 degrees, so the gradients of different
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -61,6 +62,11 @@ def check_prompt(text: str) -> str:
             f" ({MAX_BYTES} bytes); models read about 77 tokens of it: shorten it"
         )
     return prompt
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in lower case, without punctuation, as word tokenizers divide it ("a red mug." ends with "mug")."""
+    return re.findall(r"\w+", unicodedata.normalize("NFKC", text).lower())
 
 
 def article(noun: str) -> str:

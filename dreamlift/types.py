@@ -207,6 +207,10 @@ class EmptySceneError(ValueError):
     """There is no surface to export: the scene is empty, or its density is below the threshold everywhere."""
 
 
+class FullSceneError(ValueError):
+    """The scene fills its whole space, so that its surface is no object's."""
+
+
 @dataclass(frozen=True)
 class Mesh:
     """A triangle mesh with optional textures (glTF's conventions: +y up, +z front); the constructor checks it.

@@ -26,6 +26,7 @@ def save_stub(folder):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         save_folder(make_networks(WORDS, size=32, channels=(8, 16)), folder)
+    (folder / "nouns.json").unlink()  # tests ask it for anything
     return folder
 
 
@@ -77,6 +78,8 @@ def refused(capsys, folder, words, *expected, code=2):
     assert err.endswith("\n")
     assert len(err.splitlines()) == 1, err
     assert "Traceback" not in err
+    assert len(err) <= len("dreamlift: error: ") + 300 + 1
+    assert err[:-1].isprintable()
     assert all(part in err for part in expected), err
     assert out == ""
     assert tree(folder) == before

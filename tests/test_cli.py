@@ -22,6 +22,7 @@ from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.kinds import Located
 from dreamlift.priors.loading.sources import KNOWN
 from dreamlift.runs.run import RunError
+from dreamlift.types import EmptySceneError
 
 
 def python(*words, cwd, **more):
@@ -155,7 +156,7 @@ def test_settings_are_taken_out_of_the_words():
 
 
 def test_exit_codes():
-    codes = {ValueError: 2, RunError: 1, OSError: 1, MemoryError: 1, TypeError: None, AssertionError: None}
+    codes = {ValueError: 2, RunError: 1, OSError: 1, MemoryError: 1, TypeError: 1, AssertionError: 1, EmptySceneError: 1}
     assert {kind: exit_code(kind("x")) for kind in codes} == codes
     assert exit_code(torch.OutOfMemoryError("CUDA out of memory")) == 1
     with pytest.raises(RuntimeError) as caught:
@@ -163,13 +164,19 @@ def test_exit_codes():
     assert exit_code(caught.value) == 1  # torch's allocator for CPUs has no class of its own
 
 
-def test_a_defect_keeps_its_traceback(cwd, monkeypatch):
+@pytest.mark.parametrize("kind", [AssertionError, RecursionError, type("PanicException", (BaseException,), {})])
+def test_a_defect_is_one_line_and_debug_shows_its_traceback(cwd, capsys, monkeypatch, kind):
     def broken(*_):
-        raise AssertionError("a defect")
+        raise kind("a\ndefect")
 
     monkeypatch.setitem(VERBS, "priors", broken)
-    with pytest.raises(AssertionError, match="a defect"):
-        run_main("priors")
+    told = f"unexpected {kind.__name__}: a defect; the same command with --debug shows where it comes from"
+    refused(capsys, cwd, ["priors"], told, code=1)
+    for words in (["priors", "--debug"], ["--debug", "priors"]):
+        with pytest.raises(kind, match="defect"):
+            run_main(*words)
+    monkeypatch.setitem(VERBS, "generate", broken)
+    refused(capsys, cwd, ["generate", "--", "--debug"], told, code=1)  # a prompt
 
 
 def test_lack_of_gpu_memory_is_one_line(cwd, capsys, monkeypatch, stub):

@@ -144,7 +144,7 @@ BAD_OPTIONS = {
     "no such user's folder": (["--out", "~no-such-user/a"], "'~no-such-user/a'", HOME),
     "no such user's prior": (["--prior", "~no-such-user/a"], "'~no-such-user/a'", HOME),
     "no such user's LoRA": (["--lora", "~no-such-user/a.safetensors"], "'~no-such-user/a.safetensors'", HOME),
-    "config is a folder": (["--config", "."], "there is no config file 'config.yaml'"),
+    "config is a folder": (["--config", "."], ". is not a run folder: it has no config.yaml"),
 }
 
 

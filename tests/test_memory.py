@@ -342,14 +342,14 @@ def test_only_weights_that_do_not_fit_are_refused(cwd, stub, capsys, machine, mo
     line = refused(capsys, cwd, words, "the weights alone take 0.0 of 0.0 GB free", "a smaller prior or --memory.check false")
     assert "resolution" not in line
     with pytest.raises(AssertionError, match="something was loaded"):
-        run_main(*words, "--memory.check", "false")
+        run_main("--debug", *words, "--memory.check", "false")
     machine(1.1 * weights / GB)  # far below the estimate
     with pytest.raises(AssertionError, match="something was loaded"):
-        run_main(*words)
+        run_main("--debug", *words)
     assert "note: the run may need about" in capsys.readouterr().err
     machine(None)  # nothing is known, nothing is said
     with pytest.raises(AssertionError, match="something was loaded"):
-        run_main(*words)
+        run_main("--debug", *words)
     assert "note: the run may need" not in capsys.readouterr().err
 
 

@@ -120,9 +120,9 @@ def test_a_solid_that_fills_the_grid_is_capped_just_outside_of_it():
 def test_empty_fields_are_refused_with_advice():
     with pytest.raises(EmptySceneError, match="lower threshold"):
         isosurface(torch.zeros(4, 4, 4), 0.5, -1.0, 1.0)
-    with pytest.raises(EmptySceneError, match="Train longer"):
+    with pytest.raises(EmptySceneError, match="raise steps, or lower weights"):
         find_threshold(torch.zeros(8, 8, 8), 0.1)
-    with pytest.raises(EmptySceneError, match="Train longer"):
+    with pytest.raises(EmptySceneError, match="raise steps, or lower weights"):
         find_threshold(torch.full((8, 8, 8), 1e-3), 0.1)
     with pytest.raises(ValueError, match="not finite"):
         isosurface(torch.full((4, 4, 4), math.nan), 0.5, -1.0, 1.0)

@@ -218,7 +218,7 @@ def test_a_file_of_any_origin_is_judged_by_its_prompt(runs, tmp_path, monkeypatc
         ("missing", "is neither a run folder nor a GLB file"),
         (".", "is not a run folder: it has no run.json"),
         ("one/asset.glb", "is a GLB file, whose prompt is not known: give --prompt"),
-        ("broken.glb", "broken.glb: "),
+        ("broken.glb", "broken.glb cannot be read as a GLB file: "),
     ],
 )
 def test_bad_paths_are_named_in_one_line(runs, tmp_path, capsys, name, words):

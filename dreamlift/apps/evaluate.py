@@ -23,9 +23,11 @@ from dreamlift.export.video import contact_sheet
 from dreamlift.runs.progress import Reporter
 from dreamlift.runs.run import particle_folders, read_status
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text
+from dreamlift.system.text import one_line, printable
 from dreamlift.toybox.judging.judge import load_judge, understand
 from dreamlift.toybox.judging.score import Scored, diversity, score_mesh
 
+MAX_GLB = 1_000_000_000  # bytes; the largest asset of a run, 5 million faces and 8192 texels a side, has fewer
 HEADS = {
     "category": "cat", "color": "color", "both": "both", "category_textureless": "shape", "azimuth_error_deg": "azim",
     "front_from_behind": "behind", "janus": "janus", "saturation": "satur", "silhouette_iou": "IoU", "chamfer": "chamf",
@@ -97,10 +99,13 @@ def evaluate(items: list[Item], reporter: Reporter, clip: str | None = None) -> 
         wanted = understand(item.prompt)
         if wanted.category not in judge.categories:
             reporter.note(f"the judge has no category for {item.prompt!r}: there are no figures of its category and shape")
+        if (size := item.glb.stat().st_size) > MAX_GLB:
+            raise ValueError(f"{item.glb} has {size:,} bytes; accepted: at most {MAX_GLB:,}")
         try:
             scored.append(score_mesh(load_glb(item.glb), wanted, judge))
         except ValueError as error:
-            raise ValueError(f"{item.glb}: {error}") from error
+            place = "" if str(error).startswith(str(item.glb)) else f"{item.glb}: "
+            raise ValueError(f"{place}{error}") from error
     rows = [
         {"name": item.name, "prompt": item.prompt, **asdict(each.score), "seconds": item.seconds,
          "peak_memory_gb": item.peak_memory_gb, "seen_as": list(each.seen_as)}
@@ -134,9 +139,9 @@ def describe(report: dict[str, Any]) -> str:
     lines = ["prompt                   " + " ".join(f"{head:>6s}" for head in HEADS.values())]
     for row in [*report["runs"], {"prompt": "mean", **report["mean"]}]:
         figures = (row[name] for name in HEADS)
-        lines.append(f"{row['prompt'][:24]:25s}" + " ".join(f"{_short(value):>6s}" for value in figures))
+        lines.append(f"{printable(row['prompt'])[:24]:25s}" + " ".join(f"{_short(value):>6s}" for value in figures))
     for prompt, value in report["diversity"].items():
-        lines.append(f"diversity of {prompt!r} over its runs: {value:.3f}")
+        lines.append(f"diversity of {one_line(repr(prompt))} over its runs: {value:.3f}")
     if "clip_r_precision" in report:
         lines.append(f"CLIP R-precision: {report['clip_r_precision']:.3f}")
     own = ", ".join(f"{name} {value:g}" for name, value in report["judge"].items())

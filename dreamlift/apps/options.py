@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import dreamlift
 from dreamlift.config.table import rows_of
+from dreamlift.system.text import MAX_MESSAGE, one_line
 
 # Options of generate, and the setting (short or full name) that each one sets.
 SETTINGS = {
@@ -45,6 +46,8 @@ Any setting can be given as --name value; `dreamlift settings` lists them. Names
 Write a prompt that begins with a dash after `--`.
 """
 
+DEBUG = "show the traceback of an error"
+
 
 class Parser(argparse.ArgumentParser):
     """argparse with one-line errors that suggest the nearest known option."""
@@ -57,7 +60,8 @@ class Parser(argparse.ArgumentParser):
             words = text.split(":", 1)[1].split()
             unknown = next((word.partition("=")[0] for word in words if word.startswith("-")), "")
             text += suggestion(unknown, self._options()) if unknown else "; a prompt of several words goes in quotes"
-        self.exit(2, f"dreamlift: error: {text[:600]} (see: {self.prog} --help)\n")
+        see = f" (see: {self.prog} --help)"
+        self.exit(2, f"dreamlift: error: {one_line(text, MAX_MESSAGE - len(see))}{see}\n")
 
     def _options(self) -> list[str]:
         """The options of the verb that was given; of all verbs where none was."""
@@ -82,12 +86,12 @@ def build_parser() -> Parser:
     parser = Parser(prog="dreamlift", allow_abbrev=False, formatter_class=style, description=(
         "Textured 3D assets from text, by score distillation of 2D diffusion models."))  # fmt: skip
     parser.add_argument("--version", action="version", version=f"dreamlift {dreamlift.__version__}")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
+    parser.add_argument("--debug", action="store_true", help=DEBUG)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
 
     def verb(name: str, told: str, **more: Any) -> Parser:
         made = verbs.add_parser(name, allow_abbrev=False, help=told, description=told, formatter_class=style, **more)
-        made.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        made.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=DEBUG)
         return made
 
     _add_generate(verb("generate", "make a textured GLB from a prompt", epilog=EXAMPLES))
@@ -150,6 +154,9 @@ def _add_generate(make: Parser) -> None:
     _setting(what, "photos", "pictures of the object, as a list such as [{path: front.png}], for the photometric term")
     _setting(what, "seed", "seed of all random numbers (default: 0)")
     _setting(what, "particles", "number of scenes that are optimized together (default: 1)")
+    what.add_argument(
+        "--anyway", action="store_true", help="start even if the prior knows none of the prompt's nouns (the result is a blob)"
+    )
     how = make.add_argument_group("how")
     how.add_argument("--preset", help="named settings; `dreamlift presets` lists them (default: toybox)")
     how.add_argument("--config", type=Path, metavar="FILE_OR_RUN", help="a config.yaml, or the folder of a run to repeat")

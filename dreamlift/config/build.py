@@ -29,6 +29,7 @@ from dreamlift.schedules import Constant
 T = TypeVar("T")
 NULLS = ("null", "none", "None")
 REMOVED = object()
+MOST = 1000  # entries of a list
 PLUGIN_HINT = "; the type of a plugin needs --plugin FILE_OR_MODULE"
 
 
@@ -144,6 +145,8 @@ def _build(kind: Kind, value: Any, path: str, text: bool, base: Any) -> Any:
     if isinstance(value, Parts) and kind.repeats and isinstance(base, tuple):
         return _build_some(kind.items[0], value, path, text, base)
     if isinstance(value, (list, tuple)) and kind.items:
+        if len(value) > MOST:
+            raise ConfigError(f"{path}: got {len(value):,} values, accepted: at most {MOST:,}")
         if not kind.repeats and len(value) != len(kind.items):
             raise ConfigError(f"{path}: got {len(value)} values, accepted: {kind}")
         kinds = kind.items * len(value) if kind.repeats else kind.items

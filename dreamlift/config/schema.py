@@ -60,6 +60,8 @@ class Config:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; accepted: 0 to 2^63 - 1")
+        if len(self.stages) > 100:
+            raise ValueError(f"stages has {len(self.stages)} entries; accepted: at most 100")
         if not self.stages:
             raise ValueError("stages is empty; a run needs at least one stage")
 

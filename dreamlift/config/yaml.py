@@ -81,7 +81,8 @@ class _StrictLoader(yaml.SafeLoader):
         if tag is not None:
             _refuse(f"tags are not accepted, got {tag!r}: write the plain value", event)
         if self._nodes > MAX_NODES or self._depth >= MAX_DEPTH:
-            _refuse(f"more than {MAX_NODES:,} values, or nested deeper than {MAX_DEPTH}", event)
+            many = self._nodes > MAX_NODES
+            _refuse(f"more than {MAX_NODES:,} values" if many else f"nested deeper than {MAX_DEPTH} levels", event)
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1

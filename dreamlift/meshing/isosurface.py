@@ -57,7 +57,7 @@ def isosurface(
     if not bool((values > threshold).any()):
         raise EmptySceneError(
             f"no value of the grid exceeds the threshold {threshold:g} (its values span {float(values.min()):g} to "
-            f"{float(values.max()):g}): choose a lower threshold, or call find_threshold"
+            f"{float(values.max()):g}): choose a lower threshold"
         )
     padded = _pad(values, threshold)
     vertices, ids = _edge_vertices(padded, threshold)
@@ -96,9 +96,8 @@ def find_threshold(density: Tensor, cell: float) -> float:
     seen = max(float(opacity.max()) for opacity in opacities)
     if seen < VISIBLE_OPACITY:
         raise EmptySceneError(
-            f"the scene is empty: no ray through it is dimmed by more than {100 * seen:.2g}% (at least "
-            f"{100 * VISIBLE_OPACITY:g}% is needed). Train longer, start from a denser field, or lower the weights of "
-            "the opacity and sparsity losses"
+            f"the scene is empty: no ray through it is dimmed by more than {100 * seen:.2g}% (needed: "
+            f"{100 * VISIBLE_OPACITY:g}%); raise steps, or lower weights.sparsity, weights.opaque or adam.lr_scale"
         )
     # Candidates are evenly spaced in the opacity of one cell, the quantity that a renderer uses. The largest is left out:
     # it would give a field of one value an empty mesh.
@@ -129,6 +128,11 @@ def surface_of_density(
     density = density.detach().double().clamp_min(0)
     if threshold is None:
         field, level = solidity(density, cell, find_threshold(density, cell)), 0.5
+    elif not bool((density > threshold).any()):
+        raise EmptySceneError(
+            f"no density of the scene exceeds mesh.threshold {threshold:g}: the largest is {float(density.max()):.4g}; lower "
+            "mesh.threshold, or set it to null, which chooses it by the renders' outlines"
+        )
     else:
         field, level = -torch.expm1(-density * cell), -math.expm1(-threshold * cell)
     vertices, faces = isosurface(field, level, low, high)

@@ -14,6 +14,7 @@ from dreamlift.priors.choice import NO_OPTIONS, PriorChoice
 from dreamlift.priors.engine import Engine, UsedEngine
 from dreamlift.priors.flow import FlowPrior
 from dreamlift.priors.latent import LatentPrior
+from dreamlift.priors.loading.nouns import check_nouns
 from dreamlift.priors.loading.sources import locate, revision_of, whole_name
 from dreamlift.priors.lora.additions import fingerprint, with_whole_paths
 from dreamlift.priors.mvdream import MVDreamPrior
@@ -46,6 +47,14 @@ class Located:
     def adapts(self) -> bool:
         """Whether a LoRA of the prior can be trained."""
         return self.kind.adapts if self.parts is not None else self.choice.loaded.adapts
+
+    def check_prompt(self, prompt: str) -> None:
+        """Refuse a prompt of whose nouns the prior knows none, where its folder lists them.
+
+        A LoRA or an embedding may have taught it others. Raises UnknownNounsError.
+        """
+        if isinstance(self.parts, FolderParts) and not self.choice.loras and not self.choice.embeddings:
+            check_nouns(prompt, self.parts.folder, self.choice.name)
 
     def read(
         self, task: Task, wording: Wording, backdrops: Sequence[Backdrop], device: torch.device, engine: UsedEngine = "torch"

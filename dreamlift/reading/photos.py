@@ -16,6 +16,7 @@ from dreamlift.reading.pictures import read_plain
 from dreamlift.types import Pictures
 
 FILE_BYTES = 64 << 20
+MOST_PIXELS = 8192  # a side of a file; decoded, such a picture has 270 MB
 SIDE = 256  # pixels a side in memory; pictures are compared at the size of the renders
 
 
@@ -55,13 +56,18 @@ def read_photos(photos: Sequence[Photo]) -> Pictures:
 
 def _read(path: str) -> np.ndarray:
     """``(SIDE, SIDE, 4)`` uint8 of one file."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(io.BytesIO(read_plain(Path(path), FILE_BYTES)), formats=("PNG", "WEBP")) as image:
             if image.width != image.height:
                 raise ValueError(f"it has {image.width} x {image.height} pixels; crop it to a square")
-            picture = np.asarray(image.convert("RGBA").resize((SIDE, SIDE), Image.Resampling.BOX))
+            if image.width > MOST_PIXELS:
+                raise ValueError(f"it has {image.width} pixels a side; accepted: at most {MOST_PIXELS}; scale it down")
+            if (frames := getattr(image, "n_frames", 1)) > 1:
+                raise ValueError(f"it is an animation of {frames} frames; save one of them")
+            upright = ImageOps.exif_transpose(image)  # cameras store the turn instead of turning the picture
+            picture = np.asarray(upright.convert("RGBA").resize((SIDE, SIDE), Image.Resampling.BOX))
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise ValueError(f"the photo {path!r} cannot be used: {error}") from error
     if picture[..., 3].min() == 255 or picture[..., 3].max() == 0:

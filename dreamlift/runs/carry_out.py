@@ -23,6 +23,7 @@ from dreamlift.runs.run import Run, RunError, check_out, particle_folders
 from dreamlift.runs.settings import adopt, check_length, lengthened, nothing_to_do, read_config
 from dreamlift.runs.warmup import cache_trouble, warm_beside
 from dreamlift.system.signals import Stop, stop_signals
+from dreamlift.system.text import one_line
 from dreamlift.types import StageBegan, Step
 
 
@@ -33,6 +34,7 @@ class Order:
     config: Config | None = None  # of a new run
     out: Path | None = None  # its folder; None: outputs/<prompt>-<time>
     resume: Path | None = None  # the folder of a run to resume
+    anyway: bool = False  # start even if a prior knows none of the prompt's nouns
     steps: int | None = None  # of the last stage of a resumed run, per particle; None: as they are
 
 
@@ -76,7 +78,7 @@ def _begin(order: Order, reporter: Reporter) -> tuple[Run, Job]:
     """The folder of a new run, and its job at the first step."""
     assert order.config is not None
     check_out(order.out)
-    job = _loaded(order.config, None, reporter)
+    job = _loaded(order.config, None, reporter, order.anyway)
     config = job.config
     info = {"seed": config.seed, **_about(job), **versions(), "plugins": plugin_names()}
     run = Run.create(
@@ -110,8 +112,8 @@ def _reopen(folder: Path, steps: int | None, reporter: Reporter) -> tuple[Run, J
     return run, job
 
 
-def _loaded(config: Config, saved: Any, reporter: Reporter) -> Job:
-    resolved = resolve(config, saved)
+def _loaded(config: Config, saved: Any, reporter: Reporter, anyway: bool = False) -> Job:
+    resolved = resolve(config, saved, anyway)
     warm_beside(resolved.config)
     if trouble := cache_trouble(resolved.device):
         reporter.note(trouble)
@@ -171,7 +173,7 @@ def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
         return _stopped(run, job.index, stop.name or "SIGINT", reporter, begun)
     except Exception as error:
         with suppress(RunError):  # if the status cannot be written either, the first error is shown
-            run.set_status("failed", {"error": f"{type(error).__name__}: {error}", **spent(begun)})
+            run.set_status("failed", {"error": one_line(f"{type(error).__name__}: {error}"), **spent(begun)})
         if isinstance(error, OSError) and error.filename is not None:
             raise explain("write", Path(error.filename), error) from error
         raise

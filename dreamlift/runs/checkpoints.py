@@ -188,7 +188,10 @@ def _read(path: Path, step: int, hashes: tuple[str, ...]) -> dict[str, Any]:
         raise _DamagedError(f"not readable ({error.strerror or error})") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _DamagedError(f"{MANIFEST} was changed") from error
-    return _unpack(files)
+    try:
+        return _unpack(files)
+    except Exception as error:  # files that were made to fit their hashes: safetensors has errors of its own
+        raise _DamagedError(f"its content cannot be read ({type(error).__name__})") from error
 
 
 def _verified(path: Path, entry: Mapping[str, Any]) -> bytes:
@@ -297,5 +300,8 @@ def _decode(tree: Any, tensors: Mapping[str, Any], arrays: Mapping[str, Any]) ->
             return arrays[value].copy()  # safetensors' arrays are views of the file's bytes
         case "dict":
             return {key: _decode(item, tensors, arrays) for key, item in value}
-    items = [_decode(item, tensors, arrays) for item in value]
+        case "list" | "tuple":
+            items = [_decode(item, tensors, arrays) for item in value]
+        case _:
+            raise ValueError(f"{kind!r} is no kind of a value")
     return tuple(items) if kind == "tuple" else items

@@ -108,7 +108,7 @@ def _read(path: Path) -> dict[str, Any] | None:
             holder = json.load(file)
             holder["pid"], holder["modified"] = int(holder["pid"]), os.fstat(file.fileno()).st_mtime
         return holder if all(isinstance(holder[k], str) for k in ("host", "boot", "started", "since", "token")) else None
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dreamlift.system.text import one_line, printable
 from dreamlift.types import Event, Note, StageBegan, Step
 
 PLAIN_EVERY = 5.0  # seconds between two plain lines
@@ -108,7 +109,7 @@ class Plain(Reporter):
         self.begun, self.first, self.last = time.monotonic(), -1, time.monotonic()
 
     def stage(self, name: str) -> None:
-        print(name, file=sys.stderr, flush=True)
+        print(one_line(name), file=sys.stderr, flush=True)
 
     def step(self, step: Step, total: int) -> None:
         now = time.monotonic()
@@ -120,11 +121,11 @@ class Plain(Reporter):
         print(describe(step, total, now - self.begun, self.first), file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
-        print(f"note: {text}", file=sys.stderr, flush=True)
+        print(f"note: {one_line(text)}", file=sys.stderr, flush=True)
 
     def done(self, summary: dict[str, Any]) -> None:
         for name, value in summary.items():
-            print(f"{name}: {value}", file=sys.stderr, flush=True)
+            print(printable(f"{name}: {value}"), file=sys.stderr, flush=True)
 
 
 class Json(Reporter):
@@ -161,7 +162,7 @@ class Live(Reporter):
         if self.task is not None:
             self.bar.stop()
             self.task = None
-        self.console.print(name, highlight=False, markup=False)
+        self.console.print(one_line(name), highlight=False, markup=False)
 
     def step(self, step: Step, total: int) -> None:
         now = time.monotonic()
@@ -176,11 +177,11 @@ class Live(Reporter):
         self.bar.stop()
 
     def note(self, text: str) -> None:
-        self.console.print(f"note: {text}", highlight=False, markup=False)
+        self.console.print(f"note: {one_line(text)}", highlight=False, markup=False)
 
     def done(self, summary: dict[str, Any]) -> None:
         for name, value in summary.items():
-            self.console.print(f"{name}: {value}", highlight=False, markup=False, soft_wrap=True)
+            self.console.print(printable(f"{name}: {value}"), highlight=False, markup=False, soft_wrap=True)
 
 
 def describe(step: Step, total: int, seconds: float, first: int) -> str:

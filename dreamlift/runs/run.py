@@ -23,7 +23,7 @@ import os
 import re
 import time
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ from dreamlift.runs import checkpoints
 from dreamlift.runs import lock as locks
 from dreamlift.runs.checkpoints import RunError
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text, expanded
+from dreamlift.system.text import read_text
 
 if TYPE_CHECKING:
     from dreamlift.stages.base import SavedState
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Run", "RunError", "read_metrics", "slugify"]
 
 SCHEMA = 1
+MAX_STATUS = 10_000_000  # bytes of run.json
 _WINDOWS = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])", re.IGNORECASE)
 
 
@@ -214,7 +216,7 @@ def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     for line in lines:
         try:
             record = json.loads(line)
-        except ValueError:  # a truncated line, or bytes that are not UTF-8
+        except (ValueError, RecursionError):  # a truncated line, bytes that are not UTF-8, or a changed one
             continue
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             found.append(record)
@@ -260,22 +262,44 @@ def _not_empty(folder: Path) -> RunError:
     return RunError(f"{folder} is not empty, and nothing is overwritten: give --out a new or an empty folder")
 
 
+_TEXT = (lambda value: isinstance(value, str), "text")
+# NaN is refused too, and a whole number beyond a float's range.
+_NUMBER = (lambda value: type(value) in (int, float) and 0 <= value < 1e300, "a number of at least 0")
+_RECORDS = (lambda value: isinstance(value, list) and 0 < len(value) <= 1000, "a list of 1 to 1000 entries")
+_NAMES = (lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value), "a list of names")
+# The values of run.json that are read again; others are for the user only.
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "prompt": _TEXT, "config_hash": _TEXT, "status": _TEXT, "seconds": _NUMBER, "peak_memory_gb": _NUMBER,
+    "particles": _RECORDS, "plugins": _NAMES,
+}  # fmt: skip
+
+
 def read_status(folder: Path) -> dict[str, Any]:
-    """The content of ``run.json`` in a run folder. Raises RunError if the file is missing or damaged."""
-    path = folder / "run.json"
+    """The content of ``run.json`` in a run folder.
+
+    Raises:
+        RunError: the file is missing, damaged, or has a value of a wrong kind; one line with the fix.
+    """
+    path, fix = folder / "run.json", "restore it, or start a new run"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["schema"] > SCHEMA:
-            raise RunError(f"{path} was written by a newer dreamlift (schema {found['schema']}): upgrade dreamlift")
-        if {"prompt", "config_hash"} <= found.keys():
-            return found
+        found = json.loads(read_text(path, MAX_STATUS))
     except FileNotFoundError:
         raise RunError(f"{folder} holds no run (there is no run.json): give the folder of a run") from None
     except OSError as error:
         raise checkpoints.explain("read", path, error) from error
-    except (ValueError, KeyError, TypeError, AttributeError):
-        pass
-    raise RunError(f"{path} was changed and cannot be read: restore it, or start a new run")
+    except (ValueError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise RunError(f"{path} was changed and cannot be read ({why}): {fix}") from None
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if type(schema) is int and schema > SCHEMA:
+        raise RunError(f"{path} was written by a newer dreamlift (schema {str(schema)[:9]}): upgrade dreamlift")
+    if type(schema) is not int or not {"prompt", "config_hash"} <= found.keys():
+        raise RunError(f"{path} was changed and cannot be read: {fix}")
+    for name, (fits, accepted) in _KINDS.items():
+        if name in found and not fits(found[name]):
+            given = f"a {type(found[name]).__name__}" if isinstance(found[name], (dict, list)) else repr(found[name])[:40]
+            raise RunError(f"{path} was changed: {name} is {given}, accepted: {accepted}; {fix}")
+    return found
 
 
 def _append(path: Path, record: Mapping[str, Any]) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from dreamlift.config import yaml
 from dreamlift.config.build import PLUGIN_HINT, ConfigError, config_hash, load_yaml, save_yaml
 from dreamlift.config.schema import Config
 from dreamlift.runs.checkpoints import explain
 from dreamlift.runs.run import Run, RunError, read_status
 from dreamlift.stages.base import SavedState
 from dreamlift.system.files import atomic_write_text
+from dreamlift.system.text import read_text
 
 
 def read_config(folder: Path) -> Config:
@@ -23,9 +25,12 @@ def read_config(folder: Path) -> Config:
     if not path.is_file():
         raise ValueError(f"{folder} is not a run folder: it has no config.yaml")
     try:
-        return load_yaml(Config, path.read_text(encoding="utf-8"))
+        return load_yaml(Config, read_text(path, yaml.MAX_BYTES), str(path))
     except ConfigError as error:
-        plugins = read_status(folder).get("plugins") if PLUGIN_HINT in str(error) else None
+        try:
+            plugins = read_status(folder).get("plugins") if PLUGIN_HINT in str(error) else None
+        except RunError:  # the config's error comes first
+            plugins = None
         if not plugins:
             raise
         named = " ".join(f"--plugin {name}" for name in plugins)

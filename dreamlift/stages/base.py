@@ -7,7 +7,8 @@ repainting renders) is one file with a :class:`Stage` and its :class:`Work`, and
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
@@ -20,7 +21,7 @@ from dreamlift.prompts import Backdrop, Embeds
 from dreamlift.scenes.base import Scene
 from dreamlift.stages.teacher import Teacher
 from dreamlift.texturing.extract import Extract
-from dreamlift.types import Cameras, Handover, LoraFile, Mesh, Pictures, Step, Task
+from dreamlift.types import Cameras, EmptySceneError, FullSceneError, Handover, LoraFile, Mesh, Pictures, Step, Task
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,12 @@ class Work(ABC):
         """The results for the next stage, with meshes extracted by ``settings``.
 
         Raises:
-            EmptySceneError: a scene is empty.
+            EmptySceneError, FullSceneError: a scene has no surface of an object.
         """
+
+    def history(self, particle: int) -> str:
+        """What the steps have shown of a particle's scene that turns out to be empty or full, as a clause; "": nothing."""
+        return ""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -191,6 +196,26 @@ class SavedState:
 def _record(value: Any) -> dict[str, Any]:
     found = {field.name: getattr(value, field.name) for field in fields(value)}
     return {name: _record(each) if isinstance(each, Cameras) else each for name, each in found.items()}
+
+
+@contextmanager
+def explained_by(history: str) -> Iterator[None]:
+    """Add :meth:`Work.history` to the error of a scene that is empty or full."""
+    try:
+        yield
+    except (EmptySceneError, FullSceneError) as error:
+        if not history:
+            raise
+        raise type(error)(f"{error}; {history}") from error
+
+
+def meshes_of(work: Work, settings: Extract) -> tuple[Mesh, ...]:
+    """The mesh of each particle's scene. Raises EmptySceneError or FullSceneError, with what its steps have shown."""
+    meshes = []
+    for particle, scene in enumerate(work.scenes):
+        with explained_by(work.history(particle)):
+            meshes.append(scene.eval().to_mesh(settings))
+    return tuple(meshes)
 
 
 def places_of(

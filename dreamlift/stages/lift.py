@@ -14,7 +14,7 @@ progress then stays at 1.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -30,11 +30,11 @@ from dreamlift.scenes.nerf.scene import Nerf
 from dreamlift.schedules import value_at
 from dreamlift.shading.lighting import Lighting
 from dreamlift.stages.adam import optimizer_of
-from dreamlift.stages.base import Place, Ready, SavedState, Stage, Work
+from dreamlift.stages.base import Place, Ready, SavedState, Stage, Work, meshes_of
 from dreamlift.stages.photometric import Photometric, chosen, compare
-from dreamlift.stages.recovery import SNAPSHOT_EVERY, check_attempts, copied, find_trouble, is_finite
+from dreamlift.stages.recovery import SNAPSHOT_EVERY, Watch, check_attempts, copied, find_trouble, is_finite
 from dreamlift.stages.settings import Adam, Weights
-from dreamlift.stages.teacher import Lesson, Teacher, teach
+from dreamlift.stages.teacher import Lesson, Teacher, failures_of, teach
 from dreamlift.system.streams import random_stream
 from dreamlift.texturing.extract import Extract
 from dreamlift.types import Cameras, Handover, Pictures, RenderOutput, Step
@@ -164,6 +164,7 @@ class LiftWork(Work):
         self.first = self.index = ready.place.first
         self.end = self.first + stage.total_steps(self.place.particles)
         self.attempt = 0  # roll-backs since the last good copy
+        self.watches = [Watch()] * self.place.particles
         self.good: dict[str, Any] = {}  # the last good copy of the state
         self.stream = (self.place.seed, *(["stage", self.place.number] if self.place.number else []))
         self.meshes = ready.handover.meshes or (None,)
@@ -216,6 +217,7 @@ class LiftWork(Work):
         if trouble:
             return replace(step, note=self._roll_back(trouble))
         self.index += 1
+        self.watches[self.turn - 1].warn(self.index)
         if self.index % SNAPSHOT_EVERY == 0 or self.finished:
             self.attempt = 0  # the limit is per copy: a long run may have more failures
             self.good = copied(self.values())
@@ -253,6 +255,7 @@ class LiftWork(Work):
             if photo is not None:
                 scene.observe(photo)
             scene.after_step(own, progress, rng, render, self.optimizer)
+            self.watches[turn] = self.watches[turn].after(self.index, opacity)
             if not is_finite(scene):
                 trouble = "the scene's parameters are not finite"
             elif not all(is_finite(part) for part in self.learned if part is not None):
@@ -284,7 +287,8 @@ class LiftWork(Work):
             # Normals and places lie on black: the words of a backdrop would be wrong.
             cond = replace(embeds.at(cameras, backdrops if teacher.show == "color" else ()), render=render)
             own = learned[turn] if isinstance(learned, PerParticle) else learned
-            lesson = teach(teacher, prior, cond, cameras, progress, rng, own)
+            with failures_of(teacher, prior, number, self.index):
+                lesson = teach(teacher, prior, cond, cameras, progress, rng, own)
             found.append(replace(lesson, number=number))
         return found
 
@@ -327,8 +331,10 @@ class LiftWork(Work):
         return f"step {failed}: {trouble}; rolled back to step {self.index} (attempt {attempt} of 3)"
 
     def leave(self, settings: Extract) -> Handover:
-        meshes = tuple(scene.eval().to_mesh(settings) for scene in self.scenes)
-        return replace(self.ready.handover, meshes=meshes)
+        return replace(self.ready.handover, meshes=meshes_of(self, settings))
+
+    def history(self, particle: int) -> str:
+        return self.watches[particle].told
 
     def state_dict(self) -> dict[str, Any]:
         # A copy of the current step equals the values and is not stored a second time.
@@ -343,6 +349,7 @@ class LiftWork(Work):
         return {
             "index": self.index,
             "attempt": self.attempt,
+            "watches": [asdict(watch) for watch in self.watches],
             "scenes": [dict(scene.state_dict()) for scene in self.scenes],
             "learned": [None if part is None else dict(part.state_dict()) for part in self.learned],
             "optimizer": self.optimizer.state_dict(),
@@ -351,6 +358,7 @@ class LiftWork(Work):
     def load_values(self, saved: dict[str, Any]) -> None:
         """Restore a state from :meth:`values`."""
         self.index, self.attempt = saved["index"], saved["attempt"]
+        self.watches = [Watch(**watch) for watch in saved["watches"]]
         for part, values in zip((*self.scenes, *self.learned), (*saved["scenes"], *saved["learned"]), strict=True):
             if part is not None:
                 part.load_state_dict(values)

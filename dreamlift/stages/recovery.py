@@ -7,6 +7,8 @@ A step fails if a value is not finite or the scene is empty. After three roll-ba
 from __future__ import annotations
 
 import math
+import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +17,9 @@ from torch import Tensor, nn
 SNAPSHOT_EVERY = 25  # steps between two copies of the last good state
 ATTEMPTS = 3  # roll-backs to the same copy
 EMPTY = 1e-3  # mean opacity of a render below which the scene counts as empty
+THIN, DENSE = 0.03, 0.6  # mean opacities of renders that are worth telling if the scene turns out to be empty or full
+NOTHING, ALL = 0.005, 0.95  # mean opacities that are worth telling during the stage, after NOTICE consecutive steps
+NOTICE = 50
 
 
 class DivergedError(RuntimeError):
@@ -55,6 +60,32 @@ def check_attempts(failed: int, trouble: str, attempt: int) -> None:
             f"step {failed}: {trouble}, after {ATTEMPTS} roll-backs. Lower adam.lr_scale or guidance.guidance_scale, "
             "or weights.sparsity and weights.opaque if the scene becomes empty"
         )
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What a scene's renders have shown in its last steps: nearly nothing, or no background any more."""
+
+    state: str = ""  # "empty", "full", or ""
+    since: int = 0  # the first of the consecutive steps in this state
+    steps: int = 0  # consecutive steps in which nothing or no background at all was seen
+
+    def after(self, index: int, opacity: float) -> Watch:
+        """The watch after step ``index``, whose renders have the mean ``opacity``."""
+        state = "empty" if opacity < THIN else "full" if opacity > DENSE else ""
+        steps = self.steps + 1 if opacity < NOTHING or opacity > ALL else 0
+        return Watch(state, self.since if state == self.state else index, steps)
+
+    def warn(self, index: int) -> None:
+        """Tell the user, once ``NOTICE`` steps before ``index`` have shown nothing or no background at all."""
+        if self.steps == NOTICE:
+            warnings.warn(f"step {index}: {self.told}; the scene may end up {self.state}", stacklevel=2)
+
+    @property
+    def told(self) -> str:
+        """One clause for the user; "" if there is nothing to tell."""
+        share = {"empty": f"less than {100 * THIN:g}%", "full": f"more than {100 * DENSE:g}%"}.get(self.state)
+        return f"its renders have been {share} opaque since step {self.since}" if share else ""
 
 
 def copied(value: Any) -> Any:

@@ -7,6 +7,8 @@ which frees the graph of its encoder before the next teacher's is built. One bac
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -21,6 +23,8 @@ from dreamlift.priors.base import Prior
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.prompts import WORDINGS, Compass, Wording
 from dreamlift.schedules import Schedule, value_at
+from dreamlift.system.failures import is_out_of_memory
+from dreamlift.system.text import one_line
 from dreamlift.types import Cameras, Conditioning, GuidanceOutput, RenderOutput
 
 Show = Literal["color", "normal", "place"]
@@ -68,6 +72,23 @@ class Lesson:
     loss: Tensor  # () weighted, detached
     out: GuidanceOutput
     number: int = 0  # of the teacher in its stage, counted from 0
+
+
+class TeacherError(RuntimeError):
+    """A prior or a loss failed in a step; the message has the names of both, and the error."""
+
+
+@contextmanager
+def failures_of(teacher: Teacher, prior: Prior, number: int, index: int) -> Iterator[None]:
+    """Raise TeacherError for an error of teacher ``number`` (counted from 0) in step ``index``, except a full memory."""
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        name = one_line(teacher.prior.name if teacher.prior else type(prior).__name__, 60)
+        who = f"the prior {name} or the loss {type(teacher.guidance).__name__} of teacher {number}"
+        raise TeacherError(f"step {index}: {who} failed with {type(error).__name__}: {error}; --debug shows where") from error
 
 
 def teach(

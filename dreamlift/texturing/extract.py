@@ -25,10 +25,12 @@ from dreamlift.texturing.bake import ColorFunction, bake
 from dreamlift.texturing.normal_map import bake_normal_map
 from dreamlift.texturing.transfer import Appearance, mean_finish
 from dreamlift.texturing.unwrap import MIN_SIZE, unwrap
-from dreamlift.types import Mesh
+from dreamlift.types import FullSceneError, Mesh
 
 Density = Callable[[Tensor], Tensor]  # (N, 3) -> (N,)
 Albedo = Callable[[Tensor], Tensor]  # (N, 3) -> (N, 3) sRGB
+
+FULL = 0.15  # share of the sides of a scene's cube that is inside the surface, from which on the scene counts as full
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,41 @@ def mesh_of_field(density: Density, albedo: Albedo, bounds: float, settings: Ext
 
     Raises:
         EmptySceneError: the field is nearly transparent everywhere, or below the threshold.
+        FullSceneError: it fills the cube.
         ValueError: as :func:`finish_surface`.
     """
     grid = sample_grid(density, bounds, settings.resolution)
     vertices, faces = surface_of_density(grid, (-bounds,) * 3, (bounds,) * 3, settings.threshold)
+    check_room(sides_of(vertices, bounds, settings.resolution))
     fine = Mesh(vertices.numpy(), faces.numpy().astype(np.int32))
-    return finish_surface(
+    mesh = finish_surface(
         fine, lambda points, normals: surface_color(density, albedo, points, normals, settings.depth), settings
     )
+    # Decimation may move a surface that is cut off by the cube's sides beyond them, where the next stage would refuse it.
+    return replace(mesh, vertices=mesh.vertices.clip(-1.01 * bounds, 1.01 * bounds))
+
+
+def sides_of(vertices: Tensor, bounds: float, resolution: int) -> Tensor:
+    """The share ``(2, 3)`` of each side of the cube ``[-bounds, bounds]^3`` that is inside an isosurface ``vertices (V, 3)``.
+
+    Its caps on a side lie outside of the cube (:func:`dreamlift.meshing.isosurface.isosurface`), a vertex per grid point, of
+    which a side has ``resolution`` x ``resolution``.
+    """
+    return torch.stack([(vertices > bounds).sum(dim=0), (vertices < -bounds).sum(dim=0)]) / resolution**2
+
+
+def check_room(sides: Tensor) -> None:
+    """Refuse a scene that fills its cube, by the share of each side that is solid; warn about one that touches every side.
+
+    Raises:
+        FullSceneError: one line with the settings that bear on it.
+    """
+    said = f"solid at all six sides of its space ({100 * float(sides.mean()):.0f}% of them)"
+    fix = "lower adam.lr_scale or guidance.guidance_scale, raise weights.sparsity, or see whether the prior works at all"
+    if float(sides.min()) > 0 and float(sides.mean()) >= FULL:
+        raise FullSceneError(f"the scene is full: it is {said}; {fix}")
+    if float(sides.min()) > 0:
+        warnings.warn(f"the scene is {said}, where nothing should be; {fix}", stacklevel=2)
 
 
 def finish_surface(fine: Mesh, color: ColorFunction, settings: Extract) -> Mesh:

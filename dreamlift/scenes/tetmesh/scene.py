@@ -32,7 +32,7 @@ from dreamlift.scenes.tetmesh.regularizers import laplacian, normal_consistency,
 from dreamlift.scenes.tetmesh.tets import SurfaceGrid, TetGrid, crossing_of, surface_vertices
 from dreamlift.shading.lambert import shade
 from dreamlift.shading.vectors import safe_normalize
-from dreamlift.texturing.extract import Extract, finish_surface
+from dreamlift.texturing.extract import Extract, check_room, finish_surface
 from dreamlift.types import Cameras, EmptySceneError, Mesh, RenderOutput, Shading
 
 TERMS = ("normal_consistency", "laplacian")
@@ -214,6 +214,12 @@ class TetMeshScene(Scene):
             return
         self.shift.zero_()
 
+    def sides(self) -> Tensor:
+        """The share ``(2, 3)`` of the grid's corners one cell inside each of its sides that are inside the surface."""
+        reach = self.grid.extent - 1.25 * self.grid.cell
+        near = torch.stack([self.base > reach, self.base < -reach]) & ~self.border[:, None]  # (2, points, 3)
+        return ((self.sdf < 0)[:, None] & near).sum(dim=1) / near.sum(dim=1)
+
     def _bare_mesh(self) -> Mesh:
         """The surface as a mesh without colours.
 
@@ -230,6 +236,11 @@ class TetMeshScene(Scene):
 
     @torch.no_grad()
     def to_mesh(self, settings: Extract) -> Mesh:
-        """The current mesh, cleaned to ``settings`` (except the resolution, which is the grid's), with the field's colours."""
+        """The current mesh, cleaned to ``settings`` (except the resolution, which is the grid's), with the field's colours.
+
+        Raises:
+            EmptySceneError, FullSceneError: it has no surface, or fills its grid.
+        """
         fine = self._bare_mesh()
+        check_room(self.sides())
         return finish_surface(fine, lambda points, normals: self.color.query(points.to(self.base)).albedo.clamp(0, 1), settings)

@@ -24,10 +24,11 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from dreamlift.priors.loading.nouns import NOUNS
 from dreamlift.priors.network import CAMERA_FEATURES
 from dreamlift.system.files import atomic_write_text
 from dreamlift.toybox.training.reader import Reader, ViewReader
-from dreamlift.toybox.world.things import CATEGORIES
+from dreamlift.toybox.world.things import CATEGORIES, RELATED, SYNONYMS
 
 PACKING = 2  # factor of the pixel unshuffle: PACKING^2 times the channels at 1 / PACKING of the side, which is much cheaper
 TIME_WIDTH = 512  # width of the time embedding
@@ -205,6 +206,7 @@ def save_folder(networks: Networks, folder: Path, half: bool = True) -> None:
         "unet": ["diffusers", "UNet2DConditionModel"],
         **own,
     }
+    atomic_write_text(folder / NOUNS, json.dumps(nouns_known(networks.tokenizer), indent=1) + "\n")
     atomic_write_text(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
 
 
@@ -241,6 +243,16 @@ def kinds_known(tokenizer: Any) -> list[str]:
     """The categories whose names are in a prior's tokenizer: those that it was trained on."""
     words = tokenizer.get_vocab()
     return [kind for kind in CATEGORIES if all(word in words for word in kind.split("_"))]
+
+
+def nouns_known(tokenizer: Any) -> dict[str, Any]:
+    """The content of :data:`dreamlift.priors.loading.nouns.NOUNS`: the nouns of those categories, and related ones."""
+    kinds, words = kinds_known(tokenizer), tokenizer.get_vocab()
+    named = [noun for kind in kinds for noun in (kind.replace("_", " "), *SYNONYMS.get(kind, ()))]
+    return {
+        "nouns": [noun for noun in named if all(word in words for word in noun.split())],
+        "near": {noun: kind.replace("_", " ") for kind in kinds for noun in RELATED.get(kind, ())},
+    }
 
 
 def load_folder(folder: Path) -> Networks:

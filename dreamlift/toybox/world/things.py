@@ -48,6 +48,25 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "bottle": ("flask",), "goblet": ("chalice",),
 }  # fmt: skip
 """Other nouns for a category, of one or two words."""
+RELATED: dict[str, tuple[str, ...]] = {
+    "airplane": ("aircraft", "jet", "airliner", "glider"), "astronaut": ("cosmonaut", "spaceman"), "bear": ("panda", "grizzly"),
+    "bed": ("cradle", "bunk"), "bench": ("pew",), "boat": ("canoe", "yacht", "sailboat", "ferry", "submarine"),
+    "bookshelf": ("shelf", "cupboard", "wardrobe", "cabinet"), "bottle": ("jar", "carafe"), "bowl": ("dish", "basin"),
+    "bus": ("van", "minibus", "coach", "tram"), "cake": ("pie", "tart", "gateau"), "cupcake": ("muffin",),
+    "car": ("bicycle", "bike", "motorcycle", "motorbike", "scooter", "taxi", "vehicle"), "castle": ("fortress", "palace"),
+    "cat": ("kitten", "kitty", "lion", "tiger", "fox"), "chair": ("armchair", "seat", "throne", "rocker"),
+    "church": ("chapel", "cathedral", "temple"), "dog": ("puppy", "hound", "wolf", "horse", "pony", "cow", "sheep"),
+    "duck": ("bird", "chicken", "hen", "goose", "swan", "parrot"), "elephant": ("mammoth", "rhino", "hippo", "dinosaur"),
+    "fish": ("shark", "whale", "dolphin"), "flower": ("rose", "tulip", "daisy"), "ghost": ("phantom", "spirit"),
+    "gnome": ("dwarf", "elf", "goblin"), "goblet": ("glass", "wineglass", "trophy"), "guitar": ("violin", "ukulele", "cello"),
+    "hat": ("helmet", "crown"), "helicopter": ("chopper", "drone"), "house": ("home", "hut", "cabin", "barn", "building"),
+    "lamp": ("lantern", "light", "candle"), "mug": ("tumbler", "beaker", "stein"), "pan": ("pot", "skillet", "wok"),
+    "pig": ("piglet", "boar", "hog"), "pumpkin": ("gourd", "melon"), "rabbit": ("hare", "mouse", "hamster", "squirrel"),
+    "robot": ("android", "cyborg", "droid"), "rocket": ("missile", "shuttle", "spacecraft"), "sofa": ("settee", "loveseat"),
+    "table": ("desk",), "teapot": ("kettle", "jug", "pitcher"), "tractor": ("bulldozer", "excavator"), "turtle": ("tortoise",),
+    "tree": ("fir", "pine", "oak", "palm", "bush"), "truck": ("pickup", "wagon"), "vase": ("urn", "amphora"),
+}  # fmt: skip
+"""Nouns that the toybox does not have, and the category that is suggested to who asks for one."""
 
 
 @dataclass(frozen=True)

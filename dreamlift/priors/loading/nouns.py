@@ -1,0 +1,62 @@
+"""The nouns that a prior knows, where its folder lists them, and the refusal of prompts with none of them.
+
+A prior of a few kinds of things draws a blob for all others. A diffusers folder may have a file ``nouns.json``::
+
+    {"nouns": ["mug", "cup", "ice cream"], "near": {"beaker": "mug"}}
+
+``near`` names what is suggested for words that the prior does not know. Models without the file take any words.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+
+from dreamlift.prompts import words_of
+from dreamlift.system.text import one_line, read_text
+
+NOUNS = "nouns.json"
+MAX_BYTES = 1_000_000
+
+
+class UnknownNounsError(ValueError):
+    """The prior knows none of the prompt's nouns."""
+
+
+def check_nouns(prompt: str, folder: Path, name: str) -> None:
+    """Refuse a prompt of whose nouns the prior ``name`` in ``folder`` knows none. Models without a list take any prompt.
+
+    Raises:
+        UnknownNounsError: one line with what the prior knows that is near, and the ways to go on.
+        ValueError: the list is damaged.
+    """
+    file = folder / NOUNS
+    if not file.is_file():
+        return
+    try:
+        found = json.loads(read_text(file, MAX_BYTES))
+        nouns, near = [str(noun) for noun in found["nouns"]], {str(word): str(noun) for word, noun in found["near"].items()}
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"{str(file)!r} is no list of nouns ({error}): restore the prior's folder") from None
+    words = words_of(prompt)
+    text = f" {' '.join(words)} "
+    if any(f" {noun} " in text for noun in nouns):
+        return
+    said = f"the prior {one_line(name, 36)} knows no noun of {one_line(repr(prompt), 52)}; {_suggested(words, nouns, near)}"
+    raise UnknownNounsError(
+        f"{said}. Use a noun that it knows, a prior for any words (--prior deepfloyd-if or sd-1.5), or --anyway to start "
+        "all the same"
+    )
+
+
+def _suggested(words: list[str], nouns: list[str], near: dict[str, str]) -> str:
+    """What the prior knows that is near to the words; if there is nothing, some of what it knows."""
+    found: list[str] = []
+    for word in words:
+        # Short words resemble too many others.
+        like = difflib.get_close_matches(word, nouns, n=1, cutoff=0.7) if len(word) > 2 else []
+        found += [near[word]] if word in near else like
+    if found:
+        return f"near are: {', '.join(dict.fromkeys(found[:4]))}"
+    return f"it knows {len(nouns)}, such as {', '.join(nouns[:: max(1, len(nouns) // 6)][:6])}"
