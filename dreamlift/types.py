@@ -120,6 +120,9 @@ class Conditioning:
     empty_pooled_prompt_embeds: Tensor | None = None  # (B, P)
     image_latents: Tensor | None = None  # (B, C, h, w) of a reference picture, for networks conditioned on one
     render: RenderOutput | None = None  # the render that the pictures come from, for losses that use its geometry
+    shown: Tensor | None = (
+        None  # (B, H, W, 3) in [0, 1]: the pictures before they were encoded, for losses that compare pictures
+    )
 
 
 @dataclass(frozen=True)

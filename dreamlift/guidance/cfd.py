@@ -95,8 +95,9 @@ class NoiseField(nn.Module):
 
 @dataclass(frozen=True)
 class CFD(Guidance):
-    """Defaults follow the authors' first stage with Stable Diffusion: CFG 70 (71 here), decreasing t, a gamma that falls
-    to nearly 0, and gradients normalised per picture (as in DMD, Yin et al. 2023, https://arxiv.org/abs/2311.18828)."""
+    """Defaults follow the authors' first stage with Stable Diffusion (January 2025): CFG 70 (71 here), decreasing t,
+    w = sigma / alpha, a gamma that falls to nearly 0. ``normalize`` is the weighting of DMD (Yin et al. 2023,
+    https://arxiv.org/abs/2311.18828), as in their first release."""
 
     shared: ClassVar[bool] = False  # with one noise field, all particles would follow the same trajectory
 
@@ -107,7 +108,7 @@ class CFD(Guidance):
     gamma: float | Schedule = field(default=Linear(0.01, 0.0001, 0.2, 0.4))
     rows: int = 160  # rows of noise cells on the sphere, each with 3 rows cells; at least 1
     weighting: Weighting = "x0"  # w(t): sigma^2, 1, alpha sigma, or sigma / alpha (x0); without effect if normalize is on
-    normalize: bool = True  # divide each picture's gradient by the mean of its absolute values, as the authors do
+    normalize: bool = False  # divide each picture's gradient by the mean of its absolute values (CFD's release of July 2024)
     clip_x0: float | None = None  # largest |x0_hat|; 1 for pixel priors, null for latents
     clip_rms: float | None = None  # largest root mean square of one picture's gradient; null: no limit
 

@@ -5,15 +5,18 @@
 f is the prior's full deterministic sampler (DDIM, Song et al. 2021, https://arxiv.org/abs/2010.02502), started from the noised
 render at a low noise level, so that only details are resampled; its result is detached. A distillation loss averages over many
 noise samples and leaves textures soft or with artefacts, whereas a sampled picture is sharp. Views are refined independently
-and may be inconsistent, so use it for few steps, at low noise, on a finished shape.
+and may be inconsistent, so use it for few steps, at low noise, on a finished shape. The pictures are compared, not their
+latents, except where the loss is called on latents alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from dreamlift.guidance.base import Guidance, check_range, draw_noise, draw_t, output
 from dreamlift.guidance.inversion import ddim_step
@@ -32,7 +35,7 @@ class Refine(Guidance):
     guidance_scale: float = 100.0  # s in uncond + s (cond - uncond), at least 0; DreamGaussian: 100
     t_min: float | Schedule = FALL  # smallest t_start, in [0, t_max]; DreamGaussian: 0.2 falling to 0.05
     t_max: float | Schedule = FALL  # largest t_start, in [t_min, 1]; DreamGaussian: equal to t_min
-    # sampler steps from pure noise, at least 1; from t_start, round(steps t_start) of them, at least one; DreamGaussian: 50
+    # sampler steps from pure noise, at least 1; from t_start, the last steps t_start of them, rounded up; DreamGaussian: 50
     steps: int = 50
     clip_x0: float | None = None  # largest |x0|; 1 for pixel priors, null for latents
 
@@ -48,11 +51,19 @@ class Refine(Guidance):
         alpha, sigma = prior.schedule(t)
         with torch.no_grad():
             refined = self.sample(prior, alpha * latents + sigma * draw_noise(latents, rng), cond, t)
-        return output(latents, latents.detach() - refined, refined, t)
+        out = output(latents, latents.detach() - refined, refined, t)
+        if cond.shown is None:
+            return out
+        with torch.no_grad():
+            wanted = prior.decode(refined).movedim(-1, 1)
+        shown = cond.shown.movedim(-1, 1)
+        if shown.shape != wanted.shape:
+            shown = functional.interpolate(shown, wanted.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
+        return replace(out, loss=0.5 * (shown - wanted).square().sum() / len(shown))
 
     def sample(self, prior: Prior, x_t: Tensor, cond: Conditioning, t: Tensor) -> Tensor:
         """The clean latents ``(B, C, h, w)`` that the sampler returns for ``x_t`` at times ``t (B,)``."""
-        count = max(1, round(self.steps * float(t.max())))
+        count = max(1, math.ceil(self.steps * float(t.max()) - 1e-6))
         for number in range(count, 0, -1):
             x_t = ddim_step(prior, x_t, cond, t * (number / count), t * ((number - 1) / count), self.guidance_scale)[0]
         return x_t if self.clip_x0 is None else x_t.clamp(-self.clip_x0, self.clip_x0)

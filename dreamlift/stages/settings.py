@@ -21,6 +21,9 @@ class Weights:
     depth_variance: float | Schedule = 0.0  # weight of the variance of depth along rays of opacity above 0.5 (HiFA); 0: off
     emptiness: float | Schedule = 0.0  # weight of log(1 + 10 w) of each sample's compositing weight w (SJC); 0: off
     normal_consistency: float | Schedule = 0.0  # weight of 1 - cosine between the normals of adjacent mesh faces; 0: off
+    vertex_consistency: float | Schedule = (
+        0.0  # weight of 1 - cosine between normals of adjacent vertices (threestudio); 0: off
+    )
     laplacian: float | Schedule = 0.0  # weight of the length of each vertex's sum of edges, world units (threestudio); 0: off
 
     def at(self, progress: float) -> Mapping[str, float]:

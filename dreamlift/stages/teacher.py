@@ -102,7 +102,7 @@ def teach(
     copies = {name: value.detach().requires_grad_(value.requires_grad) for name, value in tensors.items()}
     render = replace(cond.render, **copies, aux={})
     picture = shown(render, teacher.show, cameras)
-    out = teacher.guidance(prior, prior.encode(picture), replace(cond, render=render), progress, rng, learned)
+    out = teacher.guidance(prior, prior.encode(picture), replace(cond, render=render, shown=picture), progress, rng, learned)
     loss = value_at(teacher.weight, progress) * out.loss
     if out.learning is not None:
         loss = loss + out.learning

@@ -53,9 +53,12 @@ CFD = Config(
                         guidance_scale=71.0,
                         t_min=Piecewise(points=((0.0, 0.98), (0.1, 0.692), (0.5, 0.404), (1.0, 0.212))),
                         t_max=Piecewise(points=((0.0, 0.98), (0.1, 0.692), (0.5, 0.404), (1.0, 0.212))),
+                        weighting="x0",
+                        normalize=False,
                         gamma=Linear(start_value=0.01, end_value=0.0001, start=0.2, end=0.4),
                     ),
                     wording=FourViews(front_deg=30.0, back_deg=30.0, overhead_deg=60.0),
+                    weight=2.0,
                 ),
             ),
         ),
@@ -63,7 +66,8 @@ CFD = Config(
     checkpoint_every=500,
 )
 """The authors' ``configs/cfd/sd-stage1.yaml`` as of January 2025: guidance scale 70 (71 in dreamlift's convention), no sparsity
-and no z-variance term. The first release (July 2024) had 75, 10 and 100.
+and no z-variance term, w = sigma / alpha, twice the gradient of the other losses. The first release (July 2024) had 75, 10 and
+100, and divided the gradient by the mean of its absolute values (``normalize``).
 
 Differences: no loss on the smoothness of normals (weight 1,000 falling to 100); no shaded renders at 128 pixels in a tenth of
 the later steps; noise cells on a sphere, not on a mesh.

@@ -76,6 +76,7 @@ FANTASIA3D = Config(
                     mlp_lr=0.01,
                 ),
                 material="pbr",
+                background=Solid(color=(1.0, 1.0, 1.0)),
             ),
             adam=Adam(variant="adamw"),
             teachers=(
@@ -90,8 +91,10 @@ FANTASIA3D = Config(
 )
 """threestudio's ``fantasia3d.yaml`` and ``fantasia3d-texture.yaml``.
 
-Differences: normals pass through the encoder from the first step, where threestudio uses them
-as latents for 1,000 steps; signed distances are grid values in cells, not outputs of a network (learning rate 0.001).
+Differences: normals pass through the encoder from the first step, where threestudio uses them as latents for 1,000 steps;
+signed distances are grid values in cells, not outputs of a network (learning rate 0.001); grid points move by at most a fifth
+of a cell, not a whole one; in the texture stage a built-in studio of brightness 1, turned for each view, not
+``mud_road_puresky_1k.hdr`` times 2, and no bump map.
 """
 
 PRESETS = {

@@ -52,7 +52,8 @@ SD3_FLOW = Config(
 )
 """RFDS's loss on Stable Diffusion 3; the paper's repository has no config for this model.
 
-Differences: the scene and its weights are those of threestudio's ``dreamfusion-sd.yaml``.
+Differences: the scene and its weights are those of threestudio's ``dreamfusion-sd.yaml``, without its lighting and its jitter
+of the cameras, at 64 pixels and from half of the run on at 512.
 """
 
 PRESETS = {

@@ -18,10 +18,10 @@ from dreamlift.scenes.nerf.hashgrid import Hashgrid
 from dreamlift.scenes.nerf.scene import Nerf
 from dreamlift.scenes.surface.scene import Surface
 from dreamlift.scenes.surface.textures import Image
-from dreamlift.schedules import Linear, Switch
+from dreamlift.schedules import Linear, Piecewise, Switch
 from dreamlift.shading.lighting import Lighting
 from dreamlift.stages.lift import Lift
-from dreamlift.stages.settings import Weights
+from dreamlift.stages.settings import Adam, Weights
 from dreamlift.stages.teacher import Teacher
 
 DREAMGAUSSIAN = Config(
@@ -35,17 +35,22 @@ DREAMGAUSSIAN = Config(
                 elevation_deg=(-30.0, 30.0),
                 distance=(2.5, 2.5),
                 fov_deg=(49.1, 49.1),
+                angle_share=1.0,
             ),
             scene=Gaussians(
-                background=Solid(color=(1.0, 1.0, 1.0)), densify=Densify(end_progress=1.0), capacity=100_000, count=5000
+                background=Solid(color=(1.0, 1.0, 1.0)),
+                densify=Densify(end_progress=1.0, prune_scale=0.4),
+                capacity=100_000,
+                count=5000,
             ),
+            adam=Adam(beta2=0.999),
             teachers=(
                 Teacher(
                     prior=PriorChoice(name="sd-2.1-base"),
                     guidance=SDS(
                         guidance_scale=100.0,
-                        t_min=Linear(start_value=0.98, end_value=0.02),
-                        t_max=Linear(start_value=0.98, end_value=0.02),
+                        t_min=Piecewise(points=((0.0, 0.98), (0.02, 0.98), (0.98, 0.02), (1.0, 0.02))),
+                        t_max=Piecewise(points=((0.0, 0.98), (0.02, 0.98), (0.98, 0.02), (1.0, 0.02))),
                         weighting="sigma2",
                     ),
                     wording=NoViews(),
@@ -55,9 +60,15 @@ DREAMGAUSSIAN = Config(
         Lift(
             steps=50,
             cameras=CameraSampler(
-                views=1, resolution=(512,), elevation_deg=(-30.0, 30.0), distance=(2.5, 2.5), fov_deg=(49.1, 49.1)
+                views=1,
+                resolution=(512,),
+                elevation_deg=(-30.0, 30.0),
+                distance=(2.5, 2.5),
+                fov_deg=(49.1, 49.1),
+                angle_share=1.0,
             ),
             scene=Surface(texture=Image(size=1024, lr=0.2), background=Solid(color=(1.0, 1.0, 1.0))),
+            adam=Adam(beta2=0.999, eps=1e-8),
             teachers=(
                 Teacher(
                     guidance=Refine(
@@ -74,7 +85,9 @@ DREAMGAUSSIAN = Config(
 )
 """DreamGaussian's ``text.yaml``; its second stage refines the mesh's texture by image-to-image.
 
-Differences: the surface is meshed at the density that matches the renders, not at 1; one sample per pixel.
+Differences: the surface is meshed at the density that matches the renders, not at 1; the second stage has black or white
+backdrops too (white in the row), and pictures of 512 pixels with two samples per pixel's side, where the row's number is random
+(0.125 to 2).
 """
 
 GAUSSIANDREAMER = Config(
@@ -139,16 +152,19 @@ GAUSSIANDREAMER = Config(
             ),
             scene=Gaussians(
                 background=Solid(color=(0.0, 0.0, 0.0)),
-                densify=Densify(every=100, start_progress=0.25, end_progress=0.75, gradient=0.0002, prune_opacity=0.05),
+                densify=Densify(
+                    every=100, start_progress=0.25, end_progress=0.74, gradient=0.0002, prune_opacity=0.05, prune_scale=0.4
+                ),
                 capacity=500_000,
                 count=100_000,
-                means_lr=5e-05,
-                means_lr_end=5e-05,
+                means_lr=2e-4,
+                means_lr_end=1.95e-4,
                 color_lr=0.0125,
                 opacity_lr=0.01,
                 quat_lr=0.001,
             ),
             weights=Weights(sparsity=1.0),
+            adam=Adam(beta2=0.999),
             teachers=(
                 Teacher(
                     guidance=SDS(
@@ -167,7 +183,9 @@ GAUSSIANDREAMER = Config(
 """GaussianDreamer's second stage.
 
 Differences: the initial shape is from 2,000 steps of dreamfusion-sd, not from a 3D diffusion model; gradients are not clipped
-(at 1.5 to 2 per value in the row).
+(at 1.5 to 2 per value in the row); sparsity is that of the opacity, not of the depth over its maximum; densification compares
+the mean of the four views' screen gradients with the threshold, where the row compares the norm of their sum, which is up to
+four times larger.
 """
 
 PRESETS = {

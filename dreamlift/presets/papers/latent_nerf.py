@@ -43,7 +43,7 @@ LATENT_NERF = Config(
                     lr=0.01,
                     mlp_lr=0.01,
                 ),
-                background=Learned(random_probability=0.0),
+                background=Learned(random_probability=0.0, lr=0.01),
                 samples_per_ray=512,
             ),
             weights=Weights(sparsity=0.0005),

@@ -75,6 +75,7 @@ MAGIC3D = Config(
             lighting=Lighting(lambertian=0.75, textureless=0.5, soft=True, distance=(0.8, 1.5), placement="magic3d"),
             scene=TetMesh(
                 resolution=128,
+                deform=0.5,
                 color=Hashgrid(
                     levels=16,
                     log2_rows=19,
@@ -88,7 +89,7 @@ MAGIC3D = Config(
                 sdf_lr=0.01,
                 deform_lr=0.01,
             ),
-            weights=Weights(normal_consistency=10_000.0),
+            weights=Weights(vertex_consistency=10_000.0),
             teachers=(
                 Teacher(
                     prior=PriorChoice(name="sd-2.1-base"),
@@ -102,7 +103,9 @@ MAGIC3D = Config(
 )
 """threestudio's ``magic3d-coarse-if.yaml`` and ``magic3d-refine-sd.yaml``.
 
-Differences: half edge 1 of the scene's cube, not 2 (cells of the hash grid and of the tetrahedral grid half as wide).
+Differences: half edge 1 of the scene's cube, not 2 (cells of the hash grid and of the tetrahedral grid half as wide); signed
+distances are in cells, where the row has the density minus its threshold, clamped to [-1, 1]; grid points move by at most half
+a cell, not a whole one.
 """
 
 PRESETS = {

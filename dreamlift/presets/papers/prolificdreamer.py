@@ -76,6 +76,7 @@ PROLIFICDREAMER = Config(
             ),
             scene=TetMesh(
                 resolution=128,
+                deform=0.5,
                 color=Hashgrid(
                     levels=16,
                     log2_rows=19,
@@ -90,7 +91,7 @@ PROLIFICDREAMER = Config(
                 sdf_lr=0.005,
                 deform_lr=0.005,
             ),
-            weights=Weights(normal_consistency=10_000.0, laplacian=10_000.0),
+            weights=Weights(vertex_consistency=10_000.0, laplacian=10_000.0),
             teachers=(
                 Teacher(
                     guidance=SDS(
@@ -116,6 +117,7 @@ PROLIFICDREAMER = Config(
             ),
             scene=TetMesh(
                 resolution=128,
+                deform=0.5,
                 color=Hashgrid(
                     levels=16,
                     log2_rows=19,
@@ -153,7 +155,8 @@ PROLIFICDREAMER = Config(
 """threestudio's ``prolificdreamer.yaml``, ``-geometry`` and ``-texture`` (one 32 GB GPU).
 
 Differences: the LoRA is one of the base model, not of its v-prediction sibling, and its prompts have view phrases; loose parts
-are not removed between the stages' meshes as in ``remove_outliers``.
+are not removed between the stages' meshes as in ``remove_outliers``; signed distances are in cells, where the row has the
+density minus its threshold, clamped to [-1, 1]; grid points move by at most half a cell, not a whole one.
 """
 
 PRESETS = {

@@ -78,8 +78,9 @@ SDI = Config(
 """threestudio's ``sdi.yaml``.
 
 Differences: no convexity term (weight 1 falling to 0.1 in the row); the noise of the inversion is added once, with eta 0.06,
-where the row adds 3 to 9% of kappa's variance over its steps; the inversion ends at t, where the row's ends up to 0.1 above
-it; half edge 1 of the field's cube, not 2 (cells of the hash grid half as wide).
+where the row adds 3 to 9% of kappa's variance over its steps; the inversion has equal steps from t = 0.02 to t, where the
+row's are multiples of 0.1, the first from below 0; it ends at t, where the row's ends up to 0.1 above it; half edge 1 of the
+field's cube, not 2 (cells of the hash grid half as wide).
 """
 
 PRESETS = {

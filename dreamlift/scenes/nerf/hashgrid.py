@@ -45,7 +45,7 @@ class Hashgrid:
     growth: float = 1.447269  # ratio of the resolutions of consecutive levels; the default gives 4,096 at the 16th level
     hidden: int = 64  # width of the MLP's one hidden layer
     start_levels: int = 8  # levels that are active from the beginning
-    start_at: float = 0.2  # progress (0..1) at which the next level is activated
+    start_at: float = 0.25  # progress (0..1) at which the next level is activated (threestudio: step 2,500 of 10,000)
     every: float = 0.05  # progress between the activations of further levels
     activation: str = "softplus"  # density activation: "softplus" or "exp"
     # colors from raw values: sigmoid, or linear (x / 2 + 1 / 2, not limited to [0, 1]; DeepFloyd IF's range in threestudio)

@@ -16,14 +16,15 @@ SOLID = 0.5  # opacity above which a ray counts as hitting a surface
 EMPTINESS_SCALE = 10.0  # SJC's and threestudio's ``emptiness_scale``
 
 
-def orientation(weights: Tensor, normals: Tensor, directions: Tensor, rays: int) -> Tensor:
+def orientation(weights: Tensor, normals: Tensor, directions: Tensor, rays: int | Tensor) -> Tensor:
     """``(1/R) sum_i w_i max(0, n_i . d_i)^2``: visible normals face the camera. The weights get no gradient.
 
     Ref-NeRF (Verbin et al. 2022), eq. 11, https://arxiv.org/abs/2112.03907, with DreamFusion's stopped gradient.
-    ``weights (N,)``, unit ``normals (N, 3)``, unit ray ``directions (N, 3)`` that point away from the camera.
+    ``weights (N,)``, unit ``normals (N, 3)``, unit ray ``directions (N, 3)`` that point away from the camera. ``rays``
+    is R; threestudio counts the rays of opacity above 0.
     """
     facing = (normals * directions).sum(-1).clamp(min=0.0)
-    return (weights.detach() * facing.square()).sum() / max(rays, 1)
+    return (weights.detach() * facing.square()).sum() / torch.as_tensor(rays).clamp(min=1)
 
 
 def distortion(weights: Tensor, samples: RaySamples, offsets: Tensor) -> Tensor:

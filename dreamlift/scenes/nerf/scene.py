@@ -182,7 +182,7 @@ class NerfScene(Scene):
                 terms[name] = emptiness(aux["weights"], rays * self.settings.samples_per_ray)
             elif name == "orientation" and "normals" in aux:
                 toward = aux["directions"][samples.ray_indices]
-                terms[name] = orientation(aux["weights"], aux["normals"], toward, rays)
+                terms[name] = orientation(aux["weights"], aux["normals"], toward, (render.opacity > 0).sum())
             elif name == "tv" and "grid" in aux:
                 terms[name] = total_variation(aux["grid"])
             elif name not in TERMS:

@@ -51,6 +51,19 @@ def normal_consistency_torch(vertices: Tensor, faces: Tensor, sides: Tensor) -> 
     return (weights * (1 - cosines)).sum() / weights.sum().clamp(min=1e-6)
 
 
+def vertex_consistency(vertices: Tensor, faces: Tensor, ends: Tensor) -> Tensor:
+    """Mean over edges of ``1 - cos`` of the angle between the normals of its two vertices: threestudio's normal consistency.
+
+    A smoother term than :func:`normal_consistency`, since a vertex normal is the mean of the normals around it.
+
+    Args:
+        ends: ``(E, 2)`` the two vertices of each edge.
+    """
+    normals = vertex_normals(vertices, faces)
+    cosines = dot(normals.index_select(0, ends[:, 0]), normals.index_select(0, ends[:, 1]))
+    return (1 - cosines).mean()
+
+
 def laplacian(vertices: Tensor, ends: Tensor) -> Tensor:
     """Mean over the vertices i of ``|sum_j (v_j - v_i)|`` over their neighbours j, in world units.
 

@@ -28,14 +28,14 @@ from dreamlift.scenes.nerf.hashgrid import Hashgrid
 from dreamlift.scenes.nerf.scene import FIELDS
 from dreamlift.scenes.nerf.voxel import Voxel
 from dreamlift.scenes.tetmesh.initial import distances_of, fit_colors, within
-from dreamlift.scenes.tetmesh.regularizers import laplacian, normal_consistency, vertex_normals
+from dreamlift.scenes.tetmesh.regularizers import laplacian, normal_consistency, vertex_consistency, vertex_normals
 from dreamlift.scenes.tetmesh.tets import SurfaceGrid, TetGrid, crossing_of, surface_vertices
 from dreamlift.shading.lambert import shade
 from dreamlift.shading.vectors import safe_normalize
 from dreamlift.texturing.extract import Extract, check_room, finish_surface
 from dreamlift.types import Cameras, EmptySceneError, Mesh, RenderOutput, Shading
 
-TERMS = ("normal_consistency", "laplacian")
+TERMS = ("normal_consistency", "vertex_consistency", "laplacian")
 MARGIN = 0.02  # smallest distance of an exported vertex from a grid point, relative to the edge
 # Peak bytes per pixel, per face with its edges and vertices, and per grid point.
 PIXEL, FACE, POINT = 400, 300, 60
@@ -173,11 +173,13 @@ class TetMeshScene(Scene):
         return RenderOutput(rgb, opacity, depth, picture[..., 5:] if normals else None, aux if torch.is_grad_enabled() else {})
 
     def regularize(self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None) -> dict[str, Tensor]:
-        """Unweighted normal_consistency and laplacian of the whole mesh."""
+        """The unweighted terms of :data:`TERMS`, of the whole mesh."""
         aux, terms = render.aux, {}
         for name in TERMS if only is None else only:
             if name == "normal_consistency":
                 terms[name] = normal_consistency(aux["vertices"], aux["faces"], aux["edge_faces"])
+            elif name == "vertex_consistency":
+                terms[name] = vertex_consistency(aux["vertices"], aux["faces"], aux["edge_ends"])
             elif name == "laplacian":
                 terms[name] = laplacian(aux["vertices"], aux["edge_ends"])
             else:
