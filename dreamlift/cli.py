@@ -118,7 +118,7 @@ def split_overrides(words: list[str]) -> tuple[list[str], Overrides]:
 def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dataclasses import replace
 
-    from dreamlift.apps.options import run_settings
+    from dreamlift.apps.options import run_settings, without_effect
     from dreamlift.config.short import override, with_prior
     from dreamlift.priors.lora.additions import parse_lora
     from dreamlift.runs.carry_out import Order, carry_out
@@ -133,7 +133,10 @@ def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
         config = with_prior(config, loras=tuple(map(parse_lora, arguments.lora)))
     if arguments.embedding is not None:
         config = with_prior(config, embeddings=tuple(arguments.embedding))
-    outcome = carry_out(Order(config, arguments.out, anyway=arguments.anyway), _reporter(arguments))
+    reporter = _reporter(arguments)
+    for text in without_effect(arguments, config):
+        reporter.note(text)
+    outcome = carry_out(Order(config, arguments.out, anyway=arguments.anyway), reporter)
     return 0 if outcome.finished else 130
 
 
@@ -145,7 +148,7 @@ def _resume(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
 
 def _export(arguments: argparse.Namespace, overrides: Overrides) -> int:
-    from dreamlift.apps.options import file_settings
+    from dreamlift.apps.options import file_settings, without_effect
     from dreamlift.config.build import apply_overrides
     from dreamlift.runs.export import export_run
     from dreamlift.runs.settings import read_config
@@ -156,6 +159,8 @@ def _export(arguments: argparse.Namespace, overrides: Overrides) -> int:
         raise ValueError(f"export takes settings of the mesh and its files only (--mesh.faces, --asset.lod), not --{other[0]}")
     config = apply_overrides(read_config(arguments.run), given)
     reporter = _reporter(arguments)
+    for text in without_effect(arguments, config):
+        reporter.note(text)
     paths = [str(path) for path in export_run(arguments.run, config, reporter)]
     if arguments.json:
         reporter.done({"files": paths})
@@ -296,7 +301,9 @@ def _preset(name: str) -> Config:
 
 
 def _read_config(path: Path) -> Config:
-    """The config in a file or in a run's folder."""
+    """The config in a file or in a run's folder; without ``stages``, a file has those of the default preset."""
+    from dataclasses import replace
+
     from dreamlift.config import yaml
     from dreamlift.config.build import load_yaml
     from dreamlift.config.schema import Config
@@ -307,7 +314,14 @@ def _read_config(path: Path) -> Config:
         return read_config(path)
     if not path.exists():
         raise ValueError(f"there is no config file {str(path)!r}")
-    return load_yaml(Config, read_text(path, yaml.MAX_BYTES), str(path))
+    text = read_text(path, yaml.MAX_BYTES)
+    found, stated = load_yaml(Config, text, str(path)), yaml.load(text) or {}
+    # A file of a few values, such as a prompt, changes the default preset; one with stages states them whole.
+    if "stages" not in stated:
+        default = _preset("toybox")
+        found = replace(found, stages=default.stages)
+        found = found if "backdrops" in stated else replace(found, backdrops=default.backdrops)
+    return found
 
 
 def _refuse(overrides: Overrides, verb: str) -> None:

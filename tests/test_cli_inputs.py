@@ -1,7 +1,9 @@
 """What the command line is given: bad input is refused in one line with nothing written, odd input is only text."""
 
+import argparse
 import json
 import unicodedata
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -13,6 +15,7 @@ from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.kinds import Located
 from dreamlift.runs import lock as locks
 from dreamlift.runs.carry_out import Outcome
+from dreamlift.stages.lift import Lift
 
 # Prompts
 
@@ -265,3 +268,26 @@ def test_an_empty_folder_will_do(cwd, no_steps, stub):
         (cwd / "run" / name).write_text("left by a run that never began")
     assert run_main(*generate_words(stub, "run")) == 0
     assert (cwd / "run" / "run.json").is_file()
+
+
+def test_a_config_without_stages_has_those_of_the_default_preset(tmp_path):
+    from dreamlift.cli import _read_config
+    from dreamlift.presets import PRESETS
+
+    (tmp_path / "a.yaml").write_text("prompt: a red mug\nseed: 3\n")
+    assert _read_config(tmp_path / "a.yaml") == replace(PRESETS["toybox"], prompt="a red mug", seed=3)
+    (tmp_path / "b.yaml").write_text("stages: [{type: lift, steps: 7}]\n")
+    (stage,) = _read_config(tmp_path / "b.yaml").stages
+    assert stage == Lift(steps=7)
+
+
+def test_options_that_change_no_file_are_said():
+    from dreamlift.apps.options import without_effect
+    from dreamlift.presets import PRESETS
+
+    given = argparse.Namespace(print_size="80mm", splats_axes="y-down")
+    config = PRESETS["toybox"]
+    assert [text.split()[0] for text in without_effect(given, config)] == ["--print-size", "--splats-axes"]
+    printed = replace(config, asset=replace(config.asset, formats=("glb", "3mf")))
+    assert [text.split()[0] for text in without_effect(given, printed)] == ["--splats-axes"]
+    assert without_effect(argparse.Namespace(print_size=None, splats_axes="y-up"), PRESETS["luciddreamer"]) == []

@@ -236,8 +236,8 @@ def _() -> Pair:
 
 @row(
     "SDI",
-    "gradient with the noise by inversion, without fresh noise",
-    "Lukoianov et al. 2024, algorithm 1, equal steps from t = 0.02",
+    "gradient with the noise by inversion alone",
+    "Lukoianov et al. 2024, algorithm 1; equal steps from t = 0.02",
 )
 def _() -> Pair:
     x, _ = situation()
@@ -275,7 +275,7 @@ def _() -> Pair:
     "CFD", "gradient with the field's noise, w = sigma / alpha", "ConsistentFlowDistillation (2025), half of its sum of squares"
 )
 def _() -> Pair:
-    x, noise, x_t, sigma, alpha, got = _consistent(CFD(71.0, T, T, gamma=0.0))
+    _, noise, x_t, sigma, alpha, got = _consistent(CFD(71.0, T, T, gamma=0.0))
     return got, sigma / alpha * (guided(x_t, 71.0) - noise) / 2
 
 
@@ -285,7 +285,7 @@ def _() -> Pair:
     "ConsistentFlowDistillation (July 2024), weighting dmd",
 )
 def _() -> Pair:
-    x, noise, x_t, sigma, alpha, got = _consistent(CFD(71.0, T, T, gamma=0.0, normalize=True))
+    x, _, x_t, sigma, alpha, got = _consistent(CFD(71.0, T, T, gamma=0.0, normalize=True))
     error = x - (x_t - sigma * guided(x_t, 71.0)) / alpha
     return got, error / error.abs().mean((1, 2, 3), keepdim=True) / 2
 
@@ -726,8 +726,8 @@ Losses, regularisers and samplers are compared with the formulas of their papers
 presets follow, written out a second time in `tests/test_conformance.py`. The network is a small random U-Net in float32.
 "Reached" is the largest difference relative to the reference's largest value, by `python tests/test_conformance.py`, which
 writes this page. File names without a repository are threestudio's (December 2024). Rows with a tolerance above 1e-3 compare
-random samples, or numbers rounded by hand. RFDS, the full diffusion loss, the noise field of CFD, densification, voxel grids and
-the photometric term have tests of their own, in closed form, and no row here.
+random samples, or numbers rounded by hand. RFDS, the full diffusion loss, the noise field of CFD, densification, voxel grids
+and the photometric term have tests of their own, in closed form, and no row here.
 
 | method | what is compared | reference | tolerance | reached |
 |---|---|---|---|---|

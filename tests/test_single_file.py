@@ -242,7 +242,7 @@ def test_what_cannot_be_converted_is_said_in_one_line_and_leaves_nothing(cwd, ca
     write(cwd / "lora.safetensors", {"lora_unet_x.alpha": torch.ones(1)})
     say("lora.safetensors", "give a LoRA with --lora")
     write(cwd / "m.safetensors", unet, vae, text)
-    say("m.safetensors", "'sd-1.5' is not available", "is not in the local cache", settings=None)
+    say("m.safetensors", "of 'sd-1.5', which is not in the local cache", "(--prior-config FOLDER)", settings=None)
     wide = {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(8, 9, 3, 3)}
     write(cwd / "inpaint.safetensors", {**unet, **wide}, vae, text)
     say("inpaint.safetensors", "has 9 input channels: it is an inpainting")

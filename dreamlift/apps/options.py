@@ -8,11 +8,14 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import dreamlift
 from dreamlift.config.table import rows_of
 from dreamlift.system.text import MAX_MESSAGE, one_line
+
+if TYPE_CHECKING:
+    from dreamlift.config.schema import Config
 
 # Options of generate, and the setting (short or full name) that each one sets.
 SETTINGS = {
@@ -159,7 +162,12 @@ def _add_generate(make: Parser) -> None:
     )
     how = make.add_argument_group("how")
     how.add_argument("--preset", help="named settings; `dreamlift presets` lists them (default: toybox)")
-    how.add_argument("--config", type=Path, metavar="FILE_OR_RUN", help="a config.yaml, or the folder of a run to repeat")
+    how.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE_OR_RUN",
+        help="a config.yaml (without stages: the default preset's), or the folder of a run to repeat",
+    )
     _setting(how, "prior", "the 2D diffusion model: a name of `dreamlift priors`, a folder, a hub name or a .safetensors file")
     _setting(how, "prior_config", "for a one-file checkpoint: the prior whose configs and tokenizers are used")
     _setting(how, "camera_conditioning", "true or false: pass the cameras to a prior that was trained with cameras")
@@ -227,6 +235,18 @@ def file_settings(arguments: argparse.Namespace) -> dict[str, str]:
     if "asset.print_size" in given:
         given["asset.print_size"] = in_millimeters(given["asset.print_size"])
     return given | {target: value for name, (target, value) in FILE_FLAGS.items() if getattr(arguments, name)}
+
+
+def without_effect(arguments: argparse.Namespace, config: Config) -> list[str]:
+    """What to say of the given options of :func:`_add_files` that change none of the run's files."""
+    from dreamlift.scenes.gaussians.scene import Gaussians
+
+    found = []
+    if arguments.print_size is not None and not {"stl", "3mf"} & set(config.asset.formats):
+        found.append("--print-size is that of STL and 3MF files, and none is written: add --format stl or --format 3mf")
+    if arguments.splats_axes is not None and not isinstance(getattr(config.stages[-1], "scene", None), Gaussians):
+        found.append("--splats-axes is for splats.ply, which is written only where the last stage has Gaussians")
+    return found
 
 
 def in_millimeters(length: str) -> str:

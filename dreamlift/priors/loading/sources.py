@@ -117,7 +117,17 @@ def locate(prior: str, settings: str = "", weights: bool = True, option: str = "
             raise PriorNotFoundError(f"there is no checkpoint file {prior!r}")
         from dreamlift.priors.loading.single_file import convert
 
-        return _checked(convert(local, settings, lambda name, whole: locate(name, weights=whole)))
+        def of_family(name: str, whole: bool) -> Path:
+            try:
+                return locate(name, weights=whole, option="--prior-config")
+            except PriorNotFoundError:
+                part = "parts" if whole else "the configs and tokenizers"
+                raise PriorNotFoundError(
+                    f"the checkpoint {local.name!r} needs {part} of {name!r}, which is not in the local cache and cannot be "
+                    "fetched: give a diffusers folder of its family (--prior-config FOLDER)"
+                ) from None
+
+        return _checked(convert(local, settings, of_family))
     if prior in KNOWN:
         return _from_hub(KNOWN[prior].addresses, prior, weights, option)
     parts = prior.split("/")
@@ -175,8 +185,8 @@ def _from_hub(addresses: tuple[str, ...], name: str, weights: bool = True, optio
             except Exception as error:  # removed, gated or interrupted: try the next address
                 reasons.append(f"{address}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
     raise PriorNotFoundError(
-        f"the prior {name!r} is not available: {'; '.join(reasons)}. Download it on a machine with a network and give its "
-        f"folder ({option} path/to/folder), or use the embedded one ({option} toybox)"
+        f"the prior {name!r} is not available: {'; '.join(reason[:90] for reason in reasons)}. Give the folder of a copy "
+        f"({option} FOLDER), or use the embedded one ({option} toybox)"
     )
 
 
