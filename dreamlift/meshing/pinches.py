@@ -1,15 +1,16 @@
 """Pinches: edges of more than two faces, where two sheets of a surface touch. Slicers and mesh tools call them non-manifold.
 
-Decimation makes them where a thin wall or a gap collapses. They are removed in three steps: faces that cover each other cancel
-(:func:`cancel_doubled`), each sheet gets vertices of its own (:func:`split_pinches`), and these are moved apart
-(:func:`part_copies`), since readers merge vertices at the same position.
+Decimation makes them where a thin wall or a gap collapses, and welding where solids touch. They are removed in three steps:
+faces that cover each other cancel (:func:`cancel_doubled`), each sheet gets vertices of its own (:func:`split_pinches`), and
+these are moved apart (:func:`part_copies`), since readers merge vertices at the same position. Which faces around an edge are
+one sheet's follows from the sectors of solid between them (:func:`fans`), so that what was closed stays closed.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from dreamlift.meshing.geometry import face_components
+from dreamlift.meshing.geometry import face_components, row_numbers
 
 # Distance by which a copy of a vertex is moved: a share of the mesh's longest side, at most a share of its edges' mean length.
 GAP, MOST = 5e-4, 0.05
@@ -35,23 +36,41 @@ def cancel_doubled(faces: np.ndarray) -> np.ndarray:
 
 
 def without_copies(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """The faces ``(F', 3)``, each once, and once for both directions in sheets that are made of faces back to back.
+    """The faces ``(F', 3)`` without copies: each once, and a sheet of faces back to back once for both directions.
 
-    Faces back to back where two solids touch are kept, since each closes its own solid.
+    Copies are kept where they close something: faces back to back where two solids touch, and faces in one direction
+    where two solids overlap, if their connected part is closed with all copies and open without.
     """
-    lowest = np.argmin(faces, axis=1)
-    turned = faces[np.arange(len(faces))[:, None], (lowest[:, None] + np.arange(3)) % 3]  # the lowest corner first
-    faces = faces[np.sort(np.unique(turned, axis=0, return_index=True)[1])]
-    _, first, group = np.unique(np.sort(faces, axis=1), axis=0, return_index=True, return_inverse=True)
-    group = group.reshape(-1)
-    double = np.bincount(group, minlength=1)[group] > 1
-    if not double.any():
+    group = row_numbers(np.sort(faces, axis=1))
+    if len(faces) == 0 or group.max() + 1 == len(faces):
         return faces
-    corners, _ = fans(vertices, faces)
-    part = face_components(corners.reshape(-1, 3), len(corners))
-    flat = np.bincount(part, ~double)[part] == 0
-    second = np.arange(len(faces)) != first[group]
-    return faces[~(flat & second)]
+    rows, low = np.arange(len(faces)), np.argmin(faces, axis=1)
+    even = faces[rows, (low + 1) % 3] < faces[rows, (low + 2) % 3]  # the orientation
+    once = np.zeros(len(faces), bool)
+    once[np.unique(2 * group + even, return_index=True)[1]] = True
+    part = face_components(faces, int(faces.max()) + 1)
+    needed = _open_parts(faces[once], part[once], part.max() + 1) & ~_open_parts(faces, part, part.max() + 1)
+    kept = once | needed[part]
+    faces, group, even, part = faces[kept], group[kept], even[kept], part[kept]
+    double = np.bincount(group, even)[group] % np.bincount(group)[group] > 0  # with faces of both orientations
+    share = np.bincount(part, double) / np.bincount(part)
+    flat = share[part] == 1
+    mixed = (share[part] > 0) & ~flat
+    if mixed.any():
+        corners, _ = fans(vertices, faces[mixed])
+        sheet = face_components(corners.reshape(-1, 3), len(corners))
+        flat[mixed] = np.bincount(sheet, ~double[mixed])[sheet] == 0
+    first = np.zeros(len(faces), bool)
+    first[np.unique(group, return_index=True)[1]] = True
+    return faces[first | ~flat]
+
+
+def _open_parts(faces: np.ndarray, part: np.ndarray, parts: int) -> np.ndarray:
+    """Whether each of the parts ``(parts,)`` has an edge that does not occur as often in one direction as in the other."""
+    a, b = faces.ravel().astype(np.int64), faces[:, [1, 2, 0]].ravel().astype(np.int64)
+    edge = np.unique(np.minimum(a, b) * (int(faces.max()) + 1) + np.maximum(a, b), return_inverse=True)[1].reshape(-1)
+    uneven = np.bincount(edge, np.where(a < b, 1, -1))[edge] != 0
+    return np.bincount(part.repeat(3), uneven, parts) > 0
 
 
 def merged(vertices: np.ndarray) -> np.ndarray:
@@ -136,7 +155,8 @@ def _sectors(vertices: np.ndarray, faces: np.ndarray, half: np.ndarray, edge: np
     angle[angle > 2 * np.pi - SAME] = 0
     order = np.lexsort((angle, edge))
     step = (np.diff(edge[order], prepend=-1) != 0) | (np.diff(angle[order], prepend=0) > SAME)
-    order = order[np.lexsort((opens[order], np.cumsum(step)))]
+    copy = np.where(opens, half, -half)  # so that each of several copies of a surface is paired with itself
+    order = order[np.lexsort((copy[order], opens[order], np.cumsum(step)))]
     half, edge, opens = half[order], edge[order], opens[order]
     # A bracket's level is the number of sectors at it, up to a constant of its edge. On a level, brackets take turns.
     level = np.cumsum(np.where(opens, 1, -1)) + ~opens
@@ -191,5 +211,11 @@ def part_copies(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     apart = toward - mean[place]
     size = np.linalg.norm(apart, axis=1)
     gap = np.minimum(MOST * length, GAP * float(np.ptp(points, axis=0).max()))
-    step = np.where(shared & (size > 0), gap / np.maximum(size, 1e-300), 0.0)
-    return (points + step[:, None] * apart).astype(vertices.dtype)
+    points = points + np.where(shared & (size > 0), gap / np.maximum(size, 1e-300), 0.0)[:, None] * apart
+    # Copies with the same direction are still together: each goes a part of the way, of its own length.
+    place = merged(points.astype(vertices.dtype))
+    order = np.argsort(place, kind="stable")
+    rank = np.empty(count)
+    rank[order] = np.arange(count) - np.searchsorted(place[order], place[order])
+    part = rank / np.bincount(place)[place]
+    return (points + (part * gap)[:, None] * _unit(toward)).astype(vertices.dtype)
