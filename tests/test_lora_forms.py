@@ -97,8 +97,23 @@ def dora_of_outputs(weight):
     return torch.tensor(m * total / np.sqrt((total**2).sum(1, keepdims=True))).float() - weight
 
 
+def dora_of_kernel(side, weight, down, up, m):
+    """m V / ||V|| slice by slice: V's slices are its kernels of one output, or of one input."""
+    total = weight.double() + torch.einsum("or,rihw->oihw", up[..., 0, 0].double(), down.double())
+    slices = total.unbind(0 if side == "outputs" else 1)
+    scaled = [float(value) * each / float((each**2).sum()) ** 0.5 for value, each in zip(m.flatten(), slices, strict=True)]
+    return torch.stack(scaled, 0 if side == "outputs" else 1).float() - weight
+
+
 PEFT = {f"{KEY}.lora_A.weight": DOWN, f"{KEY}.lora_B.weight": UP}
 INPUTS, OUTPUTS = torch.arange(1, 17)[None] / 8, torch.arange(1, 9) / 4
+EIGHT, FEW = torch.arange(1, 9) / 4, torch.arange(1, 5) / 4
+KERNELS = rand(4, 8, 3, 3), rand(8, 4, 1, 1)  # down, up
+PEFT_KERNEL = {f"{CONV}.lora_{side}.weight": value for side, value in zip("AB", KERNELS, strict=True)}
+KERNEL = {f"{C}.lora_{side}.weight": value for side, value in zip(("down", "up"), KERNELS, strict=True)}
+CONV_IN, C_IN = "conv_in", "lora_unet_conv_in"  # (8, 4, 3, 3)
+IN_KERNELS = rand(2, 4, 3, 3), rand(8, 2, 1, 1)
+IN_KERNEL = {f"{C_IN}.lora_{side}.weight": value for side, value in zip(("down", "up"), IN_KERNELS, strict=True)}
 READ = {  # name: (tensors, layer, its change from its weight)
     "l01 kohya, alpha 2": (PLAIN, KEY, HALF),
     "l02 kohya, no alpha": ({name: value for name, value in PLAIN.items() if "alpha" not in name}, KEY, UP @ DOWN),
@@ -128,6 +143,16 @@ READ = {  # name: (tensors, layer, its change from its weight)
                          torch.einsum("am,bnhw->abmnhw", rand(2, 4), rand(4, 2, 3, 3)).reshape(8, 8, 3, 3)),
     "l20c DoRA": ({**PLAIN, f"{K}.dora_scale": INPUTS}, KEY, dora_of_inputs),
     "DoRA of peft": ({**PEFT, f"{KEY}.lora_magnitude_vector": OUTPUTS}, KEY, dora_of_outputs),
+    "DoRA of peft, a kernel": ({**PEFT_KERNEL, f"{CONV}.lora_magnitude_vector": EIGHT.view(1, 8, 1, 1)}, CONV,
+                               lambda weight: dora_of_kernel("outputs", weight, *KERNELS, EIGHT)),
+    "DoRA of inputs, a kernel": ({**KERNEL, f"{C}.dora_scale": EIGHT.view(1, 8, 1, 1)}, CONV,
+                                 lambda weight: dora_of_kernel("inputs", weight, *KERNELS, EIGHT)),
+    "DoRA of outputs, a kernel": ({**KERNEL, f"{C}.dora_scale": EIGHT.view(8, 1, 1, 1)}, CONV,
+                                  lambda weight: dora_of_kernel("outputs", weight, *KERNELS, EIGHT)),
+    "DoRA, the size decides": ({**IN_KERNEL, f"{C_IN}.dora_scale": EIGHT.view(1, 8, 1, 1)}, CONV_IN,
+                               lambda weight: dora_of_kernel("outputs", weight, *IN_KERNELS, EIGHT)),
+    "DoRA, the size decides in peft's names": ({**IN_KERNEL, f"{C_IN}.lora_magnitude_vector": FEW.view(1, -1, 1, 1)}, CONV_IN,
+                                               lambda weight: dora_of_kernel("inputs", weight, *IN_KERNELS, FEW)),
     "l20d whole difference": ({f"{K}.diff": rand(8, 16)}, KEY, rand(8, 16)),
     "l20e bias": ({f"unet.{OUT}.diff": rand(8, 8), f"unet.{OUT}.diff_b": rand(8)}, f"{OUT}/bias", rand(8)),
     "l20e bias of zeros where there is none": ({**PLAIN, f"{K}.diff_b": torch.zeros(8)}, KEY, HALF),
@@ -175,6 +200,8 @@ REFUSED = {
     "LoHa in part": ({f"{K}.hada_w1_a": rand(8, 4)}, r"attn2_to_k lacks hada_w1_b"),
     "LoHa of two ranks": (named(K, {**LOHA, "hada_w2_b": rand(3, 16)}), r"hada_w2_a and hada_w2_b of different ranks"),
     "DoRA of another width": ({**PLAIN, f"{K}.dora_scale": rand(1, 5)}, r"has 5 values of dora_scale for 16"),
+    "DoRA of another width, a kernel": ({**PEFT_KERNEL, f"{CONV}.lora_magnitude_vector": rand(1, 5, 1, 1)},
+                                        r"has 5 values of lora_magnitude_vector for 8"),
     "a bias that is not there": ({**PLAIN, f"{K}.diff_b": rand(8)}, r"changes the bias of .*attn2_to_k, which this prior's"),
     "l33 nothing": ({"x": rand(1)}, r"is not a LoRA: x; accepted: LoRA, LoHa, LoKr, DoRA and differences of weights"),
     "l34b other model": ({f"{K}.lora_down.weight": rand(4, 768), f"{K}.lora_up.weight": rand(320, 4)},

@@ -69,9 +69,9 @@ def mrgb():
     return "\n".join([*lines, *(f"f {a} {b} {c} {d}" for a, b, c, d in QUADS + 1)])
 
 
-def doubled_uvs():
-    """Texture coordinates that a map's scale of (0.5, 2) and offset of (-1, 0.5) bring to their places."""
-    moved = "".join(f"vt {2 * (u + 1):f} {(v - 0.5) / 2:f}\n" for u, v in UVS)
+def moved_uvs(scale, offset):
+    """Texture coordinates that a map's options -s and -o bring to their places, with v upwards as in the file."""
+    moved = "".join(f"vt {u:f} {v:f}\n" for u, v in (UVS - offset) / scale)
     text = obj()
     return text[: text.index("vt ")] + moved + text[text.index("usemtl") :]
 
@@ -110,7 +110,10 @@ OBJS = {
     "quoted": ({"a.obj": obj('mtllib "m.mtl"'), "m.mtl": MAP('"m.png"')}, COLORS, ""),
     "commented library": ({"a.obj": obj("# was: mtllib C:\\old\\thing.mtl\nmtllib m.mtl")}, COLORS, ""),
     "map options": ({"m.mtl": MAP("-blendu on -bm 0.5 -s 1.0 1.000000 1 -o 0 0 0 -mm 0 1 m.png")}, COLORS, ""),
-    "map options that move": ({"a.obj": doubled_uvs(), "m.mtl": MAP("-clamp off -o -1 0.5 -s 0.5 2 m.png")}, COLORS, ""),
+    "map options that move": ({"a.obj": moved_uvs((0.5, 2), (-1, 0.5)), "m.mtl": MAP("-clamp off -o -1 0.5 -s 0.5 2 m.png")},
+                              COLORS, ""),
+    "map options that are no whole numbers": (
+        {"a.obj": moved_uvs((1.3, 0.4), (0.2, -0.15)), "m.mtl": MAP("-s 1.3 0.4 -o 0.2 -0.15 m.png")}, COLORS, ""),
     "vertex colours": ({"a.obj": colored(COLORS / 255)}, COLORS, ""),
     "vertex colours to 255": ({"a.obj": colored(COLORS)}, COLORS, ""),
     "a weight of the vertices": ({"a.obj": colored(np.ones((6, 1)))}, GREY, ""),
@@ -188,7 +191,7 @@ TEXCOORDS = [f"{face} 8 " + " ".join(f"{x:g}" for x in UVS[quad].ravel())
 def binary_ply(order="<", kind="u1", scale=1, newline="\n"):
     """Triangles and one quad, so that rows differ in length, with colours of a type."""
     head = {"<": "little", ">": "big"}[order]
-    name = {"u1": "uchar", "u2": "ushort", "f4": "float", "f8": "double"}[kind]
+    name = {"u1": "uchar", "u2": "ushort", "i4": "int", "u4": "uint", "f4": "float", "f8": "double"}[kind]
     text = ply(columns=[f"{name} {c}" for c in ("red", "green", "blue")], rows=RGB, head=f"format binary_{head}_endian 1.0",
                faces=[""] * 11)  # fmt: skip
     data = text[: text.index("end_header\n") + len("end_header\n")].replace("\n", newline).encode()
@@ -217,6 +220,11 @@ PLYS = {
     "binary": (binary_ply(), COLORS, ""),
     "big endian": (binary_ply(">"), COLORS, ""),
     "ushort colours": (binary_ply(kind="u2", scale=257), COLORS, ""),
+    "int colours": (binary_ply(kind="i4"), COLORS, ""),
+    "uint colours": (binary_ply(kind="u4"), COLORS, ""),
+    "int colours of text": (ply(columns=[each.replace("uchar", "int") for each in CHARS], rows=RGB), COLORS, ""),
+    "dark ushort colours": (binary_ply(kind="u2", scale=1), COLORS // 255, ""),
+    "uint colours of the whole range": (binary_ply(kind="u4", scale=(2**32 - 1) / 255), COLORS, ""),
     "double colours": (binary_ply(kind="f8", scale=1 / 255), COLORS, ""),
     "CRLF in a binary header": (binary_ply(newline="\r\n"), COLORS, ""),
     "CRLF": (ply(columns=CHARS, rows=RGB).replace("\n", "\r\n"), COLORS, ""),

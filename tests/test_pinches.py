@@ -15,7 +15,7 @@ from dreamlift.meshing.clean import decimate, remove_floaters, smooth
 from dreamlift.meshing.geometry import is_closed, signed_volume
 from dreamlift.meshing.isosurface import isosurface
 from dreamlift.meshing.pinches import cancel_doubled, part_copies, split_pinches
-from dreamlift.meshing.watertight import make_watertight
+from dreamlift.meshing.watertight import is_watertight, make_watertight, weld
 from dreamlift.scenes.tetmesh.scene import TetMesh
 from dreamlift.texturing.extract import Extract
 from dreamlift.types import Mesh
@@ -114,3 +114,112 @@ def test_faces_that_cover_each_other_cancel_in_pairs():
     assert len(cancel_doubled(wall[:, [1, 2, 0]])) == 0
     same_way = np.array([[0, 1, 5], [1, 5, 0]])
     np.testing.assert_array_equal(cancel_doubled(same_way), same_way)
+
+
+BOX = ((0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3))  # quads, seen from outside
+AHEAD = ((-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0), (0, 0, -1), (0, 0, 1))  # their directions
+
+
+def box(rng, low, size=1):
+    """Corners ``(12, 3, 3)`` of a box, its quads cut along random diagonals."""
+    points = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * size + low
+    cuts = [((a, b, c), (a, c, d)) if rng.random() < 0.5 else ((a, b, d), (b, c, d)) for a, b, c, d in BOX]
+    return points[np.array(cuts).reshape(-1, 3)]
+
+
+def touching_boxes(rng):
+    """Boxes of 1 x 1 x 1 that touch at faces, edges and corners, each with a surface of its own."""
+    return np.concatenate([box(rng, [c // 9, c // 3 % 3, c % 3]) for c in rng.permutation(27)[: rng.integers(2, 14)]])
+
+
+def voxels(rng):
+    """The surface of a union of voxels, which touch at edges and corners, also of the same solid."""
+    solid = np.zeros((6, 6, 6), bool)
+    solid[1:-1, 1:-1, 1:-1] = rng.random((4, 4, 4)) < rng.uniform(0.1, 0.9)
+    found = [np.empty((0, 3, 3))]
+    for cell in np.argwhere(solid):
+        sides = box(rng, cell).reshape(6, 2, 3, 3)
+        found += [side for side, ahead in zip(sides, AHEAD, strict=True) if not solid[tuple(cell + ahead)]]
+    return np.concatenate(found)
+
+
+def overlapping_boxes(rng):
+    """Boxes that overlap, where some faces lie on others, in the same or the opposite direction."""
+    return np.concatenate([box(rng, rng.integers(0, 3, 3), rng.integers(1, 3, 3)) for _ in range(rng.integers(2, 12))])
+
+
+def soup(rng):
+    """Tetrahedra between points of a grid."""
+    found = []
+    while len(found) < 8:
+        points = rng.integers(0, 3, (4, 3))
+        volume = np.linalg.det(points[1:] - points[0])
+        if abs(volume) > 0.5:
+            order = [[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]]
+            found.append(points[order] if volume > 0 else points[order][:, ::-1])
+    return np.concatenate(found)
+
+
+def six_volume(corners):
+    return np.linalg.det(corners.astype(np.float64)).sum()
+
+
+@pytest.mark.parametrize("maker", [touching_boxes, voxels, overlapping_boxes, soup])
+def test_a_closed_mesh_stays_closed_and_becomes_manifold(maker):
+    """Every directed edge once in each direction, before and after the vertices are moved; the volume stays."""
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        corners = maker(rng)
+        if len(corners) == 0:
+            continue
+        if seed % 2:
+            corners = corners @ np.linalg.qr(rng.normal(size=(3, 3)))[0]  # coordinates that are rounded
+            corners = corners if six_volume(corners) > 0 else corners[:, ::-1]
+        mesh = Mesh(corners.reshape(-1, 3).astype(np.float32), np.arange(3 * len(corners), dtype=np.int32).reshape(-1, 3))
+        assert is_watertight(mesh)
+        welded, solid = weld(mesh), make_watertight(mesh)
+        directed = Counter((a, b) for face in welded.faces.tolist() for a, b in zip(face, face[1:] + face[:1], strict=True))
+        assert set(directed.values()) == {1}
+        assert all((b, a) in directed for a, b in directed)
+        assert set(edge_uses(solid)) == {2}
+        if maker in (touching_boxes, voxels):  # without copies that may be dropped
+            assert six_volume(welded.vertices[welded.faces]) == pytest.approx(six_volume(corners), rel=1e-4)
+            assert six_volume(solid.vertices[solid.faces]) == pytest.approx(six_volume(corners), rel=0.01)
+
+
+def test_boxes_that_share_a_face_with_another_diagonal_stay_closed():
+    """The shared quad's four edges have four faces each and bound a patch of two faces on either side."""
+    rng, cut = np.random.default_rng(0), np.array([[0, 1, 2], [0, 2, 3]])
+    for turn in range(2):
+        first, second = box(rng, [0, 0, 0]), box(rng, [1, 0, 0])
+        quad = np.array([[1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 0, 1]])  # seen from +x
+        first[2:4], second[0:2] = quad[cut], np.roll(quad[::-1], turn, axis=0)[cut]
+        corners = np.concatenate([first, second])
+        mesh = Mesh(corners.reshape(-1, 3).astype(np.float32), np.arange(72, dtype=np.int32).reshape(-1, 3))
+        welded = weld(mesh)
+        assert is_closed(welded.faces)
+        assert (len(welded.vertices), len(welded.faces)) == (16, 24)
+        apart = make_watertight(mesh).vertices
+        ends = sorted(set(np.round(apart[:, 0], 5)))
+        assert 0 == ends[0] < ends[1] < 1 < ends[-2] < ends[-1] == 2  # each shared side moves into its own box
+        assert ends[-2] - ends[1] < 4e-3
+
+
+def test_a_sheet_of_faces_back_to_back_stays_an_open_sheet():
+    quad = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], np.float32)
+    front = np.array([[0, 1, 2], [0, 2, 3]], np.int32)
+    leaf = Mesh(quad, np.concatenate([front, front[:, ::-1]]))
+    np.testing.assert_array_equal(weld(leaf).vertices[weld(leaf).faces], quad[front])
+    assert not is_watertight(leaf)
+    # On the edge of a solid it is left out of the solid, which stays closed.
+    points, faces = tetrahedra()
+    both = weld(Mesh(points, np.concatenate([faces[:4], [[0, 1, 5], [1, 0, 5]]]).astype(np.int32)))
+    assert len(both.faces) == 5
+    assert edge_uses(Mesh(part_copies(both.vertices, both.faces), both.faces)) == {1: 3, 2: 6}
+
+
+def test_copies_of_a_whole_surface_are_dropped():
+    points, faces = tetrahedra()
+    twice = weld(Mesh(points, np.concatenate([faces[:4], faces[:4, [1, 2, 0]], faces[4:]])))
+    assert len(twice.faces) == 8
+    assert is_closed(twice.faces)

@@ -87,9 +87,9 @@ def _decimated_once(mesh: Mesh, faces: int) -> Mesh:
 
     closed = is_closed(mesh.faces)
     volume = signed_volume(mesh.vertices, mesh.faces)
-    best = mesh
+    best, added = mesh, 0  # faces that splitting an attempt's pinches added: the next attempt leaves room for them
     for aggressiveness, factor in ((7.0, 1.0), (5.0, 1.0), (3.0, 1.0), (5.0, 1.5), (5.0, 2.5)):
-        target = int(faces * factor)
+        target = max(int(faces * factor) - added, 4)
         if target >= len(mesh.faces):
             break
         found = fast_simplification.simplify(
@@ -104,6 +104,7 @@ def _decimated_once(mesh: Mesh, faces: int) -> Mesh:
             continue
         vertices, kept, _ = compact(points.astype(np.float32), triangles)
         parted, renumbered = split_pinches(vertices, kept)
+        added = max(added, len(renumbered) - len(kept))
         if len(parted) > len(vertices):
             vertices, kept = part_copies(parted, renumbered), renumbered
         if len(kept) < len(best.faces) and _is_sound(vertices, kept, closed, volume):

@@ -20,7 +20,7 @@ from torch import Tensor
 from dreamlift.meshing.geometry import area_vectors, compact, face_components, face_volumes, is_closed
 from dreamlift.meshing.isosurface import isosurface
 from dreamlift.meshing.nearest import cover
-from dreamlift.meshing.pinches import part_copies, split_pinches
+from dreamlift.meshing.pinches import part_copies, split_pinches, without_copies
 from dreamlift.types import Mesh
 
 SMALL_HOLE = 0.1  # extent of the holes that are filled by default, as a share of the mesh's longest side
@@ -48,8 +48,7 @@ def _welded(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
     faces = renamed.reshape(-1)[mesh.faces].astype(np.int32)
     whole = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])
     faces = faces[whole]
-    _, first = np.unique(np.sort(faces, axis=1), axis=0, return_index=True)
-    vertices, faces, _ = compact(places, faces[np.sort(first)])
+    vertices, faces, _ = compact(places, without_copies(places, faces))
     return split_pinches(vertices, faces)
 
 

@@ -3,7 +3,8 @@
 - LoRA (Hu et al. 2021, https://arxiv.org/abs/2106.09685): W + c B A; for kernels also B, a core (Tucker), A.
 - LoHa (Hyeon-Woo et al. 2022, https://arxiv.org/abs/2108.06098): W + c (B1 A1) * (B2 A2), elementwise.
 - LoKr (LyCORIS, Yeh et al. 2024, https://arxiv.org/abs/2309.14859): W + c kron(W1, W2), each matrix whole or as a product.
-- DoRA (Liu et al. 2024, https://arxiv.org/abs/2402.09353): m V / ||V|| with V = W + its change; m is ``dora_scale``.
+- DoRA (Liu et al. 2024, https://arxiv.org/abs/2402.09353): m V / ||V|| with V = W + its change; m is ``dora_scale`` in the
+  files of LyCORIS and kohya's trainers, ``lora_magnitude_vector`` in those of peft and diffusers.
 - A whole difference of a weight, of a bias or of a normalization layer.
 
 c = alpha / rank. A file's scale s moves every weight to W + s (W' - W).
@@ -18,6 +19,7 @@ from torch import Tensor
 
 Found = Mapping[str, Tensor]  # the tensors of one layer by role
 BIAS_ROLES = ("diff_b", "b_norm")
+MAGNITUDE_ROLES = ("dora_scale", "lora_magnitude_vector")
 
 
 class IncompleteError(ValueError):
@@ -85,23 +87,43 @@ def _product(found: Found, name: str, core: str) -> Tensor:
         raise IncompleteError(f"has {name}_a and {name}_b of different ranks: fetch the file again") from None
 
 
-def moved(weight: Tensor, change: Tensor, scale: float, magnitude: Tensor | None) -> Tensor:
+def moved(weight: Tensor, change: Tensor, scale: float, tensors: Found) -> Tensor:
     """W + s (W' - W), in float32, for ``weight`` and ``change`` of one shape.
 
     Args:
-        magnitude: DoRA's m, of each input ``(1, in[, 1, 1])``, or of each output ``(out[, 1, ...])``.
+        tensors: the layer's tensors; of :data:`MAGNITUDE_ROLES`, they hold DoRA's m or nothing.
 
     Raises:
         IncompleteError: a magnitude of another shape.
     """
-    if magnitude is None:
+    role = next((role for role in MAGNITUDE_ROLES if role in tensors), None)
+    if role is None:
         return weight + scale * change
-    target, m = weight + change, magnitude.float().flatten()
-    by_input = magnitude.ndim > 1 and magnitude.shape[0] == 1 and target.shape[0] != 1
-    axis = 1 if by_input else 0
-    if m.numel() != target.shape[axis]:
-        raise IncompleteError(f"has {m.numel()} values of dora_scale for {target.shape[axis]}: fetch the file again")
+    target, m = weight + change, tensors[role].to(weight.device, torch.float32)
+    axis = _magnitude_axis(role, m, target)
     others = [dim for dim in range(target.ndim) if dim != axis]
     shape = [-1 if dim == axis else 1 for dim in range(target.ndim)]
-    target = target * (m.view(shape) / target.norm(dim=others, keepdim=True).clamp_min(1e-12))
+    norm = torch.linalg.vector_norm(target, dim=others, keepdim=True)
+    target = target * (m.view(shape) / norm.clamp_min(1e-12))
     return weight + scale * (target - weight)
+
+
+def _magnitude_axis(role: str, magnitude: Tensor, weight: Tensor) -> int:
+    """The axis of ``weight (out, in[, h, w])`` along which DoRA's m varies: 0, the outputs, or 1, the inputs.
+
+    Trainers write m in these shapes: ``(out,)`` (peft, linear layers), ``(1, out, 1, 1)`` (peft, kernels),
+    ``(out, 1[, 1, 1])`` (LyCORIS with ``wd_on_output``), ``(1, in[, 1, 1])`` (LyCORIS without). For ``(1, n, ...)`` the axis
+    of length n is taken. If both have it, the tensor's name decides: ``lora_magnitude_vector`` of a kernel is of the
+    outputs, as in peft; ``dora_scale`` is of the inputs, and so is ``lora_magnitude_vector`` of a linear layer, which is
+    a converted ``dora_scale`` since peft's has one dimension.
+
+    Raises:
+        IncompleteError: neither axis has the length of m.
+    """
+    axes = (0,)
+    if magnitude.ndim > 1 and magnitude.shape[0] == 1:
+        axes = (0, 1) if role == "lora_magnitude_vector" and weight.ndim > 2 else (1, 0)
+    for axis in axes:
+        if magnitude.numel() == weight.shape[axis]:
+            return axis
+    raise IncompleteError(f"has {magnitude.numel()} values of {role} for {weight.shape[axes[0]]}: fetch the file again")

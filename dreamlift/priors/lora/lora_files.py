@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamlift.priors.files.tensors import check_finite, read_tensors
-from dreamlift.priors.lora.changes import BIAS_ROLES, IncompleteError, difference, moved
+from dreamlift.priors.lora.changes import BIAS_ROLES, MAGNITUDE_ROLES, IncompleteError, difference, moved
 from dreamlift.priors.lora.original_names import original_name
 from dreamlift.priors.parts import Parts
 from dreamlift.types import LoraFile
@@ -41,7 +41,7 @@ ENDING = re.compile(
     r"|\.(?P<role>hada_w[12]_[ab]|hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t2|dora_scale|diff|diff_b|w_norm|b_norm)"
     r"|\.(?P<dora>lora_magnitude_vector)(?:\.default)?(?:\.weight)?)"
 )
-ROLES = {"A": "down", "B": "up", "lora_magnitude_vector": "dora_scale", None: "alpha"}
+ROLES = {"A": "down", "B": "up", None: "alpha"}
 OTHERS = {
     "IA3": r"\.on_input$", "OFT": r"\.oft_(blocks|diag)$|\.oft_R\.", "GLoRA": r"\.[ab][12]\.weight$",
     "full weights": r"\.weight$|\.bias$",
@@ -128,7 +128,7 @@ def _merge(
 ) -> None:  # fmt: skip
     """Change the weights, whose rows the layer's matrix stacks, and their biases."""
     check_finite(lora.path, {f"{layer.key} ({role})": value for role, value in layer.tensors.items()})
-    found = {role: value for role, value in layer.tensors.items() if role not in ("alpha", "dora_scale")}
+    found = {role: value for role, value in layer.tensors.items() if role not in ("alpha", *MAGNITUDE_ROLES)}
     rows = [len(weight) for weight in weights]
     try:
         change = difference(found, lambda rank: _strength(layer, rank, settings))
@@ -140,7 +140,7 @@ def _merge(
                 )
             whole = torch.cat([weight.float() for weight in weights])
             change = change.to(whole.device).view_as(whole)
-            new = moved(whole, change, lora.scale, layer.tensors.get("dora_scale"))
+            new = moved(whole, change, lora.scale, layer.tensors)
             for weight, part in zip(weights, new.split(rows), strict=True):
                 weight.copy_(part)
     except IncompleteError as error:

@@ -259,7 +259,9 @@ def _part(look: Appearance, corners: Corners, rows: np.ndarray, values: Values, 
     shades = None if colors is None else colors[first]
     if look.image is None and values.colors is not None:
         shades = values.colors[v[first]]
-    uvs = values.uvs[vt[first]] * look.scale + np.array(look.offset) * [1, -1] if laid else None
+    # The file's v grows upwards: 1 - ((1 - v) s + o) = v s + (1 - s - o).
+    shift = (look.offset[0], 1 - look.scale[1] - look.offset[1])
+    uvs = values.uvs[vt[first]] * look.scale + shift if laid else None
     return Part(
         values.points[v[first]], number.reshape(-1, 3), values.normals[vn[first]] if lit else None, uvs, look.image, shades,
         look.surface, look.metallic, look.roughness,

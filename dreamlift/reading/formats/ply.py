@@ -22,6 +22,7 @@ INDICES = ("vertex_indices", "vertex_index", "vertexindices", "indices")
 UVS = (("s", "t"), ("u", "v"), ("texture_u", "texture_v"), ("texture_s", "texture_t"), ("s0", "t0"))
 COLORS = (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b"))
 TEXCOORD, TEXNUMBER = "texcoord", "texnumber"
+WIDE = 65535  # largest value of the types of 16 bits
 SPLATS = ("f_dc_0", "opacity", "rot_0")
 # Of vertices and faces that are not used, and whose absence nobody sees.
 QUIET = {"alpha", "diffuse_alpha", "a", "quality", "flags", "confidence", "intensity", "radius", "curvature", "value"}
@@ -148,11 +149,16 @@ def _remarks(vertex: Element, parts: list[Part], beside: Beside, notes: list[str
 
 
 def _colors(element: Element, chosen: np.ndarray | None = None) -> np.ndarray | None:
-    """The sRGB colours ``(N, 3)`` in [0, 1] of an element, or of its ``chosen`` rows."""
+    """The sRGB colours ``(N, 3)`` in [0, 1] of an element, or of its ``chosen`` rows.
+
+    Whole numbers are shares of their type's largest value; those of 32 bits are in 0..255 if none is above 255.
+    """
     for names in COLORS:
         if all(name in element.columns for name in names):
             scale = element.scales[names[0]]
             found = np.stack([element.columns[name] for name in names], axis=1)
+            if scale > WIDE and found.max(initial=0) <= 255:
+                scale = 255.0
             colors = color_range(found) if scale == 1 else np.clip(found / scale, 0, 1)
             return colors if chosen is None else colors[chosen]
     return None
