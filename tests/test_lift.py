@@ -239,7 +239,7 @@ def test_a_full_disk_at_the_end_loses_no_work(cwd, quick, stub, capsys, monkeypa
     name = "asset.glb" if "glb" in where else "preview.png"
     with monkeypatch.context() as patched:
         patched.setattr(f"dreamlift.{where}", full)
-        failed(capsys, generate_words(stub, "run"), f"cannot write run/{name}: No space left on device; free some")
+        failed(capsys, generate_words(stub, "run"), f"cannot write run/{name}: No space left on device", "resume run` goes on")
     folder = cwd / "run"
     status = status_of(folder)
     assert status["status"] == "failed"
@@ -263,7 +263,9 @@ def test_a_full_disk_while_exporting_keeps_the_old_file(cwd, quick, stub, capsys
 
     monkeypatch.setattr("dreamlift.export.glb.atomic_write_bytes", full)
     capsys.readouterr()
-    failed(capsys, ["export", "run", "--faces", "50"], "cannot write run/asset.glb: No space left on device")
+    failed(
+        capsys, ["export", "run", "--faces", "50"], "cannot write run/asset.glb: No space left on device", "export run` goes on"
+    )
     assert tree(cwd) == before
 
 
