@@ -158,9 +158,11 @@ def test_export_makes_every_format_and_changes_no_setting(cwd, quick, stub, caps
     capsys.readouterr()
     assert run_main("export", "run", "--format", "glb, OBJ,ply") == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed == [os.path.join("run", f"asset.{kind}") for kind in ("glb", "obj", "ply")]
+    assert printed == [os.path.join("run", f"asset.{kind}") for kind in ("glb", "obj", "mtl", "png", "ply")]
     assert all((cwd / "run" / name).read_bytes() == data for name, data in kept.items())
-    sizes = {len(trimesh.load(path, force="mesh", process=False).faces) for path in printed}
+    sizes = {
+        len(trimesh.load(path, force="mesh", process=False).faces) for path in printed if path.endswith(("glb", "obj", "ply"))
+    }
     assert len(sizes) == 1
     assert names(cwd) == ["run"]
     assert not [name for name in names(cwd / "run") if name.startswith(".")]
