@@ -56,14 +56,17 @@ class Asset:
         Raises:
             ValueError: the suffix is not in :data:`dreamlift.export.EXPORTERS`, or the format's package is not installed.
         """
+        return self.save_all(path, level)[0]
+
+    def save_all(self, path: str | Path, level: int = 0) -> list[Path]:
+        """As :meth:`save`; returns ``path`` and the files beside it, such as an OBJ's material and pictures."""
         path = Path(path)
         kind = path.suffix.lower().lstrip(".")
         if kind not in EXPORTERS:
             raise ValueError(f"unknown format {path.suffix!r} in {path.name!r}; accepted: {', '.join(EXPORTERS)}")
         mesh = [self.mesh, *self.lods][level]
         placed = self._printed(mesh) if kind in PRINTED else self.placement.apply(mesh)
-        EXPORTERS[kind](placed, path, self._extras())
-        return path
+        return [path, *(EXPORTERS[kind](placed, path, self._extras()) or ())]
 
     def save_splats(self, path: str | Path) -> Path:
         """Write the Gaussians (.ply), with the placement and size of the mesh's files and the axes of ``asset.splats_axes``.

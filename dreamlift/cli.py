@@ -30,15 +30,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     from dreamlift.system.startup import tune_process
 
-    tune_process()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         try:
+            tune_process()
             return _run(words)
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()  # here, so that a broken pipe is caught below
     except KeyboardInterrupt:
+        if told := INTERRUPTED.get(next((word for word in words if word in VERBS), "")):
+            print(f"dreamlift: {told}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader has ended, as in `dreamlift settings | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python's flush of standard output at exit would fail otherwise
@@ -219,7 +221,8 @@ def _settings(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
         rows = describe(_preset(arguments.preset))
     for name, kind, default, comment in rows:
-        print(f"--{name} {default}  ({kind}){'  ' + comment if comment else ''}")
+        if name != "prompt":  # it is given without an option
+            print(f"--{name} {default}  ({kind}){'  ' + comment if comment else ''}")
     return 0
 
 
@@ -287,6 +290,14 @@ VERBS = {
 PLUGIN_VERBS = ("generate", "resume", "export", "evaluate", "gallery", "presets", "warmup")
 
 
+# What is said of a signal before a run takes signals itself.
+INTERRUPTED = {
+    "generate": "stopped before the run began; nothing was written",
+    "resume": "stopped before the run went on; nothing is lost",
+    "export": "stopped; the same command again writes all files",
+}
+
+
 def _reporter(arguments: argparse.Namespace) -> Reporter:
     """The reporter: the terminal or JSON, and the logs of --log."""
     from dreamlift.runs.reporters import choose
@@ -308,13 +319,12 @@ def _read_config(path: Path) -> Config:
     from dreamlift.config.build import load_yaml
     from dreamlift.config.schema import Config
     from dreamlift.runs.settings import read_config
+    from dreamlift.system.files import user_file
     from dreamlift.system.text import read_text
 
     if path.is_dir():
         return read_config(path)
-    if not path.exists():
-        raise ValueError(f"there is no config file {str(path)!r}")
-    text = read_text(path, yaml.MAX_BYTES)
+    text = read_text(user_file(str(path), "config"), yaml.MAX_BYTES)
     found, stated = load_yaml(Config, text, str(path)), yaml.load(text) or {}
     # A file of a few values, such as a prompt, changes the default preset; one with stages states them whole.
     if "stages" not in stated:

@@ -32,7 +32,7 @@ from dreamlift.reading.mesh import load_mesh
 from dreamlift.reading.photos import read_photos
 from dreamlift.scenes.base import Scene
 from dreamlift.stages.base import Ready, SavedState, Stage, Work, explained_by, with_priors
-from dreamlift.system.files import expanded
+from dreamlift.system.files import expanded, user_file
 from dreamlift.system.streams import random_stream
 from dreamlift.texturing.extract import finalize, levels_of_detail
 from dreamlift.types import Cameras, Event, Handover, Mesh, Note, StageBegan, Task
@@ -157,10 +157,7 @@ def _engine(config: Config, device: torch.device, saved: SavedState | None) -> U
 
 def _with_mesh(config: Config, note: Callable[[str], None]) -> tuple[Mesh, Config]:
     """The user's mesh, and the config with its placement in its file. ``note`` gets what was not taken over from the file."""
-    if not expanded(config.initial_mesh).is_file():
-        raise ValueError(
-            f"there is no mesh file {config.initial_mesh!r}: give --mesh the path of a .glb, .gltf, .obj, .ply or .stl file"
-        )
+    user_file(config.initial_mesh, "mesh", "give --mesh the path of a .glb, .gltf, .obj, .ply or .stl file")
     mesh, origin = load_mesh(config.initial_mesh, config.up, note)
     home = (1.0 / origin.scale, *origin.offset)
     return mesh, replace(config, asset=replace(config.asset, home=home))

@@ -74,7 +74,7 @@ def test_pictures_that_cannot_be_photos_are_refused(name, tmp_path):
 
 
 def test_what_is_no_file_is_refused_without_waiting(tmp_path):
-    assert "it is not a plain file" in refusal(tmp_path)
+    assert "it is a folder" in refusal(tmp_path)
     assert "there is no file" in refusal(tmp_path / "missing.png")
     assert "an address is not opened: download the file first" in refusal("https://example.org/photo.png")
     with open(tmp_path / "large.png", "wb") as file:

@@ -192,6 +192,7 @@ def test_settings_lists_everything_that_can_be_set(cwd, capsys):
     lines = capsys.readouterr().out.splitlines()
     names = [line.split()[0] for line in lines]
     assert len(set(names)) == len(names) > 50
+    assert "--prompt" not in names  # the prompt is given without an option
     targets = [*filter(None, SETTINGS.values()), *FILES.values(), *(target for target, _ in FILE_FLAGS.values())]
     for target in targets:  # of some that are not plain values each part is listed
         assert any(name == f"--{target}" or name.startswith(f"--{target}.") for name in names), target
@@ -209,7 +210,7 @@ def test_every_listed_setting_is_taken_back(cwd, capsys, no_steps, stub):
     for line in capsys.readouterr().out.splitlines():
         name, rest = line.split(" ", 1)
         value = rest.rsplit("  (", 1)[0] if rest.count("  (") == 1 else rest.split("  (", 1)[0]
-        if value and name not in ("--prompt", "--prior.name"):
+        if value and name != "--prior.name":
             words.append(f"{name}={value}")
     assert len(words) > 60
     assert run_main("generate", "a mug", "--prior", stub, "--out", "run", *words) == 0

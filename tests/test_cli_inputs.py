@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import unicodedata
 from dataclasses import replace
 
@@ -259,7 +260,14 @@ def test_folders_in_use_are_refused_before_the_prior_is_loaded(cwd, capsys, monk
 
 def test_a_folder_that_cannot_be_made_is_named(cwd, capsys, no_steps, stub):
     (cwd / "file").write_bytes(b"")
-    refused(capsys, cwd, generate_words(stub, "file/run"), "cannot create the run folder file/run: Not a dir", code=1)
+    refused(
+        capsys, cwd, generate_words(stub, "file/a/run"), "file/a/run cannot be made, since file is a file: give --out another"
+    )
+    if os.path.isdir("/proc/self"):
+        told = refused(
+            capsys, cwd, generate_words(stub, "/proc/x"), "no folder can be made there; choose another --out", code=1
+        )
+        assert "during a run" not in told
 
 
 def test_an_empty_folder_will_do(cwd, no_steps, stub):

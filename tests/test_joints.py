@@ -110,11 +110,11 @@ def test_what_a_later_stage_cannot_do_is_refused_before_the_first_one():
     later = replace(PRESETS["toybox"].stages[1], teachers=(Teacher(PriorChoice.of(exact), VSD()),))
     refused("vsd trains a LoRA, which this kind of prior does not support", first, later)
     later = replace(PRESETS["toybox"].stages[1], photometric=Photometric(source="handover"))
-    refused("stage 2: photometric.source is handover, but no stage before this one leaves pictures", first, later)
+    refused("stages.1: photometric.source is handover, but no stage before this one leaves pictures", first, later)
     later = replace(later, photometric=Photometric(depth=0.1))
-    refused("stage 2: photometric.depth and .normal need pictures with depth and normals", first, later)
+    refused("stages.1: photometric.depth and .normal need pictures with depth and normals", first, later)
     later = replace(later, photometric=Photometric())
-    refused("stage 2: photometric.source is photos, but there are none", first, later)
+    refused("stages.1: photometric.source is photos, but there are none", first, later)
 
 
 @pytest.mark.parametrize("make", [lambda: Teacher(weight=-1.0), lambda: Photometric(rgb=-1.0)])

@@ -118,7 +118,9 @@ def test_a_process_killed_while_it_changes_the_settings_loses_nothing(cwd, no_fi
         patched.setattr(Run, "set_status", killing(Run.set_status))
         patched.setattr(settings, "atomic_write_text", killing(settings.atomic_write_text))
         with pytest.raises(KilledError):
-            run_main("resume", "run", "--steps", "10")
+            run_main(
+                "resume", "run", "--steps", "10", "--debug"
+            )  # without it, the command line turns every error into one line
     (cwd / "run" / ".lock").unlink(missing_ok=True)
     assert run_main("resume", "run") == 0  # it is a usable run, of the old length or of the new one
     assert status_of(cwd / "run")["status"] == "finished"

@@ -17,7 +17,7 @@ import pytest
 from run_helpers import HASH, names, refused
 
 from dreamlift.runs import lock as locks
-from dreamlift.runs.run import Run
+from dreamlift.runs.run import Run, RunError
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_second_process_is_refused_and_a_dead_ones_lock_is_taken_over(tmp_path
         assert holder.stdout.readline() == "held\n"
         expected = (
             f"run is in use by process {holder.pid} on {socket.gethostname()}, since ",
-            "wait for it or choose another",
+            ": wait for it",
         )
         refused(lambda: Run.open(tmp_path / "run"), *expected)
         os.kill(holder.pid, signal.SIGKILL)
@@ -85,8 +85,15 @@ def test_whose_locks_are_taken_over(run, changes, taken):
         locks.release(lock)
         assert not path.exists()
     else:
-        hint = "(if that machine is gone, it is free again in 5 minutes)" if "host" in changes else "another --out"
-        refused(lambda: locks.acquire(run.folder), "is in use by process", hint)
+        hint = (
+            "(if that machine is gone, it is free again in 5 minutes)"
+            if "host" in changes
+            else "wait for it or choose another --out"
+        )
+        refused(lambda: locks.acquire(run.folder, new=True), "is in use by process", hint)
+        with pytest.raises(RunError, match="wait for it") as caught:
+            locks.acquire(run.folder)
+        assert "--out" not in str(caught.value)  # resume and export have no such option
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"pid": "x"}', b'{"pid": 1}'])

@@ -12,7 +12,7 @@ import sys
 import pytest
 from run_helpers import HASH, names, numbers, refused, same, saved
 
-from dreamlift.runs.run import Run, read_metrics
+from dreamlift.runs.run import Run, RunError, read_metrics
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def small_disk(tmp_path, size):
 def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path):
     with small_disk(tmp_path, 4 << 20) as disk, Run.create(disk / "run", "a mug") as run:
         run.save_checkpoint(1, saved(1))
-        message = "cannot write the checkpoint ", "step-000002: ", " or choose another --out"
+        message = "cannot write the checkpoint ", "step-000002: ", f"dreamlift resume {disk / 'run'}` goes on (nothing is lost)"
         refused(lambda: run.save_checkpoint(2, saved(2, numbers(2, 2 << 20))), *message)
         assert names(run.folder / "checkpoints") == ["step-000001"]
         found = run.load_latest()
@@ -134,7 +134,7 @@ def test_a_full_disk_takes_no_line_of_the_log(tmp_path):
             for index in range(200_000):
                 run.log(index, {"loss": 0.5, "padding" * 20: 1.0})
 
-        refused(fill, "cannot write", "metrics.jsonl: ", " or choose another --out")
+        refused(fill, "cannot write", "metrics.jsonl: ", f"dreamlift resume {disk / 'run'}` goes on (nothing is lost)")
         data = (run.folder / "metrics.jsonl").read_bytes()
         assert data.endswith(b"\n") or data == b""
         assert [line["step"] for line in read_metrics(run.folder)] == list(range(data.count(b"\n")))
@@ -174,8 +174,9 @@ def test_read_only_folders_are_named(tmp_path):
                 path.chmod(0o500)
                 stack.callback(path.chmod, 0o700)
         if remounted or os.geteuid():  # root may write everywhere unless the mount itself forbids it
-            refused(lambda: run.save_checkpoint(2, saved(2)), "cannot write the checkpoint", "; choose an --out")
-            refused(lambda: run.set_status("failed", {}), "cannot write", "run.json", "; choose an --out")
+            again = f"copy {run.folder} to a filesystem" if remounted else f"get access to {run.folder}"
+            refused(lambda: run.save_checkpoint(2, saved(2)), "cannot write the checkpoint", again)
+            refused(lambda: run.set_status("failed", {}), "cannot write", "run.json", again)
             refused(lambda: Run.create(disk / "other", "a mug"), "cannot create the run folder", "; choose an --out")
         assert run.load_latest().index == 1
 
@@ -204,12 +205,32 @@ def test_a_failed_start_leaves_nothing_behind(tmp_path, monkeypatch):
 def test_a_deleted_folder_is_noticed_and_does_not_come_back(run):
     run.save_checkpoint(1, saved(1))
     shutil.rmtree(run.folder)
-    gone = "its folder was deleted or cannot be created; choose another --out, and do not delete it during a run"
+    gone = "the run's folder was deleted; do not delete it during a run, and start the run again"
     refused(lambda: run.log(0, {"loss": 1.0}), "cannot write", "metrics.jsonl", gone)
     refused(lambda: run.save_checkpoint(2, saved(2)), "cannot write the checkpoint", gone)
     refused(lambda: run.set_status("failed", {}), "run.json")
     run.close()
     assert not run.folder.exists()
+
+
+@pytest.mark.parametrize(
+    "code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR]
+)
+@pytest.mark.parametrize("verb", ["resume", "export"])
+def test_the_advice_on_a_run_that_has_begun_names_no_option_of_generate(run, monkeypatch, code, verb):
+    run.close()
+
+    def failing(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("dreamlift.runs.lock.atomic_write_text", failing)
+    with pytest.raises(RunError, match=f"cannot lock the run folder .*: {os.strerror(code)}; ") as caught:
+        Run.open(run.folder, config_hash=HASH, verb=verb)
+    assert "--out" not in str(caught.value)
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        assert str(caught.value).endswith(f"; free some space, then `dreamlift {verb} {run.folder}` goes on (nothing is lost)")
+    with pytest.raises(RunError, match=r"another --out|an --out"):
+        Run.create(run.folder.parent / "other", "a mug")
 
 
 # The order that survives a power cut

@@ -226,18 +226,18 @@ def test_a_painted_mesh_lies_where_the_users_own_lay(stub, tmp_path, quick, monk
     "given",
     [
         (["--pivot=mesh"], "pivot is 'mesh', but no mesh was given", "--mesh"),
-        (["--preset=latent-paint"], "stage 1: a surface scene needs an initial mesh; give --mesh FILE"),
-        (["--stages.1.scene.type=nerf"], "stage 2: a nerf scene cannot start from a mesh; use it in the first stage only"),
+        (["--preset=latent-paint"], "stages.0: a surface scene needs an initial mesh; give --mesh FILE"),
+        (["--stages.1.scene.type=nerf"], "stages.1: a nerf scene cannot start from a mesh; use it in the first stage only"),
         (
             [*STAGED, "--stages.1.weights.sparsity=1"],
-            "stage 2: weights.sparsity is set, but a tetmesh scene has no such regularizer",
+            "stages.1: weights.sparsity is set, but a tetmesh scene has no such regularizer",
         ),
         (
             [*STAGED, "--stages.2.type=lift", "--stages.2.scene.type=surface", "--stages.2.teachers.0.show=normal"],
-            "stage 3: show is normal, but the shape of a surface scene is fixed, so the loss would have no effect",
+            "stages.2: show is normal, but the shape of a surface scene is fixed, so the loss would have no effect",
             "use --show color",
         ),
-        (["--weights.laplacian=1"], "stage 1: weights.laplacian is set, but a nerf scene has no such regularizer"),
+        (["--weights.laplacian=1"], "stages.0: weights.laplacian is set, but a nerf scene has no such regularizer"),
         (["--stages.3.steps=2"], "stages.3: no such entry; accepted: 0 to 2 (2 adds one)"),
         (["--stages.2.steps=2"], "stages.2.type: missing, accepted: lift"),
         (["--mesh", "missing.glb", "--preset=latent-paint"], "there is no mesh file", "missing.glb"),
@@ -248,7 +248,7 @@ def test_a_painted_mesh_lies_where_the_users_own_lay(stub, tmp_path, quick, monk
             "there is no folder './no/folder'",
             "give --stages.1.teachers.0.prior the path",
         ),
-        (["--photometric.rgb=1"], "stage 1: photometric.source is photos, but there are none"),
+        (["--photometric.rgb=1"], "stages.0: photometric.source is photos, but there are none"),
         (["--prior-config=sd-1.5"], "--prior-config is for a one-file checkpoint only"),
     ],
 )
@@ -351,6 +351,6 @@ def test_normals_are_shown_to_the_prior_where_a_stage_says_so(stub):
 @pytest.mark.parametrize("background", [Random(), Solid((1.0, 1.0, 1.0))])
 def test_a_background_that_backdrops_would_hide_is_refused(background):
     config = changed(TOYBOX, scene=dataclasses.replace(TOYBOX.stages[0].scene, background=background))
-    with pytest.raises(ValueError, match=r"stage 1: scene.background is not one of the backdrops.*give --backdrops \[\]"):
+    with pytest.raises(ValueError, match=r"stages.0: scene.background is not one of the backdrops.*give --backdrops \[\]"):
         check_stages(config)
     check_stages(dataclasses.replace(config, backdrops=()))

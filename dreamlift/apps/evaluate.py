@@ -21,7 +21,7 @@ from dreamlift.apps.clip_score import clip_r_precision, load_clip
 from dreamlift.export.glb import load_glb
 from dreamlift.export.video import contact_sheet
 from dreamlift.runs.progress import Reporter
-from dreamlift.runs.run import particle_folders, read_status
+from dreamlift.runs.run import particle_folders, read_status, runs_below
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text
 from dreamlift.system.text import one_line, printable
 from dreamlift.toybox.judging.judge import load_judge, understand
@@ -59,7 +59,7 @@ def find_items(paths: list[Path], prompt: str | None = None, note: Callable[[str
     for path in runs or paths:  # `outputs/*` includes evaluations and galleries
         if path.is_dir():
             if not (path / "run.json").is_file():
-                raise ValueError(f"{path} is not a run folder: it has no run.json")
+                raise ValueError(f"{path} is not a run folder: it has no run.json{runs_below(path)}")
             status = read_status(path)
             if not (path / "asset.glb").is_file():
                 unfinished.append(f"{path} has no asset.glb yet: resume the run with `dreamlift resume {path}`")

@@ -80,12 +80,12 @@ def check_stages(config: Config) -> None:
     """Check that each stage can follow the one before and has the inputs that it needs.
 
     Raises:
-        ValueError: the stage's number and the fix.
+        ValueError: the stage's path in the settings, counted from 0, and the fix.
     """
     for place, stage in zip(config.places(), config.stages, strict=True):
         try:
             stage.check(place)
         except ValueError as error:
-            raise ValueError(f"stage {place.number + 1}: {error}") from None
+            raise ValueError(f"stages.{place.number}: {error}") from None
     if not config.stages[-1].makes_scene:
-        raise ValueError(f"stage {len(config.stages)}: it makes no scene, so a run cannot end with it; add a lift stage")
+        raise ValueError(f"stages.{len(config.stages) - 1}: it makes no scene, so a run cannot end with it; add a lift stage")

@@ -1,4 +1,7 @@
-"""Writing assets, one module per format. Each exporter takes ``(mesh, path, extras)`` and writes atomically."""
+"""Writing assets, one module per format. Each exporter takes ``(mesh, path, extras)`` and writes atomically.
+
+It returns the further files that it has written beside ``path``, or None.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from dreamlift.types import Mesh
 
 __all__ = ["EXPORTERS", "Exporter", "check_formats"]
 
-Exporter = Callable[[Mesh, str | Path, Mapping[str, Any] | None], None]
+Exporter = Callable[[Mesh, str | Path, Mapping[str, Any] | None], tuple[Path, ...] | None]
 
 EXPORTERS: dict[str, Exporter] = {
     "glb": save_glb,

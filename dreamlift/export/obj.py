@@ -20,12 +20,15 @@ from dreamlift.system.files import atomic_write_bytes, atomic_write_text
 from dreamlift.types import Mesh
 
 
-def save_obj(mesh: Mesh, path: str | Path, extras: Mapping[str, Any] | None = None) -> None:
+def save_obj(mesh: Mesh, path: str | Path, extras: Mapping[str, Any] | None = None) -> tuple[Path, ...]:
     """Write ``mesh`` to ``path`` and, if it has textures, ``NAME.mtl`` and ``NAME.png`` in the same folder.
 
     Roughness, metallic and the normal map get pictures of their own (``NAME_roughness.png`` and so on). The OBJ is written
     last, so that it never refers to missing files. Vertex colours (without a texture) follow the coordinates, which most
     readers accept. ``extras`` become one comment line of JSON.
+
+    Returns:
+        The files beside ``path``: the material and the pictures, if there are any.
 
     Raises:
         OSError: a file cannot be written; an old one of that name is intact.
@@ -37,6 +40,7 @@ def save_obj(mesh: Mesh, path: str | Path, extras: Mapping[str, Any] | None = No
     # JSON's escapes keep a prompt with line breaks on one line: it cannot add lines to the file.
     lines = ["# dreamlift " + json.dumps(dict(extras or {}), default=str)]
     pictures = _pictures(mesh, stem)
+    beside = tuple(path.with_name(name) for name in (f"{stem}.mtl", *(name for name, _ in pictures.values())) if pictures)
     if pictures:
         for name, picture in pictures.values():
             atomic_write_bytes(path.with_name(name), png_bytes(picture))
@@ -53,6 +57,7 @@ def save_obj(mesh: Mesh, path: str | Path, extras: Mapping[str, Any] | None = No
     pattern = f"f {corner} {corner.replace('0', '1')} {corner.replace('0', '2')}"
     lines += [pattern.format(*face) for face in (mesh.faces + 1).tolist()]
     atomic_write_text(path, "\n".join(lines) + "\n")
+    return beside
 
 
 def _rows(key: str, values: np.ndarray) -> list[str]:

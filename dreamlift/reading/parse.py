@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dreamlift.reading.decimate import decimated
+from dreamlift.reading.formats.lines import decimal_comma
 from dreamlift.reading.formats.obj import read_obj
 from dreamlift.reading.formats.ply import read_ply
 from dreamlift.reading.formats.stl import read_stl
@@ -15,6 +16,7 @@ from dreamlift.reading.gltf import read_gltf
 from dreamlift.reading.merge import merged
 from dreamlift.reading.part import FARTHEST, Contents, Part
 
+TEXTS = (".obj", ".ply", ".stl")  # kinds that may be text
 FACES = 500_000  # largest number over all parts; above it the mesh is decimated
 
 
@@ -32,8 +34,12 @@ def parse(data: bytes, kind: str, folder: Path) -> tuple[Part, list[str]]:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
         try:
-            contents = _contents(data, kind, folder)
-            part = merged([_sound(part) for part in contents.parts])
+            try:
+                contents = _contents(data, kind, folder)
+                part = merged([_sound(part) for part in contents.parts])
+            except ValueError as error:
+                said = decimal_comma(data) if kind in TEXTS else ""
+                raise ValueError(said or str(error)) from None
             notes = list(contents.notes)
             if len(part.faces) > FACES:
                 part = _small_enough(part, notes)

@@ -32,7 +32,7 @@ def read_plain(path: Path, limit: int) -> bytes:
     found = os.fstat(handle)
     if not stat.S_ISREG(found.st_mode):
         os.close(handle)
-        raise ValueError("it is not a plain file")
+        raise ValueError("it is a folder" if stat.S_ISDIR(found.st_mode) else "it is not a plain file")
     with os.fdopen(handle, "rb") as file:
         size = found.st_size
         if size == 0:

@@ -16,7 +16,6 @@ from dreamlift.export.glb import save_glb
 from dreamlift.lifting import Job, finish, lift, load, resolve
 from dreamlift.plugins import plugin_names
 from dreamlift.runs.about import peak_memory, versions
-from dreamlift.runs.checkpoints import explain
 from dreamlift.runs.progress import Reporter, warnings_to
 from dreamlift.runs.results import write_results
 from dreamlift.runs.run import Run, RunError, check_out, particle_folders
@@ -68,7 +67,6 @@ def carry_out(order: Order, reporter: Reporter) -> Outcome:
             run, job = _begin(order, reporter) if order.resume is None else _reopen(order.resume, order.steps, reporter)
             with run:
                 begun -= float(run.status().get("seconds", 0.0))  # of the earlier processes
-                reporter.begin(run.folder, to_plain(job.config))
                 return _carry_out(run, job, reporter, begun)
     finally:
         reporter.close()
@@ -143,9 +141,10 @@ def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
     engines = dict.fromkeys(job.engines)  # of all stages so far
     names = ", ".join(dict.fromkeys(located.choice.name for located in job.resolved.priors[job.number]))
     taught = f" with {names}" if names else ""
-    reporter.stage(f"lifting {config.prompt!r}{taught} on {job.resolved.device}, into {run.folder}")
     try:
         with stop_signals() as stop:
+            reporter.begin(run.folder, to_plain(config))
+            reporter.stage(f"lifting {config.prompt!r}{taught} on {job.resolved.device}, into {run.folder}")
             for event in lift(job):
                 reporter.event(event, config.total_steps)
                 if isinstance(event, StageBegan) and event.number:
@@ -175,7 +174,7 @@ def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
         with suppress(RunError):  # if the status cannot be written either, the first error is shown
             run.set_status("failed", {"error": one_line(f"{type(error).__name__}: {error}"), **spent(begun)})
         if isinstance(error, OSError) and error.filename is not None:
-            raise explain("write", Path(error.filename), error) from error
+            raise run.fault(Path(error.filename), error) from error
         raise
     return Outcome(run.folder, True, asset)
 

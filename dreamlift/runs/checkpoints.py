@@ -41,18 +41,39 @@ class _DamagedError(Exception):
     """This checkpoint cannot be used; an older one may be usable."""
 
 
-def explain(action: str, path: Path, error: OSError) -> RunError:
-    """The RunError for a failed ``action`` on ``path``, with the usual fix for its cause."""
+def explain(action: str, path: Path, error: OSError, run: Path | None = None, verb: str = "resume") -> RunError:
+    """The RunError for a failed ``action`` on ``path``, with the usual fix for its cause.
+
+    Args:
+        run: the folder of a run that has begun; None: it has not, so that another --out helps.
+        verb: the command that goes on with that run when the cause is mended.
+    """
+    code = errno.ENOSPC if error.errno == errno.EDQUOT else errno.EACCES if error.errno == errno.EPERM else error.errno
+    again = f"then `dreamlift {verb} {run}` goes on (nothing is lost)"
     fixes = {
-        errno.ENOSPC: "free some space or choose another --out",
-        errno.EDQUOT: "free some space or choose another --out",
-        errno.EFBIG: "raise the file size limit (ulimit -f) or choose another --out",
-        errno.EROFS: "choose an --out on a filesystem that can be written",
-        errno.EACCES: "choose an --out that you may write to",
-        errno.EPERM: "choose an --out that you may write to",
-        errno.ENOENT: "its folder was deleted or cannot be created; choose another --out, and do not delete it during a run",
+        errno.ENOSPC: ("free some space or choose another --out", f"free some space, {again}"),
+        errno.EFBIG: (
+            "raise the file size limit (ulimit -f) or choose another --out",
+            f"raise the file size limit (ulimit -f), {again}",
+        ),
+        errno.EROFS: (
+            "choose an --out on a filesystem that can be written",
+            f"copy {run} to a filesystem that can be written, and use the copy",
+        ),
+        errno.EACCES: (
+            "choose an --out that you may write to",
+            f"get access to {run} and all in it, or copy it to a folder of yours and use the copy",
+        ),
+        errno.ENOENT: (
+            "no folder can be made there; choose another --out",
+            "the run's folder was deleted; do not delete it during a run, and start the run again",
+        ),
+        errno.ENOTDIR: (
+            "a part of that path is a file; choose another --out",
+            f"a file has taken the place of a folder in {run}: move it away",
+        ),
     }
-    fix = fixes.get(error.errno or 0)
+    fix = fixes[code][run is not None] if code in fixes else ""
     return RunError(f"cannot {action} {path}: {error.strerror or error}" + (f"; {fix}" if fix else ""))
 
 
@@ -91,7 +112,7 @@ def save_checkpoint(root: Path, step: int, state: Mapping[str, Any], config_hash
         os.rename(temporary, final)
         sync_folder(root)
     except OSError as error:
-        raise explain("write the checkpoint", final, error) from error
+        raise explain("write the checkpoint", final, error, root.parent) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     with contextlib.suppress(OSError):  # a failed deletion is no reason to stop a run

@@ -7,7 +7,6 @@ from pathlib import Path
 from dreamlift.config.build import config_hash
 from dreamlift.config.schema import Config
 from dreamlift.lifting import asset_of
-from dreamlift.runs.checkpoints import explain
 from dreamlift.runs.progress import Reporter, warnings_to
 from dreamlift.runs.results import figures, save_files, show_asset
 from dreamlift.runs.run import Run, RunError, particle_folders
@@ -25,10 +24,15 @@ def export_run(folder: Path, config: Config, reporter: Reporter) -> list[Path]:
     """
     config.asset.check()
     original = read_config(folder)
-    with Run.open(folder, config_hash=config_hash(original), keep=original.keep_checkpoints) as run, warnings_to(reporter):
+    opened = Run.open(folder, config_hash=config_hash(original), keep=original.keep_checkpoints, verb="export")
+    with opened as run, warnings_to(reporter):
         saved = run.load_latest()
         if saved is None:
             raise RunError(f"{folder} has no checkpoint yet: resume the run with `dreamlift resume {folder}`")
+        if saved.index < original.total_steps:
+            reporter.note(
+                f"this run is unfinished: step {saved.index} of {original.total_steps}; dreamlift resume {folder} goes on"
+            )
         written, metrics = [], []
         places = particle_folders(folder, original.particles)
         for scene, place in zip(config.stages[saved.stage].rebuild(saved), places, strict=True):
@@ -39,7 +43,7 @@ def export_run(folder: Path, config: Config, reporter: Reporter) -> list[Path]:
                 if "glb" in config.asset.formats:
                     metrics.append(show_asset(place, asset, reporter))
             except OSError as error:
-                raise explain("write", Path(error.filename or place), error) from error
+                raise run.fault(Path(error.filename or place), error) from error
         if metrics:
             run.set_status(str(run.status().get("status")), figures(places, metrics, reporter))
         return written

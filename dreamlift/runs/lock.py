@@ -49,8 +49,11 @@ class Lock:
     thread: threading.Thread = field(init=False, repr=False)
 
 
-def acquire(folder: Path) -> Lock:
+def acquire(folder: Path, new: bool = False) -> Lock:
     """Lock ``folder`` and renew the record in a thread; an expired record is replaced.
+
+    Args:
+        new: for a new run, which can also go to another folder.
 
     Raises:
         RunError: another process holds the lock, or may hold it (on another host, with a record renewed recently).
@@ -62,7 +65,7 @@ def acquire(folder: Path) -> Lock:
     with _guard(folder):
         if (holder := _read(lock.path)) and (left := _seconds_left(holder, folder)) > 0:
             who = f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
-            text = f"{folder} is in use by {who}: wait for it or choose another --out"
+            text = f"{folder} is in use by {who}: wait for it" + " or choose another --out" * new
             if not math.isinf(left):
                 minutes, gone = math.ceil(left / 60), "process" if holder["host"] == host else "machine"
                 text += f" (if that {gone} is gone, it is free again in {minutes} minute{'s' * (minutes > 1)})"

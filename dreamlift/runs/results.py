@@ -11,6 +11,7 @@ import torch
 
 from dreamlift.asset import Asset
 from dreamlift.cameras import turntable
+from dreamlift.export import EXPORTERS
 from dreamlift.export.glb import load_glb
 from dreamlift.export.page import save_page
 from dreamlift.export.psnr import psnr
@@ -34,7 +35,22 @@ def write_results(folders: list[Path], asset: Asset, reporter: Reporter) -> dict
         # The GLB is always written, since the pictures and figures are made from it.
         save_files(each, folder, dict.fromkeys(["glb", *each.config.asset.formats]))
         metrics.append(show_asset(folder, each, reporter))
+    if told := older_files(folders, asset.config.asset.formats):
+        reporter.note(told)
     return figures(folders, metrics, reporter)
+
+
+def older_files(folders: list[Path], formats: Iterable[str]) -> str:
+    """A message if exports of an earlier state of the run, in other formats than ``formats``, are still there; else ""."""
+    others = [name for name in EXPORTERS if name not in ("glb", *formats)]
+    found = {name: [path for folder in folders for path in sorted(folder.glob(f"asset*.{name}"))] for name in others}
+    older = [path.relative_to(folders[0]).as_posix() for paths in found.values() for path in paths]
+    if not older:
+        return ""
+    named = ", ".join(older[:3]) + (f" and {len(older) - 3} more" if len(older) > 3 else "")
+    kinds = ",".join(name for name, paths in found.items() if paths)
+    verb = "is" if len(older) == 1 else "are"
+    return f"{named} {verb} older than the new asset.glb; dreamlift export {folders[0]} --format {kinds} writes new ones"
 
 
 def save_files(asset: Asset, folder: Path, formats: Iterable[str]) -> list[Path]:
@@ -44,9 +60,10 @@ def save_files(asset: Asset, folder: Path, formats: Iterable[str]) -> list[Path]
     """
     formats = tuple(formats)
     written = [
-        asset.save(folder / (f"asset_lod{level}.{name}" if level else f"asset.{name}"), level)
+        path
         for name in formats
         for level in range(1 + len(asset.lods))
+        for path in asset.save_all(folder / (f"asset_lod{level}.{name}" if level else f"asset.{name}"), level)
     ]
     if "glb" in formats and asset.splats is not None:
         written.append(asset.save_splats(folder / "splats.ply"))

@@ -55,6 +55,7 @@ class Run:
     keep: int  # number of newest checkpoints to keep, >= 1; with 2, there is another one if the last is damaged
     lock: locks.Lock
     earlier: tuple[str, ...] = ()  # further hashes that config.yaml and checkpoints may have: the run was given more steps
+    verb: str = "resume"  # the command that goes on with the run after a fault
 
     @classmethod
     def create(
@@ -78,7 +79,7 @@ class Run:
         target = Path(root) / slugify(prompt) if out is None else expanded(out)
         try:
             folder = new_folder(target) if out is None else empty_folder(target)
-            lock = locks.acquire(folder)
+            lock = locks.acquire(folder, new=True)
         except OSError as error:
             raise checkpoints.explain("create the run folder", target, error) from error
         run = cls(folder, prompt, config_hash, keep, lock)
@@ -98,14 +99,15 @@ class Run:
             if out is None:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
-            if isinstance(error, OSError):
-                raise checkpoints.explain("write the run folder", folder, error) from error
+            cause = error.__cause__ if isinstance(error, RunError) else error
+            if isinstance(cause, OSError):
+                raise checkpoints.explain("write the run folder", folder, cause) from cause
             raise
         return run
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], *, config_hash: str = "", keep: int = 3) -> Run:
-        """An existing run, to continue it.
+    def open(cls, folder: str | os.PathLike[str], *, config_hash: str = "", keep: int = 3, verb: str = "resume") -> Run:
+        """An existing run, to continue it or, with another ``verb``, for that command.
 
         Raises:
             RunError: there is no run in ``folder``, it is in use, of a newer version, or of another config.
@@ -121,10 +123,10 @@ class Run:
         try:
             lock = locks.acquire(folder)
         except OSError as error:
-            raise checkpoints.explain("lock the run folder", folder, error) from error
+            raise checkpoints.explain("lock the run folder", folder, error, folder, verb) from error
         checkpoints.remove_leftovers(folder)
         checkpoints.remove_leftovers(folder / "checkpoints")
-        return cls(folder, str(found["prompt"]), config_hash, keep, lock, earlier)
+        return cls(folder, str(found["prompt"]), config_hash, keep, lock, earlier, verb)
 
     def __enter__(self) -> Run:
         return self
@@ -161,7 +163,7 @@ class Run:
         try:
             atomic_write_bytes(path, b"".join(_line(line) for line in kept))
         except OSError as error:
-            raise checkpoints.explain("write", path, error) from error
+            raise self.fault(path, error) from error
         self.event("resumed", {"step": step})
 
     def status(self) -> dict[str, Any]:
@@ -171,11 +173,11 @@ class Run:
     def log(self, index: int, values: Mapping[str, float]) -> None:
         """Append one line to ``metrics.jsonl``. Raises RunError; a partly written line is removed."""
         record = {"step": index} | {name: _number(value) for name, value in values.items()} | {"step": index}
-        _append(self.folder / "metrics.jsonl", record)
+        self._append("metrics.jsonl", record)
 
     def event(self, name: str, details: Mapping[str, Any]) -> None:
         """Append one line to ``events.jsonl``. Raises RunError."""
-        _append(self.folder / "events.jsonl", {"time": _now(), "event": name, **_plain(details)})
+        self._append("events.jsonl", {"time": _now(), "event": name, **_plain(details)})
 
     def set_status(self, status: str, changes: Mapping[str, Any]) -> None:
         """Rewrite ``run.json`` with a status (running, stopped, finished, failed) and further plain values."""
@@ -186,7 +188,17 @@ class Run:
         try:
             atomic_write_text(path, text + "\n")
         except OSError as error:
-            raise checkpoints.explain("write", path, error) from error
+            raise self.fault(path, error) from error
+
+    def fault(self, path: Path, error: OSError) -> RunError:
+        """The error for a file of the run that cannot be written, with the fix."""
+        return checkpoints.explain("write", path, error, self.folder, self.verb)
+
+    def _append(self, name: str, record: Mapping[str, Any]) -> None:
+        try:
+            _append(self.folder / name, record)
+        except OSError as error:
+            raise self.fault(self.folder / name, error) from error
 
 
 def slugify(prompt: str) -> str:
@@ -284,9 +296,9 @@ def read_status(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads(read_text(path, MAX_STATUS))
     except FileNotFoundError:
-        raise RunError(f"{folder} holds no run (there is no run.json): give the folder of a run") from None
+        raise RunError(f"{folder} holds no run (there is no run.json): give the folder of a run{runs_below(folder)}") from None
     except OSError as error:
-        raise checkpoints.explain("read", path, error) from error
+        raise checkpoints.explain("read", path, error, folder) from error
     except (ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else error
         raise RunError(f"{path} was changed and cannot be read ({why}): {fix}") from None
@@ -302,28 +314,38 @@ def read_status(folder: Path) -> dict[str, Any]:
     return found
 
 
+def runs_below(folder: Path) -> str:
+    """What a message says of a folder that is no run but holds some: the newest of them; "" if it holds none."""
+    try:
+        found = [(path.parent.stat().st_mtime, path.parent) for path in folder.glob("*/run.json")]
+    except OSError:
+        return ""
+    if not found:
+        return ""
+    named = ", ".join(str(path) for _, path in sorted(found, reverse=True)[:3])
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return f"; runs in it: {named}{more}"
+
+
 def _append(path: Path, record: Mapping[str, Any]) -> None:
     """Append a line; the file is opened each time, so that a deleted folder is detected. A failed line is removed."""
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+        size = os.fstat(descriptor).st_size
+        data = _line(record)
+        if size:
+            os.lseek(descriptor, size - 1, os.SEEK_SET)
+            # A killed process may have left a truncated line: end it, so that the new line is valid.
+            data = data if os.read(descriptor, 1) == b"\n" else b"\n" + data
         try:
-            size = os.fstat(descriptor).st_size
-            data = _line(record)
-            if size:
-                os.lseek(descriptor, size - 1, os.SEEK_SET)
-                # A killed process may have left a truncated line: end it, so that the new line is valid.
-                data = data if os.read(descriptor, 1) == b"\n" else b"\n" + data
-            try:
-                while data:
-                    data = data[os.write(descriptor, data) :]
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.ftruncate(descriptor, size)
-                raise
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise checkpoints.explain("write", path, error) from error
+            while data:
+                data = data[os.write(descriptor, data) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, size)
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
@@ -353,7 +375,12 @@ def check_out(out: Path | None) -> None:
         ValueError: it is not; one line with the fix.
     """
     folder = None if out is None else expanded(out)
-    if folder is None or not folder.exists():
+    if folder is None:
+        return
+    if not folder.exists():
+        above = next((path for path in folder.parents if path.exists()), None)
+        if above is not None and not above.is_dir():
+            raise ValueError(f"{folder} cannot be made, since {above} is a file: give --out another folder")
         return
     if not folder.is_dir():
         raise ValueError(f"{folder} is a file: give --out a new or an empty folder")

@@ -8,8 +8,7 @@ from pathlib import Path
 from dreamlift.config import yaml
 from dreamlift.config.build import PLUGIN_HINT, ConfigError, config_hash, load_yaml, save_yaml
 from dreamlift.config.schema import Config
-from dreamlift.runs.checkpoints import explain
-from dreamlift.runs.run import Run, RunError, read_status
+from dreamlift.runs.run import Run, RunError, read_status, runs_below
 from dreamlift.stages.base import SavedState
 from dreamlift.system.files import atomic_write_text
 from dreamlift.system.text import read_text
@@ -23,7 +22,7 @@ def read_config(folder: Path) -> Config:
     """
     path = folder / "config.yaml"
     if not path.is_file():
-        raise ValueError(f"{folder} is not a run folder: it has no config.yaml")
+        raise ValueError(f"{folder} is not a run folder: it has no config.yaml{runs_below(folder)}")
     try:
         return load_yaml(Config, read_text(path, yaml.MAX_BYTES), str(path))
     except ConfigError as error:
@@ -97,7 +96,7 @@ def adopt(run: Run, config: Config) -> Run:
     try:
         atomic_write_text(path, save_yaml(config))
     except OSError as error:
-        raise explain("write", path, error) from error
+        raise run.fault(path, error) from error
     changed = replace(run, config_hash=new, earlier=tuple(each for each in earlier if each != new))
     changed.set_status("running", {"earlier_hashes": list(changed.earlier)})
     changed.event("lengthened", {"steps": config.total_steps})

@@ -29,6 +29,21 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         ) from None
 
 
+def user_file(path: str, what: str, fix: str = "") -> Path:
+    """The path of an existing file that the user named; ``what`` it is and the ``fix`` are for the message.
+
+    Raises:
+        ValueError: there is no such file, or it is a folder, a pipe or a device.
+    """
+    file = expanded(path)
+    if file.is_file():
+        return file
+    trouble = f"there is no {what} file {path!r}"
+    if file.exists():
+        trouble = f"the {what} file {path!r} is {'a folder' if file.is_dir() else 'no regular file'}"
+    raise ValueError(f"{trouble}: {fix}" if fix else trouble)
+
+
 def cache_folder(name: str) -> Path:
     """A folder for files that can be made again: ``$XDG_CACHE_HOME/dreamlift/<name>``, by default in ``~/.cache``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreamlift" / name

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.files.tensors import check_suffix, open_tensors
-from dreamlift.system.files import expanded
+from dreamlift.system.files import user_file
 from dreamlift.types import LoraFile
 
 
@@ -61,8 +61,6 @@ def file_hash(path: Path) -> str:
 
 
 def _checked(path: str, what: str) -> Path:
-    file = expanded(path)
-    if not file.is_file():
-        raise ValueError(f"there is no {what} file {path!r}")
+    file = user_file(path, what, "give the path of a .safetensors file")
     check_suffix(path)
     return file.resolve()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import itertools
+import re
 import warnings
 from functools import cached_property
 
 import numpy as np
 
 MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+COMMA = re.compile(rb"(?<!\S)[-+]?\d*,\d+(?:[eE][-+]?\d+)?(?!\S)")
+VERTEX = (b"v", b"vt", b"vn", b"vertex")  # first words of lines with coordinates, in OBJ and STL
 SPACES = bytes(c if c > 32 or c == 10 else 32 for c in range(256))  # for bytes.translate
 
 
@@ -49,6 +53,21 @@ def _number(word: bytes) -> float:
         return float(word)
     except ValueError:
         return float("nan")
+
+
+def decimal_comma(data: bytes) -> str:
+    """What to say of a mesh file in text whose coordinates have decimal commas; "" for one without."""
+    try:
+        text = plain_text(data)
+    except ValueError:  # binary
+        return ""
+    for found in itertools.islice(COMMA.finditer(text), 1000):
+        begin = text.rfind(b"\n", 0, found.start()) + 1
+        before = text[begin : found.start()].split()
+        if not np.isnan([_number(word) for word in before if word not in VERTEX]).any():
+            line = text.count(b"\n", 0, begin) + 1
+            return f"line {line}: {decoded(found[0])[:40]!r} is no number (a decimal comma? write a point)"
+    return ""
 
 
 class Lines:
