@@ -310,4 +310,4 @@ def test_offline_the_message_names_every_address_and_the_local_folder(tmp_path, 
     for address in sources.KNOWN["sd-2.1-base"].addresses:
         assert address in text
     assert "HF_HUB_OFFLINE is set" in text
-    assert "--prior path/to/folder" in text
+    assert "--prior FOLDER" in text

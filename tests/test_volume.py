@@ -199,7 +199,7 @@ def test_distortion_and_variance_against_brute_force(rng):
             variances = variances + (share * (m[own.start : own.stop] - mean) ** 2).sum()
     for got, want in (
         (distortion(weights, samples, offsets), spreads / 4),
-        (depth_variance(weights, samples, offsets), variances / 4),
+        (depth_variance(weights, samples, offsets), variances / 3),  # the ray without samples has no opacity
     ):
         torch.testing.assert_close(got, want)
         torch.testing.assert_close(*(torch.autograd.grad(x, weights, retain_graph=True)[0] for x in (got, want)))

@@ -33,7 +33,8 @@ def read_config(folder: Path) -> Config:
         if not plugins:
             raise
         named = " ".join(f"--plugin {name}" for name in plugins)
-        raise ConfigError(f"{str(error).replace(PLUGIN_HINT, '')}; this run was made with {named}: give it again") from None
+        # The fix comes first: long messages lose their middle.
+        raise ConfigError(f"this run was made with {named}: give it again; {str(error).replace(PLUGIN_HINT, '')}") from None
 
 
 def lengthened(config: Config, steps: int) -> Config:
