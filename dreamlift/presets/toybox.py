@@ -112,7 +112,8 @@ TOYS: dict[str, Preset] = {
         toy(field(ISM(7.5, 0.05, 0.3, 0.02, Linear(0.98, 0.5, 0.0, 0.3), "x0"))), "Liang et al. 2023", "interval score matching"
     ),
     "cfd-toy": Preset(
-        toy(field(CFD(7.5, gamma=Linear(0.0199, 0.0002, 0.1, 0.2), clip_x0=1.0))), "Yan et al. 2025", "one noise field for all views"
+        toy(field(CFD(7.5, gamma=Linear(0.0199, 0.0002, 0.1, 0.2), clip_x0=1.0))),
+        "Yan et al. 2025", "one noise field for all views",
     ),
     "csd-toy": Preset(toy(field(CSD(6.5, T_MIN, T_MAX, "x0"))), "Yu et al. 2023", "classifier score distillation"),
     "nfsd-toy": Preset(toy(field(NFSD(6.5, 0.2, T_MIN, T_MAX, "x0"))), "Katzir et al. 2023", "noise-free score distillation"),
