@@ -7,6 +7,7 @@ Song et al. 2021, *Denoising Diffusion Implicit Models* (https://arxiv.org/abs/2
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -28,11 +29,16 @@ def invert(
     """
     if steps < 1:
         raise ValueError(f"inversion takes at least 1 step, got {steps}")
-    x = latents
-    for low, high in pairwise(torch.linspace(0.0, 1.0, steps + 1).tolist()):
-        # For t below `start` the interval is empty: it begins and ends at t.
-        first = torch.full_like(t, start).minimum(t)
-        x = ddim_step(prior, x, cond, first + low * (t - first), first + high * (t - first), guidance_scale)[0]
+    # For t below `start` the interval is empty: it begins and ends at t.
+    first = torch.full_like(t, start).minimum(t)
+    times = [first + share * (t - first) for share in torch.linspace(0.0, 1.0, steps + 1).tolist()]
+    return ddim_steps(prior, latents, cond, times, guidance_scale)
+
+
+def ddim_steps(prior: Prior, x: Tensor, cond: Conditioning, times: Sequence[Tensor], guidance_scale: float) -> Tensor:
+    """``x (B, C, h, w)`` at the first of ``times``, each ``(B,)``, after DDIM steps through them; up or down in noise."""
+    for now, following in pairwise(times):
+        x = ddim_step(prior, x, cond, now, following, guidance_scale)[0]
     return x
 
 

@@ -28,7 +28,7 @@ from dreamlift.guidance.base import (
     weight_of,
     without_negative,
 )
-from dreamlift.guidance.inversion import LOWEST, ddim_step
+from dreamlift.guidance.inversion import LOWEST, ddim_step, ddim_steps
 from dreamlift.priors.base import Prior
 from dreamlift.schedules import Linear, Schedule, value_at
 from dreamlift.types import Conditioning, GuidanceOutput
@@ -73,8 +73,7 @@ class ISM(Guidance):
         if self.stride == 0.0:
             alpha, sigma = prior.schedule(s)
             return alpha * latents + sigma * fresh
-        x, now = latents, torch.full_like(s, LOWEST).minimum(s)
+        times = [torch.full_like(s, LOWEST).minimum(s)]
         for step in range(1, math.ceil(float(s.max()) / self.stride - 1e-6) + 1):
-            then = torch.full_like(s, step * self.stride).minimum(s).maximum(now)
-            x, now = ddim_step(prior, x, cond, now, then, 0.0)[0], then
-        return x
+            times.append(torch.full_like(s, step * self.stride).minimum(s).maximum(times[-1]))
+        return ddim_steps(prior, latents, cond, times, 0.0)

@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from dreamlift.guidance.base import Guidance, check_range, draw_noise, draw_t, output
-from dreamlift.guidance.inversion import ddim_step
+from dreamlift.guidance.inversion import ddim_steps
 from dreamlift.priors.base import Prior
+from dreamlift.priors.pixel import resize
 from dreamlift.schedules import Linear, Schedule
 from dreamlift.types import Conditioning, GuidanceOutput
 
@@ -56,14 +56,11 @@ class Refine(Guidance):
             return out
         with torch.no_grad():
             wanted = prior.decode(refined).movedim(-1, 1)
-        shown = cond.shown.movedim(-1, 1)
-        if shown.shape != wanted.shape:
-            shown = functional.interpolate(shown, wanted.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
+        shown = resize(cond.shown.movedim(-1, 1), wanted.shape[-1])
         return replace(out, loss=0.5 * (shown - wanted).square().sum() / len(shown))
 
     def sample(self, prior: Prior, x_t: Tensor, cond: Conditioning, t: Tensor) -> Tensor:
         """The clean latents ``(B, C, h, w)`` that the sampler returns for ``x_t`` at times ``t (B,)``."""
         count = max(1, math.ceil(self.steps * float(t.max()) - 1e-6))
-        for number in range(count, 0, -1):
-            x_t = ddim_step(prior, x_t, cond, t * (number / count), t * ((number - 1) / count), self.guidance_scale)[0]
-        return x_t if self.clip_x0 is None else x_t.clamp(-self.clip_x0, self.clip_x0)
+        x_0 = ddim_steps(prior, x_t, cond, [t * (left / count) for left in range(count, -1, -1)], self.guidance_scale)
+        return x_0 if self.clip_x0 is None else x_0.clamp(-self.clip_x0, self.clip_x0)
