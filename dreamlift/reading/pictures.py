@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dreamlift.system.files import open_to_read
+
 PICTURES = ("PNG", "JPEG", "WEBP", "BMP", "TGA", "TIFF", "DDS")
 TEXELS = 8192 * 8192  # largest number over all of a mesh file's pictures
 
@@ -24,12 +26,11 @@ def read_plain(path: Path, limit: int) -> bytes:
     if "://" in text or text.startswith(("http:/", "https:/", "ftp:/")):
         raise ValueError("an address is not opened: download the file first")
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        handle, found = open_to_read(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no file {text!r}") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"it cannot be opened: {getattr(error, 'strerror', None) or error}") from None
-    found = os.fstat(handle)
     if not stat.S_ISREG(found.st_mode):
         os.close(handle)
         raise ValueError("it is a folder" if stat.S_ISDIR(found.st_mode) else "it is not a plain file")

@@ -44,6 +44,17 @@ def user_file(path: str, what: str, fix: str = "") -> Path:
     raise ValueError(f"{trouble}: {fix}" if fix else trouble)
 
 
+def open_to_read(path: str | os.PathLike[str], links: bool = True) -> tuple[int, os.stat_result]:
+    """The descriptor of a file, opened without waiting for the writer of a pipe, and its status. Raises OSError.
+
+    Args:
+        links: whether a symbolic link is followed; False: it cannot be opened, where the system has O_NOFOLLOW.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags if links else flags | getattr(os, "O_NOFOLLOW", 0))
+    return descriptor, os.fstat(descriptor)
+
+
 def cache_folder(name: str) -> Path:
     """A folder for files that can be made again: ``$XDG_CACHE_HOME/dreamlift/<name>``, by default in ``~/.cache``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreamlift" / name

@@ -10,6 +10,8 @@ import codecs
 import os
 import stat
 
+from dreamlift.system.files import open_to_read
+
 MAX_MESSAGE = 300  # characters of an error or a note
 TAIL = 120  # of them, at the end of a shortened message
 
@@ -45,10 +47,8 @@ def read_text(path: str | os.PathLike[str], limit: int) -> str:
             encoding; one line with the file and the fix.
     """
     name = repr(str(path))
-    # Opening a pipe would wait for its writer.
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    handle, found = open_to_read(path)
     with open(handle, "rb") as file:
-        found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
             raise ValueError(f"{name} is not a regular file")
         data = b"" if found.st_size > limit else file.read(limit + 1)

@@ -18,6 +18,7 @@ import numpy as np
 
 from dreamlift.reading.formats.lines import decoded
 from dreamlift.reading.pictures import TEXELS, decoded_picture
+from dreamlift.system.files import open_to_read
 
 SIDE_BYTES = 64 << 20  # largest file that a mesh file names
 FILES = 256  # largest number of files that a mesh file may name
@@ -144,11 +145,9 @@ def shown(name: str) -> str:
 def read_file(path: Path) -> bytes:
     """The bytes of a plain file. Raises ValueError, a phrase, for links, pipes, folders and large files."""
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-                         | getattr(os, "O_BINARY", 0))  # fmt: skip
+        handle, found = open_to_read(path, links=False)
     except OSError as error:
         raise ValueError(f"cannot be opened ({error.strerror}; links are not followed)") from None
-    found = os.fstat(handle)
     if not stat.S_ISREG(found.st_mode) or found.st_size > SIDE_BYTES:
         os.close(handle)
         raise ValueError(f"is not a plain file of at most {SIDE_BYTES >> 20} MiB")
