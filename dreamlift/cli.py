@@ -120,7 +120,7 @@ def split_overrides(words: list[str]) -> tuple[list[str], Overrides]:
 def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dataclasses import replace
 
-    from dreamlift.apps.options import run_settings, without_effect
+    from dreamlift.apps.options import run_settings
     from dreamlift.config.short import override, with_prior
     from dreamlift.priors.lora.additions import parse_lora
     from dreamlift.runs.carry_out import Order, carry_out
@@ -135,9 +135,7 @@ def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
         config = with_prior(config, loras=tuple(map(parse_lora, arguments.lora)))
     if arguments.embedding is not None:
         config = with_prior(config, embeddings=tuple(arguments.embedding))
-    reporter = _reporter(arguments)
-    for text in without_effect(arguments, config):
-        reporter.note(text)
+    reporter = _reporter(arguments, config)
     outcome = carry_out(Order(config, arguments.out, anyway=arguments.anyway), reporter)
     return 0 if outcome.finished else 130
 
@@ -150,7 +148,7 @@ def _resume(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
 
 def _export(arguments: argparse.Namespace, overrides: Overrides) -> int:
-    from dreamlift.apps.options import file_settings, without_effect
+    from dreamlift.apps.options import file_settings
     from dreamlift.config.build import apply_overrides
     from dreamlift.runs.export import export_run
     from dreamlift.runs.settings import read_config
@@ -160,9 +158,7 @@ def _export(arguments: argparse.Namespace, overrides: Overrides) -> int:
     if other:
         raise ValueError(f"export takes settings of the mesh and its files only (--mesh.faces, --asset.lod), not --{other[0]}")
     config = apply_overrides(read_config(arguments.run), given)
-    reporter = _reporter(arguments)
-    for text in without_effect(arguments, config):
-        reporter.note(text)
+    reporter = _reporter(arguments, config)
     paths = [str(path) for path in export_run(arguments.run, config, reporter)]
     if arguments.json:
         reporter.done({"files": paths})
@@ -298,11 +294,15 @@ INTERRUPTED = {
 }
 
 
-def _reporter(arguments: argparse.Namespace) -> Reporter:
-    """The reporter: the terminal or JSON, and the logs of --log."""
+def _reporter(arguments: argparse.Namespace, config: Config | None = None) -> Reporter:
+    """The reporter: the terminal or JSON, and the logs of --log. It is told which options change no file of ``config``."""
+    from dreamlift.apps.options import without_effect
     from dreamlift.runs.reporters import choose
 
-    return choose(getattr(arguments, "json", False), getattr(arguments, "log", []))
+    reporter = choose(getattr(arguments, "json", False), getattr(arguments, "log", []))
+    for text in without_effect(arguments, config) if config is not None else ():
+        reporter.note(text)
+    return reporter
 
 
 def _preset(name: str) -> Config:
@@ -316,7 +316,7 @@ def _read_config(path: Path) -> Config:
     from dataclasses import replace
 
     from dreamlift.config import yaml
-    from dreamlift.config.build import load_yaml
+    from dreamlift.config.build import load_stated
     from dreamlift.config.schema import Config
     from dreamlift.runs.settings import read_config
     from dreamlift.system.files import user_file
@@ -325,7 +325,7 @@ def _read_config(path: Path) -> Config:
     if path.is_dir():
         return read_config(path)
     text = read_text(user_file(str(path), "config"), yaml.MAX_BYTES)
-    found, stated = load_yaml(Config, text, str(path)), yaml.load(text) or {}
+    found, stated = load_stated(Config, text, str(path))
     # A file of a few values, such as a prompt, changes the default preset; one with stages states them whole.
     if "stages" not in stated:
         default = _preset("toybox")

@@ -66,12 +66,18 @@ def save_yaml(obj: Any) -> str:
 
 def load_yaml(cls: type[T], text: str, name: str = "the config") -> T:
     """Read the YAML text of a config, complete or in part; ``name`` is its file, for errors. Raises ConfigError."""
+    return load_stated(cls, text, name)[0]
+
+
+def load_stated(cls: type[T], text: str, name: str = "the config") -> tuple[T, frozenset[str]]:
+    """As :func:`load_yaml`, and the names of the fields that the text states."""
     try:
         data = yaml.load(text)
     except ValueError as error:
         raise ConfigError(f"{name} is not readable: {error}") from None
+    data = {} if data is None else data
     try:
-        return from_plain(cls, {} if data is None else data)
+        return from_plain(cls, data), frozenset(data)
     except ConfigError as error:
         raise error if name == "the config" else ConfigError(f"{name}: {error}") from None
 
