@@ -23,7 +23,7 @@ from dreamlift.toybox.world import animals, buildings, characters, furniture, pl
 from dreamlift.toybox.world.parts import COLORS, DARK, WOOD, Dice, Part, Rgb, Thing, shade
 from dreamlift.toybox.world.sdf import box, cylinder, place, union
 
-__all__ = ["CATEGORIES", "COLORS", "FIT_RADIUS", "GROUPS", "Description", "Part", "Thing", "describe", "held_out", "make_thing"]
+__all__ = ["CATEGORIES", "COLORS", "FIT_RADIUS", "GROUPS", "Description", "Part", "Thing", "describe", "fitted", "held_out", "make_thing"]
 
 FIT_RADIUS = 0.85  # radius of the bounding sphere; leaves a margin in the cube [-1, 1]^3
 
@@ -137,7 +137,7 @@ def make_thing(category: str, color: str, seed: int, attribute: str = "", hat: s
     if box:
         thing = replace(thing, parts=thing.parts + _box(thing))
     stretch = STRETCHES.get(attribute, 1.0)
-    return _fitted(replace(thing, stretch=stretch, finish=attribute if attribute in FINISHES else ""))
+    return fitted(replace(thing, stretch=stretch, finish=attribute if attribute in FINISHES else ""))
 
 
 def _hat(thing: Thing, color: str) -> tuple[Part, ...]:
@@ -171,7 +171,7 @@ def _box(thing: Thing) -> tuple[Part, ...]:
     )
 
 
-def _fitted(thing: Thing) -> Thing:
+def fitted(thing: Thing) -> Thing:
     """The thing with its bounding box centred at the origin and a bounding sphere of radius ``FIT_RADIUS``."""
     low, high = _bounding_box(thing)
     center = 0.5 * (low + high)

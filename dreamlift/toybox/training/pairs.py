@@ -1,0 +1,233 @@
+"""The training set of ``toybox-view``: pictures of one object from several sides, in shards on disk.
+
+Half of the objects are toys of the 64 kinds without :data:`HELD_OUT`, half are random composites. Each has reference pictures,
+framed as a user's picture will be (the silhouette centred, its longest side 0.78 of the picture), and target pictures from
+cameras at one distance and field of view, with the places of what they show. All pictures of an object have the same light and
+shading; the backdrop is chosen during training, the same for both pictures of a pair.
+
+    python -m dreamlift.toybox.training.pairs --data data/view --shards 80
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamlift.cameras import orbit_cameras, rays_of, rescaled
+from dreamlift.system.files import atomic_write_bytes
+from dreamlift.toybox.world.composites import make_composite
+from dreamlift.toybox.world.render import SHADINGS, Background, Rendered, render, sample_lighting, starting_depths, trace
+from dreamlift.toybox.world.things import CATEGORIES, Thing, describe, make_thing
+from dreamlift.types import Cameras
+
+SHARD = 100  # objects per file
+REFERENCES, TARGETS = 3, 5  # pictures per object
+HELD_OUT = ("teapot", "chair", "truck", "penguin")  # kinds that no pair shows
+FOV_DEG, DISTANCE = 45.0, 2.6  # of the target's cameras: the bounding sphere fills 0.83 of the picture's side
+FRAMED = 0.78  # longest side of the reference's silhouette, relative to the picture's side (Zero-1-to-3)
+BACKDROPS = ((1.0, 1.0, 1.0), (0.70, 0.75, 0.80), (0.12, 0.14, 0.20))  # sRGB; the first is the usual one
+WHITE_SHARE = 0.5  # share of the pairs over the first backdrop
+BLACK = Background((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+
+
+class Pair(NamedTuple):
+    """A random draw of B pairs."""
+
+    reference: np.ndarray  # (B, S, S, 3) in [0, 1], over the backdrop
+    target: np.ndarray  # (B, S, S, 3) in [0, 1], over the backdrop; places, on black, where ``place``
+    azimuth: np.ndarray  # (B,) radians, of the target relative to the reference
+    elevation: np.ndarray  # (B, 2) radians, of the reference and of the target
+    place: np.ndarray  # (B,) bool: the target shows places
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pictures of N objects, premultiplied by their opacity."""
+
+    reference: np.ndarray  # (N, R, S, S, 4) uint8: colour, opacity
+    target: np.ndarray  # (N, T, S, S, 4) uint8: colour, opacity
+    places: np.ndarray  # (N, T, S, S, 3) uint8: (position + 1) / 2
+    reference_view: np.ndarray  # (N, R, 2) azimuth and elevation, radians
+    target_view: np.ndarray  # (N, T, 2)
+
+    def __len__(self) -> int:
+        return len(self.reference)
+
+    def draw(self, rng: np.random.Generator, count: int, place_share: float = 0.0) -> Pair:
+        """``count`` random pairs; an expected share ``place_share`` of the targets shows places.
+
+        Half of the pairs are mirrored: the mirror image of an object is an object. Places are in the reference's frame: its
+        camera is at azimuth 0.
+        """
+        rows = rng.integers(0, len(self), count)
+        one, other = (rng.integers(0, values.shape[1], count) for values in (self.reference, self.target))
+        white = rng.random(count) < WHITE_SHARE
+        backdrops = np.array(BACKDROPS, dtype=np.float32)[np.where(white, 0, rng.integers(1, len(BACKDROPS), count))]
+        reference = over(self.reference[rows, one], backdrops)
+        target = over(self.target[rows, other], backdrops)
+        views = self.reference_view[rows, one], self.target_view[rows, other]
+        azimuth = views[1][:, 0] - views[0][:, 0]
+        place, mirrored = rng.random(count) < place_share, rng.random(count) < 0.5
+        alpha = self.target[rows[place], other[place], ..., 3:] / np.float32(255)
+        target[place] = turned(self.places[rows[place], other[place]] / np.float32(255), alpha, views[0][place, 0])
+        for picture in (reference, target):
+            picture[mirrored] = picture[mirrored, :, ::-1]
+        both, alpha = mirrored & place, alpha[mirrored[place], :, ::-1]
+        target[both, ..., 0] = alpha[..., 0] - target[both, ..., 0]  # x becomes -x
+        elevation = np.stack([views[0][:, 1], views[1][:, 1]], axis=-1)
+        return Pair(reference, target, azimuth * np.where(mirrored, -1, 1).astype(np.float32), elevation, place)
+
+
+def over(pictures: np.ndarray, backdrops: np.ndarray) -> np.ndarray:
+    """Premultiplied pictures ``(B, S, S, 4)`` uint8 over ``backdrops (B, 3)``: ``(B, S, S, 3)`` in [0, 1]."""
+    values = pictures / np.float32(255)
+    return values[..., :3] + (1 - values[..., 3:]) * backdrops[:, None, None]
+
+
+def turned(places: np.ndarray, alpha: np.ndarray, azimuth: np.ndarray) -> np.ndarray:
+    """Premultiplied places ``(B, S, S, 3)`` in the frame in which a camera at ``azimuth (B,)`` is at azimuth 0.
+
+    ``alpha (B, S, S, 1)`` in [0, 1].
+    """
+    x, y, z = np.moveaxis(2 * places - alpha, -1, 0)
+    s, c = np.sin(azimuth)[:, None, None], np.cos(azimuth)[:, None, None]
+    return (np.stack([x * c - z * s, y, x * s + z * c], axis=-1) + alpha) / 2
+
+
+def make_object(seed: int, training: bool = True) -> Thing:
+    """The object of ``seed``: a toy if it is even, else a composite. Depends on the arguments only.
+
+    With ``training``, toys of :data:`HELD_OUT` and held-out combinations are not drawn.
+    """
+    if seed % 2:
+        return make_composite(seed)
+    rng = np.random.default_rng([seed, 0x70])
+    kinds = tuple(kind for kind in CATEGORIES if not training or kind not in HELD_OUT)
+    told = describe(rng, training, kinds)
+    return make_thing(told.category, told.color, int(rng.integers(2**31)), told.attribute, told.hat, told.box)
+
+
+def view_cameras(azimuth: Tensor, elevation: Tensor, size: int = 64) -> Cameras:
+    """The cameras of targets at ``azimuth (B,)`` and ``elevation (B,)``, radians."""
+    ones = torch.ones_like(azimuth)
+    return orbit_cameras(azimuth, elevation, ones * DISTANCE, ones * math.radians(FOV_DEG), size)
+
+
+def framed(thing: Thing, cameras: Cameras, ratio: Tensor, shift: Tensor) -> Cameras:
+    """The cameras, cropped so that the thing's silhouette is centred and its longest side is ``ratio`` of the picture's.
+
+    ``ratio (B,)``; ``shift (B, 2)`` of the silhouette's centre, as a part of the picture's side. The silhouette is that of the
+    rays of the pixels' centres. A silhouette without pixels leaves its camera as it is.
+    """
+    bundle, size = rays_of(cameras), cameras.width
+    origins, directions = bundle.origins.reshape(-1, 3), bundle.directions.reshape(-1, 3)
+    hits, _ = trace(thing, origins, directions, starting_depths(thing, cameras).reshape(-1))
+    seen = torch.zeros(len(origins), dtype=torch.bool)
+    seen[hits] = True
+    K = cameras.K.clone()
+    for i, mask in enumerate(seen.view(len(cameras), size, size)):
+        if not mask.any():
+            continue
+        rows, columns = (mask.any(dim=axis).nonzero() for axis in (1, 0))
+        low = torch.cat([columns.min()[None], rows.min()[None]]).float()
+        high = torch.cat([columns.max()[None], rows.max()[None]]).float() + 1
+        zoom = ratio[i] * size / (high - low).max()
+        K[i, :2] = zoom * K[i, :2]
+        K[i, :2, 2] += size * (0.5 + shift[i]) - zoom * 0.5 * (low + high)
+    return replace(cameras, K=K)
+
+
+def places_of(thing: Thing, cameras: Cameras, supersample: int = 2) -> Tensor:
+    """Premultiplied places ``(B, H, W, 3)``: (position + 1) / 2 of what the cameras see, black elsewhere."""
+    fine = rescaled(cameras, supersample)
+    bundle = rays_of(fine)
+    origins, directions = bundle.origins.reshape(-1, 3), bundle.directions.reshape(-1, 3)
+    hits, depth = trace(thing, origins, directions, starting_depths(thing, fine).reshape(-1))
+    full = torch.zeros(len(origins), 3)
+    full[hits] = (0.5 * (origins[hits] + depth[:, None] * directions[hits]) + 0.5).clamp(0, 1)
+    shape = len(cameras), cameras.height, supersample, cameras.width, supersample, 3
+    return full.view(shape).mean(dim=(2, 4))
+
+
+def random_references(thing: Thing, rng: np.random.Generator, count: int, size: int = 64) -> Cameras:
+    """Random cameras of references, as of users' pictures: from -10 to 60 degrees, framed with small errors."""
+    azimuth, elevation = rng.uniform(-math.pi, math.pi, count), np.radians(rng.uniform(-10.0, 60.0, count))
+    fov = np.radians(rng.uniform(20.0, 55.0, count))
+    distance = rng.uniform(0.95, 1.1, count) / np.sin(0.5 * fov)
+    wide = orbit_cameras(*(torch.from_numpy(v).float() for v in (azimuth, elevation, distance, fov)), size)
+    ratio = torch.from_numpy(FRAMED + rng.uniform(-0.04, 0.04, count)).float()
+    return framed(thing, wide, ratio, torch.from_numpy(rng.uniform(-0.015, 0.015, (count, 2))).float())
+
+
+def make_pictures(seed: int, size: int = 64, training: bool = True) -> dict[str, np.ndarray]:
+    """The pictures of one object, by the names of :class:`Pairs`; they depend on the arguments only."""
+    rng, thing = np.random.default_rng([seed, 0x9A]), make_object(seed, training)
+    with torch.inference_mode():
+        references = random_references(thing, rng, REFERENCES, size)
+        azimuth, elevation = rng.uniform(-math.pi, math.pi, TARGETS), np.radians(rng.uniform(-20.0, 80.0, TARGETS))
+        targets = view_cameras(torch.from_numpy(azimuth).float(), torch.from_numpy(elevation).float(), size)
+        light, shading = sample_lighting(rng, float(references.azimuth[0])), str(rng.choice(SHADINGS, p=(0.85, 0.1, 0.05)))
+        pictures = [as_bytes(render(thing, cameras, light, BLACK, shading=shading)) for cameras in (references, targets)]
+        places = (places_of(thing, targets) * 255 + 0.5).to(torch.uint8).numpy()
+    views = [torch.stack([each.azimuth, each.elevation], dim=-1).numpy() for each in (references, targets)]
+    return {"reference": pictures[0], "target": pictures[1], "places": places,
+            "reference_view": views[0], "target_view": views[1]}  # fmt: skip
+
+
+def as_bytes(rendered: Rendered) -> np.ndarray:
+    """``(B, S, S, 4)`` uint8 of a render over black: premultiplied colour, opacity."""
+    return (torch.cat([rendered.rgb, rendered.opacity], dim=-1) * 255 + 0.5).to(torch.uint8).numpy()
+
+
+def make_shard(folder: Path, index: int, size: int = 64, training: bool = True) -> Path:
+    """Render shard ``index`` into ``folder`` unless its file exists; returns the file."""
+    path = folder / f"pairs-{size}-{index:05d}.npz"
+    if path.exists():
+        return path
+    rows = [make_pictures(index * SHARD + i, size, training) for i in range(SHARD)]
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{key: np.stack([row[key] for row in rows]) for key in rows[0]})
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write_bytes(path, buffer.getvalue())
+    return path
+
+
+def load_shards(folder: Path, size: int = 64) -> Pairs:
+    """All shards of ``size`` pixels in ``folder``.
+
+    Raises:
+        FileNotFoundError: ``folder`` has none.
+    """
+    files = sorted(folder.glob(f"pairs-{size}-*.npz"))
+    if not files:
+        raise FileNotFoundError(
+            f"no pairs in {folder}; make them with: python -m dreamlift.toybox.training.pairs --data {folder}"
+        )
+    parts = [dict(np.load(file)) for file in files]
+    return Pairs(**{key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
+
+
+def main() -> None:
+    import argparse
+
+    parser = argparse.ArgumentParser(description=f"Render the missing shards of toybox-view's pairs, {SHARD} objects each.")
+    parser.add_argument("--data", type=Path, default=Path("data/view"), help="folder of the shards")
+    parser.add_argument("--shards", type=int, default=80, help="index after the last shard")
+    parser.add_argument("--first", type=int, default=0, help="index of the first shard")
+    parser.add_argument("--stride", type=int, default=1, help="render every STRIDE-th shard, to divide the work")
+    parser.add_argument("--size", type=int, default=64, help="pixels per side")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for index in range(arguments.first, arguments.shards, arguments.stride):
+        print(make_shard(arguments.data, index, arguments.size), flush=True)
+
+
+if __name__ == "__main__":
+    main()
