@@ -230,8 +230,11 @@ class Embeds(ABC):
     """The encoded prompt or pictures, made once before the run, from which each camera's conditioning follows."""
 
     @abstractmethod
-    def at(self, cameras: Cameras, backdrops: Sequence[Backdrop] = ()) -> Conditioning:
-        """The conditioning of the pictures of B ``cameras``, each with its backdrop (empty: the prompt names none)."""
+    def at(self, cameras: Cameras, backdrops: Sequence[Backdrop] = (), show: str = "color") -> Conditioning:
+        """The conditioning of the pictures of B ``cameras``, each with its backdrop (empty: the prompt names none).
+
+        ``show``: the rendered quantity that the pictures show (:data:`dreamlift.stages.teacher.Show`).
+        """
 
 
 @dataclass(frozen=True)
@@ -244,7 +247,7 @@ class PromptEmbeds(Embeds):
     negative: TextStates  # of the negative prompt
     empty: TextStates | None = None  # of the empty prompt; None if the negative prompt is empty
 
-    def at(self, cameras: Cameras, backdrops: Sequence[Backdrop] = ()) -> Conditioning:
+    def at(self, cameras: Cameras, backdrops: Sequence[Backdrop] = (), show: str = "color") -> Conditioning:
         import torch
 
         from dreamlift.types import Conditioning

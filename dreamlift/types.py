@@ -119,6 +119,8 @@ class Conditioning:
     perp_pooled_embeds: Tensor | None = None  # (B, N, P)
     empty_pooled_prompt_embeds: Tensor | None = None  # (B, P)
     image_latents: Tensor | None = None  # (B, C, h, w) of a reference picture, for networks conditioned on one
+    pose: Tensor | None = None  # (B, P) of the pictures' cameras relative to the reference picture's, in the network's form
+    frame_azimuth: float = 0.0  # radians; places are shown in the frame in which a camera at this azimuth is at azimuth 0
     render: RenderOutput | None = None  # the render that the pictures come from, for losses that use its geometry
     shown: Tensor | None = (
         None  # (B, H, W, 3) in [0, 1]: the pictures before they were encoded, for losses that compare pictures
@@ -153,6 +155,8 @@ class Pictures:
     cameras: Cameras | None = None  # None: unknown
     depth: Tensor | None = None  # (B, H, W, 1) distance along the ray, of unknown scale and shift
     normal: Tensor | None = None  # (B, H, W, 3) world normals, unit length on the object
+    # (B, S, S, 4) colour and mask in [0, 1], framed as view-conditioned priors expect a picture; None: as above
+    reference: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -285,7 +285,7 @@ class LiftWork(Work):
             if value_at(teacher.weight, progress) == 0.0:
                 continue
             # Normals and places lie on black: the words of a backdrop would be wrong.
-            cond = replace(embeds.at(cameras, backdrops if teacher.show == "color" else ()), render=render)
+            cond = replace(embeds.at(cameras, backdrops if teacher.show == "color" else (), teacher.show), render=render)
             own = learned[turn] if isinstance(learned, PerParticle) else learned
             with failures_of(teacher, prior, number, self.index):
                 lesson = teach(teacher, prior, cond, cameras, progress, rng, own)

@@ -7,6 +7,7 @@ which frees the graph of its encoder before the next teacher's is built. One bac
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -51,11 +52,18 @@ class Teacher:
 PARTS = ("rgb", "opacity", "depth", "normal")  # of a render, that a loss may differentiate
 
 
-def shown(render: RenderOutput, show: Show, cameras: Cameras) -> Tensor:
-    """The pictures ``(B, H, W, 3)`` in [0, 1] that a prior is given (:data:`Show`), differentiable with the render."""
+def shown(render: RenderOutput, show: Show, cameras: Cameras, frame_azimuth: float = 0.0) -> Tensor:
+    """The pictures ``(B, H, W, 3)`` in [0, 1] that a prior is given (:data:`Show`), differentiable with the render.
+
+    Places are shown in the frame in which a camera at ``frame_azimuth`` (radians) is at azimuth 0.
+    """
     if show == "place":
         rays = rays_of(cameras)
         places = rays.origins.to(render.depth) + render.depth * rays.directions.to(render.depth)
+        if frame_azimuth:
+            x, y, z = places.unbind(-1)
+            s, c = math.sin(frame_azimuth), math.cos(frame_azimuth)
+            places = torch.stack([x * c - z * s, y, x * s + z * c], dim=-1)
         return (places * 0.5 + 0.5) * render.opacity.clamp(0, 1)
     if show == "normal":
         if render.normal is None:
@@ -101,7 +109,7 @@ def teach(
     tensors = {name: getattr(cond.render, name) for name in names}
     copies = {name: value.detach().requires_grad_(value.requires_grad) for name, value in tensors.items()}
     render = replace(cond.render, **copies, aux={})
-    picture = shown(render, teacher.show, cameras)
+    picture = shown(render, teacher.show, cameras, cond.frame_azimuth)
     out = teacher.guidance(prior, prior.encode(picture), replace(cond, render=render, shown=picture), progress, rng, learned)
     loss = value_at(teacher.weight, progress) * out.loss
     if out.learning is not None:

@@ -27,7 +27,15 @@ from torch.nn import functional
 
 from dreamlift.system.files import atomic_write_text
 from dreamlift.system.startup import tune_process
-from dreamlift.toybox.training.learning import Optimizers, drawn, learning_rate, make_pair, make_workers, set_gradients, set_rates
+from dreamlift.toybox.training.learning import (
+    Optimizers,
+    drawn,
+    learning_rate,
+    make_pair,
+    make_workers,
+    set_gradients,
+    set_rates,
+)
 from dreamlift.toybox.training.network import PACKING, TIME_WIDTH, TRANSFORMER_LAYERS
 from dreamlift.toybox.training.pairs import Pairs, load_shards, make_shard
 from dreamlift.toybox.training.prior import load_state, loss_weight, save_grid, save_state

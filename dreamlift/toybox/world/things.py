@@ -23,7 +23,19 @@ from dreamlift.toybox.world import animals, buildings, characters, furniture, pl
 from dreamlift.toybox.world.parts import COLORS, DARK, WOOD, Dice, Part, Rgb, Thing, shade
 from dreamlift.toybox.world.sdf import box, cylinder, place, union
 
-__all__ = ["CATEGORIES", "COLORS", "FIT_RADIUS", "GROUPS", "Description", "Part", "Thing", "describe", "fitted", "held_out", "make_thing"]
+__all__ = [
+    "CATEGORIES",
+    "COLORS",
+    "FIT_RADIUS",
+    "GROUPS",
+    "Description",
+    "Part",
+    "Thing",
+    "describe",
+    "fitted",
+    "held_out",
+    "make_thing",
+]
 
 FIT_RADIUS = 0.85  # radius of the bounding sphere; leaves a margin in the cube [-1, 1]^3
 
