@@ -14,7 +14,7 @@ import io
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -193,7 +193,8 @@ def make_shard(folder: Path, index: int, size: int = 64, training: bool = True) 
         return path
     rows = [make_pictures(index * SHARD + i, size, training) for i in range(SHARD)]
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{key: np.stack([row[key] for row in rows]) for key in rows[0]})
+    values: dict[str, Any] = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    np.savez_compressed(buffer, **values)
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write_bytes(path, buffer.getvalue())
     return path

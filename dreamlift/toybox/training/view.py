@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,44 +25,18 @@ from torch.nn import functional
 
 from dreamlift.system.files import atomic_write_text
 from dreamlift.system.startup import tune_process
-from dreamlift.toybox.training.learning import (
-    Optimizers,
-    drawn,
-    learning_rate,
-    make_pair,
-    make_workers,
-    set_gradients,
-    set_rates,
-)
+from dreamlift.toybox.training.learning import Optimizers, make_pair
+from dreamlift.toybox.training.loop import Lessons, Training, add_arguments, fit_lessons
 from dreamlift.toybox.training.network import PACKING, TIME_WIDTH, TRANSFORMER_LAYERS
 from dreamlift.toybox.training.pairs import Pairs, load_shards, make_shard
-from dreamlift.toybox.training.prior import load_state, loss_weight, save_grid, save_state
+from dreamlift.toybox.training.prior import loss_weight, save_grid
 
-LOGGER = logging.getLogger(__name__)
+HELD_OUT_SHARD = 1_000_000  # of the objects that the sheet of samples shows
 POSE_FEATURES = 11
 WIDTH = 128  # of the image encoder's tokens
 DROPPED = 0.05  # share of the samples without tokens, without the concatenated reference, and without both
 UNTOLD = 0.2  # share of the samples whose reference elevation is not told
 PLACES = 1 / 3  # share of the samples whose target shows places
-
-
-@dataclass(frozen=True)
-class Training:
-    """Settings of a training run. docs/toybox.md lists the runs behind the shipped weights."""
-
-    steps: int = 100_000
-    batch: int = 32  # pairs per step
-    size: int = 64  # pixels per side
-    lr: float = 1e-3  # highest learning rate
-    warmup: int = 200  # steps of linear warm-up
-    hold: float = 0.6  # share of the steps after which the learning rate decays
-    ema: float = 0.999  # decay of the weights' moving average
-    seed: int = 0
-    seconds: float = 0.0  # time limit of one call, apart from the last save; the learning rate decays towards it; 0: none
-
-    def spent(self, begun: float) -> float:
-        """Share of the time limit since ``begun``, a value of ``time.time``; 0 without a limit."""
-        return (time.time() - begun) / self.seconds if self.seconds else 0.0
 
 
 @dataclass(frozen=True)
@@ -117,8 +89,8 @@ def pose_features(azimuth: Tensor, reference: Tensor, target: Tensor, told: Tens
     )
 
 
-def make_view_networks(size: int = 64, channels: tuple[int, ...] = (32, 64, 128), attend: int = 2) -> ViewNetworks:
-    """Randomly initialised networks; ``attend``: resolutions with attention, the lowest ones; uses torch's random state."""
+def make_view_networks(size: int = 64, channels: tuple[int, ...] = (32, 64, 128)) -> ViewNetworks:
+    """Randomly initialised networks for ``size`` pixels a side; uses torch's global random state."""
     from diffusers import DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
@@ -129,8 +101,8 @@ def make_view_networks(size: int = 64, channels: tuple[int, ...] = (32, 64, 128)
         out_channels=6 * PACKING**2,
         block_out_channels=channels,
         layers_per_block=1,
-        down_block_types=("DownBlock2D",) * (levels - attend) + ("CrossAttnDownBlock2D",) * attend,
-        up_block_types=("CrossAttnUpBlock2D",) * attend + ("UpBlock2D",) * (levels - attend),
+        down_block_types=("DownBlock2D",) * (levels - 1) + ("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
         cross_attention_dim=WIDTH,
         attention_head_dim=4,  # diffusers' name for the NUMBER of heads
         norm_num_groups=8,
@@ -140,7 +112,7 @@ def make_view_networks(size: int = 64, channels: tuple[int, ...] = (32, 64, 128)
         addition_embed_type_num_heads=4,
         time_cond_proj_dim=POSE_FEATURES,
         time_embedding_dim=TIME_WIDTH,
-        transformer_layers_per_block=[1] * (levels - 1) + [TRANSFORMER_LAYERS],
+        transformer_layers_per_block=TRANSFORMER_LAYERS,
     )
     image_config = CLIPVisionConfig(
         hidden_size=WIDTH, intermediate_size=3 * WIDTH, projection_dim=WIDTH, num_hidden_layers=4, num_attention_heads=4,
@@ -216,10 +188,12 @@ def draw_batch(pairs: Pairs, settings: Training, step: int, horizon: int = 1000)
 def x0_loss(networks: ViewNetworks, batch: Batch) -> Tensor:
     """The loss () of the predicted clean pictures."""
     device = networks.unet.device
+    # On CPUs without units for bfloat16 it is slower than float32.
+    half = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_amx_tile_supported())
     reference, target, pose, tokens, concat, t, eps = (values.to(device) for values in batch)
     abar = networks.scheduler.alphas_cumprod.to(device)[t].view(-1, 1, 1, 1)
     x, beside = (functional.pixel_unshuffle(values, PACKING) for values in (target, reference))
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
         image = networks.encode_image(reference) * tokens[:, None, None]
         noisy = abar.sqrt() * x + (1 - abar).sqrt() * eps
         x0 = networks.predict_x0(noisy, t, beside * concat[:, None, None, None], image, pose).float()
@@ -247,11 +221,11 @@ def sample_views(
     tokens, beside = networks.encode_image(reference), functional.pixel_unshuffle(reference, PACKING)
     untold = torch.zeros_like(pose)
     untold[:, -1] = pose[:, -1]
-    given = [torch.cat([torch.zeros_like(v), v]) for v in (beside, tokens)]
-    x = torch.randn(beside.shape, generator=torch.Generator().manual_seed(seed)).to(beside)
+    beside, tokens = (torch.cat([torch.zeros_like(v), v]) for v in (beside, tokens))
+    x = torch.randn((len(reference), *beside.shape[1:]), generator=torch.Generator().manual_seed(seed)).to(beside)
     for t in scheduler.timesteps:
         many = t.expand(2 * len(x)).to(x.device)
-        uncond, cond = networks.predict_x0(torch.cat([x, x]), many, *given, torch.cat([untold, pose])).chunk(2)
+        uncond, cond = networks.predict_x0(torch.cat([x, x]), many, beside, tokens, torch.cat([untold, pose])).chunk(2)
         x = scheduler.step(uncond + guidance_scale * (cond - uncond), t, x).prev_sample
     return (functional.pixel_shuffle(x, PACKING).permute(0, 2, 3, 1) * 0.5 + 0.5).clamp(0, 1).cpu()
 
@@ -276,98 +250,60 @@ def save_folder(networks: ViewNetworks, folder: Path, half: bool = True) -> None
     atomic_write_text(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
 
 
-def milestone(folder: Path, networks: ViewNetworks, ema: dict[str, Tensor], pairs: Pairs) -> None:
-    """Save the averaged weights as a folder, and a sheet of reference, answer and truth beside it."""
-    live = {k: v.clone() for k, v in networks.state_dict().items()}
-    networks.load_state_dict(ema)
-    try:
-        batch = draw_batch(pairs, Training(batch=16), 0)
-        answers = sample_views(networks, batch.reference.to(networks.unet.device), batch.pose.to(networks.unet.device))
-        rows = [batch.reference.permute(0, 2, 3, 1) * 0.5 + 0.5, answers, batch.target.permute(0, 2, 3, 1) * 0.5 + 0.5]
-        save_grid(folder / "samples.png", torch.stack(rows, dim=1).flatten(0, 1).clamp(0, 1), columns=12)
-        save_folder(networks, folder / "prior")
-    finally:
-        networks.load_state_dict(live)  # saving in fp16 rounds the averaged copy only
+def milestone(folder: Path, networks: ViewNetworks, pairs: Pairs) -> None:
+    """Save the weights as a folder, and a sheet of reference, answer and truth beside it."""
+    batch = draw_batch(pairs, Training(batch=16), 0)
+    device = networks.unet.device
+    answers = sample_views(networks, batch.reference.to(device), batch.pose.to(device))
+    rows = [batch.reference.permute(0, 2, 3, 1) * 0.5 + 0.5, answers, batch.target.permute(0, 2, 3, 1) * 0.5 + 0.5]
+    save_grid(folder / "samples.png", torch.stack(rows, dim=1).flatten(0, 1).clamp(0, 1), columns=12)
+    save_folder(networks, folder / "prior")
 
 
 def train(
-    settings: Training, networks: ViewNetworks, folder: Path, data: Path, device: str, save_every: int, held: Pairs
+    settings: Training, folder: Path, data: Path, held: Path, device: str, save_every: int, init: Path | None = None
 ) -> None:  # fmt: skip
     """Train until ``settings.steps`` or for ``settings.seconds``, resuming from ``folder``.
 
-    ``data`` is read again at every checkpoint. ``held``: objects of the sheet of samples, outside the training set.
+    ``data`` is read again at every checkpoint. ``held``: folder of the objects that the sheet of samples shows, which are not
+    trained on; ``init``: folder whose weights a new run begins with.
     """
-    begun = time.time()
+    torch.manual_seed(settings.seed)
+    networks = make_view_networks(settings.size)
+    if init is not None:
+        begin_with(networks, init)
     networks.move(device)
-    optimizers = make_optimizers(networks, settings.lr)
-    ema = {k: v.detach().clone() for k, v in networks.state_dict().items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    step, smooth, spent = load_state(folder, networks, ema, optimizers), None, 0.0  # pyright: ignore[reportArgumentType]
-    with make_workers(device, settings.batch) as (pool, workers):
-        optimizers[1].each = pool.map
-        while step < settings.steps and spent < 1.0:
-            pairs, end = load_shards(data, settings.size), min(settings.steps, (step // save_every + 1) * save_every)
-            for batch in drawn(partial(draw_batch, pairs, settings), range(step, end), device):
-                loss = learn(settings, networks, optimizers, ema, (step, spent), batch, (pool, workers))
-                smooth, spent = loss if smooth is None else 0.98 * smooth + 0.02 * loss, settings.spent(begun)
-                if step % 50 == 0 or spent >= 1.0:
-                    row = {"step": step, "loss": round(float(smooth), 5), "seconds": round(time.time() - begun, 1)}
-                    LOGGER.info(json.dumps(row | {"objects": len(pairs)}))
-                    with (folder / "loss.jsonl").open("a") as file:
-                        file.write(json.dumps(row) + "\n")
-                step += 1
-                if spent >= 1.0:
-                    break
-            save_state(folder, step, networks, ema, optimizers)  # pyright: ignore[reportArgumentType]
-            milestone(folder, networks, ema, held)
-
-
-def learn(
-    settings: Training, networks: ViewNetworks, optimizers: Optimizers, ema: dict[str, Tensor], now: tuple[int, float],
-    batch: Batch, workers: tuple[ThreadPoolExecutor, int],
-) -> Tensor:  # fmt: skip
-    """One training step; returns its loss (). ``now``: the step, and the used share of the time limit."""
-    parameters, (step, spent) = networks.parameters(), now
-    set_rates(optimizers, learning_rate(step, settings.steps, settings.lr, settings.warmup, settings.hold, spent))
-    loss = set_gradients(parameters, lambda i, n: x0_loss(networks, batch.share(i, n)), *workers)
-    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    decay = min(settings.ema, (step + 1) / (step + 10))
-    values = networks.state_dict()
-    torch._foreach_lerp_([ema[key] for key in values], list(values.values()), 1 - decay)
-    return loss
+    unseen = load_shards(held, settings.size)
+    lessons = Lessons(
+        partial(load_shards, data, settings.size),
+        lambda pairs, step: draw_batch(pairs, settings, step),
+        lambda batch: x0_loss(networks, batch),
+        lambda: milestone(folder, networks, unseen),
+    )
+    fit_lessons(settings, networks, make_optimizers(networks, settings.lr), lessons, folder, device, save_every)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train toybox-view; run the command again to resume.")
     parser.add_argument("--out", type=Path, default=Path("outputs/toybox-view"), help="folder of the run")
     parser.add_argument("--data", type=Path, default=Path("data/view"), help="folder of the rendered pairs")
-    parser.add_argument("--shards", type=int, default=80, help="shards of 100 objects; missing ones are rendered")
+    parser.add_argument("--shards", type=int, default=100, help="shards of 100 objects; missing ones are rendered")
     parser.add_argument("--init", type=Path, help="folder whose weights a new run begins with: toybox-view, or toybox")
-    parser.add_argument("--attend", type=int, default=2, help="resolutions with attention, the lowest ones")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--save-every", type=int, default=500, help="steps between checkpoints")
-    for name, default in vars(Training()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    add_arguments(parser)
     arguments = vars(parser.parse_args())
     tune_process()  # torch is imported already, so only the malloc settings take effect
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    folder, data, device, every, init, attend = (
-        arguments.pop(key) for key in ("out", "data", "device", "save_every", "init", "attend")
-    )
+    folder, data, device, every, init = (arguments.pop(key) for key in ("out", "data", "device", "save_every", "init"))
     for index in range(arguments.pop("shards")):
         make_shard(data, index, arguments["size"])
-    held = data.with_name(data.name + "-held-out")
-    make_shard(held, 1_000_000, arguments["size"])
+    held = data.with_name(f"{data.name}-held-out")
+    make_shard(held, HELD_OUT_SHARD, arguments["size"], training=False)
     settings = Training(**arguments)
-    torch.manual_seed(settings.seed)
-    networks = make_view_networks(settings.size, attend=attend)
-    if init is not None:
-        begin_with(networks, init)
+    folder.mkdir(parents=True, exist_ok=True)
     atomic_write_text(folder / "training.json", json.dumps(vars(settings), indent=2) + "\n")
-    train(settings, networks, folder, data, device, every, load_shards(held, settings.size))
+    train(settings, folder, data, held, device, every, init)
 
 
 if __name__ == "__main__":
