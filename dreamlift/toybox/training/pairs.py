@@ -161,7 +161,7 @@ def random_references(thing: Thing, rng: np.random.Generator, count: int, size: 
     azimuth, elevation = rng.uniform(-math.pi, math.pi, count), np.radians(rng.uniform(-10.0, 60.0, count))
     fov = np.radians(rng.uniform(20.0, 55.0, count))
     distance = rng.uniform(0.95, 1.1, count) / np.sin(0.5 * fov)
-    wide = orbit_cameras(*(torch.from_numpy(v).float() for v in (azimuth, elevation, distance, fov)), size)
+    wide = orbit_cameras(*[torch.from_numpy(v).float() for v in (azimuth, elevation, distance, fov)], width=size)
     ratio = torch.from_numpy(FRAMED + rng.uniform(-0.04, 0.04, count)).float()
     return framed(thing, wide, ratio, torch.from_numpy(rng.uniform(-0.015, 0.015, (count, 2))).float())
 
