@@ -32,10 +32,12 @@ from dreamlift.toybox.training.pairs import (
 )
 from dreamlift.toybox.training.view import (
     POSE_FEATURES,
+    RAY_FEATURES,
     begin_with,
     draw_batch,
     make_view_networks,
     pose_features,
+    ray_features,
     sample_views,
     train,
     x0_loss,
@@ -179,6 +181,30 @@ def test_pose_features_are_the_stated_numbers():
     assert found.shape[1] == POSE_FEATURES
 
 
+def test_rays_pass_through_what_their_patches_show():
+    """A point of an object, projected with both cameras: its patch's ray has a point near it in the target's picture."""
+    thing, a = make_thing("mug", "red", 1), torch.tensor([1.1])
+    er, et = torch.tensor([0.3]), torch.tensor([0.6])
+    far, narrow = torch.tensor([40.0]), torch.tensor([2 * math.atan(0.85 / 40.0)])  # all but orthographic
+    here, there = (orbit_cameras(az, el, far, narrow, 64) for az, el in ((a * 0, er), (a, et)))
+    rows, columns = ((places := places_of(thing, here, supersample=1)[0]).sum(-1) > 0).nonzero(as_tuple=True)
+    points = places[rows, columns] * 2 - 1
+    features = ray_features(a, er, et)[0]
+    assert features.shape == (65, RAY_FEATURES)
+    assert not features[0].any()
+    # sines and cosines of twice the coordinates of five points of each ray
+    sines, cosines = features[1:, :10].view(64, 5, 2), features[1:, 10:20].view(64, 5, 2)
+    seen = torch.atan2(sines, cosines) / 2
+    pixels, _ = project(there, points)
+    wanted = (pixels[0] / 32 - 1) * torch.tensor([0.85, -0.85])
+    of = (rows // 8) * 8 + columns // 8
+    first, last = seen[of, 0], seen[of, -1]
+    share = (((wanted - first) * (last - first)).sum(-1) / (last - first).square().sum(-1)).clamp(0, 1)
+    away = (first + share[:, None] * (last - first) - wanted).norm(dim=-1)
+    assert away.max() < 0.18  # the patch is 0.21 wide
+    assert away.median() < 0.09
+
+
 def test_batches_depend_on_seed_and_step_only_and_drop_what_inference_drops(known):
     settings = Training(batch=400, size=32)
     one, again, other = (draw_batch(known, settings, step) for step in (3, 3, 4))
@@ -225,7 +251,7 @@ def test_trains_resumes_and_saves_a_folder_that_stock_classes_open(tmp_path, kno
     settings = Training(steps=3, batch=2, size=32, warmup=1)
     data = tmp_path / "data"
     monkeypatch.setattr(
-        "dreamlift.toybox.training.view.sample_views", lambda networks, reference, pose: reference.movedim(1, -1)
+        "dreamlift.toybox.training.view.sample_views", lambda networks, reference, pose, rays: reference.movedim(1, -1)
     )
     train(settings, tmp_path / "whole", data, data, "cpu", 10)
     train(Training(steps=2, batch=2, size=32, warmup=1), tmp_path / "parted", data, data, "cpu", 10)
@@ -262,9 +288,9 @@ def test_loss_falls_on_one_batch(known):
 def test_samples_are_ddim_with_guidance(known):
     """Against a loop written with the formula of DDIM (Song et al. 2020, eq. 12, eta 0)."""
     networks, batch = tiny(), draw_batch(known, Training(batch=2, size=32), 1)
-    found = sample_views(networks, batch.reference, batch.pose, 1.7, steps=4, seed=3)
+    found = sample_views(networks, batch.reference, batch.pose, batch.rays, 1.7, steps=4, seed=3)
     abars = networks.scheduler.alphas_cumprod
-    tokens, beside = networks.encode_image(batch.reference), functional.pixel_unshuffle(batch.reference, PACKING)
+    tokens, beside = networks.encode_image(batch.reference, batch.rays), functional.pixel_unshuffle(batch.reference, PACKING)
     x = torch.randn(2, 12, 16, 16, generator=torch.Generator().manual_seed(3))
     nothing = torch.zeros_like(batch.pose)
     nothing[:, -1] = batch.pose[:, -1]
@@ -284,7 +310,13 @@ def test_saved_folder_is_half_precision_and_small(tmp_path):
     networks = tiny()
     before = networks.unet.conv_in.weight.clone()
     save_view_folder(networks, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"unet", "image_encoder", "scheduler", "model_index.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "unet",
+        "image_encoder",
+        "cc_projection",
+        "scheduler",
+        "model_index.json",
+    }
     assert networks.unet.dtype == torch.float32
     assert torch.allclose(networks.unet.conv_in.weight, before, atol=1e-3)
     assert REFERENCES + TARGETS == 8

@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
 from torch.nn import functional
 
-from dreamlift.system.files import atomic_write_text
+from dreamlift.system.files import atomic_write_bytes, atomic_write_text
 from dreamlift.system.startup import tune_process
 from dreamlift.toybox.training.learning import Optimizers, make_pair
 from dreamlift.toybox.training.loop import Lessons, Training, add_arguments, fit_lessons
@@ -33,6 +34,11 @@ from dreamlift.toybox.training.prior import loss_weight, save_grid
 
 HELD_OUT_SHARD = 1_000_000  # of the objects that the sheet of samples shows
 POSE_FEATURES = 11
+RAY_FEATURES = 54
+DEPTHS = (-0.6, -0.3, 0.0, 0.3, 0.6)  # of a ray's points, from the object's centre, world units
+HALF_FRAME = 0.85  # half of what a reference shows at the object's centre, about, world units
+POSE_LAYER = "cc_projection"  # folder of the pose layer, as in Zero-1-to-3's ports
+QUICK = 5.0  # learning-rate factor of the pose layer, as Zero-1-to-3 has 10
 WIDTH = 128  # of the image encoder's tokens
 DROPPED = 0.05  # share of the samples without tokens, without the concatenated reference, and without both
 UNTOLD = 0.2  # share of the samples whose reference elevation is not told
@@ -45,29 +51,34 @@ class ViewNetworks:
 
     unet: Any  # diffusers.UNet2DConditionModel
     image_encoder: Any  # transformers.CLIPVisionModel
+    pose_layer: nn.Linear  # (D + R) to D, of each token and its ray
     scheduler: Any  # diffusers.DDPMScheduler
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """All weights that the loss depends on."""
         unused = ("post_layernorm",)  # of the pooled output, which the U-Net does not use
         image = [p for name, p in self.image_encoder.named_parameters() if not any(part in name for part in unused)]
-        return [*self.unet.parameters(), *image]
+        return [*self.unet.parameters(), *image, *self.pose_layer.parameters()]
 
     def state_dict(self) -> dict[str, Tensor]:
         state = {f"unet.{k}": v for k, v in self.unet.state_dict().items()}
+        state |= {f"pose.{k}": v for k, v in self.pose_layer.state_dict().items()}
         return state | {f"image.{k}": v for k, v in self.image_encoder.state_dict().items() if v.is_floating_point()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.unet.load_state_dict({k[5:]: v for k, v in state.items() if k.startswith("unet.")})
+        self.pose_layer.load_state_dict({k[5:]: v for k, v in state.items() if k.startswith("pose.")})
         self.image_encoder.load_state_dict({k[6:]: v for k, v in state.items() if k.startswith("image.")}, strict=False)
 
     def move(self, device: str) -> None:
         self.unet.to(device, memory_format=torch.channels_last)
         self.image_encoder.to(device)
+        self.pose_layer.to(device)
 
-    def encode_image(self, rgb: Tensor) -> Tensor:
-        """Tokens ``(B, 65, D)`` of pictures ``rgb (B, 3, S, S)`` in [-1, 1]."""
-        return self.image_encoder(pixel_values=rgb).last_hidden_state
+    def encode_image(self, rgb: Tensor, rays: Tensor) -> Tensor:
+        """States ``(B, 65, D)`` of pictures ``rgb (B, 3, S, S)`` in [-1, 1] with the rays ``(B, 65, R)`` of their tokens."""
+        tokens = self.image_encoder(pixel_values=rgb).last_hidden_state
+        return self.pose_layer(torch.cat([tokens, rays.to(tokens)], dim=-1))
 
     def predict_x0(self, x_t: Tensor, t: Tensor, reference: Tensor, tokens: Tensor, pose: Tensor) -> Tensor:
         """x0_hat ``(B, C, h, w)`` from ``x_t`` and ``reference (B, C, h, w)``, tokens ``(B, 65, D)`` and pose features."""
@@ -87,6 +98,34 @@ def pose_features(azimuth: Tensor, reference: Tensor, target: Tensor, told: Tens
     return torch.stack(
         [torch.ones_like(azimuth), *harmonics, reference - target, told * torch.sin(reference), told, place], dim=-1
     )
+
+
+def ray_features(azimuth: Tensor, reference: Tensor, target: Tensor, side: int = 8) -> Tensor:
+    """Where the rays of the reference's patches lie in the target's picture, ``(B, 1 + side^2, 54)``; 0 for the first token.
+
+    A patch shows some point of its ray. Five points of it, at depths around the object's centre, are projected into the
+    target's picture (orthographically), and harmonics of their coordinates let attention find the patches of a pixel's
+    epipolar line. Then follow the points' depths, and the ray's place and direction in both cameras' frames. Angles ``(B,)``
+    in radians: the target's azimuth relative to the reference, and the elevations.
+    """
+    zero = torch.zeros_like(azimuth)
+
+    def axes(a: Tensor, e: Tensor) -> Tensor:  # rows: right, up, forward
+        rows = (a.cos(), zero, -a.sin(), -e.sin() * a.sin(), e.cos(), -e.sin() * a.cos(),
+                -e.cos() * a.sin(), -e.sin(), -e.cos() * a.cos())  # fmt: skip
+        return torch.stack(rows, dim=-1).view(-1, 3, 3)
+
+    own, other = axes(zero, reference), axes(azimuth, target)
+    centres = ((torch.arange(side, device=azimuth.device) + 0.5) / side * 2 - 1) * HALF_FRAME
+    v, u = torch.meshgrid(-centres, centres, indexing="ij")
+    middle = torch.einsum("pk,bkx->bpx", torch.stack([u.flatten(), v.flatten()], dim=-1).to(azimuth), own[:, :2])
+    forward = own[:, 2:].expand_as(middle)
+    points = torch.stack([middle + depth * forward for depth in DEPTHS], dim=2)  # (B, P, 5, 3)
+    seen = torch.einsum("bpdx,bkx->bpdk", points, other)
+    waves = [f(k * seen[..., :2]) for k in (2.0, 4.0) for f in (torch.sin, torch.cos)]
+    ray = torch.cat([middle, forward, torch.einsum("bpx,bkx->bpk", forward, other)], dim=-1)
+    features = torch.cat([*(wave.flatten(2) for wave in waves), seen[..., 2], ray], dim=-1)
+    return torch.cat([torch.zeros_like(features[:, :1]), features], dim=1)
 
 
 def make_view_networks(size: int = 64, channels: tuple[int, ...] = (32, 64, 128)) -> ViewNetworks:
@@ -122,7 +161,11 @@ def make_view_networks(size: int = 64, channels: tuple[int, ...] = (32, 64, 128)
         num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="sample",
         rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=True, variance_type="fixed_small",
     )  # fmt: skip
-    return ViewNetworks(unet, CLIPVisionModel(image_config), scheduler)
+    layer = nn.Linear(WIDTH + RAY_FEATURES, WIDTH)
+    nn.init.zeros_(layer.bias)
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(WIDTH, WIDTH + RAY_FEATURES))  # begins as the identity, as in Zero-1-to-3
+    return ViewNetworks(unet, CLIPVisionModel(image_config), layer, scheduler)
 
 
 def begin_with(networks: ViewNetworks, folder: Path) -> None:
@@ -147,6 +190,8 @@ def begin_with(networks: ViewNetworks, folder: Path) -> None:
     if (folder / "image_encoder").is_dir():
         image: Any = CLIPVisionModel.from_pretrained(folder / "image_encoder", dtype=torch.float32)
         networks.image_encoder.load_state_dict(image.state_dict())
+    if (layer := folder / POSE_LAYER / "diffusion_pytorch_model.safetensors").exists():
+        networks.pose_layer.load_state_dict({k.partition(".")[2]: v.float() for k, v in load_file(layer).items()})
 
 
 class Batch(NamedTuple):
@@ -155,6 +200,7 @@ class Batch(NamedTuple):
     reference: Tensor  # (B, 3, S, S) in [-1, 1]
     target: Tensor  # (B, 3, S, S) in [-1, 1]
     pose: Tensor  # (B, 11)
+    rays: Tensor  # (B, 65, 54) of the reference's patches
     tokens: Tensor  # (B,) 0 where the tokens are dropped, else 1
     concat: Tensor  # (B,) 0 where the concatenated reference is dropped, else 1
     t: Tensor  # (B,) training timesteps
@@ -177,12 +223,13 @@ def draw_batch(pairs: Pairs, settings: Training, step: int, horizon: int = 1000)
     told, place = torch.from_numpy(rng.random(settings.batch) >= UNTOLD), torch.from_numpy(drawn.place)
     pose = pose_features(azimuth, elevation[:, 0], elevation[:, 1], told, place)
     pose[:, :-1] *= (tokens | concat)[:, None]
+    rays = ray_features(azimuth, elevation[:, 0], elevation[:, 1])
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
     even = (torch.rand((), generator=generator) + torch.arange(settings.batch) / settings.batch) % 1.0  # stratified
     t = (even ** (1 / 3) * horizon).long().clamp_max(horizon - 1)
     side = settings.size // PACKING
     eps = torch.randn((settings.batch, 3 * PACKING**2, side, side), generator=generator)
-    return Batch(reference.float(), target.float(), pose, tokens.float(), concat.float(), t, eps)
+    return Batch(reference.float(), target.float(), pose, rays, tokens.float(), concat.float(), t, eps)
 
 
 def x0_loss(networks: ViewNetworks, batch: Batch) -> Tensor:
@@ -190,11 +237,11 @@ def x0_loss(networks: ViewNetworks, batch: Batch) -> Tensor:
     device = networks.unet.device
     # On CPUs without units for bfloat16 it is slower than float32.
     half = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_amx_tile_supported())
-    reference, target, pose, tokens, concat, t, eps = (values.to(device) for values in batch)
+    reference, target, pose, rays, tokens, concat, t, eps = (values.to(device) for values in batch)
     abar = networks.scheduler.alphas_cumprod.to(device)[t].view(-1, 1, 1, 1)
     x, beside = (functional.pixel_unshuffle(values, PACKING) for values in (target, reference))
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
-        image = networks.encode_image(reference) * tokens[:, None, None]
+        image = networks.encode_image(reference, rays) * tokens[:, None, None]
         noisy = abar.sqrt() * x + (1 - abar).sqrt() * eps
         x0 = networks.predict_x0(noisy, t, beside * concat[:, None, None, None], image, pose).float()
     return (loss_weight(abar) * (x0 - x).square()).mean()
@@ -205,20 +252,31 @@ def make_optimizers(networks: ViewNetworks, lr: float) -> Optimizers:
     parameters = networks.parameters()
     ends = [*networks.unet.conv_in.parameters(), *networks.unet.conv_out.parameters()]
     ends += [p for name, p in networks.image_encoder.named_parameters() if "embeddings" in name]
-    apart = {id(p) for p in ends}
-    return make_pair(parameters, [p for p in parameters if id(p) not in apart], lr, 1e-2)
+    apart = {id(p) for p in (*ends, *networks.pose_layer.parameters())}
+    adam, muon = make_pair(parameters, [p for p in parameters if id(p) not in apart], lr, 1e-2)
+    first = adam.param_groups[0]
+    quick = {id(p) for p in networks.pose_layer.parameters()}
+    first["params"] = [p for p in first["params"] if id(p) not in quick]
+    adam.add_param_group({"params": list(networks.pose_layer.parameters()), "scale": QUICK})
+    return adam, muon
 
 
 @torch.no_grad()
 def sample_views(
-    networks: ViewNetworks, reference: Tensor, pose: Tensor, guidance_scale: float = 2.0, steps: int = 20, seed: int = 0
+    networks: ViewNetworks,
+    reference: Tensor,
+    pose: Tensor,
+    rays: Tensor,
+    guidance_scale: float = 2.0,
+    steps: int = 20,
+    seed: int = 0,
 ) -> Tensor:
     """Pictures ``(B, S, S, 3)`` in [0, 1] by DDIM for references ``(B, 3, S, S)`` in [-1, 1] and pose features ``(B, 11)``."""
     from diffusers import DDIMScheduler
 
     scheduler: Any = DDIMScheduler.from_config(networks.scheduler.config, clip_sample=True)
     scheduler.set_timesteps(steps)
-    tokens, beside = networks.encode_image(reference), functional.pixel_unshuffle(reference, PACKING)
+    tokens, beside = networks.encode_image(reference, rays), functional.pixel_unshuffle(reference, PACKING)
     untold = torch.zeros_like(pose)
     untold[:, -1] = pose[:, -1]
     beside, tokens = (torch.cat([torch.zeros_like(v), v]) for v in (beside, tokens))
@@ -238,11 +296,17 @@ def save_folder(networks: ViewNetworks, folder: Path, half: bool = True) -> None
         module = getattr(networks, name)
         module.to(dtype).save_pretrained(folder / name, safe_serialization=True)
         module.to(torch.float32)
+    layer = {f"projection.{k}": v.detach().to(dtype) for k, v in networks.pose_layer.state_dict().items()}
+    (folder / POSE_LAYER).mkdir(exist_ok=True)
+    atomic_write_bytes(folder / POSE_LAYER / "diffusion_pytorch_model.safetensors", save(layer, {"format": "pt"}))
+    settings = {"_class_name": "CCProjection", "in_channel": WIDTH + RAY_FEATURES, "out_channel": WIDTH}
+    atomic_write_text(folder / POSE_LAYER / "config.json", json.dumps(settings, indent=2) + "\n")
     config = folder / "image_encoder" / "config.json"
     atomic_write_text(config, json.dumps({**json.loads(config.read_text()), "dtype": "float32"}, indent=2) + "\n")
     networks.scheduler.save_pretrained(folder / "scheduler")
     index = {
         "_class_name": "Zero1to3StableDiffusionPipeline",
+        POSE_LAYER: ["pipeline_zero1to3", "CCProjection"],
         "image_encoder": ["transformers", "CLIPVisionModel"],
         "scheduler": ["diffusers", "DDPMScheduler"],
         "unet": ["diffusers", "UNet2DConditionModel"],
@@ -254,7 +318,7 @@ def milestone(folder: Path, networks: ViewNetworks, pairs: Pairs) -> None:
     """Save the weights as a folder, and a sheet of reference, answer and truth beside it."""
     batch = draw_batch(pairs, Training(batch=16), 0)
     device = networks.unet.device
-    answers = sample_views(networks, batch.reference.to(device), batch.pose.to(device))
+    answers = sample_views(networks, *(values.to(device) for values in (batch.reference, batch.pose, batch.rays)))
     rows = [batch.reference.permute(0, 2, 3, 1) * 0.5 + 0.5, answers, batch.target.permute(0, 2, 3, 1) * 0.5 + 0.5]
     save_grid(folder / "samples.png", torch.stack(rows, dim=1).flatten(0, 1).clamp(0, 1), columns=12)
     save_folder(networks, folder / "prior")
