@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from dreamlift.cameras import orbit_cameras, project
 from dreamlift.toybox.training import pairs as pairs_module
-from dreamlift.toybox.training.loop import Training
 from dreamlift.toybox.training.network import PACKING, make_networks, save_folder
 from dreamlift.toybox.training.pairs import (
     BACKDROPS,
@@ -33,6 +32,7 @@ from dreamlift.toybox.training.pairs import (
 from dreamlift.toybox.training.view import (
     POSE_FEATURES,
     RAY_FEATURES,
+    ViewTraining,
     begin_with,
     draw_batch,
     make_view_networks,
@@ -166,6 +166,15 @@ def test_mirrored_places_are_in_the_mirrored_frame(known):
         assert np.allclose(alpha[(alpha > 0.9) & (one[..., 1] > 0)], 1.0, atol=0.1)
 
 
+def test_some_targets_are_near_their_reference(known):
+    assert known.target.shape[:2] == (4, TARGETS + REFERENCES)
+    drawn = known.draw(np.random.default_rng(3), 600)
+    same = (np.abs(drawn.azimuth) < 1e-6) & (np.abs(drawn.elevation[:, 0] - drawn.elevation[:, 1]) < 1e-6)
+    near = (np.abs(drawn.azimuth) < 0.6) & (np.abs(drawn.elevation[:, 0] - drawn.elevation[:, 1]) < 0.5)
+    assert 0.02 < same.mean() < 0.25
+    assert 0.2 < near.mean() < 0.55
+
+
 def test_over_is_the_usual_compositing():
     picture = np.array([[[[100, 50, 0, 128]]]], dtype=np.uint8)
     found = over(picture, np.array([[1.0, 0.5, 0.2]]))[0, 0, 0]
@@ -206,7 +215,7 @@ def test_rays_pass_through_what_their_patches_show():
 
 
 def test_batches_depend_on_seed_and_step_only_and_drop_what_inference_drops(known):
-    settings = Training(batch=400, size=32)
+    settings = ViewTraining(batch=400, size=32)
     one, again, other = (draw_batch(known, settings, step) for step in (3, 3, 4))
     assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
     assert not torch.equal(one.eps, other.eps)
@@ -248,13 +257,13 @@ def test_trains_resumes_and_saves_a_folder_that_stock_classes_open(tmp_path, kno
     make_shard(tmp_path / "data", 0, 32)
     assert len(load_shards(tmp_path / "data", 32)) == 2
     monkeypatch.setattr("dreamlift.toybox.training.view.make_view_networks", lambda size: tiny())
-    settings = Training(steps=3, batch=2, size=32, warmup=1)
+    settings = ViewTraining(steps=3, batch=2, size=32, warmup=1)
     data = tmp_path / "data"
     monkeypatch.setattr(
         "dreamlift.toybox.training.view.sample_views", lambda networks, reference, pose, rays: reference.movedim(1, -1)
     )
     train(settings, tmp_path / "whole", data, data, "cpu", 10)
-    train(Training(steps=2, batch=2, size=32, warmup=1), tmp_path / "parted", data, data, "cpu", 10)
+    train(ViewTraining(steps=2, batch=2, size=32, warmup=1), tmp_path / "parted", data, data, "cpu", 10)
     train(settings, tmp_path / "parted", data, data, "cpu", 10)
     folders = tmp_path / "whole" / "prior", tmp_path / "parted" / "prior"
     unets = [UNet2DConditionModel.from_pretrained(folder / "unet") for folder in folders]
@@ -271,7 +280,7 @@ def test_trains_resumes_and_saves_a_folder_that_stock_classes_open(tmp_path, kno
 
 def test_loss_falls_on_one_batch(known):
     networks = tiny()
-    batch = draw_batch(known, Training(batch=8, size=32), 0)
+    batch = draw_batch(known, ViewTraining(batch=8, size=32), 0)
     optimizer = torch.optim.Adam(networks.parameters(), 2e-3)
     losses = []
     for _ in range(12):
@@ -287,7 +296,7 @@ def test_loss_falls_on_one_batch(known):
 @torch.no_grad()
 def test_samples_are_ddim_with_guidance(known):
     """Against a loop written with the formula of DDIM (Song et al. 2020, eq. 12, eta 0)."""
-    networks, batch = tiny(), draw_batch(known, Training(batch=2, size=32), 1)
+    networks, batch = tiny(), draw_batch(known, ViewTraining(batch=2, size=32), 1)
     found = sample_views(networks, batch.reference, batch.pose, batch.rays, 1.7, steps=4, seed=3)
     abars = networks.scheduler.alphas_cumprod
     tokens, beside = networks.encode_image(batch.reference, batch.rays), functional.pixel_unshuffle(batch.reference, PACKING)
@@ -319,4 +328,3 @@ def test_saved_folder_is_half_precision_and_small(tmp_path):
     }
     assert networks.unet.dtype == torch.float32
     assert torch.allclose(networks.unet.conv_in.weight, before, atol=1e-3)
-    assert REFERENCES + TARGETS == 8

@@ -49,9 +49,9 @@ class Training:
         return (time.time() - begun) / self.seconds if self.seconds else 0.0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One option for each setting of :class:`Training`."""
-    for name, default in vars(Training()).items():
+def add_arguments(parser: argparse.ArgumentParser, defaults: Training) -> None:
+    """One option for each setting."""
+    for name, default in vars(defaults).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
 
 

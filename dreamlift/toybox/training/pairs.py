@@ -28,7 +28,10 @@ from dreamlift.toybox.world.things import CATEGORIES, Thing, describe, make_thin
 from dreamlift.types import Cameras
 
 SHARD = 100  # objects per file
-REFERENCES, TARGETS = 3, 5  # pictures per object
+REFERENCES, TARGETS = 3, 5  # pictures per object, beside one target near each reference
+NEAR_SHARE = 0.3  # share of the pairs whose target is near the reference
+NEAR_DEG = (12.0, 8.0)  # standard deviations of its azimuth and elevation relative to the reference's
+SAME_SHARE = 0.3  # share of the near targets that have the reference's own view
 HELD_OUT = ("teapot", "chair", "truck", "penguin")  # kinds that no pair shows
 FOV_DEG, DISTANCE = 45.0, 2.6  # of the target's cameras: the bounding sphere fills 0.83 of the picture's side
 FRAMED = 0.78  # longest side of the reference's silhouette, relative to the picture's side (Zero-1-to-3)
@@ -52,10 +55,11 @@ class Pairs:
     """Pictures of N objects, premultiplied by their opacity."""
 
     reference: np.ndarray  # (N, R, S, S, 4) uint8: colour, opacity
-    target: np.ndarray  # (N, T, S, S, 4) uint8: colour, opacity
-    places: np.ndarray  # (N, T, S, S, 3) uint8: (position + 1) / 2
+    # (N, T + R, S, S, 4) uint8: colour, opacity; T from anywhere, then one near each reference
+    target: np.ndarray
+    places: np.ndarray  # (N, T + R, S, S, 3) uint8: (position + 1) / 2
     reference_view: np.ndarray  # (N, R, 2) azimuth and elevation, radians
-    target_view: np.ndarray  # (N, T, 2)
+    target_view: np.ndarray  # (N, T + R, 2)
 
     def __len__(self) -> int:
         return len(self.reference)
@@ -67,7 +71,8 @@ class Pairs:
         camera is at azimuth 0.
         """
         rows = rng.integers(0, len(self), count)
-        one, other = (rng.integers(0, values.shape[1], count) for values in (self.reference, self.target))
+        one, other = rng.integers(0, REFERENCES, count), rng.integers(0, TARGETS, count)
+        other = np.where(rng.random(count) < NEAR_SHARE, TARGETS + one, other)
         white = rng.random(count) < WHITE_SHARE
         backdrops = np.array(BACKDROPS, dtype=np.float32)[np.where(white, 0, rng.integers(1, len(BACKDROPS), count))]
         reference = over(self.reference[rows, one], backdrops)
@@ -166,12 +171,21 @@ def random_references(thing: Thing, rng: np.random.Generator, count: int, size: 
     return framed(thing, wide, ratio, torch.from_numpy(rng.uniform(-0.015, 0.015, (count, 2))).float())
 
 
+def near_views(rng: np.random.Generator, references: Cameras) -> tuple[np.ndarray, np.ndarray]:
+    """Random azimuths and elevations near those of the references, each ``(R,)``, radians."""
+    moved = rng.random(len(references)) >= SAME_SHARE
+    turn, rise = (np.radians(spread) * rng.standard_normal(len(references)) * moved for spread in NEAR_DEG)
+    return references.azimuth.numpy() + turn, references.elevation.numpy() + rise
+
+
 def make_pictures(seed: int, size: int = 64, training: bool = True) -> dict[str, np.ndarray]:
     """The pictures of one object, by the names of :class:`Pairs`; they depend on the arguments only."""
     rng, thing = np.random.default_rng([seed, 0x9A]), make_object(seed, training)
     with torch.inference_mode():
         references = random_references(thing, rng, REFERENCES, size)
         azimuth, elevation = rng.uniform(-math.pi, math.pi, TARGETS), np.radians(rng.uniform(-20.0, 80.0, TARGETS))
+        near = near_views(rng, references)
+        azimuth, elevation = np.concatenate([azimuth, near[0]]), np.concatenate([elevation, near[1]])
         targets = view_cameras(torch.from_numpy(azimuth).float(), torch.from_numpy(elevation).float(), size)
         light, shading = sample_lighting(rng, float(references.azimuth[0])), str(rng.choice(SHADINGS, p=(0.85, 0.1, 0.05)))
         pictures = [as_bytes(render(thing, cameras, light, BLACK, shading=shading)) for cameras in (references, targets)]

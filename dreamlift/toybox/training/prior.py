@@ -105,14 +105,14 @@ def told_colors(pictures: Pictures, rows: np.ndarray, captions: list[str]) -> Te
     return torch.from_numpy(found)
 
 
-def loss_weight(abar: Tensor, latent: bool = False) -> Tensor:
+def loss_weight(abar: Tensor, latent: bool = False, power: float | None = None) -> Tensor:
     """w at cumulative alphas ``abar``: about 1 at a signal-to-noise ratio of 1, and about 0.1 at pure noise.
 
     A power law fitted to the inverse errors of trained priors: on pixels 0.012, 0.019, 0.032, 0.055, 0.16 at t = 0.5, 0.7,
-    0.85, 0.95, 1; on latents 0.032, 0.058, 0.091, 0.125, 0.169, 0.18 at t = 0.4, 0.6, 0.75, 0.85, 0.96, 1.
+    0.85, 0.95, 1; on latents 0.032, 0.058, 0.091, 0.125, 0.169, 0.18 at t = 0.4, 0.6, 0.75, 0.85, 0.96, 1. ``power``: another exponent.
     """
-    floor, power = (1e-2, 0.4) if latent else (2e-4, 0.3)
-    return (abar / (1.0 - abar).clamp_min(1e-4) + floor).clamp_max(100.0) ** power
+    floor, usual = (1e-2, 0.4) if latent else (2e-4, 0.3)
+    return (abar / (1.0 - abar).clamp_min(1e-4) + floor).clamp_max(100.0) ** (usual if power is None else power)
 
 
 @torch.no_grad()
@@ -258,7 +258,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=known, default=known, metavar="KIND", help="categories; default: all")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--save-every", type=int, default=500, help="steps between checkpoints")
-    add_arguments(parser)
+    add_arguments(parser, Training())
     arguments = vars(parser.parse_args())
     tune_process()  # torch is imported already, so only the malloc settings take effect
     logging.basicConfig(level=logging.INFO, format="%(message)s")

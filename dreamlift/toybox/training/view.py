@@ -46,6 +46,14 @@ PLACES = 1 / 3  # share of the samples whose target shows places
 
 
 @dataclass(frozen=True)
+class ViewTraining(Training):
+    """Settings of a training run, with the emphasis on high noise, where the reference decides what is drawn."""
+
+    density: float = 2.0  # the density of t is proportional to t^density, at least 0
+    power: float = 0.3  # exponent of the loss's weight (dreamlift.toybox.training.prior.loss_weight); 0: all t alike
+
+
+@dataclass(frozen=True)
 class ViewNetworks:
     """The networks that are trained jointly and saved as one folder."""
 
@@ -211,8 +219,8 @@ class Batch(NamedTuple):
         return Batch(*(values[index::count] for values in self))
 
 
-def draw_batch(pairs: Pairs, settings: Training, step: int, horizon: int = 1000) -> Batch:
-    """The batch of one step, determined by the seed and the step. The density of t is proportional to t^2."""
+def draw_batch(pairs: Pairs, settings: ViewTraining, step: int, horizon: int = 1000) -> Batch:
+    """The batch of one step, determined by the seed and the step."""
     rng = np.random.default_rng([settings.seed, step])
     drawn = pairs.draw(rng, settings.batch, PLACES)
     reference, target = (torch.from_numpy(v).permute(0, 3, 1, 2) * 2 - 1 for v in (drawn.reference, drawn.target))
@@ -226,14 +234,14 @@ def draw_batch(pairs: Pairs, settings: Training, step: int, horizon: int = 1000)
     rays = ray_features(azimuth, elevation[:, 0], elevation[:, 1])
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
     even = (torch.rand((), generator=generator) + torch.arange(settings.batch) / settings.batch) % 1.0  # stratified
-    t = (even ** (1 / 3) * horizon).long().clamp_max(horizon - 1)
+    t = (even ** (1 / (1 + settings.density)) * horizon).long().clamp_max(horizon - 1)
     side = settings.size // PACKING
     eps = torch.randn((settings.batch, 3 * PACKING**2, side, side), generator=generator)
     return Batch(reference.float(), target.float(), pose, rays, tokens.float(), concat.float(), t, eps)
 
 
-def x0_loss(networks: ViewNetworks, batch: Batch) -> Tensor:
-    """The loss () of the predicted clean pictures."""
+def x0_loss(networks: ViewNetworks, batch: Batch, power: float = 0.3) -> Tensor:
+    """The loss () of the predicted clean pictures; ``power`` as in :class:`ViewTraining`."""
     device = networks.unet.device
     # On CPUs without units for bfloat16 it is slower than float32.
     half = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_amx_tile_supported())
@@ -244,7 +252,7 @@ def x0_loss(networks: ViewNetworks, batch: Batch) -> Tensor:
         image = networks.encode_image(reference, rays) * tokens[:, None, None]
         noisy = abar.sqrt() * x + (1 - abar).sqrt() * eps
         x0 = networks.predict_x0(noisy, t, beside * concat[:, None, None, None], image, pose).float()
-    return (loss_weight(abar) * (x0 - x).square()).mean()
+    return (loss_weight(abar, power=power) * (x0 - x).square()).mean()
 
 
 def make_optimizers(networks: ViewNetworks, lr: float) -> Optimizers:
@@ -316,7 +324,7 @@ def save_folder(networks: ViewNetworks, folder: Path, half: bool = True) -> None
 
 def milestone(folder: Path, networks: ViewNetworks, pairs: Pairs) -> None:
     """Save the weights as a folder, and a sheet of reference, answer and truth beside it."""
-    batch = draw_batch(pairs, Training(batch=16), 0)
+    batch = draw_batch(pairs, ViewTraining(batch=16), 0)
     device = networks.unet.device
     answers = sample_views(networks, *(values.to(device) for values in (batch.reference, batch.pose, batch.rays)))
     rows = [batch.reference.permute(0, 2, 3, 1) * 0.5 + 0.5, answers, batch.target.permute(0, 2, 3, 1) * 0.5 + 0.5]
@@ -325,7 +333,7 @@ def milestone(folder: Path, networks: ViewNetworks, pairs: Pairs) -> None:
 
 
 def train(
-    settings: Training, folder: Path, data: Path, held: Path, device: str, save_every: int, init: Path | None = None
+    settings: ViewTraining, folder: Path, data: Path, held: Path, device: str, save_every: int, init: Path | None = None
 ) -> None:  # fmt: skip
     """Train until ``settings.steps`` or for ``settings.seconds``, resuming from ``folder``.
 
@@ -341,7 +349,7 @@ def train(
     lessons = Lessons(
         partial(load_shards, data, settings.size),
         lambda pairs, step: draw_batch(pairs, settings, step),
-        lambda batch: x0_loss(networks, batch),
+        lambda batch: x0_loss(networks, batch, settings.power),
         lambda: milestone(folder, networks, unseen),
     )
     fit_lessons(settings, networks, make_optimizers(networks, settings.lr), lessons, folder, device, save_every)
@@ -355,7 +363,7 @@ def main() -> None:
     parser.add_argument("--init", type=Path, help="folder whose weights a new run begins with: toybox-view, or toybox")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--save-every", type=int, default=500, help="steps between checkpoints")
-    add_arguments(parser)
+    add_arguments(parser, ViewTraining())
     arguments = vars(parser.parse_args())
     tune_process()  # torch is imported already, so only the malloc settings take effect
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -364,7 +372,7 @@ def main() -> None:
         make_shard(data, index, arguments["size"])
     held = data.with_name(f"{data.name}-held-out")
     make_shard(held, HELD_OUT_SHARD, arguments["size"], training=False)
-    settings = Training(**arguments)
+    settings = ViewTraining(**arguments)
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write_text(folder / "training.json", json.dumps(vars(settings), indent=2) + "\n")
     train(settings, folder, data, held, device, every, init)
