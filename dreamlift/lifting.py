@@ -9,7 +9,7 @@ finish: extract the mesh from the scene and bake its texture
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import Tensor
 from dreamlift.asset import Asset
 from dreamlift.cameras import turntable
 from dreamlift.config.schema import Config, check_stages
+from dreamlift.images.photos import read_photos, resolved_photo
 from dreamlift.memory import Need, check_memory
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.engine import INSTALL, Engine, UsedEngine, available
@@ -29,7 +30,6 @@ from dreamlift.priors.loading.sources import is_one_file
 from dreamlift.priors.lora.additions import file_hash
 from dreamlift.prompts import Embeds, check_prompt
 from dreamlift.reading.mesh import load_mesh
-from dreamlift.reading.photos import read_photos
 from dreamlift.scenes.base import Scene
 from dreamlift.stages.base import Ready, SavedState, Stage, Work, explained_by, with_priors
 from dreamlift.system.files import expanded, user_file
@@ -101,7 +101,7 @@ def resolve(config: Config, saved: SavedState | None = None, anyway: bool = Fals
     Raises:
         ValueError: a setting, file or prior that cannot be used; one line with the fix.
     """
-    config = replace(config, prompt=check_prompt(config.prompt))
+    config = replace(config, prompt=check_prompt(config.prompt, may_be_empty=bool(config.photos)))
     check_stages(config)
     mesh, said = None, []  # the latter: notes on the mesh's file
     if config.initial_mesh and saved is None:
@@ -110,20 +110,18 @@ def resolve(config: Config, saved: SavedState | None = None, anyway: bool = Fals
     config = replace(
         config,
         initial_mesh=str(expanded(config.initial_mesh).resolve()) if config.initial_mesh else "",
-        photos=tuple(replace(photo, path=str(expanded(photo.path).resolve())) for photo in config.photos),
+        photos=tuple(resolved_photo(photo, said.append) for photo in config.photos),
         stages=tuple(stage.resolved() for stage in with_priors(config.stages)),
     )
     device = find_device(config.device)
     engine = _engine(config, device, saved)
-    photos = read_photos(config.photos) if config.photos else None
+    photos = read_photos(config.photos, said.append) if config.photos else None
     found: dict[int, Located] = {}
     priors = tuple(
         tuple(_located(teacher.prior, number, place, config, found) for place, teacher in enumerate(stage.teachers))
         for number, stage in enumerate(config.stages)
     )
-    if saved is None and not anyway:
-        for located in found.values():
-            located.check_prompt(config.prompt)
+    _check_words(config, found.values(), known=saved is None and not anyway)
     for stage, located in zip(config.stages, priors, strict=True):
         stage.check_priors([each.views for each in located], [each.adapts for each in located])
         for each in located:
@@ -173,6 +171,18 @@ def _located(choice: PriorChoice | None, number: int, place: int, config: Config
         option = "--prior" if (number, place) == (0, 0) else f"--stages.{number}.teachers.{place}.prior"
         found[key] = find(choice, option)
     return found[key]
+
+
+def _check_words(config: Config, priors: Iterable[Located], known: bool) -> None:
+    """Refuse an empty prompt that a prior needs, and, where ``known`` asks for it, a prompt of whose nouns it knows none."""
+    for located in priors:
+        if config.prompt and known:
+            located.check_prompt(config.prompt)
+        elif not config.prompt and located.needs_prompt:
+            raise ValueError(
+                f"the prompt is empty, but the prior {located.choice.name} draws from words: add a description of what the "
+                'picture shows, such as "a red mug"'
+            )
 
 
 def _with_choices(stage: Stage, located: tuple[Located, ...]) -> Stage:
