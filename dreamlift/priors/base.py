@@ -29,7 +29,6 @@ class Prior(ABC):
     views: int = 1  # consecutive pictures of a batch that are denoised jointly: views of one object with the same t
     engine: UsedEngine = "torch"  # that runs calls without gradients; see :meth:`use_engine`
     takes_onnx: bool = False  # whether ONNX Runtime can run its network
-    needs_prompt: bool = True  # whether it reads the prompt; those that read a reference picture may do without
     adapts: bool = True  # whether a LoRA of it can be trained (:meth:`adapted`)
     device: torch.device
 

@@ -48,11 +48,6 @@ class Located:
         """Whether a LoRA of the prior can be trained."""
         return self.kind.adapts if self.parts is not None else self.choice.loaded.adapts
 
-    @property
-    def needs_prompt(self) -> bool:
-        """Whether the prior reads the prompt."""
-        return self.kind.needs_prompt if self.parts is not None else self.choice.loaded.needs_prompt
-
     def check_prompt(self, prompt: str) -> None:
         """Refuse a prompt of whose nouns the prior knows none, where its folder lists them.
 

@@ -16,7 +16,7 @@ class Photo:
     looks at the object's center. With ``ratio`` null the picture is that frame already: a square one with a known camera.
     """
 
-    path: str  # a picture file: PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF
+    path: str  # a picture file: PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF; "" in presets: of the picture that is given
     # how the object is cut out: auto (the picture's own alpha channel, else a plain background, else a known ONNX model in the
     # cache), alpha, border (a plain background), or an ONNX matting model: a known name (u2netp, ...) or the path of its file
     mask: str = "auto"
@@ -29,8 +29,6 @@ class Photo:
     shift: tuple[float, float] = (0.0, 0.0)  # of the object's center in the frame, to the right and down, relative to its side
 
     def __post_init__(self) -> None:
-        if not self.path:
-            raise ValueError("path is empty; give the path of a picture file")
         if not self.mask:
             raise ValueError("mask is empty; accepted: auto, alpha, border, or the name or path of an ONNX matting model")
         if not 0.01 <= self.distance <= 1e4 or not 1.0 <= self.fov_deg <= 170.0:
