@@ -168,7 +168,7 @@ class NerfScene(Scene):
             "ends": samples.ends, "offsets": offsets,
         }  # fmt: skip
         if found.normal is not None:
-            aux |= {"normals": found.normal, "directions": directions, "points": points}
+            aux |= {"normals": found.normal, "origins": origins, "directions": directions}
         if found.grid is not None:
             aux["grid"] = found.grid
         return out, aux
@@ -198,7 +198,8 @@ class NerfScene(Scene):
             elif name == "normal_smooth" and render.normal is not None:
                 terms[name] = normal_smooth(render.normal, render.opacity)
             elif name == "normal_smooth_3d" and "normals" in aux and rng is not None:
-                terms[name] = self._normal_change(aux["points"], aux["normals"], rng)
+                points = sample_points(aux["origins"], aux["directions"], samples)
+                terms[name] = self._normal_change(points, aux["normals"], rng)
             elif name == "tv" and "grid" in aux:
                 terms[name] = total_variation(aux["grid"])
             elif name not in TERMS:
