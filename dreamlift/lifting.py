@@ -110,7 +110,7 @@ def resolve(config: Config, saved: SavedState | None = None, anyway: bool = Fals
     config = replace(
         config,
         initial_mesh=str(expanded(config.initial_mesh).resolve()) if config.initial_mesh else "",
-        photos=tuple(replace(photo, path=str(expanded(photo.path).resolve())) for photo in config.photos),
+        photos=tuple(replace(each, path=str(expanded(each.path).resolve())) for each in config.photos if each.path),
         stages=tuple(stage.resolved() for stage in with_priors(config.stages)),
     )
     device = find_device(config.device)
@@ -137,8 +137,9 @@ def resolve(config: Config, saved: SavedState | None = None, anyway: bool = Fals
     # For all stages, so that a later stage that does not fit is refused before the first one starts.
     need, notes = check_memory(config, priors, device)
     notes = (*said, *notes)
-    if config.photos and not any(stage.uses_photos for stage in config.stages):
-        notes = (*notes, "photos are given, but no stage compares with them: they are not used")
+    shown = any(each.uses_photos for each in found.values())
+    if config.photos and not shown and not any(stage.uses_photos for stage in config.stages):
+        notes = (*notes, "photos are given, but no stage compares with them and no prior is shown them: they are not used")
     return Resolved(config, priors, device, Task(config.prompt, config.negative, photos), engine, mesh, need, notes)
 
 

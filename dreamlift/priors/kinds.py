@@ -51,6 +51,11 @@ class Located:
         """Whether a LoRA of the prior can be trained."""
         return self.kind.adapts if self.parts is not None else self.choice.loaded.adapts
 
+    @property
+    def uses_photos(self) -> bool:
+        """Whether the prior is shown the user's photos."""
+        return self.kind.uses_photos if self.parts is not None else self.choice.loaded.uses_photos
+
     def check_prompt(self, prompt: str) -> None:
         """Refuse a prompt of whose nouns the prior knows none, where its folder lists them.
 

@@ -64,7 +64,8 @@ class Lift(Stage):
 
     @property
     def uses_photos(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.photometric is not None and self.photometric.source == "photos"
+        compared = self.photometric is not None and self.photometric.source == "photos"
+        return compared or self.cameras.needs_photo or any(teacher.angle_weight for teacher in self.teachers)
 
     @property
     def keeps_faces(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]

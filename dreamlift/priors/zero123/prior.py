@@ -38,6 +38,7 @@ STABLE = re.compile(r"stable[-_. ]?zero[-_. ]?123", re.IGNORECASE)
 class Zero123Prior(Prior):
     """A U-Net that is conditioned on a reference picture; ``vae`` decides between latents and pixels."""
 
+    uses_photos = True
     takes_onnx = True
 
     def __init__(self, parts: Parts, device: torch.device, dtype: torch.dtype, choice: PriorChoice = NO_OPTIONS) -> None:
