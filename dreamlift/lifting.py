@@ -101,16 +101,16 @@ def resolve(config: Config, saved: SavedState | None = None, anyway: bool = Fals
     Raises:
         ValueError: a setting, file or prior that cannot be used; one line with the fix.
     """
-    config = replace(config, prompt=check_prompt(config.prompt, may_be_empty=bool(config.photos)))
+    config = replace(config, prompt=check_prompt(config.prompt, may_be_empty=any(photo.path for photo in config.photos)))
     check_stages(config)
-    mesh, said = None, []  # the latter: notes on the mesh's file
+    mesh, said = None, []  # the latter: notes on the user's files
     if config.initial_mesh and saved is None:
         mesh, config = _with_mesh(config, said.append)
     config.asset.check()
     config = replace(
         config,
         initial_mesh=str(expanded(config.initial_mesh).resolve()) if config.initial_mesh else "",
-        photos=tuple(resolved_photo(photo, said.append) for photo in config.photos),
+        photos=tuple(resolved_photo(photo, said.append) for photo in config.photos if photo.path),
         stages=tuple(stage.resolved() for stage in with_priors(config.stages)),
     )
     device = find_device(config.device)
@@ -135,8 +135,9 @@ def resolve(config: Config, saved: SavedState | None = None, anyway: bool = Fals
     # For all stages, so that a later stage that does not fit is refused before the first one starts.
     need, notes = check_memory(config, priors, device)
     notes = (*said, *notes)
-    if config.photos and not any(stage.uses_photos for stage in config.stages):
-        notes = (*notes, "photos are given, but no stage compares with them: they are not used")
+    shown = any(each.reads_pictures for each in found.values())
+    if config.photos and not shown and not any(stage.uses_photos for stage in config.stages):
+        notes = (*notes, "photos are given, but no stage compares with them and no prior is shown them: they are not used")
     return Resolved(config, priors, device, Task(config.prompt, config.negative, photos), engine, mesh, need, notes)
 
 
@@ -180,7 +181,7 @@ def _check_words(config: Config, priors: Iterable[Located], known: bool) -> None
     for located in priors:
         if config.prompt and known:
             located.check_prompt(config.prompt)
-        elif not config.prompt and located.needs_prompt:
+        elif not config.prompt and not located.reads_pictures:
             raise ValueError(
                 f"the prompt is empty, but the prior {located.choice.name} draws from words: add a description of what the "
                 'picture shows, such as "a red mug"'

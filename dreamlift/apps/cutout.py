@@ -26,10 +26,13 @@ TILE = 320  # pixels a side of the sheet's parts
 
 
 def with_image(config: Config, image: str | os.PathLike[str] | Photo, has_photos: bool = False) -> Config:
-    """The config of a run from one picture. Raises ValueError if photos are given as well."""
+    """The config of a run from one picture, whose camera is the one that a preset states. ValueError if photos are given too."""
     if has_photos:
-        raise ValueError("an image is a list of one photo, and photos is one too: give --image or --photos")
-    return replace(config, photos=(image if isinstance(image, Photo) else Photo(os.fspath(image)),))
+        raise ValueError("--image is short for --photos with one entry: give one of them")
+    if isinstance(image, Photo):
+        return replace(config, photos=(image,))
+    stated = next((photo for photo in config.photos if not photo.path), Photo(""))
+    return replace(config, photos=(replace(stated, path=os.fspath(image)),))
 
 
 def save_cutout(

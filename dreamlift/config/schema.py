@@ -37,7 +37,9 @@ class Config:
 
     prompt: str = ""  # description of the object in one line, 1 to 1000 characters
     negative: str = ""  # negative prompt: what the object should not look like; "": the empty prompt
-    photos: tuple[Photo, ...] = ()  # pictures of the object with their cameras, for stages with a photometric term
+    # pictures of the object with their cameras, for photometric terms and for priors that are shown a picture; presets have an
+    # entry with an empty path, which states the camera of a photo that is to be given
+    photos: tuple[Photo, ...] = ()
     seed: int = 0  # seed of all random numbers, 0 to 2^63 - 1
     device: str = "auto"  # auto (CUDA if available, otherwise the CPU), cpu, cuda, cuda:1 or mps
     # who runs the priors' networks: torch, onnx (ONNX Runtime, CPUs only), or auto (onnx on a CPU where it is installed, for
@@ -72,7 +74,7 @@ class Config:
 
     def places(self) -> tuple[Place, ...]:
         """The place of each stage in the run."""
-        given = (bool(self.initial_mesh), bool(self.photos))
+        given = (bool(self.initial_mesh), any(photo.path for photo in self.photos))
         return places_of(self.stages, self.seed, self.particles, self.backdrops, *given)
 
 

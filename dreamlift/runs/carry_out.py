@@ -123,12 +123,12 @@ def _loaded(config: Config, saved: Any, reporter: Reporter, anyway: bool = False
 
 
 def _about(job: Job) -> dict[str, Any]:
-    """The priors and the estimated memory (GB), for run.json."""
+    """The priors, the photos with their cameras, and the estimated memory (GB), for run.json."""
     names = dict.fromkeys(located.choice.name for stage in job.resolved.priors for located in stage)
     found: dict[str, Any] = {"prior": ", ".join(names), "prior_revision": job.resolved.revisions}
-    found["engine"] = ", ".join(dict.fromkeys(job.engines)) or "torch"
-    if job.config.photos:  # with the cameras that were estimated or assumed
+    if job.config.photos:
         found["photos"] = [asdict(photo) for photo in job.config.photos]
+    found["engine"] = ", ".join(dict.fromkeys(job.engines)) or "torch"
     if job.resolved.need is not None:
         found["estimated_memory_gb"] = round(job.resolved.need.host / 1e9, 3)
         if job.resolved.need.device:
