@@ -26,7 +26,7 @@ from dreamlift.memory import Need, check_memory
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.engine import INSTALL, Engine, UsedEngine, available
 from dreamlift.priors.kinds import Located, Priors, find
-from dreamlift.priors.loading.sources import is_one_file
+from dreamlift.priors.loading.sources import is_one_file, whole_name
 from dreamlift.priors.lora.additions import file_hash
 from dreamlift.prompts import Embeds, check_prompt
 from dreamlift.reading.mesh import load_mesh
@@ -111,6 +111,7 @@ def resolve(config: Config, saved: SavedState | None = None, anyway: bool = Fals
         config,
         initial_mesh=str(expanded(config.initial_mesh).resolve()) if config.initial_mesh else "",
         photos=tuple(resolved_photo(photo, said.append) for photo in config.photos if photo.path),
+        depth_model=whole_name(config.depth_model) if config.depth_model else "",
         stages=tuple(stage.resolved() for stage in with_priors(config.stages)),
     )
     device = find_device(config.device)
@@ -201,6 +202,7 @@ def load(resolved: Resolved, saved: SavedState | None = None, pool: Priors | Non
         saved: the checkpoint to resume from.
         pool: priors that stay in memory after the run, for programs that make many assets.
     """
+    resolved = _with_depth(resolved)
     config, number = resolved.config, saved.stage if saved else 0
     known: dict[Any, Embeds] = {}
     embeds = []
@@ -224,6 +226,17 @@ def load(resolved: Resolved, saved: SavedState | None = None, pool: Priors | Non
         except (KeyError, TypeError) as error:
             raise ValueError(f"the checkpoint is of another version of dreamlift ({error!r}): start the run anew") from error
     return Job(resolved, tuple(embeds), pool, number, handover, work, work.index)
+
+
+def _with_depth(resolved: Resolved) -> Resolved:
+    """The run with the depths of its photos, where the config names a model of depth."""
+    photos, model = resolved.task.photos, resolved.config.depth_model
+    if photos is None or not model:
+        return resolved
+    from dreamlift.images.depth import estimate_depth
+
+    photos = replace(photos, depth=estimate_depth(photos, model, resolved.device))
+    return replace(resolved, task=replace(resolved.task, photos=photos))
 
 
 def begin_stage(

@@ -26,7 +26,7 @@ TILE = 320  # pixels a side of the sheet's parts
 
 
 def with_image(config: Config, image: str | os.PathLike[str] | Photo, has_photos: bool = False) -> Config:
-    """The config of a run from one picture, whose camera is the one that a preset states. ValueError if photos are given too."""
+    """The config of a run from one picture, whose camera is that of the preset. Raises ValueError if photos are given too."""
     if has_photos:
         raise ValueError("--image is short for --photos with one entry: give one of them")
     if isinstance(image, Photo):
