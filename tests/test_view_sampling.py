@@ -215,6 +215,6 @@ def test_the_limit_is_a_quantile_of_held_out_objects_and_strangers_are_counted(m
 
     known = {float(familiar.picture(pairs, i).rgb.mean()): 20.0 + i for i in range(3)}
     monkeypatch.setattr(familiar, "familiarity", lambda _, each: known.get(float(each.rgb.mean()), 15.0))
-    found = familiar.calibrate(None, pairs, 10, [])  # pyright: ignore
+    found = familiar.calibrate(None, pairs, 10)  # pyright: ignore
     assert found["least_db"] == 20.1  # 5 % of 20, 21, 22
     assert found["strangers_below"] == 1.0

@@ -131,7 +131,7 @@ def test_wrong_options_are_refused_in_one_line(folder, photo, tmp_path, capsys, 
 
 
 def test_a_missing_picture_and_a_model_of_words_are_refused(folder, photo, tmp_path):
-    with pytest.raises(ValueError, match=r"nothing\.png"):
+    with pytest.raises((ValueError, FileNotFoundError), match=r"nothing\.png"):
         draw_views(tmp_path / "nothing.png", folder)
     with pytest.raises(ValueError, match="conditioned on words"):
         draw_views(photo, first_pipeline())

@@ -21,6 +21,7 @@ from torch.nn import functional
 from dreamlift.cameras import orbit_cameras
 from dreamlift.export.glb import png_bytes
 from dreamlift.export.video import contact_sheet, save_turntable, to_bytes
+from dreamlift.images.photos import read_photos
 from dreamlift.lifting import find_device, ignore
 from dreamlift.priors.base import Prior
 from dreamlift.priors.choice import PriorChoice
@@ -31,7 +32,7 @@ from dreamlift.priors.zero123.encoding import over
 from dreamlift.priors.zero123.familiarity import unfamiliar
 from dreamlift.priors.zero123.sampling import sample_cameras
 from dreamlift.prompts import NoViews
-from dreamlift.reading.photos import Photo, read_photos
+from dreamlift.reading.photos import ELEVATION_DEG, Photo
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text
 from dreamlift.types import Cameras, Pictures, Task
 
@@ -99,11 +100,14 @@ def draw_views(
         ValueError: the photo or the prior cannot be used, or the prior reads no pictures.
     """
     photo = photo if isinstance(photo, Photo) else Photo(str(photo))
+    if photo.elevation_deg is None:
+        photo = replace(photo, elevation_deg=ELEVATION_DEG)
+        note(f"the picture's elevation is not given; {ELEVATION_DEG:g} degrees above level are assumed (--photo-elevation)")
     located = _located(prior)
     located.check_task(order.show, NoViews(), True)
     device = find_device(order.device)
     engine = available(order.engine, device)
-    photos = read_photos((photo,))
+    photos = read_photos((photo,), note)
     embeds = located.read(Task("", photos=photos), NoViews(), (), device, engine)
     wanted: Engine = order.engine if order.engine != "auto" else "auto" if engine == "onnx" else "torch"
     (loaded,) = (pool or Priors()).take([located], device, Memory(), (wanted,))

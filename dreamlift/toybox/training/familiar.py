@@ -2,7 +2,7 @@
 
 Writes ``familiarity.json`` into the prior's folder: the familiarity (:mod:`dreamlift.priors.zero123.familiarity`) that nearly
 all held-out objects reach. Pictures below it get a warning. The share of strangers below it says what the warning is
-worth: silhouettes of held-out objects filled with random textures, and any pictures that are given.
+worth: silhouettes of held-out objects, filled with random textures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from dreamlift.cameras import orbit_cameras
 from dreamlift.priors.base import Prior
 from dreamlift.priors.kinds import load_prior
 from dreamlift.priors.zero123.familiarity import LIMIT, familiarity
-from dreamlift.reading.photos import Photo, read_photos
 from dreamlift.system.files import atomic_write_text
 from dreamlift.toybox.training.pairs import DISTANCE, FOV_DEG, Pairs, load_shards
 from dreamlift.types import Pictures
@@ -49,8 +48,8 @@ def stranger(known: Pictures, seed: int) -> Pictures:
     return Pictures(rgb, known.alpha, known.cameras, reference=torch.cat([rgb, known.alpha], dim=-1))
 
 
-def calibrate(prior: Prior, pairs: Pairs, count: int, photos: list[Path]) -> dict[str, Any]:
-    """The figures of ``count`` objects and as many strangers, dB, and of the ``photos``."""
+def calibrate(prior: Prior, pairs: Pairs, count: int) -> dict[str, Any]:
+    """The figures of ``count`` objects and as many strangers: quantiles of 5, 50 and 95 %, dB."""
     known = [picture(pairs, index) for index in range(min(count, len(pairs)))]
     own = np.array([familiarity(prior, each) for each in known])
     others = np.array([familiarity(prior, stranger(each, seed)) for seed, each in enumerate(known)])
@@ -60,7 +59,6 @@ def calibrate(prior: Prior, pairs: Pairs, count: int, photos: list[Path]) -> dic
         "held_out_db": [round(float(value), 2) for value in np.quantile(own, (0.05, 0.5, 0.95))],
         "strangers_db": [round(float(value), 2) for value in np.quantile(others, (0.05, 0.5, 0.95))],
         "strangers_below": round(float((others < least).mean()), 3),
-        "photos_db": {path.name: round(familiarity(prior, read_photos((Photo(str(path)),))), 2) for path in photos},
     }
 
 
@@ -69,10 +67,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="the prior's folder, into which familiarity.json is written")
     parser.add_argument("--data", type=Path, default=Path("data/view-held-out"), help="folder of held-out pairs")
     parser.add_argument("--count", type=int, default=100, help="objects")
-    parser.add_argument("--photos", type=Path, nargs="*", default=[], help="further pictures, whose figures are printed")
     arguments = parser.parse_args()
     prior = load_prior(arguments.folder, engine="auto")
-    found = calibrate(prior, load_shards(arguments.data, prior.resolution), arguments.count, arguments.photos)
+    found = calibrate(prior, load_shards(arguments.data, prior.resolution), arguments.count)
     atomic_write_text(arguments.folder / LIMIT, json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))
 
