@@ -100,13 +100,13 @@ def draw_views(
         ValueError: the photo or the prior cannot be used, or the prior reads no pictures.
     """
     photo = photo if isinstance(photo, Photo) else Photo(str(photo))
-    if photo.elevation_deg is None:
-        photo = replace(photo, elevation_deg=ELEVATION_DEG)
-        note(f"the picture's elevation is not given; {ELEVATION_DEG:g} degrees above level are assumed (--photo-elevation)")
     located = _located(prior)
     located.check_task(order.show, NoViews(), True)
     device = find_device(order.device)
     engine = available(order.engine, device)
+    if photo.elevation_deg is None:
+        photo = replace(photo, elevation_deg=ELEVATION_DEG)
+        note(f"the picture's elevation is not given; {ELEVATION_DEG:g} degrees above level are assumed (--photo-elevation)")
     photos = read_photos((photo,), note)
     embeds = located.read(Task("", photos=photos), NoViews(), (), device, engine)
     wanted: Engine = order.engine if order.engine != "auto" else "auto" if engine == "onnx" else "torch"
