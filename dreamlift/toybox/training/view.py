@@ -2,10 +2,10 @@
 
 The network draws an object, shown in a reference picture, from another side, as Zero-1-to-3 does (Liu et al. 2023,
 https://arxiv.org/abs/2303.11328): the reference is concatenated to the noisy picture and also read by an image encoder, whose
-65 tokens the U-Net attends to. The relative pose is added to the time embedding (:func:`pose_features`). The loss is that of
-:mod:`dreamlift.toybox.training.prior`. One number beside the pose asks for the places (canonical coordinates) of the other
-side's surface, in the frame whose azimuth 0 is the reference's camera, in place of its colours (as Wonder3D's domain switcher,
-Long et al. 2023, https://arxiv.org/abs/2310.15008, section 3.2, asks for normals).
+65 tokens the U-Net attends to. The relative pose (:func:`~dreamlift.priors.network.pose_features`) is added to the time
+embedding. The loss is that of :mod:`dreamlift.toybox.training.prior`. One number beside the pose asks for the places
+(canonical coordinates) of the other side's surface, in the frame whose azimuth 0 is the reference's camera, in place of its
+colours (as Wonder3D's domain switcher, Long et al. 2023, https://arxiv.org/abs/2310.15008, section 3.2, asks for normals).
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dreamlift.priors.network import POSE_FEATURES, pose_features, unguided_pose
+from dreamlift.priors.zero123.rays import RAY_FEATURES, ray_features
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text
 from dreamlift.system.startup import tune_process
 from dreamlift.toybox.training.learning import Optimizers, make_pair
@@ -33,10 +35,6 @@ from dreamlift.toybox.training.pairs import Pairs, load_shards, make_shard
 from dreamlift.toybox.training.prior import loss_weight, save_grid
 
 HELD_OUT_SHARD = 1_000_000  # of the objects that the sheet of samples shows
-POSE_FEATURES = 11
-RAY_FEATURES = 54
-DEPTHS = (-0.6, -0.3, 0.0, 0.3, 0.6)  # of a ray's points, from the object's centre, world units
-HALF_FRAME = 0.85  # half of what a reference shows at the object's centre, about, world units
 POSE_LAYER = "cc_projection"  # folder of the pose layer, as in Zero-1-to-3's ports
 QUICK = 5.0  # learning-rate factor of the pose layer, as Zero-1-to-3 has 10
 WIDTH = 128  # of the image encoder's tokens
@@ -92,48 +90,6 @@ class ViewNetworks:
         """x0_hat ``(B, C, h, w)`` from ``x_t`` and ``reference (B, C, h, w)``, tokens ``(B, 65, D)`` and pose features."""
         out = self.unet(torch.cat([x_t, reference], dim=1), t, tokens, timestep_cond=pose).sample
         return out[:, : x_t.shape[1]]
-
-
-def pose_features(azimuth: Tensor, reference: Tensor, target: Tensor, told: Tensor, place: Tensor) -> Tensor:
-    """The camera input ``(B, 11)`` of the U-Net, passed as ``timestep_cond``.
-
-    1; sin and cos of 1, 2 and 3 times the target's azimuth relative to the reference; the reference's elevation minus the
-    target's; where ``told``, the sine of the reference's elevation and 1; 1 where ``place`` asks for places. Angles are
-    radians, all arguments ``(B,)``. The unguided prediction has zeros, apart from the last feature.
-    """
-    harmonics = [f(k * azimuth) for k in (1, 2, 3) for f in (torch.sin, torch.cos)]
-    told, place = told.to(azimuth), place.to(azimuth)
-    return torch.stack(
-        [torch.ones_like(azimuth), *harmonics, reference - target, told * torch.sin(reference), told, place], dim=-1
-    )
-
-
-def ray_features(azimuth: Tensor, reference: Tensor, target: Tensor, side: int = 8) -> Tensor:
-    """Where the rays of the reference's patches lie in the target's picture, ``(B, 1 + side^2, 54)``; 0 for the first token.
-
-    A patch shows some point of its ray. Five points of it, at depths around the object's centre, are projected into the
-    target's picture (orthographically), and harmonics of their coordinates let attention find the patches of a pixel's
-    epipolar line. Then follow the points' depths, and the ray's place and direction in both cameras' frames. Angles ``(B,)``
-    in radians: the target's azimuth relative to the reference, and the elevations.
-    """
-    zero = torch.zeros_like(azimuth)
-
-    def axes(a: Tensor, e: Tensor) -> Tensor:  # rows: right, up, forward
-        rows = (a.cos(), zero, -a.sin(), -e.sin() * a.sin(), e.cos(), -e.sin() * a.cos(),
-                -e.cos() * a.sin(), -e.sin(), -e.cos() * a.cos())  # fmt: skip
-        return torch.stack(rows, dim=-1).view(-1, 3, 3)
-
-    own, other = axes(zero, reference), axes(azimuth, target)
-    centres = ((torch.arange(side, device=azimuth.device) + 0.5) / side * 2 - 1) * HALF_FRAME
-    v, u = torch.meshgrid(-centres, centres, indexing="ij")
-    middle = torch.einsum("pk,bkx->bpx", torch.stack([u.flatten(), v.flatten()], dim=-1).to(azimuth), own[:, :2])
-    forward = own[:, 2:].expand_as(middle)
-    points = torch.stack([middle + depth * forward for depth in DEPTHS], dim=2)  # (B, P, 5, 3)
-    seen = torch.einsum("bpdx,bkx->bpdk", points, other)
-    waves = [f(k * seen[..., :2]) for k in (2.0, 4.0) for f in (torch.sin, torch.cos)]
-    ray = torch.cat([middle, forward, torch.einsum("bpx,bkx->bpk", forward, other)], dim=-1)
-    features = torch.cat([*(wave.flatten(2) for wave in waves), seen[..., 2], ray], dim=-1)
-    return torch.cat([torch.zeros_like(features[:, :1]), features], dim=1)
 
 
 def make_view_networks(size: int = 64, channels: tuple[int, ...] = (32, 64, 128)) -> ViewNetworks:
@@ -285,13 +241,12 @@ def sample_views(
     scheduler: Any = DDIMScheduler.from_config(networks.scheduler.config, clip_sample=True)
     scheduler.set_timesteps(steps)
     tokens, beside = networks.encode_image(reference, rays), functional.pixel_unshuffle(reference, PACKING)
-    untold = torch.zeros_like(pose)
-    untold[:, -1] = pose[:, -1]
     beside, tokens = (torch.cat([torch.zeros_like(v), v]) for v in (beside, tokens))
     x = torch.randn((len(reference), *beside.shape[1:]), generator=torch.Generator().manual_seed(seed)).to(beside)
+    poses = torch.cat([unguided_pose(pose), pose])
     for t in scheduler.timesteps:
         many = t.expand(2 * len(x)).to(x.device)
-        uncond, cond = networks.predict_x0(torch.cat([x, x]), many, beside, tokens, torch.cat([untold, pose])).chunk(2)
+        uncond, cond = networks.predict_x0(torch.cat([x, x]), many, beside, tokens, poses).chunk(2)
         x = scheduler.step(uncond + guidance_scale * (cond - uncond), t, x).prev_sample
     return (functional.pixel_shuffle(x, PACKING).permute(0, 2, 3, 1) * 0.5 + 0.5).clamp(0, 1).cpu()
 
