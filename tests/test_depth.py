@@ -29,8 +29,8 @@ def depth_anything(folder, kind="relative"):
     torch.manual_seed(0)
     stages = ["stage1", "stage2", "stage3", "stage4"]
     backbone = Dinov2Config(
-        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, mlp_ratio=2, image_size=28, patch_size=14, out_features=stages,
-        reshape_hidden_states=False,
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, mlp_ratio=2, image_size=28, patch_size=14,
+        out_features=stages, reshape_hidden_states=False,
     )  # fmt: skip
     config = DepthAnythingConfig(
         backbone_config=backbone, reassemble_hidden_size=16, neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8,

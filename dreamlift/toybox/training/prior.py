@@ -109,7 +109,9 @@ def loss_weight(abar: Tensor, latent: bool = False, power: float | None = None) 
     """w at cumulative alphas ``abar``: about 1 at a signal-to-noise ratio of 1, and about 0.1 at pure noise.
 
     A power law fitted to the inverse errors of trained priors: on pixels 0.012, 0.019, 0.032, 0.055, 0.16 at t = 0.5, 0.7,
-    0.85, 0.95, 1; on latents 0.032, 0.058, 0.091, 0.125, 0.169, 0.18 at t = 0.4, 0.6, 0.75, 0.85, 0.96, 1. ``power``: another exponent.
+    0.85, 0.95, 1; on latents 0.032, 0.058, 0.091, 0.125, 0.169, 0.18 at t = 0.4, 0.6, 0.75, 0.85, 0.96, 1.
+
+    ``power``: another exponent.
     """
     floor, usual = (1e-2, 0.4) if latent else (2e-4, 0.3)
     return (abar / (1.0 - abar).clamp_min(1e-4) + floor).clamp_max(100.0) ** (usual if power is None else power)

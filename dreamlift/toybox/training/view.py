@@ -281,7 +281,7 @@ def milestone(folder: Path, networks: ViewNetworks, pairs: Pairs) -> None:
     """Save the weights as a folder, and a sheet of reference, answer and truth beside it."""
     batch = draw_batch(pairs, ViewTraining(batch=16), 0)
     device = networks.unet.device
-    answers = sample_views(networks, *(values.to(device) for values in (batch.reference, batch.pose, batch.rays)))
+    answers = sample_views(networks, batch.reference.to(device), batch.pose.to(device), batch.rays.to(device))
     rows = [batch.reference.permute(0, 2, 3, 1) * 0.5 + 0.5, answers, batch.target.permute(0, 2, 3, 1) * 0.5 + 0.5]
     save_grid(folder / "samples.png", torch.stack(rows, dim=1).flatten(0, 1).clamp(0, 1), columns=12)
     save_folder(networks, folder / "prior")
