@@ -90,7 +90,7 @@ def test_the_pixel_models_samples_are_those_of_an_independent_loop(priors, folde
     turn, up, low = (torch.tensor(angles) * math.pi / 180 for angles in ((0.0, 90.0, 200.0), (20.0,) * 3, (20.0, 0.0, 50.0)))
     rays = ray_features(turn, up, low)
     trained = sample_views(networks, functional.pixel_shuffle(cond.image_latents, 2), cond.pose, rays, 2.0, 20, seed=4)
-    assert float((prior.decode(got) - trained).abs().mean()) < 0.03
+    assert float((prior.decode(got) - trained).abs().mean()) < 0.05
     # what the comparison would miss if the pose had no effect
     assert float((trained[0] - trained[1]).abs().mean()) > 0.1
 
