@@ -71,6 +71,10 @@ class Stage(ABC):
             ValueError: one line with the fix.
         """
 
+    def check_photos(self, photos: Pictures) -> None:
+        """Refuse photos that lack what the settings use, before anything is loaded. Raises ValueError."""
+        return
+
     def check_priors(self, views: Sequence[int], adapts: Sequence[bool]) -> None:
         """Refuse settings that the teachers' priors do not support, before anything is loaded.
 

@@ -52,7 +52,7 @@ def check_scene(scene: SceneSettings, teachers: Sequence[Teacher], weights: Weig
         )
 
 
-def check_photos(cameras: CameraSampler, teachers: Sequence[Teacher], compared: Photometric | None, place: Place) -> None:
+def check_sources(cameras: CameraSampler, teachers: Sequence[Teacher], compared: Photometric | None, place: Place) -> None:
     """Check that there are the pictures that the settings refer to.
 
     Raises:
