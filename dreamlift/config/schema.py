@@ -40,6 +40,8 @@ class Config:
     # pictures of the object with their cameras, for photometric terms and for priors that are shown a picture; presets have an
     # entry with an empty path, which states the camera of a photo that is to be given
     photos: tuple[Photo, ...] = ()
+    # depth-estimation model of transformers (folder or hub name) that gives the photos a depth, for photometric.depth; "": none
+    depth_model: str = ""
     seed: int = 0  # seed of all random numbers, 0 to 2^63 - 1
     device: str = "auto"  # auto (CUDA if available, otherwise the CPU), cpu, cuda, cuda:1 or mps
     # who runs the priors' networks: torch, onnx (ONNX Runtime, CPUs only), or auto (onnx on a CPU where it is installed, for
@@ -87,6 +89,12 @@ def check_stages(config: Config) -> None:
     for place, stage in zip(config.places(), config.stages, strict=True):
         try:
             stage.check(place)
+            compared = stage.photometric if isinstance(stage, Lift) else None
+            if compared is not None and compared.source == "photos" and compared.ever("depth") and not config.depth_model:
+                raise ValueError(
+                    "photometric.depth has a weight, but photos have no depth of their own; name a model that estimates it, as "
+                    "in --depth-model depth-anything/Depth-Anything-V2-Small-hf, or set the weight to 0"
+                )
         except ValueError as error:
             raise ValueError(f"stages.{place.number}: {error}") from None
     if not config.stages[-1].makes_scene:

@@ -28,9 +28,9 @@ class Prior(ABC):
     resolution: int  # side of the training pictures, in pixels
     views: int = 1  # consecutive pictures of a batch that are denoised jointly: views of one object with the same t
     engine: UsedEngine = "torch"  # that runs calls without gradients; see :meth:`use_engine`
-    uses_photos: bool = False  # whether it is shown the user's photos
     takes_onnx: bool = False  # whether ONNX Runtime can run its network
     adapts: bool = True  # whether a LoRA of it can be trained (:meth:`adapted`)
+    reads_pictures: bool = False  # whether it is conditioned on a picture of the object instead of words
     latent_bound: float | None = None  # largest absolute value of its latents: 1 for pixels; None: they have no bound
     device: torch.device
 

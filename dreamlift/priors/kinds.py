@@ -52,9 +52,9 @@ class Located:
         return self.kind.adapts if self.parts is not None else self.choice.loaded.adapts
 
     @property
-    def uses_photos(self) -> bool:
-        """Whether the prior is shown the user's photos."""
-        return self.kind.uses_photos if self.parts is not None else self.choice.loaded.uses_photos
+    def reads_pictures(self) -> bool:
+        """Whether the prior is conditioned on a picture of the object."""
+        return self.kind.reads_pictures if self.parts is not None else self.choice.loaded.reads_pictures
 
     def check_prompt(self, prompt: str) -> None:
         """Refuse a prompt of whose nouns the prior knows none, where its folder lists them.

@@ -81,7 +81,7 @@ def _begin(order: Order, reporter: Reporter) -> tuple[Run, Job]:
     info = {"seed": config.seed, **_about(job), **versions(), "plugins": plugin_names()}
     run = Run.create(
         order.out, config.prompt, config_text=save_yaml(config), config_hash=config_hash(config), info=info,
-        keep=config.keep_checkpoints,
+        keep=config.keep_checkpoints, name=Path(config.photos[0].path).stem if config.photos else "",
     )  # fmt: skip
     return run, job
 
@@ -146,7 +146,8 @@ def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
     try:
         with stop_signals() as stop:
             reporter.begin(run.folder, to_plain(config))
-            reporter.stage(f"lifting {config.prompt!r}{taught} on {job.resolved.device}, into {run.folder}")
+            what = repr(config.prompt) if config.prompt else Path(config.photos[0].path).name
+            reporter.stage(f"lifting {what}{taught} on {job.resolved.device}, into {run.folder}")
             for event in lift(job):
                 reporter.event(event, config.total_steps)
                 if isinstance(event, StageBegan) and event.number:
