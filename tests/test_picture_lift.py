@@ -73,7 +73,7 @@ def photo() -> Pictures:
 STAGE = Lift(
     steps=40,
     cameras=PosedCameras(POOL, 2),
-    scene=Nerf(Voxel((17, 33), (0.0, 0.0), activation="exp", blob=Blob("cone", 2.0, 0.5)), background=Solid(), samples_per_ray=24),
+    scene=Nerf(Voxel((17, 33), (0.0, 0.0), "exp", Blob("cone", 2.0, 0.5)), background=Solid(), samples_per_ray=24),
     teachers=(Teacher(None, SDS(1.0, 0.3, 0.6, weighting="x0"), NoViews()),),
     weights=Weights(),
     photometric=Photometric(rgb=200.0, mask=200.0, resolution=(SIZE,)),

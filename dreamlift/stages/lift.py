@@ -36,7 +36,7 @@ from dreamlift.stages.settings import OF_NORMALS, Adam, Weights
 from dreamlift.stages.teacher import Lesson, Teacher, failures_of, teach
 from dreamlift.system.streams import random_stream
 from dreamlift.texturing.extract import Extract
-from dreamlift.types import Cameras, Handover, Pictures, RenderOutput, Step
+from dreamlift.types import Cameras, Handover, RenderOutput, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +88,6 @@ class Lift(Stage):
         """Check the scene's initial mesh, teachers, regularizers and background, and that there are photos if needed."""
         check_scene(self.scene, self.teachers, self.weights, place)
         check_sources(self.cameras, self.teachers, self.photometric, place)
-
-    def check_photos(self, photos: Pictures) -> None:
-        if self.photometric is not None and self.photometric.source == "photos":
-            self.photometric.check_pictures(photos)
 
     def check_priors(self, views: Sequence[int], adapts: Sequence[bool]) -> None:
         check_priors(self.cameras, self.teachers, views, adapts)
