@@ -3,11 +3,15 @@ steps without a teacher each bring."""
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import torch
+from lift_helpers import generate_words, run_main, small_pictures
+from PIL import Image
 from stage_helpers import begun, steps_of
 
 from dreamlift.cameras import PosedCameras, fibonacci_cameras, orbit_cameras
@@ -110,3 +114,19 @@ def test_the_angle_weight_leaves_the_photos_view_to_the_photo():
     )
     assert weighted_front > front + 3.0
     assert weighted_shape > shape - 0.03
+
+
+# The run's record
+
+
+def test_run_json_states_the_photos_camera(cwd, stub, monkeypatch):
+    small_pictures(monkeypatch)
+    rgba = np.zeros((32, 32, 4), dtype=np.uint8)
+    rgba[8:24, 8:24] = 255
+    Image.fromarray(rgba, "RGBA").save(cwd / "mug.png")
+    words = ["--photos=[{path: mug.png, azimuth_deg: 30, elevation_deg: 12}]", "--photometric={resolution: [16]}", "--steps=1"]
+    assert run_main(*generate_words(stub, "out", *words)) == 0
+    (stated,) = json.loads((cwd / "out" / "run.json").read_text())["photos"]
+    assert stated["path"] == str(cwd / "mug.png")
+    camera = {name: stated[name] for name in ("azimuth_deg", "elevation_deg", "distance", "fov_deg")}
+    assert camera == {"azimuth_deg": 30.0, "elevation_deg": 12.0, "distance": 2.6, "fov_deg": 45.0}
