@@ -46,6 +46,7 @@ ZERO123 = Config(
                 ),
                 background=Solid(color=(1.0, 1.0, 1.0)),
                 samples_per_ray=512,
+                chunk_rays=4096,
             ),
             weights=Weights(sparsity=0.1, opaque=0.1, orientation=1.0, normal_smooth=8.0, normal_smooth_3d=8.0),
             adam=Adam(eps=1e-8),
@@ -116,7 +117,7 @@ STABLE_ZERO123 = Config(
         Lift(
             steps=600,
             cameras=CameraSampler(
-                views=8,
+                views=4,
                 resolution=(64, 64, 128, 256, 256, 256),
                 elevation_deg=(-10.0, 80.0),
                 distance=(3.8, 3.8),
@@ -136,6 +137,7 @@ STABLE_ZERO123 = Config(
                 ),
                 background=Solid(color=(1.0, 1.0, 1.0)),
                 samples_per_ray=512,
+                chunk_rays=4096,
             ),
             weights=Weights(
                 sparsity=0.5,
@@ -175,7 +177,7 @@ STABLE_ZERO123 = Config(
 )
 """threestudio's ``stable-zero123.yaml`` (one 24 GB GPU).
 
-Differences: 8 views at each resolution (12, 8, 4 in the row); otherwise those of the first stage of zero123.
+Differences: 4 views at each resolution (12, 8, 4 in the row); otherwise those of the first stage of zero123.
 """
 
 PRESETS = {
