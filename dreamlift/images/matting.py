@@ -15,7 +15,7 @@ from dreamlift.images.border import cut_border
 from dreamlift.images.components import components, without_specks
 from dreamlift.images.edges import own_colors
 
-WORK = 1024  # pixels of the longer side of a picture that is cut
+WORK = 768  # pixels of the longer side of a picture that is cut
 MARGIN = 0.15  # of the object's box, relative to its longer side, when it is cut again
 SMALL = 64  # pixels of the longer side of an object whose details cannot be seen
 LEAST = 6  # pixels of the longer side of an object
@@ -79,13 +79,24 @@ def cut_out(picture: np.ndarray, mask: str = "auto", whole: bool = False) -> Cut
 
 def _by_alpha(picture: np.ndarray, whole: bool) -> Cutout:
     """The object by the picture's own alpha channel, without specks of dirt."""
+    picture, told = _stretched(picture)
     alpha = picture[..., 3].astype(np.float32) / 255
     window = _window(alpha, alpha.shape[::-1], whole)
     part = _reduced(picture[_slices(window)], _factor(window))
     found = part.astype(np.float32) / 255
-    notes = _notes(alpha, 1, trimmed=True)
+    notes = (*told, *_notes(alpha, 1, trimmed=True))
     height, width = alpha.shape
     return Cutout(found[..., :3], _clean(found[..., 3]), window, (width, height), "alpha", notes)
+
+
+def _stretched(picture: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The picture with an alpha channel that reaches from 0 to 255, and what to say if it did not."""
+    low, high = int(picture[..., 3].min()), int(picture[..., 3].max())
+    if (low <= 8 and high >= 247) or high - low < 64:
+        return picture, ()
+    alpha = (picture[..., 3].astype(np.uint32) - low) * 255 // (high - low)
+    told = f"its alpha channel goes from {low} to {high} and is stretched to 0 to 255"
+    return np.concatenate([picture[..., :3], alpha[..., None].astype(np.uint8)], axis=-1), (told,)
 
 
 def _matted(rgb: np.ndarray, matter: Matter, way: str, whole: bool) -> Cutout | None:
