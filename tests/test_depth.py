@@ -27,10 +27,10 @@ def pictures(count=2, side=40):
 
 def depth_anything(folder, kind="relative"):
     torch.manual_seed(0)
-    stages = ["stage1", "stage2", "stage3", "stage4"]
+    stages = [f"stage{n}" for n in range(1, 5)]
     backbone = Dinov2Config(
-        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, mlp_ratio=2, image_size=28, patch_size=14, out_features=stages,
-        reshape_hidden_states=False,
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, mlp_ratio=2, image_size=28, patch_size=14,
+        out_features=stages, reshape_hidden_states=False,
     )  # fmt: skip
     config = DepthAnythingConfig(
         backbone_config=backbone, reassemble_hidden_size=16, neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8,
@@ -130,7 +130,9 @@ def test_a_network_without_a_preprocessor_gets_the_usual_one(tmp_path):
 
 @pytest.mark.parametrize("name", ["nobody/nothing", "missing-folder", ""])
 def test_a_model_that_is_not_there_is_one_line(name):
-    with pytest.raises(ValueError, match=r"cannot be loaded .*; give the folder or hub name of one with \.safetensors") as caught:
+    with pytest.raises(
+        ValueError, match=r"cannot be loaded .*; give the folder or hub name of one with \.safetensors"
+    ) as caught:
         load_depth_model(name)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) <= 300
