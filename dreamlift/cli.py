@@ -205,6 +205,29 @@ def _evaluate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     return 0
 
 
+def _views(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from dreamlift.apps.options import view_settings
+    from dreamlift.apps.views import ViewOrder, draw_views, save_views
+    from dreamlift.reading.photos import Photo
+    from dreamlift.runs.progress import warnings_to
+    from dreamlift.runs.run import check_out
+
+    _refuse(overrides, "views")
+    check_out(arguments.out)
+    order, path = ViewOrder(**view_settings(arguments)), Path(arguments.photo)
+    reporter = _reporter(arguments)
+    with warnings_to(reporter):
+        photo = Photo(str(path), elevation_deg=arguments.photo_elevation)
+        views = draw_views(photo, arguments.prior, order, reporter.note)
+    folder = _report_folder(arguments.out, f"views-{path.stem}")
+    paths = [str(each) for each in save_views(views, folder)]
+    if arguments.json:
+        reporter.done({"files": paths})
+    else:
+        print("\n".join(paths))
+    return 0
+
+
 def _gallery(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.apps.evaluate import find_items
     from dreamlift.apps.gallery import gallery
@@ -299,12 +322,13 @@ def _completion(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
 
 VERBS = {
-    "generate": _generate, "cutout": _cutout, "resume": _resume, "export": _export, "evaluate": _evaluate, "gallery": _gallery,
+    "generate": _generate, "views": _views, "cutout": _cutout, "resume": _resume, "export": _export, "evaluate": _evaluate,
+    "gallery": _gallery,
     "presets": _presets, "settings": _settings, "priors": _priors, "doctor": _doctor, "warmup": _warmup,
     "completion": _completion,
 }  # fmt: skip
 # Those that import the plugins of installed packages; starting the others stays fast.
-PLUGIN_VERBS = ("generate", "resume", "export", "evaluate", "gallery", "presets", "warmup")
+PLUGIN_VERBS = ("generate", "resume", "export", "evaluate", "views", "gallery", "presets", "warmup")
 
 
 # What is said of a signal before a run takes signals itself.

@@ -487,3 +487,21 @@ def test_the_estimate_of_memory_counts_its_parts(folders):
     assert model.weights == 4 * (numbers["unet"] + numbers["vae"])
     assert model.text == 4 * numbers["image_encoder"] == 4 * parameters(folders["ashawkey"] / "image_encoder")
     assert EMBEDDING == 16
+
+
+def test_a_picture_is_encoded_by_onnx_runtime_where_the_encoders_graph_is_there(folders, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    from transformers import CLIPVisionModel
+
+    from dreamlift.priors.engine import graph_key, stored_weights, traced_graph
+    from dreamlift.priors.zero123 import encoding
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    located = find(PriorChoice(str(folders["view"])))
+    parts, folder = located.parts, folders["view"] / "image_encoder"
+    plain = located.read(photo(), NoViews(), (), CPU)
+    example = encoding.example(parts)
+    key = graph_key(parts.config("image_encoder"), stored_weights(folder), example)
+    traced_graph(key, CLIPVisionModel.from_pretrained(folder).eval(), encoding.call_image_encoder, example)
+    monkeypatch.setattr("transformers.CLIPVisionModel", lambda *_: pytest.fail("transformers was asked"))
+    close(located.read(photo(), NoViews(), (), CPU, "onnx").tokens, plain.tokens)
