@@ -27,7 +27,7 @@ def pictures(count=2, side=40):
 
 def depth_anything(folder, kind="relative"):
     torch.manual_seed(0)
-    stages = ["stage1", "stage2", "stage3", "stage4"]
+    stages = [f"stage{n}" for n in range(1, 5)]
     backbone = Dinov2Config(
         hidden_size=16, num_hidden_layers=4, num_attention_heads=2, mlp_ratio=2, image_size=28, patch_size=14,
         out_features=stages, reshape_hidden_states=False,

@@ -46,6 +46,7 @@ from dreamlift.priors.saving import Memory
 from dreamlift.scenes.nerf.hashgrid import Hashgrid
 from dreamlift.scenes.nerf.scene import Nerf
 from dreamlift.scenes.nerf.voxel import Voxel
+from dreamlift.stages.photometric import Photometric
 from dreamlift.system import jit
 from dreamlift.system.streams import random_stream
 
@@ -288,6 +289,19 @@ def test_the_figures_of_known_priors_are_those_of_the_published_networks(name):
 def test_every_preset_starts_on_a_card_of_24_gb(name):
     assert 0 < expected(PRESETS[name], "cuda") < 24 * GB
     assert expected(PRESETS[name], "cuda") < expected(PRESETS[name])  # in float32 a CPU needs more, and its packages
+
+
+def test_the_photos_render_is_counted_beside_the_other_or_instead_of_it():
+    """On a GPU the step's bytes enter once: two renders of a view of 256 pixels need one more than one does."""
+    plain = changed(ONE, cameras=replace(FIELD.cameras, views=1, resolution=(256,)))
+    own = plain.stages[0].scene.step_bytes(1, 256)
+    beside, alone, small = (
+        changed(plain, photometric=Photometric(**settings))
+        for settings in ({"resolution": (256,)}, {"resolution": (256,), "every": 2, "alone": True}, {"resolution": (32,)})
+    )
+    assert expected(beside, "cuda") - expected(plain, "cuda") == pytest.approx(own, rel=0.01)
+    assert expected(alone, "cuda") == expected(plain, "cuda")
+    assert 0 < expected(small, "cuda") - expected(plain, "cuda") < 0.02 * own
 
 
 def test_known_priors_need_not_be_here():

@@ -22,6 +22,7 @@ PLAIN = 0.7  # least share of the border's pixels that the background must expla
 SLOPE = 3.0  # largest change of a shadow along the picture's longer side
 GAP = 2
 KEPT = 0.25
+OPEN = 0.45
 SHADOW = 0.45  # largest darkening by a shadow (OKLab lightness)
 HOLE = 0.002  # least share of the object's area, at its outline's inside, that a hole must have
 _LMS = np.array([[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
@@ -124,8 +125,27 @@ def _with_shadows(
     taken, left = reached & ~flooded, ~flooded & ~reached
     # Smooth parts of an object that is as grey as its background look like shadows too, but the rest of it surrounds them.
     taken &= near | ~surrounded(left)
+    taken = _bounded_by(taken, flooded)
     # What casts no shadow is none: an object as a whole.
     return flooded | taken if left.sum() > KEPT * (~flooded).sum() else flooded
+
+
+def _bounded_by(mask: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The components of ``mask`` of whose edge a share of at least :data:`OPEN` touches ``other``; all ``(H, W)`` bool."""
+    labels, sizes = components(mask)
+    edge = np.zeros(len(sizes))
+    touching = np.zeros(len(sizes))
+    for axis in (0, 1):
+        for step in (1, -1):
+            inner = np.moveaxis(labels, axis, 0)[1:] if step < 0 else np.moveaxis(labels, axis, 0)[:-1]
+            outer = np.moveaxis(labels, axis, 0)[:-1] if step < 0 else np.moveaxis(labels, axis, 0)[1:]
+            beyond = np.moveaxis(other, axis, 0)[:-1] if step < 0 else np.moveaxis(other, axis, 0)[1:]
+            leaves = (inner > 0) & (outer == 0)
+            edge += np.bincount(inner[leaves], minlength=len(sizes))
+            touching += np.bincount(inner[leaves & beyond], minlength=len(sizes))
+    wanted = touching >= OPEN * np.maximum(edge, 1)
+    wanted[0] = False
+    return wanted[labels]
 
 
 def surrounded(mask: np.ndarray) -> np.ndarray:

@@ -24,16 +24,23 @@ def box_mean(values: np.ndarray, radius: int) -> np.ndarray:
     for axis in (0, 1):
         wide = [(0, 0)] * values.ndim
         wide[axis] = (radius + 1, radius)
-        total = np.cumsum(np.pad(values, wide), axis=axis, dtype=np.float64)
-        high = np.take(total, range(size, total.shape[axis]), axis=axis)
-        low = np.take(total, range(total.shape[axis] - size), axis=axis)
-        values = ((high - low) / size).astype(np.float32)
+        total = np.moveaxis(np.cumsum(np.pad(values, wide), axis=axis, dtype=np.float64), axis, 0)
+        values = np.moveaxis(((total[size:] - total[:-size]) / size).astype(np.float32), 0, axis)
     return values
 
 
 def grown(mask: np.ndarray, radius: int) -> np.ndarray:
     """The mask ``(H, W)`` bool and the pixels in squares of ``2 radius + 1`` about its own."""
-    return box_mean(mask.astype(np.float32), radius) > 0.5 / (2 * radius + 1) ** 2
+    for axis in (0, 1):
+        done = 0
+        while done < radius:  # each pass takes a step as long as what is grown already allows
+            step = min(radius - done, done + 1)
+            near = np.moveaxis(mask, axis, 0)
+            wide = near.copy()
+            wide[step:] |= near[:-step]
+            wide[:-step] |= near[step:]
+            mask, done = np.moveaxis(wide, 0, axis), done + step
+    return mask
 
 
 def shrunk(mask: np.ndarray, radius: int) -> np.ndarray:
@@ -71,6 +78,19 @@ def own_colors(rgb: np.ndarray, alpha: np.ndarray, radius: int = 6) -> np.ndarra
 
 
 def local_mean(rgb: np.ndarray, weight: np.ndarray, radius: int) -> np.ndarray:
-    """The mean colour about each pixel, weighted by ``weight (H, W)``; the pixel's own where all weights are zero."""
-    both = box_mean(np.concatenate([rgb * weight[..., None], weight[..., None]], axis=-1), radius)
-    return np.where(both[..., 3:] > EPS, both[..., :3] / np.maximum(both[..., 3:], EPS), rgb)
+    """The mean colour about each pixel, weighted by ``weight (H, W)``; the pixel's own where all weights are zero.
+
+    Over large squares it is computed on a grid of every second or fourth pixel.
+    """
+    both = np.concatenate([rgb * weight[..., None], weight[..., None]], axis=-1)
+    step = 4 if radius >= 12 else 2 if radius >= 6 else 1
+    height, width = weight.shape
+    if step > 1:
+        both = np.pad(both, ((0, -height % step), (0, -width % step), (0, 0)))
+        both = both.reshape(both.shape[0] // step, step, both.shape[1] // step, step, 4).mean(axis=(1, 3))
+    both = box_mean(both, radius // step)
+    mean = both[..., :3] / np.maximum(both[..., 3:], EPS)
+    known = both[..., 3] > EPS
+    if step > 1:
+        mean, known = (v.repeat(step, axis=0).repeat(step, axis=1)[:height, :width] for v in (mean, known))
+    return np.where(known[..., None], mean, rgb)

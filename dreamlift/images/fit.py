@@ -29,7 +29,7 @@ def fitted(
     height, width = cutout.alpha.shape
     if ratio is None:
         if cutout.frame[0] != cutout.frame[1]:
-            size = f"{cutout.frame[1]} x {cutout.frame[0]}"
+            size = f"{cutout.frame[0]} x {cutout.frame[1]}"
             raise ValueError(
                 f"it has {size} pixels, and with ratio null it is used uncropped: crop it to a square, or give a ratio"
             )

@@ -13,11 +13,12 @@ import numpy as np
 
 from dreamlift.images.border import cut_border
 from dreamlift.images.components import components, without_specks
-from dreamlift.images.edges import own_colors
+from dreamlift.images.edges import grown, own_colors
 
-WORK = 1024  # pixels of the longer side of a picture that is cut
+WORK = 768  # pixels of the longer side of a picture that is cut
 MARGIN = 0.15  # of the object's box, relative to its longer side, when it is cut again
 SMALL = 64  # pixels of the longer side of an object whose details cannot be seen
+FAINT = 0.05  # opacity below which, away from the object, there is nothing
 LEAST = 6  # pixels of the longer side of an object
 PART = 0.05  # share of the largest part's area of a further part that is told
 CLEAR = 0.02  # least share of transparent pixels of an alpha channel that is a mask, and not only round corners
@@ -79,13 +80,24 @@ def cut_out(picture: np.ndarray, mask: str = "auto", whole: bool = False) -> Cut
 
 def _by_alpha(picture: np.ndarray, whole: bool) -> Cutout:
     """The object by the picture's own alpha channel, without specks of dirt."""
+    picture, told = _stretched(picture)
     alpha = picture[..., 3].astype(np.float32) / 255
     window = _window(alpha, alpha.shape[::-1], whole)
     part = _reduced(picture[_slices(window)], _factor(window))
     found = part.astype(np.float32) / 255
-    notes = _notes(alpha, 1, trimmed=True)
+    notes = (*told, *_notes(alpha, 1, trimmed=True))
     height, width = alpha.shape
     return Cutout(found[..., :3], _clean(found[..., 3]), window, (width, height), "alpha", notes)
+
+
+def _stretched(picture: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The picture with an alpha channel that reaches from 0 to 255, and what to say if it did not."""
+    low, high = int(picture[..., 3].min()), int(picture[..., 3].max())
+    if (low <= 8 and high >= 247) or high - low < 64:
+        return picture, ()
+    alpha = (picture[..., 3].astype(np.uint32) - low) * 255 // (high - low)
+    told = f"its alpha channel goes from {low} to {high} and is stretched to 0 to 255"
+    return np.concatenate([picture[..., :3], alpha[..., None].astype(np.uint8)], axis=-1), (told,)
 
 
 def _matted(rgb: np.ndarray, matter: Matter, way: str, whole: bool) -> Cutout | None:
@@ -109,8 +121,8 @@ def _matted(rgb: np.ndarray, matter: Matter, way: str, whole: bool) -> Cutout | 
 
 
 def _clean(alpha: np.ndarray) -> np.ndarray:
-    """Opacity without parts that are tiny beside the largest one."""
-    return np.where(without_specks(alpha > 0), alpha, 0.0).astype(np.float32)
+    """Opacity without parts that are tiny beside the largest one, and without haze."""
+    return np.where(grown(without_specks(alpha >= FAINT), 2), alpha, 0.0).astype(np.float32)
 
 
 def _notes(alpha: np.ndarray, factor: int, trimmed: bool = False) -> tuple[str, ...]:
@@ -148,7 +160,7 @@ def _notes(alpha: np.ndarray, factor: int, trimmed: bool = False) -> tuple[str, 
 def _window(alpha: np.ndarray, size: tuple[int, int], whole: bool) -> tuple[int, int, int, int]:
     """The object's box with a margin, in the pixels of a picture of ``size`` (width, height)."""
     width, height = size
-    rows, columns = np.flatnonzero(alpha.max(axis=1) > 0), np.flatnonzero(alpha.max(axis=0) > 0)
+    rows, columns = (np.flatnonzero(alpha.max(axis=axis) >= FAINT) for axis in (1, 0))
     if whole or not len(rows):
         return 0, 0, width, height
     x, y = width / alpha.shape[1], height / alpha.shape[0]
