@@ -118,7 +118,7 @@ class _Search:
 
 
 def lowest(values: Tensor, count: int) -> Tensor:
-    """Indices ``(count,)`` of the lowest local minima of ``values (K,)`` on a circle; if there are fewer, of the lowest others."""
+    """Indices ``(count,)`` of the lowest local minima of ``values (K,)`` on a circle, or of others if there are fewer."""
     minimum = (values <= values.roll(1)) & (values <= values.roll(-1))
     return torch.where(minimum, values, values + values.max() - values.min() + 1.0).argsort()[:count]
 
