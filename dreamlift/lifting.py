@@ -126,6 +126,8 @@ def resolve(config: Config, saved: SavedState | None = None, anyway: bool = Fals
             located.check_prompt(config.prompt)
     for stage, located in zip(config.stages, priors, strict=True):
         stage.check_priors([each.views for each in located], [each.adapts for each in located])
+        for teacher, each in zip(stage.teachers, located, strict=True):
+            each.check_task(teacher.show, teacher.wording, photos is not None)
         for each in located:
             each.kind.check_memory(config.memory)
             if config.engine == "onnx" and each.parts is not None and not each.kind.takes_onnx:

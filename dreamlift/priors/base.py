@@ -30,6 +30,7 @@ class Prior(ABC):
     engine: UsedEngine = "torch"  # that runs calls without gradients; see :meth:`use_engine`
     takes_onnx: bool = False  # whether ONNX Runtime can run its network
     adapts: bool = True  # whether a LoRA of it can be trained (:meth:`adapted`)
+    latent_bound: float | None = None  # largest absolute value of its latents: 1 for pixels; None: they have no bound
     device: torch.device
 
     @classmethod
@@ -43,6 +44,19 @@ class Prior(ABC):
     @classmethod
     def check(cls, parts: Parts, choice: PriorChoice) -> None:
         """Refuse options that this kind of prior does not support, before anything is loaded.
+
+        Raises:
+            ValueError: one line with the fix.
+        """
+        return
+
+    @classmethod
+    def check_task(cls, parts: Parts | None, show: str, wording: Wording, has_photos: bool) -> None:
+        """Refuse what a teacher shows or says that this kind of prior does not support, before anything is loaded.
+
+        Args:
+            parts: None for a prior in memory. show: what it is shown (:data:`dreamlift.stages.teacher.Show`).
+            has_photos: whether the run has a picture of the object.
 
         Raises:
             ValueError: one line with the fix.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from dreamlift.types import LoraFile
 
@@ -28,6 +28,9 @@ class PriorChoice:
     # true: pass each render's camera to a network that was trained with cameras; false: only the prompt describes the view
     camera_conditioning: bool = True
     linear_encoder: bool = False  # true: replace a latent prior's encoder by a linear map of colors: fast, but ignores texture
+    # the camera that a Zero-1-to-3 model is told: relative only (zero123), or with the photo's own elevation (stable-zero123);
+    # auto: stable-zero123 if "stable" and "zero123" stand in its name or in its folder's
+    pose: Literal["auto", "zero123", "stable-zero123"] = "auto"
     loaded: Any = dataclasses.field(default=None, repr=False, metadata={"setting": False})
 
     @classmethod

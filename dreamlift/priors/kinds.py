@@ -21,10 +21,13 @@ from dreamlift.priors.mvdream import MVDreamPrior
 from dreamlift.priors.parts import FolderParts, LoadedParts, Parts
 from dreamlift.priors.pixel import PixelPrior
 from dreamlift.priors.saving import Memory
+from dreamlift.priors.zero123.prior import Zero123Prior
 from dreamlift.prompts import Backdrop, Embeds, Wording
 from dreamlift.types import Task
 
-PRIORS: dict[str, type[Prior]] = {"mvdream": MVDreamPrior, "flow": FlowPrior, "latent": LatentPrior, "pixel": PixelPrior}
+PRIORS: dict[str, type[Prior]] = {
+    "mvdream": MVDreamPrior, "zero123": Zero123Prior, "flow": FlowPrior, "latent": LatentPrior, "pixel": PixelPrior,
+}  # fmt: skip
 """All kinds by name, in order of registration; see :func:`kind_of` for the order in which they are tried."""
 BUILT_IN = tuple(PRIORS)
 
@@ -55,6 +58,10 @@ class Located:
         """
         if isinstance(self.parts, FolderParts) and not self.choice.loras and not self.choice.embeddings:
             check_nouns(prompt, self.parts.folder, self.choice.name)
+
+    def check_task(self, show: str, wording: Wording, has_photos: bool) -> None:
+        """Refuse what a teacher shows or says that the prior does not support. Raises ValueError."""
+        self.kind.check_task(self.parts or getattr(self.choice.loaded, "parts", None), show, wording, has_photos)
 
     def read(
         self, task: Task, wording: Wording, backdrops: Sequence[Backdrop], device: torch.device, engine: UsedEngine = "torch"

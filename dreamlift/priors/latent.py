@@ -50,8 +50,11 @@ class Autoencoder:
         return self._encoded(resize(pictures, self.resolution))
 
     def _encoded(self, pictures: Tensor) -> Tensor:
-        mean = self.vae.encode((pictures * 2 - 1).to(self.dtype)).latent_dist.mean.float()
-        return (mean - self.shift) * self.scale
+        return (self.mode(pictures) - self.shift) * self.scale
+
+    def mode(self, pictures: Tensor) -> Tensor:
+        """The posterior's mean (and mode) ``(B, C, S/8, S/8)``, not scaled, of ``pictures (B, 3, S, S)`` in [0, 1]."""
+        return self.vae.encode((pictures * 2 - 1).to(self.dtype)).latent_dist.mean.float()
 
     @torch.no_grad()
     def use_linear_map(self) -> None:

@@ -40,8 +40,10 @@ from dreamlift.types import Cameras, Conditioning, LoraFile
 # Stable Diffusion 1.5 it is as fast as torch, and takes four times the memory (BENCHMARKS.md).
 AUTO_BYTES = 400_000_000
 CAMERA_FEATURES = 8  # a network with this ``time_cond_proj_dim`` is camera-conditioned
+POSE_FEATURES = 11  # ``time_cond_proj_dim`` of toybox-view
 MAX_SIZE = 1024  # latents or pixels a side; the largest published network has 128
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
+NO_REFERENCE = "this prior draws other sides of an object in a picture, and was given no picture: give --image FILE"
 
 
 def camera_features(azimuth: Tensor, elevation: Tensor) -> Tensor:
@@ -52,6 +54,27 @@ def camera_features(azimuth: Tensor, elevation: Tensor) -> Tensor:
     """
     harmonics = [f(k * azimuth) for k in (1, 2, 3) for f in (torch.sin, torch.cos)]
     return torch.stack([torch.ones_like(azimuth), *harmonics, torch.sin(elevation)], dim=-1)
+
+
+def pose_features(azimuth: Tensor, reference: Tensor, target: Tensor, told: Tensor, place: Tensor) -> Tensor:
+    """The camera input ``(B, 11)`` of a pixel network that is conditioned on a reference picture, as ``timestep_cond``.
+
+    1; sin and cos of 1, 2 and 3 times the target's azimuth relative to the reference; the reference's elevation minus the
+    target's; where ``told``, the sine of the reference's elevation and 1; 1 where ``place`` asks for places. Angles are
+    radians, all arguments ``(B,)``. The unguided prediction has :func:`unguided_pose`.
+    """
+    harmonics = [f(k * azimuth) for k in (1, 2, 3) for f in (torch.sin, torch.cos)]
+    told, place = told.to(azimuth), place.to(azimuth)
+    return torch.stack(
+        [torch.ones_like(azimuth), *harmonics, reference - target, told * torch.sin(reference), told, place], dim=-1
+    )
+
+
+def unguided_pose(pose: Tensor) -> Tensor:
+    """The camera input ``(B, P)`` of the unguided prediction: zeros, apart from the last number, which asks for places."""
+    blank = torch.zeros_like(pose)
+    blank[:, -1] = pose[:, -1]
+    return blank
 
 
 def frozen(parts: Parts, name: str, kind: Any, dtype: torch.dtype, loras: tuple[LoraFile, ...] = ()) -> Any:
@@ -67,11 +90,13 @@ class DenoisingNetwork:
     Args:
         camera_conditioning: pass cameras to a network with a camera input; False: only the prompt describes the view.
         unet: the network, if it has been loaded already.
+        beside: channels of a reference picture that is concatenated to the noisy one (Zero-1-to-3); such a network's camera
+            input is ``cond.pose``, if it has one.
     """
 
     def __init__(
         self, parts: Parts, device: torch.device, dtype: torch.dtype, camera_conditioning: bool = True,
-        loras: tuple[LoraFile, ...] = (), unet: Any = None,
+        loras: tuple[LoraFile, ...] = (), unet: Any = None, beside: int = 0,
     ) -> None:  # fmt: skip
         self.parts, self.loras, self.memory = parts, loras, Memory()
         self.device, self.dtype = device, dtype
@@ -83,9 +108,11 @@ class DenoisingNetwork:
             raise ValueError(
                 f"the scheduler of {parts} has prediction_type {self.prediction!r}; accepted: {', '.join(PREDICTIONS)}"
             )
-        self.takes_cameras: bool = self.config.get("time_cond_proj_dim") == CAMERA_FEATURES
+        self.beside, width = beside, self.config.get("time_cond_proj_dim") or 0
+        self.takes_cameras: bool = not beside and width == CAMERA_FEATURES
         self.camera_conditioning = camera_conditioning and self.takes_cameras
-        self.channels: int = self.config.get("in_channels", 4)
+        self.camera_width: int = width if beside or self.takes_cameras else 0  # of the camera input; 0: there is none
+        self.channels: int = self.config.get("in_channels", 4) - beside  # of the noisy picture
         self.sample_size: int = self.config.get("sample_size", 0)
         if not isinstance(self.sample_size, int) or not 1 <= self.sample_size <= MAX_SIZE:
             raise ValueError(f"the unet of {parts} has sample_size {self.sample_size!r}; accepted: 1 to {MAX_SIZE}")
@@ -119,17 +146,34 @@ class DenoisingNetwork:
         """Guided eps_hat ``(B, C, h, w)``, in one call of the network for all prompts, or in several with ``micro_batch``.
 
         A camera-conditioned network receives ``cond.cameras``, if given, with every prompt except the negative one, so that
-        guidance amplifies the view as it does the prompt.
+        guidance amplifies the view as it does the prompt. The reference picture is likewise zeros with the negative prompt.
         """
         text = stack_text(cond, guidance_scale)
         copies = text.states.shape[0] // x_t.shape[0]
-        steps, told = self.timestep(t), None
-        if self.camera_conditioning and cond.cameras is not None and guidance_scale != 0.0:
-            camera = self.features(cond.cameras)
-            told = torch.cat([torch.zeros_like(camera), *[camera] * (copies - 1)]) if copies > 1 else camera
-        many, times = x_t.repeat(copies, 1, 1, 1), steps.repeat(copies)
-        out = in_turn(self.ask, (many.to(self.dtype), times, told, *text), self.memory.micro_batch or None)
+        camera = self.camera(cond)
+        blank = None if camera is None else unguided_pose(camera) if self.beside else torch.zeros_like(camera)
+        told = _stacked(blank, camera, copies, guidance_scale)
+        many, times = x_t.repeat(copies, 1, 1, 1), self.timestep(t).repeat(copies)
+        given = many.to(self.dtype)
+        if self.beside:
+            reference = self.reference(cond)
+            given = torch.cat([given, _stacked(torch.zeros_like(reference), reference, copies, guidance_scale)], dim=1)
+        out = in_turn(self.ask, (given, times, told, *text), self.memory.micro_batch or None)
         return combine(self.to_noise(out, many, times), cond, guidance_scale)
+
+    def camera(self, cond: Conditioning) -> Tensor | None:
+        """The network's camera input ``(B, P)``; None without one. Raises ValueError if a reference's pose is missing."""
+        if self.beside and self.camera_width:
+            if cond.pose is None:
+                raise ValueError(NO_REFERENCE)
+            return cond.pose.to(self.device, self.dtype)
+        return self.features(cond.cameras) if self.camera_conditioning and cond.cameras is not None else None
+
+    def reference(self, cond: Conditioning) -> Tensor:
+        """The reference picture ``(B, C, h, w)`` that is concatenated to the noisy one. Raises ValueError if it is missing."""
+        if cond.image_latents is None:
+            raise ValueError(NO_REFERENCE)
+        return cond.image_latents.to(self.device, self.dtype)
 
     def ask(self, x: Tensor, at: Tensor, camera: Tensor | None, states: Tensor, pooled: Tensor | None) -> Tensor:
         """One call of the network, ``(B, C, h, w)`` in float32, by ONNX Runtime where it is set and no gradient is needed."""
@@ -144,8 +188,8 @@ class DenoisingNetwork:
     ) -> dict[str, Tensor]:  # fmt: skip
         """The network's tensors by the names of :func:`~dreamlift.priors.engine.call_network`."""
         found = {"sample": x, "timestep": at, **self.text_inputs(states, pooled)}
-        if self.takes_cameras:
-            found["camera"] = x.new_zeros(len(x), CAMERA_FEATURES) if camera is None else camera
+        if self.camera_width:
+            found["camera"] = x.new_zeros(len(x), self.camera_width) if camera is None else camera
         return found
 
     def use_engine(self, engine: Engine) -> UsedEngine:
@@ -208,7 +252,7 @@ class DenoisingNetwork:
         if self.takes_sizes:
             pooled = torch.zeros(2, config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"])
         steps, states = torch.zeros(2, dtype=torch.long), torch.zeros(2, 4, width)
-        return self.inputs(torch.zeros(2, self.channels, size, size), steps, None, states, pooled)
+        return self.inputs(torch.zeros(2, self.channels + self.beside, size, size), steps, None, states, pooled)
 
     def save_memory(self, memory: Memory) -> None:
         """See :meth:`Prior.save_memory`."""
@@ -248,6 +292,13 @@ class DenoisingNetwork:
         return out
 
 
+def _stacked(blank: Any, told: Any, copies: int, guidance_scale: float) -> Any:
+    """What the network is told beside the texts of :func:`~dreamlift.priors.base.stack_text`, in their order."""
+    if told is None or copies > 1:
+        return None if told is None else torch.cat([blank, *[told] * (copies - 1)])
+    return blank if guidance_scale == 0.0 else told
+
+
 def camera_map(camera_input: CameraInput, width: int, rng: torch.Generator) -> nn.Module:
     """The trained map from a camera to the ``width`` values that are added to the time embedding."""
     if camera_input == "angles":
@@ -265,7 +316,8 @@ def camera_map(camera_input: CameraInput, width: int, rng: torch.Generator) -> n
 class AdaptedNetwork(Adapted):
     """A frozen network with a LoRA. Without camera conditioning a class embedding of the camera is added (ProlificDreamer).
 
-    The class embedding is a trained map of the camera, added to the time embedding: see :data:`CameraInput`.
+    The class embedding is a trained map of the camera, added to the time embedding: see :data:`CameraInput`. A network that is
+    conditioned on a reference picture keeps that picture and its pose, which is the camera already.
     """
 
     def __init__(
@@ -273,10 +325,11 @@ class AdaptedNetwork(Adapted):
     ) -> None:
         super().__init__()
         self.base, unet = base, base.unet
-        self.camera_input: CameraInput = "angles" if base.camera_conditioning else camera_input
+        knows_view = base.camera_conditioning or base.beside > 0
+        self.camera_input: CameraInput = "angles" if knows_view else camera_input
         self.camera: nn.Module | None = None
         self.lora = LoRA(unet, rank, targets, rng)
-        if not base.camera_conditioning:
+        if not knows_view:
             self.camera = camera = camera_map(camera_input, unet.time_embedding.linear_2.out_features, rng).to(base.device)
             # A shallow copy that shares all layers and has one more.
             twin = copy(unet)
@@ -285,8 +338,10 @@ class AdaptedNetwork(Adapted):
             self.lora.holder = (twin,)
 
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
-        base, steps = self.base, self.base.timestep(t)
-        if cond.cameras is None:
+        base, steps, x = self.base, self.base.timestep(t), x_t.to(self.base.dtype)
+        if base.beside:
+            told, x = base.camera(cond), torch.cat([x, base.reference(cond)], dim=1)
+        elif cond.cameras is None:
             size = CAMERA_FEATURES if self.camera_input == "angles" else 16
             told = torch.zeros(x_t.shape[0], size, device=base.device, dtype=base.dtype)
         elif self.camera_input == "angles":
@@ -294,10 +349,10 @@ class AdaptedNetwork(Adapted):
         else:
             told = cond.cameras.c2w.flatten(1).to(base.device, base.dtype)
 
-        def ask(x: Tensor, at: Tensor, camera: Tensor, states: Tensor, pooled: Tensor | None) -> Tensor:
+        def ask(x: Tensor, at: Tensor, camera: Any, states: Tensor, pooled: Tensor | None) -> Tensor:
             # Trained layers stay in float32, whatever the precision of the frozen layers.
             cameras = {"camera": camera} if self.camera is None else {"labels": camera.float()}
             return call_network(self.lora, x, at, **base.text_inputs(states, pooled), **cameras).float()
 
-        batched = (x_t.to(base.dtype), steps, told, cond.prompt_embeds, cond.pooled_prompt_embeds)
+        batched = (x, steps, told, cond.prompt_embeds, cond.pooled_prompt_embeds)
         return base.to_noise(in_turn(ask, batched, base.memory.micro_batch or None), x_t, steps)

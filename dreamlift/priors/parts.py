@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from dreamlift.priors.files.folder import read_json
+from dreamlift.priors.files.folder import read_json, read_weights
 from dreamlift.priors.files.networks import load_network
 
 T5 = "T5EncoderModel"
@@ -48,6 +48,14 @@ class Parts(ABC):
         Raises:
             ValueError: the folder has no safetensors weights, or they are damaged, incomplete or of another network.
         """
+
+    @abstractmethod
+    def tensors(self, part: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """The weights of a part by name, for a part whose class is not stock. Raises ValueError as :meth:`network`."""
+
+    @abstractmethod
+    def schedule_config(self) -> dict[str, Any]:
+        """The settings of the noise schedule."""
 
     @abstractmethod
     def tokenizer(self, part: str) -> Any:
@@ -93,6 +101,12 @@ class FolderParts(Parts):
 
     def network(self, part: str, kind: Any, dtype: torch.dtype) -> Any:
         return load_network(self.folder / part, kind, dtype)
+
+    def tensors(self, part: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        return {name: value.to(dtype) for name, value in read_weights(self.folder / part, dtype).items()}
+
+    def schedule_config(self) -> dict[str, Any]:
+        return read_json(self._schedule)
 
     def tokenizer(self, part: str) -> Any:
         from transformers import AutoTokenizer
@@ -176,6 +190,12 @@ class LoadedParts(Parts):
     def network(self, part: str, kind: Any, dtype: torch.dtype) -> Any:
         found = self._part(part)
         return found if found.dtype == dtype else copy.deepcopy(found).to(dtype)
+
+    def tensors(self, part: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        return {name: value.detach().to(dtype) for name, value in self._part(part).state_dict().items()}
+
+    def schedule_config(self) -> dict[str, Any]:
+        return dict(self.pipeline.scheduler.config)
 
     def tokenizer(self, part: str) -> Any:
         return copy.deepcopy(self._part(part))

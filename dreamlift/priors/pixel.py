@@ -53,19 +53,39 @@ class WordsPrior(Prior):
         return encode_prompts(self.parts, prompts, self.device, dtype, self.choice.loras, self.choice.embeddings)
 
 
+class PixelSpace:
+    """Pictures of a pixel model as its network takes them.
+
+    Raises:
+        ValueError: the network's number of channels is not that of a pixel model.
+    """
+
+    def __init__(self, network: DenoisingNetwork) -> None:
+        self.packing = math.isqrt(network.channels // 3)
+        if network.channels != 3 * self.packing**2:
+            raise ValueError(f"the unet of {network.parts} has {network.channels} channels; a pixel prior has 3, 12, 27 or 48")
+        self.resolution = network.sample_size * self.packing
+
+    def encode(self, rgb: Tensor) -> Tensor:
+        """``(B, H, W, 3)`` in [0, 1] to ``(B, 3 k^2, S / k, S / k)`` in [-1, 1]."""
+        return functional.pixel_unshuffle(resize(rgb.permute(0, 3, 1, 2), self.resolution) * 2 - 1, self.packing)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """``(B, 3 k^2, S / k, S / k)`` to ``(B, S, S, 3)`` in [0, 1]."""
+        return (functional.pixel_shuffle(latents, self.packing).permute(0, 2, 3, 1) * 0.5 + 0.5).clamp(0, 1)
+
+
 class PixelPrior(WordsPrior):
     """A diffusion model on pixels (``unet``, ``text_encoder``, ``tokenizer``, ``scheduler``)."""
 
-    takes_onnx = True
+    takes_onnx, latent_bound = True, 1.0
 
     def __init__(self, parts: Parts, device: torch.device, dtype: torch.dtype, choice: PriorChoice = NO_OPTIONS) -> None:
         self.check(parts, choice)
         self.parts, self.device, self.choice = parts, device, choice
         self.network = DenoisingNetwork(parts, device, dtype, choice.camera_conditioning, choice.loras)
-        self.packing = math.isqrt(self.network.channels // 3)
-        if self.network.channels != 3 * self.packing**2:
-            raise ValueError(f"the unet of {parts} has {self.network.channels} channels; a pixel prior has 3, 12, 27 or 48")
-        self.resolution = self.network.sample_size * self.packing
+        self.space = PixelSpace(self.network)
+        self.resolution = self.space.resolution
 
     @classmethod
     def accepts(cls, parts: Parts) -> bool:
@@ -77,11 +97,10 @@ class PixelPrior(WordsPrior):
             raise ValueError("this prior is a pixel model without an encoder; leave linear_encoder off")
 
     def encode(self, rgb: Tensor) -> Tensor:
-        """``(B, H, W, 3)`` in [0, 1] to ``(B, 3 k^2, S / k, S / k)`` in [-1, 1]."""
-        return functional.pixel_unshuffle(resize(rgb.permute(0, 3, 1, 2), self.resolution) * 2 - 1, self.packing)
+        return self.space.encode(rgb)
 
     def decode(self, latents: Tensor) -> Tensor:
-        return (functional.pixel_shuffle(latents, self.packing).permute(0, 2, 3, 1) * 0.5 + 0.5).clamp(0, 1)
+        return self.space.decode(latents)
 
     def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return self.network.schedule(t)

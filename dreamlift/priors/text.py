@@ -87,7 +87,7 @@ def _run(
     name = parts.architecture(part)
     if name not in ENCODERS:
         raise ValueError(f"the {part} of {parts} is {name!r}; accepted: {', '.join(ENCODERS)}")
-    with _no_bars():
+    with no_bars():
         encoder: Any = parts.network(part, getattr(transformers, name), dtype)
     changed = bool(loras or embeddings)
     encoder = merge_loras(copy.deepcopy(encoder) if changed and parts.shared else encoder, parts, part, loras)
@@ -136,7 +136,7 @@ def complaints(tokenizer: Any, prompts: list[str], further: bool = False) -> lis
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
+def no_bars() -> Iterator[None]:
     """Disable transformers' progress bars, and restore its setting afterwards."""
     from transformers.utils import logging
 

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STEMS = ("diffusion_pytorch_model", "model")
-HALF = re.compile(r"\.fp16[.-]")  # in the name of a file in half precision
+HALF = re.compile(r"\.fp16(_ema)?[.-]")  # in the name of a file in half precision
+AVERAGED = ".fp16_ema"  # the averaged weights of a model that also has its last ones: those that its authors sample with
+# Zero-1-to-3's family, whose parts are others than those of priors with words: its pipelines, and the folders of its pose layer
+VIEW_PIPELINES = ("Zero123Pipeline", "Zero1to3StableDiffusionPipeline")
+POSE_LAYERS = ("cc_projection", "clip_camera_projection")
 MAX_SETTINGS = 20_000_000  # bytes of a settings file
 NO_WEIGHTS = "convert the model with safetensors (pickled weights are never opened; docs/priors.md, Pickled files)"
 
@@ -53,7 +57,7 @@ def read_json(file: Path) -> dict[str, Any]:
 def standard_files(folder: Path, dtype: torch.dtype) -> list[Path]:
     """The weight files with the names that diffusers and transformers read; others, such as EMA weights, may lie beside them.
 
-    [] if there are none. Half-precision ones come first for float16, and last otherwise.
+    [] if there are none. Averaged ones come first; half-precision ones before others for float16, and last otherwise.
 
     Raises:
         ValueError: an index that lists files that are not there, or that is not an index; no other set is complete.
@@ -61,7 +65,8 @@ def standard_files(folder: Path, dtype: torch.dtype) -> list[Path]:
     import torch
 
     faults: list[str] = []
-    for variant, stem in itertools.product((".fp16", "") if dtype == torch.float16 else ("", ".fp16"), STEMS):
+    variants = (AVERAGED, ".fp16", "") if dtype == torch.float16 else (AVERAGED, "", ".fp16")
+    for variant, stem in itertools.product(variants, STEMS):
         index, whole = folder / f"{stem}.safetensors.index{variant}.json", folder / f"{stem}{variant}.safetensors"
         if index.is_file():
             names = listed(index)
@@ -112,11 +117,11 @@ def weight_files(folder: Path, dtype: torch.dtype) -> list[Path]:
 
 
 def chosen(names: Iterable[str]) -> list[str]:
-    """Of the names of a folder's weight files, those to fetch: one precision, the half one where there are both."""
+    """Of the names of a folder's weight files, those to fetch: one set, averaged or half-precision ones if there are any."""
     found = [name for name in names if name.endswith(".safetensors") and "non_ema" not in name]
     named = [name for name in found if name.startswith(STEMS)]
     half = [name for name in named if HALF.search(name)]
-    return half or named or found
+    return [name for name in half if AVERAGED in name] or half or named or found
 
 
 def read_weights(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -133,6 +138,11 @@ def read_weights(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     return found
 
 
+def draws_views(index: dict[str, Any]) -> bool:
+    """Whether a ``model_index.json`` is that of a model of Zero-1-to-3's family, conditioned on a picture instead of words."""
+    return index.get("_class_name") in VIEW_PIPELINES or any(name in index for name in POSE_LAYERS)
+
+
 def checked(folder: Path) -> Path:
     """The diffusers ``folder``, if it has the parts of a prior. Raises ValueError."""
     index = folder / "model_index.json"
@@ -142,7 +152,8 @@ def checked(folder: Path) -> Path:
         )
     parts = read_json(index)
     network = "transformer" if "transformer" in parts else "unet"
-    needed = [network, "scheduler", "tokenizer", "text_encoder"]
+    words = ["image_encoder"] if draws_views(parts) else ["tokenizer", "text_encoder"]
+    needed = [network, "scheduler", *words]
     missing = [name for name in needed if name not in parts or not (folder / name).is_dir()]
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing)}; a prior needs {', '.join(needed)}")

@@ -12,10 +12,11 @@ from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
-from dreamlift.priors.files.folder import checked, chosen, listed, read_json
+from dreamlift.priors.files.folder import POSE_LAYERS, checked, chosen, draws_views, listed, read_json
 
 SETTINGS = ("model_index.json", "*/*.json", "*/*.txt", "*/*.model")
-UNUSED = ("safety_checker", "watermarker", "feature_extractor", "image_encoder")  # parts that no prior asks for
+UNUSED = ("safety_checker", "watermarker", "feature_extractor")  # parts that no prior asks for
+PICTURE = "image_encoder"  # asked for by Zero-1-to-3's family only
 NETWORKS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 
 
@@ -26,14 +27,17 @@ class NotCachedError(ValueError):
 def cached(address: str, weights: bool) -> Path:
     """The folder of the repository ``address`` in the local cache, with all that is wanted of it.
 
+    ``address``: owner/model, or owner/model@revision.
+
     Raises:
         NotCachedError: it is not there, or was fetched in part.
     """
     from huggingface_hub import snapshot_download
 
+    name, revision = divided(address)
     try:
-        folder = checked(Path(snapshot_download(address, local_files_only=True, allow_patterns=list(SETTINGS),
-                                                ignore_patterns=_folders(UNUSED))))  # fmt: skip
+        folder = checked(Path(snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=list(SETTINGS),
+                                                ignore_patterns=_folders((*UNUSED, PICTURE)))))  # fmt: skip
     except Exception as error:  # of several types; IncompleteSnapshotError is in newer versions only
         incomplete = type(error).__name__ == "IncompleteSnapshotError" or isinstance(error, ValueError)
         state = "was fetched only in part" if incomplete else "is not in the local cache"
@@ -50,20 +54,28 @@ def fetched(address: str, weights: bool) -> Path:
     """The folder of the repository ``address``, after fetching what the cache lacks; any error of the hub is passed on."""
     from huggingface_hub import HfApi, snapshot_download
 
-    names = wanted(HfApi().list_repo_files(address), weights)
-    folder = checked(Path(snapshot_download(address, allow_patterns=[_literal(name) for name in names])))
+    name, revision = divided(address)
+    names = wanted(HfApi().list_repo_files(name, revision=revision), weights)
+    folder = checked(Path(snapshot_download(name, revision=revision, allow_patterns=[_literal(each) for each in names])))
     for part in _networks(folder) if weights else []:
         if not _has_weights(folder / part):
             raise ValueError(f"it has no .safetensors weights of its {part}")
     return folder
 
 
+def divided(address: str) -> tuple[str, str | None]:
+    """The repository and the revision of an address ("owner/model@refs/pr/1"); None: the newest one."""
+    name, _, revision = address.partition("@")
+    return name, revision or None
+
+
 def wanted(names: Iterable[str], weights: bool) -> list[str]:
     """Of the names of a repository's files, those to fetch."""
-    found, folders = [], {}
+    found, folders, names = [], {}, list(names)
+    unused = UNUSED if any(name.startswith(POSE_LAYERS) for name in names) else (*UNUSED, PICTURE)
     for name in names:
         path = PurePosixPath(name)
-        if path.parts[0] in UNUSED:
+        if path.parts[0] in unused:
             continue
         if any(fnmatch(name, pattern) for pattern in SETTINGS) and len(path.parts) <= 2:
             found.append(name)
@@ -77,7 +89,8 @@ def wanted(names: Iterable[str], weights: bool) -> list[str]:
 def _networks(folder: Path) -> list[str]:
     """The names of the folder's parts that have weights."""
     parts = read_json(folder / "model_index.json")
-    return [name for name in NETWORKS if name in parts and parts[name] != [None, None]]
+    names = (*NETWORKS, PICTURE, *POSE_LAYERS) if draws_views(parts) else NETWORKS
+    return [name for name in names if name in parts and parts[name] != [None, None]]
 
 
 def _has_weights(part: Path) -> bool:

@@ -29,7 +29,7 @@ class PriorNotFoundError(ValueError):
 class Source:
     """A known prior."""
 
-    addresses: tuple[str, ...]  # hub names, tried in order; empty for an embedded one
+    addresses: tuple[str, ...]  # hub names (owner/model, or owner/model@revision), tried in order; empty for an embedded one
     space: str  # "pixel", "latent", or "flow"
     resolution: int  # pixels a side
     memory_gb: float  # of a GPU for its smallest batch: computed by dreamlift.memory from published sizes, not measured
@@ -41,6 +41,9 @@ KNOWN: dict[str, Source] = {
     "toybox": Source((), "pixel", 64, 0.7, "Apache-2.0", "embedded in dreamlift; 64 kinds of toys, nothing to download"),
     "toybox-latent": Source(
         (), "latent", 128, 0.7, "Apache-2.0", "embedded: the same kinds, Stable Diffusion's architecture; no camera input"
+    ),
+    "toybox-view": Source(
+        (), "pixel", 64, 0.7, "Apache-2.0", "embedded: draws a toy in a picture (--image) from other sides, or its places"
     ),
     "deepfloyd-if": Source(
         ("DeepFloyd/IF-I-XL-v1.0",), "pixel", 64, 12.5, "DeepFloyd IF License (gated)", "DreamFusion's setting; T5-XXL"
@@ -74,6 +77,20 @@ KNOWN: dict[str, Source] = {
     "mvdream": Source(
         ("ashawkey/mvdream-sd2.1-diffusers", "dylanebert/mvdream"),
         "latent", 256, 6.0, "OpenRAIL", "4 views denoised jointly: --preset mvdream",
+    ),
+    # Those of kxic have their .safetensors weights in a pull request only; the converted fp16 ports come first.
+    "zero123": Source(
+        ("bennyguo/zero123-diffusers", "kxic/zero123-105000@refs/pr/1", "kxic/zero123-165000@refs/pr/1"),
+        "latent", 256, 2.9, "MIT; its training renderings ODC-By", "other sides of the object in a picture; Zero-1-to-3",
+    ),
+    "zero123-xl": Source(
+        ("ashawkey/zero123-xl-diffusers", "bennyguo/zero123-xl-diffusers", "kxic/zero123-xl@refs/pr/1"),
+        "latent", 256, 2.9, "MIT; its training renderings ODC-By", "Zero-1-to-3, trained on Objaverse-XL: --preset zero123",
+    ),
+    "stable-zero123": Source(
+        ("ashawkey/stable-zero123-diffusers", "kxic/stable-zero123@refs/pr/1"),
+        "latent", 256, 2.9, "Stability AI's: non-commercial (the _c weights: Stability AI Community)",
+        "is also told the photo's elevation: --preset stable-zero123; the ports' tag MIT is not that of the weights",
     ),
 }  # fmt: skip
 """Known priors by their name in ``--prior``, which also accepts a local folder, a checkpoint file or a hub name."""
@@ -130,7 +147,7 @@ def locate(prior: str, settings: str = "", weights: bool = True, option: str = "
         return _checked(convert(local, settings, of_family))
     if prior in KNOWN:
         return _from_hub(KNOWN[prior].addresses, prior, weights, option)
-    parts = prior.split("/")
+    parts = prior.partition("@")[0].split("/")
     if prior.startswith((".", "/", "~")):
         raise PriorNotFoundError(f"there is no folder {prior!r}: give {option} the path of a diffusers folder or a checkpoint")
     if len(parts) == 2 and all(part and part.strip(".") for part in parts):

@@ -2,10 +2,10 @@
 
 The network draws an object, shown in a reference picture, from another side, as Zero-1-to-3 does (Liu et al. 2023,
 https://arxiv.org/abs/2303.11328): the reference is concatenated to the noisy picture and also read by an image encoder, whose
-65 tokens the U-Net attends to. The relative pose is added to the time embedding (:func:`pose_features`). The loss is that of
-:mod:`dreamlift.toybox.training.prior`. One number beside the pose asks for the places (canonical coordinates) of the other
-side's surface, in the frame whose azimuth 0 is the reference's camera, in place of its colours (as Wonder3D's domain switcher,
-Long et al. 2023, https://arxiv.org/abs/2310.15008, section 3.2, asks for normals).
+65 tokens the U-Net attends to. The relative pose (:func:`~dreamlift.priors.network.pose_features`) is added to the time
+embedding. The loss is that of :mod:`dreamlift.toybox.training.prior`. One number beside the pose asks for the places
+(canonical coordinates) of the other side's surface, in the frame whose azimuth 0 is the reference's camera, in place of its
+colours (as Wonder3D's domain switcher, Long et al. 2023, https://arxiv.org/abs/2310.15008, section 3.2, asks for normals).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dreamlift.priors.network import POSE_FEATURES, pose_features, unguided_pose
 from dreamlift.system.files import atomic_write_text
 from dreamlift.system.startup import tune_process
 from dreamlift.toybox.training.learning import (
@@ -41,7 +42,6 @@ from dreamlift.toybox.training.pairs import Pairs, load_shards, make_shard
 from dreamlift.toybox.training.prior import load_state, loss_weight, save_grid, save_state
 
 LOGGER = logging.getLogger(__name__)
-POSE_FEATURES = 11
 WIDTH = 128  # of the image encoder's tokens
 DROPPED = 0.05  # share of the samples without tokens, without the concatenated reference, and without both
 UNTOLD = 0.2  # share of the samples whose reference elevation is not told
@@ -101,20 +101,6 @@ class ViewNetworks:
         """x0_hat ``(B, C, h, w)`` from ``x_t`` and ``reference (B, C, h, w)``, tokens ``(B, 65, D)`` and pose features."""
         out = self.unet(torch.cat([x_t, reference], dim=1), t, tokens, timestep_cond=pose).sample
         return out[:, : x_t.shape[1]]
-
-
-def pose_features(azimuth: Tensor, reference: Tensor, target: Tensor, told: Tensor, place: Tensor) -> Tensor:
-    """The camera input ``(B, 11)`` of the U-Net, passed as ``timestep_cond``.
-
-    1; sin and cos of 1, 2 and 3 times the target's azimuth relative to the reference; the reference's elevation minus the
-    target's; where ``told``, the sine of the reference's elevation and 1; 1 where ``place`` asks for places. Angles are
-    radians, all arguments ``(B,)``. The unguided prediction has zeros, apart from the last feature.
-    """
-    harmonics = [f(k * azimuth) for k in (1, 2, 3) for f in (torch.sin, torch.cos)]
-    told, place = told.to(azimuth), place.to(azimuth)
-    return torch.stack(
-        [torch.ones_like(azimuth), *harmonics, reference - target, told * torch.sin(reference), told, place], dim=-1
-    )
 
 
 def make_view_networks(size: int = 64, channels: tuple[int, ...] = (32, 64, 128), attend: int = 2) -> ViewNetworks:
@@ -245,13 +231,11 @@ def sample_views(
     scheduler: Any = DDIMScheduler.from_config(networks.scheduler.config, clip_sample=True)
     scheduler.set_timesteps(steps)
     tokens, beside = networks.encode_image(reference), functional.pixel_unshuffle(reference, PACKING)
-    untold = torch.zeros_like(pose)
-    untold[:, -1] = pose[:, -1]
     given = [torch.cat([torch.zeros_like(v), v]) for v in (beside, tokens)]
     x = torch.randn(beside.shape, generator=torch.Generator().manual_seed(seed)).to(beside)
     for t in scheduler.timesteps:
         many = t.expand(2 * len(x)).to(x.device)
-        uncond, cond = networks.predict_x0(torch.cat([x, x]), many, *given, torch.cat([untold, pose])).chunk(2)
+        uncond, cond = networks.predict_x0(torch.cat([x, x]), many, *given, torch.cat([unguided_pose(pose), pose])).chunk(2)
         x = scheduler.step(uncond + guidance_scale * (cond - uncond), t, x).prev_sample
     return (functional.pixel_shuffle(x, PACKING).permute(0, 2, 3, 1) * 0.5 + 0.5).clamp(0, 1).cpu()
 

@@ -1,0 +1,195 @@
+"""Zero-1-to-3's family (Liu et al. 2023, https://arxiv.org/abs/2303.11328): the object in a picture, from other cameras.
+
+The U-Net is given the noisy picture with the reference concatenated, one token or several of an image encoder, and the relative
+pose. Two kinds of folders are read: the diffusers ports of Zero-1-to-3, its XL version and Stable-Zero123 (latents, ``vae``,
+one token into which a linear layer mixes the pose), and pixel models such as the embedded ``toybox-view`` (the pose is the
+``timestep_cond``). They are read part by part with stock classes: no code of the ports is run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dreamlift.priors.base import Adapted, Prior
+from dreamlift.priors.choice import NO_OPTIONS, PriorChoice
+from dreamlift.priors.engine import Engine, UsedEngine
+from dreamlift.priors.files.folder import draws_views
+from dreamlift.priors.latent import Autoencoder
+from dreamlift.priors.lora.lora import CameraInput, Targets
+from dreamlift.priors.network import NO_REFERENCE, POSE_FEATURES, AdaptedNetwork, DenoisingNetwork
+from dreamlift.priors.parts import FolderParts, Parts
+from dreamlift.priors.pixel import PixelSpace
+from dreamlift.priors.saving import Memory, save_memory
+from dreamlift.priors.zero123.embeds import LatentViewEmbeds, PixelViewEmbeds, View, ViewEmbeds
+from dreamlift.priors.zero123.encoding import encode_latent, encode_pixel, over, pose_layer, read_pose_layer
+from dreamlift.prompts import Backdrop, Wording
+from dreamlift.types import Conditioning, Task, TextStates
+
+WHITE = (1.0, 1.0, 1.0)  # what the photos of all published models lie over
+LATENT_SIZE = 32  # of the published models: 256 pixels. Some ports' settings say 64, as diffusers' pipelines rewrite it
+BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+STABLE = re.compile(r"stable[-_. ]?zero[-_. ]?123", re.IGNORECASE)
+
+
+class Zero123Prior(Prior):
+    """A U-Net that is conditioned on a reference picture; ``vae`` decides between latents and pixels."""
+
+    takes_onnx = True
+
+    def __init__(self, parts: Parts, device: torch.device, dtype: torch.dtype, choice: PriorChoice = NO_OPTIONS) -> None:
+        self.check(parts, choice)
+        self.parts, self.device, self.choice = parts, device, choice
+        beside = parts.config("unet")["in_channels"] // 2
+        self.network = DenoisingNetwork(parts, device, dtype, loras=choice.loras, beside=beside)
+        self.space: Autoencoder | PixelSpace
+        if parts.has("vae"):
+            self.network.sample_size = size = latent_size(parts)
+            self.space = Autoencoder(parts, device, dtype, size, choice.linear_encoder)
+        else:
+            self.space, self.latent_bound = PixelSpace(self.network), 1.0
+        self.resolution = self.space.resolution
+
+    @classmethod
+    def accepts(cls, parts: Parts) -> bool:
+        return parts.has("unet") and draws_views(parts.config(""))
+
+    @classmethod
+    def check(cls, parts: Parts, choice: PriorChoice) -> None:
+        if not choice.camera_conditioning:
+            raise ValueError("this prior is told the view by its camera only; leave camera_conditioning on")
+        if choice.embeddings:
+            raise ValueError("this prior reads a picture instead of words; leave embeddings (--embedding) to other priors")
+        channels, width = (parts.config("unet").get(name) for name in ("in_channels", "time_cond_proj_dim"))
+        if not isinstance(channels, int) or channels < 2 or channels % 2:
+            raise ValueError(f"the unet of {parts} has in_channels {channels!r}; accepted: twice those of a picture")
+        if parts.has("vae"):
+            check_schedule(parts)
+            pose_layer(parts)
+        elif choice.linear_encoder:
+            raise ValueError("this prior is a pixel model without an encoder; leave linear_encoder off")
+        elif width != POSE_FEATURES:
+            raise ValueError(f"the unet of {parts} has time_cond_proj_dim {width!r}; accepted for pixels: {POSE_FEATURES}")
+
+    @classmethod
+    def check_task(cls, parts: Parts | None, show: str, wording: Wording, has_photos: bool) -> None:
+        if not has_photos:
+            raise ValueError(NO_REFERENCE)
+        if show == "normal" or (show == "place" and (parts is None or parts.has("vae"))):
+            other = "" if show == "place" else " and places"
+            raise ValueError(f"show is {show}, but this prior knows no {show}s; only toybox-view draws colors{other}: {USE}")
+        if wording.opposites(0.0, 0.0):
+            raise ValueError(
+                "wording.perp_neg weighs phrases against each other, but this prior is told the view by numbers: set it to 0"
+            )
+
+    @classmethod
+    def load(cls, parts: Parts, choice: PriorChoice, device: torch.device) -> Zero123Prior:
+        return cls(parts, device, cls.text_precision(parts, device), choice)
+
+    @classmethod
+    def read(
+        cls, parts: Parts, choice: PriorChoice, task: Task, wording: Wording, backdrops: Sequence[Backdrop],
+        device: torch.device, engine: UsedEngine = "torch",
+    ) -> ViewEmbeds:  # fmt: skip
+        """See :meth:`Prior.read`. The picture is encoded over white and over each backdrop; words are not read.
+
+        Raises:
+            ValueError: there is no photo, its camera is not known, or the parts do not fit each other.
+        """
+        if task.photos is None:
+            raise ValueError(NO_REFERENCE)
+        if task.photos.cameras is None:
+            raise ValueError("this prior needs the camera of the photo, which is not known: state its elevation")
+        photos = task.photos.reference
+        if photos is None:
+            photos = torch.cat([task.photos.rgb, task.photos.alpha], dim=-1)
+        colors = tuple(dict.fromkeys([WHITE, *(each.color for each in backdrops)]))
+        view, dtype = View.of(task.photos.cameras).to(device), cls.text_precision(parts, device)
+        pictures = torch.cat([over(photos, color) for color in colors])
+
+        def divided(values: Tensor) -> Tensor:
+            return values.unflatten(0, (len(colors), len(photos)))
+
+        if parts.has("vae"):
+            tokens, latents = encode_latent(parts, pictures, device, dtype, latent_size(parts))
+            weight, bias = read_pose_layer(parts, device, parts.config("unet").get("cross_attention_dim", 0), tokens.shape[-1])
+            return LatentViewEmbeds(colors, view, divided(tokens), divided(latents), weight, bias, is_stable(parts, choice))
+        size = parts.config("unet")["sample_size"] * 2
+        tokens, latents = encode_pixel(parts, pictures, device, dtype, size, engine)
+        return PixelViewEmbeds(colors, view, divided(tokens), divided(latents))
+
+    def embeds(self, task: Task, wording: Wording, backdrops: Sequence[Backdrop]) -> ViewEmbeds:
+        return self.read(self.parts, self.choice, task, wording, backdrops, self.device, self.engine)
+
+    def embed_text(self, prompts: list[str]) -> TextStates:
+        """Raises ValueError: there is no text encoder."""
+        raise ValueError("this prior reads no words; it is conditioned on a picture (--image FILE)")
+
+    def encode(self, rgb: Tensor) -> Tensor:
+        return self.space.encode(rgb)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.space.decode(latents)
+
+    def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.schedule(t)
+
+    def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
+        return self.network.predict_noise(x_t, t, cond, guidance_scale)
+
+    def adapted(self, rank: int, targets: Targets, rng: torch.Generator, camera_input: CameraInput = "angles") -> Adapted:
+        return AdaptedNetwork(self.network, rank, targets, rng, camera_input)
+
+    def save_memory(self, memory: Memory) -> None:
+        self.network.save_memory(memory)
+        if isinstance(self.space, Autoencoder):
+            save_memory(self.space.vae, memory)
+
+    def use_engine(self, engine: Engine) -> None:
+        self.engine = self.network.use_engine(engine)
+
+
+USE = "use --show color, or toybox-view"
+
+
+def latent_size(parts: Parts) -> int:
+    """Latents a side."""
+    size = parts.config("unet").get("sample_size")
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"the unet of {parts} has sample_size {size!r}; accepted: {LATENT_SIZE}")
+    return min(size, LATENT_SIZE)
+
+
+def check_schedule(parts: Parts) -> None:
+    """Refuse a noise schedule that no model of the family was trained with.
+
+    diffusers' script for these models writes .02 to .085 for every checkpoint, since it reads an attribute of a dict.
+
+    Raises:
+        ValueError: one line with the schedule and the fix.
+    """
+    config = parts.schedule_config()
+    kind = config.get("prediction_type", "epsilon")
+    found = {name: config.get(name) for name in BETAS}
+    right = all(isinstance(found[name], (int, float)) and abs(found[name] - BETAS[name]) < 1e-6 for name in list(BETAS)[1:])
+    if found["beta_schedule"] != BETAS["beta_schedule"] or not right or kind != "epsilon" or config.get("trained_betas"):
+        raise ValueError(
+            f"the scheduler of {parts} has {found['beta_schedule']} betas from {found['beta_start']} to {found['beta_end']} "
+            f"({kind}), a known fault of conversions: Zero-1-to-3 has scaled_linear 0.00085 to 0.012 (epsilon); correct its "
+            "scheduler_config.json"
+        )
+
+
+def is_stable(parts: Parts, choice: PriorChoice) -> bool:
+    """Whether the fourth number of the pose is Stable-Zero123's: ``choice.pose``, or the name of the prior or of its folder.
+
+    The weights do not tell: the layers have the same names and shapes.
+    """
+    if choice.pose != "auto":
+        return choice.pose == "stable-zero123"
+    folder = "/".join(parts.folder.parts[-3:]) if isinstance(parts, FolderParts) else ""  # a hub's snapshot lies two below
+    return bool(STABLE.search(choice.name) or STABLE.search(folder))
