@@ -23,6 +23,7 @@ from torch.nn import functional
 SIZE = 64  # pixels a side of the compared pictures
 VISIBLE = 0.1  # difference from the backdrop in one channel that belongs to the object
 STEPS = 30
+NUDGE = 1.0 / SIZE  # half a pixel
 RATIOS = (0.3, 0.9)  # of objects in the canonical frame: 0.69 on average, with a standard deviation of 0.08 over toys
 POOR = 0.35  # share of the object's contrast that the best similarity leaves unexplained: the answer is of something else
 
@@ -48,20 +49,29 @@ def photo_placement(answer: Tensor, reference: Tensor, backdrop: Tensor, framed:
     if start is None:
         return Placement()
     found, error = fit(lambda p: _placed(photo, p, backdrop) - wanted, start)
-    empty = float((backdrop - wanted).square().mean())
+    empty = float((backdrop[:, None, None] - wanted).square().mean())
     scale, shift = math.exp(float(found[0])), (0.5 * found[1:]).tolist()
     unexplained = error / max(empty, 1e-9)
     good = RATIOS[0] <= framed * scale <= RATIOS[1] and unexplained <= POOR
     return Placement(framed * scale, (shift[0], shift[1]), unexplained, True) if good else Placement(unexplained=unexplained)
 
 
+def placed(reference: Tensor, placement: Placement, backdrop: Tensor, framed: float = 0.78) -> Tensor:
+    """``reference (S, S, 4)``, whose object is centred with a longest side of ``framed``, as a picture ``(64, 64, 3)`` with the
+    object at ``placement`` over ``backdrop (3,)``."""
+    right, down = placement.shift
+    parameters = torch.tensor([math.log(placement.ratio / framed), 2.0 * right, 2.0 * down])
+    return _placed(_small(reference), parameters, backdrop).permute(1, 2, 0)
+
+
 def fit(residual: Callable[[Tensor], Tensor], start: Tensor) -> tuple[Tensor, float]:
     """The parameters ``(P,)`` near ``start`` with the least mean square of ``residual``, and that mean."""
-    at, damping = start, 1e-3
+    at, damping, nudges = start, 1e-3, NUDGE * torch.eye(len(start))
     best = float(residual(at).square().mean())
     for _ in range(STEPS):
         values = residual(at).flatten()
-        slope = torch.func.jacfwd(lambda p: residual(p).flatten())(at)
+        # Central differences of half a pixel: bilinear pictures have derivatives that jump at every pixel.
+        slope = torch.stack([(residual(at + d) - residual(at - d)).flatten() / (2.0 * NUDGE) for d in nudges], dim=1)
         normal = slope.T @ slope
         for _ in range(8):
             step = torch.linalg.solve(normal + damping * torch.diag(normal.diagonal() + 1e-9), slope.T @ values)
