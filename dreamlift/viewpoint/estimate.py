@@ -71,8 +71,8 @@ def estimate_camera(
     kept = torch.cat([around[lowest(first, KEPT)], torch.tensor(list(guesses))])
 
     heights = torch.tensor(ELEVATIONS, dtype=torch.float32)
-    grid = [values.flatten() for values in torch.meshgrid(kept, heights, indexing="ij")]
-    joint = search.errors(*grid, DRAWS).unflatten(1, (len(kept), len(heights)))
+    sides, levels = torch.meshgrid(kept, heights, indexing="ij")
+    joint = search.errors(sides.flatten(), levels.flatten(), DRAWS).unflatten(1, sides.shape)
     side = int(joint.mean(0).amin(1).argmin())
     profile = joint[:, side]
     elevation, elevation_error = _vertex_and_error(profile, heights, noise)

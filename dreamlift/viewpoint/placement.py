@@ -118,7 +118,7 @@ def _box_start(answer: Tensor, photo: Tensor, backdrop: Tensor) -> Tensor | None
 
 
 def box(mask: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Upper left and lower right corner ``(2,)``, in pixels to the right and down, of a mask ``(H, W)``; None if it is empty."""
+    """Corners ``(2,)`` of a mask ``(H, W)``, upper left and lower right, in pixels to the right and down; None: it is empty."""
     rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
     if len(rows) == 0:
         return None

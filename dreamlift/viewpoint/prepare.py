@@ -7,8 +7,7 @@ sees in the photo (:mod:`~dreamlift.viewpoint.places`), and the photo's side cou
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -22,9 +21,8 @@ from dreamlift.priors.kinds import Located, find
 from dreamlift.priors.loading.sources import PriorNotFoundError
 from dreamlift.priors.zero123.sampling import sampling_times
 from dreamlift.prompts import Embeds, NoViews, article, embed_prompt
-from dreamlift.reading.photos import Photo, read_photos
 from dreamlift.toybox.judging.judge import Judge, load_judge, sector_angles, understand
-from dreamlift.toybox.training.pairs import DISTANCE, FOV_DEG, FRAMED, view_cameras
+from dreamlift.toybox.training.pairs import FRAMED, view_cameras
 from dreamlift.toybox.world.things import COLORS
 from dreamlift.toybox.world.truth import is_asymmetric
 from dreamlift.types import Pictures, Task
@@ -48,7 +46,7 @@ class Viewpoint:
 
     azimuth: float = 0.0
     elevation: float = DEFAULT_ELEVATION_DEG
-    placement: Placement = Placement()
+    placement: Placement = field(default_factory=Placement)
     kind: str = ""  # "": not known
     estimate: Estimate | None = None  # of the text prior; None: the kind is not known
     source: str = "default"  # of the elevation: "text", "places" or "default"
@@ -121,7 +119,7 @@ def _estimated(found: Viewpoint, reference: Tensor, prompt: str, engine: Engine)
 
 
 def _named(picture: Tensor, prompt: str, judge: Judge) -> tuple[str, str, list[float]]:
-    """The kind in a picture, a prompt for it, and the azimuths in degrees that the judge finds likely; "" if it is not known."""
+    """The kind in a picture ("": not known), a prompt for it, and the azimuths in degrees that the judge finds likely."""
     verdict = judge.judge(picture[None])
     kind, text = understand(prompt).category, prompt
     if not prompt and float(verdict.category.max()) >= SURE:
@@ -163,7 +161,7 @@ class _View:
 
     @torch.no_grad()
     def answer(self, show: str, elevation: float | None) -> Tensor:
-        """The mean answer ``(S, S, 3)`` for the photo's own view, in one step from pure noise; None: the elevation is not told."""
+        """The mean answer ``(S, S, 3)`` for the photo's own view, in one step from pure noise, told its elevation or not."""
         height = DEFAULT_ELEVATION_DEG if elevation is None else elevation
         cond = self.embeds(height).at(_repeated(self.cameras(height), DRAWS), (), show)
         assert cond.pose is not None
