@@ -174,9 +174,10 @@ def _evaluate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     _refuse(overrides, "evaluate")
     check_out(arguments.out)
     reporter = _reporter(arguments)
-    report, scored = evaluate(find_items(arguments.runs, arguments.prompt, reporter.note), reporter, arguments.clip)
+    items = find_items(arguments.runs, arguments.prompt, reporter.note)
+    report, found = evaluate(items, reporter, arguments.clip, arguments.reference)
     folder = _report_folder(arguments.out, "evaluation")
-    save_report(report, scored, folder)
+    save_report(report, found, folder)
     if arguments.json:
         reporter.done({"report": str(folder / "evaluation.json"), **report["mean"]})
     else:

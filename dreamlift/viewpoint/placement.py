@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+FRAMED = 0.78  # longest side of the object in a reference picture, relative to the picture's (Zero-1-to-3)
 SIZE = 64  # pixels a side of the compared pictures
 VISIBLE = 0.1  # difference from the backdrop in one channel that belongs to the object
 STEPS = 30
@@ -38,7 +39,7 @@ class Placement:
     measured: bool = False
 
 
-def photo_placement(answer: Tensor, reference: Tensor, backdrop: Tensor, framed: float = 0.78) -> Placement:
+def photo_placement(answer: Tensor, reference: Tensor, backdrop: Tensor, framed: float = FRAMED) -> Placement:
     """The placement of ``reference (S, S, 4)``'s object in ``answer (S, S, 3)``, over ``backdrop (3,)``; all in [0, 1].
 
     ``framed``: the longest side of the object in the reference, in which it is centred. A fit that fails is the default,
@@ -56,7 +57,7 @@ def photo_placement(answer: Tensor, reference: Tensor, backdrop: Tensor, framed:
     return Placement(framed * scale, (shift[0], shift[1]), unexplained, True) if good else Placement(unexplained=unexplained)
 
 
-def placed(reference: Tensor, placement: Placement, backdrop: Tensor, framed: float = 0.78) -> Tensor:
+def placed(reference: Tensor, placement: Placement, backdrop: Tensor, framed: float = FRAMED) -> Tensor:
     """``reference (S, S, 4)``, whose object is centred with a longest side of ``framed``, as a picture ``(64, 64, 3)`` with the
     object at ``placement`` over ``backdrop (3,)``."""
     right, down = placement.shift

@@ -22,7 +22,7 @@ from dreamlift.priors.loading.sources import PriorNotFoundError
 from dreamlift.priors.zero123.sampling import sampling_times
 from dreamlift.prompts import Embeds, NoViews, article, embed_prompt
 from dreamlift.toybox.judging.judge import Judge, load_judge, sector_angles, understand
-from dreamlift.toybox.training.pairs import FRAMED, view_cameras
+from dreamlift.toybox.training.pairs import view_cameras
 from dreamlift.toybox.world.things import COLORS
 from dreamlift.toybox.world.truth import is_asymmetric
 from dreamlift.types import Pictures, Task
@@ -106,7 +106,7 @@ def find_viewpoint(reference: Tensor, wanted: Wanted, view: Located | None = Non
 
 def _estimated(found: Viewpoint, reference: Tensor, prompt: str, engine: Engine) -> Viewpoint:
     """``found`` with what the text prior sees, where the kind is known."""
-    picture = placed(reference, found.placement, torch.tensor(PALE), FRAMED)
+    picture = placed(reference, found.placement, torch.tensor(PALE))
     judge, _ = load_judge()
     kind, text, guesses = _named(picture, prompt, judge)
     if not kind:
@@ -178,7 +178,7 @@ class _View:
 
     def placement(self, elevation: float | None) -> Placement:
         """Where the photo's object lies in the prior's frame."""
-        return photo_placement(self.answer("color", elevation), self.reference, torch.tensor(WHITE), FRAMED)
+        return photo_placement(self.answer("color", elevation), self.reference, torch.tensor(WHITE))
 
 
 def _canonical(view: Located) -> bool:
