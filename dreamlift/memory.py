@@ -20,7 +20,7 @@ import torch
 
 from dreamlift.config.schema import Config
 from dreamlift.priors.choice import PriorChoice
-from dreamlift.priors.files.folder import weight_files
+from dreamlift.priors.files.folder import draws_views, weight_files
 from dreamlift.priors.files.tensors import shapes_of
 from dreamlift.priors.kinds import Located
 from dreamlift.priors.loading.sources import EMBEDDED, KNOWN
@@ -58,7 +58,7 @@ class Model(NamedTuple):
     """Bytes of a prior in the precision of a device."""
 
     weights: int  # of the network and the autoencoder
-    text: int  # of the largest text encoder; the encoders are read one at a time, before the network
+    text: int  # of the largest encoder of words or pictures; they are read one at a time, before the network
     cells: int  # of one value per latent cell of a picture and channel of the network's first level
     pixels: int  # of one value per pixel and channel of the autoencoder's first level; 0 without one
 
@@ -150,7 +150,8 @@ def model_of(parts: Any, choice: PriorChoice, device: str) -> Model:
         precise, widths = 4 if vae.get("force_upcast", False) else size, vae["block_out_channels"]
         weights += precise * parameters(parts.folder / "vae")
         pixels = 0 if choice.linear_encoder else precise * widths[0] * (side << (len(widths) - 1)) ** 2
-    text = size * max((parameters(parts.folder / each) for each in parts.text_encoders()), default=0)
+    encoders = ["image_encoder"] if draws_views(parts.config("")) else parts.text_encoders()
+    text = size * max((parameters(parts.folder / each) for each in encoders), default=0)
     return Model(weights, text * 5 // 4 if size == 2 else text, size * width * side**2, pixels)  # T5 keeps a fifth in float32
 
 

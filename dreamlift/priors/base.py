@@ -30,6 +30,7 @@ class Prior(ABC):
     engine: UsedEngine = "torch"  # that runs calls without gradients; see :meth:`use_engine`
     takes_onnx: bool = False  # whether ONNX Runtime can run its network
     adapts: bool = True  # whether a LoRA of it can be trained (:meth:`adapted`)
+    reads_pictures: bool = False  # whether it is conditioned on a picture of the object instead of words
     latent_bound: float | None = None  # largest absolute value of its latents: 1 for pixels; None: they have no bound
     device: torch.device
 

@@ -27,6 +27,8 @@ from dreamlift.priors.network import pose_features
 from dreamlift.prompts import Backdrop, Embeds
 from dreamlift.types import Cameras, Conditioning
 
+# sRGB of what references lie over: white for all published models, one of these for toybox-view
+BACKDROPS = ((1.0, 1.0, 1.0), (0.70, 0.75, 0.80), (0.12, 0.14, 0.20))
 RADIUS = 1.85  # mean of the training cameras' distances, U(1.5, 2.2); the object's longest side is 1
 MOST_CLOSER = 0.7  # largest |r_tgt - r_ref| in training
 

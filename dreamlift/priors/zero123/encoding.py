@@ -68,7 +68,7 @@ def encode_pixel(
 ) -> Encoded:  # fmt: skip
     """The image encoder's tokens ``(N, L, D)`` and the packed pixels ``(N, 12, size / 2, size / 2)`` of ``pictures``."""
     small = resize(pictures.to(device), size) * 2 - 1
-    quick = _quick(parts, size) if engine == "onnx" and isinstance(parts, FolderParts) else None
+    quick = _quick(parts) if engine == "onnx" and isinstance(parts, FolderParts) else None
     if quick is not None:
         tokens = quick({"pixels": small})
     else:
@@ -86,12 +86,17 @@ def call_image_encoder(encoder: nn.Module, pixels: Tensor) -> Tensor:
     return encoder(pixel_values=pixels).last_hidden_state
 
 
-def _quick(parts: FolderParts, size: int) -> OnnxNetwork | None:
+def example(parts: Parts) -> dict[str, Tensor]:
+    """Inputs of two pictures of a pixel model's image encoder, with all values 0."""
+    size = parts.config("image_encoder")["image_size"]
+    return {"pixels": torch.zeros(2, 3, size, size)}
+
+
+def _quick(parts: FolderParts) -> OnnxNetwork | None:
     """The image encoder's session without transformers, whose import takes seconds; None if its graph is not there."""
     try:
-        example = {"pixels": torch.zeros(2, 3, size, size)}
-        return ready_session(parts.folder / "image_encoder", parts.config("image_encoder"), example)
-    except EngineError:
+        return ready_session(parts.folder / "image_encoder", parts.config("image_encoder"), example(parts))
+    except (EngineError, KeyError):
         return None
 
 

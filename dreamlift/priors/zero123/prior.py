@@ -24,12 +24,11 @@ from dreamlift.priors.network import NO_REFERENCE, POSE_FEATURES, AdaptedNetwork
 from dreamlift.priors.parts import FolderParts, Parts
 from dreamlift.priors.pixel import PixelSpace
 from dreamlift.priors.saving import Memory, save_memory
-from dreamlift.priors.zero123.embeds import LatentViewEmbeds, PixelViewEmbeds, View, ViewEmbeds
+from dreamlift.priors.zero123.embeds import BACKDROPS, LatentViewEmbeds, PixelViewEmbeds, View, ViewEmbeds
 from dreamlift.priors.zero123.encoding import encode_latent, encode_pixel, over, pose_layer, read_pose_layer
 from dreamlift.prompts import Backdrop, Wording
 from dreamlift.types import Conditioning, Task, TextStates
 
-WHITE = (1.0, 1.0, 1.0)  # what the photos of all published models lie over
 LATENT_SIZE = 32  # of the published models: 256 pixels. Some ports' settings say 64, as diffusers' pipelines rewrite it
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 STABLE = re.compile(r"stable[-_. ]?zero[-_. ]?123", re.IGNORECASE)
@@ -38,7 +37,7 @@ STABLE = re.compile(r"stable[-_. ]?zero[-_. ]?123", re.IGNORECASE)
 class Zero123Prior(Prior):
     """A U-Net that is conditioned on a reference picture; ``vae`` decides between latents and pixels."""
 
-    takes_onnx = True
+    takes_onnx, reads_pictures = True, True
 
     def __init__(self, parts: Parts, device: torch.device, dtype: torch.dtype, choice: PriorChoice = NO_OPTIONS) -> None:
         self.check(parts, choice)
@@ -107,7 +106,7 @@ class Zero123Prior(Prior):
         photos = task.photos.reference
         if photos is None:
             photos = torch.cat([task.photos.rgb, task.photos.alpha], dim=-1)
-        colors = tuple(dict.fromkeys([WHITE, *(each.color for each in backdrops)]))
+        colors = tuple(dict.fromkeys([BACKDROPS[0], *(each.color for each in backdrops)]))
         view, dtype = View.of(task.photos.cameras).to(device), cls.text_precision(parts, device)
         pictures = torch.cat([over(photos, color) for color in colors])
 
@@ -191,5 +190,8 @@ def is_stable(parts: Parts, choice: PriorChoice) -> bool:
     """
     if choice.pose != "auto":
         return choice.pose == "stable-zero123"
-    folder = "/".join(parts.folder.parts[-3:]) if isinstance(parts, FolderParts) else ""  # a hub's snapshot lies two below
-    return bool(STABLE.search(choice.name) or STABLE.search(folder))
+    names = [choice.name.partition("@")[0].rpartition("/")[2]]
+    if isinstance(parts, FolderParts):
+        snapshot = parts.folder.parent.name == "snapshots"  # of a hub's cache: models--owner--name/snapshots/commit
+        names.append((parts.folder.parents[1] if snapshot else parts.folder).name)
+    return any(map(STABLE.search, names))

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dreamlift.cameras import orbit_cameras, rays_of, rescaled
+from dreamlift.priors.zero123.embeds import BACKDROPS
 from dreamlift.system.files import atomic_write_bytes
 from dreamlift.toybox.world.composites import make_composite
 from dreamlift.toybox.world.render import SHADINGS, Background, Rendered, render, sample_lighting, starting_depths, trace
@@ -32,7 +33,6 @@ REFERENCES, TARGETS = 3, 5  # pictures per object
 HELD_OUT = ("teapot", "chair", "truck", "penguin")  # kinds that no pair shows
 FOV_DEG, DISTANCE = 45.0, 2.6  # of the target's cameras: the bounding sphere fills 0.83 of the picture's side
 FRAMED = 0.78  # longest side of the reference's silhouette, relative to the picture's side (Zero-1-to-3)
-BACKDROPS = ((1.0, 1.0, 1.0), (0.70, 0.75, 0.80), (0.12, 0.14, 0.20))  # sRGB; the first is the usual one
 WHITE_SHARE = 0.5  # share of the pairs over the first backdrop
 BLACK = Background((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
 
