@@ -21,8 +21,8 @@ from dreamlift.reading.photos import Photo, read_photos
 from dreamlift.runs.settings import read_config
 from dreamlift.texturing.draw import render_mesh
 from dreamlift.types import Cameras, Mesh, Pictures
-from dreamlift.viewpoint.placement import FRAMED, box
-from dreamlift.viewpoint.prepare import DEFAULT_ELEVATION_DEG
+from dreamlift.images.placement import FRAMED, box
+from dreamlift.images.camera import DEFAULT_ELEVATION_DEG
 
 HEADS = {"front_psnr": "fPSNR", "front_ssim": "fSSIM", "front_iou": "fIoU", "front_clip": "fCLIP", "views_clip": "vCLIP"}
 """The figures, as columns of the printed table: PSNR (dB), SSIM, silhouette IoU and CLIP similarity of the front view, and the

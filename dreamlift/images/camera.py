@@ -1,8 +1,8 @@
 """What a run must know of a photo before it begins: the camera that took it, and where its object lies in the prior's frame.
 
 The kind of object comes from the prompt, or from the judge where it is sure; the text prior ``toybox`` then scores cameras
-(:mod:`~dreamlift.viewpoint.estimate`). Where nobody names the kind, the elevation comes from the places that ``toybox-view``
-sees in the photo (:mod:`~dreamlift.viewpoint.places`), and the photo's side counts as the front.
+(:mod:`~dreamlift.images.camera_scores`). Where nobody names the kind, the elevation comes from the places that ``toybox-view``
+sees in the photo (:mod:`~dreamlift.images.places`), and the photo's side counts as the front.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from dreamlift.toybox.training.pairs import view_cameras
 from dreamlift.toybox.world.things import COLORS
 from dreamlift.toybox.world.truth import is_asymmetric
 from dreamlift.types import Pictures, Task
-from dreamlift.viewpoint.estimate import Estimate, estimate_camera, lowest
-from dreamlift.viewpoint.placement import Placement, photo_placement, placed
-from dreamlift.viewpoint.places import elevation_from_places
+from dreamlift.images.camera_scores import Estimate, estimate_camera, lowest
+from dreamlift.images.placement import Placement, photo_placement, placed
+from dreamlift.images.places import elevation_from_places
 
 DEFAULT_ELEVATION_DEG = 20.0  # people photograph small things from slightly above
 TEXT_PRIOR, VIEW_PRIOR = "toybox", "toybox-view"
