@@ -68,7 +68,7 @@ def test_clip_similarity_is_the_cosine_of_the_embeddings(tmp_path):
     assert found[1] == pytest.approx(1.0, abs=1e-5)
 
 
-PHOTO = Photo("front.png", azimuth_deg=70.0, elevation_deg=25.0, distance=2.6, fov_deg=45.0)
+PHOTO = Photo("front.png", azimuth_deg=70.0, elevation_deg=25.0, distance=2.6, fov_deg=45.0, ratio=None)
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +95,10 @@ def test_the_front_view_is_that_of_the_photos_camera(mesh, picture):
     assert found.figures["front_ssim"] > 0.99
     assert found.figures["front_iou"] > 0.99
     assert math.isnan(found.figures["front_clip"])
-    other = Photo("other.png", azimuth_deg=-20.0)
+    other = replace(PHOTO, path="other.png", azimuth_deg=-20.0)
     wrong = compare_front(mesh, *read_reference(picture, (other,)))
     assert wrong.figures["front_psnr"] < 20
-    same = Photo(str(picture), azimuth_deg=70.0, elevation_deg=25.0, distance=2.6, fov_deg=45.0)
+    same = replace(PHOTO, path=str(picture))
     right = compare_front(mesh, *read_reference(picture, (other, same)))  # the photo in the same file, not the first one
     assert right.figures == pytest.approx(found.figures, nan_ok=True)
 

@@ -1,7 +1,7 @@
 """An asset against a reference picture: its front view at the picture's camera, over white.
 
 The camera is that of the run's photo. A run without photos, or a GLB file, has none: then the asset is seen from azimuth 0 and
-an elevation of 20 degrees, and both silhouettes are centred with a longest side of 0.78 of the picture.
+an elevation of 15 degrees, and both silhouettes are centred with a longest side of 0.78 of the picture.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from dreamlift.apps.clip_score import Clip, clip_similarity
 from dreamlift.apps.ssim import ssim
 from dreamlift.cameras import turntable
 from dreamlift.export.psnr import psnr
-from dreamlift.reading.photos import Photo, read_photos
+from dreamlift.images.photos import read_photos
+from dreamlift.images.placement import FRAMED, box
+from dreamlift.reading.photos import ELEVATION_DEG, Photo
 from dreamlift.runs.settings import read_config
 from dreamlift.texturing.draw import render_mesh
 from dreamlift.types import Cameras, Mesh, Pictures
-from dreamlift.images.placement import FRAMED, box
-from dreamlift.images.camera import DEFAULT_ELEVATION_DEG
 
+SIDE = 256  # pixels of the compared pictures
 HEADS = {"front_psnr": "fPSNR", "front_ssim": "fSSIM", "front_iou": "fIoU", "front_clip": "fCLIP", "views_clip": "vCLIP"}
 """The figures, as columns of the printed table: PSNR (dB), SSIM, silhouette IoU and CLIP similarity of the front view, and the
 mean CLIP similarity of eight views to the reference."""
@@ -54,8 +55,8 @@ def read_reference(path: Path, photos: tuple[Photo, ...]) -> tuple[Pictures, boo
         ValueError: the picture cannot be used; one line with the fix.
     """
     same = [photo for photo in photos if Path(photo.path) == path.resolve()]
-    camera = next(iter([*same, *photos]), Photo(str(path), elevation_deg=DEFAULT_ELEVATION_DEG))
-    return read_photos((replace(camera, path=str(path)),)), bool(photos)
+    camera = next(iter([*same, *photos]), Photo(str(path), elevation_deg=ELEVATION_DEG))
+    return read_photos((replace(camera, path=str(path)),), side=SIDE), bool(photos)
 
 
 def compare_front(mesh: Mesh, pictures: Pictures, known: bool, clip: Clip | None = None) -> Front:

@@ -7,13 +7,21 @@ sees in the photo (:mod:`~dreamlift.images.places`), and the photo's side counts
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dreamlift.cameras import Cameras
+from dreamlift.images.camera_scores import Estimate, estimate_camera, lowest
+from dreamlift.images.photos import read_photos
+from dreamlift.images.placement import Placement, photo_placement, placed
+from dreamlift.images.places import elevation_from_places
+from dreamlift.images.read import ignore
 from dreamlift.priors.base import Prior
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.engine import Engine
@@ -21,16 +29,13 @@ from dreamlift.priors.kinds import Located, find
 from dreamlift.priors.loading.sources import PriorNotFoundError
 from dreamlift.priors.zero123.sampling import sampling_times
 from dreamlift.prompts import Embeds, NoViews, article, embed_prompt
+from dreamlift.reading.photos import ELEVATION_DEG, RATIO, Photo
 from dreamlift.toybox.judging.judge import Judge, load_judge, sector_angles, understand
-from dreamlift.toybox.training.pairs import view_cameras
+from dreamlift.toybox.training.pairs import DISTANCE, FOV_DEG, view_cameras
 from dreamlift.toybox.world.things import COLORS
 from dreamlift.toybox.world.truth import is_asymmetric
 from dreamlift.types import Pictures, Task
-from dreamlift.images.camera_scores import Estimate, estimate_camera, lowest
-from dreamlift.images.placement import Placement, photo_placement, placed
-from dreamlift.images.places import elevation_from_places
 
-DEFAULT_ELEVATION_DEG = 20.0  # people photograph small things from slightly above
 TEXT_PRIOR, VIEW_PRIOR = "toybox", "toybox-view"
 PALE = (0.70, 0.75, 0.80)  # the backdrop of the text prior's training pictures whose captions name none
 WHITE = (1.0, 1.0, 1.0)
@@ -45,7 +50,7 @@ class Viewpoint:
     """The camera of a photo. Angles are degrees."""
 
     azimuth: float = 0.0
-    elevation: float = DEFAULT_ELEVATION_DEG
+    elevation: float = ELEVATION_DEG
     placement: Placement = field(default_factory=Placement)
     kind: str = ""  # "": not known
     estimate: Estimate | None = None  # of the text prior; None: the kind is not known
@@ -72,6 +77,54 @@ class Viewpoint:
         if found is None or self.told_azimuth or found.sided or not is_asymmetric(self.kind):
             return ""
         return f" (its side is uncertain: {found.azimuth:.0f} or {found.second_azimuth:.0f} degrees; --azimuth overrides)"
+
+
+def prepared_photos(
+    photos: Sequence[Photo], prompt: str, priors: Sequence[PriorChoice], note: Callable[[str], None] = ignore,
+    engine: Engine = "auto",
+) -> tuple[Photo, ...]:  # fmt: skip
+    """The photos of a run whose teachers have these ``priors``, each by :func:`prepared`.
+
+    Photos are placed in the frame of the first prior that draws views; without one, nobody needs them placed.
+    """
+    views = [located for located in map(find, dict.fromkeys(priors)) if located.kind.reads_pictures]
+    return tuple(prepared(photo, prompt, next(iter(views), None), note, engine) for photo in photos)
+
+
+def prepared(
+    photo: Photo, prompt: str = "", view: Located | None = None, note: Callable[[str], None] = ignore, engine: Engine = "auto"
+) -> Photo:  # fmt: skip
+    """The photo with its elevation (and its azimuth, where the kind of object is known), and placed in the prior's frame.
+
+    An elevation that is given is kept, and then the azimuth too; so are a ratio and a shift that are not the defaults. ``note``
+    gets what was found.
+
+    Args:
+        prompt: of the run; it names the kind of object, if it names one that the text prior knows.
+        view: the view-conditioned prior of the run. Those with a frame of their own measure ratio and shift.
+
+    Raises:
+        ValueError: the picture cannot be used.
+    """
+    unplaced = view is not None and _canonical(view) and photo.ratio == RATIO and photo.shift == (0.0, 0.0)
+    if photo.ratio is None or not (unplaced or photo.elevation_deg is None):
+        return photo
+    reference = read_photos((replace(photo, elevation_deg=0.0),)).reference
+    assert reference is not None
+    azimuth = photo.azimuth_deg if photo.azimuth_deg or photo.elevation_deg is not None else None
+    found = find_viewpoint(reference[0], Wanted(prompt, azimuth, photo.elevation_deg), view, engine)
+    name = Path(photo.path).name
+    if photo.elevation_deg is None:
+        note(f"{name}: {found.described()}")
+    photo = replace(photo, azimuth_deg=round(found.azimuth, 1), elevation_deg=round(found.elevation, 1))
+    if not unplaced:
+        return photo
+    if not found.placement.measured:
+        note(f"{name}: the prior does not recognise the object, so its size in the prior's frame is the usual one")
+    # Ratio and shift are parts of a frame, which shows more or less of the world with another camera.
+    zoom = DISTANCE * math.tan(math.radians(0.5 * FOV_DEG)) / (photo.distance * math.tan(math.radians(0.5 * photo.fov_deg)))
+    ratio, right, down = (round(zoom * value, 4) for value in (found.placement.ratio, *found.placement.shift))
+    return replace(photo, ratio=min(1.0, ratio), shift=(right, down))
 
 
 class Wanted(NamedTuple):
@@ -162,7 +215,7 @@ class _View:
     @torch.no_grad()
     def answer(self, show: str, elevation: float | None) -> Tensor:
         """The mean answer ``(S, S, 3)`` for the photo's own view, in one step from pure noise, told its elevation or not."""
-        height = DEFAULT_ELEVATION_DEG if elevation is None else elevation
+        height = ELEVATION_DEG if elevation is None else elevation
         cond = self.embeds(height).at(_repeated(self.cameras(height), DRAWS), (), show)
         assert cond.pose is not None
         if elevation is None:
