@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from dreamlift.apps.cutout import IMAGE_PRESET, with_image
 from dreamlift.apps.evaluate import Item, find_items
 from dreamlift.apps.evaluate import evaluate as evaluate_items
 from dreamlift.apps.presets import find_preset
@@ -18,20 +19,23 @@ from dreamlift.config.short import override
 from dreamlift.lifting import finish, lift, load, resolve
 from dreamlift.plugins import load_plugins
 from dreamlift.priors.kinds import Priors
+from dreamlift.reading.photos import Photo
 from dreamlift.runs.progress import Reporter, Silent, warnings_to
 from dreamlift.runs.reporters import choose
 
 
 def generate(
-    prompt: str, config: Config | None = None, *, preset: str | None = None, progress: bool | Reporter = True,
-    pool: Priors | None = None, anyway: bool = False, **settings: Any,
+    prompt: str = "", config: Config | None = None, *, image: str | os.PathLike[str] | Photo | None = None,
+    preset: str | None = None, progress: bool | Reporter = True, pool: Priors | None = None, anyway: bool = False,
+    **settings: Any,
 ) -> Asset:  # fmt: skip
-    """Make a textured mesh from ``prompt``; no file is written.
+    """Make a textured mesh from ``prompt``, from a picture, or from both; no file is written.
 
     Args:
-        prompt: description of the object, such as "a red mug".
+        prompt: description of the object, such as "a red mug"; may be empty with ``image``.
+        image: a picture's file, or a :class:`~dreamlift.reading.photos.Photo`, which also states its camera and mask.
         config: settings that replace the preset.
-        preset: a name in ``dreamlift.presets.PRESETS``.
+        preset: a name in ``dreamlift.presets.PRESETS``; by default "toybox", with ``image`` "zero123-toy".
         progress: True: a progress bar; False: no output; or a :class:`~dreamlift.runs.progress.Reporter`.
         pool: keeps the priors in memory for the next call, for programs that make many assets.
         anyway: start even if the prior knows none of the prompt's nouns; the result is then a blob.
@@ -50,7 +54,10 @@ def generate(
         raise ValueError("config and preset are two starting points: give one of them")
     if os.environ.get("DREAMLIFT_PLUGINS"):
         load_plugins()
-    config = dataclasses.replace(find_preset(preset or "toybox") if config is None else config, prompt=prompt)
+    default = "toybox" if image is None else IMAGE_PRESET
+    config = dataclasses.replace(find_preset(preset or default) if config is None else config, prompt=prompt)
+    if image is not None:
+        config = with_image(config, image, "photos" in settings)
     given = {name.replace("__", "."): as_setting(value) for name, value in settings.items()}
     config = override(config, given, text=False)
     reporter = progress if isinstance(progress, Reporter) else choose(False) if progress else Silent()

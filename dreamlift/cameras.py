@@ -1,7 +1,8 @@
 """Cameras: poses around the origin, random views, and the rays of their pixels.
 
 Conventions as in :mod:`dreamlift.types`: world +y up and +z front, cameras with OpenCV axes. Sampling ranges follow
-DreamFusion (Poole et al. 2022, section 3.1, https://arxiv.org/abs/2209.14988) and threestudio's ``uncond.py``.
+DreamFusion (Poole et al. 2022, section 3.1, https://arxiv.org/abs/2209.14988) and threestudio's ``uncond.py``; ranges about a
+photo follow DreamGaussian's ``main.py`` (elevation) and stable-dreamfusion's ``nerf/utils.py`` (``progressive_view``).
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dreamlift.schedules import Schedule, value_at
 from dreamlift.types import Cameras, RayBundle
+
+STEEPEST_DEG = 80.0  # elevation, up or down, that ranges about a photo do not exceed (DreamGaussian)
+Range = tuple[float, float]
 
 
 def spherical_to_cartesian(azimuth: Tensor, elevation: Tensor, distance: Tensor) -> Tensor:
@@ -63,6 +68,16 @@ def orbit_cameras(
     up = torch.tensor([0.0, 1.0, 0.0], dtype=position.dtype, device=position.device).expand_as(position)
     c2w = look_at(position, torch.zeros_like(position), up)
     return Cameras(c2w, intrinsics(fov_y, width, height), width, height, azimuth, elevation, distance)
+
+
+def view_angles(cameras: Cameras, others: Cameras) -> Tensor:
+    """Angles ``(B, N)`` in [0, pi] between the directions of B ``cameras`` and of N ``others``, seen from the origin."""
+    ones = [torch.ones_like(each.azimuth) for each in (cameras, others)]
+    a = spherical_to_cartesian(cameras.azimuth, cameras.elevation, ones[0])
+    b = spherical_to_cartesian(others.azimuth.to(a), others.elevation.to(a), ones[1].to(a))
+    # From both chords, since the arc cosine loses half of the digits near 0 and pi.
+    apart, opposite = ((a[:, None] - sign * b[None]).norm(dim=-1) for sign in (1.0, -1.0))
+    return 2.0 * torch.atan2(apart, opposite)
 
 
 def turntable(
@@ -130,6 +145,15 @@ class CameraSampler:
     center_jitter: float = 0.0  # standard deviation of the point that a camera looks at, world units; 0: the origin
     up_jitter: float = 0.0  # standard deviation of the up vector, whose length is 1
     fill: float | None = None  # radius of the sphere that fills the picture's height, world units, > 0; null: use distance
+    # true: azimuth_deg is relative to the first photo's azimuth, and all views have its distance and field of view, as
+    # Zero-1-to-3 needs them (distance and fov_deg are not used)
+    like_photo: bool = False
+    # elevations within so many degrees of the first photo's are covered as well, up to 80 above and below level (DreamGaussian:
+    # 30), at least 0; null: those of elevation_deg only
+    elevation_about_deg: float | None = None
+    # share of each range that is used, in [0, 1], about the first photo's view, or without photos about the range's middle;
+    # stable-dreamfusion: linear from 0.2 to 1 at progress 0.4
+    widen: float | Schedule = 1.0
 
     def __post_init__(self) -> None:
         if self.views < 1:
@@ -151,30 +175,68 @@ class CameraSampler:
             raise ValueError("jitters need orbit 1: the views of an orbit share one elevation and distance")
         if self.fill is not None and self.fill <= 0:
             raise ValueError(f"fill is {self.fill:g}; it must be positive")
+        if self.like_photo and (self.relative or self.fill is not None):
+            raise ValueError("like_photo takes the distance from the photo; set fill to null and relative to false")
+        if self.elevation_about_deg is not None and not 0.0 <= self.elevation_about_deg <= 90.0:
+            raise ValueError(f"elevation_about_deg is {self.elevation_about_deg:g}; accepted: 0 to 90")
+        if not all(0.0 <= value_at(self.widen, i / 100) <= 1.0 for i in range(101)):
+            raise ValueError("widen leaves [0, 1]; it is the share of the ranges that is used")
+
+    @property
+    def needs_photo(self) -> bool:
+        """Whether views are drawn about a photo's view."""
+        return self.like_photo or self.elevation_about_deg is not None
 
     @property
     def jitters(self) -> tuple[float, float, float]:
         return self.position_jitter, self.center_jitter, self.up_jitter
 
-    def __call__(self, progress: float, rng: torch.Generator) -> Cameras:
-        """The cameras of a step at ``progress`` in [0, 1]; their angles and distances are those before the jitter."""
+    def ranges(self, progress: float, photos: Cameras | None = None) -> tuple[Range, Range, Range, Range]:
+        """Azimuth and elevation (degrees), distance (world units) and vertical field of view (degrees) at ``progress``."""
+        azimuth, elevation, distance, fov = self.azimuth_deg, self.elevation_deg, self.distance, self.fov_deg
+        share = value_at(self.widen, progress)
+        if photos is None:
+            found = [(each, sum(each) / 2) for each in (azimuth, elevation, distance, fov)]
+        else:
+            home = math.degrees(float(photos.azimuth[0])), math.degrees(float(photos.elevation[0])), float(photos.distance[0])
+            lens = math.degrees(2.0 * math.atan(0.5 * photos.height / float(photos.K[0, 1, 1])))
+            turn = (home[0] + 180.0) % 360.0 - 180.0
+            if self.like_photo:
+                azimuth, distance, fov = (turn + azimuth[0], turn + azimuth[1]), (home[2], home[2]), (lens, lens)
+            elif share < 1.0 and azimuth[1] - azimuth[0] >= 360.0:  # the whole circle has no middle but the photo
+                azimuth = (turn - 180.0, turn + 180.0)
+            if (margin := self.elevation_about_deg) is not None:
+                low = max(min(home[1] - margin, elevation[0]), -STEEPEST_DEG)
+                elevation = low, min(max(home[1] + margin, elevation[1]), STEEPEST_DEG)
+            found = [(azimuth, turn), (elevation, home[1]), (distance, home[2]), (fov, lens)]
+        if share < 1.0:
+            found = [((m + share * (low - m), m + share * (high - m)), m) for (low, high), m in found]
+        first, second, third, fourth = (each for each, _ in found)
+        return first, second, third, fourth
+
+    def __call__(self, progress: float, rng: torch.Generator, photos: Cameras | None = None) -> Cameras:
+        """The cameras of a step at ``progress`` in [0, 1]; their angles and distances are those before the jitter.
+
+        ``photos``: the cameras of the user's photos, if there are any.
+        """
         groups = self.views // self.orbit
+        azimuth_deg, elevation_deg, distances, fov_deg = self.ranges(progress, photos)
 
         def uniform(low: float, high: float) -> Tensor:
             return (low + (high - low) * torch.rand(groups, generator=rng)).repeat_interleave(self.orbit)
 
-        low, high = math.radians(self.azimuth_deg[0]), math.radians(self.azimuth_deg[1])
+        low, high = math.radians(azimuth_deg[0]), math.radians(azimuth_deg[1])
         strata = (torch.arange(groups) + torch.rand(groups, generator=rng)) / groups
         strata = ((strata[:, None] + torch.arange(self.orbit)) / self.orbit).flatten()
         shift = torch.rand(1, generator=rng)
         azimuth = low + (high - low) * ((strata + shift) % 1.0)
-        bottom, top = math.radians(self.elevation_deg[0]), math.radians(self.elevation_deg[1])
+        bottom, top = math.radians(elevation_deg[0]), math.radians(elevation_deg[1])
         if self.angle_share and float(torch.rand((), generator=rng)) < self.angle_share:
             elevation = uniform(bottom, top)
         else:  # uniform in the sine of the elevation, so uniform in area on the sphere
             elevation = torch.asin(uniform(math.sin(bottom), math.sin(top)))
-        fov = uniform(math.radians(self.fov_deg[0]), math.radians(self.fov_deg[1]))
-        distance = uniform(*self.distance)
+        fov = uniform(math.radians(fov_deg[0]), math.radians(fov_deg[1]))
+        distance = uniform(*distances)
         if self.relative:
             distance = distance / torch.tan(0.5 * fov)
         if self.fill is not None:
@@ -199,7 +261,7 @@ class PosedCameras:
     cameras: Cameras
     views: int = 2
 
-    def __call__(self, progress: float, rng: torch.Generator) -> Cameras:
+    def __call__(self, progress: float, rng: torch.Generator, photos: Cameras | None = None) -> Cameras:
         chosen = torch.randperm(len(self.cameras), generator=rng)[: self.views]
         pool = self.cameras
         return Cameras(

@@ -120,6 +120,7 @@ def split_overrides(words: list[str]) -> tuple[list[str], Overrides]:
 def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dataclasses import replace
 
+    from dreamlift.apps.cutout import IMAGE_PRESET, with_image
     from dreamlift.apps.options import run_settings
     from dreamlift.config.short import override, with_prior
     from dreamlift.priors.lora.additions import parse_lora
@@ -127,7 +128,10 @@ def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
     if arguments.config is not None and arguments.preset is not None:
         raise ValueError("--config and --preset exclude each other: give one of them")
-    config = _preset(arguments.preset or "toybox") if arguments.config is None else _read_config(arguments.config)
+    default = "toybox" if arguments.image is None else IMAGE_PRESET
+    config = _preset(arguments.preset or default) if arguments.config is None else _read_config(arguments.config)
+    if arguments.image is not None:
+        config = with_image(config, arguments.image, arguments.photos is not None)
     if arguments.prompt is not None:
         config = replace(config, prompt=arguments.prompt)
     config = override(config, {**run_settings(arguments), **overrides})
@@ -138,6 +142,23 @@ def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     reporter = _reporter(arguments, config)
     outcome = carry_out(Order(config, arguments.out, anyway=arguments.anyway), reporter)
     return 0 if outcome.finished else 130
+
+
+def _cutout(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from dreamlift.apps.cutout import save_cutout
+    from dreamlift.runs.run import check_out
+
+    _refuse(overrides, "cutout")
+    check_out(arguments.out)
+    reporter = _reporter(arguments)
+    files, told = save_cutout(
+        arguments.image, arguments.mask, lambda: _report_folder(arguments.out, arguments.image.stem), reporter.note
+    )
+    if arguments.json:
+        reporter.done({**told, "files": [str(file) for file in files]})
+    else:
+        print("\n".join(map(str, files)))
+    return 0
 
 
 def _resume(arguments: argparse.Namespace, overrides: Overrides) -> int:
@@ -279,7 +300,7 @@ def _completion(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
 
 VERBS = {
-    "generate": _generate, "resume": _resume, "export": _export, "evaluate": _evaluate, "gallery": _gallery,
+    "generate": _generate, "cutout": _cutout, "resume": _resume, "export": _export, "evaluate": _evaluate, "gallery": _gallery,
     "presets": _presets, "settings": _settings, "priors": _priors, "doctor": _doctor, "warmup": _warmup,
     "completion": _completion,
 }  # fmt: skip

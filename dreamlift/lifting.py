@@ -9,7 +9,7 @@ finish: extract the mesh from the scene and bake its texture
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,15 +21,15 @@ from torch import Tensor
 from dreamlift.asset import Asset
 from dreamlift.cameras import turntable
 from dreamlift.config.schema import Config, check_stages
+from dreamlift.images.photos import read_photos, resolved_photo
 from dreamlift.memory import Need, check_memory
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.engine import INSTALL, Engine, UsedEngine, available
 from dreamlift.priors.kinds import Located, Priors, find
-from dreamlift.priors.loading.sources import is_one_file
+from dreamlift.priors.loading.sources import is_one_file, whole_name
 from dreamlift.priors.lora.additions import file_hash
 from dreamlift.prompts import Embeds, check_prompt
 from dreamlift.reading.mesh import load_mesh
-from dreamlift.reading.photos import read_photos
 from dreamlift.scenes.base import Scene
 from dreamlift.stages.base import Ready, SavedState, Stage, Work, explained_by, with_priors
 from dreamlift.system.files import expanded, user_file
@@ -101,29 +101,28 @@ def resolve(config: Config, saved: SavedState | None = None, anyway: bool = Fals
     Raises:
         ValueError: a setting, file or prior that cannot be used; one line with the fix.
     """
-    config = replace(config, prompt=check_prompt(config.prompt))
+    config = replace(config, prompt=check_prompt(config.prompt, may_be_empty=any(photo.path for photo in config.photos)))
     check_stages(config)
-    mesh, said = None, []  # the latter: notes on the mesh's file
+    mesh, said = None, []  # the latter: notes on the user's files
     if config.initial_mesh and saved is None:
         mesh, config = _with_mesh(config, said.append)
     config.asset.check()
     config = replace(
         config,
         initial_mesh=str(expanded(config.initial_mesh).resolve()) if config.initial_mesh else "",
-        photos=tuple(replace(photo, path=str(expanded(photo.path).resolve())) for photo in config.photos),
+        photos=tuple(resolved_photo(photo, said.append) for photo in config.photos if photo.path),
+        depth_model=whole_name(config.depth_model) if config.depth_model else "",
         stages=tuple(stage.resolved() for stage in with_priors(config.stages)),
     )
     device = find_device(config.device)
     engine = _engine(config, device, saved)
-    photos = read_photos(config.photos) if config.photos else None
+    photos = read_photos(config.photos, said.append) if config.photos else None
     found: dict[int, Located] = {}
     priors = tuple(
         tuple(_located(teacher.prior, number, place, config, found) for place, teacher in enumerate(stage.teachers))
         for number, stage in enumerate(config.stages)
     )
-    if saved is None and not anyway:
-        for located in found.values():
-            located.check_prompt(config.prompt)
+    _check_words(config, found.values(), known=saved is None and not anyway)
     for stage, located in zip(config.stages, priors, strict=True):
         stage.check_priors([each.views for each in located], [each.adapts for each in located])
         for teacher, each in zip(stage.teachers, located, strict=True):
@@ -137,8 +136,9 @@ def resolve(config: Config, saved: SavedState | None = None, anyway: bool = Fals
     # For all stages, so that a later stage that does not fit is refused before the first one starts.
     need, notes = check_memory(config, priors, device)
     notes = (*said, *notes)
-    if config.photos and not any(stage.uses_photos for stage in config.stages):
-        notes = (*notes, "photos are given, but no stage compares with them: they are not used")
+    shown = any(each.reads_pictures for each in found.values())
+    if config.photos and not shown and not any(stage.uses_photos for stage in config.stages):
+        notes = (*notes, "photos are given, but no stage compares with them and no prior is shown them: they are not used")
     return Resolved(config, priors, device, Task(config.prompt, config.negative, photos), engine, mesh, need, notes)
 
 
@@ -177,6 +177,18 @@ def _located(choice: PriorChoice | None, number: int, place: int, config: Config
     return found[key]
 
 
+def _check_words(config: Config, priors: Iterable[Located], known: bool) -> None:
+    """Refuse an empty prompt that a prior needs, and, where ``known`` asks for it, a prompt of whose nouns it knows none."""
+    for located in priors:
+        if config.prompt and known:
+            located.check_prompt(config.prompt)
+        elif not config.prompt and not located.reads_pictures:
+            raise ValueError(
+                f"the prompt is empty, but the prior {located.choice.name} draws from words: add a description of what the "
+                'picture shows, such as "a red mug"'
+            )
+
+
 def _with_choices(stage: Stage, located: tuple[Located, ...]) -> Stage:
     """The stage with the absolute paths of its priors."""
     teachers = tuple(replace(teacher, prior=each.choice) for teacher, each in zip(stage.teachers, located, strict=True))
@@ -190,6 +202,7 @@ def load(resolved: Resolved, saved: SavedState | None = None, pool: Priors | Non
         saved: the checkpoint to resume from.
         pool: priors that stay in memory after the run, for programs that make many assets.
     """
+    resolved = _with_depth(resolved)
     config, number = resolved.config, saved.stage if saved else 0
     known: dict[Any, Embeds] = {}
     embeds = []
@@ -213,6 +226,17 @@ def load(resolved: Resolved, saved: SavedState | None = None, pool: Priors | Non
         except (KeyError, TypeError) as error:
             raise ValueError(f"the checkpoint is of another version of dreamlift ({error!r}): start the run anew") from error
     return Job(resolved, tuple(embeds), pool, number, handover, work, work.index)
+
+
+def _with_depth(resolved: Resolved) -> Resolved:
+    """The run with the depths of its photos, where the config names a model of depth."""
+    photos, model = resolved.task.photos, resolved.config.depth_model
+    if photos is None or not model:
+        return resolved
+    from dreamlift.images.depth import estimate_depth
+
+    photos = replace(photos, depth=estimate_depth(photos, model, resolved.device))
+    return replace(resolved, task=replace(resolved.task, photos=photos))
 
 
 def begin_stage(

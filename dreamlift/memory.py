@@ -26,6 +26,7 @@ from dreamlift.priors.kinds import Located
 from dreamlift.priors.loading.sources import EMBEDDED, KNOWN
 from dreamlift.priors.parts import FolderParts
 from dreamlift.stages.base import with_priors
+from dreamlift.stages.settings import OF_NORMALS
 from dreamlift.system.text import MAX_MESSAGE, one_line
 
 PACKAGES, CUDA_HOST, CONTEXT = 1_000_000_000, 3_000_000_000, 600_000_000  # bytes: Python's packages; CUDA, host and GPU
@@ -118,7 +119,7 @@ def needs_of(config: Config, models: list[list[Model]], device: str) -> list[tup
             continue
         views, sides, scene = stage.cameras.views, stage.cameras.resolution, stage.scene
         step = max(scene.step_bytes(views, sides[0]), scene.occupied * scene.step_bytes(views, max(sides)))
-        terms = stage.weights.ever() & {"orientation", "distortion", "depth_variance"}
+        terms = stage.weights.ever() & (OF_NORMALS | {"distortion", "depth_variance"})
         if terms or stage.lighting.lambertian > 0 or any(teacher.show == "normal" for teacher in stage.teachers):
             step *= DETAIL
         passes = [0.0]

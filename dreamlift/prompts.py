@@ -34,8 +34,11 @@ MAX_CHARACTERS, MAX_BYTES = 1000, 4096  # of a prompt
 _OVERRIDES = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they can disguise a text as another one
 
 
-def check_prompt(text: str) -> str:
+def check_prompt(text: str, may_be_empty: bool = False) -> str:
     """The prompt without leading and trailing spaces, in Unicode's composed form (NFC).
+
+    Args:
+        may_be_empty: accept no words at all, for runs that start from a picture.
 
     Raises:
         ValueError: empty, too long (1000 characters or 4096 bytes), more than one line, or with characters that are
@@ -53,6 +56,8 @@ def check_prompt(text: str) -> str:
         if category in ("Cc", "Cs") or character in _OVERRIDES:
             kind = "a text-direction override" if character in _OVERRIDES else "a control character"
             raise ValueError(f"the prompt has {kind} (U+{ord(character):04X}) at character {place + 1}: remove it")
+    if not prompt and may_be_empty:
+        return ""
     if not any(unicodedata.category(character)[0] in "LMNPS" for character in prompt):
         raise ValueError('the prompt is empty: describe the object, such as "a ceramic mug"')
     size = len(prompt.encode("utf-8"))

@@ -314,9 +314,10 @@ def test_normals_of_discs_are_their_axes_and_of_balls_the_depth_s():
 
 def test_regularizers_are_named_and_differentiable():
     scene = SMALL.build(generator())
-    out = scene.render(turntable(1, size=12), generator())
+    assert set(scene.regularize(scene.render(turntable(1, size=12), generator()), 0.0)) == {"sparsity", "opaque"}
+    out = scene.render(turntable(1, size=12), generator(), normals=True)
     terms = scene.regularize(out, 0.0)
-    assert set(terms) == set(TERMS) == {"sparsity", "opaque"}
+    assert set(terms) == set(TERMS) == {"sparsity", "opaque", "normal_smooth"}
     o = out.opacity.detach()
     assert float(terms["sparsity"].detach()) == pytest.approx(float((o**2 + 0.01).sqrt().mean()))
     for term in terms.values():

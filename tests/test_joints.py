@@ -111,8 +111,6 @@ def test_what_a_later_stage_cannot_do_is_refused_before_the_first_one():
     refused("vsd trains a LoRA, which this kind of prior does not support", first, later)
     later = replace(PRESETS["toybox"].stages[1], photometric=Photometric(source="handover"))
     refused("stages.1: photometric.source is handover, but no stage before this one leaves pictures", first, later)
-    later = replace(later, photometric=Photometric(depth=0.1))
-    refused("stages.1: photometric.depth and .normal need pictures with depth and normals", first, later)
     later = replace(later, photometric=Photometric())
     refused("stages.1: photometric.source is photos, but there are none", first, later)
 

@@ -128,7 +128,7 @@ def marked(count: int, width: int, height: int) -> Pictures:
 def test_views_are_drawn_without_repeats_and_with_their_cameras():
     pictures, rng, seen = marked(5, 8, 8), random_stream("draw"), set()
     for _ in range(20):
-        some, cameras = chosen(pictures, Photometric(views=3, resolution=8), rng)
+        some, cameras = chosen(pictures, Photometric(views=3, resolution=(8,)), rng)
         numbers = [round(5 * float(rgb.mean())) for rgb in some.rgb]
         assert len(set(numbers)) == 3 == len(cameras)
         assert some.cameras is cameras
@@ -136,12 +136,12 @@ def test_views_are_drawn_without_repeats_and_with_their_cameras():
         torch.testing.assert_close(cameras.c2w, pictures.cameras.c2w[numbers])
         seen |= set(numbers)
     assert seen == set(range(5))
-    assert len(chosen(pictures, Photometric(views=9, resolution=8), rng)[1]) == 5  # there are no more
+    assert len(chosen(pictures, Photometric(views=9, resolution=(8,)), rng)[1]) == 5  # there are no more
 
 
 @pytest.mark.parametrize("resolution", [4, 8, 16])
 def test_pictures_and_cameras_have_the_resolution_of_the_settings(resolution):
-    some, cameras = chosen(marked(2, 8, 6), Photometric(resolution=resolution), random_stream())
+    some, cameras = chosen(marked(2, 8, 6), Photometric(resolution=(resolution,)), random_stream())
     assert some.rgb.shape == (1, resolution * 6 // 8, resolution, 3)
     assert some.alpha.shape == (1, resolution * 6 // 8, resolution, 1)
     assert (cameras.width, cameras.height) == (resolution, resolution * 6 // 8)
@@ -156,7 +156,7 @@ def test_a_smaller_picture_is_the_mean_over_the_mask():
     depth = torch.tensor([[2.0, math.inf], [3.5, 0.0]]).view(1, 2, 2, 1)
     normal = torch.tensor([[0.0, 0.0, 1.0]]).expand(1, 2, 2, 3) * (alpha > 0)
     pictures = Pictures(rgb, alpha, turntable(1, size=2), depth, normal)
-    some, _ = chosen(pictures, Photometric(resolution=1), random_stream())
+    some, _ = chosen(pictures, Photometric(resolution=(1,)), random_stream())
     assert float(some.alpha) == pytest.approx(1.5 / 4)
     torch.testing.assert_close(some.rgb.flatten(), torch.full((3,), (0.2 + 0.5 * 0.8) / 1.5))
     assert float(some.depth) == pytest.approx((2.0 + 0.5 * 3.5) / 1.5)
@@ -168,17 +168,28 @@ def test_pictures_without_cameras_are_refused():
         chosen(replace(pictures_of(), cameras=None), Photometric(), random_stream())
 
 
-@pytest.mark.parametrize("name", ["views", "resolution", "every"])
-def test_counts_begin_at_one(name):
-    with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
-        Photometric(**{name: 0})
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"views": 0}, "views is 0; it must be at least 1"),
+        ({"every": 0}, "every is 0; it must be at least 1"),
+        ({"first": -1}, "first is -1; it must not be negative"),
+        ({"erode": -1}, "erode is -1; it must not be negative"),
+        ({"resolution": ()}, r"resolution is \[\]; give one or several widths of at least 1 pixel"),
+        ({"resolution": (64, 0)}, r"resolution is \[64, 0\]; give one or several widths"),
+        ({"alone": True}, "alone with every 1 leaves no step for the teachers; set every to 2 or more"),
+    ],
+)
+def test_values_out_of_range_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Photometric(**changes)
 
 
 # In a stage
 
 STAGE = Lift(
     steps=6, cameras=CameraSampler(views=1, resolution=(SIZE,)), teachers=(), weights=Weights(),
-    scene=Nerf(Voxel((5, 9), (0.0, 0.0)), background=Solid(), samples_per_ray=12), photometric=Photometric(resolution=SIZE),
+    scene=Nerf(Voxel((5, 9), (0.0, 0.0)), background=Solid(), samples_per_ray=12), photometric=Photometric(resolution=(SIZE,)),
 )  # fmt: skip
 
 
@@ -194,7 +205,7 @@ def test_its_terms_are_the_loss_of_a_stage_without_teachers():
 
 @pytest.mark.parametrize("particles", [1, 2])
 def test_it_is_compared_in_every_so_many_steps_of_each_particle(particles):
-    config = Config(stages=(replace(STAGE, photometric=Photometric(every=2, resolution=SIZE)),), particles=particles)
+    config = Config(stages=(replace(STAGE, photometric=Photometric(every=2, resolution=(SIZE,))),), particles=particles)
     steps = list(steps_of(begun(config, task=Task("a mug", photos=pictures_of()))))
     assert ["photo_rgb" in step.terms for step in steps] == ([True] * particles + [False] * particles) * 3
 
@@ -203,7 +214,7 @@ def test_photos_and_the_pictures_of_the_stage_before_are_told_apart():
     photos, made = pictures_of(1, seed=2), pictures_of(1, seed=3)
 
     def first_loss(source, **given) -> float:
-        stage = replace(STAGE, photometric=Photometric(source, resolution=SIZE))
+        stage = replace(STAGE, photometric=Photometric(source, resolution=(SIZE,)))
         return begun(Config(stages=(stage,)), **given).step().loss
 
     task, handover = Task("a mug", photos=photos), Handover(pictures=made)
@@ -232,7 +243,7 @@ def rebuilt(mirrored: bool = False) -> tuple[float, float, float]:
     pictures = Pictures(rgb.flip(2), alpha.flip(2), cameras) if mirrored else Pictures(rgb, alpha, cameras)
     stage = replace(
         STAGE, steps=80, scene=Nerf(Voxel((17, 33), (0.0, 0.0)), background=Random(), samples_per_ray=32),
-        photometric=Photometric(views=2, resolution=32),
+        photometric=Photometric(views=2, resolution=(32,)),
     )  # fmt: skip
     work = begun(Config(stages=(stage,)), task=Task("a chair", photos=pictures))
     before = iou(work.scene, thing)

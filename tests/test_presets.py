@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 import trimesh
 from stage_helpers import begun, steps_of
 
-from dreamlift.cameras import CameraSampler
+from dreamlift.cameras import CameraSampler, orbit_cameras
 from dreamlift.config.build import (
     ConfigError,
     apply_overrides,
@@ -36,10 +37,10 @@ from dreamlift.scenes.nerf.scene import Nerf
 from dreamlift.scenes.tetmesh.scene import TetMesh
 from dreamlift.schedules import Linear, value_at
 from dreamlift.stages.base import with_priors
-from dreamlift.stages.settings import Weights
+from dreamlift.stages.settings import OF_NORMALS, Weights
 from dreamlift.system.streams import random_stream
 from dreamlift.toybox.training.dataset import BACKDROPS
-from dreamlift.types import Handover, Mesh
+from dreamlift.types import Handover, Mesh, Pictures, Task
 
 EACH = pytest.mark.parametrize("name", PRESETS)
 EACH_STAGE = pytest.mark.parametrize(
@@ -106,6 +107,23 @@ def test_a_preset_names_a_known_prior(name):
     assert PRESETS[name].stages[0].teachers[0].prior is not None  # a preset says what it was made for
 
 
+def with_photo(config):
+    """The config with a path in the entry that states a photo's camera, if it has one."""
+    return replace(config, photos=tuple(replace(photo, path="a.png") for photo in config.photos))
+
+
+def task_of(config):
+    """A red square as the photo, for a preset that needs one."""
+    if not config.photos:
+        return None
+    (photo,) = config.photos
+    alpha = torch.zeros(1, 16, 16, 1)
+    alpha[:, 4:12, 4:12] = 1.0
+    turn, height, fov = (torch.tensor([math.radians(v)]) for v in (photo.azimuth_deg, photo.elevation_deg, photo.fov_deg))
+    cameras = orbit_cameras(turn, height, torch.tensor([photo.distance]), fov, 16)
+    return Task("a mug", photos=Pictures(alpha * torch.tensor([0.8, 0.1, 0.1]), alpha, cameras))
+
+
 def begins_with(config, number):
     """What a stage's scene begins as: a small box, where it begins with a mesh."""
     if number == 0 and not config.stages[0].scene.needs_initial_mesh:
@@ -125,8 +143,17 @@ def small(scene):
 
 @EACH
 def test_the_stages_of_a_preset_can_follow_each_other(name):
-    config = PRESETS[name]
+    config = with_photo(PRESETS[name])
     check_stages(replace(config, initial_mesh="a.glb") if config.stages[0].scene.needs_initial_mesh else config)
+
+
+@EACH
+def test_a_preset_for_a_photo_says_that_it_needs_one(name):
+    config = PRESETS[name]
+    if config.photos:
+        with pytest.raises(ValueError, match=r"stages\.0: photometric\.source is photos, but .* give --image FILE"):
+            check_stages(config)
+    assert bool(config.photos) == any(stage.photometric is not None for stage in config.stages)
 
 
 def test_every_weight_is_of_some_scenes_term():
@@ -141,8 +168,9 @@ def test_the_regularisers_of_a_preset_are_terms_of_its_scene(name, number):
     cameras = replace(stage.cameras, resolution=(8,))(0.5, random_stream())
     for progress in PROGRESS:
         on = stage.weights.at(progress)
-        render = scene.train().render(cameras, random_stream(), progress=progress, normals="orientation" in on)
-        terms = scene.regularize(render, progress, tuple(on))
+        normals = bool(OF_NORMALS & set(on))
+        render = scene.train().render(cameras, random_stream(), progress=progress, normals=normals)
+        terms = scene.regularize(render, progress, tuple(on), random_stream())
         assert set(terms) == set(on), "a term that is on has no value"
         assert all(bool(torch.isfinite(value)) and value.ndim == 0 for value in terms.values())
 
@@ -169,8 +197,10 @@ def test_two_steps_of_a_preset(name, number, network):
     # The preset's own scene, losses and weights, with few rays: every part fits the others.
     stage = PRESETS[name].stages[number]
     stage = replace(stage, steps=2, cameras=replace(stage.cameras, resolution=(8,)), scene=small(stage.scene))
-    config = replace(PRESETS[name], stages=(stage,))
-    work = begun(config, network, handover=Handover(meshes=(begins_with(PRESETS[name], number),)))
+    if stage.photometric is not None:
+        stage = replace(stage, photometric=replace(stage.photometric, resolution=(8,)))
+    config, handover = replace(PRESETS[name], stages=(stage,)), Handover(meshes=(begins_with(PRESETS[name], number),))
+    work = begun(config, network, handover=handover, task=task_of(config))
     assert [step.index for step in steps_of(work)] == [0, 1]
     assert all(torch.isfinite(parameter).all() for parameter in work.scene.parameters())
     assert any(float(entry["exp_avg"].abs().max()) > 0 for entry in work.optimizer.state_dict()["state"].values())

@@ -1,5 +1,6 @@
 """Whole radiance-field scenes: closed forms, resuming, occupancy, shading, backgrounds, and a short fit."""
 
+import itertools
 import math
 
 import pytest
@@ -177,7 +178,7 @@ def test_gradient_of_a_lit_render_by_finite_differences(name):
     def value():
         out = scene.render(cameras, generator(), shading, normals=True)
         # The stopped weights of "orientation" are no derivative: it is left out.
-        terms = scene.regularize(out, 0.0, only=tuple(name for name in TERMS if name != "orientation"))
+        terms = scene.regularize(out, 0.0, tuple(name for name in TERMS if name != "orientation"), generator(8))
         shown = [(x * torch.linspace(0.5, 1.5, x.numel()).view_as(x)).mean() for x in (out.rgb, out.normal, out.depth)]
         return sum(shown) + sum(terms.values())
 
@@ -220,7 +221,8 @@ def test_rendered_normals_face_the_camera():
 def test_regularizers_are_named_and_differentiable():
     scene = SETTINGS["voxel"].build(generator())
     out = scene.render(turntable(1, size=12), generator(), normals=True)
-    terms = scene.regularize(out, 0.0)
+    assert set(scene.regularize(out, 0.0)) == set(TERMS) - {"normal_smooth_3d"}  # which needs random numbers
+    terms = scene.regularize(out, 0.0, rng=generator())
     assert set(terms) == set(TERMS)
     for name, term in terms.items():
         assert term.ndim == 0, name
@@ -229,6 +231,51 @@ def test_regularizers_are_named_and_differentiable():
     assert set(scene.regularize(out, 0.0, only=("tv",))) == {"tv"}
     with pytest.raises(ValueError, match="sparsity, opaque"):
         scene.regularize(out, 0.0, only=("fog",))
+
+
+def test_smooth_normals_by_their_definitions():
+    """The picture of the normals differenced pixel by pixel, and the density's differences at moved points."""
+    field = Hashgrid(levels=4, log2_rows=10, base_resolution=4, hidden=16, blob=Blob("none"))  # nowhere without a gradient
+    scene = Nerf(field, samples_per_ray=16).build(generator()).double()
+    for parameter in scene.parameters():
+        parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator(3), dtype=torch.float64)
+    cameras = turntable(2, size=5)
+    out = scene.render(cameras, generator(), normals=True)
+    found = scene.regularize(out, 0.0, ("normal_smooth", "normal_smooth_3d"), generator(7))
+    total = 0.0
+    pixels = [[[torch.zeros(3)] * 5 for _ in range(5)] for _ in range(2)]
+    for b, y, x in itertools.product(range(2), range(5), range(5)):
+        n, o = out.normal[b, y, x].detach(), float(out.opacity[b, y, x].detach())
+        pixels[b][y][x] = (n / max(float(n.norm()), 1e-9) + 1) / 2 * o
+    for b, i, j in itertools.product(range(2), range(4), range(5)):
+        total += float(
+            (pixels[b][i + 1][j] - pixels[b][i][j]).square().sum() + (pixels[b][j][i + 1] - pixels[b][j][i]).square().sum()
+        )
+    assert float(found["normal_smooth"].detach()) == pytest.approx(total / (2 * 4 * 5 * 3), rel=1e-5)
+    rays, aux = rays_of(cameras), out.aux
+    starts, index = 0.5 * (aux["starts"] + aux["ends"]), aux["ray_indices"]
+    origins, directions = (values.reshape(-1, 3).double() for values in (rays.origins, rays.directions))
+    points = origins[index] + directions[index] * starts[:, None]
+    shifts = 0.01 * torch.randn(points.shape, generator=generator(7)).double()
+    normals = []
+    for at in (points, (points + shifts).clamp(-1.0, 1.0)):
+        ahead = [scene.density((at + 0.01 * axis).clamp(-1.0, 1.0)) for axis in torch.eye(3)]
+        gradient = (torch.stack(ahead, 1) - scene.density(at)[:, None]).detach() / 0.01
+        normals.append(-gradient / gradient.norm(dim=1, keepdim=True).clamp(min=1e-9))
+    wanted = float((normals[0] - normals[1]).abs().mean())
+    assert wanted > 1e-3
+    assert float(found["normal_smooth_3d"].detach()) == pytest.approx(wanted, rel=1e-3)
+
+
+def test_a_density_that_grows_along_one_axis_is_smooth():
+    scene = Nerf(Voxel((3,), (0.0,), blob=Blob("none"))).build(generator())
+    scene.field.levels[0].data[..., 0] = torch.tensor([3.0, 2.0, 1.0]).view(3, 1, 1)  # along z
+    out = scene.render(turntable(1, elevation_deg=0.0, size=6), generator(), normals=True)
+    terms = scene.regularize(out, 0.0, ("normal_smooth", "normal_smooth_3d"), generator(1))
+    assert float(terms["normal_smooth_3d"].detach()) == pytest.approx(0.0, abs=1e-5)
+    differences = [out.opacity.detach().diff(dim=axis).square().mean() for axis in (1, 2)]
+    wanted = float(sum(differences)) * (0.25 + 0.25 + 1.0) / 3  # the picture is o (1/2, 1/2, 1)
+    assert float(terms["normal_smooth"].detach()) == pytest.approx(wanted, rel=1e-4)
 
 
 def test_backgrounds():

@@ -78,7 +78,7 @@ FITTING = Lift(
     cameras=CameraSampler(views=1, resolution=(8,)),
     scene=Nerf(field=FIELD, samples_per_ray=12, occupancy=Occupancy(resolution=8, every=2, warmup=2)),
     teachers=(),
-    photometric=Photometric(source="handover", views=2, resolution=8),
+    photometric=Photometric(source="handover", views=2, resolution=(8,)),
 )
 CONFIG = Config(prompt="a disk", stages=(Album(), FITTING))
 

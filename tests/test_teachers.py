@@ -116,7 +116,7 @@ def test_gradients_of_several_teachers_are_those_of_the_sum(shows, weights, comp
     if compared:
         cameras, rng = turntable(3, size=SIZE), random_stream("pictures")
         pictures = Pictures(torch.rand(3, SIZE, SIZE, 3, generator=rng), torch.rand(3, SIZE, SIZE, 1, generator=rng), cameras)
-        photometric = Photometric("handover", rgb=3.0, mask=2.0, resolution=SIZE)
+        photometric = Photometric("handover", rgb=3.0, mask=2.0, resolution=(SIZE,))
     config = taught_by(*teachers, photometric=photometric)
     priors = gaussian(1, 0.3), gaussian(2, 0.1)
     for prior in priors:

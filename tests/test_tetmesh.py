@@ -362,9 +362,10 @@ def test_regularizers_are_named_and_smooth_a_rough_ball():
     optimizer = torch.optim.Adam(scene.param_groups())
     history = []
     for _ in range(25):
-        out = scene.render(turntable(1, size=8), generator())
+        out = scene.render(turntable(1, size=8), generator(), normals=True)
         terms = scene.regularize(out, 0.0)
         assert set(terms) == set(TERMS)
+        assert float(terms["normal_smooth"].detach()) > 0
         history.append([float(term.detach()) for term in terms.values()])
         optimizer.zero_grad(set_to_none=True)
         (terms["normal_consistency"] + 5 * terms["laplacian"]).backward()

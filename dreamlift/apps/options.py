@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 SETTINGS = {
     "negative": "negative", "preset": "", "prior": "prior.name", "prior_config": "prior.settings",
     "camera_conditioning": "prior.camera_conditioning", "linear_encoder": "prior.linear_encoder", "mesh": "initial_mesh",
-    "up": "up", "photos": "photos", "seed": "seed", "particles": "particles", "steps": "steps",
-    "schedule_steps": "schedule_steps", "show": "show",
-    "weight": "weight", "photometric": "photometric", "backdrops": "backdrops",
+    "up": "up", "photos": "photos", "mask": "photos.0.mask", "elevation": "photos.0.elevation_deg",
+    "azimuth": "photos.0.azimuth_deg", "fov": "photos.0.fov_deg", "distance": "photos.0.distance",
+    "seed": "seed", "particles": "particles", "steps": "steps", "schedule_steps": "schedule_steps", "show": "show",
+    "weight": "weight", "photometric": "photometric", "depth_model": "depth_model", "backdrops": "backdrops",
     "device": "device", "engine": "engine", "checkpoint_every": "checkpoint_every", "keep_checkpoints": "keep_checkpoints",
 }  # fmt: skip
 # Options of generate and export for the output files, and flags with the values that they set.
@@ -43,12 +44,18 @@ EXAMPLES = """examples:
   dreamlift generate "a teapot" --prior sd-1.5 --preset dreamfusion-sd --lora clay.safetensors@0.8
   dreamlift generate "a red mug" --guidance.guidance_scale 5 --stages.1.steps 200
   dreamlift generate "a yellow duck" --preset texture-toy --mesh duck.glb
+  dreamlift generate --image photo.jpg
+  dreamlift generate --image photo.jpg "a red car" --elevation 20
   dreamlift generate --config outputs/a-red-mug-20260101-120000 --seed 4
 
 Any setting can be given as --name value; `dreamlift settings` lists them. Names without "stages.N" mean the first stage.
 Write a prompt that begins with a dash after `--`.
 """
 
+MASK = (
+    "how the object is cut out of the picture: auto (default; its alpha channel, or a plain background), alpha, border, or an "
+    "ONNX matting model: u2netp, silueta, u2net, isnet-general-use, birefnet-general-lite, or an .onnx file"
+)
 DEBUG = "show the traceback of an error"
 
 
@@ -97,7 +104,11 @@ def build_parser() -> Parser:
         made.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=DEBUG)
         return made
 
-    _add_generate(verb("generate", "make a textured GLB from a prompt", epilog=EXAMPLES))
+    _add_generate(verb("generate", "make a textured GLB from a prompt, a picture, or both", epilog=EXAMPLES))
+    cut = verb("cutout", "show what a run will see of a picture: the object cut out and framed; writes PNG files")
+    cut.add_argument("image", type=Path, metavar="PICTURE", help="a PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF file")
+    cut.add_argument("--mask", default="auto", metavar="VALUE", help=MASK)
+    cut.add_argument("--out", type=Path, help="the files' folder (default: outputs/<picture>-<time>)")
     again = verb("resume", "continue a run that was stopped, or give a run more steps")
     again.add_argument("run", type=Path, help="the run's folder")
     again.add_argument("--steps", type=int, metavar="N", help="steps of the last stage; its schedules keep their length")
@@ -127,7 +138,7 @@ def build_parser() -> Parser:
     verb("doctor", "check this machine: devices, memory, versions, missing packages")
     shell = verb("completion", "print a completion script for a shell")
     shell.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="as in: dreamlift completion bash > ~/.dreamlift.bash")
-    for name in ("generate", "resume", "export", "evaluate"):
+    for name in ("generate", "cutout", "resume", "export", "evaluate"):
         verbs.choices[name].add_argument("--json", action="store_true", help="print events as JSON, one per line")
     for name in ("generate", "resume", "export", "evaluate", "gallery", "settings", "presets", "warmup"):
         verbs.choices[name].add_argument(
@@ -154,11 +165,19 @@ def _formatter() -> type[argparse.HelpFormatter]:
 
 def _add_generate(make: Parser) -> None:
     what = make.add_argument_group("what")
-    what.add_argument("prompt", nargs="?", help='description of the object, for example "a red mug"')
+    what.add_argument(
+        "prompt", nargs="?", help='description of the object, for example "a red mug"; may be left out with --image'
+    )
+    what.add_argument("--image", metavar="PICTURE", help="a picture of the object; `dreamlift cutout` shows what is seen of it")
+    _setting(what, "mask", MASK)
+    _setting(what, "elevation", "height of the picture's camera above level, degrees; null (default): estimated, or else 15")
+    _setting(what, "azimuth", "side that the picture shows, degrees: 0 (default) is the front, 90 the object's left")
+    _setting(what, "fov", "vertical field of view of the picture's camera, degrees (default: 45)")
+    _setting(what, "distance", "of the picture's camera from the object's center, world units (default: 2.6)")
     _setting(what, "negative", "negative prompt: what the object should not look like")
     _setting(what, "mesh", "initial mesh (.glb, .gltf, .obj, .ply, .stl), for presets such as texture-toy")
     _setting(what, "up", "up axis of the initial mesh's file: y (default) or z")
-    _setting(what, "photos", "pictures of the object, as a list such as [{path: front.png}], for the photometric term")
+    _setting(what, "photos", "pictures with known cameras, as a list such as [{path: front.png, elevation_deg: 10}]")
     _setting(what, "seed", "seed of all random numbers (default: 0)")
     _setting(what, "particles", "number of scenes that are optimized together (default: 1)")
     what.add_argument(
@@ -185,6 +204,7 @@ def _add_generate(make: Parser) -> None:
     _setting(how, "schedule_steps", "steps of it after which all schedules keep their last values (default: all its steps)")
     _setting(how, "show", "what the prior is given: color, normal, or place (coordinates of the surface)")
     _setting(how, "weight", "factor on the loss of the first teacher")
+    _setting(how, "depth_model", "depth-estimation model for photometric.depth (a folder or hub name)")
     _setting(how, "photometric", "compare renders with the photos: its settings as a mapping; {} for the defaults")
     _setting(how, "backdrops", "background colors that the prompt names, as a list; [] for none")
     memory = make.add_argument_group("memory and device")

@@ -37,7 +37,11 @@ class Config:
 
     prompt: str = ""  # description of the object in one line, 1 to 1000 characters
     negative: str = ""  # negative prompt: what the object should not look like; "": the empty prompt
-    photos: tuple[Photo, ...] = ()  # pictures of the object with their cameras, for stages with a photometric term
+    # pictures of the object with their cameras, for photometric terms and for priors that are shown a picture; presets have an
+    # entry with an empty path, which states the camera of a photo that is to be given
+    photos: tuple[Photo, ...] = ()
+    # depth-estimation model of transformers (folder or hub name) that gives the photos a depth, for photometric.depth; "": none
+    depth_model: str = ""
     seed: int = 0  # seed of all random numbers, 0 to 2^63 - 1
     device: str = "auto"  # auto (CUDA if available, otherwise the CPU), cpu, cuda, cuda:1 or mps
     # who runs the priors' networks: torch, onnx (ONNX Runtime, CPUs only), or auto (onnx on a CPU where it is installed, for
@@ -72,7 +76,7 @@ class Config:
 
     def places(self) -> tuple[Place, ...]:
         """The place of each stage in the run."""
-        given = (bool(self.initial_mesh), bool(self.photos))
+        given = (bool(self.initial_mesh), any(photo.path for photo in self.photos))
         return places_of(self.stages, self.seed, self.particles, self.backdrops, *given)
 
 
@@ -85,6 +89,12 @@ def check_stages(config: Config) -> None:
     for place, stage in zip(config.places(), config.stages, strict=True):
         try:
             stage.check(place)
+            compared = stage.photometric if isinstance(stage, Lift) else None
+            if compared is not None and compared.source == "photos" and compared.ever("depth") and not config.depth_model:
+                raise ValueError(
+                    "photometric.depth has a weight, but photos have no depth of their own; name a model that estimates it, as "
+                    "in --depth-model depth-anything/Depth-Anything-V2-Small-hf, or set the weight to 0"
+                )
         except ValueError as error:
             raise ValueError(f"stages.{place.number}: {error}") from None
     if not config.stages[-1].makes_scene:

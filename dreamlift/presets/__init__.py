@@ -21,7 +21,9 @@ from dreamlift.presets.papers import (
     sdi,
     sjc,
 )
+from dreamlift.presets.pictures import zero123
 from dreamlift.presets.preset import Preset
+from dreamlift.presets.toy_pictures import TOY_PICTURES
 from dreamlift.presets.toy_stages import TOY_STAGES
 from dreamlift.presets.toybox import TOYBOX, TOYS
 
@@ -29,6 +31,7 @@ ABOUT: dict[str, Preset] = {
     "toybox": Preset(TOYBOX, "", "the default: a radiance field, then its mesh"),
     **TOYS,
     **TOY_STAGES,
+    **TOY_PICTURES,
     **dreamfusion.PRESETS,
     **latent_nerf.PRESETS,
     **hifa.PRESETS,
@@ -42,6 +45,7 @@ ABOUT: dict[str, Preset] = {
     **magic3d.PRESETS,
     **fantasia3d.PRESETS,
     **gaussians.PRESETS,
+    **zero123.PRESETS,
 }
 """All presets of the package by name, with their paper and purpose."""
 

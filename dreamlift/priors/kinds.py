@@ -51,6 +51,11 @@ class Located:
         """Whether a LoRA of the prior can be trained."""
         return self.kind.adapts if self.parts is not None else self.choice.loaded.adapts
 
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether the prior is conditioned on a picture of the object."""
+        return self.kind.reads_pictures if self.parts is not None else self.choice.loaded.reads_pictures
+
     def check_prompt(self, prompt: str) -> None:
         """Refuse a prompt of whose nouns the prior knows none, where its folder lists them.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def _begin(order: Order, reporter: Reporter) -> tuple[Run, Job]:
     info = {"seed": config.seed, **_about(job), **versions(), "plugins": plugin_names()}
     run = Run.create(
         order.out, config.prompt, config_text=save_yaml(config), config_hash=config_hash(config), info=info,
-        keep=config.keep_checkpoints,
+        keep=config.keep_checkpoints, name=Path(config.photos[0].path).stem if config.photos else "",
     )  # fmt: skip
     return run, job
 
@@ -123,9 +123,11 @@ def _loaded(config: Config, saved: Any, reporter: Reporter, anyway: bool = False
 
 
 def _about(job: Job) -> dict[str, Any]:
-    """The priors and the estimated memory (GB), for run.json."""
+    """The priors, the photos with their cameras, and the estimated memory (GB), for run.json."""
     names = dict.fromkeys(located.choice.name for stage in job.resolved.priors for located in stage)
     found: dict[str, Any] = {"prior": ", ".join(names), "prior_revision": job.resolved.revisions}
+    if job.config.photos:
+        found["photos"] = [asdict(photo) for photo in job.config.photos]
     found["engine"] = ", ".join(dict.fromkeys(job.engines)) or "torch"
     if job.resolved.need is not None:
         found["estimated_memory_gb"] = round(job.resolved.need.host / 1e9, 3)
@@ -144,7 +146,8 @@ def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
     try:
         with stop_signals() as stop:
             reporter.begin(run.folder, to_plain(config))
-            reporter.stage(f"lifting {config.prompt!r}{taught} on {job.resolved.device}, into {run.folder}")
+            what = repr(config.prompt) if config.prompt else Path(config.photos[0].path).name
+            reporter.stage(f"lifting {what}{taught} on {job.resolved.device}, into {run.folder}")
             for event in lift(job):
                 reporter.event(event, config.total_steps)
                 if isinstance(event, StageBegan) and event.number:

@@ -68,15 +68,19 @@ class Run:
         info: Mapping[str, Any] | None = None,
         root: str | os.PathLike[str] = "outputs",
         keep: int = 3,
+        name: str = "",
     ) -> Run:
         """A new run in ``out``, or in ``root/<slug>-<time>`` if ``out`` is None.
+
+        Args:
+            name: of a run whose prompt is empty; "": the prompt must not be empty.
 
         Raises:
             ValueError: an invalid prompt (:func:`check_prompt`), or ``out`` begins with the unknown home of a user.
             RunError: ``out`` is in use, is not empty, or cannot be written.
         """
-        prompt, keep = check_prompt(prompt), _check_keep(keep)
-        target = Path(root) / slugify(prompt) if out is None else expanded(out)
+        prompt, keep = check_prompt(prompt, may_be_empty=bool(name)), _check_keep(keep)
+        target = Path(root) / slugify(prompt or name) if out is None else expanded(out)
         try:
             folder = new_folder(target) if out is None else empty_folder(target)
             lock = locks.acquire(folder, new=True)

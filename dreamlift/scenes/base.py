@@ -56,8 +56,15 @@ class Scene(nn.Module, ABC):
         """
 
     @abstractmethod
-    def regularize(self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None) -> dict[str, Tensor]:
-        """Unweighted scalar regularisers of a training render, by name; ``only`` selects some of them (None: all)."""
+    def regularize(
+        self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None, rng: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Unweighted scalar regularisers of a training render, by name.
+
+        Args:
+            only: the names of those that are computed; None: all that the render has the values for.
+            rng: CPU generator, for terms at random points; None: these are left out.
+        """
 
     @abstractmethod
     def param_groups(self) -> list[ParamGroup]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from dreamlift.shading.vectors import safe_normalize
+
 
 def sparsity(opacity: Tensor) -> Tensor:
     """``mean sqrt(o^2 + 0.01)``: penalises the covered part of the picture.
@@ -20,3 +22,14 @@ def opaque(opacity: Tensor) -> Tensor:
     """
     o = opacity.clamp(1e-3, 1 - 1e-3)
     return -(o * o.log() + (1 - o) * (1 - o).log()).mean()
+
+
+def normal_smooth(normal: Tensor, opacity: Tensor) -> Tensor:
+    """Mean squared differences of neighbouring pixels of the normals' picture along rows plus along columns.
+
+    The picture is ``o (n / |n| + 1) / 2`` for opacity-weighted ``normal (B, H, W, 3)`` and ``opacity o (B, H, W, 1)``, at least
+    2 x 2 pixels (threestudio's ``normal_smooth`` in ``systems/zero123.py`` and ``magic123.py``).
+    """
+    unit = safe_normalize(normal.reshape(-1, 3)).view(normal.shape)
+    picture = 0.5 * (unit + 1.0) * opacity
+    return picture.diff(dim=1).square().mean() + picture.diff(dim=2).square().mean()

@@ -55,7 +55,7 @@ class Stage(ABC):
 
     makes_scene: ClassVar[bool] = False  # whether its work has scenes, as the last stage of a run needs
     leaves_pictures: ClassVar[bool] = False  # whether its handover has posed pictures
-    uses_photos: bool = False  # whether it compares with the user's photos
+    uses_photos: bool = False  # whether it compares with the user's photos, or draws or weights views by their cameras
     keeps_faces: bool = True  # whether its result has the faces of the initial mesh
     teachers: tuple[Teacher, ...] = ()  # the priors that it uses, with their losses
 

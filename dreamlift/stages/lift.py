@@ -13,7 +13,7 @@ progress then stays at 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -21,23 +21,22 @@ import torch
 from torch import Tensor, nn
 
 from dreamlift.cameras import CameraSampler
-from dreamlift.guidance import GUIDANCE
 from dreamlift.prompts import Backdrop
 from dreamlift.scenes import SCENES
-from dreamlift.scenes.background import Solid
 from dreamlift.scenes.base import Scene, SceneSettings
 from dreamlift.scenes.nerf.scene import Nerf
 from dreamlift.schedules import value_at
 from dreamlift.shading.lighting import Lighting
 from dreamlift.stages.adam import optimizer_of
 from dreamlift.stages.base import Place, Ready, SavedState, Stage, Work, meshes_of
-from dreamlift.stages.photometric import Photometric, chosen, compare
+from dreamlift.stages.checks import check_photos, check_priors, check_scene
+from dreamlift.stages.photometric import Comparison, Photometric, compare_render, pictures_of
 from dreamlift.stages.recovery import SNAPSHOT_EVERY, Watch, check_attempts, copied, find_trouble, is_finite
-from dreamlift.stages.settings import Adam, Weights
+from dreamlift.stages.settings import OF_NORMALS, Adam, Weights
 from dreamlift.stages.teacher import Lesson, Teacher, failures_of, teach
 from dreamlift.system.streams import random_stream
 from dreamlift.texturing.extract import Extract
-from dreamlift.types import Cameras, Handover, Pictures, RenderOutput, Step
+from dreamlift.types import Cameras, Handover, RenderOutput, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +64,8 @@ class Lift(Stage):
 
     @property
     def uses_photos(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.photometric is not None and self.photometric.source == "photos"
+        compared = self.photometric is not None and self.photometric.source == "photos"
+        return compared or self.cameras.needs_photo or any(teacher.angle_weight for teacher in self.teachers)
 
     @property
     def keeps_faces(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -86,54 +86,11 @@ class Lift(Stage):
 
     def check(self, place: Place) -> None:
         """Check the scene's initial mesh, teachers, regularizers and background, and that there are photos if needed."""
-        scene, name = self.scene, name_of(self.scene)
-        if place.has_mesh and not scene.takes_initial_mesh:
-            fix = "use a preset for meshes, such as --preset texture-toy or latent-paint"
-            fix = "use it in the first stage only" if place.number else fix
-            raise ValueError(f"a {name} scene cannot start from a mesh; {fix}")
-        if scene.needs_initial_mesh and not place.has_mesh:
-            raise ValueError(f"a {name} scene needs an initial mesh; give --mesh FILE, or a stage before it")
-        fixed = [teacher.show for teacher in self.teachers if teacher.show != "color"]
-        if fixed and scene.keeps_initial_mesh:
-            raise ValueError(
-                f"show is {fixed[0]}, but the shape of a {name} scene is fixed, so the loss would have no effect; "
-                "use --show color, or a scene with a trainable shape (tetmesh)"
-            )
-        if missing := sorted(self.weights.ever() - set(scene.terms)):
-            has = ", ".join(scene.terms) or "none"
-            raise ValueError(f"weights.{missing[0]} is set, but a {name} scene has no such regularizer; accepted: {has}")
-        background, colors = getattr(scene, "background", None), [each.color for each in place.backdrops]
-        if colors and (not isinstance(background, Solid) or background.color not in colors):
-            raise ValueError(
-                "scene.background is not one of the backdrops, which replace it during the optimization; set it to "
-                "a solid background with the color of a backdrop, or give --backdrops [] for no backdrops"
-            )
-        self._check_photometric(place)
-
-    def _check_photometric(self, place: Place) -> None:
-        settings = self.photometric
-        if settings is None:
-            return
-        if settings.source == "handover" and not place.has_pictures:
-            raise ValueError("photometric.source is handover, but no stage before this one leaves pictures; use photos")
-        if settings.source == "photos" and settings.ever("depth", "normal"):
-            raise ValueError("photometric.depth and .normal need pictures with depth and normals, which photos do not have")
-        if settings.source == "photos" and not place.has_photos:
-            raise ValueError("photometric.source is photos, but there are none; give --photos, or set photometric to null")
+        check_scene(self.scene, self.teachers, self.weights, place)
+        check_photos(self.cameras, self.teachers, self.photometric, place)
 
     def check_priors(self, views: Sequence[int], adapts: Sequence[bool]) -> None:
-        for teacher, learns in zip(self.teachers, adapts, strict=False):
-            if teacher.guidance.adapts_prior and not learns:
-                name = next((name for name, kind in GUIDANCE.items() if kind is type(teacher.guidance)), "this loss")
-                raise ValueError(
-                    f"{name} trains a LoRA, which this kind of prior does not support; use another loss, such as sds"
-                )
-        for each in views:
-            if each > 1 and self.cameras.orbit != each:
-                raise ValueError(
-                    f"cameras.orbit is {self.cameras.orbit}, but this prior denoises {each} views of an object together: "
-                    f"set cameras.orbit to {each} and cameras.views to a multiple of it (as --preset mvdream does)"
-                )
+        check_priors(self.cameras, self.teachers, views, adapts)
 
     def begin(self, ready: Ready) -> LiftWork:
         return LiftWork(self, ready)
@@ -179,7 +136,9 @@ class LiftWork(Work):
         groups = [dict(group) for part in parts for group in part.param_groups()]  # pyright: ignore[reportCallIssue]
         self.optimizer = optimizer_of(stage.adam, groups)
         self.base_lrs = tuple(group["lr"] for group in self.optimizer.param_groups)
-        self.pictures = self._pictures()
+        self.photos = ready.task.photos.cameras if ready.task.photos is not None else None
+        compared = stage.photometric
+        self.pictures = None if compared is None else pictures_of(compared, ready.task, ready.handover, ready.device)
 
     def _learned(self, number: int) -> nn.Module | None:
         """The learned parameters of one teacher's loss; None if it has none."""
@@ -190,16 +149,6 @@ class LiftWork(Work):
             return learned
         others = [guidance.init(prior, random_stream(*stream, n)) for n in range(1, self.place.particles)]
         return PerParticle([learned, *others])
-
-    def _pictures(self) -> Pictures | None:
-        """The reference pictures of the photometric term, on the device."""
-        if self.stage.photometric is None:
-            return None
-        found = self.ready.task.photos if self.stage.photometric.source == "photos" else self.ready.handover.pictures
-        if found is None:
-            raise ValueError(f"there are no pictures to compare with (photometric.source {self.stage.photometric.source})")
-        values = [None if v is None else v.to(self.ready.device) for v in (found.rgb, found.alpha, found.depth, found.normal)]
-        return Pictures(values[0], values[1], found.cameras, values[2], values[3])  # pyright: ignore[reportArgumentType]
 
     @property
     def turn(self) -> int:
@@ -229,15 +178,22 @@ class LiftWork(Work):
         own = (self.index - self.first) // self.place.particles  # the particle's own steps so far in this stage
         progress = min(own / (stage.schedule_steps or stage.steps), 1.0)
         rng = random_stream(self.place.seed, self.index, self.attempt)
-        cameras = stage.cameras(progress, rng).to(self.ready.device)
-        weights = stage.weights.at(progress)
-        render, backdrops = self._render(scene, cameras, weights, progress, rng)
+        weights, compared = stage.weights.at(progress), stage.photometric
         self.optimizer.zero_grad(set_to_none=True)
-        lessons = self._lessons(render, cameras, backdrops, progress, rng, turn)
-        raw = scene.regularize(render, progress, tuple(weights)) if weights else {}
-        terms = {name: weights[name] * value for name, value in raw.items()}
-        compared, photo = self._photometric(scene, own, progress, rng)
-        terms |= compared
+        lessons, photo = [], None
+        if compared is not None and compared.replaces_teachers(own):
+            known = self._compared(scene, progress, rng, weights)
+            cameras, render, terms = known.cameras, known.render, known.terms
+        else:
+            cameras = stage.cameras(progress, rng, self.photos).to(self.ready.device)
+            render, backdrops = self._render(scene, cameras, weights, progress, rng)
+            lessons = self._lessons(render, cameras, backdrops, progress, rng, turn)
+            raw = scene.regularize(render, progress, tuple(weights), rng) if weights else {}
+            terms = {name: weights[name] * value for name, value in raw.items()}
+            if compared is not None and compared.compares(own):
+                again = {name: value for name, value in weights.items() if name != "sparsity" and compared.regularize}
+                known = self._compared(scene, progress, rng, again)
+                photo, terms = known.render, terms | known.terms
         total = self._backward(lessons, terms)
 
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
@@ -268,7 +224,7 @@ class LiftWork(Work):
     ) -> tuple[RenderOutput, list[Backdrop]]:
         """The render of a step, and the backdrop of each of its pictures."""
         shading = self.stage.lighting(cameras, progress, rng)
-        normals = "orientation" in weights or any(teacher.show == "normal" for teacher in self.stage.teachers)
+        normals = bool(OF_NORMALS & set(weights)) or any(teacher.show == "normal" for teacher in self.stage.teachers)
         backdrops = draw_backdrops(self.place.backdrops, self.stage.cameras, rng)
         behind = torch.tensor([each.color for each in backdrops], device=self.ready.device) if backdrops else None
         return scene.render(cameras, rng, shading, background=behind, progress=progress, normals=normals), backdrops
@@ -288,25 +244,19 @@ class LiftWork(Work):
             cond = replace(embeds.at(cameras, backdrops if teacher.show == "color" else (), teacher.show), render=render)
             own = learned[turn] if isinstance(learned, PerParticle) else learned
             with failures_of(teacher, prior, number, self.index):
-                lesson = teach(teacher, prior, cond, cameras, progress, rng, own)
+                lesson = teach(teacher, prior, cond, cameras, progress, rng, own, self.photos)
             found.append(replace(lesson, number=number))
         return found
 
-    def _photometric(
-        self, scene: Scene, own: int, progress: float, rng: torch.Generator
-    ) -> tuple[dict[str, Tensor], RenderOutput | None]:
-        """The weighted photometric terms and their render; {} and None if the particle's step ``own`` has none."""
-        settings = self.stage.photometric
-        if settings is None or self.pictures is None or own % settings.every:
-            return {}, None
-        wanted, cameras = chosen(self.pictures, settings, rng)
-        # A random colour behind both, since a fixed one could be imitated by semi-transparent density of that colour.
-        backdrop = torch.rand(len(cameras), 3, generator=rng).to(self.ready.device)
-        normals = settings.needs_normals(progress)
-        render = scene.render(
-            cameras.to(self.ready.device), rng, background=backdrop, progress=progress, normals=normals
-        )  # fmt: skip
-        return compare(render, backdrop, wanted, settings, progress), render
+    def _compared(self, scene: Scene, progress: float, rng: torch.Generator, weights: Mapping[str, float]) -> Comparison:
+        """A render from the cameras of known pictures, and its terms; ``weights``: of the regularizers among them."""
+        settings, names = self.stage.photometric, set(weights)
+        assert settings is not None
+        assert self.pictures is not None
+        found = compare_render(scene, self.pictures, settings, progress, rng, bool(OF_NORMALS & names))
+        raw = scene.regularize(found.render, progress, tuple(weights), rng) if weights else {}
+        found.terms |= {f"photo_{name}": weights[name] * value for name, value in raw.items()}
+        return found
 
     def _backward(self, lessons: list[Lesson], terms: dict[str, Tensor]) -> Tensor:
         """One backward pass through the renderer, with all teachers' gradients and all terms; returns the total loss ()."""
@@ -363,11 +313,6 @@ class LiftWork(Work):
             if part is not None:
                 part.load_state_dict(values)
         self.optimizer.load_state_dict(saved["optimizer"])
-
-
-def name_of(scene: SceneSettings) -> str:
-    """A scene's name in a config, or its class name if it is not registered."""
-    return next((name for name, kind in SCENES.items() if kind is type(scene)), type(scene).__name__)
 
 
 def as_numbers(values: Sequence[float | Tensor]) -> list[float]:

@@ -6,6 +6,9 @@ C, m, N, D are the pictures' colours, masks, normals and depths; R, A, n, d thos
 Pearson's correlation of d and D inside the mask, which is invariant to the unknown scale and shift of estimated depth. The
 default weights are those of threestudio's ``magic123-coarse-sd.yaml``; its ``zero123.yaml`` has rgb 500 and mask 50, the
 official Magic123 5 and 0.5.
+
+By default every step both compares and asks the teachers (threestudio's ``zero123.yaml``). With ``alone`` a comparison takes
+the place of the teachers: ``every`` 4 in stable-dreamfusion and Magic123, with ``first`` 100 in the latter; 2 in DreamCraft3D.
 """
 
 from __future__ import annotations
@@ -17,8 +20,9 @@ import torch
 from torch import Tensor
 
 from dreamlift.cameras import rescaled
+from dreamlift.scenes.base import Scene
 from dreamlift.schedules import Schedule, value_at
-from dreamlift.types import Cameras, Pictures, RenderOutput
+from dreamlift.types import Cameras, Handover, Pictures, RenderOutput, Task
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,28 @@ class Photometric:
     depth: float | Schedule = 0.0  # weight of 1 - Pearson correlation of the depths inside the mask; 0: off
     normal: float | Schedule = 0.0  # weight of the mean of 1 - cosine between the normals inside the mask; 0: off
     views: int = 1  # pictures compared per step, at least 1, drawn without replacement
-    resolution: int = 64  # width of the compared renders, pixels, at least 1
+    # width of the compared renders, pixels, at least 1; several values are used in turn, each for an equal part of the stage
+    resolution: tuple[int, ...] = (64,)
     every: int = 1  # steps between comparisons, at least 1
+    first: int = 0  # first steps of the stage in which renders are compared and no teacher is asked, at least 0
+    alone: bool = False  # true: in steps with a comparison no teacher is asked, and no other view is rendered
+    # behind the render and the picture: one random color per picture; a random color per pixel (stable-dreamfusion); or white
+    # (threestudio, DreamGaussian), which semi-transparent density could imitate
+    backdrop: Literal["random", "pixels", "white"] = "random"
+    erode: int = 0  # pixels of the mask's border whose colors are not compared, at least 0 (Magic123's fine stage: rm_edge)
+    regularize: bool = False  # true: also weight the scene's regularizers on the compared render, except sparsity (threestudio)
 
     def __post_init__(self) -> None:
-        for name in ("views", "resolution", "every"):
+        for name in ("views", "every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("first", "erode"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if not self.resolution or min(self.resolution) < 1:
+            raise ValueError(f"resolution is {list(self.resolution)}; give one or several widths of at least 1 pixel")
+        if self.alone and self.every == 1:
+            raise ValueError("alone with every 1 leaves no step for the teachers; set every to 2 or more, or alone to false")
         for name in ("rgb", "mask", "depth", "normal"):
             if min(value_at(getattr(self, name), i / 100) for i in range(101)) < 0:
                 raise ValueError(f"{name} becomes negative; it must be 0 or more at all times")
@@ -50,9 +69,60 @@ class Photometric:
         """Whether the normals have a weight at ``progress``."""
         return value_at(self.normal, progress) != 0.0
 
+    def compares(self, own: int) -> bool:
+        """Whether step ``own`` of a particle, counted from 0, has a comparison."""
+        return own < self.first or own % self.every == 0
 
-def chosen(pictures: Pictures, settings: Photometric, rng: torch.Generator) -> tuple[Pictures, Cameras]:
-    """The reference pictures of one step, at the settings' resolution, and their cameras.
+    def replaces_teachers(self, own: int) -> bool:
+        """Whether step ``own`` of a particle, counted from 0, has a comparison and nothing else."""
+        return own < self.first or (self.alone and own % self.every == 0)
+
+    def behind(self, cameras: Cameras, rng: torch.Generator) -> Tensor:
+        """The background ``(B, 3)`` or ``(B, H, W, 3)`` of a step's pictures."""
+        if self.backdrop == "white":
+            return torch.ones(len(cameras), 3)
+        between = (cameras.height, cameras.width) if self.backdrop == "pixels" else ()
+        return torch.rand(len(cameras), *between, 3, generator=rng)
+
+
+@dataclass
+class Comparison:
+    """A render from the cameras of reference pictures, and its weighted terms () by name."""
+
+    cameras: Cameras
+    render: RenderOutput
+    terms: dict[str, Tensor]
+
+
+def pictures_of(settings: Photometric, task: Task, handover: Handover, device: torch.device) -> Pictures:
+    """The reference pictures on ``device``.
+
+    Raises:
+        ValueError: there are none, they have no cameras, or they lack the depth or the normals of a weighted term.
+    """
+    found = task.photos if settings.source == "photos" else handover.pictures
+    if found is None:
+        raise ValueError(f"there are no pictures to compare with (photometric.source {settings.source})")
+    for name in ("depth", "normal"):
+        if settings.ever(name) and getattr(found, name) is None:
+            raise ValueError(f"photometric.{name} has a weight, but the pictures have no {name}; set it to 0")
+    values = [None if v is None else v.to(device) for v in (found.rgb, found.alpha, found.depth, found.normal)]
+    return Pictures(values[0], values[1], found.cameras, values[2], values[3])  # pyright: ignore[reportArgumentType]
+
+
+def compare_render(
+    scene: Scene, pictures: Pictures, settings: Photometric, progress: float, rng: torch.Generator, normals: bool
+) -> Comparison:
+    """Render a step's reference views and compare. ``normals``: also render normals that no term here needs."""
+    wanted, cameras = chosen(pictures, settings, rng, progress)
+    backdrop = settings.behind(cameras, rng).to(wanted.rgb.device)
+    normals = normals or settings.needs_normals(progress)
+    render = scene.render(cameras.to(wanted.rgb.device), rng, background=backdrop, progress=progress, normals=normals)
+    return Comparison(cameras, render, compare(render, backdrop, wanted, settings, progress))
+
+
+def chosen(pictures: Pictures, settings: Photometric, rng: torch.Generator, progress: float = 0.0) -> tuple[Pictures, Cameras]:
+    """The reference pictures of one step, at the resolution of ``progress``, and their cameras.
 
     Raises:
         ValueError: the pictures have no cameras.
@@ -65,7 +135,8 @@ def chosen(pictures: Pictures, settings: Photometric, rng: torch.Generator) -> t
         cameras.c2w[index], cameras.K[index], cameras.width, cameras.height, cameras.azimuth[index], cameras.elevation[index],
         cameras.distance[index],
     )  # fmt: skip
-    some = rescaled(some, settings.resolution / cameras.width)
+    rung = min(int(progress * len(settings.resolution)), len(settings.resolution) - 1)
+    some = rescaled(some, settings.resolution[rung] / cameras.width)
     size = (some.height, some.width)
     mask = pictures.alpha[index]
     alpha = _resized(mask, size)
@@ -81,9 +152,13 @@ def chosen(pictures: Pictures, settings: Photometric, rng: torch.Generator) -> t
 def compare(
     render: RenderOutput, backdrop: Tensor, wanted: Pictures, settings: Photometric, progress: float
 ) -> dict[str, Tensor]:
-    """The weighted terms () of a render over ``backdrop (B, 3)`` compared with the pictures ``wanted``, by name."""
-    rgb = wanted.rgb * wanted.alpha + (1 - wanted.alpha) * backdrop[:, None, None]
-    terms = {"rgb": (render.rgb - rgb).square().mean(), "mask": (render.opacity - wanted.alpha).square().mean()}
+    """The weighted terms () of a render over ``backdrop (B, 3)`` or ``(B, H, W, 3)``, compared with ``wanted``, by name."""
+    behind = backdrop[:, None, None] if backdrop.dim() == 2 else backdrop
+    rgb = wanted.rgb * wanted.alpha + (1 - wanted.alpha) * behind
+    error = (render.rgb - rgb).square()
+    if settings.erode:
+        error = error * away_from_edge(wanted.alpha, settings.erode)
+    terms = {"rgb": error.mean(), "mask": (render.opacity - wanted.alpha).square().mean()}
     inside = wanted.alpha > 0.5
     if wanted.depth is not None and bool(inside.any()):
         terms["depth"] = 1.0 - pearson(render.depth[inside], wanted.depth[inside])
@@ -92,6 +167,17 @@ def compare(
         terms["normal"] = 1.0 - cosine[inside[..., 0]].mean()
     weights = {name: value_at(getattr(settings, name), progress) for name in terms}
     return {f"photo_{name}": weights[name] * value for name, value in terms.items() if weights[name] != 0.0}
+
+
+def away_from_edge(alpha: Tensor, width: int) -> Tensor:
+    """0 on the mask's border of ``width`` pixels and on transparent pixels, else 1, ``(B, H, W, 1)`` of ``alpha (B, H, W, 1)``.
+
+    The colours there mix with what was behind the object when the picture was taken.
+    """
+    # Padded by the edge's own values: an object that the frame cuts off has no border there.
+    padded = torch.nn.functional.pad(alpha.movedim(-1, 1), (width,) * 4, mode="replicate")
+    inner = -torch.nn.functional.max_pool2d(-padded, 2 * width + 1, stride=1).movedim(1, -1)
+    return ((alpha <= 0.0) | (inner > 0.5)).to(alpha)
 
 
 def pearson(a: Tensor, b: Tensor) -> Tensor:

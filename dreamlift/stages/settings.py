@@ -8,6 +8,8 @@ from typing import Literal
 
 from dreamlift.schedules import Schedule, value_at
 
+OF_NORMALS = frozenset(("orientation", "normal_smooth", "normal_smooth_3d"))  # terms that need renders with normals
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -16,6 +18,10 @@ class Weights:
     sparsity: float | Schedule = 0.0  # weight of the picture's mean opacity, which removes unneeded density; 0: off
     opaque: float | Schedule = 0.0  # weight of the opacity's binary entropy, which makes pixels opaque or empty; 0: off
     orientation: float | Schedule = 0.0  # weight of visible normals that face away from the camera (Ref-NeRF); 0: off
+    # weight of the squared differences of neighboring pixels of the normals' picture (threestudio); 0: off
+    normal_smooth: float | Schedule = 0.0
+    # weight of the change of the normal at points that are moved by N(0, 0.01), all samples alike (stable-dreamfusion); 0: off
+    normal_smooth_3d: float | Schedule = 0.0
     distortion: float | Schedule = 0.0  # weight of the spread of density along each ray (mip-NeRF 360); 0: off
     tv: float | Schedule = 0.0  # weight of the squared total variation of a voxel grid or a texture; 0: off
     depth_variance: float | Schedule = 0.0  # weight of the variance of depth along rays of opacity above 0.5 (HiFA); 0: off

@@ -3,6 +3,13 @@
 All teachers of a stage use the same render. The loss of each is differentiated with respect to a detached copy of its picture,
 which frees the graph of its encoder before the next teacher's is built. One backward pass through the renderer follows
 (:mod:`dreamlift.stages.lift`); by the chain rule the result equals the gradient of the sum of the losses.
+
+A teacher that is conditioned on a photo may be weighted by the view: the gradient of each picture times
+
+    1 - a + a w,    w = min(1, n angle / 180 degrees)
+
+with a = ``angle_weight``, the angle between the directions of the picture's camera and of the nearest of the n photos' cameras,
+as in stable-dreamfusion's and Magic123's ``guidance/zero123_utils.py``, where a = 1 (``zero123_grad_scale``: angle).
 """
 
 from __future__ import annotations
@@ -16,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dreamlift.cameras import rays_of
+from dreamlift.cameras import rays_of, view_angles
 from dreamlift.guidance import GUIDANCE
 from dreamlift.guidance.base import Guidance
 from dreamlift.guidance.sds import SDS
@@ -43,10 +50,15 @@ class Teacher:
     wording: Wording = field(default_factory=Compass, metadata={"choices": WORDINGS})  # how the prompt describes the view
     show: Show = "color"  # what the prior is given: rendered colors, world normals, or the places (coordinates) of the surface
     weight: float | Schedule = 1.0  # factor on the teacher's loss, at least 0; the teacher is skipped in steps with weight 0
+    # how much the gradient of a picture depends on its angle from the photo, in [0, 1]; 0: not at all; 1: in proportion, from 0
+    # at the photo's view, where the photo says more, to its full size at the opposite view (stable-dreamfusion, Magic123)
+    angle_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if min(value_at(self.weight, i / 100) for i in range(101)) < 0:
             raise ValueError("weight becomes negative; it must be 0 or more at all times")
+        if not 0.0 <= self.angle_weight <= 1.0:
+            raise ValueError(f"angle_weight is {self.angle_weight:g}; accepted: 0 to 1")
 
 
 PARTS = ("rgb", "opacity", "depth", "normal")  # of a render, that a loss may differentiate
@@ -70,6 +82,14 @@ def shown(render: RenderOutput, show: Show, cameras: Cameras, frame_azimuth: flo
             raise ValueError("the render has no normals to show")
         return 0.5 * (render.normal + render.opacity)
     return render.rgb
+
+
+def angle_scale(share: float, cameras: Cameras, photos: Cameras | None) -> Tensor | None:
+    """The factors ``(B,)`` on the gradients of the pictures of B ``cameras`` for an ``angle_weight``; None: all are 1."""
+    if share == 0.0 or photos is None:
+        return None
+    nearest = view_angles(cameras, photos).amin(dim=1)
+    return 1.0 - share + share * (len(photos) * nearest / math.pi).clamp(max=1.0)
 
 
 @dataclass
@@ -100,9 +120,13 @@ def failures_of(teacher: Teacher, prior: Prior, number: int, index: int) -> Iter
 
 
 def teach(
-    teacher: Teacher, prior: Prior, cond: Conditioning, cameras: Cameras, progress: float, rng: torch.Generator, learned: Any
-) -> Lesson:
-    """Differentiate one teacher's loss with respect to ``cond.render`` and to the loss's own parameters."""
+    teacher: Teacher, prior: Prior, cond: Conditioning, cameras: Cameras, progress: float, rng: torch.Generator, learned: Any,
+    photos: Cameras | None = None,
+) -> Lesson:  # fmt: skip
+    """Differentiate one teacher's loss with respect to ``cond.render`` and to the loss's own parameters.
+
+    ``photos``: the cameras of the user's photos, for ``teacher.angle_weight``.
+    """
     assert cond.render is not None
     # Copies without the renderer's graph, which several teachers share and which must be passed once only.
     names = [name for name in PARTS if getattr(cond.render, name) is not None]
@@ -117,4 +141,6 @@ def teach(
     if loss.requires_grad:
         loss.backward()
     gradients = [(tensors[name], copy.grad) for name, copy in copies.items() if copy.grad is not None]
+    if (scale := angle_scale(teacher.angle_weight, cameras, photos)) is not None:
+        gradients = [(tensor, gradient * scale.to(gradient).view(-1, 1, 1, 1)) for tensor, gradient in gradients]
     return Lesson(gradients, loss.detach(), out)

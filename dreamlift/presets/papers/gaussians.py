@@ -10,6 +10,7 @@ from dreamlift.guidance.sds import SDS
 from dreamlift.presets.preset import Preset
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.prompts import Backdrop, FourViews, NoViews
+from dreamlift.reading.photos import Photo
 from dreamlift.scenes.background import Learned, Solid
 from dreamlift.scenes.gaussians.densify import Densify
 from dreamlift.scenes.gaussians.scene import Gaussians
@@ -21,6 +22,7 @@ from dreamlift.scenes.surface.textures import Image
 from dreamlift.schedules import Linear, Piecewise, Switch
 from dreamlift.shading.lighting import Lighting
 from dreamlift.stages.lift import Lift
+from dreamlift.stages.photometric import Photometric
 from dreamlift.stages.settings import Adam, Weights
 from dreamlift.stages.teacher import Teacher
 
@@ -88,6 +90,88 @@ DREAMGAUSSIAN = Config(
 Differences: the surface is meshed at the density that matches the renders, not at 1; the second stage has black or white
 backdrops too (white in the row), and pictures of 512 pixels with two samples per pixel's side, where the row's number is random
 (0.125 to 2).
+"""
+
+DREAMGAUSSIAN_IMAGE = Config(
+    photos=(Photo(path="", elevation_deg=0.0, distance=2.0, fov_deg=49.1),),
+    backdrops=(Backdrop(color=(0.0, 0.0, 0.0)), Backdrop(color=(1.0, 1.0, 1.0))),
+    stages=(
+        Lift(
+            steps=500,
+            cameras=CameraSampler(
+                views=1,
+                resolution=(128, 128, 128, 256, 256, 256, 512, 512, 512, 512),
+                elevation_deg=(-30.0, 30.0),
+                distance=(2.0, 2.0),
+                fov_deg=(49.1, 49.1),
+                angle_share=1.0,
+                like_photo=True,
+                elevation_about_deg=30.0,
+            ),
+            scene=Gaussians(
+                background=Solid(color=(1.0, 1.0, 1.0)),
+                densify=Densify(every=100, start_progress=0.198, end_progress=1.0, prune_scale=0.4),
+                capacity=100_000,
+                count=5000,
+                means_until=1.0,
+            ),
+            adam=Adam(beta2=0.999),
+            teachers=(
+                Teacher(
+                    prior=PriorChoice(name="zero123-xl"),
+                    guidance=SDS(
+                        guidance_scale=5.0,
+                        t_min=Piecewise(points=((0.0, 0.98), (0.02, 0.98), (0.98, 0.02), (1.0, 0.02))),
+                        t_max=Piecewise(points=((0.0, 0.98), (0.02, 0.98), (0.98, 0.02), (1.0, 0.02))),
+                        weighting="sigma2",
+                    ),
+                    wording=NoViews(),
+                ),
+            ),
+            photometric=Photometric(
+                rgb=Linear(start_value=0.0, end_value=10_000.0),
+                mask=Linear(start_value=0.0, end_value=1000.0),
+                resolution=(256,),
+                backdrop="white",
+            ),
+        ),
+        Lift(
+            steps=50,
+            cameras=CameraSampler(
+                views=1,
+                resolution=(512,),
+                elevation_deg=(-30.0, 30.0),
+                distance=(2.0, 2.0),
+                fov_deg=(49.1, 49.1),
+                angle_share=1.0,
+                like_photo=True,
+                elevation_about_deg=30.0,
+            ),
+            scene=Surface(texture=Image(size=1024, lr=0.2), background=Solid(color=(1.0, 1.0, 1.0))),
+            adam=Adam(beta2=0.999, eps=1e-8),
+            teachers=(
+                Teacher(
+                    guidance=Refine(
+                        guidance_scale=5.0,
+                        t_min=Linear(start_value=0.2, end_value=0.05),
+                        t_max=Linear(start_value=0.2, end_value=0.05),
+                    ),
+                    wording=NoViews(),
+                    weight=2 / (3 * 256**2),
+                ),
+            ),
+            photometric=Photometric(rgb=1.0, mask=0.0, resolution=(256,), backdrop="white"),
+        ),
+    ),
+    checkpoint_every=100,
+)
+"""DreamGaussian's ``image.yaml``; its second stage refines the mesh's texture by image-to-image.
+
+The second stage's weight makes the sum of squares of the refinement, at 256 pixels, the row's mean of squares.
+Differences: over a black backdrop the photo that the prior is shown lies on black as well, not on white; the refined pictures
+are compared at 256 pixels, not enlarged to 512; the second stage compares with the whole photo, not only where the surface
+faces the camera within 60 degrees; screen gradients of the photo's view count for densification; otherwise the differences of
+dreamgaussian.
 """
 
 GAUSSIANDREAMER = Config(
@@ -190,5 +274,6 @@ four times larger.
 
 PRESETS = {
     "dreamgaussian": Preset(DREAMGAUSSIAN, "Tang et al. 2023", "minutes on a GPU: Gaussians, their mesh, a refined texture"),
+    "dreamgaussian-image": Preset(DREAMGAUSSIAN_IMAGE, "Tang et al. 2023", "a photo, minutes on a GPU, by Zero-1-to-3 XL"),
     "gaussiandreamer": Preset(GAUSSIANDREAMER, "Yi et al. 2023", "Gaussians, initialized from a shape"),
 }

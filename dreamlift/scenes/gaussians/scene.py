@@ -32,7 +32,7 @@ from dreamlift.scenes.gaussians.normals import flatness, lit, surface_normals
 from dreamlift.texturing.extract import Extract
 from dreamlift.types import Cameras, Mesh, RenderOutput, Shading, Splats
 
-TERMS = ("sparsity", "opaque")
+TERMS = ("sparsity", "opaque", "normal_smooth")
 MAX_CAPACITY = 10_000_000
 # Peak bytes per Gaussian and view, per pixel, and per (Gaussian, pixel) pair of the torch path, with the backward pass.
 PER_GAUSSIAN, PER_PIXEL, PER_PAIR = 1200, 200, 250
@@ -173,13 +173,18 @@ class GaussianScene(Scene):
         shown = opacity * normal if normals and normal is not None else None
         return RenderOutput(rgb + (1 - opacity) * backdrop, opacity, depth, shown, aux)
 
-    def regularize(self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None) -> dict[str, Tensor]:
-        """Unweighted sparsity and opaque of the rendered opacity."""
+    def regularize(
+        self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None, rng: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """The unweighted terms of :data:`TERMS`, of the render; normal_smooth only with normals."""
         terms = {}
         for name in TERMS if only is None else only:
             if name not in TERMS:
                 raise ValueError(f"Unknown regulariser {name!r}; a gaussians scene has {', '.join(TERMS)}.")
-            terms[name] = getattr(regularizers, name)(render.opacity)
+            if name != "normal_smooth":
+                terms[name] = getattr(regularizers, name)(render.opacity)
+            elif render.normal is not None:
+                terms[name] = regularizers.normal_smooth(render.normal, render.opacity)
         return terms
 
     def param_groups(self) -> list[ParamGroup]:

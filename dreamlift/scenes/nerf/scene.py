@@ -24,17 +24,27 @@ from dreamlift.scenes.base import ParamGroup, Scene, SceneSettings
 from dreamlift.scenes.nerf.field import Field
 from dreamlift.scenes.nerf.hashgrid import Hashgrid
 from dreamlift.scenes.nerf.occupancy import Occupancy, OccupancyGrid
-from dreamlift.scenes.nerf.regularizers import depth_variance, distortion, emptiness, orientation, total_variation
+from dreamlift.scenes.nerf.regularizers import (
+    depth_variance,
+    distortion,
+    emptiness,
+    normal_change,
+    orientation,
+    total_variation,
+)
 from dreamlift.scenes.nerf.volume import Composited, composite, ray_offsets, sample_points, sample_rays
 from dreamlift.scenes.nerf.voxel import Voxel
-from dreamlift.scenes.regularizers import opaque, sparsity
+from dreamlift.scenes.regularizers import normal_smooth, opaque, sparsity
 from dreamlift.shading.lambert import shade
 from dreamlift.texturing.extract import Extract, mesh_of_field
 from dreamlift.types import Cameras, Mesh, RaySamples, RenderOutput, Shading
 
 SAMPLES_AT_ONCE = 1 << 19  # samples per chunk of a render without gradients; bounds its memory
 SAMPLE_KEPT = 30  # bytes kept per sample of rays in chunks: ray index, interval, weight, and their concatenation
-TERMS = ("sparsity", "opaque", "distortion", "depth_variance", "emptiness", "orientation", "tv")
+TERMS = (
+    "sparsity", "opaque", "distortion", "depth_variance", "emptiness", "orientation", "normal_smooth", "normal_smooth_3d", "tv"
+)  # fmt: skip
+MOVED = 0.01  # standard deviation of the shift of points whose normals are compared, world units (stable-dreamfusion)
 FIELDS = {"voxel": Voxel, "hashgrid": Hashgrid}
 
 
@@ -158,13 +168,15 @@ class NerfScene(Scene):
             "ends": samples.ends, "offsets": offsets,
         }  # fmt: skip
         if found.normal is not None:
-            aux |= {"normals": found.normal, "directions": directions}
+            aux |= {"normals": found.normal, "origins": origins, "directions": directions}
         if found.grid is not None:
             aux["grid"] = found.grid
         return out, aux
 
-    def regularize(self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None) -> dict[str, Tensor]:
-        """The unweighted terms of :data:`TERMS`; orientation only with normals, tv only with a voxel field."""
+    def regularize(
+        self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None, rng: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """The unweighted terms of :data:`TERMS`; those of normals only with normals, tv only with a voxel field."""
         aux = render.aux
         samples = RaySamples(aux["ray_indices"], aux["starts"], aux["ends"])
         rays = render.opacity.numel()
@@ -183,11 +195,31 @@ class NerfScene(Scene):
             elif name == "orientation" and "normals" in aux:
                 toward = aux["directions"][samples.ray_indices]
                 terms[name] = orientation(aux["weights"], aux["normals"], toward, (render.opacity > 0).sum())
+            elif name == "normal_smooth" and render.normal is not None:
+                terms[name] = normal_smooth(render.normal, render.opacity)
+            elif name == "normal_smooth_3d" and "normals" in aux and rng is not None:
+                points = sample_points(aux["origins"], aux["directions"], samples)
+                terms[name] = self._normal_change(points, aux["normals"], rng)
             elif name == "tv" and "grid" in aux:
                 terms[name] = total_variation(aux["grid"])
             elif name not in TERMS:
                 raise ValueError(f"Unknown regulariser {name!r}; a nerf scene has {', '.join(TERMS)}.")
         return terms
+
+    def _normal_change(self, points: Tensor, normals: Tensor, rng: torch.Generator) -> Tensor:
+        """The term normal_smooth_3d () at the samples' ``points (N, 3)`` with ``normals (N, 3)``; large ones are recomputed."""
+        moved = points + MOVED * torch.randn(points.shape, generator=rng).to(points)
+        moved = moved.clamp(-self.bounds, self.bounds)
+
+        def normals_at(some: Tensor) -> Tensor:
+            found = self.field.query(some, True).normal
+            assert found is not None
+            return found
+
+        parts = moved.split(SAMPLES_AT_ONCE)
+        if len(parts) == 1:
+            return normal_change(normals, normals_at(moved))
+        return normal_change(normals, torch.cat([checkpoint(normals_at, part, use_reentrant=False) for part in parts]))
 
     def param_groups(self) -> list[ParamGroup]:
         return [*self.field.param_groups(), *self.background.param_groups()]

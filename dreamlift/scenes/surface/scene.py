@@ -241,7 +241,9 @@ class SurfaceScene(Scene):
         initial = ((self.initial_appearance.finish(face, bary).to(color) - low) / span).clamp(0.05, 0.95)
         return color, low + span * joined_odds(initial, self.finish(points, uvs, width)[:, 1:])
 
-    def regularize(self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None) -> dict[str, Tensor]:
+    def regularize(
+        self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None, rng: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
         """Unweighted tv: the squared total variation of the texture's image or grid.
 
         Raises:

@@ -27,6 +27,7 @@ from dreamlift.scenes.nerf.field import Blob, Field
 from dreamlift.scenes.nerf.hashgrid import Hashgrid
 from dreamlift.scenes.nerf.scene import FIELDS
 from dreamlift.scenes.nerf.voxel import Voxel
+from dreamlift.scenes.regularizers import normal_smooth
 from dreamlift.scenes.tetmesh.initial import distances_of, fit_colors, within
 from dreamlift.scenes.tetmesh.regularizers import laplacian, normal_consistency, vertex_consistency, vertex_normals
 from dreamlift.scenes.tetmesh.tets import SurfaceGrid, TetGrid, crossing_of, surface_vertices
@@ -35,7 +36,7 @@ from dreamlift.shading.vectors import safe_normalize
 from dreamlift.texturing.extract import Extract, check_room, finish_surface
 from dreamlift.types import Cameras, EmptySceneError, Mesh, RenderOutput, Shading
 
-TERMS = ("normal_consistency", "vertex_consistency", "laplacian")
+TERMS = ("normal_consistency", "vertex_consistency", "laplacian", "normal_smooth")
 MARGIN = 0.02  # smallest distance of an exported vertex from a grid point, relative to the edge
 # Peak bytes per pixel, per face with its edges and vertices, and per grid point.
 PIXEL, FACE, POINT = 400, 300, 60
@@ -172,8 +173,10 @@ class TetMeshScene(Scene):
         aux = {"vertices": vertices, "faces": faces, "edge_ends": edges.ends, "edge_faces": edges.faces}
         return RenderOutput(rgb, opacity, depth, picture[..., 5:] if normals else None, aux if torch.is_grad_enabled() else {})
 
-    def regularize(self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None) -> dict[str, Tensor]:
-        """The unweighted terms of :data:`TERMS`, of the whole mesh."""
+    def regularize(
+        self, render: RenderOutput, progress: float, only: tuple[str, ...] | None = None, rng: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """The unweighted terms of :data:`TERMS`, of the whole mesh; normal_smooth of a render with normals."""
         aux, terms = render.aux, {}
         for name in TERMS if only is None else only:
             if name == "normal_consistency":
@@ -182,6 +185,9 @@ class TetMeshScene(Scene):
                 terms[name] = vertex_consistency(aux["vertices"], aux["faces"], aux["edge_ends"])
             elif name == "laplacian":
                 terms[name] = laplacian(aux["vertices"], aux["edge_ends"])
+            elif name == "normal_smooth":
+                if render.normal is not None:
+                    terms[name] = normal_smooth(render.normal, render.opacity)
             else:
                 raise ValueError(f"Unknown regulariser {name!r}; a tetmesh scene has {', '.join(TERMS)}.")
         return terms

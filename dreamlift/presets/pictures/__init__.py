@@ -1,0 +1,1 @@
+"""Presets that begin with a photo, each with the settings of its paper's repository."""
