@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from dreamlift.apps.cutout import IMAGE_PRESET, with_image
+from dreamlift.apps.cutout import IMAGE_PRESET, with_cameras, with_image
 from dreamlift.apps.evaluate import Item, find_items
 from dreamlift.apps.evaluate import evaluate as evaluate_items
 from dreamlift.apps.presets import find_preset
@@ -63,6 +63,8 @@ def generate(
     reporter = progress if isinstance(progress, Reporter) else choose(False) if progress else Silent()
     try:
         with warnings_to(reporter):
+            if config.photos:
+                config = with_cameras(config, reporter.note)
             resolved = resolve(config, anyway=anyway)
             for text in resolved.notes:
                 reporter.note(text)

@@ -120,7 +120,7 @@ def split_overrides(words: list[str]) -> tuple[list[str], Overrides]:
 def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dataclasses import replace
 
-    from dreamlift.apps.cutout import IMAGE_PRESET, with_image
+    from dreamlift.apps.cutout import IMAGE_PRESET, with_cameras, with_image
     from dreamlift.apps.options import run_settings
     from dreamlift.config.short import override, with_prior
     from dreamlift.priors.lora.additions import parse_lora
@@ -140,6 +140,9 @@ def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     if arguments.embedding is not None:
         config = with_prior(config, embeddings=tuple(arguments.embedding))
     reporter = _reporter(arguments, config)
+    if config.photos:
+        reporter.stage("looking at the photo")
+        config = with_cameras(config, reporter.note)
     outcome = carry_out(Order(config, arguments.out, anyway=arguments.anyway), reporter)
     return 0 if outcome.finished else 130
 

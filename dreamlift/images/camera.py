@@ -87,7 +87,8 @@ def prepared_photos(
 
     Photos are placed in the frame of the first prior that draws views; without one, nobody needs them placed.
     """
-    views = [located for located in map(find, dict.fromkeys(priors)) if located.kind.reads_pictures]
+    unique = [choice for number, choice in enumerate(priors) if choice not in priors[:number]]  # a model in memory has no hash
+    views = [located for located in map(find, unique) if located.reads_pictures]
     return tuple(prepared(photo, prompt, next(iter(views), None), note, engine) for photo in photos)
 
 
@@ -236,7 +237,8 @@ class _View:
 
 def _canonical(view: Located) -> bool:
     """Whether the prior answers in the canonical frame: the pixel models of the family do."""
-    return view.parts is None or not view.parts.has("vae")
+    parts = view.parts or getattr(view.choice.loaded, "parts", None)
+    return parts is not None and not parts.has("vae")
 
 
 def _loaded(located: Located, engine: Engine) -> Prior:
