@@ -28,7 +28,7 @@ from dreamlift.priors.engine import Engine
 from dreamlift.priors.kinds import Located, find
 from dreamlift.priors.loading.sources import PriorNotFoundError
 from dreamlift.priors.zero123.sampling import sampling_times
-from dreamlift.prompts import Embeds, NoViews, article, embed_prompt
+from dreamlift.prompts import Embeds, NoViews, article
 from dreamlift.reading.photos import ELEVATION_DEG, RATIO, Photo
 from dreamlift.toybox.judging.judge import Judge, load_judge, sector_angles, understand
 from dreamlift.toybox.training.pairs import DISTANCE, FOV_DEG, view_cameras
@@ -165,8 +165,10 @@ def _estimated(found: Viewpoint, reference: Tensor, prompt: str, engine: Engine)
     kind, text, guesses = _named(picture, prompt, judge)
     if not kind:
         return found
-    prior = _loaded(find(PriorChoice(TEXT_PRIOR)), engine)
-    estimate = estimate_camera(prior, embed_prompt(text, "", NoViews(), prior.embed_text), picture, guesses)
+    located = find(PriorChoice(TEXT_PRIOR))
+    prior = _loaded(located, engine)
+    embeds = located.read(Task(text), NoViews(), (), prior.device, prior.engine)
+    estimate = estimate_camera(prior, embeds, picture, guesses)
     sided = estimate.sided or not is_asymmetric(kind)
     found = replace(found, kind=kind, estimate=estimate, azimuth=estimate.azimuth if sided else found.azimuth)
     return replace(found, elevation=estimate.elevation, source="text") if estimate.steady else found

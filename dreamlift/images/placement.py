@@ -26,7 +26,7 @@ VISIBLE = 0.1  # difference from the backdrop in one channel that belongs to the
 STEPS = 30
 NUDGE = 1.0 / SIZE  # half a pixel
 RATIOS = (0.3, 0.9)  # of objects in the canonical frame: 0.69 on average, with a standard deviation of 0.08 over toys
-POOR = 0.35  # share of the object's contrast that the best similarity leaves unexplained: the answer is of something else
+POOR = 0.35  # share of the answer's variance that a fit may leave unexplained; more is an answer of something else
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Placement:
 
     ratio: float = 0.69  # longest side; the mean over the toybox's things
     shift: tuple[float, float] = (0.0, 0.014)  # of the object's centre, to the right and down; the mean over the things
-    unexplained: float = 1.0  # mean squared error of the fit, relative to that of an empty frame
+    unexplained: float = 1.0  # mean squared error of the fit, relative to the variance of the answer
     measured: bool = False
 
 
@@ -50,9 +50,9 @@ def photo_placement(answer: Tensor, reference: Tensor, backdrop: Tensor, framed:
     if start is None:
         return Placement()
     found, error = fit(lambda p: _placed(photo, p, backdrop) - wanted, start)
-    empty = float((backdrop[:, None, None] - wanted).square().mean())
+    flat = float((wanted - wanted.mean(dim=(1, 2), keepdim=True)).square().mean())
     scale, shift = math.exp(float(found[0])), (0.5 * found[1:]).tolist()
-    unexplained = error / max(empty, 1e-9)
+    unexplained = error / max(flat, 1e-9)
     good = RATIOS[0] <= framed * scale <= RATIOS[1] and unexplained <= POOR
     return Placement(framed * scale, (shift[0], shift[1]), unexplained, True) if good else Placement(unexplained=unexplained)
 
