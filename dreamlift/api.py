@@ -1,4 +1,4 @@
-"""The Python interface: :func:`generate` and :func:`evaluate`."""
+"""The Python interface: :func:`generate`, :func:`views` and :func:`evaluate`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dreamlift.apps.cutout import IMAGE_PRESET, with_cameras, with_image
 from dreamlift.apps.evaluate import Item, find_items
 from dreamlift.apps.evaluate import evaluate as evaluate_items
 from dreamlift.apps.presets import find_preset
+from dreamlift.apps.views import ViewOrder, Views, draw_views
 from dreamlift.asset import Asset
 from dreamlift.config.schema import Config
 from dreamlift.config.short import override
@@ -76,6 +77,31 @@ def generate(
         reporter.close()
     reporter.done({"asset": repr(asset)})
     return asset
+
+
+def views(
+    photo: Any, prior: Any = "toybox-view", *, progress: bool | Reporter = False, pool: Priors | None = None, **settings: Any
+) -> Views:  # fmt: skip
+    """The object in a picture from other sides, as ``dreamlift views`` draws it; no file is written.
+
+    Args:
+        photo: a file, or a :class:`~dreamlift.reading.photos.Photo` with its camera.
+        prior: a view-conditioned prior, as in :func:`dreamlift.apps.views.draw_views`.
+        pool: keeps the prior in memory for the next call.
+        settings: fields of :class:`~dreamlift.apps.views.ViewOrder`: ``azimuths_deg=(0, 90), elevation_deg=20, samples=2``.
+
+    Returns:
+        The pictures ``(N, V, S, S, 3)`` of N samples of V views, with their cameras;
+        :func:`~dreamlift.apps.views.save_views` writes them.
+
+    Raises:
+        ValueError: a photo, a prior or a setting that cannot be used.
+        TypeError: an unknown setting.
+    """
+    reporter = progress if isinstance(progress, Reporter) else choose(False) if progress else Silent()
+    with warnings_to(reporter):
+        photo = photo if isinstance(photo, Photo) else os.fspath(photo)
+        return draw_views(photo, prior, ViewOrder(**settings), reporter.note, pool)
 
 
 def evaluate(

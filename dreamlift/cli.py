@@ -209,6 +209,34 @@ def _evaluate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     return 0
 
 
+def _views(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from dreamlift.apps.views import ViewOrder, draw_views, parse_azimuths, save_views
+    from dreamlift.reading.photos import Photo
+    from dreamlift.runs.progress import warnings_to
+    from dreamlift.runs.run import check_out
+    from dreamlift.system.files import expanded
+
+    _refuse(overrides, "views")
+    check_out(arguments.out)
+    order = ViewOrder(
+        azimuths_deg=parse_azimuths(arguments.azimuths), elevation_deg=arguments.elevation, samples=arguments.samples,
+        seed=arguments.seed, guidance_scale=arguments.guidance_scale, steps=arguments.steps,
+        show="place" if arguments.places else "color", device=arguments.device, engine=arguments.engine,
+    )  # fmt: skip
+    path = expanded(arguments.photo)
+    given = {} if arguments.photo_elevation is None else {"elevation_deg": arguments.photo_elevation}
+    reporter = _reporter(arguments)
+    with warnings_to(reporter):
+        views = draw_views(Photo(str(path), **given), arguments.prior, order, reporter.note)
+    folder = _report_folder(arguments.out, f"views-{path.stem}")
+    paths = [str(each) for each in save_views(views, folder)]
+    if arguments.json:
+        reporter.done({"files": paths})
+    else:
+        print("\n".join(paths))
+    return 0
+
+
 def _gallery(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.apps.evaluate import find_items
     from dreamlift.apps.gallery import gallery
@@ -303,12 +331,13 @@ def _completion(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
 
 VERBS = {
-    "generate": _generate, "cutout": _cutout, "resume": _resume, "export": _export, "evaluate": _evaluate, "gallery": _gallery,
+    "generate": _generate, "cutout": _cutout, "views": _views, "resume": _resume, "export": _export, "evaluate": _evaluate,
+    "gallery": _gallery,
     "presets": _presets, "settings": _settings, "priors": _priors, "doctor": _doctor, "warmup": _warmup,
     "completion": _completion,
 }  # fmt: skip
 # Those that import the plugins of installed packages; starting the others stays fast.
-PLUGIN_VERBS = ("generate", "resume", "export", "evaluate", "gallery", "presets", "warmup")
+PLUGIN_VERBS = ("generate", "resume", "export", "evaluate", "views", "gallery", "presets", "warmup")
 
 
 # What is said of a signal before a run takes signals itself.

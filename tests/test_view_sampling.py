@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from big_helpers import close, first_pipeline
@@ -193,3 +194,27 @@ def test_a_warning_needs_a_measured_limit(priors, folders, monkeypatch):
         assert "11.0 dB; usual: 11.1 or more" in unfamiliar(prior, pictures)
     finally:
         (folders["view"] / "familiarity.json").unlink()
+
+
+def test_the_limit_is_a_quantile_of_held_out_objects_and_strangers_are_counted(monkeypatch):
+    from dreamlift.toybox.training import familiar
+    from dreamlift.toybox.training.pairs import Pairs
+
+    rng = np.random.default_rng(0)
+    alpha = np.zeros((3, 1, 16, 16, 1), dtype=np.uint8)
+    alpha[..., 4:12, 4:12, :] = 255
+    colors = rng.integers(0, 256, (3, 1, 16, 16, 3)).astype(np.uint8) * (alpha > 0)
+    views = np.array([[[0.5, 0.2]]] * 3)
+    pairs = Pairs(np.concatenate([colors, alpha], axis=-1), colors, colors, views, views)
+    one = familiar.picture(pairs, 1)
+    close(one.rgb, torch.from_numpy(colors[1] / 255).float())  # opaque: not premultiplied
+    assert (float(one.cameras.azimuth[0]), float(one.cameras.elevation[0])) == pytest.approx((0.5, 0.2))
+    other = familiar.stranger(one, 3)
+    assert torch.equal(other.alpha, one.alpha)
+    assert float((other.rgb - one.rgb).abs().mean()) > 0.05
+
+    known = {float(familiar.picture(pairs, i).rgb.mean()): 20.0 + i for i in range(3)}
+    monkeypatch.setattr(familiar, "familiarity", lambda _, each: known.get(float(each.rgb.mean()), 15.0))
+    found = familiar.calibrate(None, pairs, 10, [])  # pyright: ignore
+    assert found["least_db"] == 20.1  # 5 % of 20, 21, 22
+    assert found["strangers_below"] == 1.0
