@@ -38,7 +38,7 @@ VIEWS = PriorChoice("toybox-view")
 SCALE = 2.0  # the guidance scale of the prior's sampler
 WHITE = Solid((1.0, 1.0, 1.0))
 BACKDROPS = tuple(Backdrop("", color) for color in (WHITE.color, PALE.color, DARK.color))
-PHOTO = Photo(path="", elevation_deg=20.0, distance=2.6, fov_deg=45.0)
+PHOTO = Photo(path="", distance=2.6, fov_deg=45.0)
 CAMERAS = CameraSampler(
     views=2, resolution=(64,), elevation_deg=(-20.0, 80.0), distance=(2.6, 2.6), fov_deg=(45.0, 45.0)
 )  # fmt: skip

@@ -21,7 +21,7 @@ from dreamlift.stages.settings import Adam, Weights
 from dreamlift.stages.teacher import Teacher
 
 ZERO123 = Config(
-    photos=(Photo(path="", elevation_deg=5.0, distance=3.8, fov_deg=20.0),),
+    photos=(Photo(path="", distance=3.8, fov_deg=20.0),),
     stages=(
         Lift(
             steps=600,
@@ -106,12 +106,12 @@ ZERO123 = Config(
 Differences: 4 views at each resolution (12, 4, 2 in the row), whose azimuths are stratified; the scene's cube has the half
 edge 1, not 2 (cells of the hash grid and of the tetrahedral grid half as wide); one hidden layer, not two; normals are
 differences of the density over 0.01, not its derivative; the photo's mask keeps its values between 0 and 1, and its rays are
-not moved at random (0.002); the photo's elevation is its own in both stages (0 in the second row); signed distances are in
+not moved at random (0.002); the photo's elevation is given or estimated (5 and 0 in the rows); signed distances are in
 cells, where the row has the density minus its threshold; grid points move by at most half a cell, not a whole one.
 """
 
 STABLE_ZERO123 = Config(
-    photos=(Photo(path="", elevation_deg=5.0, distance=3.8, fov_deg=20.0),),
+    photos=(Photo(path="", distance=3.8, fov_deg=20.0),),
     stages=(
         Lift(
             steps=600,
