@@ -14,7 +14,7 @@ from view_helpers import save_port, save_view
 from dreamlift.apps.cutout import with_cameras
 from dreamlift.config.schema import Config
 from dreamlift.guidance.sds import SDS
-from dreamlift.images.camera import TOLD, Viewpoint, Wanted, find_viewpoint, prepared, prepared_photos
+from dreamlift.images.camera import TOLD, Viewpoint, Wanted, _View, find_viewpoint, prepared, prepared_photos
 from dreamlift.images.camera_scores import difference_deg, estimate_camera, lowest, resampled, vertex, wrapped_deg
 from dreamlift.images.placement import Placement, fit, photo_placement, placed
 from dreamlift.images.places import elevation_from_places
@@ -139,6 +139,31 @@ def test_places_that_show_nothing_tell_nothing():
     found, error = elevation_from_places(torch.zeros(64, 64, 3))
     assert math.isnan(found)
     assert error == math.inf
+
+
+@pytest.mark.parametrize(
+    ("start", "slope", "error", "want"),
+    [
+        (20.0, 0.0, 0.01, 20.0),
+        (12.0, 0.4, 0.01, 20.0),
+        (3.0, 0.8, 0.01, None),
+        (20.0, 0.0, 0.2, None),
+        (math.nan, 0.0, 0.0, None),
+    ],
+)
+def test_the_elevation_that_an_answer_confirms(start, slope, error, want, monkeypatch):
+    """``start + slope x`` is what the places tell where ``x`` is assumed: 20 = 12 + 0.4 x 20."""
+    asked = []
+
+    def answer(self, show, elevation, told=True):
+        asked.append((show, told))
+        return elevation
+
+    monkeypatch.setattr(_View, "answer", answer)
+    monkeypatch.setattr("dreamlift.images.camera.elevation_from_places", lambda x: (start + slope * x, error))
+    found = _View(Formula(), find(PriorChoice("toybox")), torch.zeros(1)).elevation()
+    assert found == (None if want is None else pytest.approx(want))
+    assert asked == [("place", False)] * 2
 
 
 def test_the_features_that_tell_the_elevation():

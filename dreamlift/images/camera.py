@@ -42,6 +42,8 @@ WHITE = (1.0, 1.0, 1.0)
 SURE = 0.95  # least probability of a kind that the judge names: 3 of 4 toys, 1 of 7 things of no kind
 DRAWS = 4  # of noise, of which an answer is the mean
 TOLD = slice(8, 10)  # the pose features that tell the reference's elevation
+ASSUMED = (0.0, 40.0)  # elevations, degrees, that are assumed for the places
+FOLLOWING = 0.5  # largest change of the elevation that the places tell, per degree of the one that is assumed
 FITTING = 0.06  # largest median error, in sides, of places that fit a camera
 
 
@@ -147,10 +149,8 @@ def find_viewpoint(reference: Tensor, wanted: Wanted, view: Located | None = Non
     found = Viewpoint(placement=blind)
     if wanted.elevation is None or wanted.azimuth is None:
         found = _estimated(found, reference, wanted.prompt, engine)
-        if seen and found.source == "default":
-            elevation, error = elevation_from_places(seen.answer("place", None))
-            if error <= FITTING:
-                found = replace(found, elevation=elevation, source="places")
+        if seen and found.source == "default" and (elevation := seen.elevation()) is not None:
+            found = replace(found, elevation=elevation, source="places")
     if wanted.azimuth is not None:
         found = replace(found, azimuth=wanted.azimuth, told_azimuth=True)
     if wanted.elevation is not None:
@@ -216,12 +216,11 @@ class _View:
         return view_cameras(torch.zeros(1), angle, self.prior.resolution)
 
     @torch.no_grad()
-    def answer(self, show: str, elevation: float | None) -> Tensor:
+    def answer(self, show: str, elevation: float, told: bool = True) -> Tensor:
         """The mean answer ``(S, S, 3)`` for the photo's own view, in one step from pure noise, told its elevation or not."""
-        height = ELEVATION_DEG if elevation is None else elevation
-        cond = self.embeds(height).at(_repeated(self.cameras(height), DRAWS), (), show)
+        cond = self.embeds(elevation).at(_repeated(self.cameras(elevation), DRAWS), (), show)
         assert cond.pose is not None
-        if elevation is None:
+        if not told:
             pose = cond.pose.clone()
             pose[:, TOLD] = 0.0
             cond = replace(cond, pose=pose)
@@ -233,8 +232,22 @@ class _View:
         return self.prior.decode(found.mean(0, keepdim=True)).float()[0]
 
     def placement(self, elevation: float | None) -> Placement:
-        """Where the photo's object lies in the prior's frame."""
-        return photo_placement(self.answer("color", elevation), self.reference, torch.tensor(WHITE))
+        """Where the photo's object lies in the prior's frame; None: the elevation is not known."""
+        answer = self.answer("color", ELEVATION_DEG if elevation is None else elevation, elevation is not None)
+        return photo_placement(answer, self.reference, torch.tensor(WHITE))
+
+    def elevation(self) -> float | None:
+        """The elevation in degrees that the places tell, or None where they do not fit a camera, or follow what is assumed.
+
+        Even where the elevation is not told, the two cameras of a pose are somewhere. Two assumptions show how far the answer
+        follows them; the result is the elevation that an answer confirms, on the line through both.
+        """
+        low, high = ASSUMED
+        (a, first), (b, second) = (elevation_from_places(self.answer("place", each, told=False)) for each in ASSUMED)
+        slope = (b - a) / (high - low)
+        if not max(first, second) <= FITTING or not abs(slope) <= FOLLOWING:  # false for NaN
+            return None
+        return (a - slope * low) / (1.0 - slope)
 
 
 def _canonical(view: Located) -> bool:
