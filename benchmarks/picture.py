@@ -43,7 +43,6 @@ import numpy as np
 from held_out import GROUPS, Held, held_object, photo_camera, photograph
 
 from dreamlift.apps.presets import find_preset
-from dreamlift.cli import split_overrides
 from dreamlift.config.build import config_hash
 from dreamlift.config.schema import Config
 from dreamlift.config.short import override
@@ -180,9 +179,10 @@ def changed(config: Config, arguments: argparse.Namespace) -> tuple[Config, str]
         )  # fmt: skip
         said += f" mask {arguments.mask_weight:g}"
     config = replace(config, stages=stages)
-    rest, given = split_overrides([word for word in arguments.settings if word != "--"])
-    if rest:
-        raise SystemExit(f"after -- come settings such as --steps.0 100, not {rest[0]!r}")
+    words = [word for word in arguments.settings if word != "--"]
+    if len(words) % 2 or not all(word.startswith("--") for word in words[::2]):
+        raise SystemExit(f"after -- come settings with their values, such as --steps 100, not {' '.join(words)!r}")
+    given = {name[2:]: value for name, value in zip(words[::2], words[1::2], strict=True)}
     return override(config, given), said + "".join(f" {name} {value}" for name, value in given.items())
 
 
