@@ -99,6 +99,13 @@ def test_the_camera_is_found_where_the_prior_is_exact(azimuth, elevation):
     assert 200 <= prior.calls <= 300
 
 
+def test_a_camera_beyond_the_range_is_not_relied_upon():
+    prior = Formula()
+    found = estimate_camera(prior, Told(), taken(prior, 20.0, -40.0))
+    assert found.elevation == -10.0
+    assert not found.steady
+
+
 def test_two_equal_sides_are_named_and_not_relied_upon():
     prior = Formula(sides=2)
     found = estimate_camera(prior, Told(), taken(prior, 40.0, 20.0), [-140.0])

@@ -29,6 +29,7 @@ DRAWS = 2  # of noise, at each noise level, after the first search
 NEAR_DEG = 30.0  # azimuths that count as the same side
 RESAMPLED = 200
 SURE = 0.75  # least share of the resampled draws that agree on the side
+EDGE_DEG = 1.0  # from the lowest and the highest elevation that are tried
 STEADY_DEG = 8.0  # largest standard error of an elevation that is used
 
 
@@ -50,8 +51,9 @@ class Estimate:
 
     @property
     def steady(self) -> bool:
-        """Whether the elevation can be relied upon."""
-        return self.elevation_error <= STEADY_DEG
+        """Whether the elevation can be relied upon. One at an end of the range is where a search that finds nothing ends."""
+        inside = ELEVATIONS[0] + EDGE_DEG < self.elevation < ELEVATIONS[-1] - EDGE_DEG
+        return inside and self.elevation_error <= STEADY_DEG
 
 
 def estimate_camera(
