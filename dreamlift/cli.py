@@ -120,7 +120,7 @@ def split_overrides(words: list[str]) -> tuple[list[str], Overrides]:
 def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dataclasses import replace
 
-    from dreamlift.apps.cutout import IMAGE_PRESET, with_image
+    from dreamlift.apps.cutout import IMAGE_PRESET, with_cameras, with_image
     from dreamlift.apps.options import run_settings
     from dreamlift.config.short import override, with_prior
     from dreamlift.priors.lora.additions import parse_lora
@@ -140,6 +140,9 @@ def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     if arguments.embedding is not None:
         config = with_prior(config, embeddings=tuple(arguments.embedding))
     reporter = _reporter(arguments, config)
+    if config.photos:
+        reporter.stage("looking at the photo")
+        config = with_cameras(config, reporter.note)
     outcome = carry_out(Order(config, arguments.out, anyway=arguments.anyway), reporter)
     return 0 if outcome.finished else 130
 
@@ -195,9 +198,10 @@ def _evaluate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     _refuse(overrides, "evaluate")
     check_out(arguments.out)
     reporter = _reporter(arguments)
-    report, scored = evaluate(find_items(arguments.runs, arguments.prompt, reporter.note), reporter, arguments.clip)
+    items = find_items(arguments.runs, arguments.prompt, reporter.note)
+    report, found = evaluate(items, reporter, arguments.clip, arguments.reference)
     folder = _report_folder(arguments.out, "evaluation")
-    save_report(report, scored, folder)
+    save_report(report, found, folder)
     if arguments.json:
         reporter.done({"report": str(folder / "evaluation.json"), **report["mean"]})
     else:

@@ -120,6 +120,10 @@ def build_parser() -> Parser:
     judge.add_argument("--prompt", help="the prompt of the GLB files")
     judge.add_argument("--out", type=Path, help="the report's folder (default: outputs/evaluation-<time>)")
     judge.add_argument("--clip", help="a CLIP model (folder or hub name), for prompts beyond the judge's vocabulary")
+    judge.add_argument(
+        "--reference", type=Path, metavar="PICTURE",
+        help="a picture of the object: PSNR, SSIM and (with --clip) similarity of the front view at the photo's camera",
+    )  # fmt: skip
     _add_views(verb("views", "draw the object in a picture from other sides"))
     shown = verb("gallery", "a self-contained page with turntables of finished runs")
     shown.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
