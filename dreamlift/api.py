@@ -1,4 +1,4 @@
-"""The Python interface: :func:`generate` and :func:`evaluate`."""
+"""The Python interface: :func:`generate`, :func:`views` and :func:`evaluate`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from dreamlift.apps.cutout import IMAGE_PRESET, with_image
+from dreamlift.apps.cutout import IMAGE_PRESET, with_cameras, with_image
 from dreamlift.apps.evaluate import Item, find_items
 from dreamlift.apps.evaluate import evaluate as evaluate_items
 from dreamlift.apps.presets import find_preset
+from dreamlift.apps.views import ViewOrder, Views, draw_views
 from dreamlift.asset import Asset
 from dreamlift.config.schema import Config
 from dreamlift.config.short import override
@@ -63,6 +64,8 @@ def generate(
     reporter = progress if isinstance(progress, Reporter) else choose(False) if progress else Silent()
     try:
         with warnings_to(reporter):
+            if config.photos:
+                config = with_cameras(config, reporter.note)
             resolved = resolve(config, anyway=anyway)
             for text in resolved.notes:
                 reporter.note(text)
@@ -76,15 +79,45 @@ def generate(
     return asset
 
 
-def evaluate(*runs: str | Path | Asset, prompt: str | None = None, progress: bool | Reporter = False) -> dict[str, Any]:
+def views(
+    photo: Any, prior: Any = "toybox-view", *, progress: bool | Reporter = False, pool: Priors | None = None, **settings: Any
+) -> Views:  # fmt: skip
+    """The object in a picture from other sides, as ``dreamlift views`` draws it; no file is written.
+
+    Args:
+        photo: a file, or a :class:`~dreamlift.reading.photos.Photo` with its camera.
+        prior: a view-conditioned prior, as in :func:`dreamlift.apps.views.draw_views`.
+        pool: keeps the prior in memory for the next call.
+        settings: fields of :class:`~dreamlift.apps.views.ViewOrder`: ``azimuths_deg=(0, 90), elevation_deg=20, samples=2``.
+
+    Returns:
+        The pictures ``(N, V, S, S, 3)`` of N samples of V views, with their cameras;
+        :func:`~dreamlift.apps.views.save_views` writes them.
+
+    Raises:
+        ValueError: a photo, a prior or a setting that cannot be used.
+        TypeError: an unknown setting.
+    """
+    reporter = progress if isinstance(progress, Reporter) else choose(False) if progress else Silent()
+    with warnings_to(reporter):
+        photo = photo if isinstance(photo, Photo) else os.fspath(photo)
+        return draw_views(photo, prior, ViewOrder(**settings), reporter.note, pool)
+
+
+def evaluate(
+    *runs: str | Path | Asset, prompt: str | None = None, reference: str | Path | None = None, clip: str | None = None,
+    progress: bool | Reporter = False,
+) -> dict[str, Any]:  # fmt: skip
     """The figures of ``dreamlift evaluate`` for each asset, run folder or GLB file, and their means.
 
     Args:
         runs: assets, run folders, or GLB files.
         prompt: the prompt of the GLB files.
+        reference: a picture of the object, with which the front views are compared.
+        clip: a CLIP model's folder or hub name.
 
     Raises:
-        ValueError: a path that is neither a run folder nor a GLB file, or a file without a mesh.
+        ValueError: a path that is neither a run folder nor a GLB file, a file without a mesh, or a picture that cannot be used.
     """
     reporter = progress if isinstance(progress, Reporter) else choose(False) if progress else Silent()
     items: list[Item] = []
@@ -94,10 +127,11 @@ def evaluate(*runs: str | Path | Asset, prompt: str | None = None, progress: boo
                 for asset in (run, *run.others):
                     # Figures are computed from the exported file, as for run folders.
                     glb = asset.save(Path(folder) / f"{len(items)}.glb")
-                    items.append(Item(f"asset {len(items) + 1}", glb, asset.config.prompt, math.nan, math.nan))
+                    name, photos = f"asset {len(items) + 1}", asset.config.photos
+                    items.append(Item(name, glb, asset.config.prompt, math.nan, math.nan, photos=photos))
             else:
                 items += find_items([Path(run)], prompt, reporter.note)
-        return evaluate_items(items, reporter)[0]
+        return evaluate_items(items, reporter, clip, None if reference is None else Path(reference))[0]
 
 
 def as_setting(value: Any) -> Any:

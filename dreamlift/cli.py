@@ -120,7 +120,7 @@ def split_overrides(words: list[str]) -> tuple[list[str], Overrides]:
 def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dataclasses import replace
 
-    from dreamlift.apps.cutout import IMAGE_PRESET, with_image
+    from dreamlift.apps.cutout import IMAGE_PRESET, with_cameras, with_image
     from dreamlift.apps.options import run_settings
     from dreamlift.config.short import override, with_prior
     from dreamlift.priors.lora.additions import parse_lora
@@ -140,6 +140,9 @@ def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     if arguments.embedding is not None:
         config = with_prior(config, embeddings=tuple(arguments.embedding))
     reporter = _reporter(arguments, config)
+    if config.photos:
+        reporter.stage("looking at the photo")
+        config = with_cameras(config, reporter.note)
     outcome = carry_out(Order(config, arguments.out, anyway=arguments.anyway), reporter)
     return 0 if outcome.finished else 130
 
@@ -195,13 +198,37 @@ def _evaluate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     _refuse(overrides, "evaluate")
     check_out(arguments.out)
     reporter = _reporter(arguments)
-    report, scored = evaluate(find_items(arguments.runs, arguments.prompt, reporter.note), reporter, arguments.clip)
+    items = find_items(arguments.runs, arguments.prompt, reporter.note)
+    report, found = evaluate(items, reporter, arguments.clip, arguments.reference)
     folder = _report_folder(arguments.out, "evaluation")
-    save_report(report, scored, folder)
+    save_report(report, found, folder)
     if arguments.json:
         reporter.done({"report": str(folder / "evaluation.json"), **report["mean"]})
     else:
         print(f"{describe(report)}\n{folder / 'index.html'}")
+    return 0
+
+
+def _views(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from dreamlift.apps.options import view_settings
+    from dreamlift.apps.views import ViewOrder, draw_views, save_views
+    from dreamlift.reading.photos import Photo
+    from dreamlift.runs.progress import warnings_to
+    from dreamlift.runs.run import check_out
+
+    _refuse(overrides, "views")
+    check_out(arguments.out)
+    order, path = ViewOrder(**view_settings(arguments)), Path(arguments.photo)
+    reporter = _reporter(arguments)
+    with warnings_to(reporter):
+        photo = Photo(str(path), elevation_deg=arguments.photo_elevation)
+        views = draw_views(photo, arguments.prior, order, reporter.note)
+    folder = _report_folder(arguments.out, f"views-{path.stem}")
+    paths = [str(each) for each in save_views(views, folder)]
+    if arguments.json:
+        reporter.done({"files": paths})
+    else:
+        print("\n".join(paths))
     return 0
 
 
@@ -299,12 +326,13 @@ def _completion(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
 
 VERBS = {
-    "generate": _generate, "cutout": _cutout, "resume": _resume, "export": _export, "evaluate": _evaluate, "gallery": _gallery,
+    "generate": _generate, "views": _views, "cutout": _cutout, "resume": _resume, "export": _export, "evaluate": _evaluate,
+    "gallery": _gallery,
     "presets": _presets, "settings": _settings, "priors": _priors, "doctor": _doctor, "warmup": _warmup,
     "completion": _completion,
 }  # fmt: skip
 # Those that import the plugins of installed packages; starting the others stays fast.
-PLUGIN_VERBS = ("generate", "resume", "export", "evaluate", "gallery", "presets", "warmup")
+PLUGIN_VERBS = ("generate", "resume", "export", "evaluate", "views", "gallery", "presets", "warmup")
 
 
 # What is said of a signal before a run takes signals itself.

@@ -25,6 +25,7 @@ from dreamlift.priors.files.tensors import shapes_of
 from dreamlift.priors.kinds import Located
 from dreamlift.priors.loading.sources import EMBEDDED, KNOWN
 from dreamlift.priors.parts import FolderParts
+from dreamlift.scenes.base import SceneSettings
 from dreamlift.stages.base import with_priors
 from dreamlift.stages.settings import OF_NORMALS
 from dreamlift.system.text import MAX_MESSAGE, one_line
@@ -118,7 +119,10 @@ def needs_of(config: Config, models: list[list[Model]], device: str) -> list[tup
         if not hasattr(stage, "scene"):
             continue
         views, sides, scene = stage.cameras.views, stage.cameras.resolution, stage.scene
-        step = max(scene.step_bytes(views, sides[0]), scene.occupied * scene.step_bytes(views, max(sides)))
+        step = scene_bytes(scene, views, sides)
+        if (compared := stage.photometric) is not None:  # a second render, kept beside the first where both are in one step
+            second = scene_bytes(scene, compared.views, compared.resolution)
+            step = max(step, second) if compared.alone else step + second
         terms = stage.weights.ever() & (OF_NORMALS | {"distortion", "depth_variance"})
         if terms or stage.lighting.lambertian > 0 or any(teacher.show == "normal" for teacher in stage.teachers):
             step *= DETAIL
@@ -136,6 +140,11 @@ def needs_of(config: Config, models: list[list[Model]], device: str) -> list[tup
         host = CUDA_HOST + max(2 * largest, mesh) if gpu else max(largest, kept + int(GAPS * step) + mesh)
         needs.append((Need(PACKAGES + host, (CONTEXT + max(largest, kept + step)) * gpu), number, stage))
     return needs
+
+
+def scene_bytes(scene: SceneSettings, views: int, sides: tuple[int, ...]) -> float:
+    """Peak bytes of the renders of one step: before space is known to be empty, or at the largest of the sizes ``sides``."""
+    return max(scene.step_bytes(views, sides[0]), scene.occupied * scene.step_bytes(views, max(sides)))
 
 
 def model_of(parts: Any, choice: PriorChoice, device: str) -> Model:

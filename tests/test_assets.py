@@ -80,7 +80,7 @@ def test_evaluation_does_not_see_size_and_pivot(tmp_path: Path):
     for name, value in first.items():
         if isinstance(value, float) and not math.isnan(value):
             assert second[name] == pytest.approx(value, abs=2e-3), name
-    assert psnr(scored[0].pictures, scored[1].pictures) > 45
+    assert psnr(scored[0].scored.pictures, scored[1].scored.pictures) > 45
     cameras = turntable(2, 15.0, 2.9, 42.0, 48)  # as a run's own turntable looks at it
     assert psnr(*(render_mesh(load_glb(item.glb), cameras).rgb for item in items)) > 45
 

@@ -36,25 +36,28 @@ from dreamlift.guidance.sdi import SDI
 from dreamlift.guidance.sds import SDS
 from dreamlift.guidance.sjc import SJC
 from dreamlift.guidance.vsd import VSD
+from dreamlift.presets import PRESETS
 from dreamlift.priors.base import perp_neg
 from dreamlift.priors.kinds import load_prior
 from dreamlift.priors.lora.lora import LoRA
 from dreamlift.prompts import FourViews
 from dreamlift.scenes.background import activate_color
 from dreamlift.scenes.nerf.hashgrid import Hashgrid
-from dreamlift.scenes.nerf.regularizers import depth_variance, distortion, emptiness
+from dreamlift.scenes.nerf.regularizers import depth_variance, distortion, emptiness, normal_change
 from dreamlift.scenes.nerf.scene import Nerf
-from dreamlift.scenes.regularizers import opaque, sparsity
+from dreamlift.scenes.regularizers import normal_smooth, opaque, sparsity
 from dreamlift.scenes.tetmesh import regularizers as surface
 from dreamlift.schedules import Exponential, Linear, Sqrt, value_at
 from dreamlift.shading.lambert import shade
 from dreamlift.shading.lighting import Lighting
 from dreamlift.stages.adam import optimizer_of
+from dreamlift.stages.photometric import Photometric, chosen, compare, pearson
 from dreamlift.stages.settings import Adam
-from dreamlift.types import Conditioning, RaySamples, Shading
+from dreamlift.stages.teacher import angle_scale
+from dreamlift.types import Conditioning, Pictures, RaySamples, RenderOutput, Shading
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "conformance.md"
-PAPERS = Path(__file__).parent.parent / "dreamlift" / "presets" / "papers"
+PAPERS = [Path(__file__).parent.parent / "dreamlift" / "presets" / room for room in ("papers", "pictures")]
 T = 0.6  # the diffusion time of the losses' rows
 STEP = round(T * 999)
 Pair = tuple[Tensor, Tensor]  # what dreamlift computes, and the reference
@@ -600,6 +603,161 @@ def _() -> Pair:
     return torch.tensor(got), torch.tensor([min(16, 8 + max(step - 2000, 0) // 500) for step in steps])
 
 
+@row("normal smoothness", "value of the picture's", "systems/zero123.py, loss_normal_smooth")
+def _() -> Pair:
+    sums = torch.randn(2, 5, 6, 3, generator=rng(51)) * torch.rand(2, 5, 6, 1, generator=rng(52))
+    opacity = torch.rand(2, 5, 6, 1, generator=rng(53))
+    normal = (torch.nn.functional.normalize(sums, dim=-1) + 1.0) / 2.0 * opacity  # comp_normal
+    theirs = (normal[:, 1:, :, :] - normal[:, :-1, :, :]).square().mean()
+    theirs = theirs + (normal[:, :, 1:, :] - normal[:, :, :-1, :]).square().mean()
+    return normal_smooth(sums, opacity), theirs
+
+
+@row("normal smoothness", "value of the samples'", "systems/zero123.py, loss_3d_normal_smooth")
+def _() -> Pair:
+    normals, moved = (torch.randn(40, 3, generator=rng(seed)) for seed in (54, 55))
+    return normal_change(normals, moved), (normals - moved).abs().mean()
+
+
+@row("photometric", "gradient of rgb and mask in a render", "systems/zero123.py, the reference's substep")
+def _() -> Pair:
+    shape, generator = (1, 6, 6), rng(56)
+    rgb, opacity = torch.rand(*shape, 3, generator=generator), torch.rand(*shape, 1, generator=generator)
+    photo, mask = torch.rand(*shape, 3, generator=generator), (torch.rand(*shape, 1, generator=generator) > 0.5).float()
+    found = []
+    for ours in (True, False):
+        shown, covered = (values.clone().requires_grad_() for values in (rgb, opacity))
+        if ours:
+            settings = Photometric(rgb=500.0, mask=50.0, backdrop="white")
+            render = RenderOutput(shown, covered, covered, None)
+            cameras = orbit_cameras(*torch.ones(4, 1), 6)
+            pictures = Pictures(photo, mask, cameras)
+            loss = sum(compare(render, settings.behind(cameras, generator), pictures, settings, 0.0).values())
+        else:
+            wanted = photo * mask + torch.ones(3) * (1 - mask)
+            loss = 500.0 * torch.nn.functional.mse_loss(wanted, shown) + 50.0 * torch.nn.functional.mse_loss(mask, covered)
+        assert isinstance(loss, Tensor)
+        found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, [shown, covered])]))
+    return found[0], found[1]
+
+
+@row("photometric", "1 - Pearson's r of the depths", "stable-dreamfusion, nerf/utils.py, lambda_depth (torchmetrics)")
+def _() -> Pair:
+    a, b = (torch.randn(80, generator=rng(seed)) for seed in (57, 58))
+    x, y = a - a.mean(), b - b.mean()
+    return 1 - pearson(a, b), 1 - (x * y).mean() / (x.square().mean() * y.square().mean()).sqrt()
+
+
+@row("angle weight", "factors of 40 random views", "stable-dreamfusion, guidance/zero123_utils.py, angle_between")
+def _() -> Pair:
+    azimuth, elevation = (torch.rand(41, generator=rng(59)) * 2 - 1) * math.pi, torch.rand(41, generator=rng(60)) * 2 - 0.7
+    cameras = orbit_cameras(azimuth, elevation, torch.full((41,), 3.2), torch.ones(41), 8)
+    polar = math.pi / 2 - elevation
+    vectors = torch.stack([polar.sin() * azimuth.cos(), polar.sin() * azimuth.sin(), polar.cos()], dim=-1)
+    theirs = torch.rad2deg(torch.arccos((vectors[:40] @ vectors[40]).clip(-1.0, 1.0))) / 180
+    scale = angle_scale(1.0, cameras[:40], cameras[40:])
+    assert scale is not None
+    return scale, theirs
+
+
+@row("cameras", "elevations about photos at -60 to 70 degrees", "dreamgaussian, main.py, min_ver and max_ver of image.yaml")
+def _() -> Pair:
+    got, theirs = [], []
+    for elevation in (-60.0, -20.0, 0.0, 40.0, 70.0):
+        photo = orbit_cameras(torch.zeros(1), torch.tensor([math.radians(elevation)]), torch.ones(1) * 2, torch.ones(1), 8)
+        sampler = PRESETS["dreamgaussian-image"].stages[0].cameras
+        got += sampler.ranges(0.0, photo)[1]
+        low, high = max(min(-30, -30 - elevation), -80 - elevation), min(max(30, 30 - elevation), 80 - elevation)
+        theirs += [elevation + low, elevation + high]
+    return torch.tensor(got), torch.tensor(theirs)
+
+
+def _c(value: float | list[float], step: int) -> float:
+    """threestudio's ``C`` of a list with steps."""
+    if isinstance(value, float):
+        return value
+    if len(value) >= 6:
+        select = 3
+        for i in range(3, len(value) - 2, 2):
+            if step >= value[i]:
+                select = i + 2
+        start, begin = (value[1], value[0]) if select == 3 else (value[select - 3], value[select - 2])
+        value = [begin, start, value[select - 1], value[select]]
+    begin, start, end, last = value
+    return start + (end - start) * max(min(1.0, (step - begin) / (last - begin)), 0.0)
+
+
+# Copied from threestudio's configs: lambda_sds, rgb, mask, normal_smooth, 3d_normal_smooth, orient, sparsity, opaque, then
+# min_step_percent, max_step_percent.
+ROWS_OF_ZERO123: dict[str, list[float | list[float]]] = {
+    "zero123": [0.1, 500.0, 50.0, 8.0, 8.0, 1.0, 0.1, 0.1, [0, 0.4, 0.2, 200], [0, 0.85, 0.5, 200]],
+    "stable-zero123": [
+        0.1, [100, 500.0, 1000.0, 400], 50.0, [100, 7.0, 5.0, 150, 10.0, 200], [100, 7.0, 5.0, 150, 10.0, 200], 1.0, 0.5, 0.5,
+        [50, 0.7, 0.3, 200], [50, 0.98, 0.8, 200],
+    ],
+}  # fmt: skip
+
+
+def _preset_row(name: str) -> Pair:
+    stage = PRESETS[name].stages[0]
+    teacher, weights, compared = stage.teachers[0], stage.weights, stage.photometric
+    settings = [
+        teacher.weight, compared.rgb, compared.mask, weights.normal_smooth, weights.normal_smooth_3d, weights.orientation,
+        weights.sparsity, weights.opaque, teacher.guidance.t_min, teacher.guidance.t_max,
+    ]  # fmt: skip
+    steps = [0, 50, 77, 100, 125, 150, 175, 200, 300, 400, 599]
+    got = [[value_at(value, step / 600) for value in settings] for step in steps]
+    theirs = torch.tensor([[_c(value, step) for value in ROWS_OF_ZERO123[name]] for step in steps])
+    return torch.tensor(got) / theirs.amax(0), theirs / theirs.amax(0)
+
+
+@row("zero123", "weights and times of 600 steps", "configs/zero123.yaml")
+def _() -> Pair:
+    return _preset_row("zero123")
+
+
+@row("stable-zero123", "weights and times of 600 steps", "configs/stable-zero123.yaml")
+def _() -> Pair:
+    return _preset_row("stable-zero123")
+
+
+@row("zero123", "widths of the renders and of the photo at 600 steps", "configs/zero123.yaml, resolution_milestones [200, 300]")
+def _() -> Pair:
+    stage = PRESETS["zero123"].stages[0]
+    pictures = Pictures(torch.zeros(1, 8, 8, 3), torch.ones(1, 8, 8, 1), orbit_cameras(*torch.ones(4, 1), 8))
+    got, theirs = [], []
+    for step in (0, 199, 200, 299, 300, 599):
+        photo = chosen(pictures, stage.photometric, rng(), step / 600)[1]
+        got.append([stage.cameras(step / 600, rng(), pictures.cameras).width, photo.width])
+        place = (step >= 200) + (step >= 300)
+        theirs.append([[64, 128, 256][place], [128, 256, 512][place]])
+    return torch.tensor(got), torch.tensor(theirs)
+
+
+@row("zero123", "normal consistency of the second stage's 200 steps", "configs/zero123-geometry.yaml, [50, 10000, 1000, 51]")
+def _() -> Pair:
+    weight = PRESETS["zero123"].stages[1].weights.vertex_consistency
+    steps = [0, 49, 50, 51, 52, 199]
+    return torch.tensor([value_at(weight, step / 200) for step in steps]), torch.tensor(
+        [_c([50, 10_000.0, 1000.0, 51], step) for step in steps]
+    )
+
+
+@row("dreamgaussian-image", "time, rgb and mask of 500 steps", "dreamgaussian, main.py; guidance/zero123_utils.py", 3e-3)
+def _() -> Pair:
+    stage = PRESETS["dreamgaussian-image"].stages[0]
+    guidance, compared = stage.teachers[0].guidance, stage.photometric
+    steps = range(0, 500, 7)
+    got = [[1000 * value_at(guidance.t_min, s / 500), value_at(compared.rgb, s / 500), value_at(compared.mask, s / 500)]
+           for s in steps]  # fmt: skip
+    theirs = []
+    for step in (s + 1 for s in steps):  # counted from 1
+        ratio = min(1, step / 500)
+        theirs.append([min(max(round((1 - ratio) * 1000), 20), 980), 10_000 * ratio, 1000 * ratio])
+    scales = torch.tensor([1000.0, 10_000.0, 1000.0])
+    return torch.tensor(got) / scales, torch.tensor(theirs) / scales
+
+
 def _quantiles(values: Tensor) -> Tensor:
     return torch.quantile(values, torch.linspace(0.05, 0.95, 19))
 
@@ -704,7 +862,7 @@ def cells_of(each: Row) -> tuple[str, ...]:
 def differences() -> str:
     """What each preset's docstring states: its row, and where it differs on purpose."""
     found = []
-    for path in sorted(PAPERS.glob("*.py")):
+    for path in (path for room in PAPERS for path in sorted(room.glob("*.py"))):
         body = ast.parse(path.read_text()).body
         names = {}
         for node in ast.walk(ast.Module(body, [])):
@@ -726,8 +884,8 @@ Losses, regularisers and samplers are compared with the formulas of their papers
 presets follow, written out a second time in `tests/test_conformance.py`. The network is a small random U-Net in float32.
 "Reached" is the largest difference relative to the reference's largest value, by `python tests/test_conformance.py`, which
 writes this page. File names without a repository are threestudio's (December 2024). Rows with a tolerance above 1e-3 compare
-random samples, or numbers rounded by hand. RFDS, the full diffusion loss, the noise field of CFD, densification, voxel grids
-and the photometric term have tests of their own, in closed form, and no row here.
+random samples, or numbers rounded by hand. RFDS, the full diffusion loss, the noise field of CFD, densification and voxel
+grids have tests of their own, in closed form, and no row here.
 
 | method | what is compared | reference | tolerance | reached |
 |---|---|---|---|---|

@@ -11,11 +11,11 @@ from threading import Thread
 
 import pytest
 
-from dreamlift.priors.loading.hub import wanted
-from dreamlift.priors.loading.sources import PriorNotFoundError, locate
+from dreamlift.priors.loading.hub import divided, wanted
+from dreamlift.priors.loading.sources import KNOWN, PriorNotFoundError, locate
 
 SHA = "a" * 40
-ASK = "import sys; from dreamlift.priors.loading.sources import locate; print(locate('owner/model'))"
+ASK = "import sys; from dreamlift.priors.loading.sources import locate; print(locate(sys.argv[1]))"
 
 
 class Hub(ThreadingHTTPServer):
@@ -23,7 +23,7 @@ class Hub(ThreadingHTTPServer):
 
     def __init__(self, files: dict[str, bytes]) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.broken, self.log = files, "", []
+        self.files, self.broken, self.log, self.asked = files, "", [], []
         Thread(target=self.serve_forever, daemon=True).start()
 
 
@@ -42,6 +42,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, body: bool) -> None:
         path = self.path.split("?")[0]
+        self.server.asked.append(path)
         if path.startswith("/api/models/owner/model/tree/"):
             rows = [{"type": "file", "path": n, "size": len(d), "oid": oid(d)} for n, d in self.server.files.items()]
             return self.send(json.dumps(rows).encode(), {"Content-Type": "application/json"}, body)
@@ -133,12 +134,14 @@ def hub():
     found.server_close()
 
 
-def ask(hub, cache):
+def ask(hub, cache, name="owner/model"):
     """(exit code, last line) of a process that looks for the prior: the hub's client reads its address when it is imported."""
     own = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(cache), "HF_HUB_OFFLINE": "0",
            "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1", "HF_HUB_CACHE": str(cache / "hub"),
            "NO_PROXY": "127.0.0.1"}  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", ASK], env={**os.environ, **own}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, name], env={**os.environ, **own}, capture_output=True, text=True, check=False
+    )
     return done.returncode, (done.stdout + done.stderr).strip().splitlines()[-1]
 
 
@@ -164,3 +167,53 @@ def test_an_interrupted_download_is_not_accepted_and_is_resumed(hub, tmp_path, m
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()  # as an older hub client may have left it
     with pytest.raises(PriorNotFoundError, match="owner/model was fetched only in part: weights of vae are missing"):
         locate("owner/model")
+
+
+VIEW_INDEX = {"_class_name": "Zero1to3StableDiffusionPipeline", "unet": ["d", "U"], "scheduler": ["d", "S"], "vae": ["d", "V"],
+              "image_encoder": ["t", "C"], "cc_projection": ["p", "CCProjection"], "safety_checker": [None, None]}  # fmt: skip
+VIEW_FILES = {
+    "model_index.json": json.dumps(VIEW_INDEX).encode(), "scheduler/scheduler_config.json": b"{}",
+    **{f"{part}/config.json": b"{}" for part in ("unet", "vae", "image_encoder", "cc_projection")},
+    "unet/diffusion_pytorch_model.fp16.safetensors": b"1" * 900,
+    "unet/diffusion_pytorch_model.fp16_ema.safetensors": b"2" * 900,
+    "unet/diffusion_pytorch_model.bin": b"3" * 900, "vae/diffusion_pytorch_model.safetensors": b"4" * 900,
+    "image_encoder/model.safetensors": b"5" * 900, "cc_projection/diffusion_pytorch_model.safetensors": b"6" * 900,
+    "feature_extractor/preprocessor_config.json": b"{}",
+}  # fmt: skip
+VIEW_FETCHED = {name for name in VIEW_FILES if "feature" not in name and not name.endswith((".bin", "model.fp16.safetensors"))}
+
+
+def test_of_a_view_conditioned_model_the_averaged_weights_and_the_image_encoder_are_wanted():
+    assert set(wanted(VIEW_FILES, weights=True)) == VIEW_FETCHED
+    # other models' image encoders are not asked for
+    others = {name: data for name, data in VIEW_FILES.items() if not name.startswith("cc_projection")}
+    assert not any(name.startswith("image_encoder") for name in wanted(others, weights=True))
+
+
+def test_a_revision_is_fetched_and_found_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    hub = Hub(dict(VIEW_FILES))
+    try:
+        code, line = ask(hub, tmp_path, "owner/model@refs/pr/1")
+    finally:
+        hub.shutdown()
+        hub.server_close()
+    assert code == 0, line
+    folder = tmp_path / "hub" / "models--owner--model" / "snapshots" / SHA
+    assert line == str(folder)
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == VIEW_FETCHED
+    assert any("/revision/refs%2Fpr%2F1" in path or "/revision/refs/pr/1" in path for path in hub.asked)
+    assert locate("owner/model@refs/pr/1") == folder
+    with pytest.raises(PriorNotFoundError, match="owner/model is not in the local cache"):
+        locate("owner/model")  # another revision
+    (folder / "image_encoder" / "model.safetensors").unlink()
+    with pytest.raises(PriorNotFoundError, match="weights of image_encoder are missing"):
+        locate("owner/model@refs/pr/1")
+
+
+def test_known_models_whose_weights_lie_in_a_pull_request_carry_its_revision():
+    addresses = [address for source in KNOWN.values() for address in source.addresses]
+    kxic = [divided(address) for address in addresses if address.startswith("kxic/")]
+    assert len(kxic) == 4
+    assert all(revision == "refs/pr/1" for _, revision in kxic)
+    assert all(divided(address)[1] is None for address in addresses if not address.startswith("kxic/"))

@@ -46,6 +46,7 @@ from dreamlift.priors.saving import Memory
 from dreamlift.scenes.nerf.hashgrid import Hashgrid
 from dreamlift.scenes.nerf.scene import Nerf
 from dreamlift.scenes.nerf.voxel import Voxel
+from dreamlift.stages.photometric import Photometric
 from dreamlift.system import jit
 from dreamlift.system.streams import random_stream
 
@@ -267,13 +268,17 @@ PUBLISHED = {
     "flux-dev": (11_901, 84, 4762, 768),
     "flux-schnell": (11_891, 84, 4762, 768),
     "mvdream": (868, 84, 340, 320),
+    **dict.fromkeys(("zero123", "zero123-xl", "stable-zero123"), (860, 84, 304, 320)),  # 304: CLIP ViT-L/14 for pictures
 }
+
+
+LIGHT = ("sd-1.5", "sd-2.1-base", "zero123", "zero123-xl", "stable-zero123")  # their autoencoders run in half precision
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_figures_of_known_priors_are_those_of_the_published_networks(name):
     network, vae, text, width = PUBLISHED[name]
-    source, views, precise = KNOWN[name], 4 if name == "mvdream" else 1, 2 if name in ("sd-1.5", "sd-2.1-base") else 4
+    source, views, precise = KNOWN[name], 4 if name == "mvdream" else 1, 2 if name in LIGHT else 4
     side = source.resolution // (8 if vae else 1)
     passes = views * (2 * NETWORK * 2 * width * side**2 + ENCODER * precise * 128 * source.resolution**2 * bool(vae))
     wanted = CONTEXT + max(2.5e6 * text, (2 * network + precise * vae) * 1e6 + passes)
@@ -284,6 +289,19 @@ def test_the_figures_of_known_priors_are_those_of_the_published_networks(name):
 def test_every_preset_starts_on_a_card_of_24_gb(name):
     assert 0 < expected(PRESETS[name], "cuda") < 24 * GB
     assert expected(PRESETS[name], "cuda") < expected(PRESETS[name])  # in float32 a CPU needs more, and its packages
+
+
+def test_the_photos_render_is_counted_beside_the_other_or_instead_of_it():
+    """On a GPU the step's bytes enter once: two renders of a view of 256 pixels need one more than one does."""
+    plain = changed(ONE, cameras=replace(FIELD.cameras, views=1, resolution=(256,)))
+    own = plain.stages[0].scene.step_bytes(1, 256)
+    beside, alone, small = (
+        changed(plain, photometric=Photometric(**settings))
+        for settings in ({"resolution": (256,)}, {"resolution": (256,), "every": 2, "alone": True}, {"resolution": (32,)})
+    )
+    assert expected(beside, "cuda") - expected(plain, "cuda") == pytest.approx(own, rel=0.01)
+    assert expected(alone, "cuda") == expected(plain, "cuda")
+    assert 0 < expected(small, "cuda") - expected(plain, "cuda") < 0.02 * own
 
 
 def test_known_priors_need_not_be_here():

@@ -10,15 +10,20 @@ import torch
 from stage_helpers import begun, steps_of
 
 from dreamlift.cameras import CameraSampler, fibonacci_cameras, turntable
-from dreamlift.config.schema import Config
+from dreamlift.config.schema import Config, check_stages
+from dreamlift.guidance.sds import SDS
 from dreamlift.meshing.isosurface import find_threshold
+from dreamlift.priors.exact.gaussian import GaussianPrior
+from dreamlift.prompts import NoViews
+from dreamlift.reading.photos import Photo
 from dreamlift.scenes.background import Random, Solid
 from dreamlift.scenes.nerf.scene import Nerf
 from dreamlift.scenes.nerf.voxel import Voxel
 from dreamlift.schedules import Linear, Switch
 from dreamlift.stages.lift import Lift
-from dreamlift.stages.photometric import Photometric, chosen, compare, pearson
+from dreamlift.stages.photometric import Photometric, away_from_edge, chosen, compare, pearson
 from dreamlift.stages.settings import Weights
+from dreamlift.stages.teacher import Teacher
 from dreamlift.system.streams import random_stream
 from dreamlift.toybox.world.render import render
 from dreamlift.toybox.world.things import make_thing
@@ -208,6 +213,108 @@ def test_it_is_compared_in_every_so_many_steps_of_each_particle(particles):
     config = Config(stages=(replace(STAGE, photometric=Photometric(every=2, resolution=(SIZE,))),), particles=particles)
     steps = list(steps_of(begun(config, task=Task("a mug", photos=pictures_of()))))
     assert ["photo_rgb" in step.terms for step in steps] == ([True] * particles + [False] * particles) * 3
+
+
+class Asked(GaussianPrior):
+    """Counts its answers."""
+
+    count = 0
+
+    def predict_noise(self, x_t, t, cond, guidance_scale=1.0):
+        self.count += 1
+        return super().predict_noise(x_t, t, cond, guidance_scale)
+
+
+@pytest.mark.parametrize(
+    ("settings", "compared", "asked"),
+    [
+        ({}, "1111111111", "1111111111"),  # threestudio's zero123: both in each step
+        ({"every": 4}, "1000100010", "1111111111"),
+        ({"every": 4, "alone": True}, "1000100010", "0111011101"),  # stable-dreamfusion
+        ({"every": 4, "alone": True, "first": 3}, "1110100010", "0001011101"),  # Magic123, with fewer first steps
+        ({"every": 2, "alone": True}, "1010101010", "0101010101"),  # DreamCraft3D
+        ({"first": 5}, "1111111111", "0000011111"),  # threestudio's ref_only_steps
+    ],
+)
+def test_comparisons_take_turns_with_the_teachers(settings, compared, asked):
+    prior = Asked(torch.rand(1, 3, SIZE, SIZE, generator=random_stream(1)), torch.tensor([0.3]))
+    stage = replace(
+        STAGE, steps=10, teachers=(Teacher(guidance=SDS(1.0), wording=NoViews()),), weights=Weights(opaque=0.2),
+        photometric=Photometric(resolution=(6,), **settings),
+    )  # fmt: skip
+    work, before = begun(Config(stages=(stage,)), prior, task=Task("a mug", photos=pictures_of(1))), 0
+    for step in steps_of(work):
+        assert step.note == ""
+        assert ("photo_rgb" in step.terms) == bool(int(compared[step.index]))
+        assert prior.count - before == int(asked[step.index]) == len(step.guidance)
+        alone = asked[step.index] == "0"
+        assert step.cameras.width == (6 if alone else SIZE)  # the only render of the step is shown and regularized
+        assert step.render.rgb.shape[2] == step.cameras.width
+        assert ("opaque" in step.terms, "photo_opaque" in step.terms) == (not alone, alone)
+        before = prior.count
+
+
+def test_the_photos_render_is_regularized_as_well_except_for_sparsity():
+    weights = Weights(opaque=0.2, sparsity=0.3, normal_smooth=0.5)
+    stage = replace(STAGE, weights=weights, photometric=Photometric(resolution=(SIZE,), regularize=True))
+    step = begun(Config(stages=(stage,)), task=Task("a mug", photos=pictures_of(1))).step()
+    own = {"opaque", "sparsity", "normal_smooth"}
+    assert set(step.terms) - {"grad_norm"} == own | {"photo_rgb", "photo_mask", "photo_opaque", "photo_normal_smooth"}
+    assert step.loss == pytest.approx(sum(value for name, value in step.terms.items() if name != "grad_norm"), rel=1e-5)
+
+
+def test_what_lies_behind_the_pictures():
+    cameras, rng = turntable(3, size=4), random_stream("behind")
+    one = Photometric().behind(cameras, rng)
+    many = Photometric(backdrop="pixels").behind(cameras, rng)
+    assert (one.shape, many.shape) == ((3, 3), (3, 4, 4, 3))
+    assert len(one.unique()) == 9
+    assert len(many.unique()) == 144
+    assert bool((Photometric(backdrop="white").behind(cameras, rng) == 1.0).all())
+    # Where the mask is 0, the picture is the backdrop itself, pixel by pixel.
+    empty = replace(pictures_of(3, size=4), alpha=torch.zeros(3, 4, 4, 1))
+    out = RenderOutput(many, torch.zeros(3, 4, 4, 1), torch.zeros(3, 4, 4, 1), None)
+    assert float(compare(out, many, empty, Photometric(), 0.0)["photo_rgb"]) == 0.0
+
+
+def test_the_colors_of_the_masks_border_are_left_out():
+    """A row of pixels by hand: transparent, half covered, four inside, half covered, transparent."""
+    alpha = torch.tensor([0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 0.5, 0.0]).view(1, 1, 8, 1).expand(1, 5, 8, 1)
+    kept = {width: away_from_edge(alpha, width)[0, 2, :, 0].tolist() for width in (1, 2)}
+    assert kept[1] == [1, 0, 0, 1, 1, 0, 0, 1]
+    assert kept[2] == [1, 0, 0, 0, 0, 0, 0, 1]
+    # An object that the frame cuts off has no border there.
+    cut = torch.ones(1, 3, 4, 1)
+    cut[:, :, 3] = 0.0
+    assert away_from_edge(cut, 1)[0, 1, :, 0].tolist() == [1, 1, 0, 1]
+    wanted, out, behind = pictures_of(1), rendered(1), torch.zeros(1, 3)
+    wanted = replace(wanted, alpha=alpha[:, :1].expand(1, SIZE, SIZE, 1))
+    plain = (out.rgb - wanted.rgb * wanted.alpha).square() * torch.tensor([1.0, 0, 0, 1, 1, 0, 0, 1]).view(1, 1, 8, 1)
+    found = compare(out, behind, wanted, Photometric(rgb=3.0, erode=1), 0.0)
+    assert float(found["photo_rgb"]) == pytest.approx(3.0 * float(plain.mean()), rel=1e-5)
+    assert float(found["photo_mask"]) == pytest.approx(100.0 * float((out.opacity - wanted.alpha).square().mean()), rel=1e-5)
+
+
+def test_the_resolution_grows_with_progress():
+    settings = Photometric(resolution=(2, 4, 8))
+    widths = [chosen(marked(1, 8, 8), settings, random_stream(), progress)[1].width for progress in (0.0, 0.3, 0.34, 0.7, 1.0)]
+    assert widths == [2, 2, 4, 8, 8]
+
+
+@pytest.mark.parametrize("name", ["depth", "normal"])
+def test_a_weighted_depth_or_normal_needs_pictures_that_have_it(name):
+    stage = replace(STAGE, photometric=Photometric(resolution=(SIZE,), **{name: Switch(0.0, 1.0, 0.5)}))
+    task = Task("a mug", photos=replace(pictures_of(1), **{name: None}))
+    with pytest.raises(ValueError, match=rf"photometric\.{name} has a weight, but the pictures have no {name}; set it to 0"):
+        begun(Config(stages=(stage,)), task=task)
+    work = begun(Config(stages=(stage,)), task=Task("a mug", photos=pictures_of(1)))
+    assert [f"photo_{name}" in step.terms for step in steps_of(work)] == [False] * 3 + [True] * 3
+
+
+def test_taking_turns_with_nobody_is_refused():
+    stage = replace(STAGE, photometric=Photometric(every=2, alone=True))
+    with pytest.raises(ValueError, match=r"photometric\.alone is true, but there is no teacher to alternate with"):
+        check_stages(Config(stages=(stage,), photos=(Photo("a.png"),)))
 
 
 def test_photos_and_the_pictures_of_the_stage_before_are_told_apart():

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from clip_helpers import CLIP_WORDS, random_clip
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
@@ -239,19 +240,8 @@ def test_means_leave_out_what_is_not_known():
 
 
 def test_clip_ranks_the_prompts(tmp_path):
-    """A small random CLIP, by hand: the cosine of each picture with each text."""
-    from transformers import CLIPConfig, CLIPModel
-
-    words = ["a", "red", "car", "blue", "mug"]
-    tokenizer = make_tokenizer(words)
-    text = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-            "intermediate_size": 32, "max_position_embeddings": 77, "eos_token_id": 1, "pad_token_id": 0}  # fmt: skip
-    vision = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-              "intermediate_size": 32}  # fmt: skip
-    torch.manual_seed(0)
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).eval()
-    model.save_pretrained(tmp_path / "clip")
-    tokenizer.save_pretrained(tmp_path / "clip")
+    """By hand: the cosine of each picture with each text."""
+    model, tokenizer = random_clip(tmp_path / "clip"), make_tokenizer(CLIP_WORDS)
     prompts = ["a red car", "a blue mug", "a red mug"]
     pictures = [torch.rand(4, 32, 32, 3, generator=torch.Generator().manual_seed(i)) for i in range(3)]
     found = clip_r_precision(pictures, prompts, load_clip(str(tmp_path / "clip"), prompts))

@@ -33,9 +33,9 @@ from dreamlift.shading.lighting import Lighting
 from dreamlift.stages.lift import Lift
 from dreamlift.stages.photometric import Photometric
 from dreamlift.stages.settings import Weights
-from dreamlift.stages.teacher import Teacher, shown
+from dreamlift.stages.teacher import Teacher, shown, teach
 from dreamlift.system.streams import random_stream
-from dreamlift.types import GuidanceOutput, Handover, LoraFile, Mesh, Pictures, RenderOutput, Step
+from dreamlift.types import Conditioning, GuidanceOutput, Handover, LoraFile, Mesh, Pictures, RenderOutput, Step, Task
 
 SIZE = 10
 STAGE = Lift(
@@ -136,6 +136,39 @@ def test_gradients_of_several_teachers_are_those_of_the_sum(shows, weights, comp
     assert {name: step.terms[name] for name in terms} == pytest.approx(terms, rel=10 * tolerance)
     assert len(step.guidance) == 2
     assert {"t", "t_2", "grad_rms", "grad_rms_2"} <= set(step.terms)
+
+
+def test_the_angle_weight_scales_the_gradient_of_each_picture():
+    """At the photo's view nothing, opposite to it all; of every tensor of the render that the loss depends on."""
+    cameras, photo = (turntable(count, elevation_deg=0.0, size=SIZE) for count in (3, 1))  # 0, 120, 240 degrees; 0 degrees
+    rng, prior, plan = random_stream("render"), gaussian(1, 0.3), Teacher(None, SDS(1.0), NoViews(), weight=2.0)
+    shapes = {"rgb": 3, "opacity": 1, "depth": 1, "normal": 3}
+    render = RenderOutput(**{
+        name: torch.rand(3, SIZE, SIZE, n, generator=rng).requires_grad_() for name, n in shapes.items()
+    })  # fmt: skip
+    cond = Conditioning(torch.zeros(3, 1, 1), torch.zeros(3, 1, 1), cameras=cameras, render=render)
+    for show, names in (("color", {"rgb"}), ("normal", {"normal", "opacity"}), ("place", {"depth", "opacity"})):
+        plain, soft, full = (
+            teach(replace(plan, show=show, angle_weight=share), prior, cond, cameras, 0.5, random_stream(), None, photo)
+            for share in (0.0, 0.5, 1.0)
+        )
+        assert {name for name in shapes for tensor, _ in full.gradients if tensor is getattr(render, name)} == names
+        for (_, before), (_, half), (_, whole) in zip(plain.gradients, soft.gradients, full.gradients, strict=True):
+            assert float(before.abs().amax(dim=(1, 2, 3)).min()) > 0
+            torch.testing.assert_close(whole, before * torch.tensor([0.0, 2 / 3, 2 / 3]).view(3, 1, 1, 1))
+            torch.testing.assert_close(half, before * torch.tensor([1 / 2, 5 / 6, 5 / 6]).view(3, 1, 1, 1))
+        assert full.loss == plain.loss
+
+
+def test_the_photos_cameras_reach_the_angle_weight():
+    """With every view at the photo's own place, a teacher with the full weight changes nothing."""
+    front = CameraSampler(views=2, resolution=(SIZE,), azimuth_deg=(40.0, 40.0), elevation_deg=(10.0, 10.0))
+    there = torch.tensor([[math.radians(40.0)], [math.radians(10.0)], [2.0], [0.8]])
+    pictures = Pictures(torch.zeros(1, 4, 4, 3), torch.ones(1, 4, 4, 1), orbit_cameras(*there, 4))
+    config = taught_by(Teacher(guidance=SDS(1.0), angle_weight=1.0), cameras=front, weights=Weights())
+    step = begun(config, gaussian(1, 0.3), task=Task("a mug", photos=pictures)).step()
+    assert step.terms["grad_rms"] > 0
+    assert step.terms["grad_norm"] < 1e-6 * step.terms["grad_rms"]
 
 
 class Counted(GaussianPrior):

@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from big_helpers import close, first_pipeline
@@ -13,9 +14,10 @@ from dreamlift.priors.base import Prior
 from dreamlift.priors.kinds import load_prior
 from dreamlift.priors.zero123 import familiarity as measure
 from dreamlift.priors.zero123.familiarity import familiarity, least_db, unfamiliar
+from dreamlift.priors.zero123.rays import ray_features
 from dreamlift.priors.zero123.sampling import sample, sample_cameras, sampling_times
 from dreamlift.prompts import NoViews
-from dreamlift.toybox.training.view import make_view_networks, sample_views
+from dreamlift.toybox.training.view import begin_with, make_view_networks, sample_views
 from dreamlift.types import Pictures
 
 
@@ -67,14 +69,10 @@ def test_a_ports_samples_are_those_of_an_independent_loop(priors, folders):
 @pytest.mark.parametrize("show", ["color", "place"])
 def test_the_pixel_models_samples_are_those_of_an_independent_loop(priors, folders, show):
     """In terms of x0, which this network predicts; and nearly those of its trainer, whose first time is one later."""
-    from diffusers import UNet2DConditionModel
-    from transformers import CLIPVisionModel
-
     prior = priors["view"]
     cond = prior.embeds(photo(), NoViews(), ()).at(targets((0.0, 90.0, 200.0), (20.0, 0.0, 50.0)), (), show)
-    networks = make_view_networks(16, channels=(8, 16), attend=1)
-    networks.unet.load_state_dict(UNet2DConditionModel.from_pretrained(folders["view"] / "unet").state_dict())
-    networks.image_encoder.load_state_dict(CLIPVisionModel.from_pretrained(folders["view"] / "image_encoder").state_dict())
+    networks = make_view_networks(16, channels=(8, 16))
+    begin_with(networks, folders["view"])
     networks.unet.eval()
     networks.image_encoder.eval()
     noise = torch.randn(cond.image_latents.shape, generator=torch.Generator().manual_seed(4))
@@ -89,8 +87,10 @@ def test_the_pixel_models_samples_are_those_of_an_independent_loop(priors, folde
         eps, x0 = (x - abar[now].sqrt() * guided) / (1 - abar[now]).sqrt(), guided.clamp(-1, 1)
         x = x0 if following is None else abar[following].sqrt() * x0 + (1 - abar[following]).sqrt() * eps
     torch.testing.assert_close(got, x, rtol=1e-3, atol=5e-3)
-    trained = sample_views(networks, functional.pixel_shuffle(cond.image_latents, 2), cond.pose, 2.0, 20, seed=4)
-    assert float((prior.decode(got) - trained).abs().mean()) < 0.03
+    turn, up, low = (torch.tensor(angles) * math.pi / 180 for angles in ((0.0, 90.0, 200.0), (20.0,) * 3, (20.0, 0.0, 50.0)))
+    rays = ray_features(turn, up, low)
+    trained = sample_views(networks, functional.pixel_shuffle(cond.image_latents, 2), cond.pose, rays, 2.0, 20, seed=4)
+    assert float((prior.decode(got) - trained).abs().mean()) < 0.05
     # what the comparison would miss if the pose had no effect
     assert float((trained[0] - trained[1]).abs().mean()) > 0.1
 
@@ -193,3 +193,27 @@ def test_a_warning_needs_a_measured_limit(priors, folders, monkeypatch):
         assert "11.0 dB; usual: 11.1 or more" in unfamiliar(prior, pictures)
     finally:
         (folders["view"] / "familiarity.json").unlink()
+
+
+def test_the_limit_is_a_quantile_of_held_out_objects_and_strangers_are_counted(monkeypatch):
+    from dreamlift.toybox.training import familiar
+    from dreamlift.toybox.training.pairs import Pairs
+
+    rng = np.random.default_rng(0)
+    alpha = np.zeros((3, 1, 16, 16, 1), dtype=np.uint8)
+    alpha[..., 4:12, 4:12, :] = 255
+    colors = rng.integers(0, 256, (3, 1, 16, 16, 3)).astype(np.uint8) * (alpha > 0)
+    views = np.array([[[0.5, 0.2]]] * 3)
+    pairs = Pairs(np.concatenate([colors, alpha], axis=-1), colors, colors, views, views)
+    one = familiar.picture(pairs, 1)
+    close(one.rgb, torch.from_numpy(colors[1] / 255).float())  # opaque: not premultiplied
+    assert (float(one.cameras.azimuth[0]), float(one.cameras.elevation[0])) == pytest.approx((0.5, 0.2))
+    other = familiar.stranger(one, 3)
+    assert torch.equal(other.alpha, one.alpha)
+    assert float((other.rgb - one.rgb).abs().mean()) > 0.05
+
+    known = {float(familiar.picture(pairs, i).rgb.mean()): 20.0 + i for i in range(3)}
+    monkeypatch.setattr(familiar, "familiarity", lambda _, each: known.get(float(each.rgb.mean()), 15.0))
+    found = familiar.calibrate(None, pairs, 10)  # pyright: ignore
+    assert found["least_db"] == 20.1  # 5 % of 20, 21, 22
+    assert found["strangers_below"] == 1.0

@@ -19,6 +19,7 @@ from dreamlift.priors.kinds import find, load_prior
 from dreamlift.priors.zero123.embeds import View, relative_pose
 from dreamlift.priors.zero123.encoding import CLIP_MEAN, CLIP_STD, clip_pixels
 from dreamlift.priors.zero123.prior import Zero123Prior
+from dreamlift.priors.zero123.rays import ray_features
 from dreamlift.prompts import Backdrop, FourViews, NoViews
 from dreamlift.types import Conditioning, Pictures
 
@@ -196,7 +197,10 @@ def test_the_pixel_networks_inputs(priors, folders, show):
     blocks = small.view(1, 8, 2, 8, 2, 3).permute(0, 5, 2, 4, 1, 3).reshape(1, 12, 8, 8)
     close(cond.image_latents, blocks.expand(2, -1, -1, -1))
     encoder = CLIPVisionModel.from_pretrained(folders["view"] / "image_encoder")
-    close(cond.prompt_embeds[1], encoder(pixel_values=small.permute(0, 3, 1, 2)).last_hidden_state[0])
+    tokens = encoder(pixel_values=small.permute(0, 3, 1, 2)).last_hidden_state[0]
+    layer = load_file(folders["view"] / "cc_projection" / "diffusion_pytorch_model.safetensors")
+    rays = ray_features(*(torch.tensor([angle * DEGREE]) for angle in (90.0, 30.0, 10.0)))[0]
+    close(cond.prompt_embeds[1], torch.cat([tokens, rays], dim=1) @ layer["projection.weight"].T + layer["projection.bias"])
 
     x, t = latents_of(prior), torch.tensor([0.3, 0.8])
     ((sample, _, states, camera),) = calls_of(prior, lambda: prior.predict_noise(x, t, cond, 2.0))
@@ -487,3 +491,21 @@ def test_the_estimate_of_memory_counts_its_parts(folders):
     assert model.weights == 4 * (numbers["unet"] + numbers["vae"])
     assert model.text == 4 * numbers["image_encoder"] == 4 * parameters(folders["ashawkey"] / "image_encoder")
     assert EMBEDDING == 16
+
+
+def test_a_picture_is_encoded_by_onnx_runtime_where_the_encoders_graph_is_there(folders, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    from transformers import CLIPVisionModel
+
+    from dreamlift.priors.engine import graph_key, stored_weights, traced_graph
+    from dreamlift.priors.zero123 import encoding
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    located = find(PriorChoice(str(folders["view"])))
+    parts, folder = located.parts, folders["view"] / "image_encoder"
+    plain = located.read(photo(), NoViews(), (), CPU)
+    example = encoding.example(parts)
+    key = graph_key(parts.config("image_encoder"), stored_weights(folder), example)
+    traced_graph(key, CLIPVisionModel.from_pretrained(folder).eval(), encoding.call_image_encoder, example)
+    monkeypatch.setattr("transformers.CLIPVisionModel", lambda *_: pytest.fail("transformers was asked"))
+    close(located.read(photo(), NoViews(), (), CPU, "onnx").tokens, plain.tokens)

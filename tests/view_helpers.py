@@ -82,7 +82,7 @@ def save_view(folder: Path, size=16, half=False) -> Path:
     """An untrained pixel model in ``toybox-view``'s format, with weights that let everything matter."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        networks = make_view_networks(size, channels=(8, 16), attend=1)
+        networks = make_view_networks(size, channels=(8, 16))
         for weight in networks.parameters():
             weight.data += 0.05 * torch.randn(weight.shape)
     save_folder(networks, folder, half)

@@ -18,6 +18,7 @@ from dreamlift.images.matting import Cutout
 from dreamlift.images.photos import REFERENCE_SIDE, read_cutout
 from dreamlift.images.read import read_picture
 from dreamlift.reading.photos import RATIO, Photo
+from dreamlift.stages.base import with_priors
 from dreamlift.system.files import atomic_write_bytes
 
 IMAGE_PRESET = "zero123-toy"  # the default preset of runs that start from a picture
@@ -33,6 +34,23 @@ def with_image(config: Config, image: str | os.PathLike[str] | Photo, has_photos
         return replace(config, photos=(image,))
     stated = next((photo for photo in config.photos if not photo.path), Photo(""))
     return replace(config, photos=(replace(stated, path=os.fspath(image)),))
+
+
+def with_cameras(config: Config, note: Callable[[str], None]) -> Config:
+    """The config with the cameras of its photos estimated, as far as they are not given, and the photos placed.
+
+    See :func:`dreamlift.images.camera.prepared`. Runs whose stages do not use photos are left as they are.
+
+    Raises:
+        ValueError: a picture or a prior that cannot be used.
+    """
+    stages = with_priors(config.stages)
+    if not any(stage.uses_photos for stage in stages):
+        return config
+    from dreamlift.images.camera import prepared_photos
+
+    priors = [teacher.prior for stage in stages for teacher in stage.teachers if teacher.prior is not None]
+    return replace(config, photos=prepared_photos(config.photos, config.prompt, priors, note, config.engine))
 
 
 def save_cutout(

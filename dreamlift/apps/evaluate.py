@@ -17,9 +17,12 @@ from typing import Any
 
 import torch
 
-from dreamlift.apps.clip_score import clip_r_precision, load_clip
+from dreamlift.apps.clip_score import Clip, clip_r_precision, load_clip
+from dreamlift.apps.front_view import HEADS as FRONT_HEADS
+from dreamlift.apps.front_view import Front, compare_front, photos_of, read_reference
 from dreamlift.export.glb import load_glb
 from dreamlift.export.video import contact_sheet
+from dreamlift.reading.photos import Photo
 from dreamlift.runs.progress import Reporter
 from dreamlift.runs.run import particle_folders, read_status, runs_below
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text
@@ -45,6 +48,8 @@ class Item:
     prompt: str
     seconds: float  # NaN if unknown
     peak_memory_gb: float
+    run: Path | None = None  # the run's folder
+    photos: tuple[Photo, ...] = ()  # of an asset in memory; those of a run are in its settings
 
 
 def find_items(paths: list[Path], prompt: str | None = None, note: Callable[[str], None] = lambda text: None) -> list[Item]:
@@ -67,7 +72,7 @@ def find_items(paths: list[Path], prompt: str | None = None, note: Callable[[str
             known = [float(status.get(name, math.nan)) for name in ("seconds", "peak_memory_gb")]
             for folder in particle_folders(path, len(status.get("particles", [None]))):
                 name = folder.relative_to(path.parent).as_posix()
-                items.append(Item(name, folder / "asset.glb", str(status["prompt"]), *known))
+                items.append(Item(name, folder / "asset.glb", str(status["prompt"]), *known, run=path))
         elif path.suffix.lower() == ".glb" and path.is_file():
             if prompt is None:
                 raise ValueError(f"{path} is a GLB file, whose prompt is not known: give --prompt")
@@ -81,20 +86,34 @@ def find_items(paths: list[Path], prompt: str | None = None, note: Callable[[str
     return items
 
 
-def evaluate(items: list[Item], reporter: Reporter, clip: str | None = None) -> tuple[dict[str, Any], list[Scored]]:
-    """The report (figures of each asset, their means, the judge's own accuracy), and each asset's score with its renders.
+@dataclass(frozen=True)
+class Compared:
+    """An asset's score, and its front view beside the reference if there is one."""
+
+    scored: Scored
+    front: Front | None = None
+
+
+def evaluate(
+    items: list[Item], reporter: Reporter, clip: str | None = None, reference: Path | None = None
+) -> tuple[dict[str, Any], list[Compared]]:  # fmt: skip
+    """The report (figures of each asset, their means, the judge's own accuracy), and what they were computed from.
 
     Args:
-        clip: a CLIP model's folder or hub name, for prompts beyond the judge's vocabulary.
+        clip: a CLIP model's folder or hub name, for prompts beyond the judge's vocabulary, and for the similarity to the
+            reference.
+        reference: a picture of the object, with which the front views are compared.
 
     Raises:
-        ValueError: a file without a mesh, or a CLIP model that cannot be loaded.
+        ValueError: a file without a mesh, a picture that cannot be used, or a CLIP model that cannot be loaded.
     """
     prompts = [item.prompt for item in items]
-    ranking = None if clip is None else load_clip(clip, prompts)  # before the judging, which takes minutes
+    # What can be refused comes before the judging, which takes minutes.
+    known = [read_reference(reference, item.photos or photos_of(item.run)) for item in items] if reference else []
+    ranking = None if clip is None else load_clip(clip, prompts, ranks=reference is None)
     judge, accuracy = load_judge()
-    scored = []
-    for item in items:
+    found = []
+    for index, item in enumerate(items):
         reporter.stage(f"judging {item.name}")
         wanted = understand(item.prompt)
         if wanted.category not in judge.categories:
@@ -102,25 +121,43 @@ def evaluate(items: list[Item], reporter: Reporter, clip: str | None = None) -> 
         if (size := item.glb.stat().st_size) > MAX_GLB:
             raise ValueError(f"{item.glb} has {size:,} bytes; accepted: at most {MAX_GLB:,}")
         try:
-            scored.append(score_mesh(load_glb(item.glb), wanted, judge))
+            mesh = load_glb(item.glb)
+            scored = score_mesh(mesh, wanted, judge)
         except ValueError as error:
             place = "" if str(error).startswith(str(item.glb)) else f"{item.glb}: "
             raise ValueError(f"{place}{error}") from error
+        found.append(Compared(scored, compare_front(mesh, *known[index], ranking) if known else None))
+    return _report(items, found, accuracy, ranking, reference), found
+
+
+def _report(
+    items: list[Item], found: list[Compared], accuracy: dict[str, float], ranking: Clip | None, reference: Path | None
+) -> dict[str, Any]:  # fmt: skip
     rows = [
-        {"name": item.name, "prompt": item.prompt, **asdict(each.score), "seconds": item.seconds,
-         "peak_memory_gb": item.peak_memory_gb, "seen_as": list(each.seen_as)}
-        for item, each in zip(items, scored, strict=True)
+        {"name": item.name, "prompt": item.prompt, **asdict(each.scored.score), "seconds": item.seconds,
+         "peak_memory_gb": item.peak_memory_gb, "seen_as": list(each.scored.seen_as),
+         **(each.front.figures if each.front else {})}
+        for item, each in zip(items, found, strict=True)
     ]  # fmt: skip
+    scored = [each.scored for each in found]
     report: dict[str, Any] = {"judge": accuracy, "runs": rows, "mean": means(rows), "diversity": _by_prompt(items, scored)}
-    if ranking is not None:
+    if reference is not None:
+        report["reference"] = str(reference)
+    if ranking is not None and len(ranking.texts) > 1:
+        prompts = [item.prompt for item in items]
         report["clip_r_precision"] = clip_r_precision([each.pictures for each in scored], prompts, ranking)
-    return report, scored
+    return report
+
+
+def heads(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """The columns of the printed table, by the names of the figures in ``rows``."""
+    return HEADS | (FRONT_HEADS if rows and "front_psnr" in rows[0] else {})
 
 
 def means(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Means of the figures, each over the runs that have it."""
     found = {}
-    for name in HEADS:
+    for name in heads(rows):
         values = [row[name] for row in rows if not math.isnan(row[name])]
         found[name] = sum(values) / len(values) if values else math.nan
     return found
@@ -136,9 +173,10 @@ def _by_prompt(items: list[Item], scored: list[Scored]) -> dict[str, float]:
 
 def describe(report: dict[str, Any]) -> str:
     """The report as a table to print."""
-    lines = ["prompt                   " + " ".join(f"{head:>6s}" for head in HEADS.values())]
+    columns = heads(report["runs"])
+    lines = ["prompt                   " + " ".join(f"{head:>6s}" for head in columns.values())]
     for row in [*report["runs"], {"prompt": "mean", **report["mean"]}]:
-        figures = (row[name] for name in HEADS)
+        figures = (row[name] for name in columns)
         lines.append(f"{printable(row['prompt'])[:24]:25s}" + " ".join(f"{_short(value):>6s}" for value in figures))
     for prompt, value in report["diversity"].items():
         lines.append(f"diversity of {one_line(repr(prompt))} over its runs: {value:.3f}")
@@ -149,28 +187,39 @@ def describe(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def save_report(report: dict[str, Any], scored: list[Scored], folder: Path) -> None:
-    """Write the figures, the renders that they were computed from, and a page with both.
+def save_report(report: dict[str, Any], found: list[Compared], folder: Path) -> None:
+    """Write the figures, the renders that they were computed from, and a page with both; with a reference also ``front.png``.
 
     Raises:
         OSError: a file cannot be written.
     """
     atomic_write_text(folder / "evaluation.json", json.dumps(_plain(report), indent=1) + "\n")
-    pictures = torch.cat([torch.cat([each.pictures, each.textureless]) for each in scored])
-    sheet = contact_sheet(pictures, columns=16)
-    atomic_write_bytes(folder / "sheet.png", sheet)
-    atomic_write_text(folder / "index.html", _page(report, base64.b64encode(sheet).decode("ascii")))
+    pictures = torch.cat([torch.cat([each.scored.pictures, each.scored.textureless]) for each in found])
+    sheets = {"sheet.png": contact_sheet(pictures, columns=16)}
+    fronts = [picture for each in found if each.front for picture in (each.front.reference, each.front.asset)]
+    if fronts:
+        sheets["front.png"] = contact_sheet(torch.stack(fronts), columns=2)
+    for name, sheet in sheets.items():
+        atomic_write_bytes(folder / name, sheet)
+    atomic_write_text(folder / "index.html", _page(report, sheets))
 
 
-def _page(report: dict[str, Any], sheet: str) -> str:
-    legend = "".join(f"<dt>{head}</dt><dd>{name}</dd>" for name, head in HEADS.items())
+def _page(report: dict[str, Any], sheets: dict[str, bytes]) -> str:
+    legend = "".join(f"<dt>{head}</dt><dd>{name}</dd>" for name, head in heads(report["runs"]).items())
+    pictures = {name: base64.b64encode(sheet).decode("ascii") for name, sheet in sheets.items()}
+    front = ""
+    if "front.png" in pictures:
+        front = (
+            "<p>One row per asset: the reference, and the front view of the asset.</p>"
+            f'<img style="max-width:512px" alt="front views" src="data:image/png;base64,{pictures["front.png"]}">'
+        )
     return (
         '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>dreamlift evaluation</title>'
         "<style>body{font:14px/1.5 system-ui,sans-serif;margin:2em}pre{overflow:auto}img{width:100%;max-width:1024px;"
         "image-rendering:pixelated}dt{float:left;clear:left;width:5em;font-family:monospace}</style>"
         f"<h1>Evaluation of {len(report['runs'])} assets</h1><pre>{html.escape(describe(report))}</pre><dl>{legend}</dl>"
         "<p>One row per asset, in the table's order: eight views with colors, then eight without.</p>"
-        f'<img alt="contact sheet" src="data:image/png;base64,{sheet}"></html>\n'
+        f'<img alt="contact sheet" src="data:image/png;base64,{pictures["sheet.png"]}">{front}</html>\n'
     )
 
 

@@ -120,6 +120,11 @@ def build_parser() -> Parser:
     judge.add_argument("--prompt", help="the prompt of the GLB files")
     judge.add_argument("--out", type=Path, help="the report's folder (default: outputs/evaluation-<time>)")
     judge.add_argument("--clip", help="a CLIP model (folder or hub name), for prompts beyond the judge's vocabulary")
+    judge.add_argument(
+        "--reference", type=Path, metavar="PICTURE",
+        help="a picture of the object: PSNR, SSIM and (with --clip) similarity of the front view at the photo's camera",
+    )  # fmt: skip
+    _add_views(verb("views", "draw the object in a picture from other sides"))
     shown = verb("gallery", "a self-contained page with turntables of finished runs")
     shown.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
     shown.add_argument("--out", type=Path, help="the page's folder (default: outputs/gallery-<time>)")
@@ -134,9 +139,9 @@ def build_parser() -> Parser:
     verb("doctor", "check this machine: devices, memory, versions, missing packages")
     shell = verb("completion", "print a completion script for a shell")
     shell.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="as in: dreamlift completion bash > ~/.dreamlift.bash")
-    for name in ("generate", "cutout", "resume", "export", "evaluate"):
+    for name in ("generate", "cutout", "resume", "export", "evaluate", "views"):
         verbs.choices[name].add_argument("--json", action="store_true", help="print events as JSON, one per line")
-    for name in ("generate", "resume", "export", "evaluate", "gallery", "settings", "presets", "warmup"):
+    for name in ("generate", "resume", "export", "evaluate", "gallery", "settings", "presets", "warmup", "views"):
         verbs.choices[name].add_argument(
             "--plugin", action="append", default=[], metavar="FILE_OR_MODULE",
             help="import a plugin (docs/extend.md); may be repeated",
@@ -218,6 +223,45 @@ def _add_generate(make: Parser) -> None:
     _add_files(files)
     _setting(files, "checkpoint_every", "steps between two checkpoints (default: 50)")
     _setting(files, "keep_checkpoints", "number of newest checkpoints to keep (default: 2)")
+
+
+def _add_views(make: Parser) -> None:
+    make.add_argument("photo", help="a picture of the object, as for generate --image")
+    make.add_argument(
+        "--azimuths", default="0:360:45", metavar="DEGREES",
+        help="cameras around the object, counted from the picture's: first:end:step or a list such as 0,90,180 (default: "
+        "0:360:45); where the first is negative, --azimuths=-30,30",
+    )  # fmt: skip
+    make.add_argument(
+        "--elevation", type=float, metavar="DEGREES", help="of the views, above the horizon (default: the picture's)"
+    )
+    make.add_argument(
+        "--photo-elevation", type=float, metavar="DEGREES", help="of the camera that took the picture (default: 15)"
+    )
+    make.add_argument("--prior", default="toybox-view", help="a view-conditioned prior of `dreamlift priors`, or a folder")
+    make.add_argument(
+        "--guidance-scale", type=float, metavar="S", help="uncond + S (cond - uncond) (default: 2; latent priors: 3)"
+    )
+    make.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: 20; latent priors: 50)")
+    make.add_argument("--samples", type=int, default=1, metavar="N", help="samples of each view (default: 1)")
+    make.add_argument("--seed", type=int, default=0, help="seed of the first sample (default: 0)")
+    make.add_argument("--places", action="store_true", help="draw the coordinates of the surface instead of its colors")
+    make.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1 or mps")
+    make.add_argument("--engine", default="auto", help="who runs the network: auto (default), torch or onnx")
+    make.add_argument("--out", type=Path, help="the folder of the pictures (default: outputs/views-<photo>-<time>)")
+
+
+def view_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields of :class:`dreamlift.apps.views.ViewOrder` from the options of views."""
+    from dreamlift.apps.views import parse_azimuths
+
+    names = ("samples", "seed", "guidance_scale", "steps", "device", "engine")
+    return {
+        **{name: getattr(arguments, name) for name in names},
+        "azimuths_deg": parse_azimuths(arguments.azimuths),
+        "elevation_deg": arguments.elevation,
+        "show": "place" if arguments.places else "color",
+    }
 
 
 def _setting(group: Any, name: str, told: str) -> None:

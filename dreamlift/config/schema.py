@@ -76,7 +76,7 @@ class Config:
 
     def places(self) -> tuple[Place, ...]:
         """The place of each stage in the run."""
-        given = (bool(self.initial_mesh), any(photo.path for photo in self.photos))
+        given = (bool(self.initial_mesh), any(photo.path for photo in self.photos), bool(self.depth_model))
         return places_of(self.stages, self.seed, self.particles, self.backdrops, *given)
 
 
@@ -89,12 +89,6 @@ def check_stages(config: Config) -> None:
     for place, stage in zip(config.places(), config.stages, strict=True):
         try:
             stage.check(place)
-            compared = stage.photometric if isinstance(stage, Lift) else None
-            if compared is not None and compared.source == "photos" and compared.ever("depth") and not config.depth_model:
-                raise ValueError(
-                    "photometric.depth has a weight, but photos have no depth of their own; name a model that estimates it, as "
-                    "in --depth-model depth-anything/Depth-Anything-V2-Small-hf, or set the weight to 0"
-                )
         except ValueError as error:
             raise ValueError(f"stages.{place.number}: {error}") from None
     if not config.stages[-1].makes_scene:

@@ -27,7 +27,7 @@ from dreamlift.scenes.nerf.scene import Nerf
 from dreamlift.scenes.nerf.voxel import Voxel
 from dreamlift.scenes.surface.scene import Surface
 from dreamlift.scenes.surface.textures import Image
-from dreamlift.schedules import Linear, Schedule
+from dreamlift.schedules import Linear
 from dreamlift.shading.lighting import Lighting
 from dreamlift.stages.lift import Lift
 from dreamlift.stages.photometric import Photometric
@@ -38,7 +38,7 @@ VIEWS = PriorChoice("toybox-view")
 SCALE = 2.0  # the guidance scale of the prior's sampler
 WHITE = Solid((1.0, 1.0, 1.0))
 BACKDROPS = tuple(Backdrop("", color) for color in (WHITE.color, PALE.color, DARK.color))
-PHOTO = Photo(path="", elevation_deg=20.0, distance=2.6, fov_deg=45.0)
+PHOTO = Photo(path="", distance=2.6, fov_deg=45.0)
 CAMERAS = CameraSampler(
     views=2, resolution=(64,), elevation_deg=(-20.0, 80.0), distance=(2.6, 2.6), fov_deg=(45.0, 45.0)
 )  # fmt: skip
@@ -49,9 +49,12 @@ def of_photo(*stages: Lift) -> Config:
     return Config(photos=(PHOTO,), backdrops=BACKDROPS, stages=stages)
 
 
-def teacher(guidance: Guidance, show: Show = "color", weight: float | Schedule = 1.0) -> Teacher:
-    """The embedded prior, whose gradients grow with the angle from the photo, since the photo says more near its own view."""
-    return Teacher(VIEWS, guidance, NoViews(), show, weight, angle_weight=0.5)
+def teacher(guidance: Guidance, show: Show = "color", prior: PriorChoice | None = VIEWS) -> Teacher:
+    """The embedded prior, whose gradients grow with the angle from the photo, since the photo says more near its own view.
+
+    With null as ``prior``, that of the stage before, so that ``--prior`` sets all.
+    """
+    return Teacher(prior, guidance, NoViews(), show, angle_weight=0.5)
 
 
 FIELD = Lift(
@@ -68,7 +71,7 @@ COLORS = replace(
     cameras=CAMERAS,
     lighting=Lighting(),
     scene=replace(MESH.scene, background=WHITE),
-    teachers=(teacher(SDS(SCALE, 0.02, Linear(0.9, 0.4), weighting="x0", clip_x0=1.0)),),
+    teachers=(teacher(SDS(SCALE, 0.02, Linear(0.9, 0.4), weighting="x0", clip_x0=1.0), prior=None),),
     photometric=Photometric(rgb=10_000.0, mask=3000.0, resolution=(128,)),
 )
 SPLATS = replace(
@@ -76,7 +79,7 @@ SPLATS = replace(
     scene=Gaussians(capacity=6000, count=2000, background=WHITE, densify=Densify(every=0)),
     teachers=(
         teacher(SDS(SCALE, T_MIN, T_MAX, weighting="x0", clip_x0=1.0), "place"),
-        teacher(SDS(SCALE, T_MIN, T_MAX, weighting="x0", clip_x0=1.0)),
+        teacher(SDS(SCALE, T_MIN, T_MAX, weighting="x0", clip_x0=1.0), prior=None),
     ),
 )
 PAINT = replace(
@@ -86,7 +89,7 @@ PAINT = replace(
     lighting=Lighting(),
     scene=Surface(texture=Image(256, 32), background=WHITE),
     weights=Weights(),
-    teachers=(teacher(Refine(SCALE, Linear(0.2, 0.05), Linear(0.2, 0.05), steps=20, clip_x0=1.0)),),
+    teachers=(teacher(Refine(SCALE, Linear(0.2, 0.05), Linear(0.2, 0.05), steps=20, clip_x0=1.0), prior=None),),
     photometric=Photometric(rgb=10_000.0, mask=0.0, resolution=(128,)),
 )
 

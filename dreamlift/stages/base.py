@@ -36,6 +36,7 @@ class Place:
     has_mesh: bool  # whether the stage gets an initial mesh
     has_photos: bool
     has_pictures: bool = False  # whether a stage before it leaves posed pictures
+    has_depth: bool = False  # whether the depth of the photos is estimated
 
 
 @dataclass(frozen=True)
@@ -219,14 +220,15 @@ def meshes_of(work: Work, settings: Extract) -> tuple[Mesh, ...]:
 
 
 def places_of(
-    stages: Sequence[Stage], seed: int, particles: int, backdrops: tuple[Backdrop, ...], has_mesh: bool, has_photos: bool
-) -> tuple[Place, ...]:
+    stages: Sequence[Stage], seed: int, particles: int, backdrops: tuple[Backdrop, ...], has_mesh: bool, has_photos: bool,
+    has_depth: bool = False,
+) -> tuple[Place, ...]:  # fmt: skip
     """The place of each stage of a run; ``has_mesh``: whether the first stage has an initial mesh."""
     found, first = [], 0
     for number, stage in enumerate(stages):
         has_mesh = has_mesh or any(each.makes_scene for each in stages[:number])
         left = any(each.leaves_pictures for each in stages[:number])
-        found.append(Place(number, first, seed, particles, backdrops, has_mesh, has_photos, left))
+        found.append(Place(number, first, seed, particles, backdrops, has_mesh, has_photos, left, has_depth))
         first += stage.total_steps(particles)
     return tuple(found)
 

@@ -52,7 +52,7 @@ def check_scene(scene: SceneSettings, teachers: Sequence[Teacher], weights: Weig
         )
 
 
-def check_photos(cameras: CameraSampler, teachers: Sequence[Teacher], compared: Photometric | None, place: Place) -> None:
+def check_sources(cameras: CameraSampler, teachers: Sequence[Teacher], compared: Photometric | None, place: Place) -> None:
     """Check that there are the pictures that the settings refer to.
 
     Raises:
@@ -62,9 +62,17 @@ def check_photos(cameras: CameraSampler, teachers: Sequence[Teacher], compared: 
         raise ValueError("photometric.source is handover, but no stage before this one leaves pictures; use photos")
     if compared is not None and compared.alone and not teachers:
         raise ValueError("photometric.alone is true, but there is no teacher to alternate with; set it to false")
+    from_photos = compared is not None and compared.source == "photos"
+    if compared is not None and from_photos and compared.ever("normal"):
+        raise ValueError("photometric.normal has a weight, but photos have no normals; set it to 0")
+    if compared is not None and from_photos and compared.ever("depth") and not place.has_depth:
+        raise ValueError(
+            "photometric.depth has a weight, but photos have no depth of their own; name a model that estimates it, as "
+            "in --depth-model depth-anything/Depth-Anything-V2-Small-hf, or set the weight to 0"
+        )
     if place.has_photos:
         return
-    if compared is not None and compared.source == "photos":
+    if from_photos:
         raise ValueError(f"photometric.source is photos, but there are none; {GIVE_PHOTO}, or set photometric to null")
     if cameras.needs_photo:
         name = "like_photo" if cameras.like_photo else "elevation_about_deg"

@@ -29,7 +29,7 @@ from dreamlift.schedules import value_at
 from dreamlift.shading.lighting import Lighting
 from dreamlift.stages.adam import optimizer_of
 from dreamlift.stages.base import Place, Ready, SavedState, Stage, Work, meshes_of
-from dreamlift.stages.checks import check_photos, check_priors, check_scene
+from dreamlift.stages.checks import check_priors, check_scene, check_sources
 from dreamlift.stages.photometric import Comparison, Photometric, compare_render, pictures_of
 from dreamlift.stages.recovery import SNAPSHOT_EVERY, Watch, check_attempts, copied, find_trouble, is_finite
 from dreamlift.stages.settings import OF_NORMALS, Adam, Weights
@@ -87,7 +87,7 @@ class Lift(Stage):
     def check(self, place: Place) -> None:
         """Check the scene's initial mesh, teachers, regularizers and background, and that there are photos if needed."""
         check_scene(self.scene, self.teachers, self.weights, place)
-        check_photos(self.cameras, self.teachers, self.photometric, place)
+        check_sources(self.cameras, self.teachers, self.photometric, place)
 
     def check_priors(self, views: Sequence[int], adapts: Sequence[bool]) -> None:
         check_priors(self.cameras, self.teachers, views, adapts)

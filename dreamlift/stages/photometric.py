@@ -65,6 +65,14 @@ class Photometric:
         """Whether one of these terms has a weight at some time of a run (101 times are tried)."""
         return any(value_at(getattr(self, name), i / 100) != 0.0 for name in names for i in range(101))
 
+    def check_pictures(self, pictures: Pictures) -> None:
+        """Raise ValueError if the pictures lack the cameras, the depth or the normals that a term needs."""
+        if pictures.cameras is None:
+            raise ValueError("the photometric term needs pictures with known cameras")
+        for name in ("depth", "normal"):
+            if self.ever(name) and getattr(pictures, name) is None:
+                raise ValueError(f"photometric.{name} has a weight, but the pictures have no {name}; set it to 0")
+
     def needs_normals(self, progress: float) -> bool:
         """Whether the normals have a weight at ``progress``."""
         return value_at(self.normal, progress) != 0.0
@@ -103,9 +111,7 @@ def pictures_of(settings: Photometric, task: Task, handover: Handover, device: t
     found = task.photos if settings.source == "photos" else handover.pictures
     if found is None:
         raise ValueError(f"there are no pictures to compare with (photometric.source {settings.source})")
-    for name in ("depth", "normal"):
-        if settings.ever(name) and getattr(found, name) is None:
-            raise ValueError(f"photometric.{name} has a weight, but the pictures have no {name}; set it to 0")
+    settings.check_pictures(found)
     values = [None if v is None else v.to(device) for v in (found.rgb, found.alpha, found.depth, found.normal)]
     return Pictures(values[0], values[1], found.cameras, values[2], values[3])  # pyright: ignore[reportArgumentType]
 

@@ -93,7 +93,7 @@ backdrops too (white in the row), and pictures of 512 pixels with two samples pe
 """
 
 DREAMGAUSSIAN_IMAGE = Config(
-    photos=(Photo(path="", elevation_deg=0.0, distance=2.0, fov_deg=49.1),),
+    photos=(Photo(path="", distance=2.0, fov_deg=49.1),),
     backdrops=(Backdrop(color=(0.0, 0.0, 0.0)), Backdrop(color=(1.0, 1.0, 1.0))),
     stages=(
         Lift(
@@ -168,10 +168,10 @@ DREAMGAUSSIAN_IMAGE = Config(
 """DreamGaussian's ``image.yaml``; its second stage refines the mesh's texture by image-to-image.
 
 The second stage's weight makes the sum of squares of the refinement, at 256 pixels, the row's mean of squares.
-Differences: over a black backdrop the photo that the prior is shown lies on black as well, not on white; the refined pictures
-are compared at 256 pixels, not enlarged to 512; the second stage compares with the whole photo, not only where the surface
-faces the camera within 60 degrees; screen gradients of the photo's view count for densification; otherwise the differences of
-dreamgaussian.
+Differences: the photo's elevation is given or estimated (0 in the row); over a black backdrop the photo that the prior is shown
+lies on black as well, not on white; the refined pictures are compared at 256 pixels, not enlarged to 512; the second stage
+compares with the whole photo, not only where the surface faces the camera within 60 degrees; screen gradients of the photo's
+view count for densification; otherwise the differences of dreamgaussian.
 """
 
 GAUSSIANDREAMER = Config(

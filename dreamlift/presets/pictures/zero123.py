@@ -21,7 +21,7 @@ from dreamlift.stages.settings import Adam, Weights
 from dreamlift.stages.teacher import Teacher
 
 ZERO123 = Config(
-    photos=(Photo(path="", elevation_deg=5.0, distance=3.8, fov_deg=20.0),),
+    photos=(Photo(path="", distance=3.8, fov_deg=20.0),),
     stages=(
         Lift(
             steps=600,
@@ -46,6 +46,7 @@ ZERO123 = Config(
                 ),
                 background=Solid(color=(1.0, 1.0, 1.0)),
                 samples_per_ray=512,
+                chunk_rays=4096,
             ),
             weights=Weights(sparsity=0.1, opaque=0.1, orientation=1.0, normal_smooth=8.0, normal_smooth_3d=8.0),
             adam=Adam(eps=1e-8),
@@ -106,17 +107,17 @@ ZERO123 = Config(
 Differences: 4 views at each resolution (12, 4, 2 in the row), whose azimuths are stratified; the scene's cube has the half
 edge 1, not 2 (cells of the hash grid and of the tetrahedral grid half as wide); one hidden layer, not two; normals are
 differences of the density over 0.01, not its derivative; the photo's mask keeps its values between 0 and 1, and its rays are
-not moved at random (0.002); the photo's elevation is its own in both stages (0 in the second row); signed distances are in
+not moved at random (0.002); the photo's elevation is given or estimated (5 and 0 in the rows); signed distances are in
 cells, where the row has the density minus its threshold; grid points move by at most half a cell, not a whole one.
 """
 
 STABLE_ZERO123 = Config(
-    photos=(Photo(path="", elevation_deg=5.0, distance=3.8, fov_deg=20.0),),
+    photos=(Photo(path="", distance=3.8, fov_deg=20.0),),
     stages=(
         Lift(
             steps=600,
             cameras=CameraSampler(
-                views=8,
+                views=4,
                 resolution=(64, 64, 128, 256, 256, 256),
                 elevation_deg=(-10.0, 80.0),
                 distance=(3.8, 3.8),
@@ -136,6 +137,7 @@ STABLE_ZERO123 = Config(
                 ),
                 background=Solid(color=(1.0, 1.0, 1.0)),
                 samples_per_ray=512,
+                chunk_rays=4096,
             ),
             weights=Weights(
                 sparsity=0.5,
@@ -175,7 +177,7 @@ STABLE_ZERO123 = Config(
 )
 """threestudio's ``stable-zero123.yaml`` (one 24 GB GPU).
 
-Differences: 8 views at each resolution (12, 8, 4 in the row); otherwise those of the first stage of zero123.
+Differences: 4 views at each resolution (12, 8, 4 in the row); otherwise those of the first stage of zero123.
 """
 
 PRESETS = {

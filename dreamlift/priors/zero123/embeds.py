@@ -2,7 +2,8 @@
 
     latent models:  token = W [CLIP embedding, T] + b,   T = [elev_ref - elev_tgt, sin daz, cos daz, T_3]
     T_3 = r_tgt - r_ref (Zero-1-to-3), or the reference's angle from the zenith, pi/2 - elev_ref (Stable-Zero123)
-    pixel model:    tokens as they are; the pose is an input of the network (dreamlift.priors.network.pose_features)
+    pixel model:    states = W [token, ray] + b, ray of dreamlift.priors.zero123.rays; the pose is also an input of the network
+                    (dreamlift.priors.network.pose_features)
 
 daz is the target's azimuth minus the reference's, in dreamlift's sense, which is Zero-1-to-3's. The unguided prediction has
 zeros in place of the token, after the pose layer, and of the reference's latents, as all inference codes have it (training
@@ -24,6 +25,7 @@ from torch.nn import functional
 
 from dreamlift.cameras import spherical_to_cartesian
 from dreamlift.priors.network import pose_features
+from dreamlift.priors.zero123.rays import ray_features
 from dreamlift.prompts import Backdrop, Embeds
 from dreamlift.types import Cameras, Conditioning
 
@@ -70,8 +72,10 @@ class ViewEmbeds(Embeds):
 
     colors: tuple[tuple[float, float, float], ...]  # K, the first is the usual one
     photos: View  # (N,) the pictures' cameras
-    tokens: Tensor  # (K, N, L, D)
+    tokens: Tensor  # (K, N, L, E)
     latents: Tensor  # (K, N, C, h, w)
+    weight: Tensor  # (D, E + P) of the pose layer
+    bias: Tensor  # (D,)
 
     def at(self, cameras: Cameras, backdrops: Sequence[Backdrop] = (), show: str = "color") -> Conditioning:
         """See :meth:`Embeds.at`. Of several pictures, each camera has the nearest one; places, whose frame is a picture's,
@@ -96,15 +100,13 @@ class ViewEmbeds(Embeds):
 
     @abstractmethod
     def told(self, tokens: Tensor, reference: View, target: View, show: str) -> tuple[Tensor, Tensor]:
-        """The states ``(B, L, D)`` and the pose ``(B, P)`` of B targets, from the tokens ``(B, L, D)`` of their references."""
+        """The states ``(B, L, D)`` and the pose ``(B, P)`` of B targets, from the tokens ``(B, L, E)`` of their references."""
 
 
 @dataclass(frozen=True)
 class LatentViewEmbeds(ViewEmbeds):
     """Of the latent models."""
 
-    weight: Tensor  # (D, E + 4) of the pose layer
-    bias: Tensor  # (D,)
     stable: bool  # Stable-Zero123's fourth number
 
     def told(self, tokens: Tensor, reference: View, target: View, show: str) -> tuple[Tensor, Tensor]:
@@ -120,4 +122,6 @@ class PixelViewEmbeds(ViewEmbeds):
         ones = torch.ones_like(target.azimuth)
         place = ones if show == "place" else torch.zeros_like(ones)
         turn = target.azimuth - reference.azimuth
-        return tokens, pose_features(turn, reference.elevation, target.elevation, ones, place).to(tokens)
+        rays = ray_features(turn, reference.elevation, target.elevation, math.isqrt(tokens.shape[1])).to(tokens)
+        states = functional.linear(torch.cat([tokens, rays], dim=-1), self.weight, self.bias)
+        return states, pose_features(turn, reference.elevation, target.elevation, ones, place).to(tokens)

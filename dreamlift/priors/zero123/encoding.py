@@ -111,8 +111,8 @@ def pose_layer(parts: Parts) -> str:
     return found
 
 
-def read_pose_layer(parts: Parts, device: torch.device, width: int, embedding: int) -> tuple[Tensor, Tensor]:
-    """Weight ``(width, embedding + 4)`` and bias ``(width,)`` of the pose layer, in float32.
+def read_pose_layer(parts: Parts, device: torch.device, width: int, embedding: int, pose: int) -> tuple[Tensor, Tensor]:
+    """Weight ``(width, embedding + pose)`` and bias ``(width,)`` of the pose layer, in float32.
 
     Raises:
         ValueError: other names or shapes than the ports'.
@@ -125,9 +125,9 @@ def read_pose_layer(parts: Parts, device: torch.device, width: int, embedding: i
             f"the {name} of {parts} has the weights {sorted(found)[:4]}; accepted: {LAYER_KEYS[0]} or {LAYER_KEYS[1]}"
         )
     weight, bias = (found[key].to(device) for key in keys)
-    if weight.shape != (width, embedding + POSE) or bias.shape != (width,):
+    if weight.shape != (width, embedding + pose) or bias.shape != (width,):
         raise ValueError(
             f"the {name} of {parts} maps {tuple(weight.shape)[::-1]}; its image_encoder and unet need "
-            f"{(embedding + POSE, width)}: they are of two models"
+            f"{(embedding + pose, width)}: they are of two models"
         )
     return weight, bias

@@ -25,7 +25,8 @@ from dreamlift.priors.parts import FolderParts, Parts
 from dreamlift.priors.pixel import PixelSpace
 from dreamlift.priors.saving import Memory, save_memory
 from dreamlift.priors.zero123.embeds import BACKDROPS, LatentViewEmbeds, PixelViewEmbeds, View, ViewEmbeds
-from dreamlift.priors.zero123.encoding import encode_latent, encode_pixel, over, pose_layer, read_pose_layer
+from dreamlift.priors.zero123.encoding import POSE, encode_latent, encode_pixel, over, pose_layer, read_pose_layer
+from dreamlift.priors.zero123.rays import RAY_FEATURES
 from dreamlift.prompts import Backdrop, Wording
 from dreamlift.types import Conditioning, Task, TextStates
 
@@ -67,11 +68,11 @@ class Zero123Prior(Prior):
             raise ValueError(f"the unet of {parts} has in_channels {channels!r}; accepted: twice those of a picture")
         if parts.has("vae"):
             check_schedule(parts)
-            pose_layer(parts)
         elif choice.linear_encoder:
             raise ValueError("this prior is a pixel model without an encoder; leave linear_encoder off")
         elif width != POSE_FEATURES:
             raise ValueError(f"the unet of {parts} has time_cond_proj_dim {width!r}; accepted for pixels: {POSE_FEATURES}")
+        pose_layer(parts)
 
     @classmethod
     def check_task(cls, parts: Parts | None, show: str, wording: Wording, has_photos: bool) -> None:
@@ -113,13 +114,15 @@ class Zero123Prior(Prior):
         def divided(values: Tensor) -> Tensor:
             return values.unflatten(0, (len(colors), len(photos)))
 
+        width = parts.config("unet").get("cross_attention_dim", 0)
         if parts.has("vae"):
             tokens, latents = encode_latent(parts, pictures, device, dtype, latent_size(parts))
-            weight, bias = read_pose_layer(parts, device, parts.config("unet").get("cross_attention_dim", 0), tokens.shape[-1])
-            return LatentViewEmbeds(colors, view, divided(tokens), divided(latents), weight, bias, is_stable(parts, choice))
+            layer = read_pose_layer(parts, device, width, tokens.shape[-1], POSE)
+            return LatentViewEmbeds(colors, view, divided(tokens), divided(latents), *layer, is_stable(parts, choice))
         size = parts.config("unet")["sample_size"] * 2
         tokens, latents = encode_pixel(parts, pictures, device, dtype, size, engine)
-        return PixelViewEmbeds(colors, view, divided(tokens), divided(latents))
+        layer = read_pose_layer(parts, device, width, tokens.shape[-1], RAY_FEATURES)
+        return PixelViewEmbeds(colors, view, divided(tokens), divided(latents), *layer)
 
     def embeds(self, task: Task, wording: Wording, backdrops: Sequence[Backdrop]) -> ViewEmbeds:
         return self.read(self.parts, self.choice, task, wording, backdrops, self.device, self.engine)

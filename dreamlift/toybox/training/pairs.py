@@ -14,7 +14,7 @@ import io
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +29,10 @@ from dreamlift.toybox.world.things import CATEGORIES, Thing, describe, make_thin
 from dreamlift.types import Cameras
 
 SHARD = 100  # objects per file
-REFERENCES, TARGETS = 3, 5  # pictures per object
+REFERENCES, TARGETS = 3, 5  # pictures per object, beside one target near each reference
+NEAR_SHARE = 0.3  # share of the pairs whose target is near the reference
+NEAR_DEG = (12.0, 8.0)  # standard deviations of its azimuth and elevation relative to the reference's
+SAME_SHARE = 0.3  # share of the near targets that have the reference's own view
 HELD_OUT = ("teapot", "chair", "truck", "penguin")  # kinds that no pair shows
 FOV_DEG, DISTANCE = 45.0, 2.6  # of the target's cameras: the bounding sphere fills 0.83 of the picture's side
 FRAMED = 0.78  # longest side of the reference's silhouette, relative to the picture's side (Zero-1-to-3)
@@ -52,10 +55,11 @@ class Pairs:
     """Pictures of N objects, premultiplied by their opacity."""
 
     reference: np.ndarray  # (N, R, S, S, 4) uint8: colour, opacity
-    target: np.ndarray  # (N, T, S, S, 4) uint8: colour, opacity
-    places: np.ndarray  # (N, T, S, S, 3) uint8: (position + 1) / 2
+    # (N, T + R, S, S, 4) uint8: colour, opacity; T from anywhere, then one near each reference
+    target: np.ndarray
+    places: np.ndarray  # (N, T + R, S, S, 3) uint8: (position + 1) / 2
     reference_view: np.ndarray  # (N, R, 2) azimuth and elevation, radians
-    target_view: np.ndarray  # (N, T, 2)
+    target_view: np.ndarray  # (N, T + R, 2)
 
     def __len__(self) -> int:
         return len(self.reference)
@@ -67,7 +71,8 @@ class Pairs:
         camera is at azimuth 0.
         """
         rows = rng.integers(0, len(self), count)
-        one, other = (rng.integers(0, values.shape[1], count) for values in (self.reference, self.target))
+        one, other = rng.integers(0, REFERENCES, count), rng.integers(0, TARGETS, count)
+        other = np.where(rng.random(count) < NEAR_SHARE, TARGETS + one, other)
         white = rng.random(count) < WHITE_SHARE
         backdrops = np.array(BACKDROPS, dtype=np.float32)[np.where(white, 0, rng.integers(1, len(BACKDROPS), count))]
         reference = over(self.reference[rows, one], backdrops)
@@ -161,9 +166,16 @@ def random_references(thing: Thing, rng: np.random.Generator, count: int, size: 
     azimuth, elevation = rng.uniform(-math.pi, math.pi, count), np.radians(rng.uniform(-10.0, 60.0, count))
     fov = np.radians(rng.uniform(20.0, 55.0, count))
     distance = rng.uniform(0.95, 1.1, count) / np.sin(0.5 * fov)
-    wide = orbit_cameras(*(torch.from_numpy(v).float() for v in (azimuth, elevation, distance, fov)), size)
+    wide = orbit_cameras(*[torch.from_numpy(v).float() for v in (azimuth, elevation, distance, fov)], width=size)
     ratio = torch.from_numpy(FRAMED + rng.uniform(-0.04, 0.04, count)).float()
     return framed(thing, wide, ratio, torch.from_numpy(rng.uniform(-0.015, 0.015, (count, 2))).float())
+
+
+def near_views(rng: np.random.Generator, references: Cameras) -> tuple[np.ndarray, np.ndarray]:
+    """Random azimuths and elevations near those of the references, each ``(R,)``, radians."""
+    moved = rng.random(len(references)) >= SAME_SHARE
+    turn, rise = (np.radians(spread) * rng.standard_normal(len(references)) * moved for spread in NEAR_DEG)
+    return references.azimuth.numpy() + turn, references.elevation.numpy() + rise
 
 
 def make_pictures(seed: int, size: int = 64, training: bool = True) -> dict[str, np.ndarray]:
@@ -172,6 +184,8 @@ def make_pictures(seed: int, size: int = 64, training: bool = True) -> dict[str,
     with torch.inference_mode():
         references = random_references(thing, rng, REFERENCES, size)
         azimuth, elevation = rng.uniform(-math.pi, math.pi, TARGETS), np.radians(rng.uniform(-20.0, 80.0, TARGETS))
+        near = near_views(rng, references)
+        azimuth, elevation = np.concatenate([azimuth, near[0]]), np.concatenate([elevation, near[1]])
         targets = view_cameras(torch.from_numpy(azimuth).float(), torch.from_numpy(elevation).float(), size)
         light, shading = sample_lighting(rng, float(references.azimuth[0])), str(rng.choice(SHADINGS, p=(0.85, 0.1, 0.05)))
         pictures = [as_bytes(render(thing, cameras, light, BLACK, shading=shading)) for cameras in (references, targets)]
@@ -193,7 +207,8 @@ def make_shard(folder: Path, index: int, size: int = 64, training: bool = True) 
         return path
     rows = [make_pictures(index * SHARD + i, size, training) for i in range(SHARD)]
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{key: np.stack([row[key] for row in rows]) for key in rows[0]})
+    values: dict[str, Any] = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    np.savez_compressed(buffer, **values)
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write_bytes(path, buffer.getvalue())
     return path

@@ -16,65 +16,34 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional
 
 from dreamlift.priors.network import camera_features
 from dreamlift.prompts import DIRECTIONS, article
-from dreamlift.system.files import atomic_write_bytes, atomic_write_text
+from dreamlift.system.files import atomic_write_text
 from dreamlift.system.startup import tune_process
 from dreamlift.toybox.training.dataset import CLAY, SHARD, Pictures, load_shards, make_shard, vocabulary
 from dreamlift.toybox.training.latent import load_vae, make_latent_networks
-from dreamlift.toybox.training.learning import (
-    Optimizers,
-    drawn,
-    learning_rate,
-    make_workers,
-    save_curve,
-    set_gradients,
-    set_rates,
-)
+from dreamlift.toybox.training.learning import Optimizers
+from dreamlift.toybox.training.loop import Lessons, Training, add_arguments, fit_lessons
 from dreamlift.toybox.training.muon import Muon, takes
 from dreamlift.toybox.training.network import Networks, begin_with, load_folder, make_networks, save_folder
 from dreamlift.toybox.training.reader import UNTOLD, ViewReader
 from dreamlift.toybox.world.things import CATEGORIES, COLORS
 
 TAUGHT, TAUGHT_FROM = (3, 8), 0.95  # with a teacher: 3 of 8 pictures have its predictions as target, at t >= 0.95
-LOGGER = logging.getLogger(__name__)
 
 PLAIN_SHARE = 0.75  # share of the pictures with a plain background
 READING = 0.05  # weight of the reader's loss relative to that of the pictures
 FAST = 20.0  # learning-rate factor of parameters that begin near zero and must grow large (position biases, the reader)
-
-
-@dataclass(frozen=True)
-class Training:
-    """Settings of a training run. docs/toybox.md lists the runs behind the shipped weights."""
-
-    steps: int = 20_000
-    batch: int = 32  # pictures per step
-    size: int = 64  # pixels per side
-    lr: float = 2e-3  # highest learning rate
-    warmup: int = 200  # steps of linear warm-up
-    hold: float = 0.6  # share of the steps after which the learning rate decays
-    ema: float = 0.999  # decay of the weights' moving average
-    seed: int = 0
-    seconds: float = 0.0  # time limit of one call, apart from the last save; the learning rate decays towards it; 0: none
-
-    def spent(self, begun: float) -> float:
-        """Share of the time limit since ``begun``, a value of ``time.time``; 0 without a limit."""
-        return (time.time() - begun) / self.seconds if self.seconds else 0.0
 
 
 class Batch(NamedTuple):
@@ -136,14 +105,16 @@ def told_colors(pictures: Pictures, rows: np.ndarray, captions: list[str]) -> Te
     return torch.from_numpy(found)
 
 
-def loss_weight(abar: Tensor, latent: bool = False) -> Tensor:
+def loss_weight(abar: Tensor, latent: bool = False, power: float | None = None) -> Tensor:
     """w at cumulative alphas ``abar``: about 1 at a signal-to-noise ratio of 1, and about 0.1 at pure noise.
 
     A power law fitted to the inverse errors of trained priors: on pixels 0.012, 0.019, 0.032, 0.055, 0.16 at t = 0.5, 0.7,
     0.85, 0.95, 1; on latents 0.032, 0.058, 0.091, 0.125, 0.169, 0.18 at t = 0.4, 0.6, 0.75, 0.85, 0.96, 1.
+
+    ``power``: another exponent.
     """
-    floor, power = (1e-2, 0.4) if latent else (2e-4, 0.3)
-    return (abar / (1.0 - abar).clamp_min(1e-4) + floor).clamp_max(100.0) ** power
+    floor, usual = (1e-2, 0.4) if latent else (2e-4, 0.3)
+    return (abar / (1.0 - abar).clamp_min(1e-4) + floor).clamp_max(100.0) ** (usual if power is None else power)
 
 
 @torch.no_grad()
@@ -200,41 +171,6 @@ def make_optimizers(networks: Networks, lr: float) -> Optimizers:
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), weight_decay=1e-2, fused=True), Muon(inner, lr=lr)
 
 
-def save_state(folder: Path, step: int, networks: Networks, ema: dict[str, Tensor], optimizers: Optimizers) -> None:
-    """Write everything needed to resume into one file, atomically."""
-    state = {f"net.{k}": v for k, v in networks.state_dict().items()} | {f"ema.{k}": v for k, v in ema.items()}
-    for n, optimizer in enumerate(optimizers):
-        for i, entry in optimizer.state_dict()["state"].items():
-            state |= {f"optimizer.{n}.{i}.{k}": torch.as_tensor(v) for k, v in entry.items()}
-    state = {k: v.detach().contiguous() for k, v in state.items()}
-    atomic_write_bytes(folder / "training.safetensors", save(state, metadata={"step": str(step)}))
-
-
-def load_state(folder: Path, networks: Networks, ema: dict[str, Tensor], optimizers: Optimizers) -> int:
-    """Restore the state of :func:`save_state`; returns the next step (0 without a saved state)."""
-    path = folder / "training.safetensors"
-    if not path.exists():
-        return 0
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        step = int(file.metadata()["step"])
-    state = load_file(path)
-    networks.load_state_dict({k[4:]: v for k, v in state.items() if k.startswith("net.")})
-    ema.update({k[4:]: v for k, v in state.items() if k.startswith("ema.")})
-    entries: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
-    for key, value in state.items():
-        if key.startswith("optimizer."):
-            n, i, name = key.split(".")[1:]
-            if name != "step":  # fused AdamW requires the parameter's memory layout
-                parameters = [p for group in optimizers[int(n)].param_groups for p in group["params"]]
-                value = torch.empty_like(parameters[int(i)]).copy_(value)
-            entries[int(n)].setdefault(int(i), {})[name] = value
-    for optimizer, entry in zip(optimizers, entries, strict=True):
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": entry})
-    return step
-
-
 @torch.no_grad()
 def sample_grid(
     networks: Networks, prompts: list[str], seed: int = 0, guidance_scale: float = 3.0, camera: Tensor | None = None
@@ -272,18 +208,13 @@ def save_grid(path: Path, pictures: Tensor, columns: int, scale: int = 2) -> Non
     Image.fromarray(sheet).resize((columns * s * scale, rows * s * scale), Image.Resampling.NEAREST).save(path)
 
 
-def milestone(folder: Path, networks: Networks, ema: dict[str, Tensor], kinds: Sequence[str]) -> None:
-    """Save the averaged weights as a diffusers folder and a grid of samples beside it."""
-    live = {k: v.clone() for k, v in networks.state_dict().items()}
-    networks.load_state_dict(ema)
-    try:
-        colors = list(COLORS)
-        nouns = [f"{colors[i % len(colors)]} {name.replace('_', ' ')}" for i, name in enumerate(kinds)]
-        prompts = [f"{article(n)} {n}, {view}" for n, view in zip(nouns, DIRECTIONS * len(nouns), strict=False)]
-        save_grid(folder / "samples.png", sample_grid(networks, prompts), columns=8)
-        save_folder(networks, folder / "prior")
-    finally:
-        networks.load_state_dict(live)  # saving in fp16 rounds the averaged copy only
+def milestone(folder: Path, networks: Networks, kinds: Sequence[str]) -> None:
+    """Save the weights as a diffusers folder and a grid of samples beside it."""
+    colors = list(COLORS)
+    nouns = [f"{colors[i % len(colors)]} {name.replace('_', ' ')}" for i, name in enumerate(kinds)]
+    prompts = [f"{article(n)} {n}, {view}" for n, view in zip(nouns, DIRECTIONS * len(nouns), strict=False)]
+    save_grid(folder / "samples.png", sample_grid(networks, prompts), columns=8)
+    save_folder(networks, folder / "prior")
 
 
 def train(
@@ -297,7 +228,6 @@ def train(
     ``init``: folder of a prior whose weights a new run begins with; ``kinds``: the categories of the data; ``vae``: folder of
     an autoencoder, to train a latent prior; ``teacher``: folder of a pixel prior whose predictions are targets at high noise.
     """
-    begun = time.time()
     torch.manual_seed(settings.seed)
     if torch.device(device).type == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -309,49 +239,13 @@ def train(
     guide = None if teacher is None else load_folder(teacher)
     if guide is not None:
         guide.move(device)
-    optimizers = make_optimizers(networks, settings.lr)
-    ema = {k: v.detach().clone() for k, v in networks.state_dict().items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    step, smooth, spent = load_state(folder, networks, ema, optimizers), None, 0.0
-    with make_workers(device, settings.batch) as (pool, workers):
-        optimizers[1].each = pool.map
-        while step < settings.steps and spent < 1.0:
-            pictures, end = load_shards(data, settings.size), min(settings.steps, (step // save_every + 1) * save_every)
-            draw = partial(draw_batch, pictures, settings, shape=networks.shape, taught=guide is not None)
-            for batch in drawn(draw, range(step, end), device):
-                loss = learn(settings, networks, optimizers, ema, (step, spent), batch, guide, (pool, workers))
-                smooth, spent = loss if smooth is None else 0.98 * smooth + 0.02 * loss, settings.spent(begun)
-                if step % 50 == 0 or spent >= 1.0:
-                    seconds, known = round(time.time() - begun, 1), len(pictures)
-                    row = json.dumps({"step": step, "loss": round(float(smooth), 5), "seconds": seconds, "pictures": known})
-                    LOGGER.info(row)
-                    with (folder / "loss.jsonl").open("a") as file:
-                        file.write(row + "\n")
-                step += 1
-                if spent >= 1.0:
-                    LOGGER.info(f"the time limit of {settings.seconds:g} s is reached after step {step}: saving")
-                    break
-            save_state(folder, step, networks, ema, optimizers)
-            milestone(folder, networks, ema, kinds)
-            save_curve(folder / "loss.png", folder / "loss.jsonl")
-
-
-def learn(
-    settings: Training, networks: Networks, optimizers: Optimizers, ema: dict[str, Tensor], now: tuple[int, float],
-    batch: Batch, guide: Networks | None, workers: tuple[ThreadPoolExecutor, int],
-) -> Tensor:  # fmt: skip
-    """One training step; returns its loss (). ``now``: the step, and the used share of the time limit."""
-    parameters, (step, spent) = networks.parameters(), now
-    set_rates(optimizers, learning_rate(step, settings.steps, settings.lr, settings.warmup, settings.hold, spent))
-    loss = set_gradients(parameters, lambda i, n: x0_loss(networks, batch.share(i, n), guide), *workers)
-    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    decay = min(settings.ema, (step + 1) / (step + 10))
-    values = networks.state_dict()
-    torch._foreach_lerp_([ema[key] for key in values], list(values.values()), 1 - decay)
-    return loss
+    lessons = Lessons(
+        partial(load_shards, data, settings.size),
+        lambda pictures, step: draw_batch(pictures, settings, step, networks.shape, taught=guide is not None),
+        lambda batch: x0_loss(networks, batch, guide),
+        lambda: milestone(folder, networks, kinds),
+    )
+    fit_lessons(settings, networks, make_optimizers(networks, settings.lr), lessons, folder, device, save_every)
 
 
 def main() -> None:
@@ -366,8 +260,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=known, default=known, metavar="KIND", help="categories; default: all")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--save-every", type=int, default=500, help="steps between checkpoints")
-    for name, default in vars(Training()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    add_arguments(parser, Training())
     arguments = vars(parser.parse_args())
     tune_process()  # torch is imported already, so only the malloc settings take effect
     logging.basicConfig(level=logging.INFO, format="%(message)s")

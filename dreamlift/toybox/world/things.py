@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dreamlift.prompts import article
-from dreamlift.toybox.world import animals, buildings, characters, furniture, plants, tableware, tools, vehicles
+from dreamlift.toybox.world.kinds import animals, buildings, characters, furniture, plants, tableware, tools, vehicles
 from dreamlift.toybox.world.parts import COLORS, DARK, WOOD, Dice, Part, Rgb, Thing, shade
 from dreamlift.toybox.world.sdf import box, cylinder, place, union
 

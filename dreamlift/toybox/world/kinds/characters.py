@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from dreamlift.toybox.world.animals import ORANGE, ROSE, WHITE, YELLOW, crown, eyes, pale
+from dreamlift.toybox.world.kinds.animals import ORANGE, ROSE, WHITE, YELLOW, crown, eyes, pale
 from dreamlift.toybox.world.parts import BLACK, BROWN, DARK, GLOW, GREY, SILVER, SKY, WOOD, Dice, Part, Rgb, accent, shade
 from dreamlift.toybox.world.sdf import bar, box, cone, cylinder, ellipsoid, mirror, place, sphere, torus, union  # fmt: skip
 

@@ -1,0 +1,1 @@
+"""The builders of the toybox's categories, by group."""
