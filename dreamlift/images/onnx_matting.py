@@ -125,8 +125,7 @@ class OnnxMatter:
         from PIL import Image
 
         height, width = picture.shape[:2]
-        rows, columns = self.size
-        small = Image.fromarray(picture).resize((columns, rows), Image.Resampling.BILINEAR)
+        small = Image.fromarray(picture).resize((self.size[1], self.size[0]), Image.Resampling.BILINEAR)
         mean, deviation = (np.array(values, dtype=np.float32) for values in self.normalization)
         x = (np.asarray(small, dtype=np.float32) / 255 - mean) / deviation
         fed = {self.session.get_inputs()[0].name: np.ascontiguousarray(x.transpose(2, 0, 1)[None])}
