@@ -64,8 +64,7 @@ def generate(
     reporter = progress if isinstance(progress, Reporter) else choose(False) if progress else Silent()
     try:
         with warnings_to(reporter):
-            if config.photos:
-                config = with_cameras(config, reporter.note)
+            config = with_cameras(config, reporter)
             resolved = resolve(config, anyway=anyway)
             for text in resolved.notes:
                 reporter.note(text)

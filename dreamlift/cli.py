@@ -125,6 +125,7 @@ def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.config.short import override, with_prior
     from dreamlift.priors.lora.additions import parse_lora
     from dreamlift.runs.carry_out import Order, carry_out
+    from dreamlift.runs.run import check_out
 
     if arguments.config is not None and arguments.preset is not None:
         raise ValueError("--config and --preset exclude each other: give one of them")
@@ -140,9 +141,8 @@ def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     if arguments.embedding is not None:
         config = with_prior(config, embeddings=tuple(arguments.embedding))
     reporter = _reporter(arguments, config)
-    if config.photos:
-        reporter.stage("looking at the photo")
-        config = with_cameras(config, reporter.note)
+    check_out(arguments.out)
+    config = with_cameras(config, reporter)
     outcome = carry_out(Order(config, arguments.out, anyway=arguments.anyway), reporter)
     return 0 if outcome.finished else 130
 

@@ -15,12 +15,14 @@ import dreamlift
 from dreamlift.apps.options import FILE_FLAGS, FILES, SETTINGS, build_parser
 from dreamlift.cli import VERBS, exit_code, split_overrides
 from dreamlift.config.build import load_yaml
+from dreamlift.config.kinds import fields_of
 from dreamlift.config.schema import Config
 from dreamlift.presets import ABOUT, PRESETS
 from dreamlift.presets.toybox import TOYBOX
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.kinds import Located
 from dreamlift.priors.loading.sources import KNOWN
+from dreamlift.reading.photos import Photo
 from dreamlift.runs.run import RunError
 from dreamlift.types import EmptySceneError
 
@@ -194,7 +196,11 @@ def test_settings_lists_everything_that_can_be_set(cwd, capsys):
     assert len(set(names)) == len(names) > 50
     assert "--prompt" not in names  # the prompt is given without an option
     targets = [*filter(None, SETTINGS.values()), *FILES.values(), *(target for target, _ in FILE_FLAGS.values())]
-    for target in targets:  # of some that are not plain values each part is listed
+    photo = [target.removeprefix("photos.0.") for target in targets if target.startswith("photos.0.")]
+    assert set(photo) <= set(fields_of(Photo))  # the default preset has no photo
+    for target in (
+        each for each in targets if not each.startswith("photos.0.")
+    ):  # of some that are not plain values each part is listed
         assert any(name == f"--{target}" or name.startswith(f"--{target}.") for name in names), target
     told = "s in uncond + s (cond - uncond), at least 0; DreamFusion: 100"
     assert f"--guidance.guidance_scale 7.5  (a number)  {told}" in lines

@@ -114,16 +114,16 @@ def test_an_image_becomes_the_photo_of_a_config():
 
 def test_a_run_from_a_picture_alone(folder, tmp_path, capsys):
     words = ["generate", "--image", str(folder / "ente 1.png"), "--config", str(folder / "quick.yaml"), "--azimuth", "20",
-             "--fov", "50", "--distance", "2.5", "--out", str(tmp_path / "run"), "--steps", "2"]  # fmt: skip
+             "--fov", "50", "--distance", "2.5", "--elevation", "12.5", "--out", str(tmp_path / "run"),
+             "--steps", "2"]  # fmt: skip
     assert cli.main(words) == 0
     said = capsys.readouterr().err
-    assert "ente 1.png: its elevation is not given; 15 degrees above level are assumed (--elevation)" in said
     assert "lifting ente 1.png" in said
     assert (tmp_path / "run" / "asset.glb").is_file()
     status = json.loads((tmp_path / "run" / "run.json").read_text())
     photo = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))["photos"][0]
     assert status["prompt"] == ""
-    wanted = {"path": str(folder / "ente 1.png"), "azimuth_deg": 20.0, "elevation_deg": ELEVATION_DEG, "distance": 2.5,
+    wanted = {"path": str(folder / "ente 1.png"), "azimuth_deg": 20.0, "elevation_deg": 12.5, "distance": 2.5,
               "fov_deg": 50.0, "ratio": 0.78, "shift": [0.0, 0.0], "mask": "auto"}  # fmt: skip
     assert {name: status["photos"][0][name] for name in wanted} == wanted
     assert {name: photo[name] for name in wanted} == wanted
@@ -176,6 +176,8 @@ def test_a_picture_that_changes_between_two_parts_of_a_run_is_told(folder, tmp_p
 def test_python_takes_an_image(folder):
     resolved = resolve(with_image(QUICK, folder / "ente 1.png"))
     assert resolved.config.prompt == ""
+    assert resolved.config.photos[0].elevation_deg == ELEVATION_DEG
+    assert resolved.notes[0] == "ente 1.png: its elevation is not given; 15 degrees above level are assumed (--elevation)"
     assert resolved.task.photos.rgb.shape[0] == 1
     with pytest.raises(ValueError, match="there is no file"):
         dreamlift.generate(image=folder / "missing.png", config=QUICK, progress=False)

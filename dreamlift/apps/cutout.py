@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from dreamlift.config.schema import Config
+from dreamlift.config.schema import Config, check_stages
 from dreamlift.images.edges import grown
 from dreamlift.images.fit import box_of, fitted
 from dreamlift.images.matting import Cutout
 from dreamlift.images.photos import REFERENCE_SIDE, read_cutout
 from dreamlift.images.read import read_picture
 from dreamlift.reading.photos import RATIO, Photo
+from dreamlift.runs.progress import Reporter
 from dreamlift.stages.base import with_priors
 from dreamlift.system.files import atomic_write_bytes
 
@@ -36,7 +37,7 @@ def with_image(config: Config, image: str | os.PathLike[str] | Photo, has_photos
     return replace(config, photos=(replace(stated, path=os.fspath(image)),))
 
 
-def with_cameras(config: Config, note: Callable[[str], None]) -> Config:
+def with_cameras(config: Config, reporter: Reporter) -> Config:
     """The config with the cameras of its photos estimated, as far as they are not given, and the photos placed.
 
     See :func:`dreamlift.images.camera.prepared`. Runs whose stages do not use photos are left as they are.
@@ -45,12 +46,16 @@ def with_cameras(config: Config, note: Callable[[str], None]) -> Config:
         ValueError: a picture or a prior that cannot be used.
     """
     stages = with_priors(config.stages)
-    if not any(stage.uses_photos for stage in stages):
+    if not config.photos or not any(stage.uses_photos for stage in stages):
         return config
+    check_stages(config)
+    for photo in config.photos:  # what cannot be used is said before the first slow step
+        read_picture(photo.path)
+    reporter.stage("looking at the photo")
     from dreamlift.images.camera import prepared_photos
 
     priors = [teacher.prior for stage in stages for teacher in stage.teachers if teacher.prior is not None]
-    return replace(config, photos=prepared_photos(config.photos, config.prompt, priors, note, config.engine))
+    return replace(config, photos=prepared_photos(config.photos, config.prompt, priors, reporter.note, config.engine))
 
 
 def save_cutout(

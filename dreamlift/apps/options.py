@@ -24,7 +24,8 @@ SETTINGS = {
     "up": "up", "photos": "photos", "mask": "photos.0.mask", "elevation": "photos.0.elevation_deg",
     "azimuth": "photos.0.azimuth_deg", "fov": "photos.0.fov_deg", "distance": "photos.0.distance",
     "seed": "seed", "particles": "particles", "steps": "steps", "schedule_steps": "schedule_steps", "show": "show",
-    "weight": "weight", "photometric": "photometric", "depth_model": "depth_model", "backdrops": "backdrops",
+    "weight": "weight", "angle_weight": "angle_weight", "photometric": "photometric", "depth_model": "depth_model",
+    "backdrops": "backdrops",
     "device": "device", "engine": "engine", "checkpoint_every": "checkpoint_every", "keep_checkpoints": "keep_checkpoints",
 }  # fmt: skip
 # Options of generate and export for the output files, and flags with the values that they set.
@@ -205,6 +206,7 @@ def _add_generate(make: Parser) -> None:
     _setting(how, "schedule_steps", "steps of it after which all schedules keep their last values (default: all its steps)")
     _setting(how, "show", "what the prior is given: color, normal, or place (coordinates of the surface)")
     _setting(how, "weight", "factor on the loss of the first teacher")
+    _setting(how, "angle_weight", "0 to 1: how far that loss is weighted by the angle between a view and the photo's")
     _setting(how, "depth_model", "depth-estimation model for photometric.depth (a folder or hub name)")
     _setting(how, "photometric", "compare renders with the photos: its settings as a mapping; {} for the defaults")
     _setting(how, "backdrops", "background colors that the prompt names, as a list; [] for none")
