@@ -153,8 +153,9 @@ def test_mirrored_places_are_in_the_mirrored_frame(known):
         drawn = known.draw(np.random.default_rng(seed), 16, place_share=1.0)
         for target, azimuth in zip(drawn.target, drawn.azimuth, strict=True):
             for sign in (1, -1):
-                for key in zip(*np.isclose(sign * views, azimuth, atol=1e-5).nonzero(), strict=True):
-                    seen.setdefault(key, {})[sign] = target
+                keys = list(zip(*np.isclose(sign * views, azimuth, atol=1e-5).nonzero(), strict=True))
+                if len(keys) == 1:  # targets with their reference's own view all have azimuth 0
+                    seen.setdefault(keys[0], {})[sign] = target
     both = [found for found in seen.values() if len(found) == 2]
     assert len(both) > 10
     for found in both:
@@ -283,7 +284,7 @@ def test_loss_falls_on_one_batch(known):
     batch = draw_batch(known, ViewTraining(batch=8, size=32), 0)
     optimizer = torch.optim.Adam(networks.parameters(), 2e-3)
     losses = []
-    for _ in range(12):
+    for _ in range(20):
         loss = x0_loss(networks, batch)
         losses.append(float(loss.detach()))
         optimizer.zero_grad()
