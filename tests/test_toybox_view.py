@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional
 
 from dreamlift.cameras import orbit_cameras, project
@@ -329,3 +330,15 @@ def test_saved_folder_is_half_precision_and_small(tmp_path):
     }
     assert networks.unet.dtype == torch.float32
     assert torch.allclose(networks.unet.conv_in.weight, before, atol=1e-3)
+
+
+def test_the_sheet_has_the_pairs_side_by_side(tmp_path, monkeypatch):
+    rows = [make_pictures(seed, 32) for seed in range(2)]
+    monkeypatch.setattr(pairs_module, "make_pictures", lambda seed, size: rows[seed % 2])
+    pairs_module.write_sheet(tmp_path / "sheet.png", 32, 2, 3)
+    known = Pairs(**{key: np.stack([rows[seed % 2][key] for seed in range(24)]) for key in rows[0]})
+    drawn = known.draw(np.random.default_rng(0), 6, 0.4)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert sheet.shape == (64, 192, 3)
+    assert np.abs(sheet[32:, 64:96] / 255 - drawn.reference[4]).max() < 0.01
+    assert np.abs(sheet[:32, 32:64] / 255 - drawn.target[0]).max() < 0.01

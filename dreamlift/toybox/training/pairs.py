@@ -229,6 +229,18 @@ def load_shards(folder: Path, size: int = 64) -> Pairs:
     return Pairs(**{key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
 
 
+def write_sheet(path: Path, size: int = 64, rows: int = 4, columns: int = 8) -> None:
+    """Write a sheet of random pairs of 24 objects: the reference, and the target beside it."""
+    from PIL import Image
+
+    objects = [make_pictures(seed, size) for seed in range(24)]
+    pairs = Pairs(**{key: np.stack([each[key] for each in objects]) for key in objects[0]})
+    drawn = pairs.draw(np.random.default_rng(0), rows * columns, 0.4)
+    both = np.concatenate([drawn.reference, drawn.target], axis=2)  # side by side
+    sheet = both.reshape(rows, columns, size, 2 * size, 3).swapaxes(1, 2).reshape(rows * size, columns * 2 * size, 3)
+    Image.fromarray((sheet * 255 + 0.5).clip(0, 255).astype(np.uint8)).save(path)
+
+
 def main() -> None:
     import argparse
 
@@ -238,8 +250,12 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="index of the first shard")
     parser.add_argument("--stride", type=int, default=1, help="render every STRIDE-th shard, to divide the work")
     parser.add_argument("--size", type=int, default=64, help="pixels per side")
+    parser.add_argument("--sheet", type=Path, help="write a PNG of random pairs of the first objects instead")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.sheet:
+        write_sheet(arguments.sheet, arguments.size)
+        return
     for index in range(arguments.first, arguments.shards, arguments.stride):
         print(make_shard(arguments.data, index, arguments.size), flush=True)
 
