@@ -24,6 +24,7 @@ from dreamlift.priors.kinds import find
 from dreamlift.priors.network import pose_features
 from dreamlift.prompts import Embeds, NoViews
 from dreamlift.reading.photos import ELEVATION_DEG, Photo
+from dreamlift.runs.progress import Silent
 from dreamlift.stages.lift import Lift
 from dreamlift.stages.photometric import Photometric
 from dreamlift.stages.teacher import Teacher
@@ -299,9 +300,9 @@ def test_only_runs_that_use_their_photos_look_at_them(car, monkeypatch):
     monkeypatch.setattr("dreamlift.images.camera.find_viewpoint", lambda *_: Viewpoint(0.0, 44.0))
     teacher = Teacher(PriorChoice("toybox"), SDS(), NoViews())
     plain = Config(prompt="a car", photos=(Photo(str(car)),), stages=(Lift(teachers=(teacher,)),))
-    assert with_cameras(plain, print) is plain
+    assert with_cameras(plain, Silent()) is plain
     stages = (replace(plain.stages[0], photometric=Photometric()),)
-    compared = with_cameras(replace(plain, stages=stages), print)
+    compared = with_cameras(replace(plain, stages=stages), Silent())
     assert compared.photos[0].elevation_deg == 44.0
     assert compared.photos[0].ratio == 0.78
     assert prepared_photos((), "", []) == ()
