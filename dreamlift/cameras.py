@@ -97,6 +97,31 @@ def rescaled(cameras: Cameras, factor: float) -> Cameras:
     return Cameras(cameras.c2w, K, width, height, cameras.azimuth, cameras.elevation, cameras.distance)
 
 
+def mask_box(mask: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Corners ``(2,)`` of a mask ``(H, W)``, upper left and lower right, in pixels to the right and down; None: it is empty."""
+    rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
+    if len(rows) == 0:
+        return None
+    low = torch.stack([columns.min(), rows.min()]).float()
+    return low, torch.stack([columns.max(), rows.max()]).float() + 1.0
+
+
+def centered(cameras: Cameras, masks: Tensor, ratio: Tensor, shift: Tensor | None = None) -> Cameras:
+    """The cameras, cropped so that the boxes of ``masks (B, S, S)`` are centred, their longest sides ``ratio (B,)`` of S.
+
+    ``shift (B, 2)`` of the boxes' centres to the right and down, as parts of S. An empty mask leaves its camera as it is.
+    """
+    K, size = cameras.K.clone(), cameras.width
+    for index, mask in enumerate(masks):
+        if (box := mask_box(mask)) is not None:
+            low, high = box
+            zoom = ratio[index] * size / (high - low).max()
+            middle = 0.5 if shift is None else 0.5 + shift[index]
+            K[index, :2] *= zoom
+            K[index, :2, 2] += size * middle - zoom * 0.5 * (low + high)
+    return replace(cameras, K=K)
+
+
 def rays_of(cameras: Cameras) -> RayBundle:
     """The ray through every pixel centre: origins and unit directions ``(B, H, W, 3)``."""
     device, dtype = cameras.c2w.device, cameras.c2w.dtype

@@ -36,8 +36,8 @@ class Cameras:
     def __len__(self) -> int:
         return self.c2w.shape[0]
 
-    def __getitem__(self, index: slice) -> Cameras:
-        """A part of the batch (an index must be a slice, which keeps the batch axis)."""
+    def __getitem__(self, index: slice | Tensor) -> Cameras:
+        """A part of the batch: a slice, or indices ``(N,)`` int64, which may repeat cameras."""
         return Cameras(
             self.c2w[index], self.K[index], self.width, self.height,
             self.azimuth[index], self.elevation[index], self.distance[index],
@@ -157,6 +157,11 @@ class Pictures:
     normal: Tensor | None = None  # (B, H, W, 3) world normals, unit length on the object
     # (B, S, S, 4) colour and mask in [0, 1], framed as view-conditioned priors expect a picture; None: as above
     reference: Tensor | None = None
+
+    @property
+    def references(self) -> Tensor:
+        """What view-conditioned priors are shown, ``(B, S, S, 4)``: ``reference``, or else the pictures as they are."""
+        return torch.cat([self.rgb, self.alpha], dim=-1) if self.reference is None else self.reference
 
 
 @dataclass(frozen=True)

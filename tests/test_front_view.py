@@ -15,13 +15,15 @@ from clip_helpers import random_clip
 from lift_helpers import run_main
 from PIL import Image
 
-from dreamlift.apps.clip_score import MEAN, STD, clip_similarity, load_clip
+from dreamlift.apps.clip_score import clip_similarity, load_clip
 from dreamlift.apps.front_view import compare_front, framed, read_reference
 from dreamlift.apps.ssim import ssim
 from dreamlift.cameras import orbit_cameras
 from dreamlift.config.build import save_yaml
 from dreamlift.config.schema import Config
 from dreamlift.export.glb import save_glb
+from dreamlift.priors.zero123.encoding import CLIP_MEAN as MEAN
+from dreamlift.priors.zero123.encoding import CLIP_STD as STD
 from dreamlift.reading.photos import Photo
 from dreamlift.runs.run import Run
 from dreamlift.texturing.draw import render_mesh

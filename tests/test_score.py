@@ -13,10 +13,12 @@ from clip_helpers import CLIP_WORDS, random_clip
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from dreamlift.apps.clip_score import MEAN, STD, clip_r_precision, load_clip
+from dreamlift.apps.clip_score import clip_r_precision, load_clip
 from dreamlift.apps.evaluate import Item, evaluate, means
 from dreamlift.cli import main
 from dreamlift.export.glb import save_glb
+from dreamlift.priors.zero123.encoding import CLIP_MEAN as MEAN
+from dreamlift.priors.zero123.encoding import CLIP_STD as STD
 from dreamlift.runs.progress import Plain
 from dreamlift.runs.run import Run
 from dreamlift.toybox.judging.judge import SECTORS, Verdict, Wanted

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's input normalization
+from dreamlift.priors.zero123.encoding import clip_normalized
 
 
 @dataclass(frozen=True)
@@ -75,4 +75,4 @@ def clip_similarity(pictures: Tensor, reference: Tensor, clip: Clip) -> Tensor:
 def clip_pixels(pictures: Tensor, size: int) -> Tensor:
     """CLIP's input ``(V, 3, size, size)`` of pictures ``(V, H, W, 3)`` in [0, 1]."""
     x = functional.interpolate(pictures.movedim(-1, 1).float(), size=(size, size), mode="bicubic", antialias=True)
-    return (x.clamp(0, 1) - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    return clip_normalized(x.clamp(0, 1))

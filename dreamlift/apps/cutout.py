@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dreamlift.config.schema import Config, check_stages
+from dreamlift.export.glb import png_bytes
 from dreamlift.images.edges import grown
 from dreamlift.images.fit import box_of, fitted
 from dreamlift.images.matting import Cutout
@@ -82,7 +82,7 @@ def save_cutout(
     }
     where, files = folder(), []
     for name, values in made.items():
-        atomic_write_bytes(where / name, _png(values))
+        atomic_write_bytes(where / name, png_bytes(values))
         files.append(where / name)
     scale = (right - left) / cutout.alpha.shape[1]
     x, y, x_end, y_end = (scale * value for value in box_of(cutout.alpha))
@@ -142,11 +142,3 @@ def _inside(image: Any, black: bool = False) -> np.ndarray:
     tile = Image.new("RGB", (TILE, TILE), "black" if black else (128, 128, 128))
     tile.paste(small, ((TILE - small.width) // 2, (TILE - small.height) // 2))
     return np.array(tile)
-
-
-def _png(values: np.ndarray) -> bytes:
-    from PIL import Image
-
-    out = io.BytesIO()
-    Image.fromarray(values).save(out, "PNG")
-    return out.getvalue()

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from dreamlift.apps.clip_score import Clip, clip_similarity
 from dreamlift.apps.ssim import ssim
-from dreamlift.cameras import turntable
+from dreamlift.cameras import centered, turntable
 from dreamlift.export.psnr import psnr
 from dreamlift.images.photos import read_photos
-from dreamlift.images.placement import FRAMED, box
+from dreamlift.images.placement import FRAMED
 from dreamlift.reading.photos import ELEVATION_DEG, Photo
 from dreamlift.runs.settings import read_config
 from dreamlift.texturing.draw import render_mesh
@@ -66,11 +66,9 @@ def compare_front(mesh: Mesh, pictures: Pictures, known: bool, clip: Clip | None
     """
     assert pictures.cameras is not None
     cameras = pictures.cameras[:1]
-    if known or pictures.reference is None:
-        rgb, alpha = pictures.rgb[:1], pictures.alpha[:1]
-    else:
-        rgb, alpha = pictures.reference[:1, ..., :3], pictures.reference[:1, ..., 3:]
+    rgb, alpha = pictures.rgb[:1], pictures.alpha[:1]
     if not known:
+        rgb, alpha = pictures.references[:1].split((3, 1), dim=-1)
         cameras = framed(mesh, cameras)
     seen = render_mesh(mesh, cameras, 1.0)
     wanted = rgb * alpha + (1.0 - alpha)
@@ -91,12 +89,4 @@ def framed(mesh: Mesh, cameras: Cameras) -> Cameras:
 
     A mesh out of sight leaves its camera as it is.
     """
-    K, size = cameras.K.clone(), cameras.width
-    for index, opacity in enumerate(render_mesh(mesh, cameras).opacity[..., 0]):
-        found = box(opacity > 0.5)
-        if found is not None:
-            low, high = found
-            zoom = FRAMED * size / (high - low).max()
-            K[index, :2] *= zoom
-            K[index, :2, 2] += 0.5 * size - zoom * 0.5 * (low + high)
-    return replace(cameras, K=K)
+    return centered(cameras, render_mesh(mesh, cameras).opacity[..., 0] > 0.5, torch.full((len(cameras),), FRAMED))

@@ -158,8 +158,7 @@ def _cameras(photo: Photo, order: ViewOrder, size: int) -> Cameras:
 
 def _shown(photos: Pictures, size: int) -> Tensor:
     """The reference ``(size, size, 3)`` over white."""
-    rgba = photos.reference if photos.reference is not None else torch.cat([photos.rgb, photos.alpha], dim=-1)
-    small = functional.interpolate(over(rgba[:1], (1.0, 1.0, 1.0)), (size, size), mode="bilinear", antialias=True)
+    small = functional.interpolate(over(photos.references[:1], (1.0, 1.0, 1.0)), (size, size), mode="bilinear", antialias=True)
     return small[0].permute(1, 2, 0).clamp(0, 1)
 
 

@@ -27,7 +27,7 @@ from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.engine import Engine
 from dreamlift.priors.kinds import Located, find
 from dreamlift.priors.loading.sources import PriorNotFoundError
-from dreamlift.priors.zero123.sampling import sampling_times
+from dreamlift.priors.zero123.sampling import latent_shape, sampling_times
 from dreamlift.prompts import Embeds, NoViews, article
 from dreamlift.reading.photos import ELEVATION_DEG, RATIO, Photo
 from dreamlift.toybox.judging.judge import Judge, load_judge, sector_angles, understand
@@ -218,14 +218,13 @@ class _View:
     @torch.no_grad()
     def answer(self, show: str, elevation: float, told: bool = True) -> Tensor:
         """The mean answer ``(S, S, 3)`` for the photo's own view, in one step from pure noise, told its elevation or not."""
-        cond = self.embeds(elevation).at(_repeated(self.cameras(elevation), DRAWS), (), show)
+        cond = self.embeds(elevation).at(self.cameras(elevation)[torch.zeros(DRAWS, dtype=torch.long)], (), show)
         assert cond.pose is not None
         if not told:
             pose = cond.pose.clone()
             pose[:, TOLD] = 0.0
             cond = replace(cond, pose=pose)
-        shape = self.prior.encode(torch.zeros(1, self.prior.resolution, self.prior.resolution, 3)).shape[1:]
-        noise = torch.randn((DRAWS, *shape), generator=torch.Generator().manual_seed(0))
+        noise = torch.randn((DRAWS, *latent_shape(self.prior)), generator=torch.Generator().manual_seed(0))
         t = torch.full((DRAWS,), sampling_times(self.prior, 1)[0])
         alpha, sigma = self.prior.schedule(t)
         found = (noise - sigma * self.prior.predict_noise(noise, t, cond, 1.0)) / alpha
@@ -260,10 +259,3 @@ def _loaded(located: Located, engine: Engine) -> Prior:
     prior = located.load(torch.device("cpu"))
     prior.use_engine(engine)
     return prior
-
-
-def _repeated(cameras: Cameras, count: int) -> Cameras:
-    """One camera, ``count`` times."""
-    values = (getattr(cameras, name) for name in ("c2w", "K", "azimuth", "elevation", "distance"))
-    c2w, K, azimuth, elevation, distance = (value.expand(count, *value.shape[1:]) for value in values)
-    return Cameras(c2w, K, cameras.width, cameras.height, azimuth, elevation, distance)

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dreamlift.cameras import mask_box
+
 FRAMED = 0.78  # longest side of the object in a reference picture, relative to the picture's (Zero-1-to-3)
 SIZE = 64  # pixels a side of the compared pictures
 VISIBLE = 0.1  # difference from the backdrop in one channel that belongs to the object
@@ -110,18 +112,9 @@ def _placed(photo: Tensor, parameters: Tensor, backdrop: Tensor) -> Tensor:
 
 def _box_start(answer: Tensor, photo: Tensor, backdrop: Tensor) -> Tensor | None:
     """The parameters that map the photo's bounding box to the answer's; None where one of them has no object."""
-    one, other = box(photo[3] > 0.5), box((answer - backdrop[:, None, None]).abs().amax(0) > VISIBLE)
+    one, other = mask_box(photo[3] > 0.5), mask_box((answer - backdrop[:, None, None]).abs().amax(0) > VISIBLE)
     if one is None or other is None:
         return None
     scale = float((other[1] - other[0]).max() / (one[1] - one[0]).max())
     middle, own = (0.5 * (each[0] + each[1]) * (2.0 / SIZE) - 1.0 for each in (other, one))
     return torch.cat([torch.tensor([math.log(scale)]), middle - scale * own])
-
-
-def box(mask: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Corners ``(2,)`` of a mask ``(H, W)``, upper left and lower right, in pixels to the right and down; None: it is empty."""
-    rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
-    if len(rows) == 0:
-        return None
-    low = torch.stack([columns.min(), rows.min()]).float()
-    return low, torch.stack([columns.max(), rows.max()]).float() + 1.0

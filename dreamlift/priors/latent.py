@@ -11,15 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamlift.priors.base import Adapted
 from dreamlift.priors.choice import NO_OPTIONS, PriorChoice
 from dreamlift.priors.engine import Engine
-from dreamlift.priors.lora.lora import CameraInput, Targets
-from dreamlift.priors.network import AdaptedNetwork, DenoisingNetwork, frozen
+from dreamlift.priors.network import DenoisingNetwork, NetworkPrior, frozen
 from dreamlift.priors.parts import Parts, named
 from dreamlift.priors.pixel import WordsPrior, resize
 from dreamlift.priors.saving import Memory, save_memory
-from dreamlift.types import Conditioning
 
 
 class Autoencoder:
@@ -91,7 +88,7 @@ class AutoencodedPrior(WordsPrior):
         return self.autoencoder.decode(latents)
 
 
-class LatentPrior(AutoencodedPrior):
+class LatentPrior(NetworkPrior, AutoencodedPrior):
     """A latent diffusion model (``vae``, ``unet``, text encoders, tokenizers, ``scheduler``)."""
 
     takes_onnx = True
@@ -105,15 +102,6 @@ class LatentPrior(AutoencodedPrior):
     @classmethod
     def accepts(cls, parts: Parts) -> bool:
         return parts.has("unet") and parts.has("vae")
-
-    def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        return self.network.schedule(t)
-
-    def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
-        return self.network.predict_noise(x_t, t, cond, guidance_scale)
-
-    def adapted(self, rank: int, targets: Targets, rng: torch.Generator, camera_input: CameraInput = "angles") -> Adapted:
-        return AdaptedNetwork(self.network, rank, targets, rng, camera_input)
 
     def save_memory(self, memory: Memory) -> None:
         self.network.save_memory(memory)

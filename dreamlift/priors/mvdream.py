@@ -24,7 +24,7 @@ from dreamlift.priors.latent import AutoencodedPrior, Autoencoder
 from dreamlift.priors.lora.lora import CameraInput, Targets
 from dreamlift.priors.lora.lora_files import merge_loras
 from dreamlift.priors.lora.original_names import stock_keys
-from dreamlift.priors.network import DenoisingNetwork
+from dreamlift.priors.network import DenoisingNetwork, NetworkPrior
 from dreamlift.priors.parts import FolderParts, Parts
 from dreamlift.priors.saving import Memory, in_turn, save_memory
 from dreamlift.types import Cameras, Conditioning
@@ -66,7 +66,7 @@ def join_views(unet: Any, views: int) -> None:
     unet.set_attn_processor(joined)
 
 
-class MVDreamPrior(AutoencodedPrior):
+class MVDreamPrior(NetworkPrior, AutoencodedPrior):
     """A diffusers folder with MVDream's ``unet`` (and ``vae``, ``text_encoder``, ``tokenizer``, ``scheduler``).
 
     Each ``VIEWS`` consecutive pictures of a batch show one object, from cameras at equal steps of azimuth and the same
@@ -100,9 +100,6 @@ class MVDreamPrior(AutoencodedPrior):
     def check(cls, parts: Parts, choice: PriorChoice) -> None:
         if not choice.camera_conditioning:
             raise ValueError("this prior distinguishes views by their cameras only; leave camera_conditioning on")
-
-    def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        return self.network.schedule(t)
 
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
         """See :meth:`Prior.predict_noise`. The negative prompt receives the camera too, as in MVDream's code.

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dreamlift.priors.base import Adapted, combine, stack_text
+from dreamlift.priors.base import Adapted, Prior, combine, stack_text
 from dreamlift.priors.engine import (
     Engine,
     EngineError,
@@ -356,3 +356,18 @@ class AdaptedNetwork(Adapted):
 
         batched = (x, steps, told, cond.prompt_embeds, cond.pooled_prompt_embeds)
         return base.to_noise(in_turn(ask, batched, base.memory.micro_batch or None), x_t, steps)
+
+
+class NetworkPrior(Prior):
+    """A prior whose predictions are those of one :class:`DenoisingNetwork`."""
+
+    network: DenoisingNetwork
+
+    def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.schedule(t)
+
+    def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
+        return self.network.predict_noise(x_t, t, cond, guidance_scale)
+
+    def adapted(self, rank: int, targets: Targets, rng: torch.Generator, camera_input: CameraInput = "angles") -> Adapted:
+        return AdaptedNetwork(self.network, rank, targets, rng, camera_input)

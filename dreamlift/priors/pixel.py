@@ -14,16 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dreamlift.priors.base import Adapted, Prior
+from dreamlift.priors.base import Prior
 from dreamlift.priors.choice import NO_OPTIONS, PriorChoice
 from dreamlift.priors.engine import Engine, UsedEngine
-from dreamlift.priors.lora.lora import CameraInput, Targets
-from dreamlift.priors.network import AdaptedNetwork, DenoisingNetwork
+from dreamlift.priors.network import DenoisingNetwork, NetworkPrior
 from dreamlift.priors.parts import Parts
 from dreamlift.priors.saving import Memory
 from dreamlift.priors.text import encode_prompts
 from dreamlift.prompts import Backdrop, Embeds, Wording, embed_prompt
-from dreamlift.types import Conditioning, Task, TextStates
+from dreamlift.types import Task, TextStates
 
 
 class WordsPrior(Prior):
@@ -75,7 +74,7 @@ class PixelSpace:
         return (functional.pixel_shuffle(latents, self.packing).permute(0, 2, 3, 1) * 0.5 + 0.5).clamp(0, 1)
 
 
-class PixelPrior(WordsPrior):
+class PixelPrior(NetworkPrior, WordsPrior):
     """A diffusion model on pixels (``unet``, ``text_encoder``, ``tokenizer``, ``scheduler``)."""
 
     takes_onnx, latent_bound = True, 1.0
@@ -101,15 +100,6 @@ class PixelPrior(WordsPrior):
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.space.decode(latents)
-
-    def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        return self.network.schedule(t)
-
-    def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
-        return self.network.predict_noise(x_t, t, cond, guidance_scale)
-
-    def adapted(self, rank: int, targets: Targets, rng: torch.Generator, camera_input: CameraInput = "angles") -> Adapted:
-        return AdaptedNetwork(self.network, rank, targets, rng, camera_input)
 
     def save_memory(self, memory: Memory) -> None:
         self.network.save_memory(memory)

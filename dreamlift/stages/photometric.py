@@ -137,12 +137,8 @@ def chosen(pictures: Pictures, settings: Photometric, rng: torch.Generator, prog
         raise ValueError("the photometric term needs pictures with known cameras")
     index = torch.randperm(len(pictures.rgb), generator=rng)[: settings.views]
     cameras = pictures.cameras
-    some = Cameras(
-        cameras.c2w[index], cameras.K[index], cameras.width, cameras.height, cameras.azimuth[index], cameras.elevation[index],
-        cameras.distance[index],
-    )  # fmt: skip
     rung = min(int(progress * len(settings.resolution)), len(settings.resolution) - 1)
-    some = rescaled(some, settings.resolution[rung] / cameras.width)
+    some = rescaled(cameras[index], settings.resolution[rung] / cameras.width)
     size = (some.height, some.width)
     mask = pictures.alpha[index]
     alpha = _resized(mask, size)

@@ -41,9 +41,13 @@ def over(pictures: Tensor, color: tuple[float, float, float]) -> Tensor:
 
 def clip_pixels(pictures: Tensor, size: int) -> Tensor:
     """CLIP's input ``(N, 3, size, size)`` from pictures ``(N, 3, S, S)`` in [0, 1], as Zero-1-to-3 makes it."""
-    resized = functional.interpolate(pictures, (size, size), mode="bicubic", align_corners=True, antialias=False)
+    return clip_normalized(functional.interpolate(pictures, (size, size), mode="bicubic", align_corners=True, antialias=False))
+
+
+def clip_normalized(pictures: Tensor) -> Tensor:
+    """Pictures ``(N, 3, S, S)`` in [0, 1] with CLIP's mean and deviation of each channel taken out."""
     mean, std = (torch.tensor(values).to(pictures).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
-    return (resized - mean) / std
+    return (pictures - mean) / std
 
 
 @torch.no_grad()

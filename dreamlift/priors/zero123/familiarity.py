@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dreamlift.cameras import Cameras
+from dreamlift.cameras import mask_box
 from dreamlift.priors.base import Prior
 from dreamlift.priors.files.folder import read_json
 from dreamlift.priors.parts import FolderParts, Parts
 from dreamlift.priors.zero123.embeds import BACKDROPS
-from dreamlift.priors.zero123.sampling import sample
+from dreamlift.priors.zero123.sampling import latent_shape, sample
 from dreamlift.prompts import Backdrop, NoViews
 from dreamlift.system.streams import random_stream
 from dreamlift.types import Pictures, Task
@@ -38,14 +38,13 @@ def familiarity(prior: Prior, photos: Pictures, seeds: int = SEEDS, steps: int =
     """
     if photos.cameras is None:
         raise ValueError("the camera of the photo is not known: state its elevation")
-    rgba = photos.reference if photos.reference is not None else torch.cat([photos.rgb, photos.alpha], dim=-1)
-    rgba = rgba[:1].to(prior.device)
+    rgba = photos.references[:1].to(prior.device)
     color = _contrasting(rgba) if prior.latent_bound is not None else BACKDROPS[0]
     one = Pictures(rgba[..., :3], rgba[..., 3:], photos.cameras[:1], reference=rgba)
     embeds = prior.embeds(Task("", photos=one), NoViews(), (Backdrop(color=color),))
-    blank = prior.encode(torch.zeros(1, prior.resolution, prior.resolution, 3, device=prior.device))
-    noise = torch.cat([torch.randn(blank.shape, generator=random_stream("familiarity", seed)) for seed in range(seeds)])
-    cond = embeds.at(_repeated(photos.cameras[:1], seeds).to(prior.device), [Backdrop(color=color)] * seeds)
+    shape = (1, *latent_shape(prior))
+    noise = torch.cat([torch.randn(shape, generator=random_stream("familiarity", seed)) for seed in range(seeds)])
+    cond = embeds.at(photos.cameras[torch.zeros(seeds, dtype=torch.long)].to(prior.device), [Backdrop(color=color)] * seeds)
     answers = prior.decode(sample(prior, noise, cond, 1.0, steps)).float()
     return sum(_agreement(answer, rgba[0], torch.tensor(color).to(answer)) for answer in answers) / seeds
 
@@ -98,16 +97,9 @@ def _agreement(answer: Tensor, rgba: Tensor, color: Tensor) -> float:
 
 def _box(mask: Tensor) -> tuple[tuple[float, float], float] | None:
     """Center (y, x) and longest side of a mask ``(S, S)`` in coordinates from -1 to 1; None if it is empty."""
-    size, rows, columns = len(mask), *((mask > 0.5).any(dim=axis).nonzero()[:, 0] for axis in (1, 0))
-    if not len(rows):
+    found = mask_box(mask > 0.5)
+    if found is None:
         return None
-    low, high = ((float(rows.min()), float(columns.min())), (float(rows.max()) + 1, float(columns.max()) + 1))
-    center = tuple((a + b) / size - 1 for a, b in zip(low, high, strict=True))
-    return center, max(b - a for a, b in zip(low, high, strict=True)) / size * 2  # pyright: ignore[reportReturnType]
-
-
-def _repeated(cameras: Cameras, count: int) -> Cameras:
-    return Cameras(
-        cameras.c2w.expand(count, -1, -1), cameras.K.expand(count, -1, -1), cameras.width, cameras.height,
-        cameras.azimuth.expand(count), cameras.elevation.expand(count), cameras.distance.expand(count),
-    )  # fmt: skip
+    low, high = (2.0 * corner / len(mask) - 1.0 for corner in found)
+    x, y = (0.5 * (low + high)).tolist()
+    return (y, x), float((high - low).max())

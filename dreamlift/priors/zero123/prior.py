@@ -14,13 +14,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dreamlift.priors.base import Adapted, Prior
 from dreamlift.priors.choice import NO_OPTIONS, PriorChoice
 from dreamlift.priors.engine import Engine, UsedEngine
 from dreamlift.priors.files.folder import draws_views
 from dreamlift.priors.latent import Autoencoder
-from dreamlift.priors.lora.lora import CameraInput, Targets
-from dreamlift.priors.network import NO_REFERENCE, POSE_FEATURES, AdaptedNetwork, DenoisingNetwork
+from dreamlift.priors.network import NO_REFERENCE, POSE_FEATURES, DenoisingNetwork, NetworkPrior
 from dreamlift.priors.parts import FolderParts, Parts
 from dreamlift.priors.pixel import PixelSpace
 from dreamlift.priors.saving import Memory, save_memory
@@ -28,14 +26,14 @@ from dreamlift.priors.zero123.embeds import BACKDROPS, LatentViewEmbeds, PixelVi
 from dreamlift.priors.zero123.encoding import POSE, encode_latent, encode_pixel, over, pose_layer, read_pose_layer
 from dreamlift.priors.zero123.rays import RAY_FEATURES
 from dreamlift.prompts import Backdrop, Wording
-from dreamlift.types import Conditioning, Task, TextStates
+from dreamlift.types import Task, TextStates
 
 LATENT_SIZE = 32  # of the published models: 256 pixels. Some ports' settings say 64, as diffusers' pipelines rewrite it
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 STABLE = re.compile(r"stable[-_. ]?zero[-_. ]?123", re.IGNORECASE)
 
 
-class Zero123Prior(Prior):
+class Zero123Prior(NetworkPrior):
     """A U-Net that is conditioned on a reference picture; ``vae`` decides between latents and pixels."""
 
     takes_onnx, reads_pictures = True, True
@@ -104,9 +102,7 @@ class Zero123Prior(Prior):
             raise ValueError(NO_REFERENCE)
         if task.photos.cameras is None:
             raise ValueError("this prior needs the camera of the photo, which is not known: state its elevation")
-        photos = task.photos.reference
-        if photos is None:
-            photos = torch.cat([task.photos.rgb, task.photos.alpha], dim=-1)
+        photos = task.photos.references
         colors = tuple(dict.fromkeys([BACKDROPS[0], *(each.color for each in backdrops)]))
         view, dtype = View.of(task.photos.cameras).to(device), cls.text_precision(parts, device)
         pictures = torch.cat([over(photos, color) for color in colors])
@@ -136,15 +132,6 @@ class Zero123Prior(Prior):
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.space.decode(latents)
-
-    def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        return self.network.schedule(t)
-
-    def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning, guidance_scale: float) -> Tensor:
-        return self.network.predict_noise(x_t, t, cond, guidance_scale)
-
-    def adapted(self, rank: int, targets: Targets, rng: torch.Generator, camera_input: CameraInput = "angles") -> Adapted:
-        return AdaptedNetwork(self.network, rank, targets, rng, camera_input)
 
     def save_memory(self, memory: Memory) -> None:
         self.network.save_memory(memory)

@@ -40,6 +40,11 @@ def sampling_times(prior: Prior, steps: int) -> list[float]:
     return [time / last for time in times]
 
 
+def latent_shape(prior: Prior) -> torch.Size:
+    """(C, h, w) of the prior's latents."""
+    return prior.encode(torch.zeros(1, prior.resolution, prior.resolution, 3, device=prior.device)).shape[1:]
+
+
 def alpha_at(prior: Prior, t: float) -> float:
     """alpha of the prior's schedule at ``t``."""
     return float(prior.schedule(torch.tensor([t], device=prior.device))[0])
@@ -76,8 +81,7 @@ def sample_cameras(
         seed: of the noise, which depends on it alone. show: "color" or "place". backdrop: one of those that were encoded.
         batch: cameras per call.
     """
-    blank = torch.zeros(1, prior.resolution, prior.resolution, 3, device=prior.device)
-    shape = prior.encode(blank).shape[1:]
+    shape = latent_shape(prior)
     noise = torch.randn((1, *shape), generator=random_stream("views", seed))
     pictures = []
     for first in range(0, len(cameras), batch):

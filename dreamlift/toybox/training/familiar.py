@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from dreamlift.cameras import orbit_cameras
 from dreamlift.priors.base import Prior
 from dreamlift.priors.kinds import load_prior
 from dreamlift.priors.zero123.familiarity import LIMIT, familiarity
 from dreamlift.system.files import atomic_write_text
-from dreamlift.toybox.training.pairs import DISTANCE, FOV_DEG, Pairs, load_shards
+from dreamlift.toybox.training.pairs import Pairs, load_shards, view_cameras
 from dreamlift.types import Pictures
 
 WARNED = 0.05  # share of held-out objects whose pictures get a warning
@@ -34,9 +32,7 @@ def picture(pairs: Pairs, index: int) -> Pictures:
     alpha = rgba[..., 3:]
     rgba = torch.cat([(rgba[..., :3] / alpha.clamp_min(1e-3)).clamp(0, 1) * (alpha > 0), alpha], dim=-1)
     azimuth, elevation = (torch.tensor([float(value)]) for value in pairs.reference_view[index, 0])
-    ones = torch.ones(1)
-    cameras = orbit_cameras(azimuth, elevation, ones * DISTANCE, ones * math.radians(FOV_DEG), rgba.shape[1])
-    return Pictures(rgba[..., :3], alpha, cameras, reference=rgba)
+    return Pictures(rgba[..., :3], alpha, view_cameras(azimuth, elevation, rgba.shape[1]), reference=rgba)
 
 
 def stranger(known: Pictures, seed: int) -> Pictures:

@@ -137,20 +137,17 @@ def make_tokenizer(words: list[str]) -> Any:
     )  # fmt: skip
 
 
-def make_networks(words: list[str], size: int = 64, channels: tuple[int, ...] = (32, 64, 128)) -> Networks:
-    """Randomly initialised networks for ``size`` pixels a side; uses torch's global random state."""
-    from diffusers import DDPMScheduler, UNet2DConditionModel
-    from transformers import T5Config, T5EncoderModel
+def make_unet(size: int, channels: tuple[int, ...], width: int, camera_features: int, beside: int = 0) -> Any:
+    """A randomly initialised U-Net of a pixel prior for ``size`` pixels a side, conditioned on states of ``width``.
 
-    tokenizer = make_tokenizer(words)
-    width, levels = 128, len(channels)
-    text_config = T5Config(
-        vocab_size=len(tokenizer), d_model=width, d_kv=32, d_ff=256, num_layers=2, num_heads=4, dropout_rate=0.0,
-        feed_forward_proj="gated-gelu", is_encoder_decoder=False, use_cache=False, pad_token_id=0, eos_token_id=1,
-    )  # fmt: skip
-    unet = UNet2DConditionModel(
+    ``beside``: channels of a picture that is concatenated to the noisy one. Uses torch's global random state.
+    """
+    from diffusers import UNet2DConditionModel
+
+    levels = len(channels)
+    return UNet2DConditionModel(
         sample_size=size // PACKING,
-        in_channels=3 * PACKING**2,
+        in_channels=(3 + beside) * PACKING**2,
         out_channels=6 * PACKING**2,
         block_out_channels=channels,
         layers_per_block=1,
@@ -164,30 +161,54 @@ def make_networks(words: list[str], size: int = 64, channels: tuple[int, ...] = 
         encoder_hid_dim_type="text_proj",
         addition_embed_type="text",
         addition_embed_type_num_heads=4,
-        time_cond_proj_dim=CAMERA_FEATURES,
+        time_cond_proj_dim=camera_features,
         # Noise level, camera and pooled text are combined in the time embedding. It and the attention at the lowest resolution
         # determine the appearance from a given side, so both are larger than the defaults.
         time_embedding_dim=TIME_WIDTH,
         transformer_layers_per_block=TRANSFORMER_LAYERS,
     )
-    scheduler = DDPMScheduler(
+
+
+def make_scheduler() -> Any:
+    """The noise schedule of the pixel priors."""
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler(
         num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="sample",
         rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=True, variance_type="fixed_small",
     )  # fmt: skip
-    return Networks(unet, T5EncoderModel(text_config), tokenizer, scheduler, reader=Reader(width))
+
+
+def make_networks(words: list[str], size: int = 64, channels: tuple[int, ...] = (32, 64, 128)) -> Networks:
+    """Randomly initialised networks for ``size`` pixels a side; uses torch's global random state."""
+    from transformers import T5Config, T5EncoderModel
+
+    tokenizer = make_tokenizer(words)
+    width = 128
+    text_config = T5Config(
+        vocab_size=len(tokenizer), d_model=width, d_kv=32, d_ff=256, num_layers=2, num_heads=4, dropout_rate=0.0,
+        feed_forward_proj="gated-gelu", is_encoder_decoder=False, use_cache=False, pad_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    unet = make_unet(size, channels, width, CAMERA_FEATURES)
+    return Networks(unet, T5EncoderModel(text_config), tokenizer, make_scheduler(), reader=Reader(width))
+
+
+def save_module(module: Any, folder: Path, dtype: torch.dtype) -> None:
+    """Write a network of diffusers or transformers in ``dtype``; its weights are rounded to it and float32 afterwards."""
+    module.to(dtype).save_pretrained(folder, safe_serialization=True)
+    module.to(torch.float32)
+    # transformers loads in the precision that this file names, diffusers in float32: a stock pipeline has to have one.
+    config = json.loads((folder / "config.json").read_text())
+    if "dtype" in config:
+        atomic_write_text(folder / "config.json", json.dumps({**config, "dtype": "float32"}, indent=2) + "\n")
 
 
 def save_folder(networks: Networks, folder: Path, half: bool = True) -> None:
     """Write a standard diffusers folder (safetensors; fp16, or fp32 without ``half``)."""
     dtype = torch.float16 if half else torch.float32
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("unet", "text_encoder"):
-        module = getattr(networks, name)
-        module.to(dtype).save_pretrained(folder / name, safe_serialization=True)
-        module.to(torch.float32)
-    # transformers loads in the precision that this file names, diffusers in float32: a stock pipeline has to have one.
-    config = folder / "text_encoder" / "config.json"
-    atomic_write_text(config, json.dumps({**json.loads(config.read_text()), "dtype": "float32"}, indent=2) + "\n")
+    save_module(networks.unet, folder / "unet", dtype)
+    save_module(networks.text_encoder, folder / "text_encoder", dtype)
     networks.tokenizer.save_pretrained(folder / "tokenizer")
     networks.scheduler.save_pretrained(folder / "scheduler")
     if networks.vae is not None:

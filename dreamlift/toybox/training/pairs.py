@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamlift.cameras import orbit_cameras, rays_of, rescaled
+from dreamlift.cameras import centered, orbit_cameras, rescaled
 from dreamlift.priors.zero123.embeds import BACKDROPS
 from dreamlift.system.files import atomic_write_bytes
 from dreamlift.toybox.world.composites import make_composite
-from dreamlift.toybox.world.render import SHADINGS, Background, Rendered, render, sample_lighting, starting_depths, trace
+from dreamlift.toybox.world.render import SHADINGS, Background, Rendered, render, sample_lighting, traced_pixels
 from dreamlift.toybox.world.things import CATEGORIES, Thing, describe, make_thing
 from dreamlift.types import Cameras
 
@@ -131,30 +131,15 @@ def framed(thing: Thing, cameras: Cameras, ratio: Tensor, shift: Tensor) -> Came
     ``ratio (B,)``; ``shift (B, 2)`` of the silhouette's centre, as a part of the picture's side. The silhouette is that of the
     rays of the pixels' centres. A silhouette without pixels leaves its camera as it is.
     """
-    bundle, size = rays_of(cameras), cameras.width
-    origins, directions = bundle.origins.reshape(-1, 3), bundle.directions.reshape(-1, 3)
-    hits, _ = trace(thing, origins, directions, starting_depths(thing, cameras).reshape(-1))
+    origins, _, hits, _ = traced_pixels(thing, cameras)
     seen = torch.zeros(len(origins), dtype=torch.bool)
     seen[hits] = True
-    K = cameras.K.clone()
-    for i, mask in enumerate(seen.view(len(cameras), size, size)):
-        if not mask.any():
-            continue
-        rows, columns = (mask.any(dim=axis).nonzero() for axis in (1, 0))
-        low = torch.cat([columns.min()[None], rows.min()[None]]).float()
-        high = torch.cat([columns.max()[None], rows.max()[None]]).float() + 1
-        zoom = ratio[i] * size / (high - low).max()
-        K[i, :2] = zoom * K[i, :2]
-        K[i, :2, 2] += size * (0.5 + shift[i]) - zoom * 0.5 * (low + high)
-    return replace(cameras, K=K)
+    return centered(cameras, seen.view(len(cameras), cameras.height, cameras.width), ratio, shift)
 
 
 def places_of(thing: Thing, cameras: Cameras, supersample: int = 2) -> Tensor:
     """Premultiplied places ``(B, H, W, 3)``: (position + 1) / 2 of what the cameras see, black elsewhere."""
-    fine = rescaled(cameras, supersample)
-    bundle = rays_of(fine)
-    origins, directions = bundle.origins.reshape(-1, 3), bundle.directions.reshape(-1, 3)
-    hits, depth = trace(thing, origins, directions, starting_depths(thing, fine).reshape(-1))
+    origins, directions, hits, depth = traced_pixels(thing, rescaled(cameras, supersample))
     full = torch.zeros(len(origins), 3)
     full[hits] = (0.5 * (origins[hits] + depth[:, None] * directions[hits]) + 0.5).clamp(0, 1)
     shape = len(cameras), cameras.height, supersample, cameras.width, supersample, 3

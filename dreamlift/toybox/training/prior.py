@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,8 +82,7 @@ def draw_batch(
     azimuth, elevation = torch.from_numpy(drawn.azimuth).float(), torch.from_numpy(pictures.elevation[drawn.rows]).float()
     camera = camera_features(azimuth, elevation) * given[:, None]
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-    even = (torch.rand((), generator=generator) + torch.arange(len(rgb)) / len(rgb)) % 1.0  # stratified over all noise levels
-    t = (even ** (1 / 3) * horizon).long()
+    t = stratified_times(generator, len(rgb), 2.0, horizon)
     told, eps = told_colors(pictures, drawn.rows, captions), torch.randn((len(rgb), *shape), generator=generator)
     answered = torch.zeros(len(rgb), dtype=torch.bool)
     if taught:
@@ -91,6 +90,12 @@ def draw_batch(
         late = TAUGHT_FROM + (1.0 - TAUGHT_FROM) * torch.rand(len(rgb), generator=generator)
         t = torch.where(answered, (late * horizon).long().clamp_max(horizon - 1), t)  # a draw near 1 rounds up to `horizon`
     return Batch(rgb, captions, camera, t, eps, told, answered)
+
+
+def stratified_times(generator: torch.Generator, count: int, density: float, horizon: int) -> Tensor:
+    """Timesteps ``(count,)`` with a density proportional to t^density, one in each of ``count`` equally likely ranges."""
+    even = (torch.rand((), generator=generator) + torch.arange(count) / count) % 1.0
+    return (even ** (1 / (1 + density)) * horizon).long().clamp_max(horizon - 1)  # a draw near 1 rounds up to `horizon`
 
 
 def told_colors(pictures: Pictures, rows: np.ndarray, captions: list[str]) -> Tensor:
@@ -171,6 +176,23 @@ def make_optimizers(networks: Networks, lr: float) -> Optimizers:
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), weight_decay=1e-2, fused=True), Muon(inner, lr=lr)
 
 
+def guided_samples(
+    scheduler: Any, x: Tensor, predict: Callable[[Tensor, Tensor], Tensor], guidance_scale: float, steps: int, clip: bool = True
+) -> Tensor:  # fmt: skip
+    """Samples ``(B, C, h, w)`` by DDIM with classifier-free guidance, from the noise ``x`` of the same shape.
+
+    ``predict(many, t)``: x0_hat ``(2 B, C, h, w)`` of the unguided and then of the guided pictures; ``clip``: to [-1, 1].
+    """
+    from diffusers import DDIMScheduler
+
+    sampler: Any = DDIMScheduler.from_config(scheduler.config, prediction_type="sample", clip_sample=clip)
+    sampler.set_timesteps(steps)
+    for t in sampler.timesteps:
+        uncond, cond = predict(torch.cat([x, x]), t.expand(2 * len(x)).to(x.device)).chunk(2)
+        x = sampler.step(uncond + guidance_scale * (cond - uncond), t, x).prev_sample
+    return x
+
+
 @torch.no_grad()
 def sample_grid(
     networks: Networks, prompts: list[str], seed: int = 0, guidance_scale: float = 3.0, camera: Tensor | None = None
@@ -179,20 +201,15 @@ def sample_grid(
 
     ``camera (N, 8)`` are camera features, zeros for none (:func:`dreamlift.priors.network.camera_features`).
     """
-    from diffusers import DDIMScheduler
-
     device = networks.unet.device
-    # Latents have no known range to clip to.
-    clip = networks.vae is None
-    scheduler: Any = DDIMScheduler.from_config(networks.scheduler.config, prediction_type="sample", clip_sample=clip)
-    scheduler.set_timesteps(20)
-    tokens = {k: v.to(device) for k, v in networks.tokenize([*prompts, *[""] * len(prompts)]).items()}
+    tokens = {k: v.to(device) for k, v in networks.tokenize([*[""] * len(prompts), *prompts]).items()}
     text = networks.encode_text(tokens)
-    told = None if camera is None else torch.cat([camera, torch.zeros_like(camera)]).to(device)
-    x = torch.randn((len(prompts), *networks.shape), generator=torch.Generator().manual_seed(seed)).to(device)
-    for t in scheduler.timesteps:
-        cond, uncond = networks.predict_x0(torch.cat([x, x]), t.expand(2 * len(x)).to(device), text, told).chunk(2)
-        x = scheduler.step(uncond + guidance_scale * (cond - uncond), t, x).prev_sample
+    told = None if camera is None else torch.cat([torch.zeros_like(camera), camera]).to(device)
+    noise = torch.randn((len(prompts), *networks.shape), generator=torch.Generator().manual_seed(seed)).to(device)
+    clip = networks.vae is None  # latents have no known range to clip to
+    x = guided_samples(
+        networks.scheduler, noise, lambda many, t: networks.predict_x0(many, t, text, told), guidance_scale, 20, clip
+    )
     return networks.decode(x).cpu()
 
 

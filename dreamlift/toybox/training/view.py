@@ -30,9 +30,9 @@ from dreamlift.system.files import atomic_write_bytes, atomic_write_text
 from dreamlift.system.startup import tune_process
 from dreamlift.toybox.training.learning import Optimizers, make_pair
 from dreamlift.toybox.training.loop import Lessons, Training, add_arguments, fit_lessons
-from dreamlift.toybox.training.network import PACKING, TIME_WIDTH, TRANSFORMER_LAYERS
+from dreamlift.toybox.training.network import PACKING, make_scheduler, make_unet, save_module
 from dreamlift.toybox.training.pairs import Pairs, load_shards, make_shard
-from dreamlift.toybox.training.prior import loss_weight, save_grid
+from dreamlift.toybox.training.prior import guided_samples, loss_weight, save_grid, stratified_times
 
 HELD_OUT_SHARD = 1_000_000  # of the objects that the sheet of samples shows
 POSE_LAYER = "cc_projection"  # folder of the pose layer, as in Zero-1-to-3's ports
@@ -94,42 +94,18 @@ class ViewNetworks:
 
 def make_view_networks(size: int = 64, channels: tuple[int, ...] = (32, 64, 128)) -> ViewNetworks:
     """Randomly initialised networks for ``size`` pixels a side; uses torch's global random state."""
-    from diffusers import DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
-    levels = len(channels)
-    unet = UNet2DConditionModel(
-        sample_size=size // PACKING,
-        in_channels=2 * 3 * PACKING**2,
-        out_channels=6 * PACKING**2,
-        block_out_channels=channels,
-        layers_per_block=1,
-        down_block_types=("DownBlock2D",) * (levels - 1) + ("CrossAttnDownBlock2D",),
-        up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
-        cross_attention_dim=WIDTH,
-        attention_head_dim=4,  # diffusers' name for the NUMBER of heads
-        norm_num_groups=8,
-        encoder_hid_dim=WIDTH,
-        encoder_hid_dim_type="text_proj",
-        addition_embed_type="text",
-        addition_embed_type_num_heads=4,
-        time_cond_proj_dim=POSE_FEATURES,
-        time_embedding_dim=TIME_WIDTH,
-        transformer_layers_per_block=TRANSFORMER_LAYERS,
-    )
+    unet = make_unet(size, channels, WIDTH, POSE_FEATURES, beside=3)
     image_config = CLIPVisionConfig(
         hidden_size=WIDTH, intermediate_size=3 * WIDTH, projection_dim=WIDTH, num_hidden_layers=4, num_attention_heads=4,
         image_size=size, patch_size=size // 8, hidden_act="gelu",
-    )  # fmt: skip
-    scheduler = DDPMScheduler(
-        num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="sample",
-        rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=True, variance_type="fixed_small",
     )  # fmt: skip
     layer = nn.Linear(WIDTH + RAY_FEATURES, WIDTH)
     nn.init.zeros_(layer.bias)
     with torch.no_grad():
         layer.weight.copy_(torch.eye(WIDTH, WIDTH + RAY_FEATURES))  # begins as the identity, as in Zero-1-to-3
-    return ViewNetworks(unet, CLIPVisionModel(image_config), layer, scheduler)
+    return ViewNetworks(unet, CLIPVisionModel(image_config), layer, make_scheduler())
 
 
 def begin_with(networks: ViewNetworks, folder: Path) -> None:
@@ -189,8 +165,7 @@ def draw_batch(pairs: Pairs, settings: ViewTraining, step: int, horizon: int = 1
     pose[:, :-1] *= (tokens | concat)[:, None]
     rays = ray_features(azimuth, elevation[:, 0], elevation[:, 1])
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-    even = (torch.rand((), generator=generator) + torch.arange(settings.batch) / settings.batch) % 1.0  # stratified
-    t = (even ** (1 / (1 + settings.density)) * horizon).long().clamp_max(horizon - 1)
+    t = stratified_times(generator, settings.batch, settings.density, horizon)
     side = settings.size // PACKING
     eps = torch.randn((settings.batch, 3 * PACKING**2, side, side), generator=generator)
     return Batch(reference.float(), target.float(), pose, rays, tokens.float(), concat.float(), t, eps)
@@ -236,18 +211,13 @@ def sample_views(
     seed: int = 0,
 ) -> Tensor:
     """Pictures ``(B, S, S, 3)`` in [0, 1] by DDIM for references ``(B, 3, S, S)`` in [-1, 1] and pose features ``(B, 11)``."""
-    from diffusers import DDIMScheduler
-
-    scheduler: Any = DDIMScheduler.from_config(networks.scheduler.config, clip_sample=True)
-    scheduler.set_timesteps(steps)
     tokens, beside = networks.encode_image(reference, rays), functional.pixel_unshuffle(reference, PACKING)
     beside, tokens = (torch.cat([torch.zeros_like(v), v]) for v in (beside, tokens))
-    x = torch.randn((len(reference), *beside.shape[1:]), generator=torch.Generator().manual_seed(seed)).to(beside)
+    noise = torch.randn((len(reference), *beside.shape[1:]), generator=torch.Generator().manual_seed(seed)).to(beside)
     poses = torch.cat([unguided_pose(pose), pose])
-    for t in scheduler.timesteps:
-        many = t.expand(2 * len(x)).to(x.device)
-        uncond, cond = networks.predict_x0(torch.cat([x, x]), many, beside, tokens, poses).chunk(2)
-        x = scheduler.step(uncond + guidance_scale * (cond - uncond), t, x).prev_sample
+    x = guided_samples(
+        networks.scheduler, noise, lambda many, t: networks.predict_x0(many, t, beside, tokens, poses), guidance_scale, steps
+    )
     return (functional.pixel_shuffle(x, PACKING).permute(0, 2, 3, 1) * 0.5 + 0.5).clamp(0, 1).cpu()
 
 
@@ -255,17 +225,13 @@ def save_folder(networks: ViewNetworks, folder: Path, half: bool = True) -> None
     """Write the folder of the prior (safetensors; fp16, or fp32 without ``half``)."""
     dtype = torch.float16 if half else torch.float32
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("unet", "image_encoder"):
-        module = getattr(networks, name)
-        module.to(dtype).save_pretrained(folder / name, safe_serialization=True)
-        module.to(torch.float32)
+    save_module(networks.unet, folder / "unet", dtype)
+    save_module(networks.image_encoder, folder / "image_encoder", dtype)
     layer = {f"projection.{k}": v.detach().to(dtype) for k, v in networks.pose_layer.state_dict().items()}
     (folder / POSE_LAYER).mkdir(exist_ok=True)
     atomic_write_bytes(folder / POSE_LAYER / "diffusion_pytorch_model.safetensors", save(layer, {"format": "pt"}))
     settings = {"_class_name": "CCProjection", "in_channel": WIDTH + RAY_FEATURES, "out_channel": WIDTH}
     atomic_write_text(folder / POSE_LAYER / "config.json", json.dumps(settings, indent=2) + "\n")
-    config = folder / "image_encoder" / "config.json"
-    atomic_write_text(config, json.dumps({**json.loads(config.read_text()), "dtype": "float32"}, indent=2) + "\n")
     networks.scheduler.save_pretrained(folder / "scheduler")
     index = {
         "_class_name": "Zero1to3StableDiffusionPipeline",

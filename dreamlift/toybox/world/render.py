@@ -92,11 +92,7 @@ def render(
     if not set(styles) <= set(SHADINGS):
         raise ValueError(f"unknown shading {shading!r}; accepted: {', '.join(SHADINGS)}")
     fine = rescaled(cameras, supersample)
-    bundle = rays_of(fine)
-    origins, directions = bundle.origins.reshape(-1, 3), bundle.directions.reshape(-1, 3)
-    skip = starting_depths(thing, fine, BLOCK) if fine.width % BLOCK == fine.height % BLOCK == 0 else None
-    skip = torch.zeros(origins.shape[0]) if skip is None else skip.reshape(-1)
-    hits, depth = trace(thing, origins, directions, skip)
+    origins, directions, hits, depth = traced_pixels(thing, fine)
     view = hits // (fine.width * fine.height)  # camera of each hit
     points = origins[hits] + depth[:, None] * directions[hits]
     normal = normals(thing, points)
@@ -118,6 +114,15 @@ def render(
     rgb = full[..., 0:3] + (1.0 - opacity) * torch.lerp(top, bottom, ramp)[:, :, None]  # the ramp is (B, H, 3)
     distance = full[..., 9:10] / opacity.clamp_min(1e-6)
     return Rendered(rgb.clamp(0.0, 1.0), opacity, full[..., 3:6], distance, full[..., 6:9])
+
+
+def traced_pixels(thing: Thing, cameras: Cameras) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Origins and directions ``(N, 3)`` of all pixels' rays, and indices and depths ``(M,)`` of those that hit the thing."""
+    bundle = rays_of(cameras)
+    origins, directions = bundle.origins.reshape(-1, 3), bundle.directions.reshape(-1, 3)
+    skip = starting_depths(thing, cameras, BLOCK) if cameras.width % BLOCK == cameras.height % BLOCK == 0 else None
+    skip = torch.zeros(origins.shape[0]) if skip is None else skip.reshape(-1)
+    return origins, directions, *trace(thing, origins, directions, skip)
 
 
 def _one_each(value: Any, count: int) -> list[Any]:
