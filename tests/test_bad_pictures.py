@@ -76,7 +76,7 @@ BAD = {
     "transparent everywhere": (encoded(Image.new("RGBA", (32, 32), (0, 0, 0, 0))), "it is transparent everywhere"),
     "opaque and flat": (encoded(Image.new("RGBA", (32, 32), (0, 0, 0, 255))), "there is no object in it"),
     "grey and flat": (encoded(Image.new("L", (32, 32), 90)), "there is no object in it"),
-    "noise": (encoded(Image.effect_noise((64, 64), 90)), "its background is not plain: cut it out yourself"),
+    "noise": (encoded(Image.effect_noise((64, 64), 90)), "its background is not plain, and its colours do not tell"),
     "animated webp": (frames("WEBP"), "it is an animation; save one of its frames as PNG"),
     "animated gif": (frames("GIF"), "it is an animation; save one of its frames as PNG"),
     "animated png": (frames("PNG"), "it is an animation; save one of its frames as PNG"),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from dreamlift.toybox.training.learning import learning_rate
+from dreamlift.toybox.training.steps.learning import learning_rate
 from dreamlift.toybox.training.network import make_networks
 from dreamlift.toybox.training.prior import Training, draw_batch, train
 
@@ -102,7 +102,7 @@ def test_a_training_ends_in_time_saves_and_goes_on(tmp_path, monkeypatch):
     room, now, drawn = "dreamlift.toybox.training.prior", [0.0], []
     monkeypatch.setattr(f"{room}.load_shards", lambda *_: pictures())
     monkeypatch.setattr(f"{room}.make_networks", lambda words, size: make_networks(words, size, (8, 16)))
-    monkeypatch.setattr("dreamlift.toybox.training.loop.time.time", lambda: now[0])
+    monkeypatch.setattr("dreamlift.toybox.training.steps.loop.time.time", lambda: now[0])
 
     def draw(data, settings, index, shape, taught):
         now[0] += 10.0  # a step takes ten seconds

@@ -25,7 +25,7 @@ from dreamlift.toybox.judging.judge import (
 )
 from dreamlift.toybox.judging.train import Training, draw_batch, judge_loss, labels, measure, spoil, train
 from dreamlift.toybox.training.dataset import STYLES, Pictures, gather
-from dreamlift.toybox.training.learning import learning_rate, set_gradients
+from dreamlift.toybox.training.steps.learning import learning_rate, set_gradients
 from dreamlift.toybox.world.render import sample_pictures
 from dreamlift.toybox.world.things import CATEGORIES
 from dreamlift.toybox.world.truth import asymmetric_categories

@@ -284,7 +284,7 @@ REFUSED = {
     "nothing there": (np.full((32, 32, 4), 255, np.uint8), "border", "nothing in it differs from its background"),
     "half transparent": (square(alpha=100), "alpha", "it is transparent everywhere"),
     "a dot": (square(low=30, high=33), "alpha", "there is no object in it"),
-    "unknown": (square(), "u2nep", r"unknown mask 'u2nep' \(did you mean u2netp\?\); accepted: auto, alpha, border, "),
+    "unknown": (square(), "u2nep", r"unknown mask 'u2nep' \(did you mean u2netp\?\); accepted: auto, alpha, border, grabcut, "),
 }
 
 

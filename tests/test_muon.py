@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from dreamlift.toybox.training import muon
-from dreamlift.toybox.training.muon import Muon, orthogonalized, takes
+from dreamlift.toybox.training.steps import muon
+from dreamlift.toybox.training.steps.muon import Muon, orthogonalized, takes
 
 
 @pytest.mark.parametrize("shape", [(24, 90), (90, 24), (32, 32), (1, 12)])

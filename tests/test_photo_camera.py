@@ -14,21 +14,20 @@ from view_helpers import save_port, save_view
 from dreamlift.apps.cutout import with_cameras
 from dreamlift.config.schema import Config
 from dreamlift.guidance.sds import SDS
-from dreamlift.images.camera import TOLD, Viewpoint, Wanted, _View, find_viewpoint, prepared, prepared_photos
+from dreamlift.images.camera import Viewpoint, Wanted, find_viewpoint, prepared, prepared_photos
 from dreamlift.images.camera_scores import difference_deg, estimate_camera, lowest, resampled, vertex, wrapped_deg
-from dreamlift.images.placement import Placement, fit, photo_placement, placed
-from dreamlift.images.places import elevation_from_places
+from dreamlift.images.placement import Placement, placed, placement_of
 from dreamlift.priors.base import Prior, cosine_schedule
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.kinds import find
-from dreamlift.priors.network import pose_features
+from dreamlift.priors.zero123.lift import load_lift, save_lift
 from dreamlift.prompts import Embeds, NoViews
 from dreamlift.reading.photos import ELEVATION_DEG, Photo
 from dreamlift.runs.progress import Silent
 from dreamlift.stages.lift import Lift
 from dreamlift.stages.photometric import Photometric
 from dreamlift.stages.teacher import Teacher
-from dreamlift.toybox.training.pairs import BLACK, framed, places_of, turned, view_cameras
+from dreamlift.toybox.training.pairs import BLACK, framed, frames_of, view_cameras
 from dreamlift.toybox.world.render import Lighting, render
 from dreamlift.toybox.world.things import make_thing
 from dreamlift.types import Conditioning, TextStates
@@ -128,60 +127,6 @@ def test_minima_on_a_circle_and_of_a_parabola():
     assert (wrapped_deg(190.0), wrapped_deg(-180.0), wrapped_deg(180.0)) == (-170.0, -180.0, -180.0)
 
 
-# The elevation from places
-
-
-@pytest.mark.parametrize(("kind", "elevation"), [("car", -8.0), ("chair", 24.0), ("duck", 61.0)])
-def test_true_places_tell_the_elevation(kind, elevation):
-    thing, azimuth = make_thing(kind, "red", 3), 2.1
-    cameras = view_cameras(torch.tensor([azimuth]), torch.tensor([math.radians(elevation)]))
-    with torch.inference_mode():
-        places, alpha = places_of(thing, cameras).numpy(), render(thing, cameras, supersample=2).opacity.numpy()
-    seen = torch.from_numpy(turned(places, alpha, np.array([azimuth]))[0]).float()
-    found, error = elevation_from_places(seen)
-    assert found == pytest.approx(elevation, abs=0.5)
-    assert error < 0.01
-
-
-def test_places_that_show_nothing_tell_nothing():
-    found, error = elevation_from_places(torch.zeros(64, 64, 3))
-    assert math.isnan(found)
-    assert error == math.inf
-
-
-@pytest.mark.parametrize(
-    ("start", "slope", "error", "want"),
-    [
-        (20.0, 0.0, 0.01, 20.0),
-        (12.0, 0.4, 0.01, 20.0),
-        (3.0, 0.8, 0.01, None),
-        (20.0, 0.0, 0.2, None),
-        (math.nan, 0.0, 0.0, None),
-    ],
-)
-def test_the_elevation_that_an_answer_confirms(start, slope, error, want, monkeypatch):
-    """``start + slope x`` is what the places tell where ``x`` is assumed: 20 = 12 + 0.4 x 20."""
-    asked = []
-
-    def answer(self, show, elevation, told=True):
-        asked.append((show, told))
-        return elevation
-
-    monkeypatch.setattr(_View, "answer", answer)
-    monkeypatch.setattr("dreamlift.images.camera.elevation_from_places", lambda x: (start + slope * x, error))
-    found = _View(Formula(), find(PriorChoice("toybox")), torch.zeros(1)).elevation()
-    assert found == (None if want is None else pytest.approx(want))
-    assert asked == [("place", False)] * 2
-
-
-def test_the_features_that_tell_the_elevation():
-    """Without them the pose is that of a reference whose elevation is not told in training."""
-    angle = torch.tensor([0.3])
-    told, untold = (pose_features(angle * 0, angle, angle, torch.tensor([value]), torch.zeros(1)) for value in (1.0, 0.0))
-    told[:, TOLD] = 0.0
-    assert torch.equal(told, untold)
-
-
 # The placement
 
 
@@ -196,36 +141,29 @@ def ellipse(size, center, radius):
     return torch.cat([both[..., :3] / both[..., 3:].clamp_min(1e-6), both[..., 3:]], dim=-1)
 
 
-@pytest.mark.parametrize(("center", "radius"), [((0.5, 0.5), 0.30), ((0.47, 0.53), 0.36), ((0.56, 0.44), 0.22)])
-def test_the_placement_of_a_known_picture(center, radius):
-    reference, answer = ellipse(128, (0.5, 0.5), 0.39), ellipse(64, center, radius)
-    backdrop = torch.tensor([0.9, 1.0, 0.8])
-    over = answer[..., :3] * answer[..., 3:] + (1 - answer[..., 3:]) * backdrop
-    found = photo_placement(over, reference, backdrop)
-    assert found.measured
-    assert found.ratio == pytest.approx(2 * radius, abs=0.006)
-    assert found.shift == pytest.approx((center[0] - 0.5, center[1] - 0.5), abs=0.004)
-    assert (placed(reference, found, backdrop) - over).abs().mean() < 0.01
+def test_the_placement_is_that_of_the_object_from_the_canonical_camera():
+    """A photo is a crop of a canonical camera's picture: the crop's frame, from the camera's intrinsics, tells what was cropped.
+
+    The ellipse is seen by a canonical camera; its crop, with the ellipse centred, is the photo.
+    """
+    center, radius, white = (0.56, 0.44), 0.22, torch.ones(3)
+    answer, reference = ellipse(64, center, radius), ellipse(128, (0.5, 0.5), 0.39)
+    whole = view_cameras(torch.zeros(1), torch.zeros(1), 64)
+    K = whole.K.clone()
+    zoom = 0.39 / radius
+    K[:, :2] *= zoom
+    K[:, 0, 2] += 32 - zoom * 64 * center[0]
+    K[:, 1, 2] += 32 - zoom * 64 * center[1]
+    found = placement_of(frames_of(replace(whole, K=K))[0])
+    assert found.ratio == pytest.approx(2 * radius, abs=1e-4)
+    assert found.shift == pytest.approx((center[0] - 0.5, center[1] - 0.5), abs=1e-4)
+    over = answer[..., :3] * answer[..., 3:] + (1 - answer[..., 3:]) * white
+    assert (placed(reference, found, white) - over).abs().mean() < 0.01
 
 
-def test_an_answer_of_something_else_gives_the_usual_placement():
-    reference, white = ellipse(64, (0.5, 0.5), 0.39), torch.ones(3)
-    blank, other = torch.ones(64, 64, 3), torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(0))
-    for answer in (blank, other):
-        found = photo_placement(answer, reference, white)
-        assert not found.measured
-        assert (found.ratio, found.shift) == (Placement().ratio, Placement().shift)
-
-
-def test_the_fit_is_least_squares():
-    """A linear problem has one solution, which numpy knows."""
-    rng = np.random.default_rng(0)
-    A, b = rng.normal(size=(20, 3)), rng.normal(size=20)
-    want = np.linalg.lstsq(A, b, rcond=None)[0]
-    slope, level = torch.from_numpy(A).float(), torch.from_numpy(b).float()
-    found, error = fit(lambda p: slope @ p - level, torch.zeros(3))
-    assert found.numpy() == pytest.approx(want, abs=1e-3)
-    assert error == pytest.approx(np.square(A @ want - b).mean(), rel=1e-3)
+def test_a_senseless_frame_is_kept_within_what_objects_have():
+    for scale in (-1.0, 0.0, 100.0):
+        assert 0.3 - 1e-6 <= placement_of(torch.tensor([0.0, 0.0, scale])).ratio <= 0.9 + 1e-6
 
 
 # What a run gets
@@ -259,7 +197,7 @@ def test_the_embedded_text_prior_sees_the_camera_of_a_named_toy(car):
 
 def test_ratio_and_shift_are_in_the_frame_of_the_photos_camera(car, tmp_path, monkeypatch):
     view, port = find(PriorChoice(str(save_view(tmp_path / "view")))), find(PriorChoice(str(save_port(tmp_path / "p", "kxic"))))
-    place = Placement(0.6, (0.1, -0.05), 0.1, True)
+    place = Placement(0.6, (0.1, -0.05))
     asked = []
 
     def look(reference, wanted, *_):
@@ -284,16 +222,23 @@ def test_ratio_and_shift_are_in_the_frame_of_the_photos_camera(car, tmp_path, mo
     notes = []
     assert prepared(Photo(str(car)), "", view, notes.append).elevation_deg == ELEVATION_DEG
     assert "a default: nothing in it tells the true one" in notes[0]
-    assert "does not recognise the object" in notes[1]
 
 
-def test_an_untrained_view_prior_changes_nothing_but_is_asked(car, tmp_path):
-    """The plumbing from the photo to the pose: an untrained network's answer is of something else."""
-    view = find(PriorChoice(str(save_view(tmp_path / "view"))))
-    reference = torch.rand(32, 32, 4, generator=torch.Generator().manual_seed(0))
+def test_what_the_lift_of_the_runs_prior_estimates(car, tmp_path):
+    """The plumbing from the photo to its camera: a lift whose head has no weights answers with its bias."""
+    folder = save_view(tmp_path / "view")
+    lift = load_lift(folder / "lift")
+    with torch.no_grad():
+        lift.head.weight.zero_()
+        lift.head.bias.copy_(torch.tensor([0.1, -0.2, 1.2, math.sin(0.7), math.cos(0.7)]))
+    save_lift(lift, folder / "lift", torch.float32)
+    view, reference = find(PriorChoice(str(folder))), torch.rand(32, 32, 4, generator=torch.Generator().manual_seed(0))
+    wanted = placement_of(torch.tensor([0.1, -0.2, 1.2]))
     found = find_viewpoint(reference, Wanted("", 0.0, 33.0), view)
-    assert not found.placement.measured
-    assert (found.elevation, found.told_elevation, found.placement.ratio) == (33.0, True, Placement().ratio)
+    assert (found.elevation, found.told_elevation, found.placement.ratio) == (33.0, True, pytest.approx(wanted.ratio, 1e-4))
+    found = find_viewpoint(reference, Wanted(), view)
+    assert (found.source, found.elevation) == ("shape", pytest.approx(math.degrees(0.7), abs=1e-2))
+    assert "estimated by its shape; --elevation overrides" in found.described()
 
 
 def test_only_runs_that_use_their_photos_look_at_them(car, monkeypatch):

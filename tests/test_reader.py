@@ -13,7 +13,7 @@ from test_toybox_prior import FOLDER, pictures
 from dreamlift.priors.network import camera_features
 from dreamlift.toybox.training.dataset import CLAY, vocabulary
 from dreamlift.toybox.training.latent import make_latent_networks, make_vae
-from dreamlift.toybox.training.learning import set_rates
+from dreamlift.toybox.training.steps.learning import set_rates
 from dreamlift.toybox.training.network import load_folder, make_networks
 from dreamlift.toybox.training.prior import FAST, READING, Batch, make_optimizers, told_colors, x0_loss
 from dreamlift.toybox.training.reader import UNTOLD, Reader, ViewReader

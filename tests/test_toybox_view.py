@@ -40,6 +40,7 @@ from dreamlift.toybox.training.view import (
     pose_features,
     ray_features,
     sample_views,
+    seen_beside,
     train,
     x0_loss,
 )
@@ -246,7 +247,7 @@ def test_begins_as_the_text_prior_without_its_words(tmp_path):
     begin_with(networks, tmp_path / "text")
     x, t, states = torch.randn(2, 12, 16, 16), torch.tensor([100, 900]), torch.randn(2, 5, 128)
     wanted = text.predict_x0(x, t, states, torch.zeros(2, 8))
-    reference = torch.randn(2, 12, 16, 16)  # its input channels begin at zero
+    reference = torch.randn(2, 12 + 7, 16, 16)  # its input channels begin at zero
     found = networks.predict_x0(x, t, reference, states, torch.zeros(2, POSE_FEATURES))
     assert torch.allclose(found, wanted, atol=1e-4)
 
@@ -262,7 +263,7 @@ def test_trains_resumes_and_saves_a_folder_that_stock_classes_open(tmp_path, kno
     settings = ViewTraining(steps=3, batch=2, size=32, warmup=1)
     data = tmp_path / "data"
     monkeypatch.setattr(
-        "dreamlift.toybox.training.view.sample_views", lambda networks, reference, pose, rays: reference.movedim(1, -1)
+        "dreamlift.toybox.training.view.sample_views", lambda networks, reference, *_: reference.movedim(1, -1)
     )
     train(settings, tmp_path / "whole", data, data, "cpu", 10)
     train(ViewTraining(steps=2, batch=2, size=32, warmup=1), tmp_path / "parted", data, data, "cpu", 10)
@@ -299,9 +300,11 @@ def test_loss_falls_on_one_batch(known):
 def test_samples_are_ddim_with_guidance(known):
     """Against a loop written with the formula of DDIM (Song et al. 2020, eq. 12, eta 0)."""
     networks, batch = tiny(), draw_batch(known, ViewTraining(batch=2, size=32), 1)
-    found = sample_views(networks, batch.reference, batch.pose, batch.rays, 1.7, steps=4, seed=3)
+    beside = seen_beside(networks.lift, batch)
+    found = sample_views(networks, batch.reference, beside, batch.pose, batch.rays, 1.7, steps=4, seed=3)
     abars = networks.scheduler.alphas_cumprod
-    tokens, beside = networks.encode_image(batch.reference, batch.rays), functional.pixel_unshuffle(batch.reference, PACKING)
+    assert torch.equal(beside[:, :12], functional.pixel_unshuffle(batch.reference, PACKING))
+    tokens = networks.encode_image(batch.reference, batch.rays)
     x = torch.randn(2, 12, 16, 16, generator=torch.Generator().manual_seed(3))
     nothing = torch.zeros_like(batch.pose)
     nothing[:, -1] = batch.pose[:, -1]
@@ -325,6 +328,7 @@ def test_saved_folder_is_half_precision_and_small(tmp_path):
         "unet",
         "image_encoder",
         "cc_projection",
+        "lift",
         "scheduler",
         "model_index.json",
     }

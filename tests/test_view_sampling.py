@@ -75,7 +75,7 @@ def test_the_pixel_models_samples_are_those_of_an_independent_loop(priors, folde
     begin_with(networks, folders["view"])
     networks.unet.eval()
     networks.image_encoder.eval()
-    noise = torch.randn(cond.image_latents.shape, generator=torch.Generator().manual_seed(4))
+    noise = torch.randn((3, 12, 8, 8), generator=torch.Generator().manual_seed(4))
     got = sample(prior, noise, cond, 2.0, 20)
 
     abar, blank = networks.scheduler.alphas_cumprod, torch.tensor([0.0] * 10 + [float(show == "place")]).expand(3, -1)
@@ -89,7 +89,8 @@ def test_the_pixel_models_samples_are_those_of_an_independent_loop(priors, folde
     torch.testing.assert_close(got, x, rtol=1e-3, atol=5e-3)
     turn, up, low = (torch.tensor(angles) * math.pi / 180 for angles in ((0.0, 90.0, 200.0), (20.0,) * 3, (20.0, 0.0, 50.0)))
     rays = ray_features(turn, up, low)
-    trained = sample_views(networks, functional.pixel_shuffle(cond.image_latents, 2), cond.pose, rays, 2.0, 20, seed=4)
+    beside = cond.image_latents
+    trained = sample_views(networks, functional.pixel_shuffle(beside[:, :12], 2), beside, cond.pose, rays, 2.0, 20, seed=4)
     assert float((prior.decode(got) - trained).abs().mean()) < 0.05
     # what the comparison would miss if the pose had no effect
     assert float((trained[0] - trained[1]).abs().mean()) > 0.1
@@ -204,7 +205,7 @@ def test_the_limit_is_a_quantile_of_held_out_objects_and_strangers_are_counted(m
     alpha[..., 4:12, 4:12, :] = 255
     colors = rng.integers(0, 256, (3, 1, 16, 16, 3)).astype(np.uint8) * (alpha > 0)
     views = np.array([[[0.5, 0.2]]] * 3)
-    pairs = Pairs(np.concatenate([colors, alpha], axis=-1), colors, colors, views, views)
+    pairs = Pairs(np.concatenate([colors, alpha], axis=-1), colors, colors, views, views, views)
     one = familiar.picture(pairs, 1)
     close(one.rgb, torch.from_numpy(colors[1] / 255).float())  # opaque: not premultiplied
     assert (float(one.cameras.azimuth[0]), float(one.cameras.elevation[0])) == pytest.approx((0.5, 0.2))

@@ -195,7 +195,8 @@ def test_the_pixel_networks_inputs(priors, folders, show):
     small = whole(rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:], 16) * 2 - 1
     # channel c of offset (i, j) in a block of 2 x 2 pixels is 4 c + 2 i + j
     blocks = small.view(1, 8, 2, 8, 2, 3).permute(0, 5, 2, 4, 1, 3).reshape(1, 12, 8, 8)
-    close(cond.image_latents, blocks.expand(2, -1, -1, -1))
+    close(cond.image_latents[:, :12], blocks.expand(2, -1, -1, -1))
+    assert cond.image_latents.shape == (2, 12 + 7, 8, 8)
     encoder = CLIPVisionModel.from_pretrained(folders["view"] / "image_encoder")
     tokens = encoder(pixel_values=small.permute(0, 3, 1, 2)).last_hidden_state[0]
     layer = load_file(folders["view"] / "cc_projection" / "diffusion_pytorch_model.safetensors")
@@ -219,11 +220,13 @@ def test_each_camera_has_the_nearest_picture_and_its_backdrop(priors):
     close(cond.pose[:, 1], torch.tensor([-10.0, 10.0, 60.0]).mul(DEGREE).sin())
     rgba = task.photos.reference[[1, 0, 0]]
     color = torch.tensor([PALE.color, PALE.color, (1.0, 1.0, 1.0)]).view(3, 1, 1, 3)
-    close(cond.image_latents, prior.encode(whole(rgba[..., :3] * rgba[..., 3:] + (1 - rgba[..., 3:]) * color, 16)))
+    over = prior.encode(whole(rgba[..., :3] * rgba[..., 3:] + (1 - rgba[..., 3:]) * color, 16))
+    close(cond.image_latents[:, :12], over)
     # places: in the first picture's frame, which lies over the usual backdrop
     places = embeds.at(targets((170.0, 10.0), (0.0, 0.0)), (), "place")
-    close(places.image_latents[0], places.image_latents[1])
-    close(places.image_latents[0], prior.encode(whole(rgba[1:2, ..., :3] * rgba[1:2, ..., 3:] + 1 - rgba[1:2, ..., 3:], 16))[0])
+    close(places.image_latents[0, :12], places.image_latents[1, :12])
+    over = prior.encode(whole(rgba[1:2, ..., :3] * rgba[1:2, ..., 3:] + 1 - rgba[1:2, ..., 3:], 16))[0]
+    close(places.image_latents[0, :12], over)
     close(places.pose[:, 1], torch.tensor([170.0, 10.0]).mul(DEGREE).sin())
 
 

@@ -1,8 +1,9 @@
 """What a run must know of a photo before it begins: the camera that took it, and where its object lies in the prior's frame.
 
 The kind of object comes from the prompt, or from the judge where it is sure; the text prior ``toybox`` then scores cameras
-(:mod:`~dreamlift.images.camera_scores`). Where nobody names the kind, the elevation comes from the places that ``toybox-view``
-sees in the photo (:mod:`~dreamlift.images.places`), and the photo's side counts as the front.
+(:mod:`~dreamlift.images.camera_scores`). Where nobody names the kind, the elevation is the one that the lift of ``toybox-view``
+estimates (:mod:`~dreamlift.priors.zero123.lift`), and the photo's side counts as the front. The lift also estimates the scale
+at which the photo shows the object.
 """
 
 from __future__ import annotations
@@ -16,35 +17,30 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dreamlift.cameras import Cameras
 from dreamlift.images.camera_scores import Estimate, estimate_camera, lowest
 from dreamlift.images.photos import read_photos
-from dreamlift.images.placement import Placement, photo_placement, placed
-from dreamlift.images.places import elevation_from_places
+from dreamlift.images.placement import Placement, placed, placement_of
 from dreamlift.images.read import ignore
 from dreamlift.priors.base import Prior
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.engine import Engine
 from dreamlift.priors.kinds import Located, find
 from dreamlift.priors.loading.sources import PriorNotFoundError
-from dreamlift.priors.zero123.sampling import latent_shape, sampling_times
-from dreamlift.prompts import Embeds, NoViews, article
+from dreamlift.priors.parts import Parts
+from dreamlift.priors.zero123.encoding import lifted
+from dreamlift.priors.zero123.lift import LIFT
+from dreamlift.prompts import NoViews, article
 from dreamlift.reading.photos import ELEVATION_DEG, RATIO, Photo
 from dreamlift.toybox.judging.judge import Judge, load_judge, sector_angles, understand
-from dreamlift.toybox.training.pairs import DISTANCE, FOV_DEG, view_cameras
+from dreamlift.toybox.training.pairs import DISTANCE, FOV_DEG
 from dreamlift.toybox.world.things import COLORS
 from dreamlift.toybox.world.truth import is_asymmetric
-from dreamlift.types import Pictures, Task
+from dreamlift.types import Task
 
 TEXT_PRIOR, VIEW_PRIOR = "toybox", "toybox-view"
 PALE = (0.70, 0.75, 0.80)  # the backdrop of the text prior's training pictures whose captions name none
-WHITE = (1.0, 1.0, 1.0)
 SURE = 0.95  # least probability of a kind that the judge names: 3 of 4 toys, 1 of 7 things of no kind
-DRAWS = 4  # of noise, of which an answer is the mean
-TOLD = slice(8, 10)  # the pose features that tell the reference's elevation
-ASSUMED = (0.0, 40.0)  # elevations, degrees, that are assumed for the places
-FOLLOWING = 0.5  # largest change of the elevation that the places tell, per degree of the one that is assumed
-FITTING = 0.06  # largest median error, in sides, of places that fit a camera
+LIFTED_DEG = (-10.0, 60.0)  # elevations of the pictures that the lift was trained with
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ class Viewpoint:
     placement: Placement = field(default_factory=Placement)
     kind: str = ""  # "": not known
     estimate: Estimate | None = None  # of the text prior; None: the kind is not known
-    source: str = "default"  # of the elevation: "text", "places" or "default"
+    source: str = "default"  # of the elevation: "text", "shape" or "default"
     told_azimuth: bool = False
     told_elevation: bool = False
 
@@ -109,7 +105,7 @@ def prepared(
     Raises:
         ValueError: the picture cannot be used.
     """
-    unplaced = view is not None and _canonical(view) and photo.ratio == RATIO and photo.shift == (0.0, 0.0)
+    unplaced = view is not None and _lift_parts(view) is not None and photo.ratio == RATIO and photo.shift == (0.0, 0.0)
     if photo.ratio is None or not (unplaced or photo.elevation_deg is None):
         return photo
     reference = read_photos((replace(photo, elevation_deg=0.0),)).reference
@@ -122,8 +118,6 @@ def prepared(
     photo = replace(photo, azimuth_deg=round(found.azimuth, 1), elevation_deg=round(found.elevation, 1))
     if not unplaced:
         return photo
-    if not found.placement.measured:
-        note(f"{name}: the prior does not recognise the object, so its size in the prior's frame is the usual one")
     # Ratio and shift are parts of a frame, which shows more or less of the world with another camera.
     zoom = DISTANCE * math.tan(math.radians(0.5 * FOV_DEG)) / (photo.distance * math.tan(math.radians(0.5 * photo.fov_deg)))
     ratio, right, down = (round(zoom * value, 4) for value in (found.placement.ratio, *found.placement.shift))
@@ -144,18 +138,22 @@ def find_viewpoint(reference: Tensor, wanted: Wanted, view: Located | None = Non
     Args:
         view: the view-conditioned prior in whose frame the object is placed; None: the embedded one, if it is there.
     """
-    seen = _View.of(reference, view, engine)
-    blind = seen.placement(None) if seen else Placement()
-    found = Viewpoint(placement=blind)
+    parts, cpu = _lifting(view), torch.device("cpu")
+    blind = lifted(parts, reference[None], None, cpu) if parts else None
+    found = Viewpoint(placement=placement_of(blind.frame[0]) if blind else Placement())
     if wanted.elevation is None or wanted.azimuth is None:
         found = _estimated(found, reference, wanted.prompt, engine)
-        if seen and found.source == "default" and (elevation := seen.elevation()) is not None:
-            found = replace(found, elevation=elevation, source="places")
+        if blind and found.source == "default":
+            low, high = LIFTED_DEG
+            found = replace(found, elevation=min(high, max(low, math.degrees(float(blind.estimate)))), source="shape")
     if wanted.azimuth is not None:
         found = replace(found, azimuth=wanted.azimuth, told_azimuth=True)
     if wanted.elevation is not None:
         found = replace(found, elevation=wanted.elevation, told_elevation=True)
-    return replace(found, placement=seen.placement(found.elevation)) if seen else found
+    if parts is None:
+        return found
+    told = lifted(parts, reference[None], torch.tensor([math.radians(found.elevation)]), cpu)
+    return replace(found, placement=placement_of(told.frame[0]))
 
 
 def _estimated(found: Viewpoint, reference: Tensor, prompt: str, engine: Engine) -> Viewpoint:
@@ -186,73 +184,20 @@ def _named(picture: Tensor, prompt: str, judge: Judge) -> tuple[str, str, list[f
     return kind, text, [float(torch.rad2deg(verdict.azimuth[0])), float(second)]
 
 
-@dataclass(frozen=True)
-class _View:
-    """A view-conditioned prior and the photo that it is asked of."""
-
-    prior: Prior
-    located: Located
-    reference: Tensor  # (S, S, 4)
-
-    @classmethod
-    def of(cls, reference: Tensor, view: Located | None, engine: Engine) -> _View | None:
-        """None where the prior is not there, or answers in the photo's own frame, as Zero-1-to-3's ports do."""
-        try:
-            located = view if view is not None and _canonical(view) else find(PriorChoice(VIEW_PRIOR))
-        except PriorNotFoundError:
-            return None
-        return cls(_loaded(located, engine), located, reference)
-
-    def embeds(self, elevation: float) -> Embeds:
-        """The photo, encoded, of a camera at azimuth 0."""
-        cameras = self.cameras(elevation)
-        pictures = Pictures(
-            self.reference[None, ..., :3], self.reference[None, ..., 3:], cameras, reference=self.reference[None]
-        )
-        return self.located.read(Task("", photos=pictures), NoViews(), (), torch.device("cpu"), self.prior.engine)
-
-    def cameras(self, elevation: float) -> Cameras:
-        angle = torch.deg2rad(torch.tensor([elevation]))
-        return view_cameras(torch.zeros(1), angle, self.prior.resolution)
-
-    @torch.no_grad()
-    def answer(self, show: str, elevation: float, told: bool = True) -> Tensor:
-        """The mean answer ``(S, S, 3)`` for the photo's own view, in one step from pure noise, told its elevation or not."""
-        cond = self.embeds(elevation).at(self.cameras(elevation)[torch.zeros(DRAWS, dtype=torch.long)], (), show)
-        assert cond.pose is not None
-        if not told:
-            pose = cond.pose.clone()
-            pose[:, TOLD] = 0.0
-            cond = replace(cond, pose=pose)
-        noise = torch.randn((DRAWS, *latent_shape(self.prior)), generator=torch.Generator().manual_seed(0))
-        t = torch.full((DRAWS,), sampling_times(self.prior, 1)[0])
-        alpha, sigma = self.prior.schedule(t)
-        found = (noise - sigma * self.prior.predict_noise(noise, t, cond, 1.0)) / alpha
-        return self.prior.decode(found.mean(0, keepdim=True)).float()[0]
-
-    def placement(self, elevation: float | None) -> Placement:
-        """Where the photo's object lies in the prior's frame; None: the elevation is not known."""
-        answer = self.answer("color", ELEVATION_DEG if elevation is None else elevation, elevation is not None)
-        return photo_placement(answer, self.reference, torch.tensor(WHITE))
-
-    def elevation(self) -> float | None:
-        """The elevation in degrees that the places tell, or None where they do not fit a camera, or follow what is assumed.
-
-        Even where the elevation is not told, the two cameras of a pose are somewhere. Two assumptions show how far the answer
-        follows them; the result is the elevation that an answer confirms, on the line through both.
-        """
-        low, high = ASSUMED
-        (a, first), (b, second) = (elevation_from_places(self.answer("place", each, told=False)) for each in ASSUMED)
-        slope = (b - a) / (high - low)
-        if not max(first, second) <= FITTING or not abs(slope) <= FOLLOWING:  # false for NaN
-            return None
-        return (a - slope * low) / (1.0 - slope)
+def _lifting(view: Located | None) -> Parts | None:
+    """The model whose lift looks at photos: that of ``view``, or the embedded one; None where there is none."""
+    if view is not None and (parts := _lift_parts(view)) is not None:
+        return parts
+    try:
+        return _lift_parts(find(PriorChoice(VIEW_PRIOR)))
+    except PriorNotFoundError:
+        return None
 
 
-def _canonical(view: Located) -> bool:
-    """Whether the prior answers in the canonical frame: the pixel models of the family do."""
+def _lift_parts(view: Located) -> Parts | None:
+    """The prior's model, if it has a lift."""
     parts = view.parts or getattr(view.choice.loaded, "parts", None)
-    return parts is not None and not parts.has("vae")
+    return parts if parts is not None and parts.has(LIFT) else None
 
 
 def _loaded(located: Located, engine: Engine) -> Prior:

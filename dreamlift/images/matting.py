@@ -1,4 +1,5 @@
-"""Cutting the object out of a picture: by its own alpha channel, before a plain background, or by an ONNX matting model.
+"""Cutting the object out of a picture: by its own alpha channel, before a plain background, by an ONNX matting model, or by its
+colours.
 
 A picture is cut at no more than :data:`WORK` pixels a side. If the object is small in it, its box is cut again by itself, so
 that its edges are as sharp as the file allows.
@@ -14,6 +15,7 @@ import numpy as np
 from dreamlift.images.border import cut_border
 from dreamlift.images.components import components, without_specks
 from dreamlift.images.edges import grown, own_colors
+from dreamlift.images.grabcut import INSTALL, cut_colors, is_installed
 
 WORK = 768  # pixels of the longer side of a picture that is cut
 MARGIN = 0.15  # of the object's box, relative to its longer side, when it is cut again
@@ -43,7 +45,7 @@ def cut_out(picture: np.ndarray, mask: str = "auto", whole: bool = False) -> Cut
     """Cut the object out of ``picture (H, W, 4)`` uint8.
 
     Args:
-        mask: "auto", "alpha", "border", or the name or path of an ONNX matting model (see
+        mask: "auto", "alpha", "border", "grabcut", or the name or path of an ONNX matting model (see
             :class:`~dreamlift.reading.photos.Photo`).
         whole: keep the whole picture, also if the object is small in it.
 
@@ -57,17 +59,20 @@ def cut_out(picture: np.ndarray, mask: str = "auto", whole: bool = False) -> Cut
         if int(picture[..., 3].max()) < 128:
             raise ValueError("it is transparent everywhere, so there is no object in it; save it with the object opaque")
         return _by_alpha(picture, whole)
-    rgb = _over_white(picture)
+    rgb, found = _over_white(picture), None
     if mask in ("auto", "border"):
-        if (found := _matted(rgb, cut_border, "border", whole)) is not None:
+        found = _matted(rgb, cut_border, "border", whole)
+        if found is not None and (mask == "border" or not _reaches_across(found)):
             return found
         if mask == "border":
             raise ValueError(f"its background is not plain, so the object cannot be told from it: {FIX}")
     from dreamlift.images.onnx_matting import cached_name, open_model
 
     name = cached_name() if mask == "auto" else mask
-    if name is None:
-        raise ValueError(f"it has no transparency, and its background is not plain: {FIX}")
+    if name is None and found is not None and not is_installed():
+        return found
+    if name is None or name == "grabcut":
+        return _by_colors(rgb, mask, whole)
     found = _matted(rgb, open_model(name), name, whole)
     assert found is not None  # models always answer
     if mask == "auto":
@@ -76,6 +81,29 @@ def cut_out(picture: np.ndarray, mask: str = "auto", whole: bool = False) -> Cut
         )
         found = replace(found, notes=(told, *found.notes))
     return found
+
+
+def _by_colors(rgb: np.ndarray, mask: str, whole: bool) -> Cutout:
+    """The object by its colours, which may go wrong: the user is asked to look at it.
+
+    Raises:
+        ValueError: OpenCV is not installed, or it finds no object.
+    """
+    if mask == "auto" and not is_installed():
+        raise ValueError(f"it has no transparency, and its background is not plain: {FIX}; or {INSTALL}, to cut it by colours")
+    if (found := _matted(rgb, cut_colors, "grabcut", whole)) is None:
+        raise ValueError(f"its background is not plain, and its colours do not tell the object: {FIX}")
+    told = "its background is not plain: the object is cut out by its colours (GrabCut); look at it: dreamlift cutout FILE"
+    return replace(found, notes=(told, *found.notes)) if mask == "auto" else found
+
+
+def _reaches_across(found: Cutout) -> bool:
+    """Whether the object touches two opposite sides of its picture, as a strip of wall above a plain table does."""
+    solid = found.alpha >= 0.5
+    left, top, right, bottom = found.window
+    across = (left, right) == (0, found.frame[0]) and solid[:, 0].any() and solid[:, -1].any()
+    along = (top, bottom) == (0, found.frame[1]) and solid[0].any() and solid[-1].any()
+    return bool(across or along)
 
 
 def _by_alpha(picture: np.ndarray, whole: bool) -> Cutout:

@@ -82,9 +82,9 @@ def check_model(model: str) -> Path:
     elif model.endswith(".onnx") or expanded(model).exists():
         path = user_file(model, "matting model", "give --mask the path of an .onnx file")
     else:
-        near = difflib.get_close_matches(model, ("auto", "alpha", "border", *MODELS), n=1)
+        near = difflib.get_close_matches(model, ("auto", "alpha", "border", "grabcut", *MODELS), n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"unknown mask {model!r}{hint}; accepted: auto, alpha, border, {', '.join(MODELS)}, or an .onnx file")
+        raise ValueError(f"unknown mask {model!r}{hint}; accepted: auto, alpha, border, grabcut, {', '.join(MODELS)}, or an .onnx file")
     if find_spec("onnxruntime") is None:
         raise ValueError(f"the matting model {model} needs ONNX Runtime, which is not installed: {INSTALL}")
     return path

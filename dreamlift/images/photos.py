@@ -25,7 +25,7 @@ REFERENCE_SIDE = 256  # of the references: what Zero-1-to-3 takes
 def resolved_photo(photo: Photo, note: Callable[[str], None] = ignore) -> Photo:
     """The photo with absolute paths, and with the stated default for an elevation that nobody gave, which ``note`` gets."""
     mask = photo.mask
-    if mask not in ("auto", "alpha", "border") and expanded(mask).is_file():
+    if mask not in ("auto", "alpha", "border", "grabcut") and expanded(mask).is_file():
         mask = str(expanded(mask).resolve())
     elevation = photo.elevation_deg
     if elevation is None:

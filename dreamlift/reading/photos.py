@@ -18,7 +18,8 @@ class Photo:
 
     path: str  # a picture file: PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF; "" in presets: of the picture that is given
     # how the object is cut out: auto (the picture's own alpha channel, else a plain background, else a known ONNX model in the
-    # cache), alpha, border (a plain background), or an ONNX matting model: a known name (u2netp, ...) or the path of its file
+    # cache, else grabcut), alpha, border (a plain background), grabcut (its colours), or an ONNX matting model: a known name
+    # (u2netp, ...) or the path of its file
     mask: str = "auto"
     azimuth_deg: float = 0.0  # 0 is the front, grows toward +x
     # 0 is level with the center of the object, positive is above it; null: estimated where that is possible, else 15
@@ -30,7 +31,7 @@ class Photo:
 
     def __post_init__(self) -> None:
         if not self.mask:
-            raise ValueError("mask is empty; accepted: auto, alpha, border, or the name or path of an ONNX matting model")
+            raise ValueError("mask is empty; accepted: auto, alpha, border, grabcut, or the name or path of an ONNX matting model")
         if not 0.01 <= self.distance <= 1e4 or not 1.0 <= self.fov_deg <= 170.0:
             raise ValueError(f"distance is {self.distance:g} and fov_deg {self.fov_deg:g}; accepted: 0.01 to 10000, 1 to 170")
         if not -360.0 <= self.azimuth_deg <= 360.0:

@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from dreamlift.cameras import spherical_to_cartesian
 from dreamlift.priors.network import pose_features
+from dreamlift.priors.zero123.lift import Volume, shown
 from dreamlift.priors.zero123.rays import ray_features
 from dreamlift.prompts import Backdrop, Embeds
 from dreamlift.types import Cameras, Conditioning
@@ -86,7 +87,7 @@ class ViewEmbeds(Embeds):
         photo = torch.zeros_like(row) if show == "place" else self.nearest(target)
         states, pose = self.told(self.tokens[row, photo], self.photos.rows(photo), target, show)
         return Conditioning(
-            states, torch.zeros_like(states), cameras=cameras, image_latents=self.latents[row, photo], pose=pose,
+            states, torch.zeros_like(states), cameras=cameras, image_latents=self.beside(row, photo, cameras), pose=pose,
             frame_azimuth=float(self.photos.azimuth[0]),
         )  # fmt: skip
 
@@ -97,6 +98,10 @@ class ViewEmbeds(Embeds):
             for each in (self.photos, target)
         )
         return (there @ here.T).argmax(dim=1)
+
+    def beside(self, row: Tensor, photo: Tensor, cameras: Cameras) -> Tensor:
+        """What is concatenated to the noisy pictures ``(B, C, h, w)``; ``row`` and ``photo (B,)`` are indices of latents."""
+        return self.latents[row, photo]
 
     @abstractmethod
     def told(self, tokens: Tensor, reference: View, target: View, show: str) -> tuple[Tensor, Tensor]:
@@ -117,6 +122,15 @@ class LatentViewEmbeds(ViewEmbeds):
 @dataclass(frozen=True)
 class PixelViewEmbeds(ViewEmbeds):
     """Of the pixel model."""
+
+    volumes: Volume  # of the N pictures
+
+    def beside(self, row: Tensor, photo: Tensor, cameras: Cameras) -> Tensor:
+        """See :meth:`ViewEmbeds.beside`. The lifts of the pictures follow, seen by the cameras."""
+        volumes = Volume(*(each[photo] for each in self.volumes))
+        backdrops = torch.tensor(self.colors).to(self.latents)[row]
+        lifted = shown(volumes, cameras.to(self.latents.device), self.photos.azimuth[photo], backdrops, self.latents.shape[-1])
+        return torch.cat([self.latents[row, photo], lifted.to(self.latents)], dim=1)
 
     def told(self, tokens: Tensor, reference: View, target: View, show: str) -> tuple[Tensor, Tensor]:
         ones = torch.ones_like(target.azimuth)

@@ -19,6 +19,7 @@ from dreamlift.priors.latent import Autoencoder
 from dreamlift.priors.parts import FolderParts, Parts, named
 from dreamlift.priors.pixel import resize
 from dreamlift.priors.text import no_bars
+from dreamlift.priors.zero123.lift import LIFT, SIZE, Volume, make_lift
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 LAYER_KEYS = (("projection.weight", "projection.bias"), ("proj.weight", "proj.bias"))  # of kxic's ports, and of the others
@@ -83,6 +84,16 @@ def encode_pixel(
         with named(f"the config.json of the image_encoder of {parts} does not fit its weights"):
             tokens = call_image_encoder(encoder, small.to(dtype)).float()
     return Encoded(tokens, functional.pixel_unshuffle(small, PACKING))
+
+
+@torch.no_grad()
+def lifted(parts: Parts, photos: Tensor, elevation: Tensor | None, device: torch.device) -> Volume:
+    """The volumes of ``photos (N, S, S, 4)`` by the pixel model's lift; ``elevation (N,)`` radians; None: it is estimated."""
+    lift = make_lift(parts.config(LIFT), parts.tensors(LIFT, torch.float32)).to(device)
+    pictures = torch.cat([photos[..., :3] * photos[..., 3:], photos[..., 3:]], dim=-1).permute(0, 3, 1, 2)
+    small = resize(pictures.to(device), SIZE)
+    known = torch.full((len(photos),), float(elevation is not None), device=device)
+    return lift(small, torch.zeros_like(known) if elevation is None else elevation.to(known), known)
 
 
 def call_image_encoder(encoder: nn.Module, pixels: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 The U-Net is given the noisy picture with the reference concatenated, one token or several of an image encoder, and the relative
 pose. Two kinds of folders are read: the diffusers ports of Zero-1-to-3, its XL version and Stable-Zero123 (latents, ``vae``,
 one token into which a linear layer mixes the pose), and pixel models such as the embedded ``toybox-view`` (the pose is the
-``timestep_cond``). They are read part by part with stock classes: no code of the ports is run.
+``timestep_cond``, and a coarse volume of the reference, seen from the target, stands beside it:
+:mod:`dreamlift.priors.zero123.lift`). They are read part by part with stock classes: no code of the ports is run.
 """
 
 from __future__ import annotations
@@ -23,11 +24,23 @@ from dreamlift.priors.parts import FolderParts, Parts
 from dreamlift.priors.pixel import PixelSpace
 from dreamlift.priors.saving import Memory, save_memory
 from dreamlift.priors.zero123.embeds import BACKDROPS, LatentViewEmbeds, PixelViewEmbeds, View, ViewEmbeds
-from dreamlift.priors.zero123.encoding import POSE, encode_latent, encode_pixel, over, pose_layer, read_pose_layer
+from dreamlift.priors.zero123.encoding import (
+    PACKING,
+    POSE,
+    encode_latent,
+    encode_pixel,
+    lifted,
+    over,
+    pose_layer,
+    read_pose_layer,
+)
+from dreamlift.priors.zero123.lift import CHANNELS, LIFT
 from dreamlift.priors.zero123.rays import RAY_FEATURES
 from dreamlift.prompts import Backdrop, Wording
 from dreamlift.types import Task, TextStates
 
+PACKED = 3 * PACKING**2  # channels of a pixel model's picture
+BESIDE = PACKED + CHANNELS  # of what a pixel model's network is shown beside the noisy picture
 LATENT_SIZE = 32  # of the published models: 256 pixels. Some ports' settings say 64, as diffusers' pipelines rewrite it
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 STABLE = re.compile(r"stable[-_. ]?zero[-_. ]?123", re.IGNORECASE)
@@ -41,7 +54,7 @@ class Zero123Prior(NetworkPrior):
     def __init__(self, parts: Parts, device: torch.device, dtype: torch.dtype, choice: PriorChoice = NO_OPTIONS) -> None:
         self.check(parts, choice)
         self.parts, self.device, self.choice = parts, device, choice
-        beside = parts.config("unet")["in_channels"] // 2
+        beside = parts.config("unet")["in_channels"] // 2 if parts.has("vae") else BESIDE
         self.network = DenoisingNetwork(parts, device, dtype, loras=choice.loras, beside=beside)
         self.space: Autoencoder | PixelSpace
         if parts.has("vae"):
@@ -62,10 +75,13 @@ class Zero123Prior(NetworkPrior):
         if choice.embeddings:
             raise ValueError("this prior reads a picture instead of words; leave embeddings (--embedding) to other priors")
         channels, width = (parts.config("unet").get(name) for name in ("in_channels", "time_cond_proj_dim"))
-        if not isinstance(channels, int) or channels < 2 or channels % 2:
-            raise ValueError(f"the unet of {parts} has in_channels {channels!r}; accepted: twice those of a picture")
         if parts.has("vae"):
+            if not isinstance(channels, int) or channels < 2 or channels % 2:
+                raise ValueError(f"the unet of {parts} has in_channels {channels!r}; accepted: twice those of a picture")
             check_schedule(parts)
+        elif channels != PACKED + BESIDE or not parts.has(LIFT):
+            lack = "" if parts.has(LIFT) else f" and no {LIFT} folder"
+            raise ValueError(f"the unet of {parts} has in_channels {channels!r}{lack}; accepted for pixels: {PACKED + BESIDE}")
         elif choice.linear_encoder:
             raise ValueError("this prior is a pixel model without an encoder; leave linear_encoder off")
         elif width != POSE_FEATURES:
@@ -118,7 +134,8 @@ class Zero123Prior(NetworkPrior):
         size = parts.config("unet")["sample_size"] * 2
         tokens, latents = encode_pixel(parts, pictures, device, dtype, size, engine)
         layer = read_pose_layer(parts, device, width, tokens.shape[-1], RAY_FEATURES)
-        return PixelViewEmbeds(colors, view, divided(tokens), divided(latents), *layer)
+        volumes = lifted(parts, photos, view.elevation, device)
+        return PixelViewEmbeds(colors, view, divided(tokens), divided(latents), *layer, volumes)
 
     def embeds(self, task: Task, wording: Wording, backdrops: Sequence[Backdrop]) -> ViewEmbeds:
         return self.read(self.parts, self.choice, task, wording, backdrops, self.device, self.engine)

@@ -22,7 +22,7 @@ from torch.nn import functional
 from dreamlift.system.startup import tune_process
 from dreamlift.toybox.judging.judge import FOLDER, Judge, azimuth_error_deg, load_judge, save_judge, sector_angles, warped
 from dreamlift.toybox.training.dataset import CLAY, Pictures, load_shards, make_shard
-from dreamlift.toybox.training.learning import fit, make_pair
+from dreamlift.toybox.training.steps.learning import fit, make_pair
 from dreamlift.toybox.world.things import ATTRIBUTES, CATEGORIES
 
 FIRST_SHARD = 8000  # seeds from 1,000,000 on

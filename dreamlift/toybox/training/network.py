@@ -140,14 +140,14 @@ def make_tokenizer(words: list[str]) -> Any:
 def make_unet(size: int, channels: tuple[int, ...], width: int, camera_features: int, beside: int = 0) -> Any:
     """A randomly initialised U-Net of a pixel prior for ``size`` pixels a side, conditioned on states of ``width``.
 
-    ``beside``: channels of a picture that is concatenated to the noisy one. Uses torch's global random state.
+    ``beside``: channels of what is concatenated to the noisy one. Uses torch's global random state.
     """
     from diffusers import UNet2DConditionModel
 
     levels = len(channels)
     return UNet2DConditionModel(
         sample_size=size // PACKING,
-        in_channels=(3 + beside) * PACKING**2,
+        in_channels=3 * PACKING**2 + beside,
         out_channels=6 * PACKING**2,
         block_out_channels=channels,
         layers_per_block=1,

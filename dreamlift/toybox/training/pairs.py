@@ -43,6 +43,8 @@ BLACK = Background((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
 class Pair(NamedTuple):
     """A random draw of B pairs."""
 
+    cutout: np.ndarray  # (B, S, S, 4) the reference in [0, 1], premultiplied, and its opacity
+    backdrop: np.ndarray  # (B, 3) in [0, 1]
     reference: np.ndarray  # (B, S, S, 3) in [0, 1], over the backdrop
     target: np.ndarray  # (B, S, S, 3) in [0, 1], over the backdrop; places, on black, where ``place``
     azimuth: np.ndarray  # (B,) radians, of the target relative to the reference
@@ -59,6 +61,8 @@ class Pairs:
     target: np.ndarray
     places: np.ndarray  # (N, T + R, S, S, 3) uint8: (position + 1) / 2
     reference_view: np.ndarray  # (N, R, 2) azimuth and elevation, radians
+    # (N, R, 3) where the origin is in the picture, from -1 to 1 to the right and down, and half the picture's side per world unit
+    reference_frame: np.ndarray
     target_view: np.ndarray  # (N, T + R, 2)
 
     def __len__(self) -> int:
@@ -82,12 +86,13 @@ class Pairs:
         place, mirrored = rng.random(count) < place_share, rng.random(count) < 0.5
         alpha = self.target[rows[place], other[place], ..., 3:] / np.float32(255)
         target[place] = turned(self.places[rows[place], other[place]] / np.float32(255), alpha, views[0][place, 0])
-        for picture in (reference, target):
+        cutout = self.reference[rows, one] / np.float32(255)
+        for picture in (cutout, reference, target):
             picture[mirrored] = picture[mirrored, :, ::-1]
         both, alpha = mirrored & place, alpha[mirrored[place], :, ::-1]
         target[both, ..., 0] = alpha[..., 0] - target[both, ..., 0]  # x becomes -x
         elevation = np.stack([views[0][:, 1], views[1][:, 1]], axis=-1)
-        return Pair(reference, target, azimuth * np.where(mirrored, -1, 1).astype(np.float32), elevation, place)
+        return Pair(cutout, backdrops, reference, target, azimuth * np.where(mirrored, -1, 1).astype(np.float32), elevation, place)
 
 
 def over(pictures: np.ndarray, backdrops: np.ndarray) -> np.ndarray:
@@ -176,8 +181,15 @@ def make_pictures(seed: int, size: int = 64, training: bool = True) -> dict[str,
         pictures = [as_bytes(render(thing, cameras, light, BLACK, shading=shading)) for cameras in (references, targets)]
         places = (places_of(thing, targets) * 255 + 0.5).to(torch.uint8).numpy()
     views = [torch.stack([each.azimuth, each.elevation], dim=-1).numpy() for each in (references, targets)]
-    return {"reference": pictures[0], "target": pictures[1], "places": places,
+    return {"reference": pictures[0], "target": pictures[1], "places": places, "reference_frame": frames_of(references).numpy(),
             "reference_view": views[0], "target_view": views[1]}  # fmt: skip
+
+
+def frames_of(cameras: Cameras) -> Tensor:
+    """``(B, 3)``: the origin's place in each picture, from -1 to 1 to the right and down, and the scale there: the change of it
+    per world unit. The cameras look at the origin, but for their crops."""
+    size = torch.tensor([cameras.width, cameras.height], dtype=torch.float32)
+    return torch.cat([2 * cameras.K[:, :2, 2] / size - 1, (2 * cameras.K[:, 1, 1] / size[1] / cameras.distance)[:, None]], dim=-1)
 
 
 def as_bytes(rendered: Rendered) -> np.ndarray:

@@ -32,9 +32,9 @@ from dreamlift.system.files import atomic_write_text
 from dreamlift.system.startup import tune_process
 from dreamlift.toybox.training.dataset import CLAY, SHARD, Pictures, load_shards, make_shard, vocabulary
 from dreamlift.toybox.training.latent import load_vae, make_latent_networks
-from dreamlift.toybox.training.learning import Optimizers
-from dreamlift.toybox.training.loop import Lessons, Training, add_arguments, fit_lessons
-from dreamlift.toybox.training.muon import Muon, takes
+from dreamlift.toybox.training.steps.learning import Optimizers
+from dreamlift.toybox.training.steps.loop import Lessons, Training, add_arguments, fit_lessons
+from dreamlift.toybox.training.steps.muon import Muon, takes
 from dreamlift.toybox.training.network import Networks, begin_with, load_folder, make_networks, save_folder
 from dreamlift.toybox.training.reader import UNTOLD, ViewReader
 from dreamlift.toybox.world.things import CATEGORIES, COLORS

@@ -3,9 +3,15 @@
 The network draws an object, shown in a reference picture, from another side, as Zero-1-to-3 does (Liu et al. 2023,
 https://arxiv.org/abs/2303.11328): the reference is concatenated to the noisy picture and also read by an image encoder, whose
 65 tokens the U-Net attends to. The relative pose (:func:`~dreamlift.priors.network.pose_features`) is added to the time
-embedding. The loss is that of :mod:`dreamlift.toybox.training.prior`. One number beside the pose asks for the places
-(canonical coordinates) of the other side's surface, in the frame whose azimuth 0 is the reference's camera, in place of its
-colours (as Wonder3D's domain switcher, Long et al. 2023, https://arxiv.org/abs/2310.15008, section 3.2, asks for normals).
+embedding. Beside the reference stands its lift, seen from the target's camera (:mod:`dreamlift.priors.zero123.lift`), which is
+trained before and frozen here. The loss is that of :mod:`dreamlift.toybox.training.prior`. One number beside the pose asks for
+the places (canonical coordinates) of the other side's surface, in the frame whose azimuth 0 is the reference's camera, in place
+of its colours (as Wonder3D's domain switcher, Long et al. 2023, https://arxiv.org/abs/2310.15008, section 3.2, asks for
+normals).
+
+    python -m dreamlift.toybox.training.pairs --data data/view --shards 100
+    python -m dreamlift.toybox.training.lift --data data/view --out outputs/lift --seconds 3600
+    python -m dreamlift.toybox.training.view --data data/view --lift outputs/lift/lift --init dreamlift/weights/toybox
 """
 
 from __future__ import annotations
@@ -25,13 +31,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dreamlift.priors.network import POSE_FEATURES, pose_features, unguided_pose
+from dreamlift.priors.pixel import resize
+from dreamlift.priors.zero123.lift import CHANNELS, LIFT, SIZE, Lift, load_lift, save_lift, shown
 from dreamlift.priors.zero123.rays import RAY_FEATURES, ray_features
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text
 from dreamlift.system.startup import tune_process
-from dreamlift.toybox.training.learning import Optimizers, make_pair
-from dreamlift.toybox.training.loop import Lessons, Training, add_arguments, fit_lessons
+from dreamlift.toybox.training.steps.learning import Optimizers, make_pair
+from dreamlift.toybox.training.steps.loop import Lessons, Training, add_arguments, fit_lessons
 from dreamlift.toybox.training.network import PACKING, make_scheduler, make_unet, save_module
-from dreamlift.toybox.training.pairs import Pairs, load_shards, make_shard
+from dreamlift.toybox.training.pairs import Pairs, load_shards, make_shard, view_cameras
 from dreamlift.toybox.training.prior import guided_samples, loss_weight, save_grid, stratified_times
 
 HELD_OUT_SHARD = 1_000_000  # of the objects that the sheet of samples shows
@@ -39,7 +47,6 @@ POSE_LAYER = "cc_projection"  # folder of the pose layer, as in Zero-1-to-3's po
 QUICK = 5.0  # learning-rate factor of the pose layer, as Zero-1-to-3 has 10
 WIDTH = 128  # of the image encoder's tokens
 DROPPED = 0.05  # share of the samples without tokens, without the concatenated reference, and without both
-UNTOLD = 0.2  # share of the samples whose reference elevation is not told
 PLACES = 1 / 3  # share of the samples whose target shows places
 
 
@@ -58,6 +65,7 @@ class ViewNetworks:
     unet: Any  # diffusers.UNet2DConditionModel
     image_encoder: Any  # transformers.CLIPVisionModel
     pose_layer: nn.Linear  # (D + R) to D, of each token and its ray
+    lift: Lift  # trained before, and frozen
     scheduler: Any  # diffusers.DDPMScheduler
 
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -80,6 +88,7 @@ class ViewNetworks:
         self.unet.to(device, memory_format=torch.channels_last)
         self.image_encoder.to(device)
         self.pose_layer.to(device)
+        self.lift.to(device)
 
     def encode_image(self, rgb: Tensor, rays: Tensor) -> Tensor:
         """States ``(B, 65, D)`` of pictures ``rgb (B, 3, S, S)`` in [-1, 1] with the rays ``(B, 65, R)`` of their tokens."""
@@ -96,7 +105,7 @@ def make_view_networks(size: int = 64, channels: tuple[int, ...] = (32, 64, 128)
     """Randomly initialised networks for ``size`` pixels a side; uses torch's global random state."""
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
-    unet = make_unet(size, channels, WIDTH, POSE_FEATURES, beside=3)
+    unet = make_unet(size, channels, WIDTH, POSE_FEATURES, beside=3 * PACKING**2 + CHANNELS)
     image_config = CLIPVisionConfig(
         hidden_size=WIDTH, intermediate_size=3 * WIDTH, projection_dim=WIDTH, num_hidden_layers=4, num_attention_heads=4,
         image_size=size, patch_size=size // 8, hidden_act="gelu",
@@ -105,7 +114,7 @@ def make_view_networks(size: int = 64, channels: tuple[int, ...] = (32, 64, 128)
     nn.init.zeros_(layer.bias)
     with torch.no_grad():
         layer.weight.copy_(torch.eye(WIDTH, WIDTH + RAY_FEATURES))  # begins as the identity, as in Zero-1-to-3
-    return ViewNetworks(unet, CLIPVisionModel(image_config), layer, make_scheduler())
+    return ViewNetworks(unet, CLIPVisionModel(image_config), layer, Lift().requires_grad_(False), make_scheduler())
 
 
 def begin_with(networks: ViewNetworks, folder: Path) -> None:
@@ -127,6 +136,8 @@ def begin_with(networks: ViewNetworks, folder: Path) -> None:
         elif any(part in key for part in ("to_out.0.", "ff.net.2.", "proj_out.")):  # ends of residual branches
             value.zero_()
     networks.unet.load_state_dict(fresh)
+    if (folder / LIFT).is_dir():
+        networks.lift.load_state_dict(load_lift(folder / LIFT).state_dict())
     if (folder / "image_encoder").is_dir():
         image: Any = CLIPVisionModel.from_pretrained(folder / "image_encoder", dtype=torch.float32)
         networks.image_encoder.load_state_dict(image.state_dict())
@@ -137,8 +148,11 @@ def begin_with(networks: ViewNetworks, folder: Path) -> None:
 class Batch(NamedTuple):
     """The data of one training step."""
 
+    cutout: Tensor  # (B, 4, S, S) the reference in [0, 1], premultiplied, and its opacity
+    backdrop: Tensor  # (B, 3) in [0, 1]
     reference: Tensor  # (B, 3, S, S) in [-1, 1]
     target: Tensor  # (B, 3, S, S) in [-1, 1]
+    view: Tensor  # (B, 3) radians: the target's azimuth relative to the reference, and both elevations
     pose: Tensor  # (B, 11)
     rays: Tensor  # (B, 65, 54) of the reference's patches
     tokens: Tensor  # (B,) 0 where the tokens are dropped, else 1
@@ -160,15 +174,27 @@ def draw_batch(pairs: Pairs, settings: ViewTraining, step: int, horizon: int = 1
     draw = torch.from_numpy(rng.random(settings.batch)).float()
     tokens = ~((draw < DROPPED) | (draw >= 1 - DROPPED))
     concat = ~((draw >= DROPPED) & (draw < 2 * DROPPED) | (draw >= 1 - DROPPED))
-    told, place = torch.from_numpy(rng.random(settings.batch) >= UNTOLD), torch.from_numpy(drawn.place)
-    pose = pose_features(azimuth, elevation[:, 0], elevation[:, 1], told, place)
+    place = torch.from_numpy(drawn.place)
+    pose = pose_features(azimuth, elevation[:, 0], elevation[:, 1], torch.ones_like(place), place)
     pose[:, :-1] *= (tokens | concat)[:, None]
     rays = ray_features(azimuth, elevation[:, 0], elevation[:, 1])
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
     t = stratified_times(generator, settings.batch, settings.density, horizon)
     side = settings.size // PACKING
     eps = torch.randn((settings.batch, 3 * PACKING**2, side, side), generator=generator)
-    return Batch(reference.float(), target.float(), pose, rays, tokens.float(), concat.float(), t, eps)
+    cutout, backdrop = torch.from_numpy(drawn.cutout).permute(0, 3, 1, 2), torch.from_numpy(drawn.backdrop)
+    view = torch.cat([azimuth[:, None], elevation], dim=1)
+    return Batch(cutout, backdrop, reference.float(), target.float(), view, pose, rays, tokens.float(), concat.float(), t, eps)
+
+
+@torch.no_grad()
+def seen_beside(lift: Lift, batch: Batch) -> Tensor:
+    """What is concatenated to the noisy pictures, ``(B, 19, S / 2, S / 2)``: the references, and their lifts from the targets."""
+    azimuth, own, other = batch.view.unbind(1)
+    volume = lift(resize(batch.cutout, SIZE), own, torch.ones_like(own))
+    cameras = view_cameras(azimuth, other, batch.target.shape[-1]).to(own.device)
+    lifted = shown(volume, cameras, torch.zeros_like(azimuth), batch.backdrop, batch.reference.shape[-1] // PACKING)
+    return torch.cat([functional.pixel_unshuffle(batch.reference, PACKING), lifted], dim=1)
 
 
 def x0_loss(networks: ViewNetworks, batch: Batch, power: float = 0.3) -> Tensor:
@@ -176,9 +202,11 @@ def x0_loss(networks: ViewNetworks, batch: Batch, power: float = 0.3) -> Tensor:
     device = networks.unet.device
     # On CPUs without units for bfloat16 it is slower than float32.
     half = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_amx_tile_supported())
-    reference, target, pose, rays, tokens, concat, t, eps = (values.to(device) for values in batch)
+    batch = Batch(*(values.to(device) for values in batch))
+    _, _, reference, target, _, pose, rays, tokens, concat, t, eps = batch
     abar = networks.scheduler.alphas_cumprod.to(device)[t].view(-1, 1, 1, 1)
-    x, beside = (functional.pixel_unshuffle(values, PACKING) for values in (target, reference))
+    x = functional.pixel_unshuffle(target, PACKING)
+    beside = seen_beside(networks.lift, batch)
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
         image = networks.encode_image(reference, rays) * tokens[:, None, None]
         noisy = abar.sqrt() * x + (1 - abar).sqrt() * eps
@@ -204,16 +232,18 @@ def make_optimizers(networks: ViewNetworks, lr: float) -> Optimizers:
 def sample_views(
     networks: ViewNetworks,
     reference: Tensor,
+    beside: Tensor,
     pose: Tensor,
     rays: Tensor,
     guidance_scale: float = 2.0,
     steps: int = 20,
     seed: int = 0,
 ) -> Tensor:
-    """Pictures ``(B, S, S, 3)`` in [0, 1] by DDIM for references ``(B, 3, S, S)`` in [-1, 1] and pose features ``(B, 11)``."""
-    tokens, beside = networks.encode_image(reference, rays), functional.pixel_unshuffle(reference, PACKING)
+    """Pictures ``(B, S, S, 3)`` in [0, 1] by DDIM for references ``(B, 3, S, S)`` in [-1, 1], what is concatenated
+    (:func:`seen_beside`) and pose features ``(B, 11)``."""
+    tokens = networks.encode_image(reference, rays)
     beside, tokens = (torch.cat([torch.zeros_like(v), v]) for v in (beside, tokens))
-    noise = torch.randn((len(reference), *beside.shape[1:]), generator=torch.Generator().manual_seed(seed)).to(beside)
+    noise = torch.randn((len(reference), 3 * PACKING**2, *beside.shape[2:]), generator=torch.Generator().manual_seed(seed)).to(beside)
     poses = torch.cat([unguided_pose(pose), pose])
     x = guided_samples(
         networks.scheduler, noise, lambda many, t: networks.predict_x0(many, t, beside, tokens, poses), guidance_scale, steps
@@ -227,6 +257,7 @@ def save_folder(networks: ViewNetworks, folder: Path, half: bool = True) -> None
     folder.mkdir(parents=True, exist_ok=True)
     save_module(networks.unet, folder / "unet", dtype)
     save_module(networks.image_encoder, folder / "image_encoder", dtype)
+    save_lift(networks.lift, folder / LIFT, dtype)
     layer = {f"projection.{k}": v.detach().to(dtype) for k, v in networks.pose_layer.state_dict().items()}
     (folder / POSE_LAYER).mkdir(exist_ok=True)
     atomic_write_bytes(folder / POSE_LAYER / "diffusion_pytorch_model.safetensors", save(layer, {"format": "pt"}))
@@ -237,6 +268,7 @@ def save_folder(networks: ViewNetworks, folder: Path, half: bool = True) -> None
         "_class_name": "Zero1to3StableDiffusionPipeline",
         POSE_LAYER: ["pipeline_zero1to3", "CCProjection"],
         "image_encoder": ["transformers", "CLIPVisionModel"],
+        LIFT: ["dreamlift.priors.zero123.lift", "Lift"],
         "scheduler": ["diffusers", "DDPMScheduler"],
         "unet": ["diffusers", "UNet2DConditionModel"],
     }
@@ -247,14 +279,17 @@ def milestone(folder: Path, networks: ViewNetworks, pairs: Pairs) -> None:
     """Save the weights as a folder, and a sheet of reference, answer and truth beside it."""
     batch = draw_batch(pairs, ViewTraining(batch=16), 0)
     device = networks.unet.device
-    answers = sample_views(networks, batch.reference.to(device), batch.pose.to(device), batch.rays.to(device))
+    batch = Batch(*(values.to(device) for values in batch))
+    answers = sample_views(networks, batch.reference, seen_beside(networks.lift, batch), batch.pose, batch.rays)
+    batch = Batch(*(values.cpu() for values in batch))
     rows = [batch.reference.permute(0, 2, 3, 1) * 0.5 + 0.5, answers, batch.target.permute(0, 2, 3, 1) * 0.5 + 0.5]
     save_grid(folder / "samples.png", torch.stack(rows, dim=1).flatten(0, 1).clamp(0, 1), columns=12)
     save_folder(networks, folder / "prior")
 
 
 def train(
-    settings: ViewTraining, folder: Path, data: Path, held: Path, device: str, save_every: int, init: Path | None = None
+    settings: ViewTraining, folder: Path, data: Path, held: Path, device: str, save_every: int, init: Path | None = None,
+    lift: Path | None = None,
 ) -> None:  # fmt: skip
     """Train until ``settings.steps`` or for ``settings.seconds``, resuming from ``folder``.
 
@@ -265,6 +300,8 @@ def train(
     networks = make_view_networks(settings.size)
     if init is not None:
         begin_with(networks, init)
+    if lift is not None:
+        networks.lift.load_state_dict(load_lift(lift).state_dict())
     networks.move(device)
     unseen = load_shards(held, settings.size)
     lessons = Lessons(
@@ -281,6 +318,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/toybox-view"), help="folder of the run")
     parser.add_argument("--data", type=Path, default=Path("data/view"), help="folder of the rendered pairs")
     parser.add_argument("--shards", type=int, default=100, help="shards of 100 objects; missing ones are rendered")
+    parser.add_argument("--lift", type=Path, help="folder of a trained lift (dreamlift.toybox.training.lift)")
     parser.add_argument("--init", type=Path, help="folder whose weights a new run begins with: toybox-view, or toybox")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--save-every", type=int, default=500, help="steps between checkpoints")
@@ -288,7 +326,8 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     tune_process()  # torch is imported already, so only the malloc settings take effect
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    folder, data, device, every, init = (arguments.pop(key) for key in ("out", "data", "device", "save_every", "init"))
+    names = ("out", "data", "device", "save_every", "lift", "init")
+    folder, data, device, every, lift, init = (arguments.pop(key) for key in names)
     for index in range(arguments.pop("shards")):
         make_shard(data, index, arguments["size"])
     held = data.with_name(f"{data.name}-held-out")
@@ -296,7 +335,7 @@ def main() -> None:
     settings = ViewTraining(**arguments)
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write_text(folder / "training.json", json.dumps(vars(settings), indent=2) + "\n")
-    train(settings, folder, data, held, device, every, init)
+    train(settings, folder, data, held, device, every, init, lift)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from dreamlift.toybox.training.muon import Muon, takes
+from dreamlift.toybox.training.steps.muon import Muon, takes
 
 LOGGER = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from dreamlift.system.files import atomic_write_bytes
-from dreamlift.toybox.training.learning import (
+from dreamlift.toybox.training.steps.learning import (
     Optimizers,
     drawn,
     learning_rate,

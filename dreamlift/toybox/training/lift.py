@@ -1,0 +1,222 @@
+"""Train the lift of ``toybox-view``: ``python -m dreamlift.toybox.training.lift``.
+
+The network (:mod:`dreamlift.priors.zero123.lift`) learns from pictures: its volumes, seen from other sides, are to have the
+colours, the silhouettes and the places of the true pictures there. The loss is the mean over random rays of
+
+    |rgb - rgb*|^2 + |opacity - opacity*|^2 + |place - place*|^2    (premultiplied)
+
+and of the squared errors of the estimated framing and elevation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dreamlift.priors.zero123.lift import SIDE, Lift, Sight, Volume, load_lift, save_lift, see
+from dreamlift.system.files import atomic_write_text
+from dreamlift.system.startup import tune_process
+from dreamlift.toybox.training.steps.learning import Optimizers, make_pair
+from dreamlift.toybox.training.steps.loop import Lessons, Training, add_arguments, fit_lessons
+from dreamlift.toybox.training.pairs import DISTANCE, FOV_DEG, REFERENCES, Pairs, load_shards
+from dreamlift.toybox.training.prior import save_grid
+
+UNTOLD = 0.2  # share of the samples whose elevation is not told
+OUTER = 0.25  # share of the rays that are drawn from the whole picture; the others pass within INNER of the origin
+INNER = 0.9  # world units
+PLAIN = 0.5  # share of the samples whose colour channels keep their order
+HEAD = 0.2  # weight of the errors of framing and elevation
+
+
+@dataclass(frozen=True)
+class LiftTraining(Training):
+    """Settings of a training run."""
+
+    rays: int = 256  # of a reference, over all of its object's targets
+
+
+class Lesson(NamedTuple):
+    """The data of one step."""
+
+    pictures: Tensor  # (B, 4, S, S) premultiplied
+    frame: Tensor  # (B, 3)
+    elevation: Tensor  # (B,)
+    known: Tensor  # (B,) 1 where the elevation is told
+    origins: Tensor  # (B, R, 3)
+    directions: Tensor  # (B, R, 3)
+    rgb: Tensor  # (B, R, 3)
+    place: Tensor  # (B, R, 3)
+    opacity: Tensor  # (B, R, 1)
+    jitter: Tensor  # (B, R)
+
+    def share(self, index: int, count: int) -> Lesson:
+        """The ``index``-th of ``count`` equal parts."""
+        return Lesson(*(values[index::count] for values in self))
+
+
+def target_rays(azimuth: np.ndarray, elevation: np.ndarray, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Origins and directions ``(..., 3)`` of the targets' rays at ``u`` and ``v``, from -1 to 1 to the right and down."""
+    zero, half = np.zeros_like(azimuth), math.tan(math.radians(0.5 * FOV_DEG))
+    outward = np.stack([np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)], axis=-1)
+    right = np.stack([np.cos(azimuth), zero, -np.sin(azimuth)], axis=-1)
+    up = np.cross(outward, right)
+    directions = -outward + half * (u[..., None] * right - v[..., None] * up)
+    return DISTANCE * outward, directions / np.linalg.norm(directions, axis=-1, keepdims=True)
+
+
+def draw_lesson(pairs: Pairs, settings: LiftTraining, step: int) -> Lesson:
+    """The batch of one step, determined by the seed and the step."""
+    rng = np.random.default_rng([settings.seed, step, 0x11F7])
+    count, rays = settings.batch, settings.rays
+    rows, one = rng.integers(0, len(pairs), count), rng.integers(0, REFERENCES, count)
+    other = rng.integers(0, pairs.target.shape[1], (count, rays))
+    reach = INNER / (DISTANCE * math.tan(math.radians(0.5 * FOV_DEG)))
+    wide = np.where(rng.random((count, rays)) < OUTER, 1.0, reach)
+    column, row = (np.floor((rng.uniform(-1, 1, (count, rays)) * wide + 1) / 2 * SIDE).astype(int) for _ in range(2))
+    u, v = ((each + 0.5) / SIDE * 2 - 1 for each in (column, row))
+    views = pairs.target_view[rows[:, None], other]
+    own = pairs.reference_view[rows, one]
+    mirrored = rng.random(count) < 0.5
+    sign = np.where(mirrored, -1.0, 1.0)[:, None]
+    origins, directions = target_rays(views[..., 0] - own[:, :1], views[..., 1], u, v)
+    factor = pairs.target.shape[-2] // SIDE
+
+    def taken(values: np.ndarray) -> np.ndarray:  # means over factor x factor pixels
+        parts = [values[rows[:, None], other, row * factor + i, column * factor + j].astype(np.float32)
+                 for i in range(factor) for j in range(factor)]  # fmt: skip
+        return sum(parts) / (255 * len(parts))
+
+    seen, places = taken(pairs.target), taken(pairs.places)
+    x, y, z = np.moveaxis(2 * places - seen[..., 3:], -1, 0)  # premultiplied positions
+    s, c = np.sin(own[:, :1]), np.cos(own[:, :1])
+    place = np.stack([(x * c - z * s) * sign, y, x * s + z * c], axis=-1)
+    for each in (origins, directions):
+        each[..., 0] *= sign
+    pictures = pairs.reference[rows, one] / np.float32(255)
+    pictures[mirrored] = pictures[mirrored, :, ::-1]
+    order = np.argsort(rng.random((count, 3)), axis=1)  # of the colour channels: more colours than the world has
+    order[rng.random(count) < PLAIN] = [0, 1, 2]
+    pictures[..., :3] = np.take_along_axis(pictures[..., :3], order[:, None, None], axis=-1)
+    rgb = np.take_along_axis(seen[..., :3], order[:, None], axis=-1)
+    frame = pairs.reference_frame[rows, one].copy()
+    frame[:, :1] *= sign
+    known = rng.random(count) >= UNTOLD
+    arrays = (pictures.transpose(0, 3, 1, 2), frame, own[:, 1], known, origins, directions, rgb, place,
+              seen[..., 3:], rng.random((count, rays)))  # fmt: skip
+    return Lesson(*(torch.from_numpy(np.ascontiguousarray(each, dtype=np.float32)) for each in arrays))
+
+
+def errors(volume: Volume, sight: Sight, lesson: Lesson) -> dict[str, Tensor]:
+    """The squared errors () by name."""
+    pairs = {"rgb": (sight.rgb, lesson.rgb), "place": (sight.place, lesson.place), "opacity": (sight.opacity, lesson.opacity)}
+    found = {name: (a - b).square().sum(-1).mean() for name, (a, b) in pairs.items()}
+    found["frame"] = (volume.frame - lesson.frame).square().sum(-1).mean()
+    found["elevation"] = (2 - 2 * (volume.estimate - lesson.elevation).cos()).mean()
+    return found
+
+
+def lift_loss(lift: Lift, lesson: Lesson) -> Tensor:
+    device = next(lift.parameters()).device
+    lesson = Lesson(*(values.to(device) for values in lesson))
+    # On CPUs bfloat16 takes three times as long here, even with units for it.
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        volume = lift(lesson.pictures, lesson.elevation, lesson.known)
+    found = errors(volume, see(volume, lesson.origins, lesson.directions, lesson.jitter), lesson)
+    return found["rgb"] + found["opacity"] + found["place"] + HEAD * (found["frame"] + found["elevation"])
+
+
+class Learner:
+    """The network as :func:`fit_lessons` takes it."""
+
+    def __init__(self, lift: Lift) -> None:
+        self.lift = lift
+
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.lift.parameters())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.lift.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.lift.load_state_dict(state)
+
+
+def make_optimizers(lift: Lift, lr: float) -> Optimizers:
+    """Muon for the inner kernels; AdamW for the ends."""
+    ends = {id(p) for part in (lift.stem, lift.out, lift.head, lift.tell) for p in part.parameters()}
+    return make_pair(list(lift.parameters()), [p for p in lift.parameters() if id(p) not in ends], lr, 1e-2)
+
+
+@torch.no_grad()
+def look(lift: Lift, pairs: Pairs, count: int = 256) -> tuple[dict[str, float], Tensor]:
+    """Errors on the objects of ``pairs``, and a sheet ``(12 k, S, S, 3)``: reference, then rendered beside true targets."""
+    lesson = draw_lesson(pairs, LiftTraining(batch=count), 0)
+    volume = lift(lesson.pictures, lesson.elevation, lesson.known)
+    found = {k: float(v) for k, v in errors(volume, see(volume, lesson.origins, lesson.directions), lesson).items()}
+    off = (volume.estimate - lesson.elevation).abs().rad2deg()
+    found |= {"elevation_deg": float(off.median()), "psnr": -10 * math.log10(found["rgb"] / 3)}
+    sheet = []
+    half = (np.arange(SIDE) + 0.5) / SIDE * 2 - 1
+    v, u = np.meshgrid(half, half, indexing="ij")
+    for index in range(0, 16):
+        picture = torch.from_numpy(pairs.reference[index, 0] / np.float32(255)).permute(2, 0, 1)[None]
+        own = pairs.reference_view[index, 0]
+        one = lift(picture, torch.tensor([own[1]]), torch.ones(1))
+        white = (picture[:, :3] + 1 - picture[:, 3:])[0].permute(1, 2, 0)
+        sheet.append(white)
+        for k in range(4):
+            a, e = pairs.target_view[index, k]
+            o, d = target_rays(np.full(SIDE * SIDE, a - own[0]), np.full(SIDE * SIDE, e), u.ravel(), v.ravel())
+            seen = see(one, torch.from_numpy(o).float()[None], torch.from_numpy(d).float()[None])
+            drawn = (seen.rgb + 1 - seen.opacity).view(SIDE, SIDE, 3).clamp(0, 1)
+            sheet.append(drawn.repeat_interleave(2, 0).repeat_interleave(2, 1))
+            true = torch.from_numpy(pairs.target[index, k] / np.float32(255))
+            sheet.append(true[..., :3] + 1 - true[..., 3:])
+    return found, torch.stack(sheet)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the lift of toybox-view; run the command again to resume.")
+    parser.add_argument("--out", type=Path, default=Path("outputs/lift"), help="folder of the run")
+    parser.add_argument("--data", type=Path, default=Path("data/view"), help="folder of the rendered pairs")
+    parser.add_argument("--init", type=Path, help="folder of a saved lift to begin with")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
+    add_arguments(parser, LiftTraining())
+    arguments = vars(parser.parse_args())
+    tune_process()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    folder, data, device, every, init = (arguments.pop(key) for key in ("out", "data", "device", "save_every", "init"))
+    settings = LiftTraining(**arguments)
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(folder / "training.json", json.dumps(vars(settings), indent=2) + "\n")
+    torch.manual_seed(settings.seed)
+    lift = Lift() if init is None else load_lift(init).requires_grad_(True)
+    lift.to(device)
+    unseen = load_shards(data.with_name(f"{data.name}-held-out"), settings.size)
+
+    def milestone() -> None:
+        found, sheet = look(lift, unseen)
+        logging.info(json.dumps({k: round(v, 4) for k, v in found.items()}))
+        save_grid(folder / "samples.png", sheet, columns=9)
+        save_lift(lift, folder / "lift")
+
+    lessons = Lessons(
+        partial(load_shards, data, settings.size), lambda pairs, step: draw_lesson(pairs, settings, step),
+        partial(lift_loss, lift), milestone,
+    )  # fmt: skip
+    fit_lessons(settings, Learner(lift), make_optimizers(lift, settings.lr), lessons, folder, device, every)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What every training shares: optimisers, workers, checkpoints."""
