@@ -5,7 +5,8 @@
 
 Objects that it was not trained on: toys, things of the held-out kinds (which ``toybox``, from whose weights it began, has
 seen), and composites. Each is photographed once, and drawn from three other sides, one for each range of the angle between the
-two views. Compared at 64 pixels over white, and inside the union of both masks:
+two views. Compared at 64 pixels over white, and inside the union of both masks, in the frame of the photo: a photo that is
+cropped to its object does not tell how large that is.
 
     sample    one sample by DDIM at the guidance of inference
     mean      one step from pure noise, without guidance
@@ -51,8 +52,8 @@ from dreamlift.priors.zero123.sampling import sample_cameras, sampling_times  # 
 from dreamlift.prompts import Compass, Embeds, NoViews, embed_prompt  # noqa: E402
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text  # noqa: E402
 from dreamlift.toybox.judging.judge import Judge, azimuth_error_deg, load_judge  # noqa: E402
-from dreamlift.toybox.training.pairs import places_of, turned, view_cameras  # noqa: E402
-from dreamlift.toybox.world.render import sample_lighting  # noqa: E402
+from dreamlift.toybox.training.pairs import frames_of, own_cameras, own_positions, places_of, view_cameras  # noqa: E402
+from dreamlift.toybox.world.render import Lighting, sample_lighting  # noqa: E402
 from dreamlift.toybox.world.truth import is_asymmetric  # noqa: E402
 from dreamlift.types import Cameras, Pictures, Task  # noqa: E402
 
@@ -65,15 +66,41 @@ PALE = (0.70, 0.75, 0.80)  # the backdrop of the text prior's pictures
 DIFFERENT = 0.1  # from the backdrop, in one channel
 
 
+class Own(NamedTuple):
+    """The frame of a photo, in which the view-conditioned prior answers (dreamlift.toybox.training.pairs.reframed)."""
+
+    frame: np.ndarray  # (1, 3)
+    view: np.ndarray  # (1, 2) azimuth and elevation
+
+    def camera(self) -> Cameras:
+        """The photo's, in its frame."""
+        return view_cameras(torch.from_numpy(self.view[:, 0]), torch.from_numpy(self.view[:, 1]), SIZE)
+
+    def seen(self, held: Held, views: Tensor, light: Lighting) -> tuple[Tensor, Tensor]:
+        """What ``views (B, 2)`` show in this frame: pictures ``(B, S, S, 4)`` and premultiplied places ``(B, S, S, 3)``."""
+        frames, own = self.frame.repeat(len(views), 0), self.view.repeat(len(views), 0)
+        cameras = own_cameras(frames, own, views.numpy(), SIZE)
+        truth = photograph(held.thing, cameras, light)
+        alpha = truth[..., 3:]
+        return truth, (own_positions(places_of(held.thing, cameras), alpha, frames, own) + alpha) / 2
+
+
 class Case(NamedTuple):
     """An object, its photo, and the true pictures from one camera in each bin."""
 
     held: Held
     photo: Tensor  # (S, S, 4)
-    photo_camera: Cameras  # (1,) canonical, of the photo's direction
-    cameras: Cameras  # (3,)
-    truth: Tensor  # (3, S, S, 4)
-    places: Tensor  # (3, S, S, 3) in the photo's frame, premultiplied
+    own: Own
+    light: Lighting
+    views: Tensor  # (3, 2) azimuth and elevation
+    truth: Tensor  # (3, S, S, 4), in the photo's own frame
+    plain: Tensor  # (3, S, S, 4), in that of the toybox's world, in which the text prior answers
+    places: Tensor  # (3, S, S, 3) in the photo's own frame, premultiplied
+
+    @property
+    def cameras(self) -> Cameras:
+        """Those that the priors are told."""
+        return view_cameras(self.views[:, 0], self.views[:, 1], SIZE)
 
 
 def make_case(held: Held) -> Case:
@@ -83,12 +110,11 @@ def make_case(held: Held) -> Case:
     taken = photo_camera(held.thing, azimuth, elevation, float(rng.uniform(20.0, 55.0)), SIZE)
     light = sample_lighting(rng, azimuth)
     asked = torch.tensor([draw_view(rng, azimuth, elevation, *bounds) for bounds in BINS], dtype=torch.float32)
-    cameras = view_cameras(asked[:, 0], asked[:, 1], SIZE)
-    truth = photograph(held.thing, cameras, light)
+    own = Own(frames_of(taken).numpy(), np.array([[azimuth, elevation]], dtype=np.float32))
     with torch.inference_mode():
-        places = turned(places_of(held.thing, cameras).numpy(), truth[..., 3:].numpy(), np.full(len(asked), azimuth))
-    own = view_cameras(torch.tensor([azimuth]), torch.tensor([elevation]), SIZE)
-    return Case(held, photograph(held.thing, taken, light)[0], own, cameras, truth, torch.from_numpy(places).float())
+        photo, (truth, places) = photograph(held.thing, taken, light)[0], own.seen(held, asked, light)
+        plain = photograph(held.thing, view_cameras(asked[:, 0], asked[:, 1], SIZE), light)
+    return Case(held, photo, own, light, asked, truth, plain, places)
 
 
 def draw_view(rng: np.random.Generator, azimuth: float, elevation: float, low: float, high: float) -> tuple[float, float]:
@@ -118,7 +144,7 @@ class Draws(NamedTuple):
 
     def embeds(self, case: Case) -> Embeds:
         photo = case.photo[None]
-        pictures = Pictures(photo[..., :3], photo[..., 3:], case.photo_camera, reference=photo)
+        pictures = Pictures(photo[..., :3], photo[..., 3:], case.own.camera(), reference=photo)
         return self.located.read(Task("", photos=pictures), NoViews(), (), torch.device("cpu"), self.view.engine)
 
     def pictures(self, method: str, case: Case) -> Tensor:
@@ -154,12 +180,13 @@ def mask_of(picture: Tensor, backdrop: tuple[float, float, float]) -> np.ndarray
 def rows_of(case: Case, method: str, draws: Draws, key: str) -> Iterator[dict[str, Any]]:
     """The figures of one method, one row per camera."""
     drawn, backdrop = draws.pictures(method, case), PALE if method == "text" else (1.0, 1.0, 1.0)
-    wanted, kind = over(case.truth, backdrop), case.held.thing.category
+    truth, kind = case.plain if method == "text" else case.truth, case.held.thing.category
+    wanted = over(truth, backdrop)
     sided = case.held.caption != "" and is_asymmetric(kind) and method != "copy"
     errors = azimuth_error_deg(draws.judge.judge(drawn).azimuth, case.cameras.azimuth).tolist() if sided else []
     places = one_step(draws.view, draws.embeds(case), case.cameras, "place") if method == "mean" else None
     for index, bounds in enumerate(BINS):
-        true, own = (case.truth[index, ..., 3] > 0.5).numpy(), mask_of(drawn[index], backdrop)
+        true, own = (truth[index, ..., 3] > 0.5).numpy(), mask_of(drawn[index], backdrop)
         union = torch.from_numpy(true | own)
         row = {
             "key": key, "method": method, "group": case.held.group, "seed": case.held.seed, "kind": kind,
@@ -210,13 +237,13 @@ def save_sheet(path: Path, objects: list[Held], draws: Draws) -> None:
     pictures = []
     for held in objects:
         case = make_case(held)
-        azimuth = case.photo_camera.azimuth + torch.arange(8) * (math.pi / 4)
-        cameras = view_cameras(azimuth, case.photo_camera.elevation.expand(8), SIZE)
+        azimuth, elevation = (torch.from_numpy(case.own.view[:, i]) for i in range(2))
+        views = torch.stack([azimuth + torch.arange(8) * (math.pi / 4), elevation.expand(8)], dim=-1)
+        cameras = view_cameras(views[:, 0], views[:, 1], SIZE)
         drawn = sample_cameras(draws.view, draws.embeds(case), cameras, draws.guidance_scale, draws.steps, held.seed)
-        rng = np.random.default_rng([held.seed, 0x11])
-        rng.uniform(size=3)  # of the photo's camera, before its light
-        light = sample_lighting(rng, float(case.photo_camera.azimuth))
-        true, photo = photograph(held.thing, cameras, light), over(case.photo, (1.0, 1.0, 1.0))[None]
+        with torch.inference_mode():
+            true, _ = case.own.seen(held, views, case.light)
+        photo = over(case.photo, (1.0, 1.0, 1.0))[None]
         pictures += [photo, drawn, photo, over(true, (1.0, 1.0, 1.0))]
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_bytes(path, contact_sheet(torch.cat(pictures), columns=9))
@@ -243,7 +270,7 @@ def main() -> None:
     draws = Draws(priors[0], located, priors[1], load_judge()[0], arguments.guidance_scale, arguments.steps)
     sampled = f"{arguments.guidance_scale:g}/{arguments.steps}"
     keys = {"sample": f"{located.revision[:16]} {sampled}", "mean": located.revision[:16],
-            "text": f"{told.revision[:16]} {sampled}", "copy": "1", "truth": "1"}  # fmt: skip
+            "text": f"{told.revision[:16]} {sampled}", "copy": "2", "truth": "2"}  # fmt: skip
     rows = json.loads(arguments.results.read_text()) if arguments.results.is_file() else []
     known = {(row["key"], row["group"], row["seed"]) for row in rows}
     wanted = [held_object(group, index) for index in range(arguments.count) for group in arguments.groups]

@@ -75,6 +75,20 @@ def test_a_table_with_a_wall_behind_it_is_no_plain_background(monkeypatch):
     assert "cut off by the picture's left and right border" in kept.notes[0]
 
 
+@pytest.mark.parametrize("color", [(205, 50, 40), (235, 232, 228), (40, 60, 200)])
+@pytest.mark.parametrize("half", [0.55, 0.9])
+def test_a_tight_crop_before_a_plain_background_is_no_wall(color, half):
+    """An ellipse that is cut off at two sides: flood fill finds it whole, while GrabCut's border is background."""
+    y, x = (np.mgrid[:240, :400] + 0.5) / np.array([240, 400]).reshape(2, 1, 1)
+    truth = ((x - 0.5) / half) ** 2 + ((y - 0.5) / 0.4) ** 2 < 1
+    made = np.full((240, 400, 4), 255, np.uint8)
+    made[truth, :3] = color
+    found = cut_out(made, whole=True)
+    assert found.way == "border"
+    assert iou(found.alpha >= 0.5, truth) > 0.98
+    assert "cut off by the picture's left and right border" in found.notes[0]
+
+
 def test_what_has_no_object_is_refused(monkeypatch):
     noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     for rgb in (noise, np.zeros((6, 200, 3), np.uint8)):

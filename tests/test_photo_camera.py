@@ -14,9 +14,9 @@ from view_helpers import save_port, save_view
 from dreamlift.apps.cutout import with_cameras
 from dreamlift.config.schema import Config
 from dreamlift.guidance.sds import SDS
-from dreamlift.images.camera import Viewpoint, Wanted, find_viewpoint, prepared, prepared_photos
+from dreamlift.images.camera import Viewpoint, find_viewpoint, prepared, prepared_photos
 from dreamlift.images.camera_scores import difference_deg, estimate_camera, lowest, resampled, vertex, wrapped_deg
-from dreamlift.images.placement import Placement, placed, placement_of
+from dreamlift.images.placement import placed
 from dreamlift.priors.base import Prior, cosine_schedule
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.kinds import find
@@ -27,7 +27,7 @@ from dreamlift.runs.progress import Silent
 from dreamlift.stages.lift import Lift
 from dreamlift.stages.photometric import Photometric
 from dreamlift.stages.teacher import Teacher
-from dreamlift.toybox.training.pairs import BLACK, framed, frames_of, view_cameras
+from dreamlift.toybox.training.pairs import BLACK, framed, view_cameras
 from dreamlift.toybox.world.render import Lighting, render
 from dreamlift.toybox.world.things import make_thing
 from dreamlift.types import Conditioning, TextStates
@@ -141,29 +141,12 @@ def ellipse(size, center, radius):
     return torch.cat([both[..., :3] / both[..., 3:].clamp_min(1e-6), both[..., 3:]], dim=-1)
 
 
-def test_the_placement_is_that_of_the_object_from_the_canonical_camera():
-    """A photo is a crop of a canonical camera's picture: the crop's frame, from the camera's intrinsics, tells what was cropped.
-
-    The ellipse is seen by a canonical camera; its crop, with the ellipse centred, is the photo.
-    """
-    center, radius, white = (0.56, 0.44), 0.22, torch.ones(3)
-    answer, reference = ellipse(64, center, radius), ellipse(128, (0.5, 0.5), 0.39)
-    whole = view_cameras(torch.zeros(1), torch.zeros(1), 64)
-    K = whole.K.clone()
-    zoom = 0.39 / radius
-    K[:, :2] *= zoom
-    K[:, 0, 2] += 32 - zoom * 64 * center[0]
-    K[:, 1, 2] += 32 - zoom * 64 * center[1]
-    found = placement_of(frames_of(replace(whole, K=K))[0])
-    assert found.ratio == pytest.approx(2 * radius, abs=1e-4)
-    assert found.shift == pytest.approx((center[0] - 0.5, center[1] - 0.5), abs=1e-4)
-    over = answer[..., :3] * answer[..., 3:] + (1 - answer[..., 3:]) * white
-    assert (placed(reference, found, white) - over).abs().mean() < 0.01
-
-
-def test_a_senseless_frame_is_kept_within_what_objects_have():
-    for scale in (-1.0, 0.0, 100.0):
-        assert 0.3 - 1e-6 <= placement_of(torch.tensor([0.0, 0.0, scale])).ratio <= 0.9 + 1e-6
+@pytest.mark.parametrize(("center", "radius"), [((0.5, 0.5), 0.30), ((0.47, 0.53), 0.36), ((0.56, 0.44), 0.22)])
+def test_an_object_is_placed(center, radius):
+    reference, wanted, backdrop = ellipse(128, (0.5, 0.5), 0.39), ellipse(64, center, radius), torch.tensor([0.9, 1.0, 0.8])
+    over = wanted[..., :3] * wanted[..., 3:] + (1 - wanted[..., 3:]) * backdrop
+    found = placed(reference, backdrop, 2 * radius, (center[0] - 0.5, center[1] - 0.5))
+    assert (found - over).abs().mean() < 0.01
 
 
 # What a run gets
@@ -195,27 +178,30 @@ def test_the_embedded_text_prior_sees_the_camera_of_a_named_toy(car):
     assert len(notes) == 1
 
 
-def test_ratio_and_shift_are_in_the_frame_of_the_photos_camera(car, tmp_path, monkeypatch):
+def test_the_ratio_is_that_of_the_priors_frame(car, tmp_path, monkeypatch):
+    """1.05 half sides per unit in the reference, of which the object takes 0.78: 0.74286 units to each side."""
     view, port = find(PriorChoice(str(save_view(tmp_path / "view")))), find(PriorChoice(str(save_port(tmp_path / "p", "kxic"))))
-    place = Placement(0.6, (0.1, -0.05))
     asked = []
 
-    def look(reference, wanted, *_):
-        asked.append(wanted)
-        return Viewpoint(wanted.azimuth or 30.0, wanted.elevation or 11.0, place)
+    def look(reference, prompt, azimuth, *_):
+        asked.append((prompt, azimuth))
+        return Viewpoint(azimuth or 30.0, 11.0)
 
     monkeypatch.setattr("dreamlift.images.camera.find_viewpoint", look)
     found = prepared(Photo(str(car)), "", view)
-    assert (found.azimuth_deg, found.elevation_deg, found.ratio, found.shift) == (30.0, 11.0, 0.6, (0.1, -0.05))
-    # Half of the height at the origin, distance x tan(fov / 2), is 1.07696 in the prior's frame and 0.67004 in this one.
-    near = prepared(Photo(str(car), elevation_deg=5.0, azimuth_deg=7.0, distance=3.8, fov_deg=20.0), "", view)
+    # Half of the height at the origin, distance x tan(fov / 2), is 1.07696 here and 0.67004 below.
+    assert (found.azimuth_deg, found.elevation_deg, found.shift) == (30.0, 11.0, (0.0, 0.0))
+    assert found.ratio == pytest.approx(0.74286 / 1.07696, abs=1e-3)
+    near = prepared(Photo(str(car), elevation_deg=5.0, azimuth_deg=7.0, distance=4.2, fov_deg=23.0), "", view)
     assert (near.azimuth_deg, near.elevation_deg) == (7.0, 5.0)
-    assert near.ratio == pytest.approx(0.6 * 1.07696 / 0.67004, abs=1e-3)
-    assert near.shift == pytest.approx((0.16073, -0.08036), abs=1e-3)
-    assert asked[-1] == Wanted("", 7.0, 5.0)
+    assert near.ratio == pytest.approx(0.74286 / 0.85449, abs=1e-3)
+    assert prepared(Photo(str(car), elevation_deg=5.0, distance=3.8, fov_deg=20.0), "", view).ratio == 1.0  # it fills the frame
+    assert asked == [("", None)]  # an elevation that is told asks nothing
+    assert prepared(Photo(str(car), azimuth_deg=7.0), "", view).azimuth_deg == 7.0
+    assert asked[-1] == ("", 7.0)
     given = Photo(str(car), elevation_deg=5.0, ratio=0.7)
     assert prepared(given, "", view) == given
-    assert prepared(Photo(str(car), elevation_deg=5.0), "", port).ratio == 0.78  # the ports answer in the photo's own frame
+    assert prepared(Photo(str(car), elevation_deg=5.0), "", port).ratio == 0.78  # the ports' photos fill as much as references
     square = Photo(str(car), ratio=None)
     assert prepared(square, "", view) == square
     monkeypatch.setattr("dreamlift.images.camera.find_viewpoint", lambda *_: Viewpoint())
@@ -224,21 +210,19 @@ def test_ratio_and_shift_are_in_the_frame_of_the_photos_camera(car, tmp_path, mo
     assert "a default: nothing in it tells the true one" in notes[0]
 
 
-def test_what_the_lift_of_the_runs_prior_estimates(car, tmp_path):
+def test_the_elevation_that_the_lift_of_the_runs_prior_estimates(tmp_path):
     """The plumbing from the photo to its camera: a lift whose head has no weights answers with its bias."""
     folder = save_view(tmp_path / "view")
     lift = load_lift(folder / "lift")
     with torch.no_grad():
         lift.head.weight.zero_()
-        lift.head.bias.copy_(torch.tensor([0.1, -0.2, 1.2, math.sin(0.7), math.cos(0.7)]))
+        lift.head.bias.copy_(torch.tensor([math.sin(0.7), math.cos(0.7), 0.0]))
     save_lift(lift, folder / "lift", torch.float32)
     view, reference = find(PriorChoice(str(folder))), torch.rand(32, 32, 4, generator=torch.Generator().manual_seed(0))
-    wanted = placement_of(torch.tensor([0.1, -0.2, 1.2]))
-    found = find_viewpoint(reference, Wanted("", 0.0, 33.0), view)
-    assert (found.elevation, found.told_elevation, found.placement.ratio) == (33.0, True, pytest.approx(wanted.ratio, 1e-4))
-    found = find_viewpoint(reference, Wanted(), view)
-    assert (found.source, found.elevation) == ("shape", pytest.approx(math.degrees(0.7), abs=1e-2))
+    found = find_viewpoint(reference, "", None, view)
+    assert (found.source, found.elevation, found.azimuth) == ("shape", pytest.approx(math.degrees(0.7), abs=1e-2), 0.0)
     assert "estimated by its shape; --elevation overrides" in found.described()
+    assert find_viewpoint(reference, "", -20.0, view).azimuth == -20.0
 
 
 def test_only_runs_that_use_their_photos_look_at_them(car, monkeypatch):

@@ -13,6 +13,7 @@ from dreamlift.priors.zero123.lift import (
     CELL,
     DENSITY,
     HALF_DEPTH,
+    SCALE,
     SIDE,
     SLICES,
     Lift,
@@ -34,7 +35,7 @@ def known() -> Pairs:
     return Pairs(**{key: np.stack([row[key] for row in rows]) for key in rows[0]})
 
 
-def volume(grid, frame=(0.0, 0.0, 1.0), elevation=0.0, far=1e6):
+def volume(grid, frame=(0.0, 0.0, SCALE), elevation=0.0, far=1e6):
     angle = torch.tensor([elevation])
     return Volume(grid[None], torch.zeros(1, 4, 64, 64), torch.tensor([frame]), torch.tensor([1 / far]), angle, angle)
 
@@ -63,9 +64,11 @@ def test_a_lump_is_seen_where_it_projects_to(azimuth, elevation, turn):
     grid = torch.zeros(CELL, SLICES, SIDE, SIDE)
     grid[0, slice_ - 1 : slice_ + 2, row - 1 : row + 2, column - 1 : column + 2] = 0.05  # thin: all of it is seen
     u, v, w = ((index + 0.5) / SIDE * 2 - 1 for index in (column, row, slice_))
-    right, up, away = (u - frame[0]) / frame[2], (frame[1] - v) / frame[2], w * HALF_DEPTH
-    own = orbit_cameras(*torch.tensor([[azimuth], [elevation], [far], [0.5]]), 64)
-    right, up = right * (1 + away / far), up * (1 + away / far)
+    # Along the axes of the picture's camera; depths are in units of the picture's own frame, like far.
+    right, up, away = (u - frame[0]) / frame[2], (frame[1] - v) / frame[2], w * HALF_DEPTH * SCALE / frame[2]
+    own = orbit_cameras(*torch.tensor([[azimuth], [elevation], [3.0], [0.5]]), 64)
+    nearer = 1 + w * HALF_DEPTH / far
+    right, up = right * nearer, up * nearer
     c2w = own.c2w[0, :3, :3]  # columns: right, down, forward
     point = c2w @ torch.tensor([right, -up, away])
     there = view_cameras(torch.tensor([azimuth + turn]), torch.tensor([0.3]), 64)
@@ -132,7 +135,8 @@ def test_the_places_of_a_lesson_lie_on_its_rays_and_project_into_its_picture(kno
     e = lesson.elevation[:, None]
     x, y, z = lesson.place.unbind(-1)
     up = y * e.cos() - z * e.sin()
-    scale = lesson.frame[:, None, 2] / (1 + (-y * e.sin() - z * e.cos()) / 3.3)
+    away = (-y * e.sin() - z * e.cos()) * lesson.frame[:, None, 2] / SCALE
+    scale = lesson.frame[:, None, 2] / (1 + away / 3.3)
     u, v = lesson.frame[:, None, 0] + scale * x, lesson.frame[:, None, 1] - scale * up
     seen = torch.nn.functional.grid_sample(lesson.pictures[:, 3:], torch.stack([u, v], -1)[:, None], align_corners=False)[:, 0, 0]
     assert seen[full].gt(0.5).float().mean() > 0.95  # upside down it is .73

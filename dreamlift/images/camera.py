@@ -1,25 +1,23 @@
-"""What a run must know of a photo before it begins: the camera that took it, and where its object lies in the prior's frame.
+"""What a run must know of a photo before it begins: the camera that took it, and how large the prior takes its object to be.
 
 The kind of object comes from the prompt, or from the judge where it is sure; the text prior ``toybox`` then scores cameras
 (:mod:`~dreamlift.images.camera_scores`). Where nobody names the kind, the elevation is the one that the lift of ``toybox-view``
-estimates (:mod:`~dreamlift.priors.zero123.lift`), and the photo's side counts as the front. The lift also estimates the scale
-at which the photo shows the object.
+estimates (:mod:`~dreamlift.priors.zero123.lift`), and the photo's side counts as the front.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dreamlift.images.camera_scores import Estimate, estimate_camera, lowest
 from dreamlift.images.photos import read_photos
-from dreamlift.images.placement import Placement, placed, placement_of
+from dreamlift.images.placement import FRAMED, placed
 from dreamlift.images.read import ignore
 from dreamlift.priors.base import Prior
 from dreamlift.priors.choice import PriorChoice
@@ -28,11 +26,10 @@ from dreamlift.priors.kinds import Located, find
 from dreamlift.priors.loading.sources import PriorNotFoundError
 from dreamlift.priors.parts import Parts
 from dreamlift.priors.zero123.encoding import lifted
-from dreamlift.priors.zero123.lift import LIFT
+from dreamlift.priors.zero123.lift import LIFT, SCALE
 from dreamlift.prompts import NoViews, article
 from dreamlift.reading.photos import ELEVATION_DEG, RATIO, Photo
 from dreamlift.toybox.judging.judge import Judge, load_judge, sector_angles, understand
-from dreamlift.toybox.training.pairs import DISTANCE, FOV_DEG
 from dreamlift.toybox.world.things import COLORS
 from dreamlift.toybox.world.truth import is_asymmetric
 from dreamlift.types import Task
@@ -49,18 +46,14 @@ class Viewpoint:
 
     azimuth: float = 0.0
     elevation: float = ELEVATION_DEG
-    placement: Placement = field(default_factory=Placement)
     kind: str = ""  # "": not known
     estimate: Estimate | None = None  # of the text prior; None: the kind is not known
     source: str = "default"  # of the elevation: "text", "shape" or "default"
     told_azimuth: bool = False
-    told_elevation: bool = False
 
     def described(self) -> str:
         """One line for the user."""
-        if self.told_elevation:
-            where = f"elevation {self.elevation:.0f} degrees as told"
-        elif self.source == "default":
+        if self.source == "default":
             where = (
                 f"elevation {self.elevation:.0f} degrees, a default: nothing in it tells the true one; name the kind of object "
                 "in the prompt, or give --elevation"
@@ -83,7 +76,7 @@ def prepared_photos(
 ) -> tuple[Photo, ...]:  # fmt: skip
     """The photos of a run whose teachers have these ``priors``, each by :func:`prepared`.
 
-    Photos are placed in the frame of the first prior that draws views; without one, nobody needs them placed.
+    Photos are as large as the first prior that draws views takes them to be.
     """
     unique = [choice for number, choice in enumerate(priors) if choice not in priors[:number]]  # a model in memory has no hash
     views = [located for located in map(find, unique) if located.reads_pictures]
@@ -93,72 +86,55 @@ def prepared_photos(
 def prepared(
     photo: Photo, prompt: str = "", view: Located | None = None, note: Callable[[str], None] = ignore, engine: Engine = "auto"
 ) -> Photo:  # fmt: skip
-    """The photo with its elevation (and its azimuth, where the kind of object is known), and placed in the prior's frame.
+    """The photo with its elevation (and its azimuth, where the kind of object is known), as large as the prior takes it to be.
 
     An elevation that is given is kept, and then the azimuth too; so are a ratio and a shift that are not the defaults. ``note``
     gets what was found.
 
     Args:
         prompt: of the run; it names the kind of object, if it names one that the text prior knows.
-        view: the view-conditioned prior of the run. Those with a frame of their own measure ratio and shift.
+        view: the view-conditioned prior of the run; one with a lift states how large the object is.
 
     Raises:
         ValueError: the picture cannot be used.
     """
     unplaced = view is not None and _lift_parts(view) is not None and photo.ratio == RATIO and photo.shift == (0.0, 0.0)
-    if photo.ratio is None or not (unplaced or photo.elevation_deg is None):
+    if unplaced:
+        photo = replace(photo, ratio=lifted_ratio(photo.distance, photo.fov_deg))
+    if photo.ratio is None or photo.elevation_deg is not None:
         return photo
     reference = read_photos((replace(photo, elevation_deg=0.0),)).reference
     assert reference is not None
-    azimuth = photo.azimuth_deg if photo.azimuth_deg or photo.elevation_deg is not None else None
-    found = find_viewpoint(reference[0], Wanted(prompt, azimuth, photo.elevation_deg), view, engine)
-    name = Path(photo.path).name
-    if photo.elevation_deg is None:
-        note(f"{name}: {found.described()}")
-    photo = replace(photo, azimuth_deg=round(found.azimuth, 1), elevation_deg=round(found.elevation, 1))
-    if not unplaced:
-        return photo
-    # Ratio and shift are parts of a frame, which shows more or less of the world with another camera.
-    zoom = DISTANCE * math.tan(math.radians(0.5 * FOV_DEG)) / (photo.distance * math.tan(math.radians(0.5 * photo.fov_deg)))
-    ratio, right, down = (round(zoom * value, 4) for value in (found.placement.ratio, *found.placement.shift))
-    return replace(photo, ratio=min(1.0, ratio), shift=(right, down))
+    found = find_viewpoint(reference[0], prompt, photo.azimuth_deg or None, view, engine)
+    note(f"{Path(photo.path).name}: {found.described()}")
+    return replace(photo, azimuth_deg=round(found.azimuth, 1), elevation_deg=round(found.elevation, 1))
 
 
-class Wanted(NamedTuple):
-    """What the user says of the photo."""
-
-    prompt: str = ""
-    azimuth: float | None = None  # degrees
-    elevation: float | None = None  # degrees
+def lifted_ratio(distance: float, fov_deg: float) -> float:
+    """The object's longest side, relative to the side of a camera's picture, as large as the lift takes it to be."""
+    return min(1.0, round(FRAMED / (SCALE * distance * math.tan(math.radians(0.5 * fov_deg))), 4))
 
 
-def find_viewpoint(reference: Tensor, wanted: Wanted, view: Located | None = None, engine: Engine = "auto") -> Viewpoint:
+def find_viewpoint(
+    reference: Tensor, prompt: str = "", azimuth: float | None = None, view: Located | None = None, engine: Engine = "auto"
+) -> Viewpoint:  # fmt: skip
     """The camera of the photo ``reference (S, S, 4)``, whose object is centred with a longest side of 0.78 of the picture.
 
     Args:
-        view: the view-conditioned prior in whose frame the object is placed; None: the embedded one, if it is there.
+        azimuth: degrees, where it is known.
+        view: the view-conditioned prior whose lift estimates the elevation; None: the embedded one, if it is there.
     """
-    parts, cpu = _lifting(view), torch.device("cpu")
-    blind = lifted(parts, reference[None], None, cpu) if parts else None
-    found = Viewpoint(placement=placement_of(blind.frame[0]) if blind else Placement())
-    if wanted.elevation is None or wanted.azimuth is None:
-        found = _estimated(found, reference, wanted.prompt, engine)
-        if blind and found.source == "default":
-            low, high = LIFTED_DEG
-            found = replace(found, elevation=min(high, max(low, math.degrees(float(blind.estimate)))), source="shape")
-    if wanted.azimuth is not None:
-        found = replace(found, azimuth=wanted.azimuth, told_azimuth=True)
-    if wanted.elevation is not None:
-        found = replace(found, elevation=wanted.elevation, told_elevation=True)
-    if parts is None:
-        return found
-    told = lifted(parts, reference[None], torch.tensor([math.radians(found.elevation)]), cpu)
-    return replace(found, placement=placement_of(told.frame[0]))
+    found = _estimated(reference, prompt, engine)
+    if found.source == "default" and (parts := _lifting(view)) is not None:
+        low, high = LIFTED_DEG
+        elevation = math.degrees(float(lifted(parts, reference[None], None, torch.device("cpu")).estimate))
+        found = replace(found, elevation=min(high, max(low, elevation)), source="shape")
+    return found if azimuth is None else replace(found, azimuth=azimuth, told_azimuth=True)
 
 
-def _estimated(found: Viewpoint, reference: Tensor, prompt: str, engine: Engine) -> Viewpoint:
-    """``found`` with what the text prior sees, where the kind is known."""
-    picture = placed(reference, found.placement, torch.tensor(PALE))
+def _estimated(reference: Tensor, prompt: str, engine: Engine) -> Viewpoint:
+    """What the text prior sees, where the kind is known."""
+    picture, found = placed(reference, torch.tensor(PALE)), Viewpoint()
     judge, _ = load_judge()
     kind, text, guesses = _named(picture, prompt, judge)
     if not kind:

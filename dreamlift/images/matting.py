@@ -24,6 +24,7 @@ FAINT = 0.05  # opacity below which, away from the object, there is nothing
 LEAST = 6  # pixels of the longer side of an object
 PART = 0.05  # share of the largest part's area of a further part that is told
 CLEAR = 0.02  # least share of transparent pixels of an alpha channel that is a mask, and not only round corners
+BAND, EVEN = 0.1, 0.25  # of the picture: how far a band of wall is followed; the largest change of its width there
 FIX = "cut it out yourself (a PNG with transparency), or name an ONNX matting model, as in --mask u2netp (docs/pictures.md)"
 Matter = Callable[[np.ndarray], "np.ndarray | None"]
 """Pictures ``(h, w, 3)`` uint8 to opacity ``(h, w)`` float32 in [0, 1]; None if it cannot tell."""
@@ -59,20 +60,18 @@ def cut_out(picture: np.ndarray, mask: str = "auto", whole: bool = False) -> Cut
         if int(picture[..., 3].max()) < 128:
             raise ValueError("it is transparent everywhere, so there is no object in it; save it with the object opaque")
         return _by_alpha(picture, whole)
-    rgb, found = _over_white(picture), None
+    rgb, plain = _over_white(picture), None
     if mask in ("auto", "border"):
-        found = _matted(rgb, cut_border, "border", whole)
-        if found is not None and (mask == "border" or not _reaches_across(found)):
-            return found
+        plain = _matted(rgb, cut_border, "border", whole)
+        if plain is not None and (mask == "border" or not _reaches_across(plain)):
+            return plain
         if mask == "border":
             raise ValueError(f"its background is not plain, so the object cannot be told from it: {FIX}")
     from dreamlift.images.onnx_matting import cached_name, open_model
 
     name = cached_name() if mask == "auto" else mask
-    if name is None and found is not None and not is_installed():
-        return found
     if name is None or name == "grabcut":
-        return _by_colors(rgb, mask, whole)
+        return _by_colors(rgb, mask, whole, plain)
     found = _matted(rgb, open_model(name), name, whole)
     assert found is not None  # models always answer
     if mask == "auto":
@@ -83,27 +82,46 @@ def cut_out(picture: np.ndarray, mask: str = "auto", whole: bool = False) -> Cut
     return found
 
 
-def _by_colors(rgb: np.ndarray, mask: str, whole: bool) -> Cutout:
+def _by_colors(rgb: np.ndarray, mask: str, whole: bool, plain: Cutout | None) -> Cutout:
     """The object by its colours, which may go wrong: the user is asked to look at it.
+
+    Args:
+        plain: what the plain background leaves, which is taken where colours tell nothing.
 
     Raises:
         ValueError: OpenCV is not installed, or it finds no object.
     """
-    if mask == "auto" and not is_installed():
+    asked = mask == "auto"
+    found = _matted(rgb, cut_colors, "grabcut", whole) if is_installed() or not asked else None
+    if found is not None:
+        told = "its background is not plain: the object is cut out by its colours (GrabCut); look at it: dreamlift cutout FILE"
+        return replace(found, notes=(told, *found.notes)) if asked else found
+    if plain is not None:
+        return plain
+    if asked and not is_installed():
         raise ValueError(f"it has no transparency, and its background is not plain: {FIX}; or {INSTALL}, to cut it by colours")
-    if (found := _matted(rgb, cut_colors, "grabcut", whole)) is None:
-        raise ValueError(f"its background is not plain, and its colours do not tell the object: {FIX}")
-    told = "its background is not plain: the object is cut out by its colours (GrabCut); look at it: dreamlift cutout FILE"
-    return replace(found, notes=(told, *found.notes)) if mask == "auto" else found
+    raise ValueError(f"its background is not plain, and its colours do not tell the object: {FIX}")
 
 
 def _reaches_across(found: Cutout) -> bool:
-    """Whether the object touches two opposite sides of its picture, as a strip of wall above a plain table does."""
+    """Whether bands of one width enter from two opposite sides, as a strip of wall above a plain table does.
+
+    An object that is cut off there gets wider toward its middle, or fills most of both sides.
+    """
     solid = found.alpha >= 0.5
     left, top, right, bottom = found.window
-    across = (left, right) == (0, found.frame[0]) and solid[:, 0].any() and solid[:, -1].any()
-    along = (top, bottom) == (0, found.frame[1]) and solid[0].any() and solid[-1].any()
-    return bool(across or along)
+    turned = []
+    if (left, right) == (0, found.frame[0]):
+        turned.append(solid)
+    if (top, bottom) == (0, found.frame[1]):
+        turned.append(solid.T)
+    return any(_enters(each) and _enters(each[:, ::-1]) for each in turned)
+
+
+def _enters(solid: np.ndarray) -> bool:
+    """Whether a band of one width, less than half of the side, enters a mask ``(h, w)`` from the left."""
+    widths = solid[:, : max(2, round(BAND * solid.shape[1]))].sum(axis=0)
+    return 0 < widths[0] < 0.5 * len(solid) and float(np.abs(widths - widths[0]).max()) <= EVEN * widths[0] + 2
 
 
 def _by_alpha(picture: np.ndarray, whole: bool) -> Cutout:

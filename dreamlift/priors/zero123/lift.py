@@ -9,8 +9,9 @@ target's camera (Mildenhall et al. 2020, https://arxiv.org/abs/2003.08934, eq. 3
     C = sum_k w_k c_k,   w_k = T_k (1 - exp(-sigma_k delta)),   T_k = exp(-sum_{j<k} sigma_j delta)
 
 The render is the mean over all that the hidden sides could be, hence blurred there; the diffusion model draws one of them.
-The network is given the picture over white, its mask and, where it is known, its elevation. It estimates the elevation and the
-picture's framing, which a crop does not tell, by itself.
+The network is given the picture over white, its mask and, where it is known, its elevation, which it estimates otherwise. All
+lengths are in the frame of the picture: its middle is the origin, at whose depth its half side is 1 / SCALE, so that nothing has
+to be guessed that a crop does not tell.
 """
 
 from __future__ import annotations
@@ -33,12 +34,13 @@ LIFT = "lift"  # folder of the network in a prior's folder
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 SIZE, SIDE, SLICES = 64, 32, 32  # pixels of the picture; cells a side of the grid, and in depth
+SCALE = 1.05  # of pictures: their half sides per world unit at the origin; the mean over the toybox's things, in whose units
 CELL = 5  # values of a cell: density, colour, and the share of the picture's own colour
 PERSPECTIVE = (0.1, 0.5)  # range of the reciprocal distance of the picture's camera, per world unit
-HALF_DEPTH = 1.0  # half of the grid's depth around the origin, world units
-STEPS = 24  # samples of a ray
-REACH = 0.95  # of the samples before and behind the origin, world units
-DENSITY = 20.0  # per world unit, of a cell whose value is 1
+HALF_DEPTH = 1.0  # half of the grid's depth around the origin, in units of the picture's own frame
+STEPS = 28  # samples of a ray
+REACH = 1.1  # of the samples before and behind the origin, world units
+DENSITY = 20.0  # per unit, of a cell whose value is 1
 CHANNELS = 7  # of what the U-Net is shown: picture, place, opacity
 
 
@@ -47,8 +49,8 @@ class Volume(NamedTuple):
 
     grid: Tensor  # (N, CELL, SLICES, SIDE, SIDE); slices go away from the camera, rows down
     picture: Tensor  # (N, 4, SIZE, SIZE) premultiplied colour in [0, 1], and mask
-    frame: Tensor  # (N, 3) the origin's place in the picture, from -1 to 1 to the right and down; the scale there per world unit
-    perspective: Tensor  # (N,) reciprocal of the distance of the picture's camera from the origin
+    frame: Tensor  # (N, 3) the origin's place in the picture, from -1 to 1 to the right and down; half sides per world unit there
+    perspective: Tensor  # (N,) reciprocal of the distance of the picture's camera from the origin, in the picture's own frame
     elevation: Tensor  # (N,) radians, as used: told, or estimated
     estimate: Tensor  # (N,) radians, estimated
 
@@ -88,7 +90,7 @@ class Lift(nn.Module):
         pairs = list(zip((widths[0], *widths), widths, strict=False))
         self.down = nn.ModuleList([Block(a, b, told) for a, b in pairs])
         self.look = nn.Sequential(nn.Linear(widths[-1], widths[-1]), nn.SiLU())  # at the whole picture
-        self.head = nn.Linear(widths[-1], 6)  # frame, elevation's sine and cosine, perspective
+        self.head = nn.Linear(widths[-1], 3)  # elevation's sine and cosine, perspective
         self.spread = nn.Linear(widths[-1], widths[-1])
         ups = list(zip(reversed(widths[:-1]), reversed(widths[1:]), strict=True))
         self.up = nn.ModuleList([Block(a + b, a, told) for a, b in ups])
@@ -97,15 +99,21 @@ class Lift(nn.Module):
         self.out = nn.Conv2d(widths[0], CELL * SLICES, 1)
         with torch.no_grad():
             self.head.weight.mul_(0.1)
-            self.head.bias.copy_(torch.tensor([0.0, 0.0, 1.0, 0.4, 0.9, 0.0]))
+            self.head.bias.copy_(torch.tensor([0.4, 0.9, 0.0]))
             bias = torch.zeros(CELL, SLICES)
             bias[0] = -2.0
             self.out.weight.mul_(0.5)
             self.out.bias.copy_(bias.flatten())
 
-    def forward(self, pictures: Tensor, elevation: Tensor, known: Tensor) -> Volume:
-        """Volumes of ``pictures (N, 4, 64, 64)``, premultiplied colour in [0, 1] and mask; ``elevation (N,)`` radians is used
-        where ``known (N,)``."""
+    def forward(self, pictures: Tensor, elevation: Tensor, known: Tensor, frame: Tensor | None = None) -> Volume:
+        """Volumes of ``pictures (N, 4, 64, 64)``, premultiplied colour in [0, 1] and mask.
+
+        Args:
+            elevation: ``(N,)`` radians, used where ``known (N,)``.
+            frame: ``(N, 3)`` of pictures in another frame than their own, as those of the training set are.
+        """
+        if frame is None:
+            frame = pictures.new_tensor([0.0, 0.0, SCALE]).expand(len(pictures), -1)
         told = torch.stack([known * elevation.sin(), known * elevation.cos(), known], dim=-1)
         told = self.tell(told)
         white = torch.cat([pictures[:, :3] + 1 - pictures[:, 3:], pictures[:, 3:]], dim=1) * 2 - 1
@@ -126,10 +134,10 @@ class Lift(nn.Module):
         x = self.last(x, told)
         grid = self.out(functional.silu(self.norm(x))).float().unflatten(1, (CELL, SLICES))
         grid = torch.cat([functional.softplus(grid[:, :1]), grid[:, 1:].sigmoid()], dim=1)
-        estimate = torch.atan2(found[:, 3], found[:, 4])
+        estimate = torch.atan2(found[:, 0], found[:, 1])
         used = torch.where(known > 0, elevation, estimate)
         low, high = PERSPECTIVE
-        return Volume(grid, pictures, found[:, :3], low + (high - low) * found[:, 5].sigmoid(), used, estimate)
+        return Volume(grid, pictures, frame, low + (high - low) * found[:, 2].sigmoid(), used, estimate)
 
 
 def see(volume: Volume, origins: Tensor, directions: Tensor, jitter: Tensor | None = None) -> Sight:
@@ -146,13 +154,15 @@ def see(volume: Volume, origins: Tensor, directions: Tensor, jitter: Tensor | No
     sine, cosine = (f(volume.elevation)[:, None, None] for f in (torch.sin, torch.cos))
     up, away = y * cosine - z * sine, -y * sine - z * cosine
     u, v, scale = (each[:, None, None] for each in volume.frame.unbind(-1))
+    larger = scale / SCALE  # lengths in the picture's own frame
+    away = larger * away
     scale = scale / (1 + volume.perspective[:, None, None] * away)
     where = torch.stack([u + scale * x, v - scale * up, away / HALF_DEPTH], dim=-1)
     cells = functional.grid_sample(volume.grid, where[..., None, :], align_corners=False)[..., 0]  # (N, CELL, R, K); 0 outside
     own = functional.grid_sample(volume.picture, where[..., :2], align_corners=False)
     share = cells[:, 4:] * own[:, 3:]
     color = cells[:, 1:4] * (1 - share) + cells[:, 4:] * own[:, :3]  # the picture is premultiplied
-    optical = DENSITY * delta * cells[:, 0]
+    optical = DENSITY * delta * larger * cells[:, 0]
     behind = optical.cumsum(dim=-1)
     weights = torch.exp(optical - behind) - torch.exp(-behind)
     rgb = torch.einsum("nrk,ncrk->nrc", weights, color)

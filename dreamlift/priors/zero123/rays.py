@@ -10,8 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dreamlift.priors.zero123.lift import SCALE
+
 DEPTHS = (-0.6, -0.3, 0.0, 0.3, 0.6)  # of a ray's points, from the object's centre, world units
-HALF_FRAME = 0.85  # half of what a reference shows at the object's centre, about, world units
+HALF_FRAME = 1 / SCALE  # half of what a reference shows at the object's centre, world units
 WAVES = (2.0, 4.0)  # angular frequencies of the harmonics, per world unit
 RAY_FEATURES = len(DEPTHS) * (2 * 2 * len(WAVES) + 1) + 9
 

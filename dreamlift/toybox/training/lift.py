@@ -5,7 +5,8 @@ colours, the silhouettes and the places of the true pictures there. The loss is 
 
     |rgb - rgb*|^2 + |opacity - opacity*|^2 + |place - place*|^2    (premultiplied)
 
-and of the squared errors of the estimated framing and elevation.
+and of the squared error of the estimated elevation. The volumes are seen in the world of the targets by their known frames,
+so that the network need not guess how large an object is, from a picture in which all are equally large.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from dreamlift.toybox.training.steps.loop import Lessons, Training, add_argument
 from dreamlift.toybox.training.pairs import DISTANCE, FOV_DEG, REFERENCES, Pairs, load_shards
 from dreamlift.toybox.training.prior import save_grid
 
-UNTOLD = 0.2  # share of the samples whose elevation is not told
+UNTOLD = 0.5  # share of the samples whose elevation is not told
 OUTER = 0.25  # share of the rays that are drawn from the whole picture; the others pass within INNER of the origin
 INNER = 0.9  # world units
 PLAIN = 0.5  # share of the samples whose colour channels keep their order
-HEAD = 0.2  # weight of the errors of framing and elevation
+HEAD = 0.2  # weight of the error of the elevation
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,7 @@ def errors(volume: Volume, sight: Sight, lesson: Lesson) -> dict[str, Tensor]:
     """The squared errors () by name."""
     pairs = {"rgb": (sight.rgb, lesson.rgb), "place": (sight.place, lesson.place), "opacity": (sight.opacity, lesson.opacity)}
     found = {name: (a - b).square().sum(-1).mean() for name, (a, b) in pairs.items()}
-    found["frame"] = (volume.frame - lesson.frame).square().sum(-1).mean()
-    found["elevation"] = (2 - 2 * (volume.estimate - lesson.elevation).cos()).mean()
+    found["elevation"] = ((1 - lesson.known) * (2 - 2 * (volume.estimate - lesson.elevation).cos())).mean()
     return found
 
 
@@ -130,9 +130,9 @@ def lift_loss(lift: Lift, lesson: Lesson) -> Tensor:
     lesson = Lesson(*(values.to(device) for values in lesson))
     # On CPUs bfloat16 takes three times as long here, even with units for it.
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        volume = lift(lesson.pictures, lesson.elevation, lesson.known)
+        volume = lift(lesson.pictures, lesson.elevation, lesson.known, lesson.frame)
     found = errors(volume, see(volume, lesson.origins, lesson.directions, lesson.jitter), lesson)
-    return found["rgb"] + found["opacity"] + found["place"] + HEAD * (found["frame"] + found["elevation"])
+    return found["rgb"] + found["opacity"] + found["place"] + HEAD * found["elevation"]
 
 
 class Learner:
@@ -159,11 +159,11 @@ def make_optimizers(lift: Lift, lr: float) -> Optimizers:
 
 @torch.no_grad()
 def look(lift: Lift, pairs: Pairs, count: int = 256) -> tuple[dict[str, float], Tensor]:
-    """Errors on the objects of ``pairs``, and a sheet ``(12 k, S, S, 3)``: reference, then rendered beside true targets."""
+    """Errors on the objects of ``pairs``, and a sheet ``(9 k, S, S, 3)``: reference, then rendered beside true targets."""
     lesson = draw_lesson(pairs, LiftTraining(batch=count), 0)
-    volume = lift(lesson.pictures, lesson.elevation, lesson.known)
+    volume = lift(lesson.pictures, lesson.elevation, lesson.known, lesson.frame)
     found = {k: float(v) for k, v in errors(volume, see(volume, lesson.origins, lesson.directions), lesson).items()}
-    off = (volume.estimate - lesson.elevation).abs().rad2deg()
+    off = (volume.estimate - lesson.elevation)[lesson.known == 0].abs().rad2deg()
     found |= {"elevation_deg": float(off.median()), "psnr": -10 * math.log10(found["rgb"] / 3)}
     sheet = []
     half = (np.arange(SIDE) + 0.5) / SIDE * 2 - 1
@@ -171,7 +171,8 @@ def look(lift: Lift, pairs: Pairs, count: int = 256) -> tuple[dict[str, float], 
     for index in range(0, 16):
         picture = torch.from_numpy(pairs.reference[index, 0] / np.float32(255)).permute(2, 0, 1)[None]
         own = pairs.reference_view[index, 0]
-        one = lift(picture, torch.tensor([own[1]]), torch.ones(1))
+        frame = torch.from_numpy(pairs.reference_frame[index, :1])
+        one = lift(picture, torch.tensor([own[1]]), torch.ones(1), frame)
         white = (picture[:, :3] + 1 - picture[:, 3:])[0].permute(1, 2, 0)
         sheet.append(white)
         for k in range(4):

@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from dreamlift.cameras import centered, orbit_cameras, rescaled
 from dreamlift.priors.zero123.embeds import BACKDROPS
+from dreamlift.priors.zero123.lift import SCALE
 from dreamlift.system.files import atomic_write_bytes
 from dreamlift.toybox.world.composites import make_composite
 from dreamlift.toybox.world.render import SHADINGS, Background, Rendered, render, sample_lighting, traced_pixels
@@ -29,7 +31,7 @@ from dreamlift.toybox.world.things import CATEGORIES, Thing, describe, make_thin
 from dreamlift.types import Cameras
 
 SHARD = 100  # objects per file
-REFERENCES, TARGETS = 3, 5  # pictures per object, beside one target near each reference
+REFERENCES, TARGETS = 2, 3  # pictures per object, beside one target near each reference
 NEAR_SHARE = 0.3  # share of the pairs whose target is near the reference
 NEAR_DEG = (12.0, 8.0)  # standard deviations of its azimuth and elevation relative to the reference's
 SAME_SHARE = 0.3  # share of the near targets that have the reference's own view
@@ -71,44 +73,102 @@ class Pairs:
     def draw(self, rng: np.random.Generator, count: int, place_share: float = 0.0) -> Pair:
         """``count`` random pairs; an expected share ``place_share`` of the targets shows places.
 
-        Half of the pairs are mirrored: the mirror image of an object is an object. Places are in the reference's frame: its
-        camera is at azimuth 0.
+        Targets are those of the references' own frames (:func:`reframed`). Half of the pairs are mirrored: the mirror image of
+        an object is an object. Places are in the reference's frame: its camera is at azimuth 0.
         """
         rows = rng.integers(0, len(self), count)
         one, other = rng.integers(0, REFERENCES, count), rng.integers(0, TARGETS, count)
         other = np.where(rng.random(count) < NEAR_SHARE, TARGETS + one, other)
         white = rng.random(count) < WHITE_SHARE
         backdrops = np.array(BACKDROPS, dtype=np.float32)[np.where(white, 0, rng.integers(1, len(BACKDROPS), count))]
-        reference = over(self.reference[rows, one], backdrops)
-        target = over(self.target[rows, other], backdrops)
         views = self.reference_view[rows, one], self.target_view[rows, other]
+        frames = self.reference_frame[rows, one]
+        pictures, positions = reframed(self.target[rows, other], self.places[rows, other], frames, *views)
         azimuth = views[1][:, 0] - views[0][:, 0]
         place, mirrored = rng.random(count) < place_share, rng.random(count) < 0.5
-        alpha = self.target[rows[place], other[place], ..., 3:] / np.float32(255)
-        target[place] = turned(self.places[rows[place], other[place]] / np.float32(255), alpha, views[0][place, 0])
+        target = pictures[..., :3] + (1 - pictures[..., 3:]) * backdrops[:, None, None]
+        positions[mirrored, ..., 0] *= -1
+        target[place] = ((positions + pictures[..., 3:]) / 2)[place].clip(0, 1)
         cutout = self.reference[rows, one] / np.float32(255)
+        reference = over(self.reference[rows, one], backdrops)
         for picture in (cutout, reference, target):
             picture[mirrored] = picture[mirrored, :, ::-1]
-        both, alpha = mirrored & place, alpha[mirrored[place], :, ::-1]
-        target[both, ..., 0] = alpha[..., 0] - target[both, ..., 0]  # x becomes -x
         elevation = np.stack([views[0][:, 1], views[1][:, 1]], axis=-1)
-        return Pair(cutout, backdrops, reference, target, azimuth * np.where(mirrored, -1, 1).astype(np.float32), elevation, place)
+        azimuth *= np.where(mirrored, -1, 1).astype(np.float32)
+        return Pair(cutout, backdrops, reference, target, azimuth, elevation, place)
+
+
+def reframed(
+    pictures: np.ndarray, places: np.ndarray, frames: np.ndarray, own: np.ndarray, views: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Targets as cameras show them that look at the middle of the reference, at its scale.
+
+    A reference does not tell how large its object is in the world, nor where its middle lies: pictures whose frame depends on
+    both could only be guessed. Seen from its own direction an object is here as large as in the reference, about
+    :data:`SCALE` half sides per unit at the middle's depth, and its place is the same.
+
+    Args:
+        pictures: ``(B, S, S, 4)`` uint8, premultiplied. places: ``(B, S, S, 3)`` uint8, as of :class:`Pairs`.
+        frames: ``(B, 3)`` of the references (:func:`frames_of`).
+        own: ``(B, 2)`` azimuths and elevations of the references, radians; ``views``: of the targets.
+
+    Returns:
+        The pictures ``(B, S, S, 4)`` in [0, 1], and the positions ``(B, S, S, 3)`` in the frame whose azimuth 0 is the
+        reference's, both premultiplied.
+    """
+    larger, middle = middles(frames, own)
+    right, up = axes_of(views)
+    toward = DISTANCE - (middle * torch.linalg.cross(right, up)).sum(-1)  # of the middle from the camera
+    half = toward * math.tan(math.radians(0.5 * FOV_DEG))  # of the picture's side there, world units
+    size = pictures.shape[1]
+    ticks = (torch.arange(size) + 0.5) / size * 2 - 1
+    y, x = torch.meshgrid(ticks, ticks, indexing="ij")
+    where = torch.stack([x, y], dim=-1) * (DISTANCE / toward / larger)[:, None, None, None]
+    seen = torch.stack([(middle * right).sum(-1), -(middle * up).sum(-1)], dim=-1) / half[:, None]
+    both = torch.from_numpy(np.concatenate([pictures, places], axis=-1)).permute(0, 3, 1, 2).float() / 255
+    found = functional.grid_sample(both, where + seen[:, None, None], align_corners=False).permute(0, 2, 3, 1)
+    return found[..., :4].numpy(), own_positions(found[..., 4:], found[..., 3:4], frames, own).numpy()
+
+
+def own_positions(places: Tensor, alpha: Tensor, frames: np.ndarray, own: np.ndarray) -> Tensor:
+    """Premultiplied positions ``(B, S, S, 3)`` in the references' own frames, from premultiplied ``places`` of the world."""
+    larger, middle = (each[:, None, None] for each in middles(frames, own))
+    x, y, z = (larger[..., None] * (2 * places - alpha - alpha * middle)).unbind(-1)
+    s, c = (f(torch.from_numpy(own[:, 0]).float())[:, None, None] for f in (torch.sin, torch.cos))
+    return torch.stack([x * c - z * s, y, x * s + z * c], dim=-1)
+
+
+def middles(frames: np.ndarray, own: np.ndarray) -> tuple[Tensor, Tensor]:
+    """How much larger things are in the references' own frames than in the world ``(B,)``, and the middles of the references in
+    the world ``(B, 3)``."""
+    u, v, scale = (torch.from_numpy(np.ascontiguousarray(frames[:, i])).float()[:, None] for i in range(3))
+    right, up = axes_of(own)
+    return scale[:, 0] / SCALE, (up * v - right * u) / scale
+
+
+def own_cameras(frames: np.ndarray, own: np.ndarray, views: np.ndarray, size: int = 64) -> Cameras:
+    """Cameras of the world that see what :func:`reframed` shows, by other positions instead of crops."""
+    larger, middle = middles(frames, own)
+    azimuth, elevation = (torch.from_numpy(np.ascontiguousarray(views[:, i])).float() for i in range(2))
+    distance = DISTANCE / larger
+    cameras = orbit_cameras(azimuth, elevation, distance, torch.full_like(distance, math.radians(FOV_DEG)), size)
+    c2w = cameras.c2w.clone()
+    c2w[:, :3, 3] += middle
+    return replace(cameras, c2w=c2w)
+
+
+def axes_of(views: np.ndarray) -> tuple[Tensor, Tensor]:
+    """The directions to the right and up ``(B, 3)`` of cameras at ``views (B, 2)``, azimuth and elevation in radians."""
+    azimuth, elevation = (torch.from_numpy(np.ascontiguousarray(views[:, i])).float() for i in range(2))
+    right = torch.stack([azimuth.cos(), torch.zeros_like(azimuth), -azimuth.sin()], dim=-1)
+    up = torch.stack([-elevation.sin() * azimuth.sin(), elevation.cos(), -elevation.sin() * azimuth.cos()], dim=-1)
+    return right, up
 
 
 def over(pictures: np.ndarray, backdrops: np.ndarray) -> np.ndarray:
     """Premultiplied pictures ``(B, S, S, 4)`` uint8 over ``backdrops (B, 3)``: ``(B, S, S, 3)`` in [0, 1]."""
     values = pictures / np.float32(255)
     return values[..., :3] + (1 - values[..., 3:]) * backdrops[:, None, None]
-
-
-def turned(places: np.ndarray, alpha: np.ndarray, azimuth: np.ndarray) -> np.ndarray:
-    """Premultiplied places ``(B, S, S, 3)`` in the frame in which a camera at ``azimuth (B,)`` is at azimuth 0.
-
-    ``alpha (B, S, S, 1)`` in [0, 1].
-    """
-    x, y, z = np.moveaxis(2 * places - alpha, -1, 0)
-    s, c = np.sin(azimuth)[:, None, None], np.cos(azimuth)[:, None, None]
-    return (np.stack([x * c - z * s, y, x * s + z * c], axis=-1) + alpha) / 2
 
 
 def make_object(seed: int, training: bool = True) -> Thing:
