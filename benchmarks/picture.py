@@ -193,8 +193,10 @@ def without_places(stage: Stage) -> Stage | None:
 
 
 def key_of(config: Config, name: str) -> str:
-    """Of the settings (apart from where the photo lies), the object, and the priors' weights."""
-    priors = {teacher.prior.name for stage in with_priors(config.stages) for teacher in stage.teachers if teacher.prior}
+    """Of the settings (apart from where the photo lies), the object, and the priors' weights. Those of the text prior are among
+    them where it may estimate the photo's camera."""
+    priors = {"toybox"} if any(photo.elevation_deg is None for photo in config.photos) else set()
+    priors |= {teacher.prior.name for stage in with_priors(config.stages) for teacher in stage.teachers if teacher.prior}
     revisions = "".join(sorted(revision_of(locate(prior)) for prior in priors))
     photos = tuple(replace(photo, path=name) for photo in config.photos)
     return config_hash(replace(config, photos=photos))[:16] + hashlib.sha256(revisions.encode()).hexdigest()[:16]

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from dreamlift.toybox.training.steps.learning import learning_rate
 from dreamlift.toybox.training.network import make_networks
 from dreamlift.toybox.training.prior import Training, draw_batch, train
+from dreamlift.toybox.training.steps.learning import learning_rate
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

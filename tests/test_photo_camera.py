@@ -195,10 +195,16 @@ def test_the_ratio_is_that_of_the_priors_frame(car, tmp_path, monkeypatch):
     near = prepared(Photo(str(car), elevation_deg=5.0, azimuth_deg=7.0, distance=4.2, fov_deg=23.0), "", view)
     assert (near.azimuth_deg, near.elevation_deg) == (7.0, 5.0)
     assert near.ratio == pytest.approx(0.74286 / 0.85449, abs=1e-3)
-    assert prepared(Photo(str(car), elevation_deg=5.0, distance=3.8, fov_deg=20.0), "", view).ratio == 1.0  # it fills the frame
+    notes = []
+    moved = prepared(Photo(str(car), elevation_deg=5.0, distance=3.8, fov_deg=20.0), "", view, notes.append)  # of 0.67004
+    assert (moved.ratio, moved.distance) == (pytest.approx(0.74286 / 1.07696, abs=1e-3), pytest.approx(6.1077, abs=1e-3))
+    assert notes == [f"{car.name}: its camera is placed at a distance of {moved.distance:g}, from which a field of view of "
+                     "20 degrees shows the object whole"]  # fmt: skip
     assert asked == [("", None)]  # an elevation that is told asks nothing
     assert prepared(Photo(str(car), azimuth_deg=7.0), "", view).azimuth_deg == 7.0
     assert asked[-1] == ("", 7.0)
+    prepared(Photo(str(car), azimuth_deg=0.0), "", view)
+    assert asked[-1] == ("", 0.0)  # the user's own word
     given = Photo(str(car), elevation_deg=5.0, ratio=0.7)
     assert prepared(given, "", view) == given
     assert prepared(Photo(str(car), elevation_deg=5.0), "", port).ratio == 0.78  # the ports' photos fill as much as references

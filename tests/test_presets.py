@@ -119,7 +119,7 @@ def task_of(config):
     (photo,) = config.photos
     alpha = torch.zeros(1, 16, 16, 1)
     alpha[:, 4:12, 4:12] = 1.0
-    turn, height, fov = (torch.tensor([math.radians(v)]) for v in (photo.azimuth_deg, 20.0, photo.fov_deg))
+    turn, height, fov = (torch.tensor([math.radians(v)]) for v in (photo.azimuth_deg or 0.0, 20.0, photo.fov_deg))
     cameras = orbit_cameras(turn, height, torch.tensor([photo.distance]), fov, 16)
     return Task("a mug", photos=Pictures(alpha * torch.tensor([0.8, 0.1, 0.1]), alpha, cameras))
 

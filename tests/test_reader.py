@@ -13,10 +13,10 @@ from test_toybox_prior import FOLDER, pictures
 from dreamlift.priors.network import camera_features
 from dreamlift.toybox.training.dataset import CLAY, vocabulary
 from dreamlift.toybox.training.latent import make_latent_networks, make_vae
-from dreamlift.toybox.training.steps.learning import set_rates
 from dreamlift.toybox.training.network import load_folder, make_networks
 from dreamlift.toybox.training.prior import FAST, READING, Batch, make_optimizers, told_colors, x0_loss
 from dreamlift.toybox.training.reader import UNTOLD, Reader, ViewReader
+from dreamlift.toybox.training.steps.learning import set_rates
 from dreamlift.toybox.training.text import TextTraining, draw_captions, teach
 from dreamlift.toybox.world.things import COLORS, Description
 

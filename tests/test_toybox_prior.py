@@ -17,7 +17,6 @@ from dreamlift.priors.kinds import load_prior
 from dreamlift.priors.loading.sources import EMBEDDED, KNOWN, locate
 from dreamlift.priors.network import camera_features
 from dreamlift.toybox.training.dataset import BACKDROPS, COLORED, OWN, STYLES, Pictures, load_shards, make_shard, vocabulary
-from dreamlift.toybox.training.steps.learning import save_curve, set_gradients
 from dreamlift.toybox.training.network import PACKING, begin_with, kinds_known, load_folder, make_networks, save_folder
 from dreamlift.toybox.training.prior import (
     Batch,
@@ -30,6 +29,7 @@ from dreamlift.toybox.training.prior import (
     x0_loss,
 )
 from dreamlift.toybox.training.reader import UNTOLD
+from dreamlift.toybox.training.steps.learning import save_curve, set_gradients
 from dreamlift.toybox.world.render import Background, sample_background, sample_pictures
 from dreamlift.toybox.world.things import ATTRIBUTES, CATEGORIES, COLORS, SYNONYMS, describe
 from dreamlift.types import Conditioning

@@ -285,9 +285,7 @@ def test_trains_resumes_and_saves_a_folder_that_stock_classes_open(tmp_path, kno
     monkeypatch.setattr("dreamlift.toybox.training.view.make_view_networks", lambda size: tiny())
     settings = ViewTraining(steps=3, batch=2, size=32, warmup=1)
     data = tmp_path / "data"
-    monkeypatch.setattr(
-        "dreamlift.toybox.training.view.sample_views", lambda networks, reference, *_: reference.movedim(1, -1)
-    )
+    monkeypatch.setattr("dreamlift.toybox.training.view.sample_views", lambda networks, reference, *_: reference.movedim(1, -1))
     train(settings, tmp_path / "whole", data, data, "cpu", 10)
     train(ViewTraining(steps=2, batch=2, size=32, warmup=1), tmp_path / "parted", data, data, "cpu", 10)
     train(settings, tmp_path / "parted", data, data, "cpu", 10)

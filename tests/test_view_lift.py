@@ -131,14 +131,17 @@ def test_the_places_of_a_lesson_lie_on_its_rays_and_project_into_its_picture(kno
     away = lesson.place - lesson.origins
     off = (away - (away * lesson.directions).sum(-1, keepdim=True) * lesson.directions).norm(dim=-1)
     assert off[full].median() < 0.01
-    # Seen from as far as cameras are on the average, in the frame of the reference, along its axes, the object's points are where its picture is opaque.
+    # Seen from as far as cameras are on the average, along the axes of the reference, the object's points are where its picture
+    # is opaque.
     e = lesson.elevation[:, None]
     x, y, z = lesson.place.unbind(-1)
     up = y * e.cos() - z * e.sin()
     away = (-y * e.sin() - z * e.cos()) * lesson.frame[:, None, 2] / SCALE
     scale = lesson.frame[:, None, 2] / (1 + away / 3.3)
     u, v = lesson.frame[:, None, 0] + scale * x, lesson.frame[:, None, 1] - scale * up
-    seen = torch.nn.functional.grid_sample(lesson.pictures[:, 3:], torch.stack([u, v], -1)[:, None], align_corners=False)[:, 0, 0]
+    seen = torch.nn.functional.grid_sample(lesson.pictures[:, 3:], torch.stack([u, v], -1)[:, None], align_corners=False)[
+        :, 0, 0
+    ]
     assert seen[full].gt(0.5).float().mean() > 0.95  # upside down it is .73
     again = draw_lesson(known, LiftTraining(batch=24, rays=200), 0)
     assert all(torch.equal(a, b) for a, b in zip(lesson, again, strict=True))

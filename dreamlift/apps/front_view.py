@@ -18,8 +18,7 @@ from dreamlift.apps.ssim import ssim
 from dreamlift.cameras import centered, turntable
 from dreamlift.export.psnr import psnr
 from dreamlift.images.photos import read_photos
-from dreamlift.images.placement import FRAMED
-from dreamlift.reading.photos import ELEVATION_DEG, Photo
+from dreamlift.reading.photos import ELEVATION_DEG, RATIO, Photo
 from dreamlift.runs.settings import read_config
 from dreamlift.texturing.draw import render_mesh
 from dreamlift.types import Cameras, Mesh, Pictures
@@ -89,4 +88,4 @@ def framed(mesh: Mesh, cameras: Cameras) -> Cameras:
 
     A mesh out of sight leaves its camera as it is.
     """
-    return centered(cameras, render_mesh(mesh, cameras).opacity[..., 0] > 0.5, torch.full((len(cameras),), FRAMED))
+    return centered(cameras, render_mesh(mesh, cameras).opacity[..., 0] > 0.5, torch.full((len(cameras),), RATIO))

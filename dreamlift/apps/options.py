@@ -55,7 +55,8 @@ Write a prompt that begins with a dash after `--`.
 
 MASK = (
     "how the object is cut out of the picture: auto (default; its alpha channel, a plain background, or its colours), alpha, "
-    "border, grabcut, or an ONNX matting model: u2netp, silueta, u2net, isnet-general-use, birefnet-general-lite, or an .onnx file"
+    "border, grabcut, or an ONNX matting model: u2netp, silueta, u2net, isnet-general-use, birefnet-general-lite, or an .onnx "
+    "file"
 )
 DEBUG = "show the traceback of an error"
 

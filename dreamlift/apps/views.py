@@ -21,7 +21,8 @@ from torch.nn import functional
 from dreamlift.cameras import orbit_cameras
 from dreamlift.export.glb import png_bytes
 from dreamlift.export.video import contact_sheet, save_turntable, to_bytes
-from dreamlift.images.photos import read_photos
+from dreamlift.images.camera import lifted_elevation
+from dreamlift.images.photos import cameras_of, read_photos
 from dreamlift.lifting import find_device, ignore
 from dreamlift.priors.base import Prior
 from dreamlift.priors.choice import PriorChoice
@@ -104,10 +105,15 @@ def draw_views(
     located.check_task(order.show, NoViews(), True)
     device = find_device(order.device)
     engine = available(order.engine, device)
-    if photo.elevation_deg is None:
-        photo = replace(photo, elevation_deg=ELEVATION_DEG)
-        note(f"the picture's elevation is not given; {ELEVATION_DEG:g} degrees above level are assumed (--photo-elevation)")
+    photo = replace(photo, azimuth_deg=photo.azimuth_deg or 0.0)
     photos = read_photos((photo,), note)
+    if photo.elevation_deg is None:
+        assert photos.reference is not None
+        found = lifted_elevation(photos.reference[0], located)
+        photo = replace(photo, elevation_deg=ELEVATION_DEG if found is None else round(found, 1))
+        how = "assumed" if found is None else "estimated"
+        note(f"the picture's elevation is {how}: {photo.elevation_deg:.0f} degrees above level (--photo-elevation overrides)")
+        photos = replace(photos, cameras=cameras_of((photo,), photos.rgb.shape[1]))
     embeds = located.read(Task("", photos=photos), NoViews(), (), device, engine)
     wanted: Engine = order.engine if order.engine != "auto" else "auto" if engine == "onnx" else "torch"
     (loaded,) = (pool or Priors()).take([located], device, Memory(), (wanted,))
@@ -150,7 +156,7 @@ def _filled(order: ViewOrder, prior: Prior, photo: Photo) -> ViewOrder:
 
 def _cameras(photo: Photo, order: ViewOrder, size: int) -> Cameras:
     """The cameras of the views, at the distance and with the field of view of the photo's."""
-    azimuth = torch.tensor([math.radians(photo.azimuth_deg + value) for value in order.azimuths_deg])
+    azimuth = torch.tensor([math.radians((photo.azimuth_deg or 0.0) + value) for value in order.azimuths_deg])
     ones = torch.ones_like(azimuth)
     elevation, fov = math.radians(order.elevation_deg or 0.0), math.radians(photo.fov_deg)
     return orbit_cameras(azimuth, ones * elevation, ones * photo.distance, ones * fov, size)

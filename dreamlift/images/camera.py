@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dreamlift.images.camera_scores import Estimate, estimate_camera, lowest
 from dreamlift.images.photos import read_photos
-from dreamlift.images.placement import FRAMED, placed
+from dreamlift.images.placement import placed
 from dreamlift.images.read import ignore
 from dreamlift.priors.base import Prior
 from dreamlift.priors.choice import PriorChoice
@@ -30,6 +30,7 @@ from dreamlift.priors.zero123.lift import LIFT, SCALE
 from dreamlift.prompts import NoViews, article
 from dreamlift.reading.photos import ELEVATION_DEG, RATIO, Photo
 from dreamlift.toybox.judging.judge import Judge, load_judge, sector_angles, understand
+from dreamlift.toybox.training.pairs import DISTANCE, FOV_DEG
 from dreamlift.toybox.world.things import COLORS
 from dreamlift.toybox.world.truth import is_asymmetric
 from dreamlift.types import Task
@@ -37,6 +38,7 @@ from dreamlift.types import Task
 TEXT_PRIOR, VIEW_PRIOR = "toybox", "toybox-view"
 PALE = (0.70, 0.75, 0.80)  # the backdrop of the text prior's training pictures whose captions name none
 SURE = 0.95  # least probability of a kind that the judge names: 3 of 4 toys, 1 of 7 things of no kind
+SMALLEST = 0.1  # least ratio of an object in its camera's frame
 LIFTED_DEG = (-10.0, 60.0)  # elevations of the pictures that the lift was trained with
 
 
@@ -98,21 +100,38 @@ def prepared(
     Raises:
         ValueError: the picture cannot be used.
     """
-    unplaced = view is not None and _lift_parts(view) is not None and photo.ratio == RATIO and photo.shift == (0.0, 0.0)
-    if unplaced:
-        photo = replace(photo, ratio=lifted_ratio(photo.distance, photo.fov_deg))
+    if view is not None and _lift_parts(view) is not None and photo.ratio == RATIO and photo.shift == (0.0, 0.0):
+        photo = _as_large_as_lifted(photo, note)
     if photo.ratio is None or photo.elevation_deg is not None:
         return photo
     reference = read_photos((replace(photo, elevation_deg=0.0),)).reference
     assert reference is not None
-    found = find_viewpoint(reference[0], prompt, photo.azimuth_deg or None, view, engine)
+    found = find_viewpoint(reference[0], prompt, photo.azimuth_deg, view, engine)
     note(f"{Path(photo.path).name}: {found.described()}")
     return replace(photo, azimuth_deg=round(found.azimuth, 1), elevation_deg=round(found.elevation, 1))
 
 
-def lifted_ratio(distance: float, fov_deg: float) -> float:
-    """The object's longest side, relative to the side of a camera's picture, as large as the lift takes it to be."""
-    return min(1.0, round(FRAMED / (SCALE * distance * math.tan(math.radians(0.5 * fov_deg))), 4))
+def _as_large_as_lifted(photo: Photo, note: Callable[[str], None]) -> Photo:
+    """The photo with the ratio at which its camera sees the object as the lift has it.
+
+    A camera that would see only a part of the object, or hardly any of it, is moved, and ``note`` gets it: of the distance and
+    the field of view of a photo that is cropped to its object only the perspective is left.
+    """
+    half = math.tan(math.radians(0.5 * photo.fov_deg))
+    ratio = RATIO / (SCALE * photo.distance * half)
+    if not SMALLEST <= ratio <= 1.0:
+        ratio = lifted_ratio()
+        photo = replace(photo, distance=round(RATIO / (SCALE * ratio * half), 4))
+        note(
+            f"{Path(photo.path).name}: its camera is placed at a distance of {photo.distance:g}, from which a field of view of "
+            f"{photo.fov_deg:g} degrees shows the object whole"
+        )
+    return replace(photo, ratio=round(ratio, 4))
+
+
+def lifted_ratio() -> float:
+    """The object's longest side, relative to the side of the pictures that a prior with a lift draws."""
+    return RATIO / (SCALE * DISTANCE * math.tan(math.radians(0.5 * FOV_DEG)))
 
 
 def find_viewpoint(
@@ -125,11 +144,22 @@ def find_viewpoint(
         view: the view-conditioned prior whose lift estimates the elevation; None: the embedded one, if it is there.
     """
     found = _estimated(reference, prompt, engine)
-    if found.source == "default" and (parts := _lifting(view)) is not None:
-        low, high = LIFTED_DEG
-        elevation = math.degrees(float(lifted(parts, reference[None], None, torch.device("cpu")).estimate))
-        found = replace(found, elevation=min(high, max(low, elevation)), source="shape")
+    if found.source == "default" and (elevation := lifted_elevation(reference, view)) is not None:
+        found = replace(found, elevation=elevation, source="shape")
     return found if azimuth is None else replace(found, azimuth=azimuth, told_azimuth=True)
+
+
+def lifted_elevation(reference: Tensor, view: Located | None = None) -> float | None:
+    """The elevation in degrees that the lift of ``view``, or of the embedded prior, sees in ``reference (S, S, 4)``; else None.
+
+    The object is centred with a longest side of 0.78 of the picture.
+    """
+    parts = _lifting(view)
+    if parts is None:
+        return None
+    low, high = LIFTED_DEG
+    elevation = math.degrees(float(lifted(parts, reference[None], None, torch.device("cpu")).estimate))
+    return min(high, max(low, elevation))
 
 
 def _estimated(reference: Tensor, prompt: str, engine: Engine) -> Viewpoint:

@@ -49,8 +49,9 @@ def cut_colors(rgb: np.ndarray) -> np.ndarray | None:
     labels[:band], labels[-band:], labels[:, :band], labels[:, -band:] = (cv2.GC_BGD,) * 4
     cv2.setRNGSeed(0)  # of the mixtures' first clusters
     models = np.zeros((1, 65)), np.zeros((1, 65))
+    whole = (0, 0, width, height)
     lab = cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) * np.array(LAB, np.float32) + [0, 128, 128]
-    cv2.grabCut(lab.clip(0, 255).round().astype(np.uint8), labels, None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(lab.clip(0, 255).round().astype(np.uint8), labels, whole, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
     mask = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
     parts, sizes = components(mask)
     wanted = sizes > PART * sizes[1:].max(initial=0)

@@ -84,7 +84,9 @@ def check_model(model: str) -> Path:
     else:
         near = difflib.get_close_matches(model, ("auto", "alpha", "border", "grabcut", *MODELS), n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"unknown mask {model!r}{hint}; accepted: auto, alpha, border, grabcut, {', '.join(MODELS)}, or an .onnx file")
+        raise ValueError(
+            f"unknown mask {model!r}{hint}; accepted: auto, alpha, border, grabcut, {', '.join(MODELS)}, or an .onnx file"
+        )
     if find_spec("onnxruntime") is None:
         raise ValueError(f"the matting model {model} needs ONNX Runtime, which is not installed: {INSTALL}")
     return path

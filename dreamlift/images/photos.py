@@ -33,7 +33,8 @@ def resolved_photo(photo: Photo, note: Callable[[str], None] = ignore) -> Photo:
         note(
             f"{Path(photo.path).name}: its elevation is not given; {elevation:g} degrees above level are assumed (--elevation)"
         )
-    return replace(photo, path=str(expanded(photo.path).resolve()), mask=mask, elevation_deg=elevation)
+    path, azimuth = str(expanded(photo.path).resolve()), photo.azimuth_deg or 0.0
+    return replace(photo, path=path, mask=mask, azimuth_deg=azimuth, elevation_deg=elevation)
 
 
 def read_cutout(photo: Photo, note: Callable[[str], None] = ignore) -> Cutout:
@@ -79,11 +80,12 @@ def read_photos(photos: Sequence[Photo], note: Callable[[str], None] = ignore, s
 
 
 def cameras_of(photos: Sequence[Photo], side: int = SIDE) -> Cameras:
-    """The orbit cameras of the placed photos; an elevation that is not given is the default one."""
+    """The orbit cameras of the placed photos; an angle that is not given is the default one."""
 
     def of(name: str, scale: float = 1.0) -> torch.Tensor:
+        default = {"azimuth_deg": 0.0, "elevation_deg": ELEVATION_DEG}
         values = [getattr(photo, name) for photo in photos]
-        return torch.tensor([(ELEVATION_DEG if value is None else value) * scale for value in values], dtype=torch.float32)
+        return torch.tensor([(default[name] if value is None else value) * scale for value in values], dtype=torch.float32)
 
     radians = math.pi / 180
     return orbit_cameras(

@@ -8,21 +8,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-FRAMED = 0.78  # longest side of the object in a reference picture, relative to the picture's (Zero-1-to-3)
+from dreamlift.reading.photos import RATIO
+
 SIZE = 64  # pixels a side of the compared pictures
 
 
 def placed(
     reference: Tensor, backdrop: Tensor, ratio: float = 0.69, shift: tuple[float, float] = (0.0, 0.014)
 ) -> Tensor:  # fmt: skip
-    """``reference (S, S, 4)``, whose object is centred with a longest side of 0.78, as a picture ``(64, 64, 3)`` over ``backdrop
-    (3,)``.
+    """``reference (S, S, 4)``, its object centred with a longest side of 0.78, as a picture ``(64, 64, 3)`` over a backdrop.
 
     Args:
         ratio: longest side of the object there, relative to the picture's; the default is the mean over the toybox's things.
         shift: of its centre, to the right and down, relative to the picture's side.
     """
-    parameters = torch.tensor([math.log(ratio / FRAMED), 2.0 * shift[0], 2.0 * shift[1]])
+    parameters = torch.tensor([math.log(ratio / RATIO), 2.0 * shift[0], 2.0 * shift[1]])
     return _placed(_small(reference), parameters, backdrop).permute(1, 2, 0)
 
 
@@ -44,4 +44,3 @@ def _placed(photo: Tensor, parameters: Tensor, backdrop: Tensor) -> Tensor:
     grid = torch.stack([(u - parameters[1]) * scale, (v - parameters[2]) * scale], dim=-1)
     seen = functional.grid_sample(photo[None], grid[None], align_corners=False)[0]
     return seen[:3] + (1.0 - seen[3:]) * backdrop[:, None, None]
-

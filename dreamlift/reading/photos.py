@@ -21,7 +21,7 @@ class Photo:
     # cache, else grabcut), alpha, border (a plain background), grabcut (its colours), or an ONNX matting model: a known name
     # (u2netp, ...) or the path of its file
     mask: str = "auto"
-    azimuth_deg: float = 0.0  # 0 is the front, grows toward +x
+    azimuth_deg: float | None = None  # 0 is the front, grows toward +x; null: estimated where that is possible, else 0
     # 0 is level with the center of the object, positive is above it; null: estimated where that is possible, else 15
     elevation_deg: float | None = None
     distance: float = 2.6  # of the camera from the object's center, world units
@@ -31,11 +31,13 @@ class Photo:
 
     def __post_init__(self) -> None:
         if not self.mask:
-            raise ValueError("mask is empty; accepted: auto, alpha, border, grabcut, or the name or path of an ONNX matting model")
+            raise ValueError(
+                "mask is empty; accepted: auto, alpha, border, grabcut, or the name or path of an ONNX matting model"
+            )
         if not 0.01 <= self.distance <= 1e4 or not 1.0 <= self.fov_deg <= 170.0:
             raise ValueError(f"distance is {self.distance:g} and fov_deg {self.fov_deg:g}; accepted: 0.01 to 10000, 1 to 170")
-        if not -360.0 <= self.azimuth_deg <= 360.0:
-            raise ValueError(f"azimuth_deg is {self.azimuth_deg:g}; accepted: -360 to 360")
+        if self.azimuth_deg is not None and not -360.0 <= self.azimuth_deg <= 360.0:
+            raise ValueError(f"azimuth_deg is {self.azimuth_deg:g}; accepted: -360 to 360, or null")
         if self.elevation_deg is not None and not -90.0 <= self.elevation_deg <= 90.0:
             raise ValueError(f"elevation_deg is {self.elevation_deg:g}; accepted: -90 to 90, or null")
         if self.ratio is not None and not 0.05 <= self.ratio <= 1.0:

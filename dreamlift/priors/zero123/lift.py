@@ -3,14 +3,14 @@
 A U-Net that is told the relative pose by numbers has to learn by itself how things move when one walks around them, which
 takes millions of pictures. Here geometry does it, as in pixelNeRF and GeNVS (Yu et al. 2021, https://arxiv.org/abs/2012.02190;
 Chan et al. 2023, https://arxiv.org/abs/2304.02602): a small convolutional network turns the reference into a grid of density
-and colour, aligned with the picture's pixels, of which a cell may take its colour, and the grid is rendered by the emission-absorption sum from the
-target's camera (Mildenhall et al. 2020, https://arxiv.org/abs/2003.08934, eq. 3):
+and colour, aligned with the picture's pixels, whose colours its cells may take over. The grid is rendered from the target's
+camera by the emission-absorption sum (Mildenhall et al. 2020, https://arxiv.org/abs/2003.08934, eq. 3):
 
     C = sum_k w_k c_k,   w_k = T_k (1 - exp(-sigma_k delta)),   T_k = exp(-sum_{j<k} sigma_j delta)
 
 The render is the mean over all that the hidden sides could be, hence blurred there; the diffusion model draws one of them.
-The network is given the picture over white, its mask and, where it is known, its elevation, which it estimates otherwise. All
-lengths are in the frame of the picture: its middle is the origin, at whose depth its half side is 1 / SCALE, so that nothing has
+The network is given the picture over white, its mask and, where it is known, its elevation, which it estimates otherwise.
+Lengths are in the picture's own frame: its middle is the origin, at whose depth its half side is 1 / SCALE, so that nothing has
 to be guessed that a crop does not tell.
 """
 
@@ -49,7 +49,9 @@ class Volume(NamedTuple):
 
     grid: Tensor  # (N, CELL, SLICES, SIDE, SIDE); slices go away from the camera, rows down
     picture: Tensor  # (N, 4, SIZE, SIZE) premultiplied colour in [0, 1], and mask
-    frame: Tensor  # (N, 3) the origin's place in the picture, from -1 to 1 to the right and down; half sides per world unit there
+    frame: (
+        Tensor  # (N, 3) the origin's place in the picture, from -1 to 1 to the right and down; half sides per world unit there
+    )
     perspective: Tensor  # (N,) reciprocal of the distance of the picture's camera from the origin, in the picture's own frame
     elevation: Tensor  # (N,) radians, as used: told, or estimated
     estimate: Tensor  # (N,) radians, estimated
@@ -72,7 +74,8 @@ class Block(nn.Module):
         self.convs = nn.ModuleList([nn.Conv2d(inputs, outputs, 3, padding=1), nn.Conv2d(outputs, outputs, 3, padding=1)])
         self.told = nn.Linear(told, outputs)
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
-        nn.init.zeros_(self.convs[1].weight)
+        for part in self.convs[1].parameters():
+            nn.init.zeros_(part)
 
     def forward(self, x: Tensor, told: Tensor) -> Tensor:
         h = self.convs[0](functional.silu(self.norms[0](x))) + self.told(told)[:, :, None, None]
@@ -103,7 +106,7 @@ class Lift(nn.Module):
             bias = torch.zeros(CELL, SLICES)
             bias[0] = -2.0
             self.out.weight.mul_(0.5)
-            self.out.bias.copy_(bias.flatten())
+            self.out.bias = nn.Parameter(bias.flatten())
 
     def forward(self, pictures: Tensor, elevation: Tensor, known: Tensor, frame: Tensor | None = None) -> Volume:
         """Volumes of ``pictures (N, 4, 64, 64)``, premultiplied colour in [0, 1] and mask.
@@ -167,7 +170,6 @@ def see(volume: Volume, origins: Tensor, directions: Tensor, jitter: Tensor | No
     weights = torch.exp(optical - behind) - torch.exp(-behind)
     rgb = torch.einsum("nrk,ncrk->nrc", weights, color)
     return Sight(rgb, torch.einsum("nrk,nrkx->nrx", weights, points), weights.sum(-1, keepdim=True))
-
 
 
 def shown(volume: Volume, cameras: Cameras, azimuth: Tensor, backdrop: Tensor, side: int = SIDE) -> Tensor:

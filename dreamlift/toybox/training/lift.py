@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from dreamlift.priors.zero123.lift import SIDE, Lift, Sight, Volume, load_lift, save_lift, see
 from dreamlift.system.files import atomic_write_text
 from dreamlift.system.startup import tune_process
-from dreamlift.toybox.training.steps.learning import Optimizers, make_pair
-from dreamlift.toybox.training.steps.loop import Lessons, Training, add_arguments, fit_lessons
 from dreamlift.toybox.training.pairs import DISTANCE, FOV_DEG, REFERENCES, Pairs, load_shards
 from dreamlift.toybox.training.prior import save_grid
+from dreamlift.toybox.training.steps.learning import Optimizers, make_pair
+from dreamlift.toybox.training.steps.loop import Lessons, Training, add_arguments, fit_lessons
 
 UNTOLD = 0.5  # share of the samples whose elevation is not told
 OUTER = 0.25  # share of the rays that are drawn from the whole picture; the others pass within INNER of the origin
@@ -93,9 +93,9 @@ def draw_lesson(pairs: Pairs, settings: LiftTraining, step: int) -> Lesson:
     factor = pairs.target.shape[-2] // SIDE
 
     def taken(values: np.ndarray) -> np.ndarray:  # means over factor x factor pixels
-        parts = [values[rows[:, None], other, row * factor + i, column * factor + j].astype(np.float32)
-                 for i in range(factor) for j in range(factor)]  # fmt: skip
-        return sum(parts) / (255 * len(parts))
+        inside = [(i, j) for i in range(factor) for j in range(factor)]
+        parts = [values[rows[:, None], other, row * factor + i, column * factor + j] for i, j in inside]
+        return np.stack(parts).mean(axis=0, dtype=np.float32) / np.float32(255)
 
     seen, places = taken(pairs.target), taken(pairs.places)
     x, y, z = np.moveaxis(2 * places - seen[..., 3:], -1, 0)  # premultiplied positions
@@ -168,7 +168,7 @@ def look(lift: Lift, pairs: Pairs, count: int = 256) -> tuple[dict[str, float], 
     sheet = []
     half = (np.arange(SIDE) + 0.5) / SIDE * 2 - 1
     v, u = np.meshgrid(half, half, indexing="ij")
-    for index in range(0, 16):
+    for index in range(16):
         picture = torch.from_numpy(pairs.reference[index, 0] / np.float32(255)).permute(2, 0, 1)[None]
         own = pairs.reference_view[index, 0]
         frame = torch.from_numpy(pairs.reference_frame[index, :1])

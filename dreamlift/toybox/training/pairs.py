@@ -2,7 +2,8 @@
 
 Half of the objects are toys of the 64 kinds without :data:`HELD_OUT`, half are random composites. Each has reference pictures,
 framed as a user's picture will be (the silhouette centred, its longest side 0.78 of the picture), and target pictures from
-cameras at one distance and field of view, with the places of what they show. All pictures of an object have the same light and
+cameras at one distance and field of view, with the places of what they show; when they are drawn, the targets are cropped to
+the frame of the reference (:func:`reframed`). All pictures of an object have the same light and
 shading; the backdrop is chosen during training, the same for both pictures of a pair.
 
     python -m dreamlift.toybox.training.pairs --data data/view --shards 80
@@ -24,6 +25,7 @@ from torch.nn import functional
 from dreamlift.cameras import centered, orbit_cameras, rescaled
 from dreamlift.priors.zero123.embeds import BACKDROPS
 from dreamlift.priors.zero123.lift import SCALE
+from dreamlift.reading.photos import RATIO
 from dreamlift.system.files import atomic_write_bytes
 from dreamlift.toybox.world.composites import make_composite
 from dreamlift.toybox.world.render import SHADINGS, Background, Rendered, render, sample_lighting, traced_pixels
@@ -37,7 +39,7 @@ NEAR_DEG = (12.0, 8.0)  # standard deviations of its azimuth and elevation relat
 SAME_SHARE = 0.3  # share of the near targets that have the reference's own view
 HELD_OUT = ("teapot", "chair", "truck", "penguin")  # kinds that no pair shows
 FOV_DEG, DISTANCE = 45.0, 2.6  # of the target's cameras: the bounding sphere fills 0.83 of the picture's side
-FRAMED = 0.78  # longest side of the reference's silhouette, relative to the picture's side (Zero-1-to-3)
+FRAMED = RATIO  # longest side of the reference's silhouette, relative to the picture's side (Zero-1-to-3)
 WHITE_SHARE = 0.5  # share of the pairs over the first backdrop
 BLACK = Background((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
 
@@ -63,7 +65,7 @@ class Pairs:
     target: np.ndarray
     places: np.ndarray  # (N, T + R, S, S, 3) uint8: (position + 1) / 2
     reference_view: np.ndarray  # (N, R, 2) azimuth and elevation, radians
-    # (N, R, 3) where the origin is in the picture, from -1 to 1 to the right and down, and half the picture's side per world unit
+    # (N, R, 3) the world's origin in the picture, from -1 to 1 to the right and down; half sides per world unit there
     reference_frame: np.ndarray
     target_view: np.ndarray  # (N, T + R, 2)
 
@@ -249,7 +251,9 @@ def frames_of(cameras: Cameras) -> Tensor:
     """``(B, 3)``: the origin's place in each picture, from -1 to 1 to the right and down, and the scale there: the change of it
     per world unit. The cameras look at the origin, but for their crops."""
     size = torch.tensor([cameras.width, cameras.height], dtype=torch.float32)
-    return torch.cat([2 * cameras.K[:, :2, 2] / size - 1, (2 * cameras.K[:, 1, 1] / size[1] / cameras.distance)[:, None]], dim=-1)
+    return torch.cat(
+        [2 * cameras.K[:, :2, 2] / size - 1, (2 * cameras.K[:, 1, 1] / size[1] / cameras.distance)[:, None]], dim=-1
+    )
 
 
 def as_bytes(rendered: Rendered) -> np.ndarray:

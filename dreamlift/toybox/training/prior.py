@@ -32,11 +32,11 @@ from dreamlift.system.files import atomic_write_text
 from dreamlift.system.startup import tune_process
 from dreamlift.toybox.training.dataset import CLAY, SHARD, Pictures, load_shards, make_shard, vocabulary
 from dreamlift.toybox.training.latent import load_vae, make_latent_networks
+from dreamlift.toybox.training.network import Networks, begin_with, load_folder, make_networks, save_folder
+from dreamlift.toybox.training.reader import UNTOLD, ViewReader
 from dreamlift.toybox.training.steps.learning import Optimizers
 from dreamlift.toybox.training.steps.loop import Lessons, Training, add_arguments, fit_lessons
 from dreamlift.toybox.training.steps.muon import Muon, takes
-from dreamlift.toybox.training.network import Networks, begin_with, load_folder, make_networks, save_folder
-from dreamlift.toybox.training.reader import UNTOLD, ViewReader
 from dreamlift.toybox.world.things import CATEGORIES, COLORS
 
 TAUGHT, TAUGHT_FROM = (3, 8), 0.95  # with a teacher: 3 of 8 pictures have its predictions as target, at t >= 0.95

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from dreamlift.system.startup import tune_process
 from dreamlift.toybox.training.dataset import Pictures, draw_backdrops, load_shards
-from dreamlift.toybox.training.steps.learning import fit
 from dreamlift.toybox.training.network import PACKING, Networks, load_folder, save_folder
 from dreamlift.toybox.training.prior import PLAIN_SHARE, make_optimizers, told_colors
 from dreamlift.toybox.training.reader import Reader
+from dreamlift.toybox.training.steps.learning import fit
 from dreamlift.toybox.world.things import COLORS
 
 

@@ -24,8 +24,8 @@ from torch.nn import functional
 from dreamlift.system.startup import tune_process
 from dreamlift.toybox.training.dataset import Pictures, load_shards
 from dreamlift.toybox.training.latent import load_vae, make_vae
-from dreamlift.toybox.training.steps.learning import fit, make_pair
 from dreamlift.toybox.training.prior import PLAIN_SHARE
+from dreamlift.toybox.training.steps.learning import fit, make_pair
 
 KL = 1e-4  # weight of the KL divergence of the latents from N(0, 1)
 HUE = 1.0  # weight of the error along the two hue axes

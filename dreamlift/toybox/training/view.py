@@ -36,11 +36,11 @@ from dreamlift.priors.zero123.lift import CHANNELS, LIFT, SIZE, Lift, load_lift,
 from dreamlift.priors.zero123.rays import RAY_FEATURES, ray_features
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text
 from dreamlift.system.startup import tune_process
-from dreamlift.toybox.training.steps.learning import Optimizers, make_pair
-from dreamlift.toybox.training.steps.loop import Lessons, Training, add_arguments, fit_lessons
 from dreamlift.toybox.training.network import PACKING, make_scheduler, make_unet, save_module
 from dreamlift.toybox.training.pairs import Pairs, load_shards, make_shard, view_cameras
 from dreamlift.toybox.training.prior import guided_samples, loss_weight, save_grid, stratified_times
+from dreamlift.toybox.training.steps.learning import Optimizers, make_pair
+from dreamlift.toybox.training.steps.loop import Lessons, Training, add_arguments, fit_lessons
 
 HELD_OUT_SHARD = 1_000_000  # of the objects that the sheet of samples shows
 POSE_LAYER = "cc_projection"  # folder of the pose layer, as in Zero-1-to-3's ports
@@ -96,7 +96,7 @@ class ViewNetworks:
         return self.pose_layer(torch.cat([tokens, rays.to(tokens)], dim=-1))
 
     def predict_x0(self, x_t: Tensor, t: Tensor, reference: Tensor, tokens: Tensor, pose: Tensor) -> Tensor:
-        """x0_hat ``(B, C, h, w)`` from ``x_t`` and ``reference (B, C, h, w)``, tokens ``(B, 65, D)`` and pose features."""
+        """x0_hat ``(B, C, h, w)`` from ``x_t``, reference with lift ``(B, C + 7, h, w)``, tokens ``(B, 65, D)``, pose."""
         out = self.unet(torch.cat([x_t, reference], dim=1), t, tokens, timestep_cond=pose).sample
         return out[:, : x_t.shape[1]]
 
@@ -189,7 +189,7 @@ def draw_batch(pairs: Pairs, settings: ViewTraining, step: int, horizon: int = 1
 
 @torch.no_grad()
 def seen_beside(lift: Lift, batch: Batch) -> Tensor:
-    """What is concatenated to the noisy pictures, ``(B, 19, S / 2, S / 2)``: the references, and their lifts from the targets."""
+    """What stands beside the noisy pictures, ``(B, 19, S / 2, S / 2)``: the references, and their lifts from the targets."""
     azimuth, own, other = batch.view.unbind(1)
     volume = lift(resize(batch.cutout, SIZE), own, torch.ones_like(own))
     cameras = view_cameras(azimuth, other, batch.target.shape[-1]).to(own.device)
@@ -243,7 +243,9 @@ def sample_views(
     (:func:`seen_beside`) and pose features ``(B, 11)``."""
     tokens = networks.encode_image(reference, rays)
     beside, tokens = (torch.cat([torch.zeros_like(v), v]) for v in (beside, tokens))
-    noise = torch.randn((len(reference), 3 * PACKING**2, *beside.shape[2:]), generator=torch.Generator().manual_seed(seed)).to(beside)
+    noise = torch.randn((len(reference), 3 * PACKING**2, *beside.shape[2:]), generator=torch.Generator().manual_seed(seed)).to(
+        beside
+    )
     poses = torch.cat([unguided_pose(pose), pose])
     x = guided_samples(
         networks.scheduler, noise, lambda many, t: networks.predict_x0(many, t, beside, tokens, poses), guidance_scale, steps
