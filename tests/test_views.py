@@ -145,7 +145,8 @@ def test_a_warning_is_passed_on(folder, photo):
         draw_views(photo, folder, ViewOrder(azimuths_deg=(0.0,), steps=1, engine="torch"), said.append)
     finally:
         limit.unlink()
-    assert "15 degrees above level are assumed" in said[0]
+    assert said[-2].startswith("the picture's elevation is estimated: ")
+    assert said[-2].endswith(" degrees above level (--photo-elevation overrides)")
     assert "unlike those that this prior was trained on" in said[-1]
 
 
