@@ -247,7 +247,7 @@ def lifted(task: Task, config: Config, held: Held, shot: Shot) -> dict[str, floa
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     photo = asset.config.photos[0]
     front = compare_front(mesh, read_photos((photo,), side=SIZE), True).figures
-    figures = compared(turned(mesh, -math.radians(photo.azimuth_deg)), held, shot, task.picture)
+    figures = compared(spun_mesh(mesh, -math.radians(photo.azimuth_deg)), held, shot, task.picture)
     error = abs((photo.elevation_deg or 0.0) - math.degrees(shot.elevation))
     own = {"front_psnr": front["front_psnr"], "front_ssim": front["front_ssim"], "elevation_error": error}
     return figures | own | {"seconds": seconds, "memory_gb": memory}
@@ -265,7 +265,7 @@ def solid(task: Task, held: Held, shot: Shot) -> dict[str, float]:
     front = compare_front(mesh, picture, True).figures
     nothing = {"seconds": math.nan, "memory_gb": math.nan, "elevation_error": 0.0}
     own = {"front_psnr": front["front_psnr"], "front_ssim": front["front_ssim"]}
-    return compared(turned(mesh, -shot.azimuth), held, shot, task.picture) | own | nothing
+    return compared(spun_mesh(mesh, -shot.azimuth), held, shot, task.picture) | own | nothing
 
 
 def compared(mesh: Mesh, held: Held, shot: Shot, picture: Path | None) -> dict[str, float]:
@@ -308,12 +308,12 @@ def spun(points: Tensor, angle: float) -> Tensor:
     """Points ``(N, 3)`` turned about the vertical axis, from azimuth 0 to ``angle`` (radians)."""
     import torch
 
-    x, y, z = points.unbind(-1)
-    s, c = math.sin(angle), math.cos(angle)
-    return torch.stack([x * c + z * s, y, z * c - x * s], dim=-1)
+    from dreamlift.cameras import turned
+
+    return turned(points, torch.tensor(angle, dtype=torch.float64))
 
 
-def turned(mesh: Mesh, angle: float) -> Mesh:
+def spun_mesh(mesh: Mesh, angle: float) -> Mesh:
     """A mesh turned in the same way."""
     import torch
 

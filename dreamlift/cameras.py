@@ -32,6 +32,16 @@ def spherical_to_cartesian(azimuth: Tensor, elevation: Tensor, distance: Tensor)
     )
 
 
+def turned(vectors: Tensor, angle: Tensor) -> Tensor:
+    """``vectors (..., 3)`` turned about the vertical axis by ``angle`` radians, from +z toward +x, as azimuths grow.
+
+    ``angle`` broadcasts against ``(...)``.
+    """
+    x, y, z = vectors.unbind(dim=-1)
+    c, s = angle.cos(), angle.sin()
+    return torch.stack([c * x + s * z, y, c * z - s * x], dim=-1)
+
+
 def look_at(position: Tensor, target: Tensor, up: Tensor) -> Tensor:
     """Camera-to-world matrices ``(B, 4, 4)`` of cameras at ``position (B, 3)`` that look at ``target (B, 3)``.
 

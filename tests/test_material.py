@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from dreamlift.cameras import turned
 from dreamlift.color import to_linear, to_srgb
 from dreamlift.shading import brdf, environment
-from dreamlift.shading.environment import Environment, harmonics, irradiance_numbers, panorama_directions, studio, turned
+from dreamlift.shading.environment import Environment, harmonics, irradiance_numbers, panorama_directions, studio
 
 
 def column(value, like):

@@ -27,7 +27,7 @@ from dreamlift.toybox.training.pairs import (
     frames_of,
     load_shards,
     make_object,
-    make_pictures,
+    make_pairs,
     make_shard,
     over,
     own_cameras,
@@ -59,8 +59,7 @@ from dreamlift.toybox.world.things import FIT_RADIUS, make_thing
 @pytest.fixture(scope="module")
 def known() -> Pairs:
     """Four objects at 32 pixels."""
-    rows = [make_pictures(seed, 32) for seed in range(4)]
-    return Pairs(**{key: np.stack([row[key] for row in rows]) for key in rows[0]})
+    return make_pairs(range(4), 32)
 
 
 def test_composites_are_fitted_varied_and_reproducible():
@@ -286,9 +285,10 @@ def test_trains_resumes_and_saves_a_folder_that_stock_classes_open(tmp_path, kno
     settings = ViewTraining(steps=3, batch=2, size=32, warmup=1)
     data = tmp_path / "data"
     monkeypatch.setattr("dreamlift.toybox.training.view.sample_views", lambda networks, reference, *_: reference.movedim(1, -1))
-    train(settings, tmp_path / "whole", data, data, "cpu", 10)
-    train(ViewTraining(steps=2, batch=2, size=32, warmup=1), tmp_path / "parted", data, data, "cpu", 10)
-    train(settings, tmp_path / "parted", data, data, "cpu", 10)
+    unseen = load_shards(data, 32)
+    train(settings, tmp_path / "whole", data, unseen, "cpu", 10)
+    train(ViewTraining(steps=2, batch=2, size=32, warmup=1), tmp_path / "parted", data, unseen, "cpu", 10)
+    train(settings, tmp_path / "parted", data, unseen, "cpu", 10)
     folders = tmp_path / "whole" / "prior", tmp_path / "parted" / "prior"
     unets = [UNet2DConditionModel.from_pretrained(folder / "unet") for folder in folders]
     for one, other in zip(*(unet.state_dict().values() for unet in unets), strict=True):  # pyright: ignore
@@ -358,8 +358,8 @@ def test_saved_folder_is_half_precision_and_small(tmp_path):
 
 
 def test_the_sheet_has_the_pairs_side_by_side(tmp_path, monkeypatch):
-    rows = [make_pictures(seed, 32) for seed in range(2)]
-    monkeypatch.setattr(pairs_module, "make_pictures", lambda seed, size: rows[seed % 2])
+    rows = [pairs_module.make_pictures(seed, 32) for seed in range(2)]
+    monkeypatch.setattr(pairs_module, "make_pictures", lambda seed, size, training: rows[seed % 2])
     pairs_module.write_sheet(tmp_path / "sheet.png", 32, 2, 3)
     known = Pairs(**{key: np.stack([rows[seed % 2][key] for seed in range(24)]) for key in rows[0]})
     drawn = known.draw(np.random.default_rng(0), 6, 0.4)

@@ -25,14 +25,13 @@ from dreamlift.priors.zero123.lift import (
     shown,
 )
 from dreamlift.toybox.training.lift import LiftTraining, draw_lesson, lift_loss, target_rays
-from dreamlift.toybox.training.pairs import Pairs, frames_of, make_pictures, view_cameras
+from dreamlift.toybox.training.pairs import Pairs, frames_of, make_pairs, view_cameras
 
 
 @pytest.fixture(scope="module")
 def known() -> Pairs:
     """Three objects at 64 pixels."""
-    rows = [make_pictures(seed) for seed in range(3)]
-    return Pairs(**{key: np.stack([row[key] for row in rows]) for key in rows[0]})
+    return make_pairs(range(3))
 
 
 def volume(grid, frame=(0.0, 0.0, SCALE), elevation=0.0, far=1e6):
@@ -119,7 +118,7 @@ def test_rays_of_targets_are_those_of_their_cameras():
     rays = rays_of(cameras)
     for row, column in ((0, 0), (5, 20), (31, 16)):
         u, v = ((index + 0.5) / SIDE * 2 - 1 for index in (column, row))
-        origins, directions = target_rays(azimuth, elevation, np.array([u, u]), np.array([v, v]))
+        origins, directions = target_rays(np.stack([azimuth, elevation], axis=-1), np.array([u, u]), np.array([v, v]))
         assert np.allclose(origins, rays.origins[:, row, column], atol=1e-5)
         assert np.allclose(directions, rays.directions[:, row, column], atol=1e-5)
 

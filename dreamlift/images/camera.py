@@ -117,11 +117,10 @@ def _as_large_as_lifted(photo: Photo, note: Callable[[str], None]) -> Photo:
     A camera that would see only a part of the object, or hardly any of it, is moved, and ``note`` gets it: of the distance and
     the field of view of a photo that is cropped to its object only the perspective is left.
     """
-    half = math.tan(math.radians(0.5 * photo.fov_deg))
-    ratio = RATIO / (SCALE * photo.distance * half)
+    ratio = lifted_ratio(photo.distance, photo.fov_deg)
     if not SMALLEST <= ratio <= 1.0:
+        photo = replace(photo, distance=round(photo.distance * ratio / lifted_ratio(), 4))
         ratio = lifted_ratio()
-        photo = replace(photo, distance=round(RATIO / (SCALE * ratio * half), 4))
         note(
             f"{Path(photo.path).name}: its camera is placed at a distance of {photo.distance:g}, from which a field of view of "
             f"{photo.fov_deg:g} degrees shows the object whole"
@@ -129,9 +128,9 @@ def _as_large_as_lifted(photo: Photo, note: Callable[[str], None]) -> Photo:
     return replace(photo, ratio=round(ratio, 4))
 
 
-def lifted_ratio() -> float:
-    """The object's longest side, relative to the side of the pictures that a prior with a lift draws."""
-    return RATIO / (SCALE * DISTANCE * math.tan(math.radians(0.5 * FOV_DEG)))
+def lifted_ratio(distance: float = DISTANCE, fov_deg: float = FOV_DEG) -> float:
+    """The object's longest side, as the lift has it, relative to the side of a camera's picture; by default of the prior's."""
+    return RATIO / (SCALE * distance * math.tan(math.radians(0.5 * fov_deg)))
 
 
 def find_viewpoint(

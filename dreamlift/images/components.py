@@ -68,9 +68,9 @@ def border_of(shape: tuple[int, ...]) -> np.ndarray:
     return mask
 
 
-def without_specks(mask: np.ndarray) -> np.ndarray:
-    """The parts of a mask ``(H, W)`` bool that are not tiny beside its largest one."""
+def without_specks(mask: np.ndarray, share: float = SPECK) -> np.ndarray:
+    """The parts of a mask ``(H, W)`` bool that have more than ``share`` of the area of its largest one."""
     labels, sizes = components(mask)
-    wanted = sizes > SPECK * sizes[1:].max(initial=0)
+    wanted = sizes > share * sizes[1:].max(initial=0)
     wanted[0] = False
     return wanted[labels]

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from dreamlift.images.components import components
+from dreamlift.images.components import without_specks
 
 INSTALL = 'pip install "dreamlift[image]"'
 BAND = 0.04  # of the shorter side: what lies along the border is background
@@ -52,11 +52,7 @@ def cut_colors(rgb: np.ndarray) -> np.ndarray | None:
     whole = (0, 0, width, height)
     lab = cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) * np.array(LAB, np.float32) + [0, 128, 128]
     cv2.grabCut(lab.clip(0, 255).round().astype(np.uint8), labels, whole, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
-    mask = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
-    parts, sizes = components(mask)
-    wanted = sizes > PART * sizes[1:].max(initial=0)
-    wanted[0] = False
-    mask = wanted[parts]
+    mask = without_specks((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD), PART)
     if not SHARES[0] <= mask.mean() <= SHARES[1] or overlap(rgb[mask], rgb[~mask]) > ALIKE:
         return None
     return cv2.GaussianBlur(mask.astype(np.float32), (0, 0), SOFT)

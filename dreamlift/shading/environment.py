@@ -148,13 +148,6 @@ class Environment(nn.Module):
         return (1 - specular) * c_diff * self.diffuse(n) + specular * self.glossy(2 * dots(n, v) * n - v, roughness)
 
 
-def turned(vectors: Tensor, angle: Tensor) -> Tensor:
-    """``vectors (N, 3)`` rotated about +y by ``angle ()`` radians, from +z toward +x."""
-    x, y, z = vectors.unbind(dim=-1)
-    c, s = angle.cos(), angle.sin()
-    return torch.stack([c * x + s * z, y, c * z - s * x], dim=-1)
-
-
 @functools.lru_cache(maxsize=4)
 def load_environment(path: str, brightness: float = 1.0) -> Environment:
     """The light of a panorama file (PNG or JPEG, sRGB, twice as wide as high), or of the :func:`studio` if ``path`` is "".

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dreamlift.cameras import rays_of, view_angles
+from dreamlift.cameras import rays_of, turned, view_angles
 from dreamlift.guidance import GUIDANCE
 from dreamlift.guidance.base import Guidance
 from dreamlift.guidance.sds import SDS
@@ -73,9 +73,7 @@ def shown(render: RenderOutput, show: Show, cameras: Cameras, frame_azimuth: flo
         rays = rays_of(cameras)
         places = rays.origins.to(render.depth) + render.depth * rays.directions.to(render.depth)
         if frame_azimuth:
-            x, y, z = places.unbind(-1)
-            s, c = math.sin(frame_azimuth), math.cos(frame_azimuth)
-            places = torch.stack([x * c - z * s, y, x * s + z * c], dim=-1)
+            places = turned(places, torch.tensor(-frame_azimuth, dtype=torch.float64))
         return (places * 0.5 + 0.5) * render.opacity.clamp(0, 1)
     if show == "normal":
         if render.normal is None:

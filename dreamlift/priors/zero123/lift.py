@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dreamlift.cameras import rays_of, rescaled
+from dreamlift.cameras import rays_of, rescaled, turned
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text
 from dreamlift.types import Cameras
 
@@ -179,13 +179,8 @@ def shown(volume: Volume, cameras: Cameras, azimuth: Tensor, backdrop: Tensor, s
     references, radians.
     """
     rays = rays_of(rescaled(cameras, side / cameras.width))
-    s, c = azimuth.sin().view(-1, 1, 1), azimuth.cos().view(-1, 1, 1)
-
-    def turned(v: Tensor) -> Tensor:  # to the frame whose azimuth 0 is the reference's
-        x, y, z = v.flatten(1, 2).unbind(-1)
-        return torch.stack([x * c[..., 0] - z * s[..., 0], y, x * s[..., 0] + z * c[..., 0]], dim=-1)
-
-    origins, directions = turned(rays.origins), turned(rays.directions)
+    # To the frame whose azimuth 0 is the reference's.
+    origins, directions = (turned(each.flatten(1, 2), -azimuth[:, None]) for each in (rays.origins, rays.directions))
     near = torch.linalg.cross(origins, directions).norm(dim=-1) < REACH  # the others meet nothing
     kept = near.any(0)
     sight = see(volume, origins[:, kept], directions[:, kept])

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dreamlift.cameras import rays_of, rescaled
+from dreamlift.cameras import rays_of, rescaled, turned
 from dreamlift.color import to_linear, to_srgb
 from dreamlift.raster.exact import rasterize
 from dreamlift.scenes.background import BACKGROUNDS, Background, Learned, Random, Solid
@@ -36,7 +36,7 @@ from dreamlift.scenes.nerf.voxel import Voxel
 from dreamlift.scenes.surface.initial import InitialAppearance, initial_appearance_of, unpainted_fields, with_uvs
 from dreamlift.scenes.surface.textures import TEXTURES, Image, Texture, build_texture, joined_odds, total_variation
 from dreamlift.shading.brdf import point_light
-from dreamlift.shading.environment import Environment, load_environment, turned
+from dreamlift.shading.environment import Environment, load_environment
 from dreamlift.shading.lambert import shade
 from dreamlift.system.files import expanded
 from dreamlift.texturing.bake import inpaint_texels, rasterize_uvs

@@ -22,20 +22,32 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional
 
-from dreamlift.priors.zero123.lift import SIDE, Lift, Sight, Volume, load_lift, save_lift, see
-from dreamlift.system.files import atomic_write_text
+from dreamlift.cameras import turned
+from dreamlift.priors.zero123.lift import SIDE, Lift, Sight, Volume, load_lift, save_lift, see, shown
 from dreamlift.system.startup import tune_process
-from dreamlift.toybox.training.pairs import DISTANCE, FOV_DEG, REFERENCES, Pairs, load_shards
+from dreamlift.toybox.training.pairs import (
+    DISTANCE,
+    FOV_DEG,
+    REFERENCES,
+    Pairs,
+    axes_of,
+    load_shards,
+    over,
+    unseen_pairs,
+    view_cameras,
+)
 from dreamlift.toybox.training.prior import save_grid
 from dreamlift.toybox.training.steps.learning import Optimizers, make_pair
-from dreamlift.toybox.training.steps.loop import Lessons, Training, add_arguments, fit_lessons
+from dreamlift.toybox.training.steps.loop import Lessons, Training, add_arguments, fit_lessons, save_settings
 
 UNTOLD = 0.5  # share of the samples whose elevation is not told
 OUTER = 0.25  # share of the rays that are drawn from the whole picture; the others pass within INNER of the origin
 INNER = 0.9  # world units
 PLAIN = 0.5  # share of the samples whose colour channels keep their order
+SHOWN = 16  # objects of the sheet
 HEAD = 0.2  # weight of the error of the elevation
 
 
@@ -65,14 +77,15 @@ class Lesson(NamedTuple):
         return Lesson(*(values[index::count] for values in self))
 
 
-def target_rays(azimuth: np.ndarray, elevation: np.ndarray, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Origins and directions ``(..., 3)`` of the targets' rays at ``u`` and ``v``, from -1 to 1 to the right and down."""
-    zero, half = np.zeros_like(azimuth), math.tan(math.radians(0.5 * FOV_DEG))
-    outward = np.stack([np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)], axis=-1)
-    right = np.stack([np.cos(azimuth), zero, -np.sin(azimuth)], axis=-1)
-    up = np.cross(outward, right)
-    directions = -outward + half * (u[..., None] * right - v[..., None] * up)
-    return DISTANCE * outward, directions / np.linalg.norm(directions, axis=-1, keepdims=True)
+def target_rays(views: np.ndarray, u: np.ndarray, v: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Origins and directions ``(..., 3)`` of the rays of targets at ``views (..., 2)``, azimuth and elevation in radians.
+
+    ``u`` and ``v (...)`` are their pixels, from -1 to 1 to the right and down.
+    """
+    right, up = axes_of(views)
+    outward, half = torch.linalg.cross(right, up), math.tan(math.radians(0.5 * FOV_DEG))
+    across, along = (half * torch.as_tensor(each).float()[..., None] for each in (u, v))
+    return DISTANCE * outward, functional.normalize(across * right - along * up - outward, dim=-1)
 
 
 def draw_lesson(pairs: Pairs, settings: LiftTraining, step: int) -> Lesson:
@@ -85,11 +98,11 @@ def draw_lesson(pairs: Pairs, settings: LiftTraining, step: int) -> Lesson:
     wide = np.where(rng.random((count, rays)) < OUTER, 1.0, reach)
     column, row = (np.floor((rng.uniform(-1, 1, (count, rays)) * wide + 1) / 2 * SIDE).astype(int) for _ in range(2))
     u, v = ((each + 0.5) / SIDE * 2 - 1 for each in (column, row))
-    views = pairs.target_view[rows[:, None], other]
     own = pairs.reference_view[rows, one]
+    turn = np.stack([own[:, 0], np.zeros(count)], axis=-1)[:, None]  # the reference is at azimuth 0
     mirrored = rng.random(count) < 0.5
     sign = np.where(mirrored, -1.0, 1.0)[:, None]
-    origins, directions = target_rays(views[..., 0] - own[:, :1], views[..., 1], u, v)
+    origins, directions = target_rays(pairs.target_view[rows[:, None], other] - turn, u, v)
     factor = pairs.target.shape[-2] // SIDE
 
     def taken(values: np.ndarray) -> np.ndarray:  # means over factor x factor pixels
@@ -98,11 +111,9 @@ def draw_lesson(pairs: Pairs, settings: LiftTraining, step: int) -> Lesson:
         return np.stack(parts).mean(axis=0, dtype=np.float32) / np.float32(255)
 
     seen, places = taken(pairs.target), taken(pairs.places)
-    x, y, z = np.moveaxis(2 * places - seen[..., 3:], -1, 0)  # premultiplied positions
-    s, c = np.sin(own[:, :1]), np.cos(own[:, :1])
-    place = np.stack([(x * c - z * s) * sign, y, x * s + z * c], axis=-1)
-    for each in (origins, directions):
-        each[..., 0] *= sign
+    place = turned(torch.from_numpy(2 * places - seen[..., 3:]), -torch.as_tensor(own[:, :1]))  # premultiplied
+    for each in (origins, directions, place):
+        each[..., 0] *= torch.from_numpy(sign)
     pictures = pairs.reference[rows, one] / np.float32(255)
     pictures[mirrored] = pictures[mirrored, :, ::-1]
     order = np.argsort(rng.random((count, 3)), axis=1)  # of the colour channels: more colours than the world has
@@ -128,27 +139,11 @@ def errors(volume: Volume, sight: Sight, lesson: Lesson) -> dict[str, Tensor]:
 def lift_loss(lift: Lift, lesson: Lesson) -> Tensor:
     device = next(lift.parameters()).device
     lesson = Lesson(*(values.to(device) for values in lesson))
-    # On CPUs bfloat16 takes three times as long here, even with units for it.
+    # On CPUs bfloat16 gains nothing here, even with units for it.
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         volume = lift(lesson.pictures, lesson.elevation, lesson.known, lesson.frame)
     found = errors(volume, see(volume, lesson.origins, lesson.directions, lesson.jitter), lesson)
     return found["rgb"] + found["opacity"] + found["place"] + HEAD * found["elevation"]
-
-
-class Learner:
-    """The network as :func:`fit_lessons` takes it."""
-
-    def __init__(self, lift: Lift) -> None:
-        self.lift = lift
-
-    def parameters(self) -> list[nn.Parameter]:
-        return list(self.lift.parameters())
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return self.lift.state_dict()
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.lift.load_state_dict(state)
 
 
 def make_optimizers(lift: Lift, lr: float) -> Optimizers:
@@ -165,25 +160,18 @@ def look(lift: Lift, pairs: Pairs, count: int = 256) -> tuple[dict[str, float], 
     found = {k: float(v) for k, v in errors(volume, see(volume, lesson.origins, lesson.directions), lesson).items()}
     off = (volume.estimate - lesson.elevation)[lesson.known == 0].abs().rad2deg()
     found |= {"elevation_deg": float(off.median()), "psnr": -10 * math.log10(found["rgb"] / 3)}
-    sheet = []
-    half = (np.arange(SIDE) + 0.5) / SIDE * 2 - 1
-    v, u = np.meshgrid(half, half, indexing="ij")
-    for index in range(16):
-        picture = torch.from_numpy(pairs.reference[index, 0] / np.float32(255)).permute(2, 0, 1)[None]
-        own = pairs.reference_view[index, 0]
-        frame = torch.from_numpy(pairs.reference_frame[index, :1])
-        one = lift(picture, torch.tensor([own[1]]), torch.ones(1), frame)
-        white = (picture[:, :3] + 1 - picture[:, 3:])[0].permute(1, 2, 0)
-        sheet.append(white)
-        for k in range(4):
-            a, e = pairs.target_view[index, k]
-            o, d = target_rays(np.full(SIDE * SIDE, a - own[0]), np.full(SIDE * SIDE, e), u.ravel(), v.ravel())
-            seen = see(one, torch.from_numpy(o).float()[None], torch.from_numpy(d).float()[None])
-            drawn = (seen.rgb + 1 - seen.opacity).view(SIDE, SIDE, 3).clamp(0, 1)
-            sheet.append(drawn.repeat_interleave(2, 0).repeat_interleave(2, 1))
-            true = torch.from_numpy(pairs.target[index, k] / np.float32(255))
-            sheet.append(true[..., :3] + 1 - true[..., 3:])
-    return found, torch.stack(sheet)
+    first, own, other = pairs.reference[:SHOWN, 0], pairs.reference_view[:SHOWN, 0], pairs.target_view[:SHOWN]
+    pictures, elevation = torch.from_numpy(first / np.float32(255)), torch.from_numpy(own[:, 1])
+    frame = torch.from_numpy(pairs.reference_frame[:SHOWN, 0])
+    volume, white = lift(pictures.permute(0, 3, 1, 2), elevation, torch.ones(SHOWN), frame), np.ones((SHOWN, 3), np.float32)
+    sheet = [torch.from_numpy(over(first, white))]
+    for k in range(4):
+        azimuth, height = torch.from_numpy(other[:, k, 0] - own[:, 0]), torch.from_numpy(other[:, k, 1])
+        cameras = view_cameras(azimuth, height, SIDE)
+        drawn = shown(volume, cameras, torch.zeros(SHOWN), torch.from_numpy(white))[:, :3] * 0.5 + 0.5
+        true = torch.from_numpy(over(pairs.target[:SHOWN, k], white))
+        sheet += [functional.interpolate(drawn, true.shape[1:3]).permute(0, 2, 3, 1).clamp(0, 1), true]
+    return found, torch.stack(sheet, dim=1).flatten(0, 1)
 
 
 def main() -> None:
@@ -199,12 +187,11 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder, data, device, every, init = (arguments.pop(key) for key in ("out", "data", "device", "save_every", "init"))
     settings = LiftTraining(**arguments)
-    folder.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(folder / "training.json", json.dumps(vars(settings), indent=2) + "\n")
+    save_settings(folder, settings)
     torch.manual_seed(settings.seed)
     lift = Lift() if init is None else load_lift(init).requires_grad_(True)
     lift.to(device)
-    unseen = load_shards(data.with_name(f"{data.name}-held-out"), settings.size)
+    unseen = unseen_pairs(data, settings.size)
 
     def milestone() -> None:
         found, sheet = look(lift, unseen)
@@ -216,7 +203,7 @@ def main() -> None:
         partial(load_shards, data, settings.size), lambda pairs, step: draw_lesson(pairs, settings, step),
         partial(lift_loss, lift), milestone,
     )  # fmt: skip
-    fit_lessons(settings, Learner(lift), make_optimizers(lift, settings.lr), lessons, folder, device, every)
+    fit_lessons(settings, lift, make_optimizers(lift, settings.lr), lessons, folder, device, every)
 
 
 if __name__ == "__main__":

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dreamlift.cameras import centered, orbit_cameras, rescaled
+from dreamlift.cameras import centered, orbit_cameras, rescaled, turned
 from dreamlift.priors.zero123.embeds import BACKDROPS
 from dreamlift.priors.zero123.lift import SCALE
 from dreamlift.reading.photos import RATIO
@@ -33,6 +34,7 @@ from dreamlift.toybox.world.things import CATEGORIES, Thing, describe, make_thin
 from dreamlift.types import Cameras
 
 SHARD = 100  # objects per file
+UNSEEN_SHARD = 1_000_000  # of the objects that the sheets of the trainings show
 REFERENCES, TARGETS = 2, 3  # pictures per object, beside one target near each reference
 NEAR_SHARE = 0.3  # share of the pairs whose target is near the reference
 NEAR_DEG = (12.0, 8.0)  # standard deviations of its azimuth and elevation relative to the reference's
@@ -135,15 +137,14 @@ def reframed(
 def own_positions(places: Tensor, alpha: Tensor, frames: np.ndarray, own: np.ndarray) -> Tensor:
     """Premultiplied positions ``(B, S, S, 3)`` in the references' own frames, from premultiplied ``places`` of the world."""
     larger, middle = (each[:, None, None] for each in middles(frames, own))
-    x, y, z = (larger[..., None] * (2 * places - alpha - alpha * middle)).unbind(-1)
-    s, c = (f(torch.from_numpy(own[:, 0]).float())[:, None, None] for f in (torch.sin, torch.cos))
-    return torch.stack([x * c - z * s, y, x * s + z * c], dim=-1)
+    positions = larger[..., None] * (2 * places - alpha - alpha * middle)
+    return turned(positions, -torch.as_tensor(own[:, 0]).float()[:, None, None])
 
 
 def middles(frames: np.ndarray, own: np.ndarray) -> tuple[Tensor, Tensor]:
     """How much larger things are in the references' own frames than in the world ``(B,)``, and the middles of the references in
     the world ``(B, 3)``."""
-    u, v, scale = (torch.from_numpy(np.ascontiguousarray(frames[:, i])).float()[:, None] for i in range(3))
+    u, v, scale = torch.as_tensor(frames).float()[..., None].unbind(1)
     right, up = axes_of(own)
     return scale[:, 0] / SCALE, (up * v - right * u) / scale
 
@@ -151,7 +152,7 @@ def middles(frames: np.ndarray, own: np.ndarray) -> tuple[Tensor, Tensor]:
 def own_cameras(frames: np.ndarray, own: np.ndarray, views: np.ndarray, size: int = 64) -> Cameras:
     """Cameras of the world that see what :func:`reframed` shows, by other positions instead of crops."""
     larger, middle = middles(frames, own)
-    azimuth, elevation = (torch.from_numpy(np.ascontiguousarray(views[:, i])).float() for i in range(2))
+    azimuth, elevation = torch.as_tensor(views).float().unbind(-1)
     distance = DISTANCE / larger
     cameras = orbit_cameras(azimuth, elevation, distance, torch.full_like(distance, math.radians(FOV_DEG)), size)
     c2w = cameras.c2w.clone()
@@ -160,8 +161,8 @@ def own_cameras(frames: np.ndarray, own: np.ndarray, views: np.ndarray, size: in
 
 
 def axes_of(views: np.ndarray) -> tuple[Tensor, Tensor]:
-    """The directions to the right and up ``(B, 3)`` of cameras at ``views (B, 2)``, azimuth and elevation in radians."""
-    azimuth, elevation = (torch.from_numpy(np.ascontiguousarray(views[:, i])).float() for i in range(2))
+    """The directions to the right and up ``(..., 3)`` of cameras at ``views (..., 2)``, azimuth and elevation in radians."""
+    azimuth, elevation = torch.as_tensor(views).float().unbind(-1)
     right = torch.stack([azimuth.cos(), torch.zeros_like(azimuth), -azimuth.sin()], dim=-1)
     up = torch.stack([-elevation.sin() * azimuth.sin(), elevation.cos(), -elevation.sin() * azimuth.cos()], dim=-1)
     return right, up
@@ -261,15 +262,19 @@ def as_bytes(rendered: Rendered) -> np.ndarray:
     return (torch.cat([rendered.rgb, rendered.opacity], dim=-1) * 255 + 0.5).to(torch.uint8).numpy()
 
 
+def make_pairs(seeds: Iterable[int], size: int = 64, training: bool = True) -> Pairs:
+    """The pictures of the objects of ``seeds``."""
+    rows = [make_pictures(seed, size, training) for seed in seeds]
+    return Pairs(**{key: np.stack([row[key] for row in rows]) for key in rows[0]})
+
+
 def make_shard(folder: Path, index: int, size: int = 64, training: bool = True) -> Path:
     """Render shard ``index`` into ``folder`` unless its file exists; returns the file."""
     path = folder / f"pairs-{size}-{index:05d}.npz"
     if path.exists():
         return path
-    rows = [make_pictures(index * SHARD + i, size, training) for i in range(SHARD)]
     buffer = io.BytesIO()
-    values: dict[str, Any] = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-    np.savez_compressed(buffer, **values)
+    np.savez_compressed(buffer, **vars(make_pairs(range(index * SHARD, (index + 1) * SHARD), size, training)))
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write_bytes(path, buffer.getvalue())
     return path
@@ -290,13 +295,18 @@ def load_shards(folder: Path, size: int = 64) -> Pairs:
     return Pairs(**{key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
 
 
+def unseen_pairs(data: Path, size: int = 64) -> Pairs:
+    """Objects of all kinds that are not among those of ``data``; they are rendered once, into the folder beside it."""
+    folder = data.with_name(f"{data.name}-held-out")
+    make_shard(folder, UNSEEN_SHARD, size, training=False)
+    return load_shards(folder, size)
+
+
 def write_sheet(path: Path, size: int = 64, rows: int = 4, columns: int = 8) -> None:
     """Write a sheet of random pairs of 24 objects: the reference, and the target beside it."""
     from PIL import Image
 
-    objects = [make_pictures(seed, size) for seed in range(24)]
-    pairs = Pairs(**{key: np.stack([each[key] for each in objects]) for key in objects[0]})
-    drawn = pairs.draw(np.random.default_rng(0), rows * columns, 0.4)
+    drawn = make_pairs(range(24), size).draw(np.random.default_rng(0), rows * columns, 0.4)
     both = np.concatenate([drawn.reference, drawn.target], axis=2)  # side by side
     sheet = both.reshape(rows, columns, size, 2 * size, 3).swapaxes(1, 2).reshape(rows * size, columns * 2 * size, 3)
     Image.fromarray((sheet * 255 + 0.5).clip(0, 255).astype(np.uint8)).save(path)

@@ -14,7 +14,6 @@ caption, because a random background cannot be predicted at high noise.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -28,14 +27,13 @@ from torch.nn import functional
 
 from dreamlift.priors.network import camera_features
 from dreamlift.prompts import DIRECTIONS, article
-from dreamlift.system.files import atomic_write_text
 from dreamlift.system.startup import tune_process
 from dreamlift.toybox.training.dataset import CLAY, SHARD, Pictures, load_shards, make_shard, vocabulary
 from dreamlift.toybox.training.latent import load_vae, make_latent_networks
 from dreamlift.toybox.training.network import Networks, begin_with, load_folder, make_networks, save_folder
 from dreamlift.toybox.training.reader import UNTOLD, ViewReader
 from dreamlift.toybox.training.steps.learning import Optimizers
-from dreamlift.toybox.training.steps.loop import Lessons, Training, add_arguments, fit_lessons
+from dreamlift.toybox.training.steps.loop import Lessons, Training, add_arguments, fit_lessons, save_settings
 from dreamlift.toybox.training.steps.muon import Muon, takes
 from dreamlift.toybox.world.things import CATEGORIES, COLORS
 
@@ -287,8 +285,7 @@ def main() -> None:
     for index in range(-(-arguments.pop("pictures") // SHARD)):
         make_shard(data, index, arguments["size"], kinds)
     settings = Training(**arguments)
-    folder.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(folder / "training.json", json.dumps(vars(settings) | {"kinds": list(kinds)}, indent=2) + "\n")
+    save_settings(folder, settings, kinds=list(kinds))
     train(settings, folder, data, device, every, init, kinds, vae, teacher)
 
 

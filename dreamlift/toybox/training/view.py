@@ -32,17 +32,17 @@ from torch.nn import functional
 
 from dreamlift.priors.network import POSE_FEATURES, pose_features, unguided_pose
 from dreamlift.priors.pixel import resize
-from dreamlift.priors.zero123.lift import CHANNELS, LIFT, SIZE, Lift, load_lift, save_lift, shown
+from dreamlift.priors.zero123.lift import LIFT, SIZE, Lift, load_lift, save_lift, shown
+from dreamlift.priors.zero123.prior import BESIDE
 from dreamlift.priors.zero123.rays import RAY_FEATURES, ray_features
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text
 from dreamlift.system.startup import tune_process
 from dreamlift.toybox.training.network import PACKING, make_scheduler, make_unet, save_module
-from dreamlift.toybox.training.pairs import Pairs, load_shards, make_shard, view_cameras
+from dreamlift.toybox.training.pairs import Pairs, load_shards, make_shard, unseen_pairs, view_cameras
 from dreamlift.toybox.training.prior import guided_samples, loss_weight, save_grid, stratified_times
 from dreamlift.toybox.training.steps.learning import Optimizers, make_pair
-from dreamlift.toybox.training.steps.loop import Lessons, Training, add_arguments, fit_lessons
+from dreamlift.toybox.training.steps.loop import Lessons, Training, add_arguments, fit_lessons, save_settings
 
-HELD_OUT_SHARD = 1_000_000  # of the objects that the sheet of samples shows
 POSE_LAYER = "cc_projection"  # folder of the pose layer, as in Zero-1-to-3's ports
 QUICK = 5.0  # learning-rate factor of the pose layer, as Zero-1-to-3 has 10
 WIDTH = 128  # of the image encoder's tokens
@@ -105,7 +105,7 @@ def make_view_networks(size: int = 64, channels: tuple[int, ...] = (32, 64, 128)
     """Randomly initialised networks for ``size`` pixels a side; uses torch's global random state."""
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
-    unet = make_unet(size, channels, WIDTH, POSE_FEATURES, beside=3 * PACKING**2 + CHANNELS)
+    unet = make_unet(size, channels, WIDTH, POSE_FEATURES, beside=BESIDE)
     image_config = CLIPVisionConfig(
         hidden_size=WIDTH, intermediate_size=3 * WIDTH, projection_dim=WIDTH, num_hidden_layers=4, num_attention_heads=4,
         image_size=size, patch_size=size // 8, hidden_act="gelu",
@@ -281,22 +281,21 @@ def milestone(folder: Path, networks: ViewNetworks, pairs: Pairs) -> None:
     """Save the weights as a folder, and a sheet of reference, answer and truth beside it."""
     batch = draw_batch(pairs, ViewTraining(batch=16), 0)
     device = networks.unet.device
-    batch = Batch(*(values.to(device) for values in batch))
-    answers = sample_views(networks, batch.reference, seen_beside(networks.lift, batch), batch.pose, batch.rays)
-    batch = Batch(*(values.cpu() for values in batch))
+    there = Batch(*(values.to(device) for values in batch))
+    answers = sample_views(networks, there.reference, seen_beside(networks.lift, there), there.pose, there.rays)
     rows = [batch.reference.permute(0, 2, 3, 1) * 0.5 + 0.5, answers, batch.target.permute(0, 2, 3, 1) * 0.5 + 0.5]
     save_grid(folder / "samples.png", torch.stack(rows, dim=1).flatten(0, 1).clamp(0, 1), columns=12)
     save_folder(networks, folder / "prior")
 
 
 def train(
-    settings: ViewTraining, folder: Path, data: Path, held: Path, device: str, save_every: int, init: Path | None = None,
+    settings: ViewTraining, folder: Path, data: Path, unseen: Pairs, device: str, save_every: int, init: Path | None = None,
     lift: Path | None = None,
 ) -> None:  # fmt: skip
     """Train until ``settings.steps`` or for ``settings.seconds``, resuming from ``folder``.
 
-    ``data`` is read again at every checkpoint. ``held``: folder of the objects that the sheet of samples shows, which are not
-    trained on; ``init``: folder whose weights a new run begins with.
+    ``data`` is read again at every checkpoint. ``unseen``: the objects that the sheet of samples shows, which are not trained
+    on; ``init``: folder whose weights a new run begins with; ``lift``: folder of a lift that takes the place of its lift.
     """
     torch.manual_seed(settings.seed)
     networks = make_view_networks(settings.size)
@@ -305,7 +304,6 @@ def train(
     if lift is not None:
         networks.lift.load_state_dict(load_lift(lift).state_dict())
     networks.move(device)
-    unseen = load_shards(held, settings.size)
     lessons = Lessons(
         partial(load_shards, data, settings.size),
         lambda pairs, step: draw_batch(pairs, settings, step),
@@ -332,12 +330,9 @@ def main() -> None:
     folder, data, device, every, lift, init = (arguments.pop(key) for key in names)
     for index in range(arguments.pop("shards")):
         make_shard(data, index, arguments["size"])
-    held = data.with_name(f"{data.name}-held-out")
-    make_shard(held, HELD_OUT_SHARD, arguments["size"], training=False)
     settings = ViewTraining(**arguments)
-    folder.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(folder / "training.json", json.dumps(vars(settings), indent=2) + "\n")
-    train(settings, folder, data, held, device, every, init, lift)
+    save_settings(folder, settings)
+    train(settings, folder, data, unseen_pairs(data, settings.size), device, every, init, lift)
 
 
 if __name__ == "__main__":

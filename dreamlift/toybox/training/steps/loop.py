@@ -6,7 +6,7 @@ import argparse
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from dreamlift.system.files import atomic_write_bytes
+from dreamlift.system.files import atomic_write_bytes, atomic_write_text
 from dreamlift.toybox.training.steps.learning import (
     Optimizers,
     drawn,
@@ -55,14 +55,20 @@ def add_arguments(parser: argparse.ArgumentParser, defaults: Training) -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
 
 
-class Trained(Protocol):
-    """Networks that are trained jointly."""
+def save_settings(folder: Path, settings: Training, **more: Any) -> None:
+    """Write training.json into the run's folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(folder / "training.json", json.dumps(vars(settings) | more, indent=2) + "\n")
 
-    def parameters(self) -> list[nn.Parameter]: ...
+
+class Trained(Protocol):
+    """Networks that are trained jointly, or one module."""
+
+    def parameters(self) -> Iterable[nn.Parameter]: ...
 
     def state_dict(self) -> dict[str, Tensor]: ...
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+    def load_state_dict(self, state_dict: dict[str, Tensor], /) -> Any: ...
 
 
 class Shared(Protocol):
@@ -122,7 +128,7 @@ def learn(
     workers: tuple[ThreadPoolExecutor, int],
 ) -> Tensor:  # fmt: skip
     """One training step at the learning rate ``rate``; returns its loss ()."""
-    parameters = networks.parameters()
+    parameters = list(networks.parameters())
     set_rates(optimizers, rate)
     loss = set_gradients(parameters, loss_of, *workers)
     torch.nn.utils.clip_grad_norm_(parameters, 1.0)
