@@ -119,6 +119,7 @@ class Conditioning:
     perp_pooled_embeds: Tensor | None = None  # (B, N, P)
     empty_pooled_prompt_embeds: Tensor | None = None  # (B, P)
     image_latents: Tensor | None = None  # (B, C, h, w) of a reference picture, for networks conditioned on one
+    coarse: Tensor | None = None  # (B, C, h, w) coarse pictures, for networks that draw only the difference to them
     pose: Tensor | None = None  # (B, P) of the pictures' cameras relative to the reference picture's, in the network's form
     frame_azimuth: float = 0.0  # radians; places are shown in the frame in which a camera at this azimuth is at azimuth 0
     render: RenderOutput | None = None  # the render that the pictures come from, for losses that use its geometry

@@ -178,6 +178,23 @@ def test_the_ports_networks_get_what_their_code_gives_them(priors, layout):
     close(prior.encode(picture), 0.18215 * vae.encode(picture.permute(0, 3, 1, 2) * 2 - 1).latent_dist.mean)
 
 
+def twice_as_large(pictures):
+    """Linear interpolation ``(..., 2 h, 2 w)`` by its weights, the edge repeated."""
+    side = pictures.shape[-1]
+    weights = torch.zeros(2 * side, side)
+    for k in range(side):
+        for row, beside in ((2 * k, max(k - 1, 0)), (2 * k + 1, min(k + 1, side - 1))):
+            weights[row, k] += 0.75
+            weights[row, beside] += 0.25
+    return weights @ pictures @ weights.T
+
+
+def packed(pictures):
+    """``(B, 12, h, w)``: channel c of offset (i, j) in a block of 2 x 2 pixels is 4 c + 2 i + j."""
+    count, _, height, width = pictures.shape
+    return pictures.view(count, 3, height // 2, 2, width // 2, 2).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("show", ["color", "place"])
 def test_the_pixel_networks_inputs(priors, folders, show):
@@ -193,9 +210,7 @@ def test_the_pixel_networks_inputs(priors, folders, show):
     close(cond.pose[1], torch.tensor([1, 1, 0, 0, -1, -1, 0, 0.349066, 0.5, 1, place]))
     rgba = task.photos.reference
     small = whole(rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:], 16) * 2 - 1
-    # channel c of offset (i, j) in a block of 2 x 2 pixels is 4 c + 2 i + j
-    blocks = small.view(1, 8, 2, 8, 2, 3).permute(0, 5, 2, 4, 1, 3).reshape(1, 12, 8, 8)
-    close(cond.image_latents[:, :12], blocks.expand(2, -1, -1, -1))
+    close(cond.image_latents[:, :12], packed(small.permute(0, 3, 1, 2)).expand(2, -1, -1, -1))
     assert cond.image_latents.shape == (2, 12 + 7, 8, 8)
     encoder = CLIPVisionModel.from_pretrained(folders["view"] / "image_encoder")
     tokens = encoder(pixel_values=small.permute(0, 3, 1, 2)).last_hidden_state[0]
@@ -205,7 +220,11 @@ def test_the_pixel_networks_inputs(priors, folders, show):
 
     x, t = latents_of(prior), torch.tensor([0.3, 0.8])
     ((sample, _, states, camera),) = calls_of(prior, lambda: prior.predict_noise(x, t, cond, 2.0))
-    assert torch.equal(sample[:, :12], torch.cat([x, x]))
+    assert torch.equal(sample[:2, :12], x)
+    lifted = cond.image_latents[:, 15:18] if place else cond.image_latents[:, 12:15]
+    alpha = prior.schedule(t)[0]
+    close(sample[2:, :12], x - alpha * packed(twice_as_large(lifted)))
+    assert float((sample[2:, :12] - x).abs().mean()) > 0.1
     assert not sample[:2, 12:].any()
     assert not states[:2].any()
     assert torch.equal(camera[:2], torch.tensor([[0.0] * 10 + [place]] * 2))

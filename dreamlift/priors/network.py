@@ -146,7 +146,8 @@ class DenoisingNetwork:
         """Guided eps_hat ``(B, C, h, w)``, in one call of the network for all prompts, or in several with ``micro_batch``.
 
         A camera-conditioned network receives ``cond.cameras``, if given, with every prompt except the negative one, so that
-        guidance amplifies the view as it does the prompt. The reference picture is likewise zeros with the negative prompt.
+        guidance amplifies the view as it does the prompt. The reference picture is likewise zeros with the negative prompt,
+        and so is the coarse picture.
         """
         text = stack_text(cond, guidance_scale)
         copies = text.states.shape[0] // x_t.shape[0]
@@ -154,12 +155,21 @@ class DenoisingNetwork:
         blank = None if camera is None else unguided_pose(camera) if self.beside else torch.zeros_like(camera)
         told = _stacked(blank, camera, copies, guidance_scale)
         many, times = x_t.repeat(copies, 1, 1, 1), self.timestep(t).repeat(copies)
+        if cond.coarse is not None:
+            many = self.difference(many, times, _stacked(torch.zeros_like(cond.coarse), cond.coarse, copies, guidance_scale))
         given = many.to(self.dtype)
         if self.beside:
             reference = self.reference(cond)
             given = torch.cat([given, _stacked(torch.zeros_like(reference), reference, copies, guidance_scale)], dim=1)
         out = in_turn(self.ask, (given, times, told, *text), self.memory.micro_batch or None)
         return combine(self.to_noise(out, many, times), cond, guidance_scale)
+
+    def difference(self, x_t: Tensor, steps: Tensor, coarse: Tensor) -> Tensor:
+        """The noisy difference ``(B, C, h, w)`` of clean pictures to ``coarse`` ones, from the noisy pictures ``x_t``.
+
+        alpha x0 + sigma eps - alpha coarse = alpha (x0 - coarse) + sigma eps: its noise is that of ``x_t``.
+        """
+        return x_t - self.alphas_cumprod[steps].sqrt().view(-1, 1, 1, 1) * coarse.to(x_t)
 
     def camera(self, cond: Conditioning) -> Tensor | None:
         """The network's camera input ``(B, P)``; None without one. Raises ValueError if a reference's pose is missing."""
@@ -338,7 +348,10 @@ class AdaptedNetwork(Adapted):
             self.lora.holder = (twin,)
 
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
-        base, steps, x = self.base, self.base.timestep(t), x_t.to(self.base.dtype)
+        base, steps = self.base, self.base.timestep(t)
+        if cond.coarse is not None:
+            x_t = base.difference(x_t, steps, cond.coarse)
+        x = x_t.to(base.dtype)
         if base.beside:
             told, x = base.camera(cond), torch.cat([x, base.reference(cond)], dim=1)
         elif cond.cameras is None:

@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from dreamlift.cameras import spherical_to_cartesian
 from dreamlift.priors.network import pose_features
-from dreamlift.priors.zero123.lift import Volume, shown
+from dreamlift.priors.zero123.lift import Volume, coarse_picture, shown
 from dreamlift.priors.zero123.rays import ray_features
 from dreamlift.prompts import Backdrop, Embeds
 from dreamlift.types import Cameras, Conditioning
@@ -86,8 +86,9 @@ class ViewEmbeds(Embeds):
         row = torch.tensor([self.colors.index(color) for color in told], device=self.tokens.device)
         photo = torch.zeros_like(row) if show == "place" else self.nearest(target)
         states, pose = self.told(self.tokens[row, photo], self.photos.rows(photo), target, show)
+        beside, coarse = self.beside(row, photo, cameras, pose)
         return Conditioning(
-            states, torch.zeros_like(states), cameras=cameras, image_latents=self.beside(row, photo, cameras), pose=pose,
+            states, torch.zeros_like(states), cameras=cameras, image_latents=beside, coarse=coarse, pose=pose,
             frame_azimuth=float(self.photos.azimuth[0]),
         )  # fmt: skip
 
@@ -99,9 +100,12 @@ class ViewEmbeds(Embeds):
         )
         return (there @ here.T).argmax(dim=1)
 
-    def beside(self, row: Tensor, photo: Tensor, cameras: Cameras) -> Tensor:
-        """What is concatenated to the noisy pictures ``(B, C, h, w)``; ``row`` and ``photo (B,)`` are indices of latents."""
-        return self.latents[row, photo]
+    def beside(self, row: Tensor, photo: Tensor, cameras: Cameras, pose: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What is concatenated to the noisy pictures ``(B, C, h, w)``, and coarse pictures or None.
+
+        ``row`` and ``photo (B,)`` are indices of latents; ``pose (B, P)`` is that of :meth:`told`.
+        """
+        return self.latents[row, photo], None
 
     @abstractmethod
     def told(self, tokens: Tensor, reference: View, target: View, show: str) -> tuple[Tensor, Tensor]:
@@ -125,12 +129,13 @@ class PixelViewEmbeds(ViewEmbeds):
 
     volumes: Volume  # of the N pictures
 
-    def beside(self, row: Tensor, photo: Tensor, cameras: Cameras) -> Tensor:
-        """See :meth:`ViewEmbeds.beside`. The lifts of the pictures follow, seen by the cameras."""
+    def beside(self, row: Tensor, photo: Tensor, cameras: Cameras, pose: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`ViewEmbeds.beside`. The lifts of the pictures follow, seen by the cameras: the coarse pictures."""
         volumes = Volume(*(each[photo] for each in self.volumes))
         backdrops = torch.tensor(self.colors).to(self.latents)[row]
         lifted = shown(volumes, cameras.to(self.latents.device), self.photos.azimuth[photo], backdrops, self.latents.shape[-1])
-        return torch.cat([self.latents[row, photo], lifted.to(self.latents)], dim=1)
+        coarse = coarse_picture(lifted, pose[:, -1], math.isqrt(self.latents.shape[2] // 3))
+        return torch.cat([self.latents[row, photo], lifted.to(self.latents)], dim=1), coarse
 
     def told(self, tokens: Tensor, reference: View, target: View, show: str) -> tuple[Tensor, Tensor]:
         ones = torch.ones_like(target.azimuth)

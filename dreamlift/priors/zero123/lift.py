@@ -192,6 +192,18 @@ def shown(volume: Volume, cameras: Cameras, azimuth: Tensor, backdrop: Tensor, s
     return values.unflatten(1, (side, side)).permute(0, 3, 1, 2)
 
 
+def coarse_picture(lifted: Tensor, place: Tensor, packing: int) -> Tensor:
+    """The pictures ``(B, 3 p^2, h, w)`` of which the U-Net draws only what is missing, packed as its own pictures are.
+
+    Args:
+        lifted: ``(B, 7, h, w)`` of :func:`shown`. place: ``(B,)`` 1 where places are drawn instead of colours.
+        packing: p, pixels a side of the packed pictures' cells.
+    """
+    picture = torch.where(place[:, None, None, None] > 0, lifted[:, 3:6], lifted[:, :3])
+    large = functional.interpolate(picture, scale_factor=float(packing), mode="bilinear", align_corners=False)
+    return functional.pixel_unshuffle(large, packing)
+
+
 def save_lift(lift: Lift, folder: Path, dtype: torch.dtype = torch.float16) -> None:
     """Write config.json and the weights."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ from torch.nn import functional
 
 from dreamlift.priors.network import POSE_FEATURES, pose_features, unguided_pose
 from dreamlift.priors.pixel import resize
-from dreamlift.priors.zero123.lift import LIFT, SIZE, Lift, load_lift, save_lift, shown
+from dreamlift.priors.zero123.lift import LIFT, SIZE, Lift, coarse_picture, load_lift, save_lift, shown
 from dreamlift.priors.zero123.prior import BESIDE
 from dreamlift.priors.zero123.rays import RAY_FEATURES, ray_features
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text
@@ -96,9 +96,15 @@ class ViewNetworks:
         return self.pose_layer(torch.cat([tokens, rays.to(tokens)], dim=-1))
 
     def predict_x0(self, x_t: Tensor, t: Tensor, reference: Tensor, tokens: Tensor, pose: Tensor) -> Tensor:
-        """x0_hat ``(B, C, h, w)`` from ``x_t``, reference with lift ``(B, C + 7, h, w)``, tokens ``(B, 65, D)``, pose."""
-        out = self.unet(torch.cat([x_t, reference], dim=1), t, tokens, timestep_cond=pose).sample
-        return out[:, : x_t.shape[1]]
+        """x0_hat ``(B, C, h, w)`` from ``x_t``, reference with lift ``(B, C + 7, h, w)``, tokens ``(B, 65, D)``, pose.
+
+        The network sees and draws the difference to the lift's picture
+        (:meth:`~dreamlift.priors.network.DenoisingNetwork.difference`); without a lift (zeros) that is the whole picture.
+        """
+        coarse = coarse_picture(reference[:, x_t.shape[1] :], pose[:, -1], PACKING)
+        alpha = self.scheduler.alphas_cumprod.to(x_t.device)[t].sqrt().view(-1, 1, 1, 1)
+        out = self.unet(torch.cat([x_t - alpha * coarse, reference], dim=1), t, tokens, timestep_cond=pose).sample
+        return coarse + out[:, : x_t.shape[1]]
 
 
 def make_view_networks(size: int = 64, channels: tuple[int, ...] = (32, 64, 128)) -> ViewNetworks:
@@ -120,7 +126,8 @@ def make_view_networks(size: int = 64, channels: tuple[int, ...] = (32, 64, 128)
 def begin_with(networks: ViewNetworks, folder: Path) -> None:
     """Copy the weights of a saved prior: ``toybox-view``, or the U-Net of ``toybox``.
 
-    Inputs and attention that the saved U-Net lacks begin at zero, so that the first predictions are those of the saved one.
+    Inputs and attention that the saved U-Net lacks begin at zero, so that the first predictions without a lift are
+    those of the saved one.
     """
     from diffusers import UNet2DConditionModel
     from transformers import CLIPVisionModel
