@@ -197,3 +197,12 @@ def test_the_priors_of_both_stages_are_one_in_memory(stub):
     again = begin_stage(resolved, job.embeds, job.pool, 0, load(resolved).handover)
     assert again.ready.priors[0] is before
     assert np.isfinite(again.step().loss)
+
+
+def test_a_model_card_does_not_change_the_weights_revision(tmp_path):
+    (tmp_path / "model_index.json").write_text("{}")
+    revision = sources.revision_of(tmp_path)
+    (tmp_path / "README.md").write_text("A card.")
+    assert sources.revision_of(tmp_path) == revision
+    (tmp_path / "model_index.json").write_text('{"unet": 1}')
+    assert sources.revision_of(tmp_path) != revision

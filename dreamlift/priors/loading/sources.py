@@ -163,14 +163,14 @@ def locate(prior: str, settings: str = "", weights: bool = True, option: str = "
 def revision_of(folder: Path) -> str:
     """An identifier of the weights: a cached snapshot's commit, a converted file's hash, else a hash over names and sizes.
 
-    The hash includes the contents of files under 64 MiB, such as configs.
+    The hash includes the contents of files under 64 MiB, such as configs. Model cards (.md) do not count.
     """
     if folder.parent.name == "snapshots" or folder.parent.parts[-2:] == ("dreamlift", "converted"):
         return folder.name
     import hashlib
 
     digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"):
         digest.update(f"{file.relative_to(folder).as_posix()} {file.stat().st_size}\n".encode())
         if file.stat().st_size < 64 * 2**20:
             digest.update(file.read_bytes())
