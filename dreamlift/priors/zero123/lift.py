@@ -82,12 +82,29 @@ class Block(nn.Module):
         return self.skip(x) + self.convs[1](functional.silu(self.norms[1](h)))
 
 
-class Lift(nn.Module):
-    """From pictures with masks to volumes: a U-Net of four resolutions, 32 to 4 cells a side."""
+def _blocks(width: int, count: int, told: int) -> nn.ModuleList:
+    return nn.ModuleList([Block(width, width, told) for _ in range(count)])
 
-    def __init__(self, widths: tuple[int, ...] = (48, 64, 72, 80), told: int = 32) -> None:
+
+def _through(blocks: Any, x: Tensor, told: Tensor) -> Tensor:
+    for block in blocks:
+        x = block(x, told)
+    return x
+
+
+class Lift(nn.Module):
+    """From pictures with masks to volumes: a U-Net of four resolutions, 32 to 4 cells a side.
+
+    Args:
+        widths: channels of each resolution. blocks: blocks of each resolution, on the way down and on the way up.
+        told: channels of what is told.
+    """
+
+    def __init__(
+        self, widths: tuple[int, ...] = (48, 64, 72, 80), told: int = 32, blocks: tuple[int, ...] = (1, 2, 3, 3)
+    ) -> None:
         super().__init__()
-        self.config = {"widths": list(widths), "told": told}
+        self.config = {"widths": list(widths), "told": told, "blocks": list(blocks)}
         self.tell = nn.Sequential(nn.Linear(3, told), nn.SiLU(), nn.Linear(told, told), nn.SiLU())
         self.stem = nn.Conv2d(4 * 4 + 2, widths[0], 3, padding=1)
         pairs = list(zip((widths[0], *widths), widths, strict=False))
@@ -97,6 +114,9 @@ class Lift(nn.Module):
         self.spread = nn.Linear(widths[-1], widths[-1])
         ups = list(zip(reversed(widths[:-1]), reversed(widths[1:]), strict=True))
         self.up = nn.ModuleList([Block(a + b, a, told) for a, b in ups])
+        sizes = list(zip(widths, blocks, strict=True))
+        self.more_down = nn.ModuleList([_blocks(width, count - 1, told) for width, count in sizes])
+        self.more_up = nn.ModuleList([_blocks(width, count - 1, told) for width, count in reversed(sizes[:-1])])
         self.last = Block(widths[0], widths[0], told)
         self.norm = nn.GroupNorm(8, widths[0])
         self.out = nn.Conv2d(widths[0], CELL * SLICES, 1)
@@ -124,16 +144,17 @@ class Lift(nn.Module):
         where = torch.stack(torch.meshgrid(centres, centres, indexing="ij"))[None].expand(len(pictures), -1, -1, -1)
         x = self.stem(torch.cat([functional.pixel_unshuffle(white, SIZE // SIDE), where], dim=1))
         kept = []
-        for level, block in enumerate(self.down):
+        for level, (block, more) in enumerate(zip(self.down, self.more_down, strict=True)):
             if level:
                 kept.append(x)
                 x = functional.avg_pool2d(x, 2)
-            x = block(x, told)
+            x = _through(more, block(x, told), told)
         whole = self.look(x.mean(dim=(2, 3)))
         found = self.head(whole).float()
         x = x + self.spread(whole)[:, :, None, None]
-        for block in self.up:
-            x = block(torch.cat([kept.pop(), functional.interpolate(x, scale_factor=2.0, mode="nearest")], dim=1), told)
+        for block, more in zip(self.up, self.more_up, strict=True):
+            x = torch.cat([kept.pop(), functional.interpolate(x, scale_factor=2.0, mode="nearest")], dim=1)
+            x = _through(more, block(x, told), told)
         x = self.last(x, told)
         grid = self.out(functional.silu(self.norm(x))).float().unflatten(1, (CELL, SLICES))
         grid = torch.cat([functional.softplus(grid[:, :1]), grid[:, 1:].sigmoid()], dim=1)
@@ -224,7 +245,7 @@ def make_lift(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Lift:
         ValueError: the weights are not those of such a network.
     """
     try:
-        lift = Lift(tuple(config["widths"]), config["told"])
+        lift = Lift(tuple(config["widths"]), config["told"], tuple(config["blocks"]))
         lift.load_state_dict({k: v.float() for k, v in state.items()})
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"the {LIFT} of the model is not that of toybox-view: {type(error).__name__}") from error

@@ -189,7 +189,9 @@ def main() -> None:
     settings = LiftTraining(**arguments)
     save_settings(folder, settings)
     torch.manual_seed(settings.seed)
-    lift = Lift() if init is None else load_lift(init).requires_grad_(True)
+    lift = Lift()
+    if init is not None:  # blocks that it lacks change nothing at first
+        lift.load_state_dict(load_lift(init).state_dict(), strict=False)
     lift.to(device)
     unseen = unseen_pairs(data, settings.size)
 
