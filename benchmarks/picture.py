@@ -74,6 +74,7 @@ class Task(NamedTuple):
     config: Config | None  # None: a silhouette's solid
     key: str  # of its settings and of the priors' weights
     picture: Path | None  # where the asset is drawn
+    judged: str = ""  # the caption by which the judge looks at the asset; "": it does not
 
 
 class Shot(NamedTuple):
@@ -102,11 +103,16 @@ def main() -> None:
     arguments.pictures.mkdir(parents=True, exist_ok=True)
     tasks = [task for label in SOLIDS for task in tasks_of(arguments, label)] if arguments.solids else []
     tasks += [task for camera in arguments.cameras for task in tasks_of(arguments, camera)]
-    rows = {row["key"]: row for row in json.loads(arguments.results.read_text())} if arguments.results.is_file() else {}
-    for row in measured([task for task in tasks if task.key not in rows], arguments.jobs):
+    print(table(completed(tasks, arguments.results, arguments.jobs)))
+
+
+def completed(tasks: list[Task], results: Path, jobs: int) -> list[dict[str, Any]]:
+    """The rows of ``tasks``; those that the file ``results`` lacks are measured and added to it."""
+    rows = {row["key"]: row for row in json.loads(results.read_text())} if results.is_file() else {}
+    for row in measured([task for task in tasks if task.key not in rows], jobs):
         rows[row["key"]] = row
-        keep(arguments.results, rows.values())
-    print(table([rows[task.key] for task in tasks]))
+        keep(results, rows.values())
+    return [rows[task.key] for task in tasks]
 
 
 def parsed() -> argparse.Namespace:
@@ -250,7 +256,22 @@ def lifted(task: Task, config: Config, held: Held, shot: Shot) -> dict[str, floa
     figures = compared(spun_mesh(mesh, -math.radians(photo.azimuth_deg)), held, shot, task.picture)
     error = abs((photo.elevation_deg or 0.0) - math.degrees(shot.elevation))
     own = {"front_psnr": front["front_psnr"], "front_ssim": front["front_ssim"], "elevation_error": error}
-    return figures | own | {"seconds": seconds, "memory_gb": memory}
+    return figures | own | {"seconds": seconds, "memory_gb": memory} | (judged(mesh, task.judged) if task.judged else {})
+
+
+def judged(mesh: Mesh, caption: str) -> dict[str, float]:
+    """What the judge says of an asset in the world's frame, in which the front is at azimuth 0."""
+    from dreamlift.toybox.judging.judge import load_judge, understand
+    from dreamlift.toybox.judging.score import score_mesh
+
+    judge, wanted = load_judge()[0], understand(caption)
+    found = score_mesh(mesh, wanted, judge)
+    behind = [found.seen_as[index] == wanted.category for index in (3, 4, 5)]  # of eight sides
+    score = found.score
+    return {
+        "category": score.category, "behind": fmean(behind), "shape": score.category_textureless,
+        "front_from_behind": score.front_from_behind, "janus": score.janus, "azimuth": score.azimuth_error_deg,
+    }  # fmt: skip
 
 
 def solid(task: Task, held: Held, shot: Shot) -> dict[str, float]:

@@ -15,7 +15,8 @@ from dreamlift.guidance.base import Guidance
 from dreamlift.guidance.refine import Refine
 from dreamlift.guidance.sds import SDS
 from dreamlift.presets.preset import Preset
-from dreamlift.presets.toybox import DARK, MESH, PALE, T_MAX, T_MIN
+from dreamlift.presets.toybox import BACKDROP, DARK, MESH, PALE, PIXELS, T_MAX, T_MIN
+from dreamlift.presets.toybox import FIELD as TEXT_FIELD
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.prompts import Backdrop, NoViews
 from dreamlift.reading.photos import Photo
@@ -93,9 +94,24 @@ PAINT = replace(
     photometric=Photometric(rgb=10_000.0, mask=0.0, resolution=(128,)),
 )
 
+WORDS = 0.3  # weight of the words' teacher beside the views'
+TWO_FIELD = replace(
+    FIELD,
+    scene=replace(FIELD.scene, background=BACKDROP),
+    teachers=(*FIELD.teachers, replace(TEXT_FIELD.teachers[0], weight=WORDS)),
+)
+TWO_COLORS = replace(
+    COLORS,
+    scene=replace(COLORS.scene, background=BACKDROP),
+    teachers=(*COLORS.teachers, Teacher(PIXELS, MESH.teachers[0].guidance, MESH.teachers[0].wording, weight=WORDS)),
+)
+MAGIC123 = replace(of_photo(TWO_FIELD, TWO_COLORS), backdrops=(PALE, DARK))
+"""The words' teacher knows two backdrops, which the views' teacher places the photo over as well."""
+
 TOY_PICTURES: dict[str, Preset] = {
     "zero123-toy": Preset(of_photo(FIELD, COLORS), "Liu et al. 2023", "the default for a photo: a field, then its mesh"),
     "dreamgaussian-image-toy": Preset(
         of_photo(SPLATS, PAINT), "Tang et al. 2023", "a photo: Gaussians, their mesh, a refined texture"
     ),
+    "magic123-toy": Preset(MAGIC123, "Qian et al. 2023", "a photo and words: a field, then its mesh, by two teachers"),
 }
