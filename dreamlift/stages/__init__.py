@@ -2,5 +2,6 @@
 
 from dreamlift.stages.base import Stage
 from dreamlift.stages.lift import Lift
+from dreamlift.stages.repaint import Repaint
 
-STAGES: dict[str, type[Stage]] = {"lift": Lift}
+STAGES: dict[str, type[Stage]] = {"lift": Lift, "repaint": Repaint}

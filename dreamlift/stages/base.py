@@ -56,6 +56,7 @@ class Stage(ABC):
 
     makes_scene: ClassVar[bool] = False  # whether its work has scenes, as the last stage of a run needs
     leaves_pictures: ClassVar[bool] = False  # whether its handover has posed pictures
+    drops_mesh: bool = False  # whether its handover lacks the meshes of the stages before
     uses_photos: bool = False  # whether it compares with the user's photos, or draws or weights views by their cameras
     keeps_faces: bool = True  # whether its result has the faces of the initial mesh
     teachers: tuple[Teacher, ...] = ()  # the priors that it uses, with their losses
@@ -226,7 +227,8 @@ def places_of(
     """The place of each stage of a run; ``has_mesh``: whether the first stage has an initial mesh."""
     found, first = [], 0
     for number, stage in enumerate(stages):
-        has_mesh = has_mesh or any(each.makes_scene for each in stages[:number])
+        if number:
+            has_mesh = (has_mesh or stages[number - 1].makes_scene) and not stages[number - 1].drops_mesh
         left = any(each.leaves_pictures for each in stages[:number])
         found.append(Place(number, first, seed, particles, backdrops, has_mesh, has_photos, left, has_depth))
         first += stage.total_steps(particles)
