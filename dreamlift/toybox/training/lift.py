@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dreamlift.cameras import turned
-from dreamlift.priors.zero123.lift import SIDE, Lift, Sight, Volume, load_lift, save_lift, see, shown
+from dreamlift.priors.zero123.lift import SIDE, Lift, Sight, Volume, begin_lift, save_lift, see, shown
 from dreamlift.system.startup import tune_process
 from dreamlift.toybox.training.pairs import (
     DISTANCE,
@@ -190,8 +190,8 @@ def main() -> None:
     save_settings(folder, settings)
     torch.manual_seed(settings.seed)
     lift = Lift()
-    if init is not None:  # blocks that it lacks change nothing at first
-        lift.load_state_dict(load_lift(init).state_dict(), strict=False)
+    if init is not None:
+        begin_lift(lift, init)
     lift.to(device)
     unseen = unseen_pairs(data, settings.size)
 

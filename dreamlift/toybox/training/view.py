@@ -32,7 +32,7 @@ from torch.nn import functional
 
 from dreamlift.priors.network import POSE_FEATURES, pose_features, unguided_pose
 from dreamlift.priors.pixel import resize
-from dreamlift.priors.zero123.lift import LIFT, SIZE, Lift, coarse_picture, load_lift, save_lift, shown
+from dreamlift.priors.zero123.lift import LIFT, SIZE, Lift, begin_lift, coarse_picture, save_lift, shown
 from dreamlift.priors.zero123.prior import BESIDE
 from dreamlift.priors.zero123.rays import RAY_FEATURES, ray_features
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text
@@ -144,7 +144,7 @@ def begin_with(networks: ViewNetworks, folder: Path) -> None:
             value.zero_()
     networks.unet.load_state_dict(fresh)
     if (folder / LIFT).is_dir():
-        networks.lift.load_state_dict(load_lift(folder / LIFT).state_dict())
+        begin_lift(networks.lift, folder / LIFT)
     if (folder / "image_encoder").is_dir():
         image: Any = CLIPVisionModel.from_pretrained(folder / "image_encoder", dtype=torch.float32)
         networks.image_encoder.load_state_dict(image.state_dict())
@@ -309,7 +309,7 @@ def train(
     if init is not None:
         begin_with(networks, init)
     if lift is not None:
-        networks.lift.load_state_dict(load_lift(lift).state_dict())
+        begin_lift(networks.lift, lift)
     networks.move(device)
     lessons = Lessons(
         partial(load_shards, data, settings.size),
