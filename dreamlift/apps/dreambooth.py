@@ -16,7 +16,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from dreamlift.tuning.files import save_addition, save_whole
 from dreamlift.tuning.settings import Tuning
 from dreamlift.tuning.state import load_state, save_state
 from dreamlift.tuning.tuner import Tuner, tune
+from dreamlift.types import LoraFile
 
 OPTIONS = "--batch 1, --gradient-checkpointing, a smaller --rank, --targets attention"
 ADAM = 16  # bytes per trained value: itself, its gradient, two moments
@@ -55,10 +56,14 @@ class Tuned:
     loss: float | None  # mean over the last steps; None: nothing was left to do
     whole: bool  # whether the folder is a prior itself
 
+    base: PriorChoice  # the prior that was tuned
+
     @property
-    def prior(self) -> PriorChoice | None:
-        """The folder as a prior; None for a LoRA, which goes to ``loras`` of the prior that it was made for."""
-        return PriorChoice(str(self.folder)) if self.whole else None
+    def prior(self) -> PriorChoice:
+        """The tuned prior: the folder itself, or the base with the folder's LoRA and word."""
+        if self.whole:
+            return PriorChoice(str(self.folder), camera_conditioning=self.base.camera_conditioning)
+        return replace(self.base, loras=(*self.base.loras, LoraFile(str(self.folder))))
 
 
 def dreambooth(
@@ -111,7 +116,9 @@ def _carry_out(
     steps, whole = plan.settings.steps or 0, plan.settings.all_weights
     if record["finished_steps"] >= steps and record["files"]:
         reporter.note(f"{folder} has its {record['finished_steps']} steps already: give more --steps to go on")
-        return Tuned(folder, tuple(record["files"]), plan.subject.prompt, record["finished_steps"], None, whole)
+        return Tuned(
+            folder, tuple(record["files"]), plan.subject.prompt, record["finished_steps"], None, whole, plan.subject.prior
+        )
     reporter.stage("preparing the pictures")
     tuner = prepared(
         plan, folder, device, engine, reporter.note, lambda done, total: reporter.counted("class picture", done - 1, total, {})
@@ -139,7 +146,7 @@ def _carry_out(
     record = {**record, "finished_steps": tuner.index, "files": files, "loss": mean}
     write_record(folder, record)
     write_card(folder, record)
-    return Tuned(folder, tuple(files), subject.prompt, tuner.index, mean, whole)
+    return Tuned(folder, tuple(files), subject.prompt, tuner.index, mean, whole, subject.prior)
 
 
 def _count(tuner: Tuner) -> int:

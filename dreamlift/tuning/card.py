@@ -61,6 +61,7 @@ def card(record: dict[str, Any], name: str) -> str:
     noun = f"{word} {kind}"
     prompt = f"{article(noun)} {noun}"
     whole = settings["all_weights"]
+    prior = Path(prior).name if Path(prior).is_absolute() else prior
     prior_option = "" if whole or prior == "toybox" else f" --prior {prior}"
     use = f"--prior {name}" if whole else f"--lora {name}{prior_option}"
     what = "all weights of the U-Net" if whole else f"a LoRA of rank {settings['rank']} ({settings['targets']} weights)"
@@ -70,14 +71,14 @@ def card(record: dict[str, Any], name: str) -> str:
     kept = kept if settings["class_weight"] else "No class pictures were used."
     files = "".join(f"- `{file}`\n" for file in record["files"])
     return f"""---
-base_model: {Path(prior).name if prior.startswith(("/", "~")) else prior}
+base_model: {prior}
 library_name: diffusers
 tags: [dreambooth, text-to-3d{"" if whole else ", lora"}]
 ---
 
 # {prompt}
 
-A fine-tuning of the prior `{Path(prior).name}` on {len(record["photos"])} photos by DreamBooth
+A fine-tuning of the prior `{prior}` on {len(record["photos"])} photos by DreamBooth
 ([Ruiz et al. 2023](https://arxiv.org/abs/2208.12242)): {what}; {record["finished_steps"]} steps.
 {kept}
 {taught}.

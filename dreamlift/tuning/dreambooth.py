@@ -21,22 +21,18 @@ from dreamlift.priors.engine import Engine, available
 from dreamlift.priors.kinds import Located, find
 from dreamlift.priors.latent import LatentPrior
 from dreamlift.priors.lora.additions import file_hash
-from dreamlift.priors.network import DenoisingNetwork, camera_features
+from dreamlift.priors.network import camera_features
 from dreamlift.priors.parts import FolderParts
 from dreamlift.priors.pixel import PixelPrior
-from dreamlift.priors.saving import Memory
 from dreamlift.prompts import Backdrop, article
 from dreamlift.reading.photos import Photo
 from dreamlift.system.files import expanded
-from dreamlift.system.streams import random_stream
 from dreamlift.toybox.world.things import COLORS
 from dreamlift.tuning.class_pictures import ClassOrder, ClassPicture, draw_class, listed_pictures, square
 from dreamlift.tuning.examples import Examples, photo_examples, wordings
-from dreamlift.tuning.network import TunedNetwork
 from dreamlift.tuning.photos import MOST, PLAIN_BACKDROPS, TOY_BACKDROPS, taken, with_viewpoints
 from dreamlift.tuning.settings import Family, Tuning, filled
-from dreamlift.tuning.text import make_text
-from dreamlift.tuning.tuner import Tuner
+from dreamlift.tuning.tuner import Tuner, make_tuner
 from dreamlift.tuning.words import check_class, check_word, common_word, is_closed
 
 COUNTS: dict[Family, int] = {"words": 32, "pixel": 200, "latent": 200}  # class pictures by default
@@ -195,23 +191,8 @@ def prepared(
     Args:
         said: gets how many class pictures of how many are drawn.
     """
-    settings, parts, choice = plan.settings, plan.parts, plan.located.choice
     own, kin, pixels = _examples(plan, folder, device, engine, note, said)
-    prompts = list(dict.fromkeys([*own.every_prompt(), *(kin.every_prompt() if kin else ())]))
-    dtype = training_dtype(device, settings.all_weights)
-    word = plan.subject.word
-    text = make_text(parts, choice, prompts, word, settings, device, dtype, random_stream("text LoRA", settings.seed))
-    base = DenoisingNetwork(parts, device, dtype, choice.camera_conditioning, choice.loras)
-    base.picture_size = pixels
-    base.save_memory(Memory(gradient_checkpointing=settings.gradient_checkpointing))
-    rng, rank = random_stream("LoRA", settings.seed), 0 if settings.all_weights else settings.rank or 1
-    network = TunedNetwork(base, rank, settings.targets or "attention", rng)
-    return Tuner(network, text, own, kin, settings, latent=parts.has("vae"))
-
-
-def training_dtype(device: torch.device, all_weights: bool) -> torch.dtype:
-    """The precision of the frozen weights: bfloat16 on a GPU, whose range needs no scaled loss; all weights need float32."""
-    return torch.bfloat16 if device.type == "cuda" and not all_weights else torch.float32
+    return make_tuner(plan.parts, plan.located.choice, own, kin, plan.subject.word, plan.settings, device, pixels)
 
 
 def _examples(

@@ -24,6 +24,7 @@ from dreamlift.priors.loading.nouns import NOUNS
 from dreamlift.priors.lora.additions import LORA_FILE
 from dreamlift.priors.lora.lora import LoRA
 from dreamlift.priors.parts import FolderParts
+from dreamlift.priors.text import no_bars
 from dreamlift.system.files import atomic_write_text, sync_folder
 from dreamlift.tuning.text import TunedEncoder, TunedText
 from dreamlift.tuning.tuner import Tuner
@@ -125,7 +126,8 @@ def save_network(network: Any, folder: Path) -> None:
         old.unlink()
     if hasattr(network, "register_to_config"):
         network.register_to_config(_name_or_path="")  # diffusers would save the path that it was read from
-    network.save_pretrained(folder, safe_serialization=True)
+    with no_bars():
+        network.save_pretrained(folder, safe_serialization=True)
 
 
 def _save_encoder(encoder: TunedEncoder, parts: FolderParts, part: str, word: str, folder: Path) -> None:

@@ -28,8 +28,8 @@ class FixedText(nn.Module):
 
     def forward(self, prompts: list[str]) -> TextStates:
         """The states ``(V, L, D)`` and pooled states ``(V, P)`` of V prompts."""
-        rows = [self.rows[prompt] for prompt in prompts]
-        return TextStates(*(None if values is None else values[rows] for values in self.states))
+        rows, (states, pooled) = [self.rows[prompt] for prompt in prompts], self.states
+        return TextStates(states[rows], None if pooled is None else pooled[rows])
 
 
 class TunedEncoder(nn.Module):

@@ -13,12 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dreamlift.priors.choice import PriorChoice
+from dreamlift.priors.network import DenoisingNetwork
+from dreamlift.priors.parts import Parts
+from dreamlift.priors.saving import Memory
 from dreamlift.system.streams import random_stream
 from dreamlift.tuning.examples import Examples, drawn, told
 from dreamlift.tuning.loss import draw_times, dreambooth_loss, noised, target, weight
 from dreamlift.tuning.network import TunedNetwork
 from dreamlift.tuning.settings import Tuning
-from dreamlift.tuning.text import FixedText, TunedText
+from dreamlift.tuning.text import FixedText, TunedText, make_text
 
 CLIP_NORM = 1.0  # largest norm of the gradient, as in diffusers' examples
 
@@ -94,9 +98,9 @@ class Tuner:
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that a step changes, by name."""
         found = {f"value.{name}": parameter.detach() for name, parameter in self.parameters.items()}
-        names = {parameter: name for name, parameter in self.parameters.items()}
-        for parameter, entry in self.optimizer.state.items():
-            found |= {f"{key}.{names[parameter]}": torch.as_tensor(value) for key, value in entry.items()}
+        for name, parameter in self.parameters.items():
+            entry = self.optimizer.state.get(parameter, {})
+            found |= {f"{key}.{name}": torch.as_tensor(value) for key, value in entry.items()}
         return {**found, "index": torch.tensor(self.index)}
 
     @torch.no_grad()
@@ -117,6 +121,32 @@ class Tuner:
                 if (value := state.get(f"{key}.{name}")) is not None:
                     entry[key] = value.clone() if key == "step" else torch.empty_like(parameter).copy_(value)
             self.optimizer.state[parameter] = entry
+
+
+def make_tuner(
+    parts: Parts, choice: PriorChoice, own: Examples, kin: Examples | None, word: str, settings: Tuning,
+    device: torch.device, picture_size: int,
+) -> Tuner:  # fmt: skip
+    """A tuner before its first step, for the prior in ``parts``, with the LoRAs and embeddings of ``choice`` as its start.
+
+    Args:
+        word: the new word, whose vector is learnt with ``settings.learn_word``.
+        picture_size: pixels a side of the pictures, which Stable Diffusion XL is told.
+    """
+    every = [*own.every_prompt(), *(kin.every_prompt() if kin and settings.class_weight else ())]
+    dtype, rng = training_dtype(device, settings.all_weights), random_stream("text LoRA", settings.seed)
+    text = make_text(parts, choice, list(dict.fromkeys(every)), word, settings, device, dtype, rng)
+    base = DenoisingNetwork(parts, device, dtype, choice.camera_conditioning, choice.loras)
+    base.picture_size = picture_size
+    base.save_memory(Memory(gradient_checkpointing=settings.gradient_checkpointing))
+    rank = 0 if settings.all_weights else settings.rank or 1
+    network = TunedNetwork(base, rank, settings.targets or "attention", random_stream("LoRA", settings.seed))
+    return Tuner(network, text, own, kin, settings, latent=parts.has("vae"))
+
+
+def training_dtype(device: torch.device, all_weights: bool) -> torch.dtype:
+    """The precision of the frozen weights: bfloat16 on a GPU, whose range needs no scaled loss; all weights need float32."""
+    return torch.bfloat16 if device.type == "cuda" and not all_weights else torch.float32
 
 
 def tune(tuner: Tuner) -> Iterator[float]:
