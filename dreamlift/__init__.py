@@ -8,8 +8,8 @@
 
 ``generate`` makes an asset, ``Asset.save`` writes it, and ``evaluate`` computes figures of its quality. ``views`` draws the
 object in a picture from other sides, and ``dreambooth`` teaches a prior the thing in a few photos. ``presets.PRESETS`` are
-named settings; ``Config``, ``Lift``, ``Teacher`` and ``PriorChoice`` define others. ``resolve``, ``load``, ``lift`` and ``finish`` are the parts of a run (dreamlift/lifting.py).
-``register`` adds a loss or another part (docs/extend.md).
+named settings; ``Config``, ``Lift``, ``Teacher`` and ``PriorChoice`` define others. ``resolve``, ``load``, ``lift`` and
+``finish`` are the parts of a run (dreamlift/lifting.py). ``register`` adds a loss or another part (docs/extend.md).
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def settings_of(family="latent", known_word=True, **more):
 
 
 def tuner_of(folder, settings, word="zwx", cameras=False, **choice):
-    """A tuner on random latents of the prior in ``folder``; with ``cameras`` the first of the own pictures has one."""
+    """A tuner on random latents of the prior in ``folder``; with ``cameras`` the first two of each kind have one."""
     located = find(PriorChoice(str(folder), **choice))
     unet = located.parts.config("unet")
     channels, side = unet["in_channels"], unet["sample_size"]
@@ -49,7 +49,7 @@ def tuner_of(folder, settings, word="zwx", cameras=False, **choice):
     def some(prompt, count):
         camera = torch.randn(count, 8, generator=rng) if cameras else None
         if camera is not None:
-            camera[1:] = 0.0
+            camera[2:] = 0.0
         return Examples(torch.randn(count, channels, side, side, generator=rng), ((prompt,),) * count, camera)
 
     return make_tuner(located.parts, located.choice, some(PROMPT, 3), some(KIND, 5), word, settings, CPU, 16)

@@ -89,7 +89,8 @@ def dreambooth(
     before = None if out is None else _checked_folder(expanded(out))
     plan = planned(subject, settings, reporter.note)
     check_memory(plan, used, reporter.note)
-    if plan.tells_cameras:
+    known = [photo.azimuth_deg is not None and photo.elevation_deg is not None for photo in subject.photos]
+    if plan.tells_cameras and before is None and not all(known):
         reporter.stage("looking at the photos")
     plan = with_cameras(plan, before, reporter.note, engine)
     record = plan.record()
