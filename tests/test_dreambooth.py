@@ -178,8 +178,8 @@ def test_diffusers_loads_the_file_of_xl(xl_folder, tmp_path):
     save_addition(tuner, "zwx", tmp_path)
     pipe.load_lora_weights(tmp_path)
     vectors = load_file(tmp_path / "zwx.safetensors")
-    pipe.load_textual_inversion(vectors["clip_l"], token="zwx", text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer)  # noqa: S106
-    pipe.load_textual_inversion(vectors["clip_g"], token="zwx", text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2)  # noqa: S106
+    pipe.load_textual_inversion(vectors["clip_l"], token="zwx", text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer)
+    pipe.load_textual_inversion(vectors["clip_g"], token="zwx", text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2)
     for prompt in (PROMPT, KIND):
         states, _, pooled, _ = pipe.encode_prompt(prompt, prompt_2=prompt, device=CPU, do_classifier_free_guidance=False)
         text = tuner.text([prompt, prompt])
