@@ -136,8 +136,7 @@ def build_parser() -> Parser:
     listing = verb("settings", "every setting with its type, default and meaning")
     listing.add_argument("--preset", default="toybox", help="the preset whose values are shown (default: toybox)")
     verb("priors", "the known 2D diffusion models: source, license, memory")
-    first = verb("warmup", "compile the CPU kernels of a preset beforehand, for example in a Dockerfile (20 s)")
-    first.add_argument(
+    verb("warmup", "compile the CPU kernels of a preset beforehand, for example in a Dockerfile (20 s)").add_argument(
         "--preset", default="toybox", help="the preset whose kernels are compiled, one that needs no --mesh (default: toybox)"
     )
     verb("doctor", "check this machine: devices, memory, versions, missing packages")
