@@ -112,7 +112,7 @@ def views(
 def dreambooth(
     photos: Sequence[str | os.PathLike[str] | Photo], *, class_name: str, word: str = "zwx",
     out: str | os.PathLike[str] | None = None, prior: Any = "toybox", progress: bool | Reporter = False,
-    device: str = "auto", checkpoint_every: int = 100, **settings: Any,
+    device: str = "auto", checkpoint_every: int = 100, samples: int = 4, **settings: Any,
 ) -> Tuned:  # fmt: skip
     """Teach a prior the thing in a few photos, as ``dreamlift dreambooth`` does; the result is a folder.
 
@@ -123,6 +123,7 @@ def dreambooth(
         class_name: the kind of thing, such as "duck". word: the new word for this one.
         out: a new folder, or that of an earlier call, which is continued; None: a new one in outputs/.
         prior: a value of ``--prior``, or a :class:`~dreamlift.priors.choice.PriorChoice`.
+        samples: pictures that the tuned prior draws for ``samples.png``.
         settings: fields of :class:`~dreamlift.tuning.settings.Tuning` and of :class:`~dreamlift.tuning.dreambooth.Subject`:
             ``steps=300, rank=8, all_weights=True, cameras=False, class_pictures="ducks"``.
 

@@ -358,12 +358,12 @@ def quick(monkeypatch):
 
 
 def test_photos_become_a_folder_that_a_run_takes(cwd, stub, photos, capsys):
-    assert run_main(*words(photos, "mine", stub, "--rank", "2")) == 0
+    assert run_main(*words(photos, "mine", stub, "--rank", "2", "--samples", "2")) == 0
     said = capsys.readouterr()
     assert f'use it: dreamlift generate "{PROMPT}" --lora mine --prior {stub}' in said.out
     folder = cwd / "mine"
     assert {path.name for path in folder.iterdir()} == {
-        LORA_FILE, "learned_embeds.safetensors", "README.md", "training.json", "class", "checkpoint",
+        LORA_FILE, "learned_embeds.safetensors", "README.md", "training.json", "class", "checkpoint", "samples.png",
     }  # fmt: skip
     assert list(load_file(folder / "learned_embeds.safetensors")) == ["zwx"]
     card = (folder / "README.md").read_text()
@@ -458,6 +458,7 @@ def test_what_cannot_be_tuned_is_refused_in_one_line(cwd, stub, photos, capsys, 
     refused(capsys, cwd, [*good, "--lr", "-1"], "lr is -1; accepted: above 0")
     refused(capsys, cwd, [*good, "--all-weights", "--rank", "4"], "rank and targets are those of a LoRA")
     refused(capsys, cwd, ["dreambooth", "gone.png", *good[2:]], "'gone.png' cannot be used")
+    refused(capsys, cwd, [*good, "--samples", "-1"], "samples is -1")
     refused(capsys, cwd, [*good, "--checkpoint-every", "0"], "checkpoint_every is 0")
     (cwd / "full").mkdir()
     (cwd / "full" / "notes.txt").write_text("mine")
@@ -489,7 +490,7 @@ def test_the_python_twin_of_the_verb(tmp_path, stub, photos):
 
     tuned = dreamlift.dreambooth(
         photos, class_name="mug", word="zwx", out=tmp_path / "mine", prior=str(stub), cameras=False, steps=2, rank=2,
-        class_weight=0.0,
+        class_weight=0.0, samples=0,
     )  # fmt: skip
     assert tuned.prompt == PROMPT
     assert tuned.steps == 2
@@ -505,3 +506,39 @@ def test_settings_state_what_is_accepted():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said):
             Tuning(**given)
+
+
+def test_full_memory_and_a_full_disk_end_in_one_line(cwd, stub, photos, capsys, monkeypatch):
+    from dreamlift.tuning.tuner import Tuner
+
+    def full(self):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(Tuner, "step", full)
+    few = words(photos, "mine", stub, "--class-weight", "0")
+    assert run_main(*few) == 1
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert err.startswith("dreamlift: error: the memory is exhausted")
+    assert "--batch 1, --gradient-checkpointing" in err
+
+    def disk(*_):
+        raise OSError(28, "No space left on device", "x")
+
+    monkeypatch.setattr("dreamlift.apps.dreambooth.prepared", disk)
+    assert run_main(*few) == 1
+    assert "mine cannot be written (No space left on device): free space" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_tuning_that_may_not_fit_is_noted(stub, photos, monkeypatch):
+    from dreamlift.apps import dreambooth as app
+    from dreamlift.reading.photos import Photo
+    from dreamlift.tuning.dreambooth import Subject, planned
+
+    notes = []
+    subject = Subject(photos=(Photo(photos[0]),), class_name="mug", prior=PriorChoice(str(stub)))
+    needs = [app.check_memory(planned(subject, Tuning(batch=batch), notes.append), CPU, notes.append) for batch in (1, 8)]
+    assert 0 < needs[0] < needs[1]
+    assert notes == []
+    monkeypatch.setattr(app, "available_host", lambda: 1_000_000)
+    app.check_memory(planned(subject, Tuning(), notes.append), CPU, notes.append)
+    assert "options that need less: --batch 1" in notes[0]

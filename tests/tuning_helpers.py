@@ -32,7 +32,7 @@ def save_photos(folder, count=3):
 def words(paths, out, prior, *more):
     """A command of the verb that needs no estimate of a camera."""
     return ["dreambooth", *paths, "--class", "mug", "--out", str(out), "--prior", str(prior), "--steps", "2", "--class-count",
-            "4", "--azimuth", "0,45,90", "--elevation", "10", *map(str, more)]  # fmt: skip
+            "4", "--azimuth", "0,45,90", "--elevation", "10", "--samples", "0", *map(str, more)]  # fmt: skip
 
 
 def settings_of(family="latent", known_word=True, **more):

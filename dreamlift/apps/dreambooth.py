@@ -7,6 +7,7 @@
         learned_embeds.safetensors         the new word's vector, where one is learnt
         unet/, tokenizer/, ...             with --all-weights instead: a whole prior in diffusers' layout
         README.md, training.json           model card; all settings
+        samples.png                        the photos; below them, what the tuned prior draws
         class/                             pictures of the class, drawn by the prior
         checkpoint/                        to continue: the same command again, or with more --steps
 """
@@ -22,26 +23,33 @@ from typing import Any
 
 import torch
 
+from dreamlift.apps.views import enlarged
+from dreamlift.export.video import contact_sheet
 from dreamlift.lifting import find_device
 from dreamlift.memory import CONTEXT, GRADIENT, HUGE, PACKAGES, available_device, available_host, model_of, parameters
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.engine import Engine, available
+from dreamlift.priors.kinds import load_prior
 from dreamlift.reading.photos import Photo
 from dreamlift.runs import lock as locks
 from dreamlift.runs.checkpoints import RunError
 from dreamlift.runs.progress import Reporter
 from dreamlift.runs.run import new_folder
 from dreamlift.system.failures import is_out_of_memory
-from dreamlift.system.files import expanded
+from dreamlift.system.files import atomic_write_bytes, expanded
+from dreamlift.system.streams import random_stream
 from dreamlift.tuning.card import check_same, read_record, write_card, write_record
+from dreamlift.tuning.class_pictures import ClassPicture, draw, split
 from dreamlift.tuning.dreambooth import Plan, Subject, planned, prepared, with_cameras
 from dreamlift.tuning.files import save_addition, save_whole
+from dreamlift.tuning.photos import taken
 from dreamlift.tuning.settings import Tuning
 from dreamlift.tuning.state import load_state, save_state
 from dreamlift.tuning.tuner import Tuner, tune
 from dreamlift.types import LoraFile
 
 OPTIONS = "--batch 1, --gradient-checkpointing, a smaller --rank, --targets attention"
+SAMPLES, MOST_SAMPLES, PALE = "samples.png", 64, 0.8
 ADAM = 16  # bytes per trained value: itself, its gradient, two moments
 
 
@@ -68,7 +76,7 @@ class Tuned:
 
 def dreambooth(
     subject: Subject, settings: Tuning, out: Path | None, reporter: Reporter, *, device: str = "auto",
-    engine: Engine = "auto", checkpoint_every: int = 100,
+    engine: Engine = "auto", checkpoint_every: int = 100, samples: int = 4,
 ) -> Tuned:  # fmt: skip
     """Tune a prior on the photos of ``subject``, or continue a tuning, in the folder ``out``.
 
@@ -76,6 +84,7 @@ def dreambooth(
         out: a new or empty folder, or that of an earlier call; None: a new one in outputs/.
         engine: who runs the prior's network where no gradient is needed.
         checkpoint_every: steps between two checkpoints; the end is one too.
+        samples: pictures of the thing that the tuned prior draws at the end, from all sides if it takes cameras; 0: none.
 
     Raises:
         ValueError: something that cannot be used; one line with the fix.
@@ -84,6 +93,8 @@ def dreambooth(
     """
     if not 1 <= checkpoint_every <= 1_000_000:
         raise ValueError(f"checkpoint_every is {checkpoint_every}; accepted: 1 to 1000000")
+    if not 0 <= samples <= MOST_SAMPLES:
+        raise ValueError(f"samples is {samples}; accepted: 0 to {MOST_SAMPLES}")
     used = find_device(device)
     available(engine, used)
     before = None if out is None else _checked_folder(expanded(out))
@@ -103,7 +114,12 @@ def dreambooth(
     lock = locks.acquire(folder)
     try:
         with _explained(folder):
-            return _carry_out(plan, record, before, folder, reporter, used, engine, checkpoint_every)
+            tuned = _carry_out(plan, record, before, folder, reporter, used, engine, checkpoint_every)
+            gc.collect()
+            if samples and (tuned.loss is not None or not (folder / SAMPLES).is_file()):
+                reporter.stage("drawing what it has learnt")
+                save_samples(plan, tuned, used, engine, samples)
+            return tuned
     finally:
         locks.release(lock)
 
@@ -150,6 +166,24 @@ def _carry_out(
     return Tuned(folder, tuple(files), subject.prompt, tuner.index, mean, whole, subject.prior)
 
 
+def save_samples(plan: Plan, tuned: Tuned, device: torch.device, engine: Engine, count: int) -> None:
+    """Write ``samples.png``: the photos as the prior was shown them, and below them ``count`` pictures of the tuned prior."""
+    prior = load_prior(tuned.prior, device, engine=engine if device.type == "cpu" else "torch")
+    text = split(prior.embed_text([tuned.prompt, ""]))
+    quick, turned = plan.family == "words", plan.tells_cameras
+    wanted = [ClassPicture("", tuned.prompt, 360.0 * n / count if turned else None, 15.0 if turned else None)
+              for n in range(count)]  # fmt: skip
+    drawn = []
+    for n, each in enumerate(wanted):
+        noise = [random_stream("samples", plan.settings.seed, 0 if turned else n)]  # one for all sides of a thing
+        drawn.append(draw(prior, [each], {tuned.prompt: text[0], "": text[1]}, noise, quick))
+    shots = taken(plan.subject.photos, prior.resolution, plan.plain, quick, lambda _: None)
+    photos = shots.rgb if shots.alpha is None else shots.rgb * shots.alpha + PALE * (1.0 - shots.alpha)
+    columns = max(count, len(photos))
+    rows = [torch.cat([row, torch.ones(columns - len(row), *row.shape[1:])]) for row in (photos, torch.cat(drawn))]
+    atomic_write_bytes(tuned.folder / SAMPLES, contact_sheet(enlarged(torch.cat(rows)), columns=columns))
+
+
 def _count(tuner: Tuner) -> int:
     return sum(parameter.numel() for parameter in tuner.parameters.values())
 
@@ -171,9 +205,9 @@ def _explained(folder: Path) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
         if is_out_of_memory(error):
-            said = " ".join(str(error).split())[:110].rstrip(". ") or "out of memory"
+            # Without the library's own words, from which the command line would take this for a lift's failure.
             raise RunError(
-                f"{said}. Options that need less: {OPTIONS}; then the same command goes on in another --out"
+                f"the memory is exhausted. Options that need less: {OPTIONS}; give another --out with them"
             ) from error
         if isinstance(error, OSError) and not isinstance(error, RunError):
             raise RunError(

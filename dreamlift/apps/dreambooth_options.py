@@ -60,6 +60,13 @@ def add_dreambooth(make: Any) -> None:
     files.add_argument(
         "--checkpoint-every", type=int, default=100, metavar="N", help="steps between checkpoints (default: 100)"
     )
+    files.add_argument(
+        "--samples",
+        type=int,
+        default=4,
+        metavar="N",
+        help="pictures that the tuned prior draws for samples.png; 0: none (default: 4)",
+    )
     files.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations: less memory, slower")
     files.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1 or mps")
     files.add_argument("--engine", default="auto", help="who draws the class pictures: auto (default), torch or onnx")
@@ -85,7 +92,7 @@ def run_dreambooth(arguments: argparse.Namespace, reporter: Any) -> None:
         with warnings_to(reporter):
             tuned = dreambooth(
                 subject, settings, arguments.out, reporter, device=arguments.device, engine=arguments.engine,
-                checkpoint_every=arguments.checkpoint_every,
+                checkpoint_every=arguments.checkpoint_every, samples=arguments.samples,
             )  # fmt: skip
     finally:
         reporter.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from dreamlift.priors.zero123.sampling import latent_shape, sample
 from dreamlift.prompts import Backdrop, compass_words
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text
 from dreamlift.system.streams import random_stream
-from dreamlift.types import Cameras, Conditioning
+from dreamlift.types import Cameras, Conditioning, TextStates
 
 LISTED = "pictures.json"
 ELEVATIONS_DEG = (-10.0, 45.0)
@@ -86,36 +86,49 @@ def random_offset(seed: int) -> float:
     return float(torch.rand((), generator=random_stream("class", seed)))
 
 
-@torch.no_grad()
 def draw_class(
     prior: Prior, order: ClassOrder, folder: Path, said: Callable[[int, int], None], batch: int = 4
 ) -> list[ClassPicture]:  # fmt: skip
     """Draw the missing pictures of ``folder``; ``said`` gets how many of how many are there."""
     wanted = planned(order)
     folder.mkdir(parents=True, exist_ok=True)
-    scale, steps = GUIDANCE[order.quick]
     missing = [first for first in range(0, len(wanted), batch)
                if not all((folder / each.file).is_file() for each in wanted[first : first + batch])]  # fmt: skip
     if missing:
         prompts = list(dict.fromkeys(each.prompt for each in wanted))
-        text = prior.embed_text([*prompts, ""])
-        shape = latent_shape(prior)
+        text = dict(zip([*prompts, ""], split(prior.embed_text([*prompts, ""])), strict=True))
     for first in missing:
         some = wanted[first : first + batch]
-        noise = torch.stack([torch.randn(shape, generator=random_stream("class noise", order.seed, first + n))
-                             for n in range(len(some))])  # fmt: skip
-        rows, empty = [prompts.index(each.prompt) for each in some], [len(prompts)] * len(some)
-        pooled = [None if text.pooled is None else text.pooled[which].to(prior.device) for which in (rows, empty)]
-        cond = Conditioning(
-            text.states[rows].to(prior.device), text.states[empty].to(prior.device), cameras=cameras_of(some, prior),
-            pooled_prompt_embeds=pooled[0], negative_pooled_prompt_embeds=pooled[1],
-        )  # fmt: skip
-        pictures = prior.decode(sample(prior, noise, cond, scale, steps)).float().cpu()
-        for each, picture in zip(some, pictures, strict=True):
+        noise = [random_stream("class noise", order.seed, first + n) for n in range(len(some))]
+        for each, picture in zip(some, draw(prior, some, text, noise, order.quick), strict=True):
             save_picture(picture, folder / each.file)
         said(min(first + batch, len(wanted)), len(wanted))
     atomic_write_text(folder / LISTED, json.dumps([asdict(each) for each in wanted], indent=1) + "\n")
     return wanted
+
+
+def split(text: TextStates) -> list[TextStates]:
+    """The states of each prompt, ``(1, L, D)`` and ``(1, P)``."""
+    pooled = [None] * len(text.states) if text.pooled is None else text.pooled.split(1)
+    return [TextStates(*pair) for pair in zip(text.states.split(1), pooled, strict=True)]
+
+
+@torch.no_grad()
+def draw(
+    prior: Prior, pictures: Sequence[ClassPicture], text: Mapping[str, TextStates], noise: Sequence[torch.Generator],
+    quick: bool,
+) -> Tensor:  # fmt: skip
+    """The pictures ``(B, S, S, 3)`` in [0, 1], each from its own ``noise``; ``text``: states of all prompts and of ""."""
+    shape, (scale, steps) = latent_shape(prior), GUIDANCE[quick]
+    start = torch.stack([torch.randn(shape, generator=rng) for rng in noise])
+    wanted, empty = [text[each.prompt] for each in pictures], [text[""]] * len(pictures)
+    states = [torch.cat([each.states for each in some]).to(prior.device) for some in (wanted, empty)]
+    pooled = [torch.cat([each.pooled for each in some if each.pooled is not None]).to(prior.device)
+              if text[""].pooled is not None else None for some in (wanted, empty)]  # fmt: skip
+    cond = Conditioning(
+        *states, cameras=cameras_of(pictures, prior), pooled_prompt_embeds=pooled[0], negative_pooled_prompt_embeds=pooled[1]
+    )
+    return prior.decode(sample(prior, start, cond, scale, steps)).float().cpu()
 
 
 def cameras_of(pictures: Sequence[ClassPicture], prior: Prior) -> Cameras | None:
