@@ -384,7 +384,7 @@ def test_photos_become_a_folder_that_a_run_takes(cwd, stub, photos, capsys):
 def test_an_interrupted_verb_goes_on_bit_identically(cwd, stub, photos, monkeypatch, capsys):
     from dreamlift.tuning.tuner import Tuner
 
-    more = ("--rank", "2", "--steps", "4", "--checkpoint-every", "1")
+    more = ("--rank", "2", "--steps", "4", "--checkpoint-every", "1", "--batch", "1", "--class-count", "2")
     assert run_main(*words(photos, "whole", stub, *more)) == 0
     plain = Tuner.step
 
