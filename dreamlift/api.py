@@ -1,4 +1,4 @@
-"""The Python interface: :func:`generate`, :func:`views` and :func:`evaluate`."""
+"""The Python interface: :func:`generate`, :func:`views`, :func:`dreambooth` and :func:`evaluate`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import dataclasses
 import math
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dreamlift.apps.cutout import IMAGE_PRESET, with_cameras, with_image
+from dreamlift.apps.dreambooth import Tuned
+from dreamlift.apps.dreambooth import dreambooth as tune_photos
 from dreamlift.apps.evaluate import Item, find_items
 from dreamlift.apps.evaluate import evaluate as evaluate_items
 from dreamlift.apps.presets import find_preset
@@ -19,10 +22,13 @@ from dreamlift.config.schema import Config
 from dreamlift.config.short import override
 from dreamlift.lifting import finish, lift, load, resolve
 from dreamlift.plugins import load_plugins
+from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.kinds import Priors
 from dreamlift.reading.photos import Photo
 from dreamlift.runs.progress import Reporter, Silent, warnings_to
 from dreamlift.runs.reporters import choose
+from dreamlift.tuning.dreambooth import Subject
+from dreamlift.tuning.settings import Tuning
 
 
 def generate(
@@ -101,6 +107,47 @@ def views(
     with warnings_to(reporter):
         photo = photo if isinstance(photo, Photo) else os.fspath(photo)
         return draw_views(photo, prior, ViewOrder(**settings), reporter.note, pool)
+
+
+def dreambooth(
+    photos: Sequence[str | os.PathLike[str] | Photo], *, class_name: str, word: str = "zwx",
+    out: str | os.PathLike[str] | None = None, prior: Any = "toybox", progress: bool | Reporter = False,
+    device: str = "auto", checkpoint_every: int = 100, samples: int = 4, **settings: Any,
+) -> Tuned:  # fmt: skip
+    """Teach a prior the thing in a few photos, as ``dreamlift dreambooth`` does; the result is a folder.
+
+    ``generate("a zwx duck", prior=tuned.prior)`` uses it.
+
+    Args:
+        photos: files, or :class:`~dreamlift.reading.photos.Photo` objects with their cameras.
+        class_name: the kind of thing, such as "duck". word: the new word for this one.
+        out: a new folder, or that of an earlier call, which is continued; None: a new one in outputs/.
+        prior: a value of ``--prior``, or a :class:`~dreamlift.priors.choice.PriorChoice`.
+        samples: pictures that the tuned prior draws for ``samples.png``.
+        settings: fields of :class:`~dreamlift.tuning.settings.Tuning` and of :class:`~dreamlift.tuning.dreambooth.Subject`:
+            ``steps=300, rank=8, all_weights=True, cameras=False, class_pictures="ducks"``.
+
+    Raises:
+        ValueError: a photo, a prior or a setting that cannot be used.
+        RunError: the folder is in use or cannot be written, or memory is exhausted.
+        TypeError: an unknown setting.
+    """
+    reporter = progress if isinstance(progress, Reporter) else choose(False) if progress else Silent()
+    shown = tuple(each if isinstance(each, Photo) else Photo(os.fspath(each)) for each in photos)
+    choice = prior if isinstance(prior, PriorChoice) else None
+    if choice is None:
+        choice = PriorChoice(os.fspath(prior)) if isinstance(prior, (str, os.PathLike)) else PriorChoice.of(prior)
+    own = {field.name for field in dataclasses.fields(Subject)}
+    subject = Subject(
+        photos=shown, class_name=class_name, word=word, prior=choice,
+        **{name: settings.pop(name) for name in list(settings) if name in own},
+    )  # fmt: skip
+    folder = None if out is None else Path(out)
+    try:
+        with warnings_to(reporter):
+            return tune_photos(subject, Tuning(**settings), folder, reporter, device=device, checkpoint_every=checkpoint_every)
+    finally:
+        reporter.close()
 
 
 def evaluate(

@@ -232,6 +232,14 @@ def _views(arguments: argparse.Namespace, overrides: Overrides) -> int:
     return 0
 
 
+def _dreambooth(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from dreamlift.apps.dreambooth_options import run_dreambooth
+
+    _refuse(overrides, "dreambooth")
+    run_dreambooth(arguments, _reporter(arguments))
+    return 0
+
+
 def _gallery(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.apps.evaluate import find_items
     from dreamlift.apps.gallery import gallery
@@ -327,18 +335,18 @@ def _completion(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
 VERBS = {
     "generate": _generate, "views": _views, "cutout": _cutout, "resume": _resume, "export": _export, "evaluate": _evaluate,
-    "gallery": _gallery,
-    "presets": _presets, "settings": _settings, "priors": _priors, "doctor": _doctor, "warmup": _warmup,
-    "completion": _completion,
+    "gallery": _gallery, "dreambooth": _dreambooth, "presets": _presets, "settings": _settings, "priors": _priors,
+    "doctor": _doctor, "warmup": _warmup, "completion": _completion,
 }  # fmt: skip
 # Those that import the plugins of installed packages; starting the others stays fast.
-PLUGIN_VERBS = ("generate", "resume", "export", "evaluate", "views", "gallery", "presets", "warmup")
+PLUGIN_VERBS = ("generate", "resume", "export", "evaluate", "views", "gallery", "presets", "warmup", "dreambooth")
 
 
 # What is said of a signal before a run takes signals itself.
 INTERRUPTED = {
     "generate": "stopped before the run began; nothing was written",
     "resume": "stopped before the run went on; nothing is lost",
+    "dreambooth": "stopped; the same command with the same --out goes on",
     "export": "stopped; the same command again writes all files",
 }
 

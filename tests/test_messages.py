@@ -105,7 +105,10 @@ def test_a_folder_of_runs_names_them(cwd, capsys):
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ("--lora", "the LoRA file 'things' is a folder: give the path of a .safetensors file"),
+        (
+            "--lora",
+            "the folder 'things' holds no LoRA (pytorch_lora_weights.safetensors): give a folder of `dreamlift dreambooth`",
+        ),
         ("--embedding", "the embedding file 'things' is a folder"),
         ("--mesh", "the mesh file 'things' is a folder: give --mesh the path of a .glb"),
         ("--photos=[{path: things}]", "things' cannot be used: it is a folder"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import dreamlift
+from dreamlift.apps.dreambooth_options import add_dreambooth
 from dreamlift.config.table import rows_of
 from dreamlift.system.text import MAX_MESSAGE, one_line
 
@@ -127,6 +128,7 @@ def build_parser() -> Parser:
         help="a picture of the object: PSNR, SSIM and (with --clip) similarity of the front view at the photo's camera",
     )  # fmt: skip
     _add_views(verb("views", "draw the object in a picture from other sides"))
+    add_dreambooth(verb("dreambooth", "teach a prior the thing in a few photos: a new word for it"))
     shown = verb("gallery", "a self-contained page with turntables of finished runs")
     shown.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
     shown.add_argument("--out", type=Path, help="the page's folder (default: outputs/gallery-<time>)")
@@ -134,16 +136,15 @@ def build_parser() -> Parser:
     listing = verb("settings", "every setting with its type, default and meaning")
     listing.add_argument("--preset", default="toybox", help="the preset whose values are shown (default: toybox)")
     verb("priors", "the known 2D diffusion models: source, license, memory")
-    first = verb("warmup", "compile the CPU kernels of a preset beforehand, for example in a Dockerfile (20 s)")
-    first.add_argument(
+    verb("warmup", "compile the CPU kernels of a preset beforehand, for example in a Dockerfile (20 s)").add_argument(
         "--preset", default="toybox", help="the preset whose kernels are compiled, one that needs no --mesh (default: toybox)"
     )
     verb("doctor", "check this machine: devices, memory, versions, missing packages")
     shell = verb("completion", "print a completion script for a shell")
     shell.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="as in: dreamlift completion bash > ~/.dreamlift.bash")
-    for name in ("generate", "cutout", "resume", "export", "evaluate", "views"):
+    for name in ("generate", "cutout", "resume", "export", "evaluate", "views", "dreambooth"):
         verbs.choices[name].add_argument("--json", action="store_true", help="print events as JSON, one per line")
-    for name in ("generate", "resume", "export", "evaluate", "gallery", "settings", "presets", "warmup", "views"):
+    for name in ("generate", "resume", "export", "evaluate", "gallery", "settings", "presets", "warmup", "views", "dreambooth"):
         verbs.choices[name].add_argument(
             "--plugin", action="append", default=[], metavar="FILE_OR_MODULE",
             help="import a plugin (docs/extend.md); may be repeated",
@@ -198,7 +199,7 @@ def _add_generate(make: Parser) -> None:
     _setting(how, "prior_config", "for a one-file checkpoint: the prior whose configs and tokenizers are used")
     _setting(how, "camera_conditioning", "true or false: pass the cameras to a prior that was trained with cameras")
     _setting(how, "linear_encoder", "true or false: replace a latent prior's encoder by a linear map of colors")
-    how.add_argument("--lora", action="append", metavar="FILE[@SCALE]", help="a LoRA (.safetensors); may be repeated")
+    how.add_argument("--lora", action="append", metavar="FILE[@SCALE]", help="a LoRA, or a folder with one; may be repeated")
     how.add_argument(
         "--embedding", action="append", metavar="FILE",
         help="a textual inversion (.safetensors); its name in the prompt is the file's stem; may be repeated",

@@ -9,7 +9,7 @@ import copy
 import difflib
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -51,7 +51,16 @@ def encode_prompts(
     words = read_embeddings(embeddings)
     for message in unused(words, prompts):
         warnings.warn(message, stacklevel=1)
-    run = partial(_run, parts, prompts, device, dtype, loras, words)
+    return text_states(parts, prompts, partial(_run, parts, prompts, device, dtype, loras, words))
+
+
+def text_states(parts: Parts, prompts: list[str], run: Callable[..., Any]) -> TextStates:
+    """The states ``(V, L, D)`` and pooled ones ``(V, P)`` that a model's network takes, from the outputs of its text encoders.
+
+    Args:
+        run: ``run(suffix="", length=77, inner=False)``, the output of ``text_encoder<suffix>`` for ``prompts`` of ``length``
+            tokens, as transformers returns it; with ``inner`` including the states of all layers.
+    """
     if not parts.has("text_encoder_2"):
         return TextStates(run().last_hidden_state.float())
     if parts.is_t5("text_encoder_2"):  # FLUX: T5's states and CLIP's pooled output
@@ -63,8 +72,8 @@ def encode_prompts(
     if not parts.has("transformer"):
         pooled = clips[1].text_embeds.float()
         if parts.config("").get("force_zeros_for_empty_prompt", True):
-            empty = [i for i, prompt in enumerate(prompts) if not prompt]
-            states[empty], pooled[empty] = 0.0, 0.0
+            told = torch.tensor([[bool(prompt)] for prompt in prompts], device=states.device)
+            states, pooled = states.where(told[..., None], 0.0), pooled.where(told, 0.0)
         return TextStates(states, pooled)
     pooled = torch.cat([out.text_embeds.float() for out in clips], dim=-1)
     width = parts.config("transformer")["joint_attention_dim"]
@@ -81,32 +90,47 @@ def _run(
     embeddings: list[Embedding], suffix: str = "", length: int = TEXT_LENGTH, inner: bool = False,
 ) -> Any:  # fmt: skip
     """The output of one text encoder, as transformers returns it; with ``inner`` including the states of all layers."""
+    tokenizer, part = parts.tokenizer(f"tokenizer{suffix}"), f"text_encoder{suffix}"
+    encoder = load_encoder(parts, part, dtype, loras, changed=bool(embeddings)).to(device)
+    prompts = install(embeddings, tokenizer, encoder, part, prompts)
+    further = any(parts.is_t5(other) for other in parts.text_encoders()[1:])
+    with named(f"the tokenizer{suffix} of {parts} does not fit its text encoder"):
+        messages = complaints(tokenizer, prompts, further) if suffix == "" else []
+    for message in messages:
+        warnings.warn(message, stacklevel=1)  # a higher level would name torch's file: no_grad wraps the caller
+    inputs = tokenized(parts, suffix, tokenizer, encoder, prompts, length)
+    with named(f"the config.json of the {part} of {parts} does not fit its weights", SETTINGS_ERRORS):
+        return encoder(**inputs, output_hidden_states=inner)
+
+
+def load_encoder(
+    parts: Parts, part: str, dtype: torch.dtype, loras: tuple[LoraFile, ...] = (), changed: bool = False
+) -> Any:  # fmt: skip
+    """The text encoder ``part`` with the ``loras`` merged into it. ``changed``: its weights are changed by the caller, too."""
     import transformers
 
-    tokenizer, part = parts.tokenizer(f"tokenizer{suffix}"), f"text_encoder{suffix}"
     name = parts.architecture(part)
     if name not in ENCODERS:
         raise ValueError(f"the {part} of {parts} is {name!r}; accepted: {', '.join(ENCODERS)}")
     with no_bars():
         encoder: Any = parts.network(part, getattr(transformers, name), dtype)
-    changed = bool(loras or embeddings)
-    encoder = merge_loras(copy.deepcopy(encoder) if changed and parts.shared else encoder, parts, part, loras)
-    encoder = encoder.to(device).eval()
-    prompts = install(embeddings, tokenizer, encoder, part, prompts)
-    further = any(parts.is_t5(other) for other in parts.text_encoders()[1:])
+    own = copy.deepcopy(encoder) if (loras or changed) and parts.shared else encoder
+    return merge_loras(own, parts, part, loras).eval()
+
+
+def tokenized(
+    parts: Parts, suffix: str, tokenizer: Any, encoder: Any, prompts: list[str], length: int = TEXT_LENGTH
+) -> dict[str, torch.Tensor | None]:  # fmt: skip
+    """The inputs of ``text_encoder<suffix>``, on its device. Raises ValueError for a tokenizer with more tokens than it has."""
     with named(f"the tokenizer{suffix} of {parts} does not fit its text encoder"):
-        messages = complaints(tokenizer, prompts, further) if suffix == "" else []
         tokens = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         size = encoder.get_input_embeddings().num_embeddings
         if int(tokens["input_ids"].max()) >= size:
             raise ValueError(f"it has more than the encoder's {size} tokens")
-    for message in messages:
-        warnings.warn(message, stacklevel=1)  # a higher level would name torch's file: no_grad wraps the caller
-    ids = tokens["input_ids"].to(device)
     # DeepFloyd IF's T5 was trained with masked padding; Stable Diffusion's CLIP and Stable Diffusion 3's T5 were not.
-    mask = tokens["attention_mask"].to(device) if name == T5 and suffix == "" else None
-    with named(f"the config.json of the {part} of {parts} does not fit its weights", SETTINGS_ERRORS):
-        return encoder(ids, attention_mask=mask, output_hidden_states=inner)
+    masked = parts.architecture(f"text_encoder{suffix}") == T5 and suffix == ""
+    mask = tokens["attention_mask"].to(encoder.device) if masked else None
+    return {"input_ids": tokens["input_ids"].to(encoder.device), "attention_mask": mask}
 
 
 def complaints(tokenizer: Any, prompts: list[str], further: bool = False) -> list[str]:

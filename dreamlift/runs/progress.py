@@ -42,6 +42,10 @@ class Reporter(ABC):
         """The run's folder was created or reopened; ``settings`` is the config as plain data."""
         return
 
+    def counted(self, name: str, index: int, total: int, terms: dict[str, float]) -> None:
+        """Entry ``index`` of ``total`` of the work ``name``, other than a lift's, is finished; ``terms`` are its figures."""
+        return
+
     def close(self) -> None:
         """The run is over, well or not; called once at the end."""
         return
@@ -97,6 +101,10 @@ class Several(Reporter):
         for reporter in self.reporters:
             reporter.begin(folder, settings)
 
+    def counted(self, name: str, index: int, total: int, terms: dict[str, float]) -> None:
+        for reporter in self.reporters:
+            reporter.counted(name, index, total, terms)
+
     def close(self) -> None:
         for reporter in self.reporters:
             reporter.close()
@@ -106,19 +114,22 @@ class Plain(Reporter):
     """One line every few seconds, on standard error."""
 
     def __init__(self) -> None:
-        self.begun, self.first, self.last = time.monotonic(), -1, time.monotonic()
+        self.name, self.begun, self.first, self.last = "", time.monotonic(), -1, time.monotonic()
 
     def stage(self, name: str) -> None:
         print(one_line(name), file=sys.stderr, flush=True)
 
     def step(self, step: Step, total: int) -> None:
+        self.counted("step", step.index, total, step.terms)
+
+    def counted(self, name: str, index: int, total: int, terms: dict[str, float]) -> None:
         now = time.monotonic()
-        if self.first < 0:
-            self.begun, self.first = now, step.index
-        if now - self.last < PLAIN_EVERY and step.index + 1 < total:
+        if self.first < 0 or name != self.name:
+            self.name, self.begun, self.first = name, now, index
+        if now - self.last < PLAIN_EVERY and index + 1 < total:
             return
         self.last = now
-        print(describe(step, total, now - self.begun, self.first), file=sys.stderr, flush=True)
+        print(describe(name, index, total, terms, (now - self.begun, self.first)), file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
         print(f"note: {one_line(text)}", file=sys.stderr, flush=True)
@@ -136,6 +147,9 @@ class Json(Reporter):
 
     def step(self, step: Step, total: int) -> None:
         _emit({"event": "step", "step": step.index, "steps": total, "loss": step.loss, "terms": step.terms})
+
+    def counted(self, name: str, index: int, total: int, terms: dict[str, float]) -> None:
+        _emit({"event": name, "step": index, "steps": total, "terms": terms})
 
     def note(self, text: str) -> None:
         _emit({"event": "note", "text": text})
@@ -156,7 +170,7 @@ class Live(Reporter):
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[terms]}"), TimeRemainingColumn(), console=self.console, transient=True,
         )  # fmt: skip
-        self.task, self.begun, self.first = None, 0.0, 0
+        self.task, self.name, self.begun, self.first = None, "", 0.0, 0
 
     def stage(self, name: str) -> None:
         if self.task is not None:
@@ -165,13 +179,18 @@ class Live(Reporter):
         self.console.print(one_line(name), highlight=False, markup=False)
 
     def step(self, step: Step, total: int) -> None:
+        self.counted("lifting", step.index, total, step.terms)
+
+    def counted(self, name: str, index: int, total: int, terms: dict[str, float]) -> None:
         now = time.monotonic()
-        if self.task is None:
-            self.task = self.bar.add_task("lifting", total=total, completed=step.index, terms="")
+        if self.task is None or name != self.name:
+            if self.task is not None:
+                self.bar.remove_task(self.task)
+            self.task = self.bar.add_task(name, total=total, completed=index, terms="")
             self.bar.start()
-            self.begun, self.first = now, step.index
-        speed = (step.index - self.first) / max(now - self.begun, 1e-9)
-        self.bar.update(self.task, completed=step.index + 1, terms=f"{_terms(step)} {speed:.1f} it/s")
+            self.name, self.begun, self.first = name, now, index
+        speed = (index - self.first) / max(now - self.begun, 1e-9)
+        self.bar.update(self.task, completed=index + 1, terms=f"{_terms(terms)} {speed:.1f} it/s")
 
     def close(self) -> None:
         self.bar.stop()
@@ -184,18 +203,20 @@ class Live(Reporter):
             self.console.print(printable(f"{name}: {value}"), highlight=False, markup=False, soft_wrap=True)
 
 
-def describe(step: Step, total: int, seconds: float, first: int) -> str:
-    """``step 120/300  grad 0.012  t 0.41  3.1 it/s  58 s left``; ``seconds`` have passed since step ``first`` was done."""
-    words = f"step {step.index + 1}/{total}  {_terms(step)}"
-    if step.index == first:
+def describe(name: str, index: int, total: int, terms: dict[str, float], since: tuple[float, int]) -> str:
+    """``step 120/300  grad 0.012  t 0.41  3.1 it/s  58 s left``; ``since``: seconds that have passed since an entry was done,
+    and its index."""
+    seconds, first = since
+    words = f"{name} {index + 1}/{total}  {_terms(terms)}".rstrip()
+    if index == first:
         return words
-    speed = (step.index - first) / max(seconds, 1e-9)
-    return f"{words}  {speed:.1f} it/s  {(total - step.index - 1) / speed:.0f} s left"
+    speed = (index - first) / max(seconds, 1e-9)
+    return f"{words}  {speed:.1f} it/s  {(total - index - 1) / speed:.0f} s left"
 
 
-def _terms(step: Step) -> str:
+def _terms(terms: dict[str, float]) -> str:
     shown = {"grad_rms": "grad", "t": "t"}
-    return "  ".join(f"{shown.get(name, name)} {value:.3g}" for name, value in step.terms.items() if name != "grad_norm")
+    return "  ".join(f"{shown.get(name, name)} {value:.3g}" for name, value in terms.items() if name != "grad_norm")
 
 
 def _emit(record: dict[str, Any]) -> None:

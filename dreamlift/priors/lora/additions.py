@@ -9,12 +9,14 @@ from pathlib import Path
 
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.files.tensors import check_suffix, open_tensors
-from dreamlift.system.files import user_file
+from dreamlift.system.files import expanded, user_file
 from dreamlift.types import LoraFile
+
+LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' name, which its own loader looks for in a folder
 
 
 def parse_lora(text: str) -> LoraFile:
-    """The value ``FILE`` or ``FILE@SCALE`` of the command line.
+    """The value ``FILE`` or ``FILE@SCALE`` of the command line; a folder in place of a file is taken whole.
 
     Raises:
         ValueError: the text after the @ of a .safetensors file is not a number.
@@ -34,15 +36,39 @@ def parse_lora(text: str) -> LoraFile:
 def with_whole_paths(choice: PriorChoice) -> PriorChoice:
     """The choice with absolute paths of its LoRAs and embeddings: a run may be resumed from another folder.
 
+    A folder in place of a LoRA's file, such as DreamBooth leaves it, stands for its LoRA and its embeddings.
+
     Raises:
-        ValueError: a file is missing, unreadable, or not a .safetensors file.
+        ValueError: a file is missing, unreadable, or not a .safetensors file; a folder has no LoRA.
     """
-    loras = tuple(replace(lora, path=str(_checked(lora.path, "LoRA"))) for lora in choice.loras)
-    found = replace(choice, loras=loras, embeddings=tuple(str(_checked(path, "embedding")) for path in choice.embeddings))
+    folders = [opened_folder(lora.path) for lora in choice.loras]
+    files = [replace(lora, path=found[0]) if found else lora for lora, found in zip(choice.loras, folders, strict=True)]
+    loras = tuple(replace(lora, path=str(_checked(lora.path, "LoRA"))) for lora in files)
+    named = [str(_checked(path, "embedding")) for path in choice.embeddings]
+    inside = [path for found in folders for path in found[1:]]
+    found = replace(choice, loras=loras, embeddings=tuple(dict.fromkeys([*named, *inside])) if inside else tuple(named))
     for path in (*(lora.path for lora in found.loras), *found.embeddings):
         with open_tensors(path):
             pass  # an unreadable file is refused here, before anything is loaded
     return found
+
+
+def opened_folder(path: str) -> list[str]:
+    """The absolute paths of a folder's LoRA and of its embeddings: its other .safetensors files. [] if it is no folder.
+
+    Raises:
+        ValueError: the folder has no LoRA.
+    """
+    folder = expanded(path)
+    if not folder.is_dir():
+        return []
+    folder = folder.resolve()
+    if not (folder / LORA_FILE).is_file():
+        if (folder / "model_index.json").is_file():
+            raise ValueError(f"the folder {path!r} is a whole prior, not a LoRA: give it to --prior")
+        raise ValueError(f"the folder {path!r} holds no LoRA ({LORA_FILE}): give a folder of `dreamlift dreambooth`, or a file")
+    others = sorted(file for file in folder.glob("*.safetensors") if file.name != LORA_FILE)
+    return [str(folder / LORA_FILE), *map(str, others)]
 
 
 def fingerprint(choice: PriorChoice) -> str:

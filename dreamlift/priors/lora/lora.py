@@ -18,11 +18,22 @@ from torch.nn import functional
 Targets = Literal["attention", "all"]
 """The adapted weights: the projections of the attention layers, or all matrices and convolution kernels."""
 
+TextTargets = Literal["text"]
+"""The adapted weights of a text encoder: the projections of its attention layers."""
+
 CameraInput = Literal["angles", "matrix"]
 """The camera that the adapted network is told: harmonics of azimuth and elevation, through a linear map that is initially zero;
 or the 4 x 4 camera-to-world matrix, through an MLP with one hidden layer, as in threestudio's VSD."""
 
-ATTENTION = ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")  # as diffusers names them
+ENDINGS = {
+    "attention": ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight"),  # as diffusers names them
+    "all": ("weight",),
+    "text": (  # as transformers names them in CLIP, and in T5
+        ".q_proj.weight", ".k_proj.weight", ".v_proj.weight", ".out_proj.weight",
+        "Attention.q.weight", "Attention.k.weight", "Attention.v.weight", "Attention.o.weight",
+    ),
+}  # fmt: skip
+"""How the names of the adapted weights end."""
 
 
 class LoRA(nn.Module):
@@ -35,15 +46,14 @@ class LoRA(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, rank: int, targets: Targets, rng: torch.Generator, gamma: float | None = None
+        self, network: nn.Module, rank: int, targets: Targets | TextTargets, rng: torch.Generator, gamma: float | None = None
     ) -> None:
         super().__init__()
         self.holder = (network,)  # in a tuple, so that it is not registered as a submodule
         self.scale = (rank if gamma is None else gamma) / rank
         self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
         for name, weight in network.named_parameters():
-            wanted = name.endswith(ATTENTION) if targets == "attention" else name.endswith("weight")
-            if not wanted or weight.ndim < 2 or min(weight.shape[0], weight[0].numel()) <= rank:
+            if not name.endswith(ENDINGS[targets]) or weight.ndim < 2 or min(weight.shape[0], weight[0].numel()) <= rank:
                 continue
             # A is normal with standard deviation 1 / rank, as in diffusers' LoRALinearLayer up to version 0.20, with which
             # published learning rates were chosen: the change of W per step of B is proportional to A.

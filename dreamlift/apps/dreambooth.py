@@ -1,0 +1,270 @@
+"""A prior that knows the thing in a few photos: ``dreamlift dreambooth a.png b.png --class duck --out my-duck``.
+
+::
+
+    my-duck/
+        pytorch_lora_weights.safetensors   the U-Net's LoRA, and the text encoder's, as diffusers reads them
+        learned_embeds.safetensors         the new word's vector, where one is learnt
+        unet/, tokenizer/, ...             with --all-weights instead: a whole prior in diffusers' layout
+        README.md, training.json           model card; all settings
+        samples.png                        the photos; below them, what the tuned prior draws
+        class/                             pictures of the class, drawn by the prior
+        checkpoint/                        to continue: the same command again, or with more --steps
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dreamlift.apps.views import enlarged
+from dreamlift.export.video import contact_sheet
+from dreamlift.lifting import find_device
+from dreamlift.memory import CONTEXT, GRADIENT, HUGE, PACKAGES, available_device, available_host, model_of, parameters
+from dreamlift.priors.choice import PriorChoice
+from dreamlift.priors.engine import Engine, available
+from dreamlift.priors.kinds import load_prior
+from dreamlift.reading.photos import Photo
+from dreamlift.runs import lock as locks
+from dreamlift.runs.checkpoints import RunError
+from dreamlift.runs.progress import Reporter
+from dreamlift.runs.run import new_folder
+from dreamlift.system.failures import is_out_of_memory
+from dreamlift.system.files import atomic_write_bytes, expanded
+from dreamlift.system.streams import random_stream
+from dreamlift.tuning.card import check_same, read_record, write_card, write_record
+from dreamlift.tuning.class_pictures import ClassPicture, draw, split
+from dreamlift.tuning.dreambooth import Plan, Subject, planned, prepared, with_cameras
+from dreamlift.tuning.files import save_addition, save_whole
+from dreamlift.tuning.photos import taken
+from dreamlift.tuning.settings import Tuning
+from dreamlift.tuning.state import load_state, save_state
+from dreamlift.tuning.tuner import Tuner, tune
+from dreamlift.types import LoraFile
+
+OPTIONS = "--batch 1, --gradient-checkpointing, a smaller --rank, --targets attention"
+SAMPLES, MOST_SAMPLES, PALE = "samples.png", 64, 0.8
+ADAM = 16  # bytes per trained value: itself, its gradient, two moments
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A finished fine-tuning."""
+
+    folder: Path
+    files: tuple[str, ...]  # in the folder: a LoRA and its embedding, or the parts of a whole prior
+    prompt: str  # such as "a zwx duck"
+    steps: int
+    loss: float | None  # mean over the last steps; None: nothing was left to do
+    whole: bool  # whether the folder is a prior itself
+
+    base: PriorChoice  # the prior that was tuned
+
+    @property
+    def prior(self) -> PriorChoice:
+        """The tuned prior: the folder itself, or the base with the folder's LoRA and word."""
+        if self.whole:
+            return PriorChoice(str(self.folder), camera_conditioning=self.base.camera_conditioning)
+        return replace(self.base, loras=(*self.base.loras, LoraFile(str(self.folder))))
+
+
+def dreambooth(
+    subject: Subject, settings: Tuning, out: Path | None, reporter: Reporter, *, device: str = "auto",
+    engine: Engine = "auto", checkpoint_every: int = 100, samples: int = 4,
+) -> Tuned:  # fmt: skip
+    """Tune a prior on the photos of ``subject``, or continue a tuning, in the folder ``out``.
+
+    Args:
+        out: a new or empty folder, or that of an earlier call; None: a new one in outputs/.
+        engine: who runs the prior's network where no gradient is needed.
+        checkpoint_every: steps between two checkpoints; the end is one too.
+        samples: pictures of the thing that the tuned prior draws at the end, from all sides if it takes cameras; 0: none.
+
+    Raises:
+        ValueError: something that cannot be used; one line with the fix.
+        RunError: the folder is in use or cannot be written, or memory is exhausted.
+        TuningDivergedError: the loss is no number.
+    """
+    if not 1 <= checkpoint_every <= 1_000_000:
+        raise ValueError(f"checkpoint_every is {checkpoint_every}; accepted: 1 to 1000000")
+    if not 0 <= samples <= MOST_SAMPLES:
+        raise ValueError(f"samples is {samples}; accepted: 0 to {MOST_SAMPLES}")
+    used = find_device(device)
+    available(engine, used)
+    before = None if out is None else _checked_folder(expanded(out))
+    plan = planned(subject, settings, reporter.note)
+    check_memory(plan, used, reporter.note)
+    known = [photo.azimuth_deg is not None and photo.elevation_deg is not None for photo in subject.photos]
+    if plan.tells_cameras and before is None and not all(known):
+        reporter.stage("looking at the photos")
+    plan = with_cameras(plan, before, reporter.note, engine)
+    record = plan.record()
+    folder = (
+        new_folder(Path("outputs") / f"{subject.word}-{subject.class_name.replace(' ', '-')}") if out is None else expanded(out)
+    )
+    if before is not None:
+        check_same(folder, before, record)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = locks.acquire(folder)
+    try:
+        with _explained(folder):
+            tuned = _carry_out(plan, record, before, folder, reporter, used, engine, checkpoint_every)
+            gc.collect()
+            if samples and (tuned.loss is not None or not (folder / SAMPLES).is_file()):
+                reporter.stage("drawing what it has learnt")
+                save_samples(plan, tuned, used, engine, samples)
+            return tuned
+    finally:
+        locks.release(lock)
+
+
+def _carry_out(
+    plan: Plan, record: dict[str, Any], before: dict[str, Any] | None, folder: Path, reporter: Reporter,
+    device: torch.device, engine: Engine, checkpoint_every: int,
+) -> Tuned:  # fmt: skip
+    record = {**record, "finished_steps": (before or {}).get("finished_steps", 0), "files": (before or {}).get("files", [])}
+    write_record(folder, record)
+    steps, whole = plan.settings.steps or 0, plan.settings.all_weights
+    if record["finished_steps"] >= steps and record["files"]:
+        reporter.note(f"{folder} has its {record['finished_steps']} steps already: give more --steps to go on")
+        return Tuned(
+            folder, tuple(record["files"]), plan.subject.prompt, record["finished_steps"], None, whole, plan.subject.prior
+        )
+    reporter.stage("preparing the pictures")
+    tuner = prepared(
+        plan, folder, device, engine, reporter.note, lambda done, total: reporter.counted("class picture", done - 1, total, {})
+    )
+    gc.collect()  # the prior's own networks
+    if load_state(tuner, folder):
+        reporter.note(f"continued after step {tuner.index}")
+    reporter.stage(f"tuning {_count(tuner):,} values")
+    losses: list[float] = []
+    try:
+        for loss in tune(tuner):
+            losses = [*losses, loss][-50:]
+            reporter.counted("tuning", tuner.index - 1, steps, {"loss": sum(losses) / len(losses)})
+            if tuner.index % checkpoint_every == 0 and tuner.index < steps:
+                save_state(tuner, folder)
+    except KeyboardInterrupt:
+        save_state(tuner, folder)
+        reporter.note(f"stopped after step {tuner.index}: the same command goes on")
+        raise
+    save_state(tuner, folder)
+    subject = plan.subject
+    files = save_whole(tuner, plan.parts, subject.word, subject.class_name, folder) if whole \
+        else save_addition(tuner, subject.word, folder)  # fmt: skip
+    mean = sum(losses) / len(losses) if losses else None
+    record = {**record, "finished_steps": tuner.index, "files": files, "loss": mean}
+    write_record(folder, record)
+    write_card(folder, record)
+    return Tuned(folder, tuple(files), subject.prompt, tuner.index, mean, whole, subject.prior)
+
+
+def save_samples(plan: Plan, tuned: Tuned, device: torch.device, engine: Engine, count: int) -> None:
+    """Write ``samples.png``: the photos as the prior was shown them, and below them ``count`` pictures of the tuned prior."""
+    prior = load_prior(tuned.prior, device, engine=engine if device.type == "cpu" else "torch")
+    text = split(prior.embed_text([tuned.prompt, ""]))
+    quick, turned = plan.family == "words", plan.tells_cameras
+    wanted = [ClassPicture("", tuned.prompt, 360.0 * n / count if turned else None, 15.0 if turned else None)
+              for n in range(count)]  # fmt: skip
+    drawn = []
+    for n, each in enumerate(wanted):
+        noise = [random_stream("samples", plan.settings.seed, 0 if turned else n)]  # one for all sides of a thing
+        drawn.append(draw(prior, [each], {tuned.prompt: text[0], "": text[1]}, noise, quick))
+    shots = taken(plan.subject.photos, prior.resolution, plan.plain, quick, lambda _: None)
+    photos = shots.rgb if shots.alpha is None else shots.rgb * shots.alpha + PALE * (1.0 - shots.alpha)
+    columns = max(count, len(photos))
+    rows = [torch.cat([row, torch.ones(columns - len(row), *row.shape[1:])]) for row in (photos, torch.cat(drawn))]
+    atomic_write_bytes(tuned.folder / SAMPLES, contact_sheet(enlarged(torch.cat(rows)), columns=columns))
+
+
+def _count(tuner: Tuner) -> int:
+    return sum(parameter.numel() for parameter in tuner.parameters.values())
+
+
+def _checked_folder(folder: Path) -> dict[str, Any] | None:
+    """The record of an earlier call in ``folder``; None if it is new or empty. Raises ValueError for other content."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: give --out a new or an empty folder")
+    found = read_record(folder)
+    if found is None and folder.is_dir() and any(path.name not in locks.NAMES for path in folder.iterdir()):
+        raise ValueError(f"{folder} is not empty, and nothing is overwritten: give --out a new or an empty folder")
+    return found
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Name the options that need less when memory is exhausted, and the folder when it cannot be written."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError) as error:
+        if is_out_of_memory(error):
+            # Without the library's own words, from which the command line would take this for a lift's failure.
+            raise RunError(
+                f"the memory is exhausted. Options that need less: {OPTIONS}; give another --out with them"
+            ) from error
+        if isinstance(error, OSError) and not isinstance(error, RunError):
+            raise RunError(
+                f"{folder} cannot be written ({error.strerror or error}): free space, then the same command goes on"
+            ) from error
+        raise
+
+
+def check_memory(plan: Plan, device: torch.device, note: Callable[[str], None]) -> int | None:
+    """The estimated peak bytes, which ``note`` gets where they exceed the free memory; None where weights cannot be counted.
+
+    weights + 16 x trained values + activations of one step, proportional to the pictures of a step.
+    """
+    settings, parts = plan.settings, plan.parts
+    try:
+        model = model_of(parts, plan.located.choice, device.type)
+        kept = settings.text_encoder or settings.learn_word
+        text = sum(parameters(parts.folder / each) for each in parts.text_encoders()) if kept else 0
+        trained = parameters(parts.folder / "unet") if settings.all_weights else 0
+        size = 4 if device.type != "cuda" or settings.all_weights else 2
+        network = size * parameters(parts.folder / "unet")
+    except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError):
+        return None
+    trained += text if settings.text_encoder and settings.all_weights else 0
+    pictures = (settings.batch or 1) * (2 if settings.class_weight else 1)
+    step = GRADIENT * (0.25 if settings.gradient_checkpointing else 1.0) * pictures * model.cells
+    need = max(model.weights + model.text, network + size * text + (ADAM - 4) * trained + step)
+    need = int(need + (CONTEXT if device.type == "cuda" else PACKAGES))
+    free = available_device(device) or available_host() or HUGE
+    if need > free:
+        note(f"the tuning may need about {need / 1e9:.1f} GB, and {free / 1e9:.1f} are free; options that need less: {OPTIONS}")
+    return need
+
+
+def photos_of(
+    paths: Sequence[str], mask: str = "auto", azimuths: str | None = None, elevations: str | None = None
+) -> tuple[Photo, ...]:  # fmt: skip
+    """The photos with the angles of ``--azimuth`` and ``--elevation``: one value for all, or one per photo ("?": unknown).
+
+    Raises:
+        ValueError: no photos, a value that is no number, or another number of values.
+    """
+    if not paths:
+        raise ValueError("no photos are given: name three to six pictures of the thing, from several sides")
+    turned, raised = (_angles(name, text, len(paths)) for name, text in (("azimuth", azimuths), ("elevation", elevations)))
+    return tuple(Photo(path, mask, azimuth, elevation)
+                 for path, azimuth, elevation in zip(paths, turned, raised, strict=True))  # fmt: skip
+
+
+def _angles(name: str, text: str | None, count: int) -> list[float | None]:
+    values = [] if text is None else [part.strip() for part in text.split(",")]
+    if not values:
+        return [None] * count
+    try:
+        found = [None if value in ("?", "null") else float(value) for value in values]
+    except ValueError:
+        raise ValueError(f"--{name} is {text!r:.40}; accepted: degrees, one per photo, such as 0,45,? for three") from None
+    if len(found) not in (1, count):
+        raise ValueError(f"--{name} has {len(found)} values for {count} photos: give one for all, or one per photo")
+    return found * count if len(found) == 1 else found

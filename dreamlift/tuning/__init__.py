@@ -1,0 +1,1 @@
+"""Fine-tuning of a prior on a few pictures: DreamBooth."""

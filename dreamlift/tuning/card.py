@@ -1,0 +1,94 @@
+"""The records of a tuning: ``training.json`` with everything that it was made of, and the model card ``README.md``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dreamlift.prompts import article
+from dreamlift.system.files import atomic_write_text
+from dreamlift.system.text import read_text
+
+RECORD = "training.json"
+FREE = ("steps", "finished_steps", "files", "loss")  # what may differ when a tuning is continued
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record in a tuning's folder; None if there is none. Raises ValueError."""
+    file = folder / RECORD
+    if not file.is_file():
+        return None
+    try:
+        found = json.loads(read_text(file, 10_000_000))
+        if not isinstance(found, dict) or not isinstance(found.get("photos"), list):
+            raise ValueError("it is no record of a tuning")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{str(file)!r} cannot be read ({error}): give --out another folder") from None
+    return found
+
+
+def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to continue a tuning with other settings. Raises ValueError with the first one that differs."""
+    for name in (key for key in now if key not in FREE):
+        old, new = before.get(name), json.loads(json.dumps(now[name]))
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            name = next(key for key in (*new, *old) if old.get(key) != new.get(key))
+            old, new = old.get(name), new.get(name)
+        short = (f"{name} {_short(old)}, now {_short(new)}") if not isinstance(new, (list, dict)) else f"other {name}"
+        raise ValueError(f"{folder} was tuned with {short}: the same settings continue it, or give --out another folder")
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value)[:60]
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write the record. Raises OSError."""
+    atomic_write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def write_card(folder: Path, record: dict[str, Any]) -> None:
+    """Write the model card. Raises OSError."""
+    atomic_write_text(folder / "README.md", card(record, folder.name))
+
+
+def card(record: dict[str, Any], name: str) -> str:
+    """The model card of a tuning in the folder ``name``."""
+    word, kind, prior, settings = (record[key] for key in ("word", "class", "prior", "settings"))
+    noun = f"{word} {kind}"
+    prompt = f"{article(noun)} {noun}"
+    whole = settings["all_weights"]
+    prior = Path(prior).name if Path(prior).is_absolute() else prior
+    prior_option = "" if whole or prior == "toybox" else f" --prior {prior}"
+    use = f"--prior {name}" if whole else f"--lora {name}{prior_option}"
+    what = "all weights of the U-Net" if whole else f"a LoRA of rank {settings['rank']} ({settings['targets']} weights)"
+    what += ", and the text encoder" if settings["text_encoder"] else ""
+    taught = f"`{word}` has a learnt vector" if settings["learn_word"] else f"`{word}` is spelled with known tokens"
+    kept = f"Pictures of {article(kind)} {kind} keep the class as it was (weight {settings['class_weight']:g})."
+    kept = kept if settings["class_weight"] else "No class pictures were used."
+    files = "".join(f"- `{file}`\n" for file in record["files"])
+    return f"""---
+base_model: {prior}
+library_name: diffusers
+tags: [dreambooth, text-to-3d{"" if whole else ", lora"}]
+---
+
+# {prompt}
+
+A fine-tuning of the prior `{prior}` on {len(record["photos"])} photos by DreamBooth
+([Ruiz et al. 2023](https://arxiv.org/abs/2208.12242)): {what}; {record["finished_steps"]} steps.
+{kept}
+{taught}.
+
+```bash
+dreamlift generate "{prompt}" {use}
+dreamlift generate "{prompt} on a wooden box" {use}
+```
+
+{files}
+`training.json` has all settings. `checkpoint/` and `class/` are needed only to continue the training. The license is that of
+the base model and of the photos.
+"""

@@ -1,0 +1,96 @@
+"""The pictures that a prior is tuned on, as its network takes them, with their words and cameras."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dreamlift.prompts import Backdrop, compass_words
+from dreamlift.system.streams import random_stream
+from dreamlift.types import Cameras
+
+
+@dataclass(frozen=True)
+class Examples:
+    """N pictures of one subject, or of its class."""
+
+    latents: Tensor  # (N, C, h, w)
+    prompts: tuple[tuple[str, ...], ...]  # N entries: the wordings of a picture, one of which is drawn at each use
+    camera: Tensor | None = None  # (N, P), the network's camera input; zeros: not told; None: the network takes none
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def every_prompt(self) -> list[str]:
+        """All wordings of all pictures, each once."""
+        return list(dict.fromkeys(prompt for wordings in self.prompts for prompt in wordings))
+
+
+def drawn(examples: Examples, stream: str, seed: int, step: int, count: int) -> tuple[list[int], list[str]]:
+    """The pictures of a step and their prompts, determined by ``stream``, ``seed`` and ``step``.
+
+    All pictures are used once, in a random order, before one is used again.
+    """
+    total, rows = len(examples), []
+    for place in range(step * count, (step + 1) * count):
+        order = torch.randperm(total, generator=random_stream(stream, seed, place // total))
+        rows.append(int(order[place % total]))
+    rng = random_stream(stream, seed, "prompts", step)
+    draws = torch.rand(count, generator=rng).tolist()
+    wordings = [examples.prompts[row] for row in rows]
+    return rows, [each[int(draw * len(each))] for each, draw in zip(wordings, draws, strict=True)]
+
+
+def wordings(prompt: str, backdrop: str, camera: tuple[float, float] | None) -> tuple[str, ...]:
+    """The prompt with the words of a backdrop, and also with view words where the ``camera`` (radians) is given."""
+    said = ", ".join(part for part in (prompt, backdrop) if part)
+    return (said,) if camera is None else (said, f"{said}, {compass_words(*camera)}")
+
+
+@torch.no_grad()
+def photo_examples(
+    encode: Callable[[Tensor], Tensor], rgb: Tensor, alpha: Tensor | None, prompt: str, backdrops: Sequence[Backdrop],
+    cameras: Cameras | None = None, told: Sequence[bool] = (), features: Callable[[Cameras], Tensor] | None = None,
+    view_words: bool = False,
+) -> Examples:  # fmt: skip
+    """Photos over each of the backdrops, or as they are.
+
+    Args:
+        encode: pictures ``(B, H, W, 3)`` to latents ``(B, C, h, w)``.
+        rgb: ``(N, H, W, 3)`` in [0, 1]. alpha: ``(N, H, W, 1)``; None: the photos are used with their own backgrounds.
+        cameras: of the photos; ``told``: whether each one's is known.
+        features: cameras to the network's input ``(N, P)``; None: it takes none.
+        view_words: say the side that a photo with a known camera shows.
+    """
+    shown = [(rgb, "")] if alpha is None else [_over(rgb, alpha, backdrop) for backdrop in backdrops]
+    latents, prompts, places = [], [], list(told) or [False] * len(rgb)
+    for pictures, words in shown:
+        latents += [encode(picture[None]).float().cpu() for picture in pictures]
+        for index, known in enumerate(places):
+            spoken = view_words and known and cameras is not None
+            place = (float(cameras.azimuth[index]), float(cameras.elevation[index])) if spoken and cameras else None
+            prompts.append(wordings(prompt, words, place))
+    camera = None
+    if features is not None and cameras is not None:
+        camera = (features(cameras).float().cpu() * torch.tensor(places)[:, None]).repeat(len(shown), 1)
+    return Examples(torch.cat(latents), tuple(prompts), camera)
+
+
+def _over(rgb: Tensor, alpha: Tensor, backdrop: Backdrop) -> tuple[Tensor, str]:
+    return rgb * alpha + (1.0 - alpha) * torch.tensor(backdrop.color, dtype=rgb.dtype), backdrop.words
+
+
+def joined(*parts: Examples) -> Examples:
+    """The pictures of several sets as one, for a tuning on photos and on pictures of other sides."""
+    width = next((part.camera.shape[1] for part in parts if part.camera is not None), 0)
+    cameras = torch.cat([told(part, list(range(len(part))), width) for part in parts])
+    prompts = tuple(prompt for part in parts for prompt in part.prompts)
+    return Examples(torch.cat([part.latents for part in parts]), prompts, cameras if width else None)
+
+
+def told(examples: Examples, rows: list[int], width: int) -> Tensor:
+    """The camera input ``(B, width)`` of these pictures; zeros where none is told."""
+    return torch.zeros(len(rows), width) if examples.camera is None else examples.camera[rows]

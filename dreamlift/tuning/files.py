@@ -1,0 +1,179 @@
+"""What a tuning leaves: LoRA and embedding in diffusers' layouts, or a whole diffusers folder.
+
+``pytorch_lora_weights.safetensors`` has ``unet.<layer>.lora_A.weight`` (r, in[, h, w]) and ``lora_B.weight`` (out, r[, 1, 1]),
+as diffusers' ``load_lora_weights`` reads it, with the scale gamma / r multiplied into B. ``learned_embeds.safetensors`` has the
+new word's vector by the word, as ``load_textual_inversion`` reads it. Models with two text encoders have one vector for each:
+``<word>.safetensors`` with ``clip_l`` and ``clip_g``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreamlift.priors.files.folder import read_json
+from dreamlift.priors.files.tensors import read_tensors
+from dreamlift.priors.loading.nouns import NOUNS
+from dreamlift.priors.lora.additions import LORA_FILE
+from dreamlift.priors.lora.lora import LoRA
+from dreamlift.priors.parts import FolderParts
+from dreamlift.priors.text import no_bars
+from dreamlift.system.files import atomic_write_text, sync_folder
+from dreamlift.tuning.text import TunedEncoder, TunedText
+from dreamlift.tuning.tuner import Tuner
+from dreamlift.tuning.words import is_closed
+
+EMBEDDING_FILE = "learned_embeds.safetensors"
+SIDES = {"lora_A": "down", "lora_B": "up"}
+
+
+def lora_tensors(lora: LoRA, prefix: str) -> dict[str, Tensor]:
+    """The adaptation of one network by diffusers' names, which begin with ``prefix``."""
+    shapes = {name: weight.shape for name, weight in lora.holder[0].named_parameters()}
+    found: dict[str, Tensor] = {}
+    for key, down in lora.down.items():
+        name = key.replace("/", ".")
+        up, layer = lora.up[key].detach() * lora.scale, name.removesuffix(".weight")
+        rank, rest = len(down), shapes[name][2:]  # of a kernel: its height and width
+        ones = (1,) * len(rest)
+        found[f"{prefix}.{layer}.lora_A.weight"] = down.detach().view(rank, -1, *rest)
+        found[f"{prefix}.{layer}.lora_B.weight"] = up.view(-1, rank, *ones)
+    return {name: value.float().cpu().contiguous() for name, value in found.items()}
+
+
+def adaptations(tuner: Tuner) -> dict[str, LoRA]:
+    """The LoRAs of a tuning by the prefix of their names in its file."""
+    found = {} if tuner.network.lora is None else {"unet": tuner.network.lora}
+    encoders = tuner.text.encoders.items() if isinstance(tuner.text, TunedText) else ()
+    for part, encoder in encoders:
+        if isinstance(encoder, TunedEncoder) and encoder.lora is not None:
+            # CLIP's layers are below "text_model" in diffusers' files, whatever transformers' version calls them.
+            plain = any(key.startswith("encoder/layers") for key in encoder.lora.down)
+            found[f"{part}.text_model" if plain else part] = encoder.lora
+    return found
+
+
+@torch.no_grad()
+def begin_with(tuner: Tuner, path: str | Path) -> None:
+    """Continue the LoRA in ``path``, a file of :func:`save_addition` with the same targets and rank.
+
+    Raises:
+        ValueError: it is of other layers or of another rank.
+    """
+    tensors, _ = read_tensors(path)
+    wanted = {name: value for prefix, lora in adaptations(tuner).items() for name, value in lora_tensors(lora, prefix).items()}
+    if {name: value.shape for name, value in tensors.items()} != {name: value.shape for name, value in wanted.items()}:
+        raise ValueError(f"{path} is of other layers or of another rank: begin with a LoRA of the same settings")
+    for prefix, lora in adaptations(tuner).items():
+        for key in lora.down:
+            layer = f"{prefix}.{key.replace('/', '.').removesuffix('.weight')}"
+            lora.down[key].copy_(tensors[f"{layer}.lora_A.weight"].flatten(1))
+            lora.up[key].copy_(tensors[f"{layer}.lora_B.weight"].flatten(1) / lora.scale)
+
+
+def save_addition(tuner: Tuner, word: str, folder: Path) -> list[str]:
+    """Write the LoRAs and the word's vector; returns the names of the files."""
+    tensors = {name: value for prefix, lora in adaptations(tuner).items() for name, value in lora_tensors(lora, prefix).items()}
+    write_tensors(folder / LORA_FILE, tensors, {"format": "pt"})
+    vectors = tuner.text.vectors() if isinstance(tuner.text, TunedText) else {}
+    if not vectors:
+        return [LORA_FILE]
+    if len(vectors) == 1:
+        name, entries = EMBEDDING_FILE, {word: next(iter(vectors.values()))}
+    else:
+        name = f"{word}.safetensors"
+        entries = dict(zip(("clip_l", "clip_g"), vectors.values(), strict=True))
+    write_tensors(folder / name, {key: value.float().cpu().contiguous() for key, value in entries.items()}, {"format": "pt"})
+    return [LORA_FILE, name]
+
+
+def save_whole(tuner: Tuner, parts: FolderParts, word: str, class_name: str, folder: Path) -> list[str]:
+    """Write a diffusers folder with the tuned networks; the other parts are copies. Returns the names in it."""
+    changed = {"unet": tuner.network.base.unet}
+    if isinstance(tuner.text, TunedText):
+        changed |= {part: encoder for part, encoder in tuner.text.encoders.items() if isinstance(encoder, TunedEncoder)}
+    names = []
+    for source in sorted(parts.folder.iterdir()):
+        if source.is_dir() and source.name not in changed and not source.name.startswith("."):
+            shutil.copytree(source, folder / source.name, dirs_exist_ok=True)
+            names.append(source.name)
+    for part, network in changed.items():
+        if isinstance(network, TunedEncoder):
+            _save_encoder(network, parts, part, word, folder)
+        else:
+            save_network(network, folder / part)
+        names.append(part)
+    _save_schedule(parts, folder)
+    if (parts.folder / NOUNS).is_file():
+        nouns = read_json(parts.folder / NOUNS)
+        nouns["nouns"] = list(dict.fromkeys([*nouns.get("nouns", []), class_name.lower()]))
+        atomic_write_text(folder / NOUNS, json.dumps(nouns, indent=1) + "\n")
+    atomic_write_text(folder / "model_index.json", json.dumps(parts.config(""), indent=2) + "\n")  # last: makes it a prior
+    return sorted(names)
+
+
+def save_network(network: Any, folder: Path) -> None:
+    """Write a network of diffusers or transformers in float32, with the names that both read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.safetensors*"):
+        old.unlink()
+    if hasattr(network, "register_to_config"):
+        network.register_to_config(_name_or_path="")  # diffusers would save the path that it was read from
+    with no_bars():
+        network.save_pretrained(folder, safe_serialization=True)
+
+
+def _save_encoder(encoder: TunedEncoder, parts: FolderParts, part: str, word: str, folder: Path) -> None:
+    """Write a text encoder and, where it has learnt a vector for the word, its tokenizer with the word."""
+    from transformers import AddedToken
+
+    network, name = encoder.holder[0], f"tokenizer{part.removeprefix('text_encoder')}"
+    if encoder.vector is not None:
+        tokenizer = parts.tokenizer(name)
+        tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=is_closed(tokenizer))])
+        with torch.no_grad():
+            network.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids(word)] = encoder.vector
+        # Older CLIP configs locate the end of the text at the largest token id, which is now the new word's.
+        network.config.eos_token_id = tokenizer.eos_token_id
+        tokenizer.save_pretrained(folder / name)
+    save_network(network, folder / part)
+
+
+def _save_schedule(parts: FolderParts, folder: Path) -> None:
+    """The scheduler's settings; a learned variance was not trained and is replaced by the fixed one, as diffusers advises."""
+    config = parts.schedule_config()
+    if str(config.get("variance_type", "")).startswith("learned"):
+        config["variance_type"] = "fixed_small"
+        file = folder / "scheduler" / "scheduler_config.json"
+        atomic_write_text(file, json.dumps(config, indent=2) + "\n")
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a ``.safetensors`` file completely or not at all, without a second copy of its tensors in memory."""
+    from safetensors.torch import save_file
+
+    temporary = path.parent / f".tmp-{secrets.token_hex(8)}"
+    try:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary, metadata)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def _umask() -> int:
+    found = os.umask(0)
+    os.umask(found)
+    return found

@@ -1,0 +1,69 @@
+"""The settings of a fine-tuning, and the defaults of each family of priors.
+
+The defaults of large models are those of diffusers' DreamBooth examples
+(https://github.com/huggingface/diffusers/tree/main/examples/dreambooth): Stable Diffusion with LoRA 500 steps at 1e-4, with all
+weights 800 steps at 5e-6; DeepFloyd IF with LoRA 1200 steps at 5e-6, with all weights 150 steps at 1e-7.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+Family = Literal["words", "pixel", "latent"]
+"""Priors with a closed vocabulary of words (``toybox``), other pixel priors (DeepFloyd IF), and other latent ones."""
+
+MOST_STEPS = 1_000_000
+TABLE: dict[tuple[Family, bool], dict[str, Any]] = {
+    ("words", False): {"steps": 150, "lr": 2e-3, "word_lr": 2e-3, "batch": 4, "rank": 16, "targets": "all"},
+    ("words", True): {"steps": 150, "lr": 3e-4, "word_lr": 2e-3, "batch": 4},
+    ("pixel", False): {"steps": 1200, "lr": 5e-6, "word_lr": 5e-4, "batch": 4, "rank": 4, "targets": "attention"},
+    ("pixel", True): {"steps": 150, "lr": 1e-7, "word_lr": 5e-4, "batch": 4},
+    ("latent", False): {"steps": 500, "lr": 1e-4, "word_lr": 5e-4, "batch": 1, "rank": 4, "targets": "attention"},
+    ("latent", True): {"steps": 800, "lr": 5e-6, "word_lr": 5e-4, "batch": 1},
+}
+"""Defaults by family, and by whether all weights are trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """How a prior is fine-tuned. None: the default of its family, see :func:`filled`."""
+
+    steps: int | None = None  # steps of AdamW
+    lr: float | None = None  # learning rate of the U-Net, constant
+    text_lr: float | None = None  # learning rate of the text encoders; None: that of the U-Net
+    word_lr: float | None = None  # learning rate of the new word's vector
+    batch: int | None = None  # photos per step; as many class pictures are added to them
+    rank: int | None = None  # of the LoRA
+    targets: Literal["attention", "all"] | None = None  # weights that get a LoRA: the attention's projections, or all
+    all_weights: bool = False  # train all weights of the U-Net instead of a LoRA
+    text_encoder: bool = False  # tune the text encoders as well
+    learn_word: bool | None = None  # learn a new vector for the word; None: where the tokenizer does not know it
+    class_weight: float = 1.0  # lambda, the weight of the class pictures' loss; 0: there are none
+    seed: int = 0
+    gradient_checkpointing: bool = False  # recompute activations in the backward pass instead of storing them
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("steps", 1, MOST_STEPS), ("batch", 1, 1000), ("rank", 1, 4096), ("seed", 0, 2**63 - 1)):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{name} is {value}; accepted: {low} to {high}")
+        for name in ("lr", "text_lr", "word_lr"):
+            value = getattr(self, name)
+            if value is not None and not (0.0 < value <= 1.0):
+                raise ValueError(f"{name} is {value:g}; accepted: above 0, at most 1")
+        if not (math.isfinite(self.class_weight) and 0.0 <= self.class_weight <= 1000.0):
+            raise ValueError(f"class_weight is {self.class_weight:g}; accepted: 0 (no class pictures) to 1000")
+        if self.targets not in (None, "attention", "all"):
+            raise ValueError(f"targets is {self.targets!r}; accepted: attention, all")
+        if self.all_weights and (self.rank is not None or self.targets is not None):
+            raise ValueError("rank and targets are those of a LoRA: leave them out with all weights")
+
+
+def filled(settings: Tuning, family: Family, known_word: bool) -> Tuning:
+    """The settings with the family's defaults in place of None. ``known_word``: the tokenizer can represent the word."""
+    defaults = {**TABLE[family, settings.all_weights], "learn_word": not known_word}
+    empty = {each.name for each in fields(settings) if getattr(settings, each.name) is None}
+    found = replace(settings, **{name: value for name, value in defaults.items() if name in empty})
+    return replace(found, text_lr=found.lr) if found.text_lr is None else found

@@ -1,0 +1,67 @@
+"""The new word: whether a tokenizer knows it, and the vector that it begins with."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreamlift.prompts import words_of
+from dreamlift.toybox.world.things import COLORS
+
+NONSENSE = "qzxvkj"  # no vocabulary of words has it
+COMMON = 40_000  # CLIP's tokens are in order of frequency: whole words before this one are common
+SUGGESTED = "zwx"
+
+
+def is_closed(tokenizer: Any) -> bool:
+    """Whether a tokenizer knows whole words only, as those of the embedded priors do."""
+    unknown = tokenizer.unk_token_id
+    return unknown is not None and tokenizer(NONSENSE, add_special_tokens=False)["input_ids"] == [unknown]
+
+
+def check_word(word: str, class_name: str) -> str:
+    """The word in lower case. Raises ValueError if it is not one word of letters and digits, or is part of the class."""
+    found = word.strip().lower()
+    if not re.fullmatch(r"\w{1,40}", found) or "_" in found:
+        raise ValueError(f"word is {word[:40]!r}; accepted: one new word of letters and digits, such as {SUGGESTED}")
+    if found in words_of(class_name):
+        raise ValueError(f"the word {found!r} is part of the class {class_name[:40]!r}: give a new word, such as {SUGGESTED}")
+    return found
+
+
+def check_class(class_name: str) -> str:
+    """The class's noun without an article. Raises ValueError for none or for one that is not words."""
+    found = re.sub(r"^(a|an|the)\s+", "", " ".join(class_name.split()), flags=re.IGNORECASE)
+    if not words_of(found) or len(found) > 100:
+        raise ValueError(f"class is {class_name[:40]!r}; accepted: the kind of thing that the photos show, such as duck")
+    return found
+
+
+def common_word(tokenizer: Any, word: str) -> str:
+    """What speaks against a word that the tokenizer knows already; "" if it is new, or rare.
+
+    Raises:
+        ValueError: the tokenizer has a closed vocabulary, in which every word is common.
+    """
+    ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+    if is_closed(tokenizer):
+        if tokenizer.unk_token_id not in ids:
+            raise ValueError(f"{word!r} is a word that the prior knows: give --word a new one, such as {SUGGESTED}")
+        return ""
+    if len(ids) == 1 and ids[0] < COMMON:
+        return f"{word!r} is an ordinary word, whose meaning the tuning changes: a new one, such as {SUGGESTED}, is safer"
+    return ""
+
+
+@torch.no_grad()
+def initial_vector(tokenizer: Any, encoder: Any, word: str) -> Tensor:
+    """A vector ``(D,)`` to begin with: the mean of the colour words', or of the word's own tokens in an open vocabulary."""
+    if is_closed(tokenizer):
+        vocabulary = tokenizer.get_vocab()
+        rows = [vocabulary[color] for color in COLORS if color in vocabulary] or list(vocabulary.values())
+    else:
+        rows = tokenizer(word, add_special_tokens=False)["input_ids"]
+    return encoder.get_input_embeddings().weight[rows].float().mean(dim=0).cpu()
