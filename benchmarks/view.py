@@ -255,7 +255,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=32, help="objects of each group")
     parser.add_argument("--prior", default="toybox-view", help="a name or a folder")
-    parser.add_argument("--guidance-scale", type=float, default=2.0, help="of the samples")
+    parser.add_argument("--guidance-scale", type=float, default=1.0, help="of the samples")
     parser.add_argument("--steps", type=int, default=20, help="of the sampler")
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS)
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the rows are kept")

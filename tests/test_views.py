@@ -58,7 +58,7 @@ def test_the_verb_writes_its_files(folder, photo, tmp_path, capsys):
     assert last["files"] == [str(out / name) for name in [*names, "views.json"]]
     about = json.loads((out / "views.json").read_text())
     assert about["files"] == names
-    wanted = {"azimuths_deg": [0.0, 90.0], "elevation_deg": 30.0, "seed": 7, "steps": 2, "guidance_scale": 2.0, "show": "color"}
+    wanted = {"azimuths_deg": [0.0, 90.0], "elevation_deg": 30.0, "seed": 7, "steps": 2, "guidance_scale": 1.0, "show": "color"}
     assert {name: about[name] for name in wanted} == wanted
     assert about["photo"]["elevation_deg"] == 10.0
     assert about["prior_revision"]

@@ -244,7 +244,7 @@ def _add_views(make: Parser) -> None:
     )
     make.add_argument("--prior", default="toybox-view", help="a view-conditioned prior of `dreamlift priors`, or a folder")
     make.add_argument(
-        "--guidance-scale", type=float, metavar="S", help="uncond + S (cond - uncond) (default: 2; latent priors: 3)"
+        "--guidance-scale", type=float, metavar="S", help="uncond + S (cond - uncond) (default: 1; latent priors: 3)"
     )
     make.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: 20; latent priors: 50)")
     make.add_argument("--samples", type=int, default=1, metavar="N", help="samples of each view (default: 1)")

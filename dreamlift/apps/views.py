@@ -51,7 +51,7 @@ class ViewOrder:
     elevation_deg: float | None = None  # above the horizon, -90 to 90; None: that of the picture's camera
     samples: int = 1  # of each view, at least 1
     seed: int = 0  # of the first sample, 0 to 2^63 - 1; that of the next one is 1 larger
-    guidance_scale: float | None = None  # s in uncond + s (cond - uncond), at least 0; None: 2 for pixels, 3 for latents
+    guidance_scale: float | None = None  # s in uncond + s (cond - uncond), at least 0; None: 1 for pixels, 3 for latents
     steps: int | None = None  # of DDIM, 1 to 1000; None: 20 for pixels, 50 for latents
     show: Literal["color", "place"] = "color"  # place: coordinates of the surface, (x + 1) / 2 on black; toybox-view only
     device: str = "auto"  # auto, cpu, cuda, cuda:1 or mps
@@ -145,7 +145,7 @@ def _located(prior: Any) -> Located:
 
 def _filled(order: ViewOrder, prior: Prior, photo: Photo) -> ViewOrder:
     """The order with values in place of None: those of the models' own samplers."""
-    scale, steps = (2.0, 20) if prior.latent_bound is not None else (3.0, 50)
+    scale, steps = (1.0, 20) if prior.latent_bound is not None else (3.0, 50)
     return replace(
         order,
         guidance_scale=scale if order.guidance_scale is None else order.guidance_scale,

@@ -36,7 +36,7 @@ from dreamlift.stages.settings import Weights
 from dreamlift.stages.teacher import Show, Teacher
 
 VIEWS = PriorChoice("toybox-view")
-SCALE = 2.0  # the guidance scale of the prior's sampler
+SCALE = 1.0  # without guidance: twice as fast, and nearer to the truth than 2 (BENCHMARKS.md)
 WHITE = Solid((1.0, 1.0, 1.0))
 BACKDROPS = tuple(Backdrop("", color) for color in (WHITE.color, PALE.color, DARK.color))
 PHOTO = Photo(path="", distance=2.6, fov_deg=45.0)

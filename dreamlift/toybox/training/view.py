@@ -242,7 +242,7 @@ def sample_views(
     beside: Tensor,
     pose: Tensor,
     rays: Tensor,
-    guidance_scale: float = 2.0,
+    guidance_scale: float = 1.0,
     steps: int = 20,
     seed: int = 0,
 ) -> Tensor:
