@@ -80,7 +80,7 @@ def test_a_placed_photo_is_what_its_camera_sees(tmp_path):
     assert np.abs(error).mean() < 0.01
     points = torch.tensor([[0.0, 0.0, 0.0]])
     pixel, _ = project(placed.cameras, points)
-    assert pixel.flatten().tolist() == [size / 2, size / 2]
+    assert pixel.flatten().tolist() == pytest.approx([size / 2, size / 2], abs=1e-3)  # the last bits differ between processors
 
 
 def test_an_uncropped_photo_with_a_mask_is_used_as_it_is(tmp_path):

@@ -183,7 +183,7 @@ def test_the_schedules_of_a_preset_stay_in_range(name, number):
             low, high = value_at(guidance.t_min, progress), value_at(guidance.t_max, progress)
             assert 0.0 < low <= high < 1.0
         scale = getattr(guidance, "guidance_scale", None)
-    assert (guidance.scale if scale is None else scale) > 1.0
+    assert (guidance.scale if scale is None else scale) >= 1.0
     assert value_at(stage.adam.lr_scale, 0.0) > 0.0
 
 
