@@ -8,10 +8,10 @@ seen), and composites. Each is photographed once, and drawn from three other sid
 two views. Compared at 64 pixels over white, and inside the union of both masks, in the frame of the photo: a photo that is
 cropped to its object does not tell how large that is.
 
-    sample    one sample by DDIM at the guidance of inference
+    sample    one sample by DDIM at the guidance of inference (none)
     mean      one step from pure noise, without guidance
     copy      the photo itself, not turned, as large as things are in the answers
-    text      ``toybox``, told kind, colour and camera; over its own backdrop, as is its truth
+    text      ``toybox``, told kind, colour and camera, at guidance scale 2; over its own backdrop, as is its truth
     truth     the true picture by the same measures: what they can be at best
 
 The mask of a picture is what differs from the backdrop, with its holes filled. The azimuth is the judge's of the picture
@@ -64,6 +64,7 @@ BINS = ((0.0, 45.0), (45.0, 90.0), (90.0, 180.0))  # degrees between the two vie
 METHODS = ("sample", "mean", "copy", "text", "truth")
 FIGURES = ("psnr", "inside", "ssim", "iou", "azimuth", "place")
 SIZE = 64
+TEXT_SCALE = 2.0  # guidance scale of the text prior
 PALE = (0.70, 0.75, 0.80)  # the backdrop of the text prior's pictures
 DIFFERENT = 0.1  # from the backdrop, in one channel
 
@@ -159,7 +160,7 @@ class Draws(NamedTuple):
             return placed(case.photo, torch.ones(3), lifted_ratio(), (0.0, 0.0)).expand(len(BINS), -1, -1, -1)
         if method == "text":
             embeds = embed_prompt(case.held.caption, "", Compass(), self.text.embed_text)
-            return sample_cameras(self.text, embeds, case.cameras, self.guidance_scale, self.steps, case.held.seed)
+            return sample_cameras(self.text, embeds, case.cameras, TEXT_SCALE, self.steps, case.held.seed)
         return over(case.truth, (1.0, 1.0, 1.0))
 
 
@@ -272,7 +273,7 @@ def main() -> None:
     draws = Draws(priors[0], located, priors[1], load_judge()[0], arguments.guidance_scale, arguments.steps)
     sampled = f"{arguments.guidance_scale:g}/{arguments.steps}"
     keys = {"sample": f"{located.revision[:16]} {sampled}", "mean": located.revision[:16],
-            "text": f"{told.revision[:16]} {sampled}", "copy": "3", "truth": "2"}  # fmt: skip
+            "text": f"{told.revision[:16]} {TEXT_SCALE:g}/{arguments.steps}", "copy": "3", "truth": "2"}  # fmt: skip
     rows = json.loads(arguments.results.read_text()) if arguments.results.is_file() else []
     known = {(row["key"], row["group"], row["seed"]) for row in rows}
     wanted = [held_object(group, index) for index in range(arguments.count) for group in arguments.groups]
