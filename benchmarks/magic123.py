@@ -34,6 +34,7 @@ from picture import Task, key_of, save_photo, shot_of, table
 
 from dreamlift.apps.presets import find_preset
 from dreamlift.config.schema import Config
+from dreamlift.stages.base import with_priors
 
 RESULTS = Path(__file__).parent / "results" / "magic123.json"
 JUDGED = {"category": "kind", "behind": "kind from behind", "shape": "kind in clay", "front_from_behind": "front from behind",
@@ -50,15 +51,11 @@ def methods(ratios: list[float]) -> dict[str, Config]:
 
 def weighted(config: Config, words: float, views: float) -> Config:
     """The config with these weights of the teachers; one with the weight 0 is left out, and so is its prior."""
+    weights = {"toybox": words, "toybox-view": views}
     stages = []
-    named = ""
-    for stage in config.stages:
-        kept = []
-        for teacher in stage.teachers:
-            named = teacher.prior.name if teacher.prior else "toybox-view"
-            weight = views if named == "toybox-view" else words
-            kept += [replace(teacher, weight=weight)] if weight else []
-        stages.append(stage.with_teachers(tuple(kept)))
+    for stage in with_priors(config.stages):
+        named = [(teacher, weights[teacher.prior.name]) for teacher in stage.teachers if teacher.prior]
+        stages.append(stage.with_teachers(tuple(replace(teacher, weight=weight) for teacher, weight in named if weight)))
     return replace(config, stages=tuple(stages))
 
 

@@ -262,11 +262,12 @@ def lifted(task: Task, config: Config, held: Held, shot: Shot) -> dict[str, floa
 def judged(mesh: Mesh, caption: str) -> dict[str, float]:
     """What the judge says of an asset in the world's frame, in which the front is at azimuth 0."""
     from dreamlift.toybox.judging.judge import load_judge, understand
-    from dreamlift.toybox.judging.score import score_mesh
+    from dreamlift.toybox.judging.score import around, rear, score_mesh
 
     judge, wanted = load_judge()[0], understand(caption)
     found = score_mesh(mesh, wanted, judge)
-    behind = [found.seen_as[index] == wanted.category for index in (3, 4, 5)]  # of eight sides
+    sides = zip(found.seen_as, rear(around(len(found.seen_as)).azimuth).tolist(), strict=True)
+    behind = [kind == wanted.category for kind, is_rear in sides if is_rear]
     score = found.score
     return {
         "category": score.category, "behind": fmean(behind), "shape": score.category_textureless,

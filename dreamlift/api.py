@@ -8,11 +8,9 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dreamlift.apps.cutout import IMAGE_PRESET, with_cameras, with_image
-from dreamlift.apps.dreambooth import Tuned
-from dreamlift.apps.dreambooth import dreambooth as tune_photos
 from dreamlift.apps.evaluate import Item, find_items
 from dreamlift.apps.evaluate import evaluate as evaluate_items
 from dreamlift.apps.presets import find_preset
@@ -22,13 +20,14 @@ from dreamlift.config.schema import Config
 from dreamlift.config.short import override
 from dreamlift.lifting import finish, lift, load, resolve
 from dreamlift.plugins import load_plugins
-from dreamlift.priors.choice import PriorChoice
+from dreamlift.priors.choice import as_choice
 from dreamlift.priors.kinds import Priors
 from dreamlift.reading.photos import Photo
 from dreamlift.runs.progress import Reporter, Silent, warnings_to
 from dreamlift.runs.reporters import choose
-from dreamlift.tuning.dreambooth import Subject
-from dreamlift.tuning.settings import Tuning
+
+if TYPE_CHECKING:
+    from dreamlift.apps.dreambooth import Tuned
 
 
 def generate(
@@ -67,7 +66,7 @@ def generate(
         config = with_image(config, image, "photos" in settings)
     given = {name.replace("__", "."): as_setting(value) for name, value in settings.items()}
     config = override(config, given, text=False)
-    reporter = progress if isinstance(progress, Reporter) else choose(False) if progress else Silent()
+    reporter = _reporter(progress)
     try:
         with warnings_to(reporter):
             config = with_cameras(config, reporter)
@@ -103,7 +102,7 @@ def views(
         ValueError: a photo, a prior or a setting that cannot be used.
         TypeError: an unknown setting.
     """
-    reporter = progress if isinstance(progress, Reporter) else choose(False) if progress else Silent()
+    reporter = _reporter(progress)
     with warnings_to(reporter):
         photo = photo if isinstance(photo, Photo) else os.fspath(photo)
         return draw_views(photo, prior, ViewOrder(**settings), reporter.note, pool)
@@ -132,14 +131,16 @@ def dreambooth(
         RunError: the folder is in use or cannot be written, or memory is exhausted.
         TypeError: an unknown setting.
     """
-    reporter = progress if isinstance(progress, Reporter) else choose(False) if progress else Silent()
+    # Imported here, so that other calls need not wait for it.
+    from dreamlift.apps.dreambooth import dreambooth as tune_photos
+    from dreamlift.tuning.dreambooth import Subject
+    from dreamlift.tuning.settings import Tuning
+
+    reporter = _reporter(progress)
     shown = tuple(each if isinstance(each, Photo) else Photo(os.fspath(each)) for each in photos)
-    choice = prior if isinstance(prior, PriorChoice) else None
-    if choice is None:
-        choice = PriorChoice(os.fspath(prior)) if isinstance(prior, (str, os.PathLike)) else PriorChoice.of(prior)
     own = {field.name for field in dataclasses.fields(Subject)}
     subject = Subject(
-        photos=shown, class_name=class_name, word=word, prior=choice,
+        photos=shown, class_name=class_name, word=word, prior=as_choice(prior),
         **{name: settings.pop(name) for name in list(settings) if name in own},
     )  # fmt: skip
     folder = None if out is None else Path(out)
@@ -165,7 +166,7 @@ def evaluate(
     Raises:
         ValueError: a path that is neither a run folder nor a GLB file, a file without a mesh, or a picture that cannot be used.
     """
-    reporter = progress if isinstance(progress, Reporter) else choose(False) if progress else Silent()
+    reporter = _reporter(progress)
     items: list[Item] = []
     with tempfile.TemporaryDirectory() as folder:
         for run in runs:
@@ -178,6 +179,11 @@ def evaluate(
             else:
                 items += find_items([Path(run)], prompt, reporter.note)
         return evaluate_items(items, reporter, clip, None if reference is None else Path(reference))[0]
+
+
+def _reporter(progress: bool | Reporter) -> Reporter:
+    """True: a progress bar; False: no output."""
+    return progress if isinstance(progress, Reporter) else choose(False) if progress else Silent()
 
 
 def as_setting(value: Any) -> Any:

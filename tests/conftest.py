@@ -14,7 +14,7 @@ import torch  # noqa: E402
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # the GPU's kernels then run in Python; Triton reads this when it is imported
 
-from big_helpers import xl_pipeline  # noqa: E402
+from big_helpers import first_pipeline, xl_pipeline  # noqa: E402
 from lift_helpers import save_stub  # noqa: E402
 
 from dreamlift.priors.exact.gaussian import GaussianPrior  # noqa: E402
@@ -52,13 +52,23 @@ def no_steps(monkeypatch):
     monkeypatch.setattr("dreamlift.runs.carry_out._carry_out", lambda run, *_: Outcome(run.folder, True, None))
 
 
+def saved(pipe, name, tmp_path_factory):
+    """(folder, stock pipeline)"""
+    folder = tmp_path_factory.mktemp(name) / "model"
+    pipe.save_pretrained(folder)
+    return folder, pipe
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """(folder, stock pipeline) of Stable Diffusion 1.x's shape."""
+    return saved(first_pipeline(), "first", tmp_path_factory)
+
+
 @pytest.fixture(scope="module")
 def xl(tmp_path_factory):
     """(folder, stock pipeline) of Stable Diffusion XL's shape."""
-    pipe = xl_pipeline()
-    folder = tmp_path_factory.mktemp("xl") / "model"
-    pipe.save_pretrained(folder)
-    return folder, pipe
+    return saved(xl_pipeline(), "xl", tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from big_helpers import first_pipeline
 from safetensors.torch import load_file
 from test_single_file import cache, text_keys, unet_keys, vae_keys, write  # noqa: F401
 
@@ -16,11 +15,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is converted once")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(first):
     """(folder of the settings, stock pipeline, the checkpoint's weights)."""
-    pipe = first_pipeline()
-    folder = tmp_path_factory.mktemp("first") / "model"
-    pipe.save_pretrained(folder)
+    folder, pipe = first
     return folder, pipe, {**unet_keys(pipe.unet), **vae_keys(pipe.vae), **text_keys(pipe.text_encoder)}
 
 

@@ -29,15 +29,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:the prior's vocabulary does not 
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory):
-    """(folder, stock pipeline) of Stable Diffusion 1.x's shape."""
-    pipe = first_pipeline()
-    folder = tmp_path_factory.mktemp("sd") / "model"
-    pipe.save_pretrained(folder)
-    return folder, pipe
-
-
-@pytest.fixture(scope="module")
 def deepfloyd(tmp_path_factory):
     return save_if(tmp_path_factory.mktemp("if") / "model")
 

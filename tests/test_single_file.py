@@ -7,7 +7,7 @@ from shutil import copytree, ignore_patterns
 
 import pytest
 import torch
-from big_helpers import CPU, PROMPTS, autoencoder, clip, close, first_pipeline, third_pipeline, tokenizer, xl_unet
+from big_helpers import CPU, PROMPTS, autoencoder, clip, close, third_pipeline, tokenizer, xl_unet
 from lift_helpers import refused, tree
 from safetensors.torch import load_file, save_file
 
@@ -16,15 +16,6 @@ from dreamlift.priors.loading import sources
 from dreamlift.priors.loading.single_file import cache_folder, inspect_file
 from dreamlift.priors.lora.lora_files import JOINT
 from dreamlift.priors.lora.original_names import stock_keys
-
-
-@pytest.fixture(scope="module")
-def first(tmp_path_factory):
-    """(folder, stock pipeline) of Stable Diffusion 1.x's shape."""
-    pipe = first_pipeline()
-    folder = tmp_path_factory.mktemp("first") / "model"
-    pipe.save_pretrained(folder)
-    return folder, pipe
 
 
 def unet_keys(unet):

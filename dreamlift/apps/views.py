@@ -25,7 +25,7 @@ from dreamlift.images.camera import lifted_elevation
 from dreamlift.images.photos import cameras_of, read_photos
 from dreamlift.lifting import find_device, ignore
 from dreamlift.priors.base import Prior
-from dreamlift.priors.choice import PriorChoice
+from dreamlift.priors.choice import as_choice
 from dreamlift.priors.engine import Engine, available
 from dreamlift.priors.kinds import Located, Priors, find
 from dreamlift.priors.saving import Memory
@@ -131,13 +131,10 @@ def draw_views(
 
 
 def _located(prior: Any) -> Located:
-    choice = prior if isinstance(prior, PriorChoice) else None
-    if choice is None:
-        choice = PriorChoice(str(prior)) if isinstance(prior, (str, Path)) else PriorChoice.of(prior)
-    located = find(choice)
+    located = find(as_choice(prior))
     if not located.kind.reads_pictures:
         raise ValueError(
-            f"the prior {choice.name} is conditioned on words, not on a picture: use toybox-view, zero123, zero123-xl, "
+            f"the prior {located.choice.name} is conditioned on words, not on a picture: use toybox-view, zero123, zero123-xl, "
             "stable-zero123, or a folder of their kind"
         )
     return located

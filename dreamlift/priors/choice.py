@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -44,6 +45,13 @@ class PriorChoice:
             options: of a pipeline, further fields, such as ``camera_conditioning=False``.
         """
         return cls(**{"name": f"<{type(model).__name__} in memory>", "loaded": model, **options})
+
+
+def as_choice(prior: Any) -> PriorChoice:
+    """The choice for a value of ``--prior`` (text or a path), a choice itself, or a model in memory."""
+    if isinstance(prior, PriorChoice):
+        return prior
+    return PriorChoice(os.fspath(prior)) if isinstance(prior, (str, os.PathLike)) else PriorChoice.of(prior)
 
 
 NO_OPTIONS = PriorChoice(name="")

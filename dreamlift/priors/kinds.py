@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 
 from dreamlift.priors.base import Prior
-from dreamlift.priors.choice import NO_OPTIONS, PriorChoice
+from dreamlift.priors.choice import NO_OPTIONS, PriorChoice, as_choice
 from dreamlift.priors.engine import Engine, UsedEngine
 from dreamlift.priors.flow import FlowPrior
 from dreamlift.priors.latent import LatentPrior
@@ -181,11 +180,7 @@ def load_prior(
     Raises:
         PriorNotFoundError, ValueError: see :func:`find`.
     """
-    if isinstance(prior, (str, os.PathLike)):
-        prior = PriorChoice(os.fspath(prior))
-    elif not isinstance(prior, PriorChoice):
-        prior = PriorChoice.of(prior)
-    loaded = find(prior).load(torch.device(device))
+    loaded = find(as_choice(prior)).load(torch.device(device))
     loaded.save_memory(memory or Memory())
     loaded.use_engine(engine)
     return loaded

@@ -94,6 +94,7 @@ class Repainting(Work):
         self.end = self.first + stage.views
         self.cameras = stage.cameras(self.prior.resolution)
         self.backdrop = ready.place.backdrops[0] if ready.place.backdrops else WHITE
+        self.learned = stage.teachers[0].guidance.init(self.prior, random_stream(ready.place.seed, "repaint"))
         size = self.prior.resolution
         self.rgb, self.alpha = torch.zeros(0, size, size, 3), torch.zeros(0, size, size, 1)
 
@@ -107,8 +108,7 @@ class Repainting(Work):
             cond = self.ready.embeds[0].at(there, [self.backdrop] if self.ready.place.backdrops else ())
             latents = self.prior.encode(render.rgb.to(self.prior.device))
             with failures_of(teacher, self.prior, 0, self.index):
-                learned = teacher.guidance.init(self.prior, random_stream(self.ready.place.seed, "repaint"))
-                out = teacher.guidance(self.prior, latents, cond, 0.0, rng, learned)
+                out = teacher.guidance(self.prior, latents, cond, 0.0, rng, self.learned)
             picture = self.prior.decode(out.x0).float().cpu()
         change = float((picture - render.rgb).square().mean())
         self.rgb, self.alpha = torch.cat([self.rgb, picture]), torch.cat([self.alpha, render.opacity])

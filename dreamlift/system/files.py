@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -65,8 +66,9 @@ def can_be_written(folder: Path) -> bool:
     return os.access(next(path for path in (folder, *folder.parents) if path.exists()), os.W_OK)
 
 
-def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write ``data`` to ``path`` completely or not at all.
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary name beside ``path``, whose file takes the place of ``path`` at the end; it is to be on the disk by then.
 
     Raises:
         FileNotFoundError: the folder does not exist (it is not created: a deleted run folder must not come back).
@@ -78,7 +80,7 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     # Not the target's name with a suffix, which could exceed the filesystem's limit of 255 bytes.
     temporary = path.parent / f".tmp-{secrets.token_hex(8)}"
     try:
-        _write_and_sync(temporary, data)
+        yield temporary
         os.replace(temporary, path)
     except OSError as error:
         # Name the target: the temporary name would mean nothing to the user.
@@ -87,6 +89,12 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
     sync_folder(path.parent)
+
+
+def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write ``data`` to ``path`` completely or not at all. Raises as :func:`replacing`."""
+    with replacing(path) as temporary:
+        _write_and_sync(temporary, data)
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:

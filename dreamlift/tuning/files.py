@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from dreamlift.priors.lora.additions import LORA_FILE
 from dreamlift.priors.lora.lora import LoRA
 from dreamlift.priors.parts import FolderParts
 from dreamlift.priors.text import no_bars
-from dreamlift.system.files import atomic_write_text, sync_folder
+from dreamlift.system.files import atomic_write_text, replacing
 from dreamlift.tuning.text import TunedEncoder, TunedText
 from dreamlift.tuning.tuner import Tuner
 from dreamlift.tuning.words import is_closed
@@ -159,21 +158,10 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     """Write a ``.safetensors`` file completely or not at all, without a second copy of its tensors in memory."""
     from safetensors.torch import save_file
 
-    temporary = path.parent / f".tmp-{secrets.token_hex(8)}"
-    try:
+    with replacing(path) as temporary:
+        temporary.touch()
+        usual = temporary.stat().st_mode  # safetensors makes its files private
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary, metadata)
-        with open(temporary, "rb+") as file:
+        temporary.chmod(usual)
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def _umask() -> int:
-    found = os.umask(0)
-    os.umask(found)
-    return found

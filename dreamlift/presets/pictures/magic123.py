@@ -6,6 +6,8 @@ chooses between the two (the paper's equation 6 and figure 3).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dreamlift.cameras import CameraSampler
 from dreamlift.config.schema import Config
 from dreamlift.guidance.sds import SDS
@@ -73,10 +75,7 @@ MAGIC123 = Config(
         ),
         Lift(
             steps=10_000,
-            cameras=CameraSampler(
-                views=1, resolution=(512,), elevation_deg=(-45.0, 45.0), distance=(2.5, 2.5), fov_deg=(40.0, 40.0),
-                like_photo=True,
-            ),
+            cameras=replace(CAMERAS, resolution=(512,)),
             scene=TetMesh(
                 resolution=128,
                 deform=0.5,

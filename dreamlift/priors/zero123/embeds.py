@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from dreamlift.cameras import spherical_to_cartesian
 from dreamlift.priors.network import pose_features
+from dreamlift.priors.zero123.encoding import PACKING
 from dreamlift.priors.zero123.lift import Volume, coarse_picture, shown
 from dreamlift.priors.zero123.rays import ray_features
 from dreamlift.prompts import Backdrop, Embeds
@@ -134,7 +135,7 @@ class PixelViewEmbeds(ViewEmbeds):
         volumes = Volume(*(each[photo] for each in self.volumes))
         backdrops = torch.tensor(self.colors).to(self.latents)[row]
         lifted = shown(volumes, cameras.to(self.latents.device), self.photos.azimuth[photo], backdrops, self.latents.shape[-1])
-        coarse = coarse_picture(lifted, pose[:, -1], math.isqrt(self.latents.shape[2] // 3))
+        coarse = coarse_picture(lifted, pose[:, -1], PACKING)
         return torch.cat([self.latents[row, photo], lifted.to(self.latents)], dim=1), coarse
 
     def told(self, tokens: Tensor, reference: View, target: View, show: str) -> tuple[Tensor, Tensor]:

@@ -238,20 +238,6 @@ def load_lift(folder: Path) -> Lift:
     return make_lift(json.loads((folder / "config.json").read_text()), load_file(folder / WEIGHTS))
 
 
-def begin_lift(lift: Lift, folder: Path) -> None:
-    """Copy the weights of a saved network. Blocks that it lacks change nothing at first, see :class:`Block`.
-
-    Raises:
-        ValueError: it has other widths, or more blocks.
-    """
-    try:
-        unknown = lift.load_state_dict(load_lift(folder).state_dict(), strict=False).unexpected_keys
-    except RuntimeError as error:
-        raise ValueError(f"the lift in {folder} has other widths than {lift.config['widths']}") from error
-    if unknown:
-        raise ValueError(f"the lift in {folder} has more blocks than {lift.config['blocks']}")
-
-
 def make_lift(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Lift:
     """The network with these settings and weights, in float32, not trained further.
 

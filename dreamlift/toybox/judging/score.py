@@ -95,7 +95,7 @@ def _judged(score: Score, wanted: Wanted, own: int, verdict: Verdict, bare: Verd
         colored = _is_color(verdict, wanted.color)
         score = replace(score, color=_share(colored), both=_share(colored & named))
     if is_asymmetric(wanted.category):
-        behind = azimuth.cos() < -0.5  # the three rear views of eight
+        behind = rear(azimuth)
         score = replace(
             score,
             azimuth_error_deg=float(azimuth_error_deg(verdict.azimuth, azimuth).median()),
@@ -115,6 +115,11 @@ def _compared(score: Score, wanted: Wanted, mesh: Mesh, pictures: Tensor, opacit
     if wanted.color and best.saturation > COLORFUL:
         score = replace(score, saturation=_saturation(pictures[outline]) / best.saturation)
     return score
+
+
+def rear(azimuth: Tensor) -> Tensor:
+    """Which of these ``azimuth (N,)`` are behind: three of eight evenly spaced ones."""
+    return azimuth.cos() < -0.5
 
 
 def has_two_fronts(front: Tensor) -> bool:

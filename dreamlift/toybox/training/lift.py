@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dreamlift.cameras import turned
-from dreamlift.priors.zero123.lift import SIDE, Lift, Sight, Volume, begin_lift, save_lift, see, shown
+from dreamlift.priors.zero123.lift import SIDE, Lift, Sight, Volume, load_lift, save_lift, see, shown
 from dreamlift.system.startup import tune_process
 from dreamlift.toybox.training.pairs import (
     DISTANCE,
@@ -144,6 +144,20 @@ def lift_loss(lift: Lift, lesson: Lesson) -> Tensor:
         volume = lift(lesson.pictures, lesson.elevation, lesson.known, lesson.frame)
     found = errors(volume, see(volume, lesson.origins, lesson.directions, lesson.jitter), lesson)
     return found["rgb"] + found["opacity"] + found["place"] + HEAD * found["elevation"]
+
+
+def begin_lift(lift: Lift, folder: Path) -> None:
+    """Copy the weights of a saved network. Blocks that it lacks change nothing at first, see :class:`Block`.
+
+    Raises:
+        ValueError: it has other widths, or more blocks.
+    """
+    try:
+        unknown = lift.load_state_dict(load_lift(folder).state_dict(), strict=False).unexpected_keys
+    except RuntimeError as error:
+        raise ValueError(f"the lift in {folder} has other widths than {lift.config['widths']}") from error
+    if unknown:
+        raise ValueError(f"the lift in {folder} has more blocks than {lift.config['blocks']}")
 
 
 def make_optimizers(lift: Lift, lr: float) -> Optimizers:

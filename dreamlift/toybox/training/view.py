@@ -32,11 +32,12 @@ from torch.nn import functional
 
 from dreamlift.priors.network import POSE_FEATURES, pose_features, unguided_pose
 from dreamlift.priors.pixel import resize
-from dreamlift.priors.zero123.lift import LIFT, SIZE, Lift, begin_lift, coarse_picture, save_lift, shown
+from dreamlift.priors.zero123.lift import LIFT, SIZE, Lift, coarse_picture, save_lift, shown
 from dreamlift.priors.zero123.prior import BESIDE
 from dreamlift.priors.zero123.rays import RAY_FEATURES, ray_features
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text
 from dreamlift.system.startup import tune_process
+from dreamlift.toybox.training.lift import begin_lift
 from dreamlift.toybox.training.network import PACKING, make_scheduler, make_unet, save_module
 from dreamlift.toybox.training.pairs import Pairs, load_shards, make_shard, unseen_pairs, view_cameras
 from dreamlift.toybox.training.prior import guided_samples, loss_weight, save_grid, stratified_times
