@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from dreamlift.cameras import centered, orbit_cameras, project, rays_of
 from dreamlift.priors.zero123.lift import (
@@ -24,8 +25,8 @@ from dreamlift.priors.zero123.lift import (
     see,
     shown,
 )
-from dreamlift.toybox.training.lift import LiftTraining, draw_lesson, lift_loss, target_rays
-from dreamlift.toybox.training.pairs import Pairs, frames_of, make_pairs, view_cameras
+from dreamlift.toybox.training.lift import LiftTraining, draw_lesson, draw_points, lift_loss, solid_error, target_rays, widened
+from dreamlift.toybox.training.pairs import EXTENT, POINTS, Pairs, frames_of, make_object, make_pairs, solid_of, view_cameras
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +145,58 @@ def test_the_places_of_a_lesson_lie_on_its_rays_and_project_into_its_picture(kno
     assert seen[full].gt(0.5).float().mean() > 0.95  # upside down it is .73
     again = draw_lesson(known, LiftTraining(batch=24, rays=200), 0)
     assert all(torch.equal(a, b) for a, b in zip(lesson, again, strict=True))
+
+
+def test_points_of_a_lesson_are_solid_where_the_picture_shows_the_object(known):
+    lesson = draw_lesson(known, LiftTraining(batch=24, rays=8, points=2000), 0)
+    e = lesson.elevation[:, None]
+    x, y, z = lesson.points.unbind(-1)
+    away = (-y * e.sin() - z * e.cos()) * lesson.frame[:, None, 2] / SCALE
+    scale = lesson.frame[:, None, 2] / (1 + away / 3.3)
+    u, v = lesson.frame[:, None, 0] + scale * x, lesson.frame[:, None, 1] - scale * (y * e.cos() - z * e.sin())
+    where = torch.stack([u, v], -1)[:, None]
+    seen = torch.nn.functional.grid_sample(lesson.pictures[:, 3:], where, align_corners=False)[:, 0, 0] > 0.5
+    assert seen[lesson.solid > 0].float().mean() > 0.95
+    assert seen[lesson.solid == 0].float().mean() < 0.6
+
+
+def test_drawn_points_are_weighted_to_a_uniform_draw():
+    rng = np.random.default_rng(0)
+    solid = np.zeros((2, POINTS, POINTS, POINTS), dtype=bool)
+    solid[0, 10:14, 20:25, 3:9] = True
+    solid[1, 0:20, 0:3, 30:40] = True
+    index, found, weight = draw_points(rng, np.packbits(solid.reshape(2, -1), axis=1), 200_000)
+    assert np.array_equal(found, np.take_along_axis(solid.reshape(2, -1), index, axis=1))
+    assert weight.mean(axis=1) == pytest.approx([1.0, 1.0], rel=0.02)
+    assert (weight * found).mean(axis=1) == pytest.approx(solid.mean(axis=(1, 2, 3)), rel=0.03)
+    assert found.mean() > 10 * solid.mean()
+    empty = np.zeros((1, POINTS**3 // 8), dtype=np.uint8)
+    assert not draw_points(rng, empty, 100)[1].any()
+
+
+def test_grids_are_widened_as_by_a_box():
+    solid = np.random.default_rng(0).random((2, 9, 10, 11)) < 0.01
+    for steps in (1, 3):
+        brute = [ndimage.binary_dilation(each, np.ones((2 * steps + 1,) * 3)) for each in solid]
+        assert np.array_equal(widened(solid, steps), np.stack(brute))
+
+
+def test_the_error_of_solids_is_the_cross_entropy_of_their_opacity():
+    grid = torch.full((1, CELL, SLICES, SIDE, SIDE), 0.3)
+    one = torch.ones(1)
+    even = Volume(grid, torch.zeros(1, 4, 64, 64), torch.tensor([[0.0, 0.0, SCALE]]), 0.2 * one, 0.3 * one, 0.3 * one)
+    found = solid_error(even, torch.tensor([[[0.1, 0.0, 0.1], [0.1, 0.0, 0.1], [5.0, 0.0, 0.0]]]), torch.tensor([[1.0, 0, 0]]))
+    chance = 1 - 0.5 ** (0.3 / 0.15)
+    assert found[0].tolist() == pytest.approx([-math.log(chance), -math.log(1 - chance), 0.0], rel=1e-4)
+
+
+def test_an_object_is_solid_at_the_points_of_its_grid_that_are_inside():
+    thing = make_object(4)
+    bits = np.unpackbits(solid_of(thing)).reshape(POINTS, POINTS, POINTS)
+    for i, j, k in ((20, 20, 20), (5, 20, 20), (20, 12, 26), (0, 0, 0)):
+        point = torch.tensor([[i, j, k]]) / (POINTS - 1) * 2 * EXTENT - EXTENT
+        assert bits[i, j, k] == bool(thing.sdf(point) < 0)
+    assert 0.005 < bits.mean() < 0.3
 
 
 def test_the_elevation_is_used_where_it_is_told():

@@ -205,7 +205,7 @@ def test_the_limit_is_a_quantile_of_held_out_objects_and_strangers_are_counted(m
     alpha[..., 4:12, 4:12, :] = 255
     colors = rng.integers(0, 256, (3, 1, 16, 16, 3)).astype(np.uint8) * (alpha > 0)
     views = np.array([[[0.5, 0.2]]] * 3)
-    pairs = Pairs(np.concatenate([colors, alpha], axis=-1), colors, colors, views, views, views)
+    pairs = Pairs(np.concatenate([colors, alpha], axis=-1), colors, colors, views, views, views, views)
     one = familiar.picture(pairs, 1)
     close(one.rgb, torch.from_numpy(colors[1] / 255).float())  # opaque: not premultiplied
     assert (float(one.cameras.azimuth[0]), float(one.cameras.elevation[0])) == pytest.approx((0.5, 0.2))

@@ -101,7 +101,7 @@ class Lift(nn.Module):
     """
 
     def __init__(
-        self, widths: tuple[int, ...] = (48, 64, 72, 80), told: int = 32, blocks: tuple[int, ...] = (1, 2, 3, 3)
+        self, widths: tuple[int, ...] = (48, 64, 72, 80), told: int = 32, blocks: tuple[int, ...] = (1, 3, 4, 4)
     ) -> None:
         super().__init__()
         self.config = {"widths": list(widths), "told": told, "blocks": list(blocks)}
@@ -164,6 +164,19 @@ class Lift(nn.Module):
         return Volume(grid, pictures, frame, low + (high - low) * found[:, 2].sigmoid(), used, estimate)
 
 
+def inside(volume: Volume, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Where ``points (N, R, K, 3)``, of the frame whose azimuth 0 is the reference's, lie in the grids: ``(N, R, K, 3)``, from
+    -1 to 1 to the right, down and away. With the length of a world unit in the pictures' own frames, ``(N, 1, 1)``."""
+    x, y, z = points.unbind(-1)
+    sine, cosine = (f(volume.elevation)[:, None, None] for f in (torch.sin, torch.cos))
+    up, away = y * cosine - z * sine, -y * sine - z * cosine
+    u, v, scale = (each[:, None, None] for each in volume.frame.unbind(-1))
+    larger = scale / SCALE
+    away = larger * away
+    scale = scale / (1 + volume.perspective[:, None, None] * away)
+    return torch.stack([u + scale * x, v - scale * up, away / HALF_DEPTH], dim=-1), larger
+
+
 def see(volume: Volume, origins: Tensor, directions: Tensor, jitter: Tensor | None = None) -> Sight:
     """The volumes along rays ``(N, R, 3)`` of the frame whose azimuth 0 is the reference's.
 
@@ -174,14 +187,7 @@ def see(volume: Volume, origins: Tensor, directions: Tensor, jitter: Tensor | No
     nearest = -(origins * directions).sum(-1, keepdim=True)  # to the origin
     t = nearest + ticks + delta * (0.5 if jitter is None else jitter[..., None])  # (N, R, K)
     points = origins[:, :, None] + t[..., None] * directions[:, :, None]
-    x, y, z = points.unbind(-1)
-    sine, cosine = (f(volume.elevation)[:, None, None] for f in (torch.sin, torch.cos))
-    up, away = y * cosine - z * sine, -y * sine - z * cosine
-    u, v, scale = (each[:, None, None] for each in volume.frame.unbind(-1))
-    larger = scale / SCALE  # lengths in the picture's own frame
-    away = larger * away
-    scale = scale / (1 + volume.perspective[:, None, None] * away)
-    where = torch.stack([u + scale * x, v - scale * up, away / HALF_DEPTH], dim=-1)
+    where, larger = inside(volume, points)
     cells = functional.grid_sample(volume.grid, where[..., None, :], align_corners=False)[..., 0]  # (N, CELL, R, K); 0 outside
     own = functional.grid_sample(volume.picture, where[..., :2], align_corners=False)
     share = cells[:, 4:] * own[:, 3:]

@@ -5,7 +5,12 @@ colours, the silhouettes and the places of the true pictures there. The loss is 
 
     |rgb - rgb*|^2 + |opacity - opacity*|^2 + |place - place*|^2    (premultiplied)
 
-and of the squared error of the estimated elevation. The volumes are seen in the world of the targets by their known frames,
+of the cross entropy between where they are solid and where the true objects are,
+
+    -s log p - (1 - s) log(1 - p),   p = 1 - exp(-sigma / sigma_half)
+
+and of the squared error of the estimated elevation. The pictures alone leave the place of hidden surfaces to what few rays see
+of them. The volumes are seen in the world of the targets by their known frames,
 so that the network need not guess how large an object is, from a picture in which all are equally large.
 """
 
@@ -26,16 +31,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from dreamlift.cameras import turned
-from dreamlift.priors.zero123.lift import SIDE, Lift, Sight, Volume, load_lift, save_lift, see, shown
+from dreamlift.priors.zero123.lift import SIDE, Lift, Sight, Volume, inside, load_lift, save_lift, see, shown
 from dreamlift.system.startup import tune_process
 from dreamlift.toybox.training.pairs import (
     DISTANCE,
     FOV_DEG,
+    POINTS,
     REFERENCES,
     Pairs,
     axes_of,
     load_shards,
     over,
+    solid_points,
     unseen_pairs,
     view_cameras,
 )
@@ -49,6 +56,9 @@ INNER = 0.9  # world units
 PLAIN = 0.5  # share of the samples whose colour channels keep their order
 SHOWN = 16  # objects of the sheet
 HEAD = 0.2  # weight of the error of the elevation
+SOLID = 2.0  # weight of the cross entropy
+HALF = 0.15 / math.log(2)  # density of a cell at which a point is as likely solid as not, over log 2
+NEAR = 3  # points of the grid by which solid objects are widened: half of the points are drawn there
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,7 @@ class LiftTraining(Training):
     """Settings of a training run."""
 
     rays: int = 256  # of a reference, over all of its object's targets
+    points: int = 1024  # at which it is compared where the object is solid
 
 
 class Lesson(NamedTuple):
@@ -71,6 +82,9 @@ class Lesson(NamedTuple):
     place: Tensor  # (B, R, 3)
     opacity: Tensor  # (B, R, 1)
     jitter: Tensor  # (B, R)
+    points: Tensor  # (B, P, 3) in the frame whose azimuth 0 is the reference's
+    solid: Tensor  # (B, P) 1 where the object is
+    weight: Tensor  # (B, P) of each point, so that the mean is that over a uniform draw
 
     def share(self, index: int, count: int) -> Lesson:
         """The ``index``-th of ``count`` equal parts."""
@@ -86,6 +100,42 @@ def target_rays(views: np.ndarray, u: np.ndarray, v: np.ndarray) -> tuple[Tensor
     outward, half = torch.linalg.cross(right, up), math.tan(math.radians(0.5 * FOV_DEG))
     across, along = (half * torch.as_tensor(each).float()[..., None] for each in (u, v))
     return DISTANCE * outward, functional.normalize(across * right - along * up - outward, dim=-1)
+
+
+def draw_points(rng: np.random.Generator, bits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``count`` points of each of B grids: their indices, whether they are solid, and their weights, each ``(B, P)``.
+
+    Half are drawn uniformly, half where the object is or nearly is; the weights make up for that.
+
+    Args:
+        bits: ``(B, POINTS^3 / 8)`` uint8, of :func:`~dreamlift.toybox.training.pairs.solid_of`.
+    """
+    solid = np.unpackbits(bits, axis=1).view(bool)
+    near = widened(solid.reshape(-1, POINTS, POINTS, POINTS), NEAR).reshape(solid.shape)
+    index = rng.integers(0, solid.shape[1], (len(bits), count))
+    half = count // 2
+    for row in range(len(bits)):
+        chosen = np.flatnonzero(near[row])
+        if len(chosen):
+            index[row, :half] = rng.choice(chosen, half)
+    share = near.mean(axis=1, dtype=np.float32)[:, None]
+    close = np.take_along_axis(near, index, axis=1)
+    drawn = half / count * close / np.maximum(share, 1e-6) + (1 - half / count)  # relative to a uniform draw
+    return index, np.take_along_axis(solid, index, axis=1), 1 / drawn
+
+
+def widened(solid: np.ndarray, steps: int) -> np.ndarray:
+    """Grids ``(B, D, H, W)`` bool, widened by ``steps`` points along each axis."""
+    found = solid
+    for axis in (1, 2, 3):
+        wider = found.copy()
+        for step in range(1, steps + 1):
+            for a, b in ((slice(step, None), slice(None, -step)), (slice(None, -step), slice(step, None))):
+                to, of = ([slice(None)] * 4 for _ in range(2))
+                to[axis], of[axis] = a, b
+                wider[tuple(to)] |= found[tuple(of)]
+        found = wider
+    return found
 
 
 def draw_lesson(pairs: Pairs, settings: LiftTraining, step: int) -> Lesson:
@@ -112,7 +162,9 @@ def draw_lesson(pairs: Pairs, settings: LiftTraining, step: int) -> Lesson:
 
     seen, places = taken(pairs.target), taken(pairs.places)
     place = turned(torch.from_numpy(2 * places - seen[..., 3:]), -torch.as_tensor(own[:, :1]))  # premultiplied
-    for each in (origins, directions, place):
+    index, solid, weight = draw_points(rng, pairs.solid[rows], settings.points)
+    points = turned(solid_points()[index], -torch.as_tensor(own[:, :1]))
+    for each in (origins, directions, place, points):
         each[..., 0] *= torch.from_numpy(sign)
     pictures = pairs.reference[rows, one] / np.float32(255)
     pictures[mirrored] = pictures[mirrored, :, ::-1]
@@ -124,7 +176,7 @@ def draw_lesson(pairs: Pairs, settings: LiftTraining, step: int) -> Lesson:
     frame[:, :1] *= sign
     known = rng.random(count) >= UNTOLD
     arrays = (pictures.transpose(0, 3, 1, 2), frame, own[:, 1], known, origins, directions, rgb, place,
-              seen[..., 3:], rng.random((count, rays)))  # fmt: skip
+              seen[..., 3:], rng.random((count, rays)), points, solid, weight)  # fmt: skip
     return Lesson(*(torch.from_numpy(np.ascontiguousarray(each, dtype=np.float32)) for each in arrays))
 
 
@@ -132,8 +184,17 @@ def errors(volume: Volume, sight: Sight, lesson: Lesson) -> dict[str, Tensor]:
     """The squared errors () by name."""
     pairs = {"rgb": (sight.rgb, lesson.rgb), "place": (sight.place, lesson.place), "opacity": (sight.opacity, lesson.opacity)}
     found = {name: (a - b).square().sum(-1).mean() for name, (a, b) in pairs.items()}
+    found["solid"] = (lesson.weight * solid_error(volume, lesson.points, lesson.solid)).mean()
     found["elevation"] = ((1 - lesson.known) * (2 - 2 * (volume.estimate - lesson.elevation).cos())).mean()
     return found
+
+
+def solid_error(volume: Volume, points: Tensor, solid: Tensor) -> Tensor:
+    """The cross entropy ``(N, P)`` at ``points (N, P, 3)`` that are ``solid (N, P)``, 1, or not, 0."""
+    where, _ = inside(volume, points[:, :, None])
+    density = functional.grid_sample(volume.grid[:, :1], where[..., None, :], align_corners=False)[:, 0, :, 0, 0]
+    optical = density / HALF
+    return torch.where(solid > 0, -torch.log(-torch.expm1(-optical.clamp(min=1e-4))), optical)
 
 
 def lift_loss(lift: Lift, lesson: Lesson) -> Tensor:
@@ -143,7 +204,7 @@ def lift_loss(lift: Lift, lesson: Lesson) -> Tensor:
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         volume = lift(lesson.pictures, lesson.elevation, lesson.known, lesson.frame)
     found = errors(volume, see(volume, lesson.origins, lesson.directions, lesson.jitter), lesson)
-    return found["rgb"] + found["opacity"] + found["place"] + HEAD * found["elevation"]
+    return found["rgb"] + found["opacity"] + found["place"] + SOLID * found["solid"] + HEAD * found["elevation"]
 
 
 def begin_lift(lift: Lift, folder: Path) -> None:

@@ -2,9 +2,9 @@
 
 Half of the objects are toys of the 64 kinds without :data:`HELD_OUT`, half are random composites. Each has reference pictures,
 framed as a user's picture will be (the silhouette centred, its longest side 0.78 of the picture), and target pictures from
-cameras at one distance and field of view, with the places of what they show; when they are drawn, the targets are cropped to
-the frame of the reference (:func:`reframed`). All pictures of an object have the same light and
-shading; the backdrop is chosen during training, the same for both pictures of a pair.
+cameras at one distance and field of view, with the places of what they show, and a grid of where it is solid; when they are
+drawn, the targets are cropped to the frame of the reference (:func:`reframed`). All pictures of an object have the same light
+and shading; the backdrop is chosen during training, the same for both pictures of a pair.
 
     python -m dreamlift.toybox.training.pairs --data data/view --shards 80
 """
@@ -43,6 +43,7 @@ HELD_OUT = ("teapot", "chair", "truck", "penguin")  # kinds that no pair shows
 FOV_DEG, DISTANCE = 45.0, 2.6  # of the target's cameras: the bounding sphere fills 0.83 of the picture's side
 FRAMED = RATIO  # longest side of the reference's silhouette, relative to the picture's side (Zero-1-to-3)
 WHITE_SHARE = 0.5  # share of the pairs over the first backdrop
+POINTS, EXTENT = 40, 0.9  # points a side of the grid that tells where objects are solid, and its half side
 BLACK = Background((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
 
 
@@ -70,6 +71,7 @@ class Pairs:
     # (N, R, 3) the world's origin in the picture, from -1 to 1 to the right and down; half sides per world unit there
     reference_frame: np.ndarray
     target_view: np.ndarray  # (N, T + R, 2)
+    solid: np.ndarray  # (N, POINTS^3 / 8) uint8: the bits of :func:`solid_of`
 
     def __len__(self) -> int:
         return len(self.reference)
@@ -214,6 +216,17 @@ def places_of(thing: Thing, cameras: Cameras, supersample: int = 2) -> Tensor:
     return full.view(shape).mean(dim=(2, 4))
 
 
+def solid_points() -> Tensor:
+    """The ``(POINTS^3, 3)`` points of the world at which it is known whether an object is solid."""
+    ticks = torch.linspace(-EXTENT, EXTENT, POINTS)
+    return torch.stack(torch.meshgrid(ticks, ticks, ticks, indexing="ij"), dim=-1).flatten(0, 2)
+
+
+def solid_of(thing: Thing) -> np.ndarray:
+    """At which of :func:`solid_points` the thing is solid, as packed bits ``(POINTS^3 / 8,)`` uint8."""
+    return np.packbits(thing.occupancy(solid_points()).numpy())
+
+
 def random_references(thing: Thing, rng: np.random.Generator, count: int, size: int = 64) -> Cameras:
     """Random cameras of references, as of users' pictures: from -10 to 60 degrees, framed with small errors."""
     azimuth, elevation = rng.uniform(-math.pi, math.pi, count), np.radians(rng.uniform(-10.0, 60.0, count))
@@ -243,9 +256,10 @@ def make_pictures(seed: int, size: int = 64, training: bool = True) -> dict[str,
         light, shading = sample_lighting(rng, float(references.azimuth[0])), str(rng.choice(SHADINGS, p=(0.85, 0.1, 0.05)))
         pictures = [as_bytes(render(thing, cameras, light, BLACK, shading=shading)) for cameras in (references, targets)]
         places = (places_of(thing, targets) * 255 + 0.5).to(torch.uint8).numpy()
+        solid = solid_of(thing)
     views = [torch.stack([each.azimuth, each.elevation], dim=-1).numpy() for each in (references, targets)]
     return {"reference": pictures[0], "target": pictures[1], "places": places, "reference_frame": frames_of(references).numpy(),
-            "reference_view": views[0], "target_view": views[1]}  # fmt: skip
+            "reference_view": views[0], "target_view": views[1], "solid": solid}  # fmt: skip
 
 
 def frames_of(cameras: Cameras) -> Tensor:
