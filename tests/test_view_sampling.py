@@ -1,24 +1,18 @@
 """DDIM sampling of view-conditioned priors against loops written here, and the measure of how well a picture is known."""
 
-import json
 import math
 
-import numpy as np
 import pytest
 import torch
 from big_helpers import close, first_pipeline
 from torch.nn import functional
 from view_helpers import photo, save_port, save_view, targets
 
-from dreamlift.priors.base import Prior
 from dreamlift.priors.kinds import load_prior
-from dreamlift.priors.zero123 import familiarity as measure
-from dreamlift.priors.zero123.familiarity import familiarity, least_db, unfamiliar
 from dreamlift.priors.zero123.rays import ray_features
 from dreamlift.priors.zero123.sampling import sample, sample_cameras, sampling_times
 from dreamlift.prompts import NoViews
 from dreamlift.toybox.training.view import begin_with, make_view_networks, sample_views
-from dreamlift.types import Pictures
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +87,7 @@ def test_the_pixel_models_samples_are_those_of_an_independent_loop(priors, folde
     trained = sample_views(networks, functional.pixel_shuffle(beside[:, :12], 2), beside, cond.pose, rays, 2.0, 20, seed=4)
     assert float((prior.decode(got) - trained).abs().mean()) < 0.05
     # what the comparison would miss if the pose had no effect
-    assert float((trained[0] - trained[1]).abs().mean()) > 0.1
+    assert float((trained[0] - trained[1]).abs().mean()) > 0.07
 
 
 def test_the_cameras_of_one_seed_share_their_noise_and_batches_change_nothing(priors):
@@ -114,107 +108,3 @@ def test_a_prior_with_words_is_sampled_too():
     pictures = sample_cameras(prior, embeds, targets((0.0,), (0.0,)), 2.0, 2)
     assert pictures.shape == (1, 16, 16, 3)
     assert bool(pictures.isfinite().all())
-
-
-# --- familiarity
-
-
-class Copier(Prior):
-    """A prior whose samples are the picture over its backdrop, moved and scaled, with an error of ``error``."""
-
-    def __init__(self, error: float, blank: bool = False) -> None:
-        self.resolution, self.device, self.error, self.blank = 32, torch.device("cpu"), error, blank
-        self.latent_bound = 1.0
-
-    def embeds(self, task, wording, backdrops):
-        prior, (backdrop,) = self, backdrops
-
-        class Told:
-            def at(self, cameras, backdrops=(), show="color"):
-                rgba = task.photos.reference.permute(0, 3, 1, 2)
-                rgba = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1)
-                small = functional.interpolate(rgba, (24, 24), mode="area")
-                placed = functional.pad(small, (2, 6, 5, 3))  # three quarters as large, and moved
-                color = torch.tensor(backdrop.color).view(3, 1, 1)
-                inside = placed[:, 3:] > 0.5
-                prior.answer = placed[:, :3] + (1 - placed[:, 3:]) * color + prior.error * inside
-                prior.answer = prior.answer if not prior.blank else torch.ones(1, 3, 32, 32) * color
-                return None
-
-        return Told()
-
-    def encode(self, rgb):
-        return rgb.permute(0, 3, 1, 2)
-
-    def decode(self, latents):
-        return latents.permute(0, 2, 3, 1)
-
-    def schedule(self, t):
-        alpha = (1 - t).clamp_min(0.0).view(-1, 1, 1, 1)
-        return alpha, (1 - alpha**2).sqrt()
-
-    def predict_noise(self, x_t, t, cond, guidance_scale):
-        alpha, sigma = self.schedule(t)
-        return (x_t - alpha * self.answer) / sigma
-
-    def embed_text(self, prompts):
-        raise NotImplementedError
-
-    adapted = save_memory = embed_text
-
-
-def disc(size=32):
-    """A colourful disc on transparent ground, with its camera."""
-    y, x = torch.meshgrid(*[torch.linspace(-1, 1, size)] * 2, indexing="ij")
-    alpha = (x**2 + y**2 < 0.6).float()[..., None]
-    rgb = torch.stack([0.1 + 0.2 * (x + 1), 0.5 * (y + 1), torch.full_like(x, 0.4)], dim=-1)
-    rgba = torch.cat([rgb, alpha], dim=-1)[None]
-    return Pictures(rgba[..., :3], rgba[..., 3:], targets((0.0,), (20.0,)), reference=rgba)
-
-
-def test_familiarity_is_the_psnr_of_the_prior_s_own_answer_wherever_it_lies():
-    copied = familiarity(Copier(0.0), disc(), steps=2)
-    assert copied > 22.0  # but for the resampling
-    # an error of .2 on every channel inside the mask: -20 log10(.2) = 13.98 dB
-    assert familiarity(Copier(0.2), disc(), steps=2) == pytest.approx(13.98, abs=1.0)
-    assert familiarity(Copier(0.0, blank=True), disc(), steps=2) == 0.0
-
-
-def test_a_warning_needs_a_measured_limit(priors, folders, monkeypatch):
-    prior, pictures = priors["view"], photo().photos
-    assert least_db(folders["view"]) is None
-    assert unfamiliar(prior, pictures) == ""
-    found = familiarity(prior, pictures, seeds=2, steps=2)
-    assert math.isfinite(found)
-    monkeypatch.setattr(measure, "familiarity", lambda *_: 11.0)
-    try:
-        for least, warned in ((10.9, False), (11.1, True)):
-            (folders["view"] / "familiarity.json").write_text(json.dumps({"least_db": least}))
-            assert bool(unfamiliar(prior, pictures)) == warned
-        assert "11.0 dB; usual: 11.1 or more" in unfamiliar(prior, pictures)
-    finally:
-        (folders["view"] / "familiarity.json").unlink()
-
-
-def test_the_limit_is_a_quantile_of_held_out_objects_and_strangers_are_counted(monkeypatch):
-    from dreamlift.toybox.training import familiar
-    from dreamlift.toybox.training.pairs import Pairs
-
-    rng = np.random.default_rng(0)
-    alpha = np.zeros((3, 1, 16, 16, 1), dtype=np.uint8)
-    alpha[..., 4:12, 4:12, :] = 255
-    colors = rng.integers(0, 256, (3, 1, 16, 16, 3)).astype(np.uint8) * (alpha > 0)
-    views = np.array([[[0.5, 0.2]]] * 3)
-    pairs = Pairs(np.concatenate([colors, alpha], axis=-1), colors, colors, views, views, views, views)
-    one = familiar.picture(pairs, 1)
-    close(one.rgb, torch.from_numpy(colors[1] / 255).float())  # opaque: not premultiplied
-    assert (float(one.cameras.azimuth[0]), float(one.cameras.elevation[0])) == pytest.approx((0.5, 0.2))
-    other = familiar.stranger(one, 3)
-    assert torch.equal(other.alpha, one.alpha)
-    assert float((other.rgb - one.rgb).abs().mean()) > 0.05
-
-    known = {float(familiar.picture(pairs, i).rgb.mean()): 20.0 + i for i in range(3)}
-    monkeypatch.setattr(familiar, "familiarity", lambda _, each: known.get(float(each.rgb.mean()), 15.0))
-    found = familiar.calibrate(None, pairs, 10)  # pyright: ignore
-    assert found["least_db"] == 20.1  # 5 % of 20, 21, 22
-    assert found["strangers_below"] == 1.0

@@ -27,6 +27,7 @@ from dreamlift.scenes.nerf.scene import Nerf
 from dreamlift.scenes.nerf.voxel import Voxel
 from dreamlift.stages.lift import Lift
 from dreamlift.stages.teacher import Teacher
+from dreamlift.toybox.training.pairs import make_pictures
 from dreamlift.types import Step
 
 
@@ -137,17 +138,22 @@ def test_a_missing_picture_and_a_model_of_words_are_refused(folder, photo, tmp_p
         draw_views(photo, first_pipeline())
 
 
-def test_a_warning_is_passed_on(folder, photo):
-    said = []
-    limit = folder / "familiarity.json"
-    limit.write_text('{"least_db": 99}')
-    try:
-        draw_views(photo, folder, ViewOrder(azimuths_deg=(0.0,), steps=1, engine="torch"), said.append)
-    finally:
-        limit.unlink()
-    assert said[-2].startswith("the picture's elevation is estimated: ")
-    assert said[-2].endswith(" degrees above level (--photo-elevation overrides)")
-    assert "unlike those that this prior was trained on" in said[-1]
+def test_pictures_that_the_judge_does_not_recognise_get_a_note(folder, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 4)).astype(np.uint8)
+    noise[..., 3] = 0
+    noise[16:48, 20:44, 3] = 255
+    toy = (make_pictures(4)["reference"][0]).astype(np.float32)
+    toy[..., :3] /= np.maximum(toy[..., 3:], 1.0) / 255  # which are premultiplied
+    notes = {}
+    for name, picture in (("toy", toy), ("noise", noise)):
+        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(tmp_path / f"{name}.png")
+        order, said = ViewOrder(azimuths_deg=(0.0,), steps=1, engine="torch"), []
+        draw_views(tmp_path / f"{name}.png", folder, order, said.append)
+        assert said[-1].startswith("the picture's elevation is estimated: ")
+        assert said[-1].endswith(" degrees above level (--photo-elevation overrides)")
+        notes[name] = [text for text in said if "does not recognise it" in text]
+    assert notes["toy"] == []
+    assert notes["noise"][0].startswith("the judge, which knows 64 kinds of toys, does not recognise it. toybox-view has seen")
 
 
 def test_small_pictures_are_enlarged_for_looking_at():

@@ -21,7 +21,7 @@ from torch.nn import functional
 from dreamlift.cameras import orbit_cameras
 from dreamlift.export.glb import png_bytes
 from dreamlift.export.video import contact_sheet, save_turntable, to_bytes
-from dreamlift.images.camera import lifted_elevation
+from dreamlift.images.camera import lifted_elevation, unrecognised
 from dreamlift.images.photos import cameras_of, read_photos
 from dreamlift.lifting import find_device, ignore
 from dreamlift.priors.base import Prior
@@ -30,7 +30,6 @@ from dreamlift.priors.engine import Engine, available
 from dreamlift.priors.kinds import Located, Priors, find
 from dreamlift.priors.saving import Memory
 from dreamlift.priors.zero123.encoding import over
-from dreamlift.priors.zero123.familiarity import unfamiliar
 from dreamlift.priors.zero123.sampling import sample_cameras
 from dreamlift.prompts import NoViews
 from dreamlift.reading.photos import ELEVATION_DEG, Photo
@@ -94,7 +93,7 @@ def draw_views(
     Args:
         photo: a picture with its camera, or a file.
         prior: a value of ``--prior``, a :class:`~dreamlift.priors.choice.PriorChoice`, or a prior in memory.
-        note: receives messages to the user, such as that the picture is unlike those that the prior knows.
+        note: receives messages to the user, such as that the picture shows nothing that the prior knows.
         pool: keeps the prior in memory for the next call.
 
     Raises:
@@ -107,8 +106,10 @@ def draw_views(
     engine = available(order.engine, device)
     photo = replace(photo, azimuth_deg=photo.azimuth_deg or 0.0)
     photos = read_photos((photo,), note)
+    assert photos.reference is not None
+    if text := unrecognised(photos.reference[0], located):
+        note(text)
     if photo.elevation_deg is None:
-        assert photos.reference is not None
         found = lifted_elevation(photos.reference[0], located)
         photo = replace(photo, elevation_deg=ELEVATION_DEG if found is None else round(found, 1))
         how = "assumed" if found is None else "estimated"
@@ -117,8 +118,6 @@ def draw_views(
     embeds = located.read(Task("", photos=photos), NoViews(), (), device, engine)
     wanted: Engine = order.engine if order.engine != "auto" else "auto" if engine == "onnx" else "torch"
     (loaded,) = (pool or Priors()).take([located], device, Memory(), (wanted,))
-    if text := unfamiliar(loaded, photos):
-        note(text)
     order = _filled(order, loaded, photo)
     cameras = _cameras(photo, order, loaded.resolution)
     pictures = [
