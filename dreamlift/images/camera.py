@@ -168,8 +168,8 @@ def unrecognised(reference: Tensor, view: Located | None, prompt: str = "") -> s
     told = f" as {article(kind)} {kind.replace('_', ' ')}" if kind else ""
     return (
         f"the judge, which knows 64 kinds of toys, does not recognise it{told}. {VIEW_PRIOR} has seen renders of such toys and "
-        "of simple solids only: the other sides may be wrong. --prior zero123-xl and stable-zero123 know more of the world (on a "
-        "GPU)"
+        "of simple solids only: the other sides may be wrong. --prior zero123-xl and stable-zero123 know more of the world (they "
+        "need a GPU)"
     )
 
 
