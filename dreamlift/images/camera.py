@@ -167,9 +167,9 @@ def unrecognised(reference: Tensor, view: Located | None, prompt: str = "") -> s
         return ""
     told = f" as {article(kind)} {kind.replace('_', ' ')}" if kind else ""
     return (
-        f"the judge, which knows 64 kinds of toys, does not recognise it{told}. {VIEW_PRIOR} has seen renders of such toys and "
-        "of simple solids only: the other sides may be wrong. --prior zero123-xl and stable-zero123 know more of the world (they "
-        "need a GPU)"
+        f"the judge, which knows 64 kinds of toys, does not recognise it{told}. {VIEW_PRIOR} has seen renders of such toys "
+        "and of simple solids only: the other sides may be wrong. On a GPU, --prior zero123-xl and stable-zero123 know more "
+        "of the world"
     )
 
 
