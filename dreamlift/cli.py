@@ -241,6 +241,14 @@ def _dreambooth(arguments: argparse.Namespace, overrides: Overrides) -> int:
     return 0
 
 
+def _invert(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from dreamlift.apps.dreambooth_options import run_invert
+
+    refuse(overrides, "invert")
+    run_invert(arguments, _reporter(arguments))
+    return 0
+
+
 def _gallery(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.apps.evaluate import find_items
     from dreamlift.apps.gallery import gallery
@@ -266,12 +274,12 @@ def _report_folder(out: Path | None, kind: str) -> Path:
 
 VERBS = {
     "generate": _generate, "views": _views, "cutout": _cutout, "resume": _resume, "export": _export, "evaluate": _evaluate,
-    "gallery": _gallery, "dreambooth": _dreambooth,
+    "gallery": _gallery, "dreambooth": _dreambooth, "invert": _invert,
     "presets": verbs.presets, "settings": verbs.settings, "priors": verbs.priors, "doctor": verbs.doctor,
     "warmup": verbs.warmup, "completion": verbs.completion,
 }  # fmt: skip
 # Those that import the plugins of installed packages; starting the others stays fast.
-PLUGIN_VERBS = ("generate", "resume", "export", "evaluate", "views", "gallery", "presets", "warmup", "dreambooth")
+PLUGIN_VERBS = ("generate", "resume", "export", "evaluate", "views", "gallery", "presets", "warmup", "dreambooth", "invert")
 
 
 # What is said of a signal before a run takes signals itself.
@@ -279,6 +287,7 @@ INTERRUPTED = {
     "generate": "stopped before the run began; nothing was written",
     "resume": "stopped before the run went on; nothing is lost",
     "dreambooth": "stopped; the same command with the same --out goes on",
+    "invert": "stopped; the same command with the same --out goes on",
     "export": "stopped; the same command again writes all files",
 }
 
