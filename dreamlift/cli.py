@@ -123,7 +123,7 @@ def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
     from dreamlift.apps.cutout import IMAGE_PRESET, with_cameras, with_image
     from dreamlift.apps.options import run_settings
-    from dreamlift.config.short import override, with_prior
+    from dreamlift.config.short import override, with_additions
     from dreamlift.priors.lora.additions import parse_lora
     from dreamlift.runs.carry_out import Order, carry_out
     from dreamlift.runs.run import check_out
@@ -138,9 +138,9 @@ def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
         config = replace(config, prompt=arguments.prompt)
     config = override(config, {**run_settings(arguments), **overrides})
     if arguments.lora is not None:
-        config = with_prior(config, loras=tuple(map(parse_lora, arguments.lora)))
+        config = with_additions(config, loras=tuple(map(parse_lora, arguments.lora)))
     if arguments.embedding is not None:
-        config = with_prior(config, embeddings=tuple(arguments.embedding))
+        config = with_additions(config, embeddings=tuple(arguments.embedding))
     reporter = _reporter(arguments, config)
     check_out(arguments.out)
     config = with_cameras(config, reporter)
