@@ -143,20 +143,25 @@ def build_parser() -> Parser:
     verb("doctor", "check this machine: devices, memory, versions, missing packages")
     shell = verb("completion", "print a completion script for a shell")
     shell.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="as in: dreamlift completion bash > ~/.dreamlift.bash")
+    _add_shared(verbs.choices)
+    return parser
+
+
+def _add_shared(verbs: Any) -> None:
+    """Options that several verbs have."""
     for name in ("generate", "cutout", "resume", "export", "evaluate", "views", "dreambooth", "invert"):
-        verbs.choices[name].add_argument("--json", action="store_true", help="print events as JSON, one per line")
+        verbs[name].add_argument("--json", action="store_true", help="print events as JSON, one per line")
     for name in ("generate", "resume", "export", "evaluate", "gallery", "settings", "presets", "warmup", "views", "dreambooth",
                  "invert"):  # fmt: skip
-        verbs.choices[name].add_argument(
+        verbs[name].add_argument(
             "--plugin", action="append", default=[], metavar="FILE_OR_MODULE",
             help="import a plugin (docs/extend.md); may be repeated",
         )  # fmt: skip
     for name in ("generate", "resume"):
-        verbs.choices[name].add_argument(
+        verbs[name].add_argument(
             "--log", action="append", default=[], choices=("tensorboard", "wandb"),
             help="also log to TensorBoard or Weights & Biases; may be repeated",
         )  # fmt: skip
-    return parser
 
 
 def _formatter() -> type[argparse.HelpFormatter]:
