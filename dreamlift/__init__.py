@@ -8,10 +8,10 @@
     generate("an owl", preset="vsd-toy", seed=3, steps=100, guidance__guidance_scale=5)
 
 ``generate`` makes an asset, ``Asset.save`` writes it, and ``evaluate`` computes figures of its quality. ``views`` draws the
-object in a picture from other sides; ``dreambooth`` teaches a prior the thing in a few photos; ``Photo`` states how a picture
-was taken. ``presets.PRESETS`` are named settings; ``Config``, ``Lift``, ``Teacher`` and ``PriorChoice`` define others.
-``resolve``, ``load``, ``lift`` and ``finish`` are the parts of a run (dreamlift/lifting.py). ``register`` adds a loss or
-another part (docs/extend.md).
+object in a picture from other sides; ``dreambooth`` teaches a prior the thing in a few photos, ``invert`` only a word for it;
+``Photo`` states how a picture was taken. ``presets.PRESETS`` are named settings; ``Config``, ``Lift``, ``Teacher`` and
+``PriorChoice`` define others. ``resolve``, ``load``, ``lift`` and ``finish`` are the parts of a run (dreamlift/lifting.py).
+``register`` adds a loss or another part (docs/extend.md).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from dreamlift import presets
-    from dreamlift.api import dreambooth, evaluate, generate, views
+    from dreamlift.api import dreambooth, evaluate, generate, invert, views
     from dreamlift.asset import Asset
     from dreamlift.config.schema import Config
     from dreamlift.lifting import finish, lift, load, resolve
@@ -39,13 +39,13 @@ _HOMES = {
     "Asset": "dreamlift.asset", "Config": "dreamlift.config.schema", "Lift": "dreamlift.stages.lift",
     "Photo": "dreamlift.reading.photos", "PriorChoice": "dreamlift.priors.choice", "Reporter": "dreamlift.runs.progress",
     "Teacher": "dreamlift.stages.teacher", "dreambooth": "dreamlift.api", "evaluate": "dreamlift.api",
-    "finish": "dreamlift.lifting", "generate": "dreamlift.api", "lift": "dreamlift.lifting", "load": "dreamlift.lifting",
-    "load_prior": "dreamlift.priors.kinds", "presets": "", "register": "dreamlift.plugins", "resolve": "dreamlift.lifting",
-    "views": "dreamlift.api",
+    "finish": "dreamlift.lifting", "generate": "dreamlift.api", "invert": "dreamlift.api", "lift": "dreamlift.lifting",
+    "load": "dreamlift.lifting", "load_prior": "dreamlift.priors.kinds", "presets": "", "register": "dreamlift.plugins",
+    "resolve": "dreamlift.lifting", "views": "dreamlift.api",
 }  # fmt: skip
 __all__ = [
     "Asset", "Config", "Lift", "Photo", "PriorChoice", "Reporter", "Teacher", "dreambooth", "evaluate", "finish", "generate",
-    "lift", "load", "load_prior", "presets", "register", "resolve", "views",
+    "invert", "lift", "load", "load_prior", "presets", "register", "resolve", "views",
 ]  # fmt: skip
 
 

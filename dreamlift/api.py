@@ -1,4 +1,4 @@
-"""The Python interface: :func:`generate`, :func:`views`, :func:`dreambooth` and :func:`evaluate`."""
+"""The Python interface: :func:`generate`, :func:`views`, :func:`dreambooth`, :func:`invert` and :func:`evaluate`."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from dreamlift.runs.reporters import choose
 
 if TYPE_CHECKING:
     from dreamlift.apps.dreambooth import Tuned
+    from dreamlift.tuning.photos import Taught
 
 
 def generate(
@@ -132,21 +133,55 @@ def dreambooth(
         TypeError: an unknown setting.
     """
     # Imported here, so that other calls need not wait for it.
-    from dreamlift.apps.dreambooth import dreambooth as tune_photos
     from dreamlift.tuning.dreambooth import Subject
+
+    return _teach(Subject, photos, prior, progress, out, settings | {"class_name": class_name, "word": word},
+                  device=device, checkpoint_every=checkpoint_every, samples=samples)  # fmt: skip
+
+
+def invert(
+    photos: Sequence[str | os.PathLike[str] | Photo], *, init: str, word: str = "zwx",
+    out: str | os.PathLike[str] | None = None, prior: Any = "toybox", progress: bool | Reporter = False,
+    device: str = "auto", checkpoint_every: int = 100, samples: int = 4, **settings: Any,
+) -> Tuned:  # fmt: skip
+    """Learn a new word from photos by textual inversion, as ``dreamlift invert`` does; the result is a folder.
+
+    ``generate("a zwx", prior=tuned.prior)`` uses it.
+
+    Args:
+        init: what the photos show, in words that the prior knows. word: the new word.
+        photos, out, prior, samples: see :func:`dreambooth`.
+        settings: fields of :class:`~dreamlift.tuning.settings.Tuning` and of :class:`~dreamlift.tuning.inversion.Inversion`:
+            ``steps=500, word_lr=1e-2, cameras=False``.
+
+    Raises:
+        ValueError: a photo, a word, a prior or a setting that cannot be used.
+        RunError: the folder is in use or cannot be written, or memory is exhausted.
+        TypeError: an unknown setting.
+    """
+    from dreamlift.tuning.inversion import Inversion
+
+    return _teach(Inversion, photos, prior, progress, out, settings | {"init": init, "word": word},
+                  device=device, checkpoint_every=checkpoint_every, samples=samples)  # fmt: skip
+
+
+def _teach(
+    kind: type[Taught], photos: Sequence[str | os.PathLike[str] | Photo], prior: Any, progress: bool | Reporter,
+    out: str | os.PathLike[str] | None, settings: dict[str, Any], **more: Any,
+) -> Tuned:  # fmt: skip
+    """Tune on a subject of ``kind``; ``settings``: its fields, and those of a tuning."""
+    from dreamlift.apps.dreambooth import dreambooth as tune_photos
     from dreamlift.tuning.settings import Tuning
 
     reporter = _reporter(progress)
     shown = tuple(each if isinstance(each, Photo) else Photo(os.fspath(each)) for each in photos)
-    own = {field.name for field in dataclasses.fields(Subject)}
-    subject = Subject(
-        photos=shown, class_name=class_name, word=word, prior=as_choice(prior),
-        **{name: settings.pop(name) for name in list(settings) if name in own},
-    )  # fmt: skip
-    folder = None if out is None else Path(out)
+    own = {field.name for field in dataclasses.fields(kind)}
+    words = {name: value for name, value in settings.items() if name in own}
+    subject = kind(photos=shown, prior=as_choice(prior), **words)
+    tuning = Tuning(**{name: value for name, value in settings.items() if name not in own})
     try:
         with warnings_to(reporter):
-            return tune_photos(subject, Tuning(**settings), folder, reporter, device=device, checkpoint_every=checkpoint_every)
+            return tune_photos(subject, tuning, None if out is None else Path(out), reporter, **more)
     finally:
         reporter.close()
 

@@ -15,15 +15,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dreamlift import verbs
 from dreamlift.system.failures import is_out_of_memory
 from dreamlift.system.text import one_line
+from dreamlift.verbs import Overrides, refuse
 
 if TYPE_CHECKING:
     from dreamlift.config.schema import Config
     from dreamlift.runs.progress import Reporter
 
 OVERRIDE = re.compile(r"--([a-z_]+(?:\.[a-z0-9_]+)+)(?:=(.*))?", re.DOTALL)
-Overrides = dict[str, str]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,7 +123,7 @@ def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
     from dreamlift.apps.cutout import IMAGE_PRESET, with_cameras, with_image
     from dreamlift.apps.options import run_settings
-    from dreamlift.config.short import override, with_prior
+    from dreamlift.config.short import override, with_additions
     from dreamlift.priors.lora.additions import parse_lora
     from dreamlift.runs.carry_out import Order, carry_out
     from dreamlift.runs.run import check_out
@@ -137,9 +138,9 @@ def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
         config = replace(config, prompt=arguments.prompt)
     config = override(config, {**run_settings(arguments), **overrides})
     if arguments.lora is not None:
-        config = with_prior(config, loras=tuple(map(parse_lora, arguments.lora)))
+        config = with_additions(config, loras=tuple(map(parse_lora, arguments.lora)))
     if arguments.embedding is not None:
-        config = with_prior(config, embeddings=tuple(arguments.embedding))
+        config = with_additions(config, embeddings=tuple(arguments.embedding))
     reporter = _reporter(arguments, config)
     check_out(arguments.out)
     config = with_cameras(config, reporter)
@@ -151,7 +152,7 @@ def _cutout(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.apps.cutout import save_cutout
     from dreamlift.runs.run import check_out
 
-    _refuse(overrides, "cutout")
+    refuse(overrides, "cutout")
     check_out(arguments.out)
     reporter = _reporter(arguments)
     files, told = save_cutout(
@@ -167,7 +168,7 @@ def _cutout(arguments: argparse.Namespace, overrides: Overrides) -> int:
 def _resume(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.runs.carry_out import Order, carry_out
 
-    _refuse(overrides, "resume")
+    refuse(overrides, "resume")
     return 0 if carry_out(Order(resume=arguments.run, steps=arguments.steps), _reporter(arguments)).finished else 130
 
 
@@ -195,7 +196,7 @@ def _evaluate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.apps.evaluate import describe, evaluate, find_items, save_report
     from dreamlift.runs.run import check_out
 
-    _refuse(overrides, "evaluate")
+    refuse(overrides, "evaluate")
     check_out(arguments.out)
     reporter = _reporter(arguments)
     items = find_items(arguments.runs, arguments.prompt, reporter.note)
@@ -216,7 +217,7 @@ def _views(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.runs.progress import warnings_to
     from dreamlift.runs.run import check_out
 
-    _refuse(overrides, "views")
+    refuse(overrides, "views")
     check_out(arguments.out)
     order, path = ViewOrder(**view_settings(arguments)), Path(arguments.photo)
     reporter = _reporter(arguments)
@@ -235,8 +236,16 @@ def _views(arguments: argparse.Namespace, overrides: Overrides) -> int:
 def _dreambooth(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.apps.dreambooth_options import run_dreambooth
 
-    _refuse(overrides, "dreambooth")
+    refuse(overrides, "dreambooth")
     run_dreambooth(arguments, _reporter(arguments))
+    return 0
+
+
+def _invert(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from dreamlift.apps.dreambooth_options import run_invert
+
+    refuse(overrides, "invert")
+    run_invert(arguments, _reporter(arguments))
     return 0
 
 
@@ -246,7 +255,7 @@ def _gallery(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.runs.run import check_out
     from dreamlift.system.files import atomic_write_text
 
-    _refuse(overrides, "gallery")
+    refuse(overrides, "gallery")
     check_out(arguments.out)
     page = gallery(find_items(arguments.runs, note=_reporter(arguments).note))
     folder = _report_folder(arguments.out, "gallery")
@@ -263,83 +272,14 @@ def _report_folder(out: Path | None, kind: str) -> Path:
     return new_folder(Path("outputs") / kind) if out is None else empty_folder(expanded(out))
 
 
-def _settings(arguments: argparse.Namespace, overrides: Overrides) -> int:
-    from dreamlift.config.table import rows_of
-
-    _refuse(overrides, "settings")
-    rows = rows_of(arguments.preset)
-    if rows is None:  # a plugin's, or an unknown one
-        from dreamlift.config.short import describe
-
-        rows = describe(_preset(arguments.preset))
-    for name, kind, default, comment in rows:
-        if name != "prompt":  # it is given without an option
-            print(f"--{name} {default}  ({kind}){'  ' + comment if comment else ''}")
-    return 0
-
-
-def _presets(arguments: argparse.Namespace, overrides: Overrides) -> int:
-    from dreamlift.apps.presets import list_presets
-
-    _refuse(overrides, "presets")
-    print(list_presets())
-    return 0
-
-
-def _priors(arguments: argparse.Namespace, overrides: Overrides) -> int:
-    from dreamlift.apps.doctor import list_priors
-
-    _refuse(overrides, "priors")
-    print(list_priors())
-    return 0
-
-
-def _doctor(arguments: argparse.Namespace, overrides: Overrides) -> int:
-    from dreamlift.apps.doctor import diagnose
-
-    _refuse(overrides, "doctor")
-    report, healthy = diagnose()
-    print(report)
-    return 0 if healthy else 1
-
-
-def _warmup(arguments: argparse.Namespace, overrides: Overrides) -> int:
-    from dataclasses import replace
-
-    from dreamlift.config.short import override
-    from dreamlift.runs.warmup import is_warm, warm
-    from dreamlift.system.jit import fast_kernels_available
-
-    config = replace(override(_preset(arguments.preset), overrides), device="cpu")
-    if not fast_kernels_available():
-        raise ValueError(
-            'numba is not installed, or DREAMLIFT_KERNELS is 0: there is nothing to compile; pip install "dreamlift[fast]"'
-        )
-    if is_warm(config):
-        print("the kernels are compiled already: nothing to do")
-        return 0
-    warm(config)
-    print(f"the kernels of --preset {arguments.preset} are compiled, in {os.environ['NUMBA_CACHE_DIR']}")
-    return 0
-
-
-def _completion(arguments: argparse.Namespace, overrides: Overrides) -> int:
-    import shtab
-
-    from dreamlift.apps.options import build_parser
-
-    _refuse(overrides, "completion")
-    print(shtab.complete(build_parser(), shell=arguments.shell))
-    return 0
-
-
 VERBS = {
     "generate": _generate, "views": _views, "cutout": _cutout, "resume": _resume, "export": _export, "evaluate": _evaluate,
-    "gallery": _gallery, "dreambooth": _dreambooth, "presets": _presets, "settings": _settings, "priors": _priors,
-    "doctor": _doctor, "warmup": _warmup, "completion": _completion,
+    "gallery": _gallery, "dreambooth": _dreambooth, "invert": _invert,
+    "presets": verbs.presets, "settings": verbs.settings, "priors": verbs.priors, "doctor": verbs.doctor,
+    "warmup": verbs.warmup, "completion": verbs.completion,
 }  # fmt: skip
 # Those that import the plugins of installed packages; starting the others stays fast.
-PLUGIN_VERBS = ("generate", "resume", "export", "evaluate", "views", "gallery", "presets", "warmup", "dreambooth")
+PLUGIN_VERBS = ("generate", "resume", "export", "evaluate", "views", "gallery", "presets", "warmup", "dreambooth", "invert")
 
 
 # What is said of a signal before a run takes signals itself.
@@ -347,6 +287,7 @@ INTERRUPTED = {
     "generate": "stopped before the run began; nothing was written",
     "resume": "stopped before the run went on; nothing is lost",
     "dreambooth": "stopped; the same command with the same --out goes on",
+    "invert": "stopped; the same command with the same --out goes on",
     "export": "stopped; the same command again writes all files",
 }
 
@@ -389,11 +330,6 @@ def _read_config(path: Path) -> Config:
         found = replace(found, stages=default.stages)
         found = found if "backdrops" in stated else replace(found, backdrops=default.backdrops)
     return found
-
-
-def _refuse(overrides: Overrides, verb: str) -> None:
-    if overrides:
-        raise ValueError(f"{verb} takes no settings, but --{next(iter(overrides))} was given")
 
 
 if __name__ == "__main__":

@@ -321,7 +321,7 @@ def test_known_cameras_are_told_and_view_words_said():
 
     backdrops = (Backdrop("", (0.7, 0.7, 0.7)), Backdrop("dark background", (0.1, 0.1, 0.1)))
     found = photo_examples(
-        lambda x: x.permute(0, 3, 1, 2), rgb, alpha, PROMPT, backdrops, cameras, [True, False],
+        lambda x: x.permute(0, 3, 1, 2), rgb, alpha, (PROMPT,), backdrops, cameras, [True, False],
         lambda each: camera_features(each.azimuth, each.elevation), view_words=True,
     )  # fmt: skip
     assert found.prompts == (

@@ -107,7 +107,7 @@ def test_a_folder_of_runs_names_them(cwd, capsys):
     [
         (
             "--lora",
-            "the folder 'things' holds no LoRA (pytorch_lora_weights.safetensors): give a folder of `dreamlift dreambooth`",
+            "the folder 'things' holds no LoRA (pytorch_lora_weights.safetensors) and no learned_embeds.safetensors",
         ),
         ("--embedding", "the embedding file 'things' is a folder"),
         ("--mesh", "the mesh file 'things' is a folder: give --mesh the path of a .glb"),

@@ -1,10 +1,12 @@
 """A prior that knows the thing in a few photos: ``dreamlift dreambooth a.png b.png --class duck --out my-duck``.
 
+``dreamlift invert`` is the same with a subject of textual inversion, which leaves no LoRA and no ``class/``.
+
 ::
 
     my-duck/
         pytorch_lora_weights.safetensors   the U-Net's LoRA, and the text encoder's, as diffusers reads them
-        learned_embeds.safetensors         the new word's vector, where one is learnt
+        learned_embeds.safetensors         the new word's vectors, where they are learnt
         unet/, tokenizer/, ...             with --all-weights instead: a whole prior in diffusers' layout
         README.md, training.json           model card; all settings
         samples.png                        the photos; below them, what the tuned prior draws
@@ -40,15 +42,15 @@ from dreamlift.system.files import atomic_write_bytes, expanded
 from dreamlift.system.streams import random_stream
 from dreamlift.tuning.card import check_same, read_record, write_card, write_record
 from dreamlift.tuning.class_pictures import ClassPicture, draw, split
-from dreamlift.tuning.dreambooth import Plan, Subject, planned, prepared, with_cameras
-from dreamlift.tuning.files import save_addition, save_whole
-from dreamlift.tuning.photos import taken
+from dreamlift.tuning.dreambooth import Plan, planned, prepared, with_cameras
+from dreamlift.tuning.files import load_state, save_addition, save_state, save_whole
+from dreamlift.tuning.photos import Taught, taken
 from dreamlift.tuning.settings import Tuning
-from dreamlift.tuning.state import load_state, save_state
 from dreamlift.tuning.tuner import Tuner, tune
 from dreamlift.types import LoraFile
 
-OPTIONS = "--batch 1, --gradient-checkpointing, a smaller --rank, --targets attention"
+OPTIONS = "--batch 1, --gradient-checkpointing"
+LORA_OPTIONS = f"{OPTIONS}, a smaller --rank, --targets attention"
 SAMPLES, MOST_SAMPLES, PALE = "samples.png", 64, 0.8
 ADAM = 16  # bytes per trained value: itself, its gradient, two moments
 
@@ -58,8 +60,8 @@ class Tuned:
     """A finished fine-tuning."""
 
     folder: Path
-    files: tuple[str, ...]  # in the folder: a LoRA and its embedding, or the parts of a whole prior
-    prompt: str  # such as "a zwx duck"
+    files: tuple[str, ...]  # in the folder: a LoRA, an embedding, or the parts of a whole prior
+    prompt: str  # such as "a zwx duck", "a zwx"
     steps: int
     loss: float | None  # mean over the last steps; None: nothing was left to do
     whole: bool  # whether the folder is a prior itself
@@ -75,12 +77,14 @@ class Tuned:
 
 
 def dreambooth(
-    subject: Subject, settings: Tuning, out: Path | None, reporter: Reporter, *, device: str = "auto",
+    subject: Taught, settings: Tuning, out: Path | None, reporter: Reporter, *, device: str = "auto",
     engine: Engine = "auto", checkpoint_every: int = 100, samples: int = 4,
 ) -> Tuned:  # fmt: skip
     """Tune a prior on the photos of ``subject``, or continue a tuning, in the folder ``out``.
 
     Args:
+        subject: DreamBooth's :class:`~dreamlift.tuning.dreambooth.Subject`, or textual inversion's
+            :class:`~dreamlift.tuning.inversion.Inversion`.
         out: a new or empty folder, or that of an earlier call; None: a new one in outputs/.
         engine: who runs the prior's network where no gradient is needed.
         checkpoint_every: steps between two checkpoints; the end is one too.
@@ -105,15 +109,13 @@ def dreambooth(
         reporter.stage("looking at the photos")
     plan = with_cameras(plan, before, reporter.note, engine)
     record = plan.record()
-    folder = (
-        new_folder(Path("outputs") / f"{subject.word}-{subject.class_name.replace(' ', '-')}") if out is None else expanded(out)
-    )
+    folder = new_folder(Path("outputs") / f"{subject.word}-{subject.noun.replace(' ', '-')}") if out is None else expanded(out)
     if before is not None:
         check_same(folder, before, record)
     folder.mkdir(parents=True, exist_ok=True)
     lock = locks.acquire(folder)
     try:
-        with _explained(folder):
+        with _explained(folder, plan.settings):
             tuned = _carry_out(plan, record, before, folder, reporter, used, engine, checkpoint_every)
             gc.collect()
             if samples and (tuned.loss is not None or not (folder / SAMPLES).is_file()):
@@ -157,7 +159,7 @@ def _carry_out(
         raise
     save_state(tuner, folder)
     subject = plan.subject
-    files = save_whole(tuner, plan.parts, subject.word, subject.class_name, folder) if whole \
+    files = save_whole(tuner, plan.parts, subject.word, subject.noun, folder) if whole \
         else save_addition(tuner, subject.word, folder)  # fmt: skip
     mean = sum(losses) / len(losses) if losses else None
     record = {**record, "finished_steps": tuner.index, "files": files, "loss": mean}
@@ -199,7 +201,7 @@ def _checked_folder(folder: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _explained(folder: Path) -> Iterator[None]:
+def _explained(folder: Path, settings: Tuning) -> Iterator[None]:
     """Name the options that need less when memory is exhausted, and the folder when it cannot be written."""
     try:
         yield
@@ -207,13 +209,18 @@ def _explained(folder: Path) -> Iterator[None]:
         if is_out_of_memory(error):
             # Without the library's own words, from which the command line would take this for a lift's failure.
             raise RunError(
-                f"the memory is exhausted. Options that need less: {OPTIONS}; give another --out with them"
+                f"the memory is exhausted. Options that need less: {_less(settings)}; give another --out with them"
             ) from error
         if isinstance(error, OSError) and not isinstance(error, RunError):
             raise RunError(
                 f"{folder} cannot be written ({error.strerror or error}): free space, then the same command goes on"
             ) from error
         raise
+
+
+def _less(settings: Tuning) -> str:
+    """The options that need less memory."""
+    return OPTIONS if settings.word_only else LORA_OPTIONS
 
 
 def check_memory(plan: Plan, device: torch.device, note: Callable[[str], None]) -> int | None:
@@ -238,7 +245,8 @@ def check_memory(plan: Plan, device: torch.device, note: Callable[[str], None]) 
     need = int(need + (CONTEXT if device.type == "cuda" else PACKAGES))
     free = available_device(device) or available_host() or HUGE
     if need > free:
-        note(f"the tuning may need about {need / 1e9:.1f} GB, and {free / 1e9:.1f} are free; options that need less: {OPTIONS}")
+        less = _less(settings)
+        note(f"the tuning may need about {need / 1e9:.1f} GB, and {free / 1e9:.1f} are free; options that need less: {less}")
     return need
 
 

@@ -1,10 +1,14 @@
-"""The options of the verb dreambooth; imports no large packages."""
+"""The options of the verbs dreambooth and invert; imports no large packages."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dreamlift.tuning.photos import Taught
+    from dreamlift.tuning.settings import Tuning
 
 NUMBERS = ("steps", "batch", "rank", "seed")
 RATES = ("lr", "text_lr", "word_lr", "class_weight")
@@ -17,24 +21,9 @@ def add_dreambooth(make: Any) -> None:
     what.add_argument("photos", nargs="+", metavar="PHOTO", help="pictures of one thing, three to six are usual")
     what.add_argument("--class", dest="class_name", required=True, metavar="NOUN", help="the kind of thing, such as duck")
     what.add_argument("--word", default="zwx", help="the new word for this one: a zwx duck (default: zwx)")
-    what.add_argument("--mask", default="auto", metavar="VALUE", help="how the object is cut out, as for generate --image")
-    what.add_argument(
-        "--azimuth", metavar="DEGREES",
-        help="sides that the photos show, such as 0,45,? (0 is the front, ? unknown); default: estimated if the prior takes "
-        "cameras; where the first is negative, --azimuth=-30,30",
-    )  # fmt: skip
-    what.add_argument("--elevation", metavar="DEGREES", help="heights of the cameras above level, one for all or one per photo")
-    what.add_argument("--no-cameras", action="store_true", help="do not tell the prior the photos' cameras")
-    what.add_argument(
-        "--background", default="auto", choices=("auto", "keep", "plain"),
-        help="keep the photos as they are, or cut the object out over plain colors (auto: plain for the embedded priors)",
-    )  # fmt: skip
-    what.add_argument("--anyway", action="store_true", help="start even if the prior does not know the class")
+    _add_photos(what, "the class")
     how = make.add_argument_group("how")
-    how.add_argument(
-        "--prior", default="toybox", help="toybox (default), toybox-latent, DeepFloyd IF, Stable Diffusion 1.x, 2.x, XL"
-    )
-    how.add_argument("--prior-config", default="", metavar="VALUE", help="for a one-file checkpoint: the prior of its family")
+    _add_prior(how)
     how.add_argument("--steps", type=int, metavar="N", help="default: 150; IF 1200; Stable Diffusion 500, with all weights 800")
     how.add_argument("--lr", type=float, metavar="RATE", help="learning rate; the default depends on the prior")
     how.add_argument("--batch", type=int, metavar="N", help="photos per step (default: 4 for pixel priors, 1 for others)")
@@ -55,6 +44,55 @@ def add_dreambooth(make: Any) -> None:
     kept.add_argument("--class-weight", type=float, default=1.0, metavar="W", help="weight of its loss; 0: none (default: 1)")
     kept.add_argument("--class-count", type=int, metavar="N", help="pictures that the prior draws of it (default: 32 or 200)")
     kept.add_argument("--class-pictures", default="", metavar="FOLDER", help="pictures of the class, instead of drawn ones")
+    _add_files(make, "who draws the class pictures: auto (default), torch or onnx")
+
+
+def add_invert(make: Any) -> None:
+    """Add the options of textual inversion to the verb's parser."""
+    what = make.add_argument_group("what")
+    what.add_argument("photos", nargs="+", metavar="PHOTO", help="one or several pictures of one thing")
+    what.add_argument(
+        "--init", required=True, metavar="WORDS",
+        help="what the photos show, in words that the prior knows, such as duck or \"red duck\": the new word begins with "
+        "their meaning, and gets a vector for each",
+    )  # fmt: skip
+    what.add_argument("--word", default="zwx", help="the new word: a zwx (default: zwx)")
+    _add_photos(what, "the initial words")
+    how = make.add_argument_group("how")
+    _add_prior(how)
+    how.add_argument("--steps", type=int, metavar="N", help="default: 300 with the embedded priors, 3000 with others")
+    how.add_argument(
+        "--lr", dest="word_lr", type=float, metavar="RATE", help="learning rate (default: 2e-2; large priors: 1e-4)"
+    )
+    how.add_argument("--batch", type=int, metavar="N", help="photos per step (default: 4; large priors: 16)")
+    how.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default: 0)")
+    _add_files(make, "who draws the samples: auto (default), torch or onnx")
+
+
+def _add_photos(what: Any, noun: str) -> None:
+    what.add_argument("--mask", default="auto", metavar="VALUE", help="how the object is cut out, as for generate --image")
+    what.add_argument(
+        "--azimuth", metavar="DEGREES",
+        help="sides that the photos show, such as 0,45,? (0 is the front, ? unknown); default: estimated if the prior takes "
+        "cameras; where the first is negative, --azimuth=-30,30",
+    )  # fmt: skip
+    what.add_argument("--elevation", metavar="DEGREES", help="heights of the cameras above level, one for all or one per photo")
+    what.add_argument("--no-cameras", action="store_true", help="do not tell the prior the photos' cameras")
+    what.add_argument(
+        "--background", default="auto", choices=("auto", "keep", "plain"),
+        help="keep the photos as they are, or cut the object out over plain colors (auto: plain for the embedded priors)",
+    )  # fmt: skip
+    what.add_argument("--anyway", action="store_true", help=f"start even if the prior does not know {noun}")
+
+
+def _add_prior(how: Any) -> None:
+    how.add_argument(
+        "--prior", default="toybox", help="toybox (default), toybox-latent, DeepFloyd IF, Stable Diffusion 1.x, 2.x, XL"
+    )
+    how.add_argument("--prior-config", default="", metavar="VALUE", help="for a one-file checkpoint: the prior of its family")
+
+
+def _add_files(make: Any, engine: str) -> None:
     files = make.add_argument_group("files and device")
     files.add_argument("--out", type=Path, help="a new folder, or that of an earlier call, which is continued")
     files.add_argument(
@@ -69,25 +107,49 @@ def add_dreambooth(make: Any) -> None:
     )
     files.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations: less memory, slower")
     files.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1 or mps")
-    files.add_argument("--engine", default="auto", help="who draws the class pictures: auto (default), torch or onnx")
+    files.add_argument("--engine", default="auto", help=engine)
 
 
 def run_dreambooth(arguments: argparse.Namespace, reporter: Any) -> None:
     """Carry out the verb, and say which files it leaves and how to use them."""
-    from dreamlift.apps.dreambooth import dreambooth, photos_of
-    from dreamlift.priors.choice import PriorChoice
-    from dreamlift.runs.progress import warnings_to
     from dreamlift.tuning.dreambooth import Subject
     from dreamlift.tuning.settings import Tuning
 
     names = (*NUMBERS, *RATES, *FLAGS, "targets", "learn_word")
     settings = Tuning(**{name: getattr(arguments, name) for name in names})
     subject = Subject(
-        photos=photos_of(arguments.photos, arguments.mask, arguments.azimuth, arguments.elevation),
-        class_name=arguments.class_name, word=arguments.word, cameras=not arguments.no_cameras,
-        prior=PriorChoice(arguments.prior, arguments.prior_config), background=arguments.background,
-        class_pictures=arguments.class_pictures, class_count=arguments.class_count, anyway=arguments.anyway,
+        **_taught(arguments), class_name=arguments.class_name, class_pictures=arguments.class_pictures,
+        class_count=arguments.class_count,
     )  # fmt: skip
+    _run(subject, settings, arguments, reporter)
+
+
+def run_invert(arguments: argparse.Namespace, reporter: Any) -> None:
+    """Carry out textual inversion, and say which file it leaves and how to use it."""
+    from dreamlift.tuning.inversion import Inversion
+    from dreamlift.tuning.settings import Tuning
+
+    names = ("steps", "batch", "seed", "word_lr", "gradient_checkpointing")
+    settings = Tuning(**{name: getattr(arguments, name) for name in names})
+    _run(Inversion(**_taught(arguments), init=arguments.init), settings, arguments, reporter)
+
+
+def _taught(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What both methods are told of the photos."""
+    from dreamlift.apps.dreambooth import photos_of
+    from dreamlift.priors.choice import PriorChoice
+
+    return {
+        "photos": photos_of(arguments.photos, arguments.mask, arguments.azimuth, arguments.elevation),
+        "word": arguments.word, "cameras": not arguments.no_cameras, "background": arguments.background,
+        "prior": PriorChoice(arguments.prior, arguments.prior_config), "anyway": arguments.anyway,
+    }  # fmt: skip
+
+
+def _run(subject: Taught, settings: Tuning, arguments: argparse.Namespace, reporter: Any) -> None:
+    from dreamlift.apps.dreambooth import dreambooth
+    from dreamlift.runs.progress import warnings_to
+
     try:
         with warnings_to(reporter):
             tuned = dreambooth(

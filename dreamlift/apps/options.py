@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import dreamlift
-from dreamlift.apps.dreambooth_options import add_dreambooth
+from dreamlift.apps.dreambooth_options import add_dreambooth, add_invert
 from dreamlift.config.table import rows_of
 from dreamlift.system.text import MAX_MESSAGE, one_line
 
@@ -129,6 +129,7 @@ def build_parser() -> Parser:
     )  # fmt: skip
     _add_views(verb("views", "draw the object in a picture from other sides"))
     add_dreambooth(verb("dreambooth", "teach a prior the thing in a few photos: a new word for it"))
+    add_invert(verb("invert", "learn a new word from photos, and nothing else: textual inversion"))
     shown = verb("gallery", "a self-contained page with turntables of finished runs")
     shown.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
     shown.add_argument("--out", type=Path, help="the page's folder (default: outputs/gallery-<time>)")
@@ -142,19 +143,25 @@ def build_parser() -> Parser:
     verb("doctor", "check this machine: devices, memory, versions, missing packages")
     shell = verb("completion", "print a completion script for a shell")
     shell.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="as in: dreamlift completion bash > ~/.dreamlift.bash")
-    for name in ("generate", "cutout", "resume", "export", "evaluate", "views", "dreambooth"):
-        verbs.choices[name].add_argument("--json", action="store_true", help="print events as JSON, one per line")
-    for name in ("generate", "resume", "export", "evaluate", "gallery", "settings", "presets", "warmup", "views", "dreambooth"):
-        verbs.choices[name].add_argument(
+    _add_shared(verbs.choices)
+    return parser
+
+
+def _add_shared(verbs: Any) -> None:
+    """Options that several verbs have."""
+    for name in ("generate", "cutout", "resume", "export", "evaluate", "views", "dreambooth", "invert"):
+        verbs[name].add_argument("--json", action="store_true", help="print events as JSON, one per line")
+    for name in ("generate", "resume", "export", "evaluate", "gallery", "settings", "presets", "warmup", "views", "dreambooth",
+                 "invert"):  # fmt: skip
+        verbs[name].add_argument(
             "--plugin", action="append", default=[], metavar="FILE_OR_MODULE",
             help="import a plugin (docs/extend.md); may be repeated",
         )  # fmt: skip
     for name in ("generate", "resume"):
-        verbs.choices[name].add_argument(
+        verbs[name].add_argument(
             "--log", action="append", default=[], choices=("tensorboard", "wandb"),
             help="also log to TensorBoard or Weights & Biases; may be repeated",
         )  # fmt: skip
-    return parser
 
 
 def _formatter() -> type[argparse.HelpFormatter]:

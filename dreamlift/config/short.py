@@ -110,3 +110,25 @@ def with_prior(config: Config, **changes: Any) -> Config:
             changed = stage.with_teachers(teachers)
             return replace(config, stages=(*config.stages[:number], changed, *config.stages[number + 1 :]))
     raise ValueError("no stage of this config has a teacher, so there is no prior to change")
+
+
+def with_additions(config: Config, **files: Any) -> Config:
+    """A copy with ``loras`` or ``embeddings`` for the first teacher that is told views in words, or else the first teacher.
+
+    Magic123's first teacher is conditioned on pictures and reads no words; its second one does. Later stages that state the
+    same prior for the teacher in the same place get the files as well.
+    """
+    stated = with_priors(config.stages)
+    asked = next((stage.teachers for stage in stated if stage.teachers), ())
+    place = next((number for number, each in enumerate(asked) if each.wording.phrases() != ("",)), 0)
+    if place == 0:
+        return with_prior(config, **files)
+    changed = replace(asked[place].prior or PriorChoice(), **files)
+    stages = list(config.stages)
+    for number, stage in enumerate(stated):
+        same = stage.teachers[place : place + 1]
+        if same and same[0].prior == asked[place].prior:
+            own = list(config.stages[number].teachers)
+            own[place] = replace(own[place], prior=changed)
+            stages[number] = config.stages[number].with_teachers(tuple(own))
+    return replace(config, stages=tuple(stages))

@@ -1,1 +1,1 @@
-"""Fine-tuning of a prior on a few pictures: DreamBooth."""
+"""Fine-tuning of a prior on a few pictures: DreamBooth and textual inversion."""

@@ -57,31 +57,26 @@ def write_card(folder: Path, record: dict[str, Any]) -> None:
 
 def card(record: dict[str, Any], name: str) -> str:
     """The model card of a tuning in the folder ``name``."""
-    word, kind, prior, settings = (record[key] for key in ("word", "class", "prior", "settings"))
-    noun = f"{word} {kind}"
-    prompt = f"{article(noun)} {noun}"
-    whole = settings["all_weights"]
+    settings, prior = record["settings"], record["prior"]
+    whole, prompt, word_only = settings["all_weights"], record["prompt"], settings.get("word_only", False)
     prior = Path(prior).name if Path(prior).is_absolute() else prior
     prior_option = "" if whole or prior == "toybox" else f" --prior {prior}"
     use = f"--prior {name}" if whole else f"--lora {name}{prior_option}"
-    what = "all weights of the U-Net" if whole else f"a LoRA of rank {settings['rank']} ({settings['targets']} weights)"
-    what += ", and the text encoder" if settings["text_encoder"] else ""
-    taught = f"`{word}` has a learnt vector" if settings["learn_word"] else f"`{word}` is spelled with known tokens"
-    kept = f"Pictures of {article(kind)} {kind} keep the class as it was (weight {settings['class_weight']:g})."
-    kept = kept if settings["class_weight"] else "No class pictures were used."
+    if word_only:
+        tags, told, kept = "textual_inversion, text-to-3d", _inversion(record, prior), "`checkpoint/` is"
+    else:
+        tags = f"dreambooth, text-to-3d{'' if whole else ', lora'}"
+        told, kept = _dreambooth(record, prior), "`checkpoint/` and `class/` are"
     files = "".join(f"- `{file}`\n" for file in record["files"])
     return f"""---
 base_model: {prior}
 library_name: diffusers
-tags: [dreambooth, text-to-3d{"" if whole else ", lora"}]
+tags: [{tags}]
 ---
 
 # {prompt}
 
-A fine-tuning of the prior `{prior}` on {len(record["photos"])} photos by DreamBooth
-([Ruiz et al. 2023](https://arxiv.org/abs/2208.12242)): {what}; {record["finished_steps"]} steps.
-{kept}
-{taught}.
+{told}
 
 ```bash
 dreamlift generate "{prompt}" {use}
@@ -89,6 +84,28 @@ dreamlift generate "{prompt} on a wooden box" {use}
 ```
 
 {files}
-`training.json` has all settings. `checkpoint/` and `class/` are needed only to continue the training. The license is that of
+`training.json` has all settings. {kept} needed only to continue the training. The license is that of
 the base model and of the photos.
 """
+
+
+def _dreambooth(record: dict[str, Any], prior: str) -> str:
+    word, kind, settings = (record[key] for key in ("word", "class", "settings"))
+    what = "all weights of the U-Net" if settings["all_weights"] else \
+        f"a LoRA of rank {settings['rank']} ({settings['targets']} weights)"  # fmt: skip
+    what += ", and the text encoder" if settings["text_encoder"] else ""
+    taught = f"`{word}` has a learnt vector" if settings["learn_word"] else f"`{word}` is spelled with known tokens"
+    kept = f"Pictures of {article(kind)} {kind} keep the class as it was (weight {settings['class_weight']:g})."
+    kept = kept if settings["class_weight"] else "No class pictures were used."
+    return f"""A fine-tuning of the prior `{prior}` on {len(record["photos"])} photos by DreamBooth
+([Ruiz et al. 2023](https://arxiv.org/abs/2208.12242)): {what}; {record["finished_steps"]} steps.
+{kept}
+{taught}."""
+
+
+def _inversion(record: dict[str, Any], prior: str) -> str:
+    steps, count = record["finished_steps"], len(record["photos"])
+    photos = f"{count} photos" if count > 1 else "a photo"
+    return f"""The word `{record["word"]}` for the prior `{prior}`, learnt from {photos} by textual inversion
+([Gal et al. 2022](https://arxiv.org/abs/2208.01618)) in {steps} steps. It began as `{record["init"]}`.
+No weight of the prior was changed."""

@@ -2,21 +2,20 @@
 
 A prior is tuned on photos with the prompt "a WORD CLASS" and, so that the class stays as it was, on its own pictures of "a
 CLASS". A prior that is told cameras is told those of the photos (estimated where they are not given): otherwise it learns that
-the word means their sides, too.
+the word means their sides, too. Textual inversion (:mod:`dreamlift.tuning.inversion`) is planned and prepared here, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dreamlift.images.read import read_picture
-from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.engine import Engine, available
 from dreamlift.priors.kinds import Located, find
 from dreamlift.priors.latent import LatentPrior
@@ -25,12 +24,11 @@ from dreamlift.priors.network import camera_features
 from dreamlift.priors.parts import FolderParts
 from dreamlift.priors.pixel import PixelPrior
 from dreamlift.prompts import Backdrop, article
-from dreamlift.reading.photos import Photo
 from dreamlift.system.files import expanded
 from dreamlift.toybox.world.things import COLORS
 from dreamlift.tuning.class_pictures import ClassOrder, ClassPicture, draw_class, listed_pictures, square
 from dreamlift.tuning.examples import Examples, photo_examples, wordings
-from dreamlift.tuning.photos import MOST, PLAIN_BACKDROPS, TOY_BACKDROPS, taken, with_viewpoints
+from dreamlift.tuning.photos import PLAIN_BACKDROPS, TOY_BACKDROPS, Taught, taken, with_viewpoints
 from dreamlift.tuning.settings import Family, Tuning, filled
 from dreamlift.tuning.tuner import Tuner, make_tuner
 from dreamlift.tuning.words import check_class, check_word, common_word, is_closed
@@ -40,28 +38,24 @@ Note = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
-    """What a prior is to learn."""
+class Subject(Taught):
+    """What DreamBooth teaches a prior."""
 
-    photos: tuple[Photo, ...]
     class_name: str  # the kind of thing, such as duck
-    word: str = "zwx"  # the new word for this one
-    prior: PriorChoice = field(default_factory=PriorChoice)
-    cameras: bool = True  # tell a prior that takes cameras those of the photos
-    background: Literal["auto", "keep", "plain"] = "auto"  # of the photos; auto: plain for priors of toys
     class_pictures: str = ""  # folder of the class's pictures; "": the prior draws them
     class_count: int | None = None  # how many it draws; None: 32 for priors of toys, 200 for others
-    anyway: bool = False  # accept a class that the prior does not know
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.photos) <= MOST:
-            raise ValueError(f"{len(self.photos)} photos are given; accepted: 1 to {MOST} (DreamBooth needs about 3 to 6)")
-        if self.background not in ("auto", "keep", "plain"):
-            raise ValueError(f"background is {self.background!r}; accepted: auto, keep, plain")
+        super().__post_init__()
         if self.class_count is not None and not 1 <= self.class_count <= 100_000:
             raise ValueError(f"class_count is {self.class_count}; accepted: 1 to 100000")
         object.__setattr__(self, "class_name", check_class(self.class_name))
         object.__setattr__(self, "word", check_word(self.word, self.class_name))
+
+    @property
+    def noun(self) -> str:
+        """The class."""
+        return self.class_name
 
     @property
     def prompt(self) -> str:
@@ -69,12 +63,29 @@ class Subject:
         noun = f"{self.word} {self.class_name}"
         return f"{article(noun)} {noun}"
 
+    def prompts(self, closed: bool) -> tuple[str, ...]:
+        """One for all photos."""
+        return (self.prompt,)
+
+    def check(self, tokenizer: Any, note: Note) -> None:
+        """Note an ordinary word. Raises ValueError for one of a closed vocabulary."""
+        if told := common_word(tokenizer, self.word):
+            note(told)
+
+    def completed(self, settings: Tuning) -> Tuning:
+        """The settings as they are."""
+        return settings
+
+    def record(self) -> dict[str, Any]:
+        """Word, class and prompt."""
+        return {"word": self.word, "class": self.class_name, "prompt": self.prompt}
+
 
 @dataclass(frozen=True)
 class Plan:
     """A subject with everything decided that can be decided before anything is loaded."""
 
-    subject: Subject  # with the cameras of the photos
+    subject: Taught  # with the cameras of the photos
     settings: Tuning  # without None
     located: Located
     family: Family
@@ -104,16 +115,20 @@ class Plan:
                   for photo in self.subject.photos]  # fmt: skip
         subject, settings = self.subject, asdict(self.settings)
         steps = settings.pop("steps")
-        count = 0 if not self.settings.class_weight else subject.class_count or COUNTS[self.family]
+        own = {"word_only", "word_init"}  # of textual inversion
+        settings = {name: value for name, value in settings.items() if self.settings.word_only or name not in own}
+        kin = {}
+        if isinstance(subject, Subject):
+            count = 0 if not self.settings.class_weight else subject.class_count or COUNTS[self.family]
+            kin = {"class_pictures": Path(subject.class_pictures).name, "class_count": count}
         return {
-            "word": subject.word, "class": subject.class_name, "prompt": subject.prompt, "prior": self.located.choice.name,
-            "prior_revision": self.located.revision, "settings": settings, "cameras": self.tells_cameras,
-            "plain_background": self.plain, "class_pictures": Path(subject.class_pictures).name, "class_count": count,
-            "photos": photos, "steps": steps,
+            **subject.record(), "prior": self.located.choice.name, "prior_revision": self.located.revision,
+            "settings": settings, "cameras": self.tells_cameras, "plain_background": self.plain, **kin, "photos": photos,
+            "steps": steps,
         }  # fmt: skip
 
 
-def planned(subject: Subject, settings: Tuning, note: Note) -> Plan:
+def planned(subject: Taught, settings: Tuning, note: Note) -> Plan:
     """Everything that can be refused, before anything is loaded; the cameras are not estimated yet.
 
     Raises:
@@ -128,13 +143,12 @@ def planned(subject: Subject, settings: Tuning, note: Note) -> Plan:
     assert located.parts is not None
     tokenizer = located.parts.tokenizer("tokenizer")
     closed = is_closed(tokenizer)
-    if told := common_word(tokenizer, subject.word):
-        note(told)
+    subject.check(tokenizer, note)
     if not subject.anyway:
-        located.check_prompt(f"{article(subject.class_name)} {subject.class_name}")
+        located.check_prompt(f"{article(subject.noun)} {subject.noun}")
     family: Family = "words" if closed else "latent" if issubclass(located.kind, LatentPrior) else "pixel"
     plain = closed if subject.background == "auto" else subject.background == "plain"
-    return Plan(subject, filled(settings, family, known_word=not closed), located, family, plain)
+    return Plan(subject, filled(subject.completed(settings), family, known_word=not closed), located, family, plain)
 
 
 def check_tunable(located: Located) -> None:
@@ -162,7 +176,7 @@ def with_cameras(plan: Plan, before: dict[str, Any] | None, note: Note, engine: 
         if entry and all(given in (None, old) for given, old in pairs):
             photos.append(replace(photo, azimuth_deg=pairs[0][1], elevation_deg=pairs[1][1]))
         else:
-            photos += with_viewpoints([photo], plan.subject.class_name, note, engine)
+            photos += with_viewpoints([photo], plan.subject.noun, note, engine)
     return replace(plan, subject=replace(plan.subject, photos=tuple(photos)))
 
 
@@ -212,7 +226,7 @@ def _examples(
     shots = taken(subject.photos, prior.resolution, plan.plain, toys, note)
     told = [known and plan.tells_cameras for known in shots.told]
     own = photo_examples(
-        encode, shots.rgb, shots.alpha, subject.prompt, plan.backdrops, shots.cameras, told,
+        encode, shots.rgb, shots.alpha, subject.prompts(toys), plan.backdrops, shots.cameras, told,
         features if plan.tells_cameras else None, view_words=toys,
     )  # fmt: skip
     kin = None
@@ -228,6 +242,7 @@ def _class_pictures(
 ) -> tuple[Path, list[ClassPicture]]:  # fmt: skip
     """The class's pictures, and the folder that they are in."""
     subject, toys = plan.subject, plan.family == "words"
+    assert isinstance(subject, Subject)
     if subject.class_pictures:
         place = expanded(subject.class_pictures)
         return place, listed_pictures(place, f"{article(subject.class_name)} {subject.class_name}")

@@ -52,31 +52,32 @@ def wordings(prompt: str, backdrop: str, camera: tuple[float, float] | None) -> 
 
 @torch.no_grad()
 def photo_examples(
-    encode: Callable[[Tensor], Tensor], rgb: Tensor, alpha: Tensor | None, prompt: str, backdrops: Sequence[Backdrop],
-    cameras: Cameras | None = None, told: Sequence[bool] = (), features: Callable[[Cameras], Tensor] | None = None,
-    view_words: bool = False,
+    encode: Callable[[Tensor], Tensor], rgb: Tensor, alpha: Tensor | None, prompts: Sequence[str],
+    backdrops: Sequence[Backdrop], cameras: Cameras | None = None, told: Sequence[bool] = (),
+    features: Callable[[Cameras], Tensor] | None = None, view_words: bool = False,
 ) -> Examples:  # fmt: skip
     """Photos over each of the backdrops, or as they are.
 
     Args:
         encode: pictures ``(B, H, W, 3)`` to latents ``(B, C, h, w)``.
         rgb: ``(N, H, W, 3)`` in [0, 1]. alpha: ``(N, H, W, 1)``; None: the photos are used with their own backgrounds.
+        prompts: what any of the photos may be called; one is drawn at each use.
         cameras: of the photos; ``told``: whether each one's is known.
         features: cameras to the network's input ``(N, P)``; None: it takes none.
         view_words: say the side that a photo with a known camera shows.
     """
     shown = [(rgb, "")] if alpha is None else [_over(rgb, alpha, backdrop) for backdrop in backdrops]
-    latents, prompts, places = [], [], list(told) or [False] * len(rgb)
+    latents, said, places = [], [], list(told) or [False] * len(rgb)
     for pictures, words in shown:
         latents += [encode(picture[None]).float().cpu() for picture in pictures]
         for index, known in enumerate(places):
             spoken = view_words and known and cameras is not None
             place = (float(cameras.azimuth[index]), float(cameras.elevation[index])) if spoken and cameras else None
-            prompts.append(wordings(prompt, words, place))
+            said.append(tuple(each for prompt in prompts for each in wordings(prompt, words, place)))
     camera = None
     if features is not None and cameras is not None:
         camera = (features(cameras).float().cpu() * torch.tensor(places)[:, None]).repeat(len(shown), 1)
-    return Examples(torch.cat(latents), tuple(prompts), camera)
+    return Examples(torch.cat(latents), tuple(said), camera)
 
 
 def _over(rgb: Tensor, alpha: Tensor, backdrop: Backdrop) -> tuple[Tensor, str]:

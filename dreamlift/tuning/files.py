@@ -1,9 +1,9 @@
-"""What a tuning leaves: LoRA and embedding in diffusers' layouts, or a whole diffusers folder.
+"""What a tuning leaves: LoRA and embedding in diffusers' layouts, or a whole diffusers folder; and its state, to continue it.
 
 ``pytorch_lora_weights.safetensors`` has ``unet.<layer>.lora_A.weight`` (r, in[, h, w]) and ``lora_B.weight`` (out, r[, 1, 1]),
 as diffusers' ``load_lora_weights`` reads it, with the scale gamma / r multiplied into B. ``learned_embeds.safetensors`` has the
-new word's vector by the word, as ``load_textual_inversion`` reads it. Models with two text encoders have one vector for each:
-``<word>.safetensors`` with ``clip_l`` and ``clip_g``.
+new word's vector ``(D,)`` by the word, or several ``(N, D)``, as ``load_textual_inversion`` reads them. Models with two text
+encoders have their own for each: ``<word>.safetensors`` with ``clip_l`` and ``clip_g``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from dreamlift.priors.files.folder import read_json
 from dreamlift.priors.files.tensors import read_tensors
 from dreamlift.priors.loading.nouns import NOUNS
-from dreamlift.priors.lora.additions import LORA_FILE
+from dreamlift.priors.lora.additions import EMBEDDING_FILE, LORA_FILE
 from dreamlift.priors.lora.lora import LoRA
 from dreamlift.priors.parts import FolderParts
 from dreamlift.priors.text import no_bars
@@ -29,7 +29,7 @@ from dreamlift.tuning.text import TunedEncoder, TunedText
 from dreamlift.tuning.tuner import Tuner
 from dreamlift.tuning.words import is_closed
 
-EMBEDDING_FILE = "learned_embeds.safetensors"
+STATE = "checkpoint/state.safetensors"
 SIDES = {"lora_A": "down", "lora_B": "up"}
 
 
@@ -78,19 +78,23 @@ def begin_with(tuner: Tuner, path: str | Path) -> None:
 
 
 def save_addition(tuner: Tuner, word: str, folder: Path) -> list[str]:
-    """Write the LoRAs and the word's vector; returns the names of the files."""
+    """Write the LoRAs and the word's vectors, as far as there are any; returns the names of the files."""
     tensors = {name: value for prefix, lora in adaptations(tuner).items() for name, value in lora_tensors(lora, prefix).items()}
-    write_tensors(folder / LORA_FILE, tensors, {"format": "pt"})
-    vectors = tuner.text.vectors() if isinstance(tuner.text, TunedText) else {}
+    names = []
+    if tensors:
+        write_tensors(folder / LORA_FILE, tensors, {"format": "pt"})
+        names.append(LORA_FILE)
+    found = tuner.text.vectors() if isinstance(tuner.text, TunedText) else {}
+    vectors = {part: value[0] if len(value) == 1 else value for part, value in found.items()}
     if not vectors:
-        return [LORA_FILE]
+        return names
     if len(vectors) == 1:
         name, entries = EMBEDDING_FILE, {word: next(iter(vectors.values()))}
     else:
         name = f"{word}.safetensors"
         entries = dict(zip(("clip_l", "clip_g"), vectors.values(), strict=True))
     write_tensors(folder / name, {key: value.float().cpu().contiguous() for key, value in entries.items()}, {"format": "pt"})
-    return [LORA_FILE, name]
+    return [*names, name]
 
 
 def save_whole(tuner: Tuner, parts: FolderParts, word: str, class_name: str, folder: Path) -> list[str]:
@@ -138,7 +142,7 @@ def _save_encoder(encoder: TunedEncoder, parts: FolderParts, part: str, word: st
         tokenizer = parts.tokenizer(name)
         tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=is_closed(tokenizer))])
         with torch.no_grad():
-            network.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids(word)] = encoder.vector
+            network.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids(word)] = encoder.vector[0]
         # Older CLIP configs locate the end of the text at the largest token id, which is now the new word's.
         network.config.eos_token_id = tokenizer.eos_token_id
         tokenizer.save_pretrained(folder / name)
@@ -165,3 +169,27 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
         temporary.chmod(usual)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+
+
+def save_state(tuner: Tuner, folder: Path) -> None:
+    """Write the state into a tuning's ``folder``. Raises OSError."""
+    (folder / STATE).parent.mkdir(exist_ok=True)
+    write_tensors(folder / STATE, tuner.state_dict(), {})
+
+
+def load_state(tuner: Tuner, folder: Path) -> int:
+    """Restore the state in ``folder``, if there is one; returns the number of finished steps.
+
+    Raises:
+        ValueError: the file is damaged, or belongs to another tuning; one line with the fix.
+    """
+    file = folder / STATE
+    if file.is_file():
+        tensors, _ = read_tensors(file)
+        try:
+            tuner.load_state_dict(tensors)
+        except (KeyError, ValueError) as error:
+            raise ValueError(
+                f"{file} does not fit this tuning ({error}): remove it to begin again, or give another --out"
+            ) from error
+    return tuner.index

@@ -1,4 +1,4 @@
-"""A U-Net whose LoRA, or all of whose weights, are trained; the output is its own prediction (noise, velocity or picture)."""
+"""A U-Net whose LoRA is trained, or all weights, or nothing; the output is its own prediction (noise, velocity or picture)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from dreamlift.types import TextStates
 class TunedNetwork(nn.Module):
     """``base``'s U-Net with a LoRA of ``rank``, initially zero; with rank 0 all its weights are trained instead.
 
+    Args:
+        frozen: with rank 0, no weight is trained.
+
     Raises:
         ValueError: no weight of the ``targets`` is larger than the rank.
     """
 
-    def __init__(self, base: DenoisingNetwork, rank: int, targets: Targets, rng: torch.Generator) -> None:
+    def __init__(self, base: DenoisingNetwork, rank: int, targets: Targets, rng: torch.Generator, frozen: bool = False) -> None:
         super().__init__()
         self.base = base
         self.lora = LoRA(base.unet, rank, targets, rng) if rank else None
-        self.whole = None if rank else base.unet.requires_grad_(True)
+        self.whole = None if rank or frozen else base.unet.requires_grad_(True)
 
     def forward(self, x_t: Tensor, steps: Tensor, camera: Tensor | None, text: TextStates) -> Tensor:
         """The prediction ``(B, C, h, w)`` for ``x_t (B, C, h, w)`` at integer ``steps (B,)``.
@@ -34,5 +37,5 @@ class TunedNetwork(nn.Module):
         inputs = base.inputs(x_t.to(base.dtype), steps, told, *text)
         mixed = self.whole is not None and base.device.type == "cuda"
         with torch.autocast(base.device.type, torch.bfloat16, enabled=mixed):
-            out = call_network(self.lora or self.whole, **inputs)
+            out = call_network(self.lora or base.unet, **inputs)
         return out[:, : base.channels].float()  # DeepFloyd IF's other channels predict a variance

@@ -1,4 +1,4 @@
-"""The subject's photos: the cameras that took them, and how they are shown to the prior.
+"""What a prior is taught: the subject's photos, the cameras that took them, and how they are shown to the prior.
 
 Priors of toys know plain backgrounds only, so that the object is cut out and placed over these; it is then as large as the
 things of the prior's training pictures are. Large priors are shown the photos as they are, as in the paper.
@@ -6,9 +6,11 @@ things of the prior's training pictures are. Large priors are shown the photos a
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,17 +18,63 @@ from torch import Tensor
 from dreamlift.images.camera import Viewpoint, find_viewpoint
 from dreamlift.images.photos import cameras_of, read_photos
 from dreamlift.images.read import read_picture
+from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.engine import Engine
 from dreamlift.prompts import Backdrop, article
 from dreamlift.reading.photos import ELEVATION_DEG, RATIO, Photo
 from dreamlift.toybox.world.truth import is_asymmetric
 from dreamlift.tuning.class_pictures import square
+from dreamlift.tuning.settings import Tuning
 from dreamlift.types import Cameras
 
 MOST = 1000  # photos
 TOY_FRAME = {"ratio": 0.69, "shift": (0.0, 0.014)}  # the mean over the toybox's training pictures
 TOY_BACKDROPS = (Backdrop("", (0.70, 0.75, 0.80)), Backdrop("dark background", (0.12, 0.14, 0.20)))
 PLAIN_BACKDROPS = (Backdrop("white background", (1.0, 1.0, 1.0)),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taught(ABC):
+    """A word and the photos that say what it means."""
+
+    photos: tuple[Photo, ...]
+    word: str = "zwx"  # the new word
+    prior: PriorChoice = field(default_factory=PriorChoice)
+    cameras: bool = True  # tell a prior that takes cameras those of the photos
+    background: Literal["auto", "keep", "plain"] = "auto"  # of the photos; auto: plain for priors of toys
+    anyway: bool = False  # accept a noun that the prior does not know
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.photos) <= MOST:
+            raise ValueError(f"{len(self.photos)} photos are given; accepted: 1 to {MOST} (three to six are usual)")
+        if self.background not in ("auto", "keep", "plain"):
+            raise ValueError(f"background is {self.background!r}; accepted: auto, keep, plain")
+
+    @property
+    @abstractmethod
+    def noun(self) -> str:
+        """The kind of thing that the photos show, without an article, in words that the prior knows."""
+
+    @property
+    @abstractmethod
+    def prompt(self) -> str:
+        """The thing in the prompt's words."""
+
+    @abstractmethod
+    def prompts(self, closed: bool) -> tuple[str, ...]:
+        """What the photos are called; ``closed``: the prior knows the words of its list only."""
+
+    @abstractmethod
+    def check(self, tokenizer: Any, note: Callable[[str], None]) -> None:
+        """Refuse words that cannot be used with the prior's ``tokenizer``. Raises ValueError."""
+
+    @abstractmethod
+    def completed(self, settings: Tuning) -> Tuning:
+        """The settings with those that the method decides."""
+
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """The words, as plain values."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,9 @@
 The defaults of large models are those of diffusers' DreamBooth examples
 (https://github.com/huggingface/diffusers/tree/main/examples/dreambooth): Stable Diffusion with LoRA 500 steps at 1e-4, with all
 weights 800 steps at 5e-6; DeepFloyd IF with LoRA 1200 steps at 5e-6, with all weights 150 steps at 1e-7.
+
+Those of textual inversion (``word_only``) are Magic123's (https://github.com/guochengqian/Magic123, its script
+``textual_inversion.sh``: Stable Diffusion 1.5, 3000 steps of 16 pictures at a constant 1e-4).
 """
 
 from __future__ import annotations
@@ -24,6 +27,12 @@ TABLE: dict[tuple[Family, bool], dict[str, Any]] = {
     ("latent", True): {"steps": 800, "lr": 5e-6, "word_lr": 5e-4, "batch": 1},
 }
 """Defaults by family, and by whether all weights are trained."""
+WORD_TABLE: dict[Family, dict[str, Any]] = {
+    "words": {"steps": 300, "word_lr": 2e-2, "batch": 4},
+    "pixel": {"steps": 3000, "word_lr": 1e-4, "batch": 16},
+    "latent": {"steps": 3000, "word_lr": 1e-4, "batch": 16},
+}
+"""Defaults of textual inversion."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +49,8 @@ class Tuning:
     all_weights: bool = False  # train all weights of the U-Net instead of a LoRA
     text_encoder: bool = False  # tune the text encoders as well
     learn_word: bool | None = None  # learn a new vector for the word; None: where the tokenizer does not know it
+    word_only: bool = False  # textual inversion: train the word's vectors and nothing else
+    word_init: str = ""  # words whose vectors the new one's begin as; "": colors, or the tokens that spell the new word
     class_weight: float = 1.0  # lambda, the weight of the class pictures' loss; 0: there are none
     seed: int = 0
     gradient_checkpointing: bool = False  # recompute activations in the backward pass instead of storing them
@@ -59,11 +70,17 @@ class Tuning:
             raise ValueError(f"targets is {self.targets!r}; accepted: attention, all")
         if self.all_weights and (self.rank is not None or self.targets is not None):
             raise ValueError("rank and targets are those of a LoRA: leave them out with all weights")
+        if self.word_init and not self.word_only:
+            raise ValueError("word_init is a setting of textual inversion: set word_only as well")
+        others = (self.all_weights, self.text_encoder, self.rank, self.targets, self.learn_word is False)
+        if self.word_only and any(others):
+            raise ValueError("word_only trains no weights: leave rank, targets, all_weights, text_encoder and learn_word out")
 
 
 def filled(settings: Tuning, family: Family, known_word: bool) -> Tuning:
     """The settings with the family's defaults in place of None. ``known_word``: the tokenizer can represent the word."""
-    defaults = {**TABLE[family, settings.all_weights], "learn_word": not known_word}
+    table = WORD_TABLE[family] if settings.word_only else TABLE[family, settings.all_weights]
+    defaults = {**table, "learn_word": settings.word_only or not known_word}
     empty = {each.name for each in fields(settings) if getattr(settings, each.name) is None}
     found = replace(settings, **{name: value for name, value in defaults.items() if name in empty})
     return replace(found, text_lr=found.lr) if found.text_lr is None else found

@@ -1,4 +1,4 @@
-"""The text encoders of a tuning: encoded once and freed, or kept, with a LoRA and with a trained vector for the new word."""
+"""The text encoders of a tuning: encoded once and freed, or kept, with a LoRA and with trained vectors for the new word."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dreamlift.priors.lora.lora import LoRA
 from dreamlift.priors.parts import Parts
 from dreamlift.priors.text import encode_prompts, load_encoder, text_states, tokenized
 from dreamlift.tuning.settings import Tuning
-from dreamlift.tuning.words import initial_vector
+from dreamlift.tuning.words import initial_vectors
 from dreamlift.types import TextStates
 
 
@@ -33,10 +33,10 @@ class FixedText(nn.Module):
 
 
 class TunedEncoder(nn.Module):
-    """One text encoder: its LoRA or all its weights, if it is tuned, and the new word's vector, if that is learnt.
+    """One text encoder: its LoRA or all its weights, if it is tuned, and the new word's vectors, if they are learnt.
 
     Args:
-        prompts: all prompts that it will be asked for. word: the new word; "": its vector is not learnt.
+        prompts: all prompts that it will be asked for. word: the new word; "": its vectors are not learnt.
     """
 
     def __init__(
@@ -49,24 +49,27 @@ class TunedEncoder(nn.Module):
         encoder = load_encoder(parts, part, dtype, choice.loras, changed=True).to(device).requires_grad_(False)
         words, self.vector = read_embeddings(choice.embeddings), None
         if word:
-            self.vector = nn.Parameter(initial_vector(tokenizer, encoder, word).to(device))
-            words.append(Embedding("", word, {part: self.vector.detach()[None]}))
+            self.vector = nn.Parameter(initial_vectors(tokenizer, encoder, word, settings.word_init).to(device))
+            words.append(Embedding("", word, {part: self.vector.detach()}))
         spelled = install(words, tokenizer, encoder, part, prompts)
         inputs = tokenized(parts, suffix, tokenizer, encoder, spelled)
         self.rows, self.inputs = {prompt: row for row, prompt in enumerate(prompts)}, inputs
         if word:
-            self._listen(encoder, int(tokenizer.convert_tokens_to_ids(words[-1].tokens(1))[0]))
+            assert self.vector is not None
+            self._listen(encoder, tokenizer.convert_tokens_to_ids(words[-1].tokens(len(self.vector))))
         self.lora = LoRA(encoder, settings.rank or 0, "text", rng) if settings.text_encoder and settings.rank else None
         self.whole = encoder.requires_grad_(True) if settings.text_encoder and not settings.rank else None
         self.holder = (encoder,)  # in a tuple, so that frozen weights are not registered
 
-    def _listen(self, encoder: Any, token: int) -> None:
-        """Use the trained vector for ``token`` wherever the encoder looks up its table."""
+    def _listen(self, encoder: Any, tokens: list[int]) -> None:
+        """Use the trained vectors for ``tokens`` wherever the encoder looks up its table."""
         table = encoder.get_input_embeddings().weight
 
         def replaced(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
             assert self.vector is not None
-            return torch.where((inputs[0] == token)[..., None], self.vector.to(out), out)
+            for token, vector in zip(tokens, self.vector.to(out), strict=True):
+                out = torch.where((inputs[0] == token)[..., None], vector, out)
+            return out
 
         for module in encoder.modules():
             if isinstance(module, nn.Embedding) and module.weight is table:
@@ -102,7 +105,7 @@ class TunedText(nn.Module):
         return text_states(self.parts, prompts, run)
 
     def vectors(self) -> dict[str, Tensor]:
-        """The new word's vector ``(D,)`` by the name of the encoder; {} if it is not learnt."""
+        """The new word's vectors ``(N, D)`` by the name of the encoder; {} if they are not learnt."""
         found = {part: getattr(encoder, "vector", None) for part, encoder in self.encoders.items()}
         return {part: vector.detach() for part, vector in found.items() if isinstance(vector, Tensor)}
 

@@ -1,7 +1,8 @@
 """The fine-tuning itself: an object that makes one step at a time and whose state can be saved and restored.
 
 Everything random of a step follows from the seed and the step's index, so that a resumed tuning is bit-identical to an
-uninterrupted one. DreamBooth uses it on photos and class pictures; any pictures with prompts and cameras will do.
+uninterrupted one. DreamBooth uses it on photos and class pictures, textual inversion on photos; any pictures with prompts and
+cameras will do.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def make_tuner(
     """A tuner before its first step, for the prior in ``parts``, with the LoRAs and embeddings of ``choice`` as its start.
 
     Args:
-        word: the new word, whose vector is learnt with ``settings.learn_word``.
+        word: the new word, whose vectors are learnt with ``settings.learn_word``.
         picture_size: pixels a side of the pictures, which Stable Diffusion XL is told.
     """
     every = [*own.every_prompt(), *(kin.every_prompt() if kin and settings.class_weight else ())]
@@ -139,8 +140,9 @@ def make_tuner(
     base = DenoisingNetwork(parts, device, dtype, choice.camera_conditioning, choice.loras)
     base.picture_size = picture_size
     base.save_memory(Memory(gradient_checkpointing=settings.gradient_checkpointing))
-    rank = 0 if settings.all_weights else settings.rank or 1
-    network = TunedNetwork(base, rank, settings.targets or "attention", random_stream("LoRA", settings.seed))
+    rank = 0 if settings.all_weights or settings.word_only else settings.rank or 1
+    rng = random_stream("LoRA", settings.seed)
+    network = TunedNetwork(base, rank, settings.targets or "attention", rng, frozen=settings.word_only)
     return Tuner(network, text, own, kin, settings, latent=parts.has("vae"))
 
 

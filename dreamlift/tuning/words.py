@@ -1,4 +1,4 @@
-"""The new word: whether a tokenizer knows it, and the vector that it begins with."""
+"""The new word: whether a tokenizer knows it, and the vectors that it begins with."""
 
 from __future__ import annotations
 
@@ -57,11 +57,17 @@ def common_word(tokenizer: Any, word: str) -> str:
 
 
 @torch.no_grad()
-def initial_vector(tokenizer: Any, encoder: Any, word: str) -> Tensor:
-    """A vector ``(D,)`` to begin with: the mean of the colour words', or of the word's own tokens in an open vocabulary."""
+def initial_vectors(tokenizer: Any, encoder: Any, word: str, init: str = "") -> Tensor:
+    """Vectors ``(N, D)`` for a new word to begin with: those of ``init``, one for each of its tokens.
+
+    Without ``init`` it is one vector: the mean of the colour words', or of the word's own tokens in an open vocabulary.
+    """
+    table = encoder.get_input_embeddings().weight
+    if init:
+        return table[tokenizer(init, add_special_tokens=False)["input_ids"]].float().cpu()
     if is_closed(tokenizer):
         vocabulary = tokenizer.get_vocab()
         rows = [vocabulary[color] for color in COLORS if color in vocabulary] or list(vocabulary.values())
     else:
         rows = tokenizer(word, add_special_tokens=False)["input_ids"]
-    return encoder.get_input_embeddings().weight[rows].float().mean(dim=0).cpu()
+    return table[rows].float().mean(dim=0, keepdim=True).cpu()

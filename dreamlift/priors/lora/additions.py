@@ -13,6 +13,8 @@ from dreamlift.system.files import expanded, user_file
 from dreamlift.types import LoraFile
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' name, which its own loader looks for in a folder
+EMBEDDING_FILE = "learned_embeds.safetensors"  # that of its textual inversions of one text encoder
+PAIR = {"clip_l", "clip_g"}  # the entries of one of two encoders
 
 
 def parse_lora(text: str) -> LoraFile:
@@ -36,16 +38,18 @@ def parse_lora(text: str) -> LoraFile:
 def with_whole_paths(choice: PriorChoice) -> PriorChoice:
     """The choice with absolute paths of its LoRAs and embeddings: a run may be resumed from another folder.
 
-    A folder in place of a LoRA's file, such as DreamBooth leaves it, stands for its LoRA and its embeddings.
+    A folder in place of a LoRA's file, such as DreamBooth leaves it, stands for its LoRA and its embeddings; one of a textual
+    inversion has no LoRA.
 
     Raises:
-        ValueError: a file is missing, unreadable, or not a .safetensors file; a folder has no LoRA.
+        ValueError: a file is missing, unreadable, or not a .safetensors file; a folder has neither.
     """
     folders = [opened_folder(lora.path) for lora in choice.loras]
-    files = [replace(lora, path=found[0]) if found else lora for lora, found in zip(choice.loras, folders, strict=True)]
+    files = [replace(lora, path=path) for lora, found in zip(choice.loras, folders, strict=True)
+             for path in ([lora.path] if found is None else found[0])]  # fmt: skip
     loras = tuple(replace(lora, path=str(_checked(lora.path, "LoRA"))) for lora in files)
     named = [str(_checked(path, "embedding")) for path in choice.embeddings]
-    inside = [path for found in folders for path in found[1:]]
+    inside = [path for found in folders if found is not None for path in found[1]]
     found = replace(choice, loras=loras, embeddings=tuple(dict.fromkeys([*named, *inside])) if inside else tuple(named))
     for path in (*(lora.path for lora in found.loras), *found.embeddings):
         with open_tensors(path):
@@ -53,22 +57,35 @@ def with_whole_paths(choice: PriorChoice) -> PriorChoice:
     return found
 
 
-def opened_folder(path: str) -> list[str]:
-    """The absolute paths of a folder's LoRA and of its embeddings: its other .safetensors files. [] if it is no folder.
+def opened_folder(path: str) -> tuple[list[str], list[str]] | None:
+    """The absolute paths of a folder's LoRA, if it has one, and of its embeddings: its other .safetensors files.
+
+    Returns:
+        None if ``path`` is no folder.
 
     Raises:
-        ValueError: the folder has no LoRA.
+        ValueError: the folder has neither a LoRA nor a textual inversion.
     """
     folder = expanded(path)
     if not folder.is_dir():
-        return []
+        return None
     folder = folder.resolve()
-    if not (folder / LORA_FILE).is_file():
-        if (folder / "model_index.json").is_file():
-            raise ValueError(f"the folder {path!r} is a whole prior, not a LoRA: give it to --prior")
-        raise ValueError(f"the folder {path!r} holds no LoRA ({LORA_FILE}): give a folder of `dreamlift dreambooth`, or a file")
     others = sorted(file for file in folder.glob("*.safetensors") if file.name != LORA_FILE)
-    return [str(folder / LORA_FILE), *map(str, others)]
+    if (folder / LORA_FILE).is_file():
+        return [str(folder / LORA_FILE)], list(map(str, others))
+    if (folder / "model_index.json").is_file():
+        raise ValueError(f"the folder {path!r} is a whole prior, not a LoRA: give it to --prior")
+    if found := [str(file) for file in others if file.name == EMBEDDING_FILE or _is_pair(file)]:
+        return [], found
+    raise ValueError(
+        f"the folder {path!r} holds no LoRA ({LORA_FILE}) and no {EMBEDDING_FILE}: give a folder of `dreamlift dreambooth` or "
+        "`dreamlift invert`, or a file"
+    )
+
+
+def _is_pair(file: Path) -> bool:
+    with open_tensors(str(file)) as stored:
+        return set(stored.keys()) == PAIR
 
 
 def fingerprint(choice: PriorChoice) -> str:
