@@ -28,6 +28,7 @@ from dreamlift.priors.parts import FolderParts
 from dreamlift.scenes.base import SceneSettings
 from dreamlift.stages.base import with_priors
 from dreamlift.stages.settings import OF_NORMALS
+from dreamlift.stages.tuned import base_of, base_priors
 from dreamlift.system.text import MAX_MESSAGE, one_line
 
 PACKAGES, CUDA_HOST, CONTEXT = 1_000_000_000, 3_000_000_000, 600_000_000  # bytes: Python's packages; CUDA, host and GPU
@@ -99,7 +100,8 @@ def check_memory(
 def expected(config: Config, device: str = "cpu") -> int:
     """Estimated peak bytes on a ``device`` of type "cpu", "cuda" or "mps", also with known priors that are not here."""
     stages = with_priors(config.stages)
-    models = [[known(teacher.prior or PriorChoice(), device) for teacher in stage.teachers] for stage in stages]
+    bases = base_priors(stages)
+    models = [[known(base_of(each or PriorChoice(), bases, "prior"), device) for each in stage.choices] for stage in stages]
     return max((each.device or each.host for each, _, _ in needs_of(config, models, device)), default=0)
 
 

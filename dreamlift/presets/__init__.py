@@ -25,6 +25,7 @@ from dreamlift.presets.pictures import magic123, zero123
 from dreamlift.presets.preset import Preset
 from dreamlift.presets.toy_pictures import TOY_PICTURES
 from dreamlift.presets.toy_stages import TOY_STAGES
+from dreamlift.presets.toy_subjects import TOY_SUBJECTS
 from dreamlift.presets.toybox import TOYBOX, TOYS
 
 ABOUT: dict[str, Preset] = {
@@ -32,6 +33,7 @@ ABOUT: dict[str, Preset] = {
     **TOYS,
     **TOY_STAGES,
     **TOY_PICTURES,
+    **TOY_SUBJECTS,
     **dreamfusion.PRESETS,
     **latent_nerf.PRESETS,
     **hifa.PRESETS,
