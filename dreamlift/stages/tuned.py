@@ -70,7 +70,7 @@ def base_priors(stages: Sequence[Stage]) -> dict[str, PriorChoice]:
         ValueError: a stage goes on from weights that no stage before it leaves, or two stages leave the same name.
     """
     found: dict[str, PriorChoice] = {}
-    added = {stage.leaves_weights for stage in stages if not stage.leaves_whole}  # as LoRAs
+    added = {stage.leaves_weights for stage in stages if stage.leaves_weights and not stage.leaves_whole}  # LoRAs
     for number, stage in enumerate(stages):
         if not stage.leaves_weights:
             continue
