@@ -46,13 +46,18 @@ from dreamlift.tuning.words import SubjectWords
 from dreamlift.types import LoraFile, Step
 
 pytestmark = pytest.mark.filterwarnings("ignore:the prior's vocabulary does not contain")
-WHOLE, LORA = Tuning(all_weights=True, text_encoder=True, batch=1, lr=1e-2), Tuning(rank=2, targets="attention", batch=1, lr=0.1)
+WHOLE, LORA = (
+    Tuning(all_weights=True, text_encoder=True, batch=1, lr=1e-2),
+    Tuning(rank=2, targets="attention", batch=1, lr=0.1),
+)
 PALE = Backdrop("", (0.7, 0.75, 0.8))
 SMALL = Extract(resolution=16, faces=200, texture_size=32)
 
 
 def lifted(name, **more):
-    scene = Nerf(field=FIELD, samples_per_ray=12, occupancy=Occupancy(resolution=8, every=2, warmup=2), background=Solid(PALE.color))
+    scene = Nerf(
+        field=FIELD, samples_per_ray=12, occupancy=Occupancy(resolution=8, every=2, warmup=2), background=Solid(PALE.color)
+    )
     return Lift(
         steps=2, cameras=CameraSampler(views=1, resolution=(8,)), scene=scene,
         teachers=(Teacher(PriorChoice(name), SDS(1.0), NoViews()),), **more,
@@ -172,7 +177,7 @@ def test_a_later_stage_has_the_tuned_weights_and_the_tuned_text(stub, photos, tm
 
 def test_it_is_the_run_of_the_folder_given_as_a_prior(whole, stub, photos):
     """The first lift by tuned:partial equals a lift by --prior tuned/partial, where both have the same place and streams."""
-    job, folder = whole
+    _, folder = whole
     stages = list(config_of(stub, photos).stages)
     by_name = carried_out(config_of(stub, photos, stages=(stages[0], stages[1])), folder.parent / "again")
     given = lifted(str(folder / "partial"))
@@ -231,7 +236,7 @@ def test_a_run_continues_from_any_stage(whole, stub, photos, tmp_path, done):
 def test_missing_weights_are_named(stub, photos, tmp_path):
     job = carried_out(config_of(stub, photos), tmp_path / "tuned", steps=3)
     saved = SavedState.from_dict(job.saved().to_dict())
-    with pytest.raises(ValueError, match="the weights 'partial' of this run cannot be used .* start the run anew"):
+    with pytest.raises(ValueError, match=r"the weights 'partial' of this run cannot be used .* start the run anew"):
         load(resolve(config_of(stub, photos), saved), saved, shelf=Shelf(tmp_path / "other"))
 
 
@@ -280,7 +285,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(command, cwd,
 
 
 def test_a_finetune_stage_needs_photos(stub, photos):
-    with pytest.raises(ValueError, match="stages.0: a finetune stage needs photos of the thing; give --photos"):
+    with pytest.raises(ValueError, match=r"stages\.0: a finetune stage needs photos of the thing; give --photos"):
         check_stages(replace(config_of(stub, photos), photos=()))
     with pytest.raises(ValueError, match="source is both, but no stage before this one leaves pictures"):
         check_stages(config_of(stub, photos, stages=(Finetune(source="both"), lifted("tuned:tuned"))))

@@ -49,7 +49,12 @@ from dreamlift.types import Handover, Mesh, Pictures, Task
 EACH = pytest.mark.parametrize("name", PRESETS)
 EACH_STAGE = pytest.mark.parametrize(
     ("name", "number"),
-    [(name, number) for name, config in PRESETS.items() for number, stage in enumerate(config.stages) if isinstance(stage, Lift)],
+    [
+        (name, number)
+        for name, config in PRESETS.items()
+        for number, stage in enumerate(config.stages)
+        if isinstance(stage, Lift)
+    ],
 )
 FIXED = Path(__file__).parent / "presets.json"
 PROGRESS = [0.0, 0.1, 0.25, 0.5, 0.75, 1.0]

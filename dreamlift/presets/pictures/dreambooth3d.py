@@ -106,12 +106,11 @@ DREAMBOOTH3D = Config(
 """The paper's three stages, with DeepFloyd IF in place of Imagen, which is not available. The paper tunes Imagen for 150 steps
 (partial), 800 (full) and 150 more (final), and repaints 20 views.
 
-Differences: a LoRA of rank 4 at 5e-6 of the U-Net alone, for 1200 steps in full as in diffusers' example for IF; the partial and
-the final tuning have the paper's share of them. The full tuning goes on from the partial one. The lifts are threestudio's
-``dreamfusion-if.yaml`` in place of mip-NeRF 360's field and regularisers. The time of the noise (0.5), the guidance scale of the
-repainting (7), the weight of the reconstruction (1000, mean square) and the cameras of the repainted views are dreamlift's own:
-the paper does not publish them. ``--prior sd-1.5`` takes Stable Diffusion, with ``--tuning.lr 1e-4 --tuning.batch 1`` for each
-finetune stage.
+Differences: a LoRA of rank 4 at 5e-6 of the U-Net alone, for 1200 steps in full as in diffusers' example for IF; the partial
+and the final tuning have the paper's share of them. The full tuning goes on from the partial one. The lifts are threestudio's
+``dreamfusion-if.yaml`` in place of mip-NeRF 360's field and regularisers. The time of the noise (0.5), the guidance scale of
+the repainting (7), the weight of the reconstruction (1000, mean square) and the cameras of the repainted views are dreamlift's
+own: the paper does not publish them.
 """
 
 PRESETS = {
