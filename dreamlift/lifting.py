@@ -22,7 +22,7 @@ from dreamlift.asset import Asset
 from dreamlift.cameras import turntable
 from dreamlift.config.schema import Config, check_stages
 from dreamlift.images.photos import read_photos, resolved_photo
-from dreamlift.memory import Need, check_memory
+from dreamlift.memory import Need, check_memory, tuning_need
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.engine import INSTALL, Engine, UsedEngine, available
 from dreamlift.priors.kinds import Located, Priors, find
@@ -143,7 +143,9 @@ def resolve(config: Config, saved: SavedState | None = None, anyway: bool = Fals
     config = replace(config, stages=stages)
     for place, stage, located in zip(config.places(), config.stages, priors, strict=True):
         if isinstance(stage, Finetune):
-            stage.plan(place, config.photos, located[0], said.append)
+            plan = stage.plan(place, config.photos, located[0], said.append)
+            _, told = tuning_need(plan, device, f"stages.{place.number}.tuning.batch 1, .tuning.gradient_checkpointing true")
+            said += [told] * bool(told)
     # For all stages, so that a later stage that does not fit is refused before the first one starts.
     need, notes = check_memory(config, priors, device)
     notes = (*dict.fromkeys(said), *notes)
@@ -308,6 +310,7 @@ def lift(job: Job) -> Iterator[Event]:
     """
     stages = job.config.stages
     yield StageBegan(job.number, len(stages), job.handover)
+    yield from _told(job)
     while True:
         while not job.work.finished:
             step = job.work.step()
@@ -322,6 +325,15 @@ def lift(job: Job) -> Iterator[Event]:
         job.number += 1
         job.work = begin_stage(job.resolved, job.embeds, job.pool, job.number, job.handover, shelf=job.shelf)
         yield StageBegan(job.number, len(stages), job.handover)
+        yield from _told(job)
+
+
+def _told(job: Job) -> Iterator[Note]:
+    """What is to be said of a stage that has just begun."""
+    stage = job.config.stages[job.number]
+    if isinstance(stage, Finetune):
+        done, count = job.work.end - job.work.index, len(job.config.photos)
+        yield Note(f"tuning the weights {stage.name!r} on {count} photos, {done} steps; pictures of the class are drawn first")
 
 
 def finish(job: Job, on_stage: Callable[[str], None] = ignore) -> Asset:

@@ -34,9 +34,10 @@ from dreamlift.scenes.background import Solid
 from dreamlift.scenes.nerf.occupancy import Occupancy
 from dreamlift.scenes.nerf.scene import Nerf
 from dreamlift.stages.base import SavedState
-from dreamlift.stages.finetune import Finetune
+from dreamlift.stages.finetune import Finetune, Finetuning
 from dreamlift.stages.lift import Lift
 from dreamlift.stages.photometric import Photometric
+from dreamlift.stages.recovery import DivergedError
 from dreamlift.stages.repaint import Repaint
 from dreamlift.stages.teacher import Teacher
 from dreamlift.stages.tuned import Shelf, tuned_priors
@@ -240,6 +241,13 @@ def test_missing_weights_are_named(stub, photos, tmp_path):
         load(resolve(config_of(stub, photos), saved), saved, shelf=Shelf(tmp_path / "other"))
 
 
+def test_a_tuning_that_diverges_names_its_rate(stub, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("dreamlift.tuning.tuner.Tuner.loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
+    with pytest.raises(DivergedError, match=r"step 0: the tuning of 'partial' diverged; lower stages\.0\.tuning\.lr"):
+        carried_out(config_of(stub, photos), tmp_path / "tuned")
+    assert not (tmp_path / "tuned" / "partial").exists()
+
+
 # ---- the command line
 
 
@@ -289,6 +297,38 @@ def test_a_finetune_stage_needs_photos(stub, photos):
         check_stages(replace(config_of(stub, photos), photos=()))
     with pytest.raises(ValueError, match="source is both, but no stage before this one leaves pictures"):
         check_stages(config_of(stub, photos, stages=(Finetune(source="both"), lifted("tuned:tuned"))))
+
+
+def test_a_killed_run_goes_on_from_the_command_line(command, cwd, monkeypatch):
+    words = [*command, "--class", "mug", "--checkpoint-every", "1"]
+    assert run_main(*words, "--out", "whole") == 0
+    steps = iter(range(4))  # is killed in the second tuning
+
+    def dies(self, *rest, real=Finetuning.step):
+        next(steps)
+        return real(self, *rest)
+
+    monkeypatch.setattr(Finetuning, "step", dies)
+    assert run_main(*words, "--out", "killed") == 1
+    assert status_of(cwd / "killed")["status"] == "failed"
+    monkeypatch.undo()
+    small_pictures(monkeypatch)
+    monkeypatch.chdir(cwd)
+    assert run_main("resume", "killed") == 0
+    assert (cwd / "killed" / "asset.glb").read_bytes() == (cwd / "whole" / "asset.glb").read_bytes()
+    assert tree(cwd / "killed" / "tuned") == tree(cwd / "whole" / "tuned")
+
+
+def test_from_python(stub, photos, monkeypatch):
+    import dreamlift
+
+    small_pictures(monkeypatch)
+    config = replace(config_of(stub, photos, stages=(six(stub)[0], lifted("tuned:partial"))), photos=(), subject=None)
+    files = [Path(photo.path) for photo in photos]
+    told = {"tell_cameras": False, "progress": False}  # their cameras are then not estimated
+    asset = dreamlift.generate("a zwx mug", config, photos=files, class_name="mug", **told)
+    assert asset.config.subject == SubjectWords("mug", "zwx")
+    assert [photo.path for photo in asset.config.photos] == list(map(str, files))
 
 
 def test_other_presets_refuse_a_class(cwd, capsys):

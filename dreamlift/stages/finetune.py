@@ -52,7 +52,7 @@ class Finetune(Stage):
     source: Literal["photos", "handover", "both"] = "photos"  # pictures: the photos, those that a stage before left, or both
     tuning: Tuning = field(default_factory=Tuning)  # how it is tuned; its seed is added to the run's
     class_count: int | None = None  # class pictures that the base prior draws; null: 32 for priors of toys, 200 for others
-    cameras: bool = True  # tell a prior that takes cameras those of the photos
+    tell_cameras: bool = True  # tell a prior that takes cameras those of the photos
     background: Literal["auto", "keep", "plain"] = "auto"  # of the photos; plain: cut out; auto: plain for priors of toys
 
     def __post_init__(self) -> None:
@@ -113,7 +113,7 @@ class Finetune(Stage):
         assert place.subject is not None
         subject = Subject(
             photos=photos, class_name=place.subject.class_name, word=place.subject.word, prior=located.choice,
-            cameras=self.cameras, background=self.background, class_count=self.class_count, anyway=True,
+            cameras=self.tell_cameras, background=self.background, class_count=self.class_count, anyway=True,
         )  # fmt: skip
         # The seed differs from stage to stage, so that each draws noise of its own.
         seed = (self.tuning.seed + place.seed + 1_000_003 * place.number) % 2**63
