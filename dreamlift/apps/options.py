@@ -182,24 +182,12 @@ def _add_generate(make: Parser) -> None:
     _setting(what, "negative", "negative prompt: what the object should not look like")
     _setting(what, "mesh", "initial mesh (.glb, .gltf, .obj, .ply, .stl), for presets such as texture-toy")
     _setting(what, "up", "up axis of the initial mesh's file: y (default) or z")
-    what.add_argument(
-        "--photos", nargs="+", metavar="PICTURE",
-        help="several pictures, after the prompt; or one list that states their cameras: [{path: a.png, elevation_deg: 10}]",
-    )  # fmt: skip
-    what.add_argument(
-        "--class", dest="class_name", metavar="NOUN",
-        help="the kind of thing in the photos, such as duck, on which a prior is tuned first (--preset dreambooth3d-toy)",
-    )  # fmt: skip
-    what.add_argument("--word", help="its new word in the prompt: a zwx duck (default: the one before the class, or else zwx)")
-    what.add_argument(
-        "--context", metavar="WORDS",
-        help='with --config RUN: the thing that RUN has learnt, lifted again "on a wooden box" without tuning',
-    )  # fmt: skip
     _setting(what, "seed", "seed of all random numbers (default: 0)")
     _setting(what, "particles", "number of scenes that are optimized together (default: 1)")
     what.add_argument(
         "--anyway", action="store_true", help="start even if the prior knows none of the prompt's nouns (the result is a blob)"
     )
+    _add_subject(make.add_argument_group("several photos"))
     how = make.add_argument_group("how")
     how.add_argument("--preset", help="named settings; `dreamlift presets` lists them (default: toybox)")
     how.add_argument(
@@ -240,6 +228,23 @@ def _add_generate(make: Parser) -> None:
     _add_files(files)
     _setting(files, "checkpoint_every", "steps between two checkpoints (default: 50)")
     _setting(files, "keep_checkpoints", "number of newest checkpoints to keep (default: 2)")
+
+
+def _add_subject(what: Any) -> None:
+    """Add the options of several photos, and of the thing in them."""
+    what.add_argument(
+        "--photos", nargs="+", metavar="PICTURE",
+        help="several pictures, after the prompt; or one list that states their cameras: [{path: a.png, elevation_deg: 10}]",
+    )  # fmt: skip
+    what.add_argument(
+        "--class", dest="class_name", metavar="NOUN",
+        help="the kind of thing in the photos, such as duck, on which a prior is tuned first (--preset dreambooth3d-toy)",
+    )  # fmt: skip
+    what.add_argument("--word", help="its new word in the prompt: a zwx duck (default: the one before the class, or else zwx)")
+    what.add_argument(
+        "--context", metavar="WORDS",
+        help='with --config RUN: the thing that RUN has learnt, lifted again "on a wooden box" without tuning',
+    )  # fmt: skip
 
 
 def _add_views(make: Parser) -> None:
