@@ -206,7 +206,7 @@ class SavedState:
             pictures = {**pictures, "cameras": Cameras(**pictures["cameras"])}
         handover = Handover(
             tuple(None if mesh is None else Mesh(**mesh) for mesh in left["meshes"]),
-            tuple(left["tuned"]),
+            tuple(left.get("tuned", ())),
             None if pictures is None else Pictures(**pictures),
         )
         return cls(saved["stage"], saved["index"], handover, saved["work"], saved["engine"], tuple(saved["engines"]))
