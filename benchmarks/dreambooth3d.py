@@ -16,8 +16,8 @@ degrees, each in its own light, before a plain backdrop; the cameras are told. R
     on a wooden box      the final weights in a context, against the subject in that context;
     wearing a blue hat   only kinds with a head
 
-    PSNR     of eight views at other cameras over a plain backdrop, 64 pixels, after the fit of scale and shift by picture.py
-    IoU      of the volumes after that fit
+    PSNR     of eight views at other cameras over a plain backdrop, 64 pixels, after the fit of scale and shift by solids.py
+    IoU      of the volumes after that fit (pictures have none, and are not fitted)
     cosine   of the judge's embeddings of the view and of the truth
     azimuth  error by the judge, degrees, median of the views; not of the house, whose sides are alike
     kind     share of the views in which the judge sees the right kind
@@ -48,6 +48,7 @@ from dreamlift.apps.presets import find_preset
 from dreamlift.config.build import config_hash
 from dreamlift.config.schema import Config
 from dreamlift.config.subject import in_context, with_subject
+from dreamlift.presets.toybox import PALE
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.loading.sources import locate, revision_of
 from dreamlift.reading.photos import Photo
@@ -60,6 +61,7 @@ from dreamlift.system.startup import tune_process
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dreamlift.toybox.world.parts import Rgb
     from dreamlift.toybox.world.things import Thing
     from dreamlift.types import Cameras, Mesh
 
@@ -201,7 +203,7 @@ def measure(task: Task) -> list[dict[str, Any]]:
     mesh, pseudo, shelf = whole(task)
     found = {"the preset": against(mesh, truth, task, "preset") | {"seconds": time.perf_counter() - begun}}
     found["the preset"] |= {"drift": drift(shelf / "final", subject.kind)}
-    found["its pseudo views"] = pictures(pseudo.rgb, pseudo.cameras, truth, subject.kind)
+    found["its pseudo views"] = pictures(pseudo.rgb, pseudo.cameras, truth, subject.kind, PALE.color)
     found["nearest photo"] = pictures(*nearest(task), truth, subject.kind)
     words = f"a {subject.main_color} {subject.kind}"
     plain = replace(find_preset("toybox"), prompt=words)
@@ -280,25 +282,25 @@ def views() -> Cameras:
     return orbit_cameras(azimuth, elevation, 2.6 * ones, math.radians(FOV_DEG) * ones, VIEW)
 
 
-def seen(truth: Thing, cameras: Cameras) -> Tensor:
+def seen(truth: Thing, cameras: Cameras, backdrop: Rgb = BACKDROP) -> Tensor:
     """The truth in the default light ``(B, S, S, 3)``."""
     import torch
 
     from dreamlift.toybox.world.render import Background, Lighting, render
 
     with torch.inference_mode():
-        return render(truth, cameras, Lighting(), Background(BACKDROP, BACKDROP)).rgb.clone()
+        return render(truth, cameras, Lighting(), Background(backdrop, backdrop)).rgb.clone()
 
 
-def pictures(drawn: Tensor, cameras: Cameras, truth: Thing, kind: str) -> dict[str, float]:
-    """The figures of pictures ``(B, S, S, 3)`` from ``cameras``."""
+def pictures(drawn: Tensor, cameras: Cameras, truth: Thing, kind: str, backdrop: Rgb = BACKDROP) -> dict[str, float]:
+    """The figures of pictures ``(B, S, S, 3)`` from ``cameras``, over a backdrop."""
     import torch
 
     from dreamlift.export.psnr import psnr
     from dreamlift.toybox.judging.judge import azimuth_error_deg, load_judge
     from dreamlift.toybox.world.truth import is_asymmetric
 
-    judge, wanted = load_judge()[0], seen(truth, cameras)
+    judge, wanted = load_judge()[0], seen(truth, cameras, backdrop)
     verdict, right = judge.judge(drawn), judge.judge(wanted)
     named = verdict.category.argmax(dim=1) == judge.categories.index(kind)
     error = azimuth_error_deg(verdict.azimuth, cameras.azimuth).median() if is_asymmetric(kind) else math.nan

@@ -41,7 +41,7 @@ class Tuning:
     text_encoder: bool = False  # tune the text encoders as well
     learn_word: bool | None = None  # learn a new vector for the word; None: where the tokenizer does not know it
     class_weight: float = 1.0  # lambda, the weight of the class pictures' loss; 0: there are none
-    seed: int = 0
+    seed: int = 0  # of all random numbers; a stage's is added to the run's
     gradient_checkpointing: bool = False  # recompute activations in the backward pass instead of storing them
 
     def __post_init__(self) -> None:
