@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dreamlift.guidance.refine import Refine
+from dreamlift.guidance.sds import SDS
 from dreamlift.presets.preset import Preset
-from dreamlift.presets.toybox import FIELD, MESH, PIXELS, WORDS, toy
+from dreamlift.presets.toybox import FIELD, MESH, PIXELS, T_MAX, T_MIN, WORDS, toy
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.stages.finetune import Finetune
+from dreamlift.stages.lift import Lift
 from dreamlift.stages.photometric import Photometric
 from dreamlift.stages.repaint import Repaint
 from dreamlift.stages.teacher import Teacher
@@ -21,6 +23,15 @@ from dreamlift.tuning.settings import Tuning
 PARTIAL, FULL, FINAL = (PriorChoice(f"tuned:{name}") for name in ("partial", "full", "final"))
 TUNING = Tuning(all_weights=True, text_encoder=True, lr=3e-4)
 T_PSEUDO = 0.4  # of 1: 0.3 to 0.5 keep the render's view and take the photos' colours
+
+SCALE = 3.0  # of the guidance by the final weights; with FIELD's and MESH's 7.5 the asset's colours are too saturated
+
+
+def by_final(stage: Lift, guidance: SDS, rgb: float) -> Lift:
+    """A lift by the final weights and by the pseudo views, whose colours have the weight ``rgb``."""
+    compared = Photometric(source="handover", rgb=rgb, mask=1000.0, views=2, resolution=(64,))
+    return replace(stage, teachers=(Teacher(FINAL, guidance, WORDS),), photometric=compared)
+
 
 DREAMBOOTH3D = toy(
     Finetune(name="partial", steps=40, prior=PIXELS, tuning=TUNING),
@@ -32,16 +43,8 @@ DREAMBOOTH3D = toy(
         teachers=(Teacher(FULL, Refine(3.0, T_PSEUDO, T_PSEUDO, steps=40, clip_x0=1.0), WORDS),),
     ),
     Finetune(name="final", steps=60, prior=PARTIAL, source="both", tuning=TUNING),
-    replace(
-        FIELD,
-        teachers=(replace(FIELD.teachers[0], prior=FINAL),),
-        photometric=Photometric(source="handover", rgb=1000.0, mask=300.0, views=2, resolution=(64,)),
-    ),
-    replace(
-        MESH,
-        teachers=(replace(MESH.teachers[0], prior=FINAL),),
-        photometric=Photometric(source="handover", rgb=3000.0, mask=300.0, views=2, resolution=(64,)),
-    ),
+    by_final(FIELD, SDS(SCALE, T_MIN, T_MAX, weighting="x0", clip_x0=1.0), rgb=3000.0),
+    by_final(MESH, SDS(SCALE, 0.02, 0.5, weighting="x0", clip_x0=1.0), rgb=10_000.0),
 )
 
 TOY_SUBJECTS: dict[str, Preset] = {
