@@ -10,7 +10,7 @@ degrees, each in its own light, before a plain backdrop; the cameras are told. R
     the preset           the asset of the whole run
     its pseudo views     the repainted pictures, at their own cameras
     words                the text prior's asset for the best words: the kind and its main colour
-    nearest photo        the photo with the nearest camera, in place of each view
+    nearest photo        the photo with the nearest camera, in place of each view and placed as the truth is
     partial alone        the partial tuning's weights, lifted: the first stages and a mesh
     full alone           the full tuning's weights, lifted (the paper's DreamBooth+Fusion)
     on a wooden box      the final weights in a context, against the subject in that context;
@@ -204,7 +204,7 @@ def measure(task: Task) -> list[dict[str, Any]]:
     found = {"the preset": against(mesh, truth, task, "preset") | {"seconds": time.perf_counter() - begun}}
     found["the preset"] |= {"drift": drift(shelf / "final", subject.kind)}
     found["its pseudo views"] = pictures(pseudo.rgb, pseudo.cameras, truth, subject.kind, PALE.color)
-    found["nearest photo"] = pictures(*nearest(task), truth, subject.kind)
+    found["nearest photo"] = pictures(*nearest(task, truth), truth, subject.kind)
     words = f"a {subject.main_color} {subject.kind}"
     plain = replace(find_preset("toybox"), prompt=words)
     found["words"] = against(lifted(quicker(plain) if task.quick else plain), truth, task, "words")
@@ -311,17 +311,24 @@ def pictures(drawn: Tensor, cameras: Cameras, truth: Thing, kind: str, backdrop:
     }  # fmt: skip
 
 
-def nearest(task: Task) -> tuple[Tensor, Cameras]:
-    """For each view the photo with the nearest camera, and the views' cameras."""
+def nearest(task: Task, truth: Thing) -> tuple[Tensor, Cameras]:
+    """For each view the photo with the nearest camera, placed in its frame as the truth is, and the views' cameras."""
     import torch
 
     from dreamlift.cameras import view_angles
     from dreamlift.images.photos import cameras_of, read_photos
+    from dreamlift.toybox.world.render import Lighting
 
-    photos = task.config.photos
-    found = read_photos(tuple(replace(photo, ratio=0.69) for photo in photos), side=VIEW)
-    rgb = found.rgb * found.alpha + (1.0 - found.alpha) * torch.tensor(BACKDROP)
-    return rgb[view_angles(views(), cameras_of(photos, VIEW)).argmin(dim=1)], views()
+    photos, cameras, found = task.config.photos, views(), []
+    masks = photograph(truth, cameras, Lighting())[..., 3] > 0.5
+    for mask, number in zip(masks, view_angles(cameras, cameras_of(photos, VIEW)).argmin(dim=1).tolist(), strict=True):
+        place = torch.nonzero(mask).float()
+        low, high = place.amin(dim=0), place.amax(dim=0) + 1.0
+        down, right = (0.5 * (low + high) / VIEW - 0.5).tolist()
+        placed = replace(photos[number], ratio=float((high - low).max()) / VIEW, shift=(right, down))
+        picture = read_photos((placed,), side=VIEW)
+        found.append(picture.rgb[0] * picture.alpha[0] + (1.0 - picture.alpha[0]) * torch.tensor(BACKDROP))
+    return torch.stack(found), cameras
 
 
 def drift(folder: Path, kind: str) -> float:

@@ -24,8 +24,6 @@ PARTIAL, FULL, FINAL = (PriorChoice(f"tuned:{name}") for name in ("partial", "fu
 TUNING = Tuning(all_weights=True, text_encoder=True, lr=3e-4)
 T_PSEUDO = 0.4  # of 1: 0.3 to 0.5 keep the render's view and take the photos' colours
 
-SCALE = 3.0  # of the guidance by the final weights; with FIELD's and MESH's 7.5 the asset's colours are too saturated
-
 
 def by_final(stage: Lift, guidance: SDS, rgb: float) -> Lift:
     """A lift by the final weights and by the pseudo views, whose colours have the weight ``rgb``."""
@@ -43,8 +41,9 @@ DREAMBOOTH3D = toy(
         teachers=(Teacher(FULL, Refine(3.0, T_PSEUDO, T_PSEUDO, steps=40, clip_x0=1.0), WORDS),),
     ),
     Finetune(name="final", steps=60, prior=PARTIAL, source="both", tuning=TUNING),
-    by_final(FIELD, SDS(SCALE, T_MIN, T_MAX, weighting="x0", clip_x0=1.0), rgb=3000.0),
-    by_final(MESH, SDS(SCALE, 0.02, 0.5, weighting="x0", clip_x0=1.0), rgb=10_000.0),
+    # With the guidance scale 7.5 of FIELD and MESH the final weights' colours are too saturated.
+    by_final(FIELD, SDS(3.0, T_MIN, T_MAX, weighting="x0", clip_x0=1.0), rgb=10_000.0),
+    by_final(MESH, SDS(2.0, 0.02, 0.5, weighting="x0", clip_x0=1.0), rgb=30_000.0),
 )
 
 TOY_SUBJECTS: dict[str, Preset] = {
