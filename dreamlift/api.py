@@ -18,6 +18,8 @@ from dreamlift.apps.views import ViewOrder, Views, draw_views
 from dreamlift.asset import Asset
 from dreamlift.config.schema import Config
 from dreamlift.config.short import override
+from dreamlift.config.subject import PRESET as SUBJECT_PRESET
+from dreamlift.config.subject import with_subject
 from dreamlift.lifting import finish, lift, load, resolve
 from dreamlift.plugins import load_plugins
 from dreamlift.priors.choice import as_choice
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
 
 def generate(
     prompt: str = "", config: Config | None = None, *, image: str | os.PathLike[str] | Photo | None = None,
-    preset: str | None = None, progress: bool | Reporter = True, pool: Priors | None = None, anyway: bool = False,
-    **settings: Any,
+    preset: str | None = None, class_name: str | None = None, word: str | None = None, progress: bool | Reporter = True,
+    pool: Priors | None = None, anyway: bool = False, **settings: Any,
 ) -> Asset:  # fmt: skip
     """Make a textured mesh from ``prompt``, from a picture, or from both; no file is written.
 
@@ -42,7 +44,9 @@ def generate(
         prompt: description of the object, such as "a red mug"; may be empty with ``image``.
         image: a picture's file, or a :class:`~dreamlift.reading.photos.Photo`, which also states its camera and mask.
         config: settings that replace the preset.
-        preset: a name in ``dreamlift.presets.PRESETS``; by default "toybox", with ``image`` "zero123-toy".
+        preset: a name in ``dreamlift.presets.PRESETS``; by default "toybox", with ``image`` "zero123-toy", with ``class_name``
+            "dreambooth3d-toy".
+        class_name: the kind of thing in ``photos``, on which a prior is tuned first; ``word``: its new word in the prompt.
         progress: True: a progress bar; False: no output; or a :class:`~dreamlift.runs.progress.Reporter`.
         pool: keeps the priors in memory for the next call, for programs that make many assets.
         anyway: start even if the prior knows none of the prompt's nouns; the result is then a blob.
@@ -61,12 +65,12 @@ def generate(
         raise ValueError("config and preset are two starting points: give one of them")
     if os.environ.get("DREAMLIFT_PLUGINS"):
         load_plugins()
-    default = "toybox" if image is None else IMAGE_PRESET
+    default = SUBJECT_PRESET if class_name is not None else IMAGE_PRESET if image is not None else "toybox"
     config = dataclasses.replace(find_preset(preset or default) if config is None else config, prompt=prompt)
     if image is not None:
         config = with_image(config, image, "photos" in settings)
     given = {name.replace("__", "."): as_setting(value) for name, value in settings.items()}
-    config = override(config, given, text=False)
+    config = override(with_subject(config, class_name, word), given, text=False)
     reporter = _reporter(progress)
     try:
         with warnings_to(reporter):
@@ -223,6 +227,8 @@ def _reporter(progress: bool | Reporter) -> Reporter:
 
 def as_setting(value: Any) -> Any:
     """A Python value in the form that settings have: paths as text, numpy's numbers as Python's."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(as_setting, value)) if type(value) in (list, tuple) else value
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return value.item() if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0 else value

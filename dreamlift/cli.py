@@ -119,28 +119,12 @@ def split_overrides(words: list[str]) -> tuple[list[str], Overrides]:
 
 
 def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
-    from dataclasses import replace
-
-    from dreamlift.apps.cutout import IMAGE_PRESET, with_cameras, with_image
-    from dreamlift.apps.options import run_settings
-    from dreamlift.config.short import override, with_additions
-    from dreamlift.priors.lora.additions import parse_lora
+    from dreamlift.apps.cutout import with_cameras
+    from dreamlift.apps.start import config_of
     from dreamlift.runs.carry_out import Order, carry_out
     from dreamlift.runs.run import check_out
 
-    if arguments.config is not None and arguments.preset is not None:
-        raise ValueError("--config and --preset exclude each other: give one of them")
-    default = "toybox" if arguments.image is None else IMAGE_PRESET
-    config = _preset(arguments.preset or default) if arguments.config is None else _read_config(arguments.config)
-    if arguments.image is not None:
-        config = with_image(config, arguments.image, arguments.photos is not None)
-    if arguments.prompt is not None:
-        config = replace(config, prompt=arguments.prompt)
-    config = override(config, {**run_settings(arguments), **overrides})
-    if arguments.lora is not None:
-        config = with_additions(config, loras=tuple(map(parse_lora, arguments.lora)))
-    if arguments.embedding is not None:
-        config = with_additions(config, embeddings=tuple(arguments.embedding))
+    config = config_of(arguments, overrides)
     reporter = _reporter(arguments, config)
     check_out(arguments.out)
     config = with_cameras(config, reporter)
@@ -309,27 +293,6 @@ def _preset(name: str) -> Config:
     return find_preset(name)
 
 
-def _read_config(path: Path) -> Config:
-    """The config in a file or in a run's folder; without ``stages``, a file has those of the default preset."""
-    from dataclasses import replace
-
-    from dreamlift.config import yaml
-    from dreamlift.config.build import load_stated
-    from dreamlift.config.schema import Config
-    from dreamlift.runs.settings import read_config
-    from dreamlift.system.files import user_file
-    from dreamlift.system.text import read_text
-
-    if path.is_dir():
-        return read_config(path)
-    text = read_text(user_file(str(path), "config"), yaml.MAX_BYTES)
-    found, stated = load_stated(Config, text, str(path))
-    # A file of a few values, such as a prompt, changes the default preset; one with stages states them whole.
-    if "stages" not in stated:
-        default = _preset("toybox")
-        found = replace(found, stages=default.stages)
-        found = found if "backdrops" in stated else replace(found, backdrops=default.backdrops)
-    return found
 
 
 if __name__ == "__main__":

@@ -22,16 +22,20 @@ from dreamlift.asset import Asset
 from dreamlift.cameras import turntable
 from dreamlift.config.schema import Config, check_stages
 from dreamlift.images.photos import read_photos, resolved_photo
-from dreamlift.memory import Need, check_memory
+from dreamlift.memory import Need, check_memory, tuning_need
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.engine import INSTALL, Engine, UsedEngine, available
 from dreamlift.priors.kinds import Located, Priors, find
 from dreamlift.priors.loading.sources import is_one_file, whole_name
-from dreamlift.priors.lora.additions import file_hash
+from dreamlift.priors.lora.additions import file_hash, with_whole_paths
 from dreamlift.prompts import Embeds, check_prompt
 from dreamlift.reading.mesh import load_mesh
+from dreamlift.reading.photos import Photo
 from dreamlift.scenes.base import Scene
 from dreamlift.stages.base import Ready, SavedState, Stage, Work, explained_by, with_priors
+from dreamlift.stages.finetune import Finetune, find_tuned
+from dreamlift.stages.teacher import Teacher
+from dreamlift.stages.tuned import Material, Shelf, base_of, base_priors, on_top, tuned_name, tuned_priors
 from dreamlift.system.files import expanded, user_file
 from dreamlift.system.streams import random_stream
 from dreamlift.texturing.extract import finalize, levels_of_detail
@@ -49,7 +53,8 @@ class Resolved:
     """A run with checked settings and files."""
 
     config: Config  # with absolute paths, and the prior of every teacher filled in
-    priors: tuple[tuple[Located, ...], ...]  # one per teacher of each stage
+    # one per choice of each stage; in place of weights that the run is still to tune, their base prior
+    priors: tuple[tuple[Located, ...], ...]
     device: torch.device
     task: Task
     engine: UsedEngine  # that runs the frozen networks, except those that it cannot run
@@ -69,8 +74,9 @@ class Job:
     """A run that can continue: its inputs, and the work of its current stage, which holds the state."""
 
     resolved: Resolved
-    embeds: tuple[tuple[Embeds, ...], ...]  # one per teacher of each stage
+    embeds: tuple[tuple[Embeds | None, ...], ...]  # one per teacher of each stage; None: by weights that are still to be tuned
     pool: Priors
+    shelf: Shelf  # of the tuned weights
     number: int  # of the stage, counted from 0
     handover: Handover  # that the stage started from
     work: Work
@@ -110,22 +116,24 @@ def resolve(config: Config, saved: SavedState | None = None, anyway: bool = Fals
     config = replace(
         config,
         initial_mesh=str(expanded(config.initial_mesh).resolve()) if config.initial_mesh else "",
-        photos=tuple(resolved_photo(photo, said.append) for photo in config.photos if photo.path),
+        photos=tuple(_resolved_photo(photo, config, said.append) for photo in config.photos if photo.path),
         depth_model=whole_name(config.depth_model) if config.depth_model else "",
         stages=tuple(stage.resolved() for stage in with_priors(config.stages)),
     )
     device = find_device(config.device)
     engine = _engine(config, device, saved)
-    photos = read_photos(config.photos, said.append) if config.photos else None
-    found: dict[int, Located] = {}
+    shown = config.photos and (not config.tunes or any(stage.uses_photos for stage in config.stages))
+    photos = read_photos(config.photos, said.append) if shown else None
+    found: dict[Any, Located] = {}
+    bases = base_priors(config.stages)
     priors = tuple(
-        tuple(_located(teacher.prior, number, place, config, found) for place, teacher in enumerate(stage.teachers))
+        tuple(_located(choice, number, place, config, found, bases) for place, choice in enumerate(stage.choices))
         for number, stage in enumerate(config.stages)
     )
     _check_words(config, found.values(), known=saved is None and not anyway)
     for stage, located in zip(config.stages, priors, strict=True):
         stage.check_priors([each.views for each in located], [each.adapts for each in located])
-        for teacher, each in zip(stage.teachers, located, strict=True):
+        for teacher, each in zip(stage.teachers, located, strict=False):
             each.check_task(teacher.show, teacher.wording, photos is not None)
         for each in located:
             each.kind.check_memory(config.memory)
@@ -133,13 +141,28 @@ def resolve(config: Config, saved: SavedState | None = None, anyway: bool = Fals
                 raise ValueError(f"ONNX Runtime does not run the prior {each.choice.name}: use --engine auto or torch")
     stages = tuple(_with_choices(stage, located) for stage, located in zip(config.stages, priors, strict=True))
     config = replace(config, stages=stages)
+    for place, stage, located in zip(config.places(), config.stages, priors, strict=True):
+        if isinstance(stage, Finetune):
+            plan = stage.plan(place, config.photos, located[0], said.append)
+            _, told = tuning_need(plan, device, f"stages.{place.number}.tuning.batch 1, .tuning.gradient_checkpointing true")
+            said += [told] * bool(told)
     # For all stages, so that a later stage that does not fit is refused before the first one starts.
     need, notes = check_memory(config, priors, device)
-    notes = (*said, *notes)
-    shown = any(each.reads_pictures for each in found.values())
-    if config.photos and not shown and not any(stage.uses_photos for stage in config.stages):
+    notes = (*dict.fromkeys(said), *notes)
+    used = any(each.reads_pictures for each in found.values()) or config.tunes
+    if config.photos and not used and not any(stage.uses_photos for stage in config.stages):
         notes = (*notes, "photos are given, but no stage compares with them and no prior is shown them: they are not used")
     return Resolved(config, priors, device, Task(config.prompt, config.negative, photos), engine, mesh, need, notes)
+
+
+def _resolved_photo(photo: Photo, config: Config, note: Callable[[str], None]) -> Photo:
+    """The photo with absolute paths. One that a prior is tuned on keeps a camera that nobody knows: none is told."""
+    found = resolved_photo(photo, ignore if config.tunes else note)
+    if not config.tunes:
+        return found
+    if photo.azimuth_deg is None and any(stage.uses_photos for stage in config.stages):
+        raise ValueError(f"{Path(photo.path).name}: a stage compares with it, so that its camera must be given (--azimuth)")
+    return replace(found, azimuth_deg=photo.azimuth_deg, elevation_deg=photo.elevation_deg)
 
 
 def _engine(config: Config, device: torch.device, saved: SavedState | None) -> UsedEngine:
@@ -165,9 +188,13 @@ def _with_mesh(config: Config, note: Callable[[str], None]) -> tuple[Mesh, Confi
     return mesh, replace(config, asset=replace(config.asset, home=home))
 
 
-def _located(choice: PriorChoice | None, number: int, place: int, config: Config, found: dict[Any, Located]) -> Located:
-    """The prior of a teacher, located once for all teachers with the same choice."""
+def _located(
+    choice: PriorChoice | None, number: int, place: int, config: Config, found: dict[Any, Located],
+    bases: dict[str, PriorChoice],
+) -> Located:  # fmt: skip
+    """The prior of a teacher, located once for all teachers with the same choice; of tuned weights, their base prior."""
     assert choice is not None  # with_priors has stated it
+    choice = base_of(choice, bases, f"stages.{number}")
     key = (dataclasses.astuple(replace(choice, loaded=None)), id(choice.loaded))
     if key not in found:
         if choice.settings and not is_one_file(choice.name):
@@ -190,42 +217,50 @@ def _check_words(config: Config, priors: Iterable[Located], known: bool) -> None
 
 
 def _with_choices(stage: Stage, located: tuple[Located, ...]) -> Stage:
-    """The stage with the absolute paths of its priors."""
-    teachers = tuple(replace(teacher, prior=each.choice) for teacher, each in zip(stage.teachers, located, strict=True))
-    return stage.with_teachers(teachers)
+    """The stage with the absolute paths of its priors; tuned weights keep their name."""
+    pairs = [(choice, each) for choice, each in zip(stage.choices, located, strict=True) if choice is not None]
+    return stage.with_choices(tuple(with_whole_paths(own) if tuned_name(own) else each.choice for own, each in pairs))
 
 
-def load(resolved: Resolved, saved: SavedState | None = None, pool: Priors | None = None) -> Job:
+def load(
+    resolved: Resolved, saved: SavedState | None = None, pool: Priors | None = None, shelf: Shelf | None = None
+) -> Job:  # fmt: skip
     """Encode the prompts and free the encoders, load the networks of the first stage, and build its scene.
 
     Args:
         saved: the checkpoint to resume from.
         pool: priors that stay in memory after the run, for programs that make many assets.
+        shelf: the folder of the tuned weights; None: a temporary one.
     """
     resolved = _with_depth(resolved)
     config, number = resolved.config, saved.stage if saved else 0
     known: dict[Any, Embeds] = {}
     embeds = []
     for stage, priors in zip(config.stages[number:], resolved.priors[number:], strict=True):
-        own = []
-        for teacher, located in zip(stage.teachers, priors, strict=True):
-            # Normals and places lie on black, so that the backdrops' words are left out.
-            backdrops = config.backdrops if teacher.show == "color" else ()
-            key = (id(located), teacher.wording, backdrops)  # prompts are encoded once where these are the same
-            if key not in known:
-                known[key] = located.read(resolved.task, teacher.wording, backdrops, resolved.device, resolved.engine)
-            own.append(known[key])
+        own: list[Embeds | None] = []
+        for teacher, located in zip(stage.teachers, priors, strict=False):
+            # Prompts are encoded once where these are the same.
+            key = (id(located), teacher.wording, config.backdrops if teacher.show == "color" else ())
+            if key not in known and not tuned_name(teacher.prior):
+                known[key] = _read(located, teacher, resolved)
+            own.append(None if tuned_name(teacher.prior) else known[key])
         embeds.append(tuple(own))
     embeds = [()] * number + embeds  # those of stages that are done are not needed any more
     handover = saved.handover if saved else Handover(meshes=(resolved.mesh,))
-    pool = pool or Priors()
-    work = begin_stage(resolved, tuple(embeds), pool, number, handover, saved.engines if saved else None)
+    pool, shelf = pool or Priors(), shelf or Shelf()
+    work = begin_stage(resolved, tuple(embeds), pool, number, handover, saved.engines if saved else None, shelf)
     if saved:
         try:
             work.load_state_dict(saved.work)
         except (KeyError, TypeError) as error:
             raise ValueError(f"the checkpoint is of another version of dreamlift ({error!r}): start the run anew") from error
-    return Job(resolved, tuple(embeds), pool, number, handover, work, work.index)
+    return Job(resolved, tuple(embeds), pool, shelf, number, handover, work, work.index)
+
+
+def _read(located: Located, teacher: Teacher, resolved: Resolved) -> Embeds:
+    """The encoded prompts of a teacher. Normals and places lie on black, so that the backdrops' words are left out."""
+    backdrops = resolved.config.backdrops if teacher.show == "color" else ()
+    return located.read(resolved.task, teacher.wording, backdrops, resolved.device, resolved.engine)
 
 
 def _with_depth(resolved: Resolved) -> Resolved:
@@ -240,19 +275,30 @@ def _with_depth(resolved: Resolved) -> Resolved:
 
 
 def begin_stage(
-    resolved: Resolved, embeds: tuple[tuple[Embeds, ...], ...], pool: Priors, number: int, handover: Handover,
-    engines: tuple[UsedEngine, ...] | None = None,
+    resolved: Resolved, embeds: tuple[tuple[Embeds | None, ...], ...], pool: Priors, number: int, handover: Handover,
+    engines: tuple[UsedEngine, ...] | None = None, shelf: Shelf | None = None,
 ) -> Work:  # fmt: skip
     """The work of stage ``number``, counted from 0, at its first step. Priors that it does not need are freed first.
 
     Args:
         engines: of a resumed stage, the engine of each teacher's prior.
+        shelf: the folder of the weights that the run has tuned.
     """
-    config, device = resolved.config, resolved.device
+    config, device, stage = resolved.config, resolved.device, resolved.config.stages[number]
     wanted: Engine = "auto" if config.engine == "auto" and resolved.engine == "onnx" else resolved.engine
-    priors = pool.take(resolved.priors[number], device, config.memory, engines or (wanted,) * len(resolved.priors[number]))
-    ready = Ready(config.places()[number], resolved.task, device, priors, embeds[number], handover)
-    return config.stages[number].begin(ready)
+    shelf, located, material = shelf or Shelf(), list(resolved.priors[number]), None
+    own = list(embeds[number])
+    if stage.tunes:
+        material = Material(config.photos, located[0], shelf, config.stages, wanted)
+        located = []  # it loads the prior itself, in its first step
+    for place, teacher in enumerate(stage.teachers):
+        if (name := tuned_name(teacher.prior)) and teacher.prior is not None:
+            made = tuned_priors(config.stages, shelf.folder)[name]
+            located[place] = find_tuned(on_top(teacher.prior, made), name)
+            own[place] = _read(located[place], teacher, resolved)
+    priors = pool.take(located, device, config.memory, engines or (wanted,) * len(located))
+    texts = tuple(each for each in own if each is not None)
+    return stage.begin(Ready(config.places()[number], resolved.task, device, priors, texts, handover, material))
 
 
 def lift(job: Job) -> Iterator[Event]:
@@ -264,6 +310,7 @@ def lift(job: Job) -> Iterator[Event]:
     """
     stages = job.config.stages
     yield StageBegan(job.number, len(stages), job.handover)
+    yield from _told(job)
     while True:
         while not job.work.finished:
             step = job.work.step()
@@ -276,8 +323,17 @@ def lift(job: Job) -> Iterator[Event]:
         job.handover = job.work.leave(following.needs_of_handover(job.config.mesh))
         del job.work  # before the next prior is loaded, since a loss's LoRA references the network
         job.number += 1
-        job.work = begin_stage(job.resolved, job.embeds, job.pool, job.number, job.handover)
+        job.work = begin_stage(job.resolved, job.embeds, job.pool, job.number, job.handover, shelf=job.shelf)
         yield StageBegan(job.number, len(stages), job.handover)
+        yield from _told(job)
+
+
+def _told(job: Job) -> Iterator[Note]:
+    """What is to be said of a stage that has just begun."""
+    stage = job.config.stages[job.number]
+    if isinstance(stage, Finetune):
+        done, count = job.work.end - job.work.index, len(job.config.photos)
+        yield Note(f"tuning the weights {stage.name!r} on {count} photos, {done} steps; pictures of the class are drawn first")
 
 
 def finish(job: Job, on_stage: Callable[[str], None] = ignore) -> Asset:

@@ -14,7 +14,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -28,10 +28,15 @@ from dreamlift.priors.parts import FolderParts
 from dreamlift.scenes.base import SceneSettings
 from dreamlift.stages.base import with_priors
 from dreamlift.stages.settings import OF_NORMALS
+from dreamlift.stages.tuned import base_of, base_priors
 from dreamlift.system.text import MAX_MESSAGE, one_line
+
+if TYPE_CHECKING:
+    from dreamlift.tuning.dreambooth import Plan
 
 PACKAGES, CUDA_HOST, CONTEXT = 1_000_000_000, 3_000_000_000, 600_000_000  # bytes: Python's packages; CUDA, host and GPU
 TRAINED = 40  # bytes per trained value: itself, its gradient, Adam's moments, two copies of the last good state
+ADAM = 16  # bytes per value that a fine-tuning trains: itself, its gradient, two moments
 MESH, GRID_POINT, TEXEL = 200_000_000, 90, 80  # bytes of meshing and texturing: fixed, per grid point, per texel
 GAPS, DETAIL = 2, 2.3  # factors: malloc's gaps in a step on a CPU; a scene with normals or with regularisers along rays
 # Values per cell and channel: a network without and with a gradient, an encoder, a decoder; shares of these with checkpoints.
@@ -96,10 +101,43 @@ def check_memory(
     return need, (f"the run may need about {' and '.join(short)}; options that need less: {options}",) if short else ()
 
 
+def tuning_need(plan: Plan, device: torch.device, options: str) -> tuple[int | None, str]:
+    """The estimated peak bytes of a fine-tuning, None where weights cannot be counted, and a note where they are not free.
+
+    weights + 16 x trained values + activations of one step, proportional to the pictures of a step.
+
+    Args:
+        options: those that need less, for the note.
+    """
+    settings, parts = plan.settings, plan.parts
+    try:
+        model = model_of(parts, plan.located.choice, device.type)
+        kept = settings.text_encoder or settings.learn_word
+        text = sum(parameters(parts.folder / each) for each in parts.text_encoders()) if kept else 0
+        trained = parameters(parts.folder / "unet") if settings.all_weights else 0
+        size = 4 if device.type != "cuda" or settings.all_weights else 2
+        network = size * parameters(parts.folder / "unet")
+    except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError):
+        return None, ""
+    trained += text if settings.text_encoder and settings.all_weights else 0
+    pictures = (settings.batch or 1) * (2 if settings.class_weight else 1)
+    step = GRADIENT * (FEWER if settings.gradient_checkpointing else 1.0) * pictures * model.cells
+    need = max(model.weights + model.text, network + size * text + (ADAM - 4) * trained + step)
+    need = int(need + (CONTEXT if device.type == "cuda" else PACKAGES))
+    free = available_device(device) or available_host() or HUGE
+    if need <= free:
+        return need, ""
+    return (
+        need,
+        f"the tuning may need about {need / 1e9:.1f} GB, and {free / 1e9:.1f} are free; options that need less: {options}",
+    )
+
+
 def expected(config: Config, device: str = "cpu") -> int:
     """Estimated peak bytes on a ``device`` of type "cpu", "cuda" or "mps", also with known priors that are not here."""
     stages = with_priors(config.stages)
-    models = [[known(teacher.prior or PriorChoice(), device) for teacher in stage.teachers] for stage in stages]
+    bases = base_priors(stages)
+    models = [[known(base_of(each or PriorChoice(), bases, "prior"), device) for each in stage.choices] for stage in stages]
     return max((each.device or each.host for each, _, _ in needs_of(config, models, device)), default=0)
 
 

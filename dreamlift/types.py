@@ -179,7 +179,7 @@ class Handover:
     """The results of a stage that the next one starts from; part of a checkpoint."""
 
     meshes: tuple[Mesh | None, ...] = ()  # one per particle
-    loras: tuple[LoraFile, ...] = ()  # LoRAs of the prior that were trained in this run
+    tuned: tuple[str, ...] = ()  # names of the weights that finetune stages have left in the run's folder
     pictures: Pictures | None = None  # posed renders
 
 
@@ -206,8 +206,8 @@ class Step:
     index: int
     loss: float
     terms: dict[str, float]
-    cameras: Cameras
-    render: RenderOutput
+    cameras: Cameras | None  # None: the step renders nothing
+    render: RenderOutput | None
     guidance: tuple[GuidanceOutput, ...]  # of the teachers whose weight is not 0 in this step
     note: str = ""  # the failure of the step and the roll-back; "" if the step succeeded
 

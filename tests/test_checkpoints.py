@@ -17,7 +17,7 @@ from dreamlift.cameras import CameraSampler
 from dreamlift.runs import checkpoints
 from dreamlift.runs.run import Run
 from dreamlift.stages.base import SavedState
-from dreamlift.types import Handover, LoraFile, Mesh, Pictures
+from dreamlift.types import Handover, Mesh, Pictures
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_states_come_back_bit_for_bit(run):
 
 
 def handovers():
-    """What a stage can leave behind, by name: meshes with all that a mesh can have, LoRAs, pictures of every kind."""
+    """What a stage can leave behind, by name: meshes with all that a mesh can have, weights, pictures of every kind."""
     plain = lump(8, 16)
     odd = np.array([[0.1, np.pi, -0.0], [1e-40, 5.0, 1.0], [3.0, 1 / 3, 2.0]], np.float32)  # also a subnormal, and minus zero
     bare = Mesh(odd, np.array([[0, 1, 2]], np.int32), vertex_colors=odd.clip(0, 1), metallic=0.1, roughness=1 / 3)
@@ -74,16 +74,16 @@ def handovers():
     rgb, alpha, depth, normal = (torch.rand(3, 5, 5, channels, generator=rng) for channels in (3, 1, 1, 3))
     depth[0, 0, 0] = float("nan")
     cameras = CameraSampler(views=3, resolution=(5,))(0.5, rng)
-    loras = (LoraFile("/a/b c/\u8336.safetensors", 0.1), LoraFile("x.safetensors"))
+    tuned = ("partial", "full")
     return {
         "nothing": Handover(),
         "a user's mesh": Handover((with_all_pictures(plain),)),
         "no mesh": Handover((None,)),
         "meshes of particles": Handover((bare, None, turned)),
-        "LoRAs": Handover(loras=loras),
+        "tuned weights": Handover(tuned=tuned),
         "photos": Handover(pictures=Pictures(rgb, alpha)),
         "posed pictures": Handover(pictures=Pictures(rgb, alpha, cameras)),
-        "all of them": Handover((plain,), loras, Pictures(rgb.half(), alpha.double(), cameras, depth, normal)),
+        "all of them": Handover((plain,), tuned, Pictures(rgb.half(), alpha.double(), cameras, depth, normal)),
     }  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def test_states_that_differ_in_one_bit_are_not_the_same(run):
     others = [
         replace(all_of_them, meshes=(replace(mesh, vertices=moved),)),
         replace(all_of_them, meshes=(mesh, None)),
-        replace(all_of_them, loras=all_of_them.loras[::-1]),
+        replace(all_of_them, tuned=all_of_them.tuned[::-1]),
         replace(all_of_them, pictures=replace(pictures, cameras=pictures.cameras[0:2])),
         replace(all_of_them, pictures=replace(pictures, rgb=pictures.rgb.float())),
         replace(all_of_them, pictures=replace(pictures, normal=None)),

@@ -206,7 +206,7 @@ def test_settings_lists_everything_that_can_be_set(cwd, capsys):
     assert f"--guidance.guidance_scale 7.5  (a number)  {told}" in lines
     for name in PRESETS:
         assert run_main("settings", "--preset", name) == 0
-        assert f"--prior.name {PRESETS[name].stages[0].teachers[0].prior.name}  (text)" in capsys.readouterr().out
+        assert f"--prior.name {PRESETS[name].stages[0].choices[0].name}  (text)" in capsys.readouterr().out
     assert tree(cwd) == {}
 
 

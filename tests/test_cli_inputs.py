@@ -279,13 +279,13 @@ def test_an_empty_folder_will_do(cwd, no_steps, stub):
 
 
 def test_a_config_without_stages_has_those_of_the_default_preset(tmp_path):
-    from dreamlift.cli import _read_config
+    from dreamlift.apps.start import config_in
     from dreamlift.presets import PRESETS
 
     (tmp_path / "a.yaml").write_text("prompt: a red mug\nseed: 3\n")
-    assert _read_config(tmp_path / "a.yaml") == replace(PRESETS["toybox"], prompt="a red mug", seed=3)
+    assert config_in(tmp_path / "a.yaml") == replace(PRESETS["toybox"], prompt="a red mug", seed=3)
     (tmp_path / "b.yaml").write_text("stages: [{type: lift, steps: 7}]\n")
-    (stage,) = _read_config(tmp_path / "b.yaml").stages
+    (stage,) = config_in(tmp_path / "b.yaml").stages
     assert stage == Lift(steps=7)
 
 

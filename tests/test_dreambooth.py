@@ -530,6 +530,6 @@ def test_a_tuning_that_may_not_fit_is_noted(stub, photos, monkeypatch):
     needs = [app.check_memory(planned(subject, Tuning(batch=batch), notes.append), CPU, notes.append) for batch in (1, 8)]
     assert 0 < needs[0] < needs[1]
     assert notes == []
-    monkeypatch.setattr(app, "available_host", lambda: 1_000_000)
+    monkeypatch.setattr("dreamlift.memory.available_host", lambda: 1_000_000)
     app.check_memory(planned(subject, Tuning(), notes.append), CPU, notes.append)
     assert "options that need less: --batch 1" in notes[0]

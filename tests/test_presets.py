@@ -12,7 +12,7 @@ import torch
 import trimesh
 from stage_helpers import begun, steps_of
 
-from dreamlift.cameras import CameraSampler, orbit_cameras
+from dreamlift.cameras import CameraSampler, orbit_cameras, turntable
 from dreamlift.config.build import (
     ConfigError,
     apply_overrides,
@@ -30,6 +30,7 @@ from dreamlift.presets import ABOUT, PRESETS, TOYBOX
 from dreamlift.presets.table import make_table
 from dreamlift.priors.kinds import load_prior
 from dreamlift.priors.loading.sources import KNOWN
+from dreamlift.reading.photos import Photo
 from dreamlift.scenes import SCENES
 from dreamlift.scenes.background import Solid
 from dreamlift.scenes.gaussians.scene import Gaussians
@@ -37,14 +38,23 @@ from dreamlift.scenes.nerf.scene import Nerf
 from dreamlift.scenes.tetmesh.scene import TetMesh
 from dreamlift.schedules import Linear, value_at
 from dreamlift.stages.base import with_priors
+from dreamlift.stages.lift import Lift
 from dreamlift.stages.settings import OF_NORMALS, Weights
+from dreamlift.stages.tuned import base_of, base_priors
 from dreamlift.system.streams import random_stream
 from dreamlift.toybox.training.dataset import BACKDROPS
+from dreamlift.tuning.words import SubjectWords
 from dreamlift.types import Handover, Mesh, Pictures, Task
 
 EACH = pytest.mark.parametrize("name", PRESETS)
 EACH_STAGE = pytest.mark.parametrize(
-    ("name", "number"), [(name, number) for name, config in PRESETS.items() for number in range(len(config.stages))]
+    ("name", "number"),
+    [
+        (name, number)
+        for name, config in PRESETS.items()
+        for number, stage in enumerate(config.stages)
+        if isinstance(stage, Lift)
+    ],
 )
 FIXED = Path(__file__).parent / "presets.json"
 PROGRESS = [0.0, 0.1, 0.25, 0.5, 0.75, 1.0]
@@ -101,14 +111,17 @@ def test_presets_differ():
 
 @EACH
 def test_a_preset_names_a_known_prior(name):
-    teachers = [teacher for stage in with_priors(PRESETS[name].stages) for teacher in stage.teachers]
-    assert teachers
-    assert all(teacher.prior.name in KNOWN for teacher in teachers)
-    assert PRESETS[name].stages[0].teachers[0].prior is not None  # a preset says what it was made for
+    stages = with_priors(PRESETS[name].stages)
+    choices = [base_of(choice, base_priors(stages), "prior") for stage in stages for choice in stage.choices]
+    assert choices
+    assert all(choice.name in KNOWN for choice in choices)
+    assert PRESETS[name].stages[0].choices[0] is not None  # a preset says what it was made for
 
 
 def with_photo(config):
-    """The config with a path in the entry that states a photo's camera, if it has one."""
+    """The config with a path in the entry that states a photo's camera, if it has one; with a subject where it tunes."""
+    if config.tunes:
+        return replace(config, photos=(Photo("a.png"),), subject=SubjectWords("mug"))
     return replace(config, photos=tuple(replace(photo, path="a.png") for photo in config.photos))
 
 
@@ -126,7 +139,8 @@ def task_of(config):
 
 def begins_with(config, number):
     """What a stage's scene begins as: a small box, where it begins with a mesh."""
-    if number == 0 and not config.stages[0].scene.needs_initial_mesh:
+    place = config.places()[number]
+    if not place.has_mesh and not (number == 0 and config.stages[0].scene.needs_initial_mesh):
         return None
     box = trimesh.creation.box((0.9, 0.7, 0.5))
     return Mesh(box.vertices.astype(np.float32), box.faces.astype(np.int32))
@@ -144,7 +158,8 @@ def small(scene):
 @EACH
 def test_the_stages_of_a_preset_can_follow_each_other(name):
     config = with_photo(PRESETS[name])
-    check_stages(replace(config, initial_mesh="a.glb") if config.stages[0].scene.needs_initial_mesh else config)
+    scene = getattr(config.stages[0], "scene", None)
+    check_stages(replace(config, initial_mesh="a.glb") if scene and scene.needs_initial_mesh else config)
 
 
 @EACH
@@ -153,7 +168,8 @@ def test_a_preset_for_a_photo_says_that_it_needs_one(name):
     if config.photos:
         with pytest.raises(ValueError, match=r"stages\.0: photometric\.source is photos, but .* give --image FILE"):
             check_stages(config)
-    assert bool(config.photos) == any(stage.photometric is not None for stage in config.stages)
+    compared = [stage.photometric for stage in config.stages if isinstance(stage, Lift) and stage.photometric is not None]
+    assert bool(config.photos) == any(each.source == "photos" for each in compared)
 
 
 def test_every_weight_is_of_some_scenes_term():
@@ -200,6 +216,9 @@ def test_two_steps_of_a_preset(name, number, network):
     if stage.photometric is not None:
         stage = replace(stage, photometric=replace(stage.photometric, resolution=(8,)))
     config, handover = replace(PRESETS[name], stages=(stage,)), Handover(meshes=(begins_with(PRESETS[name], number),))
+    if stage.photometric is not None and stage.photometric.source == "handover":
+        drawn = turntable(2, size=16)
+        handover = replace(handover, pictures=Pictures(torch.rand(2, 16, 16, 3), torch.ones(2, 16, 16, 1), drawn))
     work = begun(config, network, handover=handover, task=task_of(config))
     assert [step.index for step in steps_of(work)] == [0, 1]
     assert all(torch.isfinite(parameter).all() for parameter in work.scene.parameters())

@@ -17,9 +17,12 @@ from dreamlift.images.fit import box_of, fitted
 from dreamlift.images.matting import Cutout
 from dreamlift.images.photos import REFERENCE_SIDE, read_cutout
 from dreamlift.images.read import read_picture
+from dreamlift.priors.kinds import find
 from dreamlift.reading.photos import RATIO, Photo
 from dreamlift.runs.progress import Reporter
 from dreamlift.stages.base import with_priors
+from dreamlift.stages.finetune import Finetune
+from dreamlift.stages.tuned import base_of, base_priors
 from dreamlift.system.files import atomic_write_bytes
 
 IMAGE_PRESET = "zero123-toy"  # the default preset of runs that start from a picture
@@ -40,12 +43,15 @@ def with_image(config: Config, image: str | os.PathLike[str] | Photo, has_photos
 def with_cameras(config: Config, reporter: Reporter) -> Config:
     """The config with the cameras of its photos estimated, as far as they are not given, and the photos placed.
 
-    See :func:`dreamlift.images.camera.prepared`. Runs whose stages do not use photos are left as they are.
+    See :func:`dreamlift.images.camera.prepared`. Runs whose stages do not use photos are left as they are. Of photos that a
+    prior is tuned on, only the cameras are estimated, as ``dreamlift dreambooth`` does.
 
     Raises:
         ValueError: a picture or a prior that cannot be used.
     """
     stages = with_priors(config.stages)
+    if config.tunes:
+        return _of_subject(config, reporter)
     if not config.photos or not any(stage.uses_photos for stage in stages):
         return config
     check_stages(config)
@@ -56,6 +62,21 @@ def with_cameras(config: Config, reporter: Reporter) -> Config:
 
     priors = [teacher.prior for stage in stages for teacher in stage.teachers if teacher.prior is not None]
     return replace(config, photos=prepared_photos(config.photos, config.prompt, priors, reporter.note, config.engine))
+
+
+def _of_subject(config: Config, reporter: Reporter) -> Config:
+    """The config with the cameras of its subject's photos, where the prior that is tuned takes cameras."""
+    from dreamlift.tuning.dreambooth import with_cameras as estimated
+
+    config = replace(config, photos=tuple(photo for photo in config.photos if photo.path))
+    check_stages(config)
+    bases = base_priors(config.stages)
+    place, stage = next((place, stage) for place, stage in zip(config.places(), config.stages, strict=True)
+                        if isinstance(stage, Finetune))  # fmt: skip
+    plan = stage.plan(place, config.photos, find(base_of(stage.prior, bases, "prior")))
+    if plan.tells_cameras and any(None in (photo.azimuth_deg, photo.elevation_deg) for photo in config.photos):
+        reporter.stage("looking at the photos")
+    return replace(config, photos=estimated(plan, None, reporter.note, config.engine).subject.photos)
 
 
 def save_cutout(

@@ -28,7 +28,7 @@ import torch
 from dreamlift.apps.views import enlarged
 from dreamlift.export.video import contact_sheet
 from dreamlift.lifting import find_device
-from dreamlift.memory import CONTEXT, GRADIENT, HUGE, PACKAGES, available_device, available_host, model_of, parameters
+from dreamlift.memory import tuning_need
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.engine import Engine, available
 from dreamlift.priors.kinds import load_prior
@@ -52,7 +52,6 @@ from dreamlift.types import LoraFile
 OPTIONS = "--batch 1, --gradient-checkpointing"
 LORA_OPTIONS = f"{OPTIONS}, a smaller --rank, --targets attention"
 SAMPLES, MOST_SAMPLES, PALE = "samples.png", 64, 0.8
-ADAM = 16  # bytes per trained value: itself, its gradient, two moments
 
 
 @dataclass(frozen=True)
@@ -224,29 +223,10 @@ def _less(settings: Tuning) -> str:
 
 
 def check_memory(plan: Plan, device: torch.device, note: Callable[[str], None]) -> int | None:
-    """The estimated peak bytes, which ``note`` gets where they exceed the free memory; None where weights cannot be counted.
-
-    weights + 16 x trained values + activations of one step, proportional to the pictures of a step.
-    """
-    settings, parts = plan.settings, plan.parts
-    try:
-        model = model_of(parts, plan.located.choice, device.type)
-        kept = settings.text_encoder or settings.learn_word
-        text = sum(parameters(parts.folder / each) for each in parts.text_encoders()) if kept else 0
-        trained = parameters(parts.folder / "unet") if settings.all_weights else 0
-        size = 4 if device.type != "cuda" or settings.all_weights else 2
-        network = size * parameters(parts.folder / "unet")
-    except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError):
-        return None
-    trained += text if settings.text_encoder and settings.all_weights else 0
-    pictures = (settings.batch or 1) * (2 if settings.class_weight else 1)
-    step = GRADIENT * (0.25 if settings.gradient_checkpointing else 1.0) * pictures * model.cells
-    need = max(model.weights + model.text, network + size * text + (ADAM - 4) * trained + step)
-    need = int(need + (CONTEXT if device.type == "cuda" else PACKAGES))
-    free = available_device(device) or available_host() or HUGE
-    if need > free:
-        less = _less(settings)
-        note(f"the tuning may need about {need / 1e9:.1f} GB, and {free / 1e9:.1f} are free; options that need less: {less}")
+    """The estimated peak bytes, which ``note`` gets where they exceed the free memory; None where weights cannot be counted."""
+    need, told = tuning_need(plan, device, _less(plan.settings))
+    if told:
+        note(told)
     return need
 
 

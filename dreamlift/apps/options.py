@@ -48,6 +48,7 @@ EXAMPLES = """examples:
   dreamlift generate "a yellow duck" --preset texture-toy --mesh duck.glb
   dreamlift generate --image photo.jpg
   dreamlift generate --image photo.jpg "a red car" --elevation 20
+  dreamlift generate "a zwx duck" --photos a.jpg b.jpg c.jpg --class duck
   dreamlift generate --config outputs/a-red-mug-20260101-120000 --seed 4
 
 Any setting can be given as --name value; `dreamlift settings` lists them. Names without "stages.N" mean the first stage.
@@ -188,12 +189,12 @@ def _add_generate(make: Parser) -> None:
     _setting(what, "negative", "negative prompt: what the object should not look like")
     _setting(what, "mesh", "initial mesh (.glb, .gltf, .obj, .ply, .stl), for presets such as texture-toy")
     _setting(what, "up", "up axis of the initial mesh's file: y (default) or z")
-    _setting(what, "photos", "pictures with known cameras, as a list such as [{path: front.png, elevation_deg: 10}]")
     _setting(what, "seed", "seed of all random numbers (default: 0)")
     _setting(what, "particles", "number of scenes that are optimized together (default: 1)")
     what.add_argument(
         "--anyway", action="store_true", help="start even if the prior knows none of the prompt's nouns (the result is a blob)"
     )
+    _add_subject(make.add_argument_group("several photos"))
     how = make.add_argument_group("how")
     how.add_argument("--preset", help="named settings; `dreamlift presets` lists them (default: toybox)")
     how.add_argument(
@@ -234,6 +235,23 @@ def _add_generate(make: Parser) -> None:
     _add_files(files)
     _setting(files, "checkpoint_every", "steps between two checkpoints (default: 50)")
     _setting(files, "keep_checkpoints", "number of newest checkpoints to keep (default: 2)")
+
+
+def _add_subject(what: Any) -> None:
+    """Add the options of several photos, and of the thing in them."""
+    what.add_argument(
+        "--photos", nargs="+", metavar="PICTURE",
+        help="several pictures, after the prompt; or one list that states their cameras: [{path: a.png, elevation_deg: 10}]",
+    )  # fmt: skip
+    what.add_argument(
+        "--class", dest="class_name", metavar="NOUN",
+        help="the kind of thing in the photos, such as duck, on which a prior is tuned first (--preset dreambooth3d-toy)",
+    )  # fmt: skip
+    what.add_argument("--word", help="its new word in the prompt: a zwx duck (default: the one before the class, or else zwx)")
+    what.add_argument(
+        "--context", metavar="WORDS",
+        help='with --config RUN: the thing that RUN has learnt, lifted again "on a wooden box" without tuning',
+    )  # fmt: skip
 
 
 def _add_views(make: Parser) -> None:
@@ -336,7 +354,9 @@ def in_millimeters(length: str) -> str:
     return length if match is None else f"{float(match[1]) * UNITS[match[2] or 'mm']:.9g}"
 
 
-def run_settings(arguments: argparse.Namespace) -> dict[str, str]:
-    """The settings of the given options of generate."""
+def run_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the given options of generate; photos as a list of files, or as the text of a list."""
     given = {target: getattr(arguments, name) for name, target in SETTINGS.items() if target}
+    if arguments.photos is not None and len(arguments.photos) == 1 and arguments.photos[0].lstrip()[:1] in ("[", ""):
+        given["photos"] = arguments.photos[0]
     return {name: value for name, value in given.items() if value is not None} | file_settings(arguments)

@@ -10,6 +10,7 @@ from dreamlift.plugins import load_plugins
 from dreamlift.presets import ABOUT, PRESETS
 from dreamlift.priors.loading.sources import is_embedded
 from dreamlift.stages.lift import Lift
+from dreamlift.stages.tuned import base_of, base_priors
 
 
 def find_preset(name: str) -> Config:
@@ -35,8 +36,14 @@ def losses(config: Config) -> list[str]:
 
 def typical_memory(config: Config) -> int:
     """Estimated bytes: of the machine with embedded priors, of a GPU with large ones, which are meant for one."""
-    names = [teacher.prior.name for stage in config.stages for teacher in stage.teachers if teacher.prior is not None]
-    return expected(config, "cpu" if all(map(is_embedded, names)) else "cuda")
+    return expected(config, "cpu" if all(map(is_embedded, names_of_priors(config))) else "cuda")
+
+
+def names_of_priors(config: Config) -> list[str]:
+    """The names of the priors that a config states, each once; of weights that it tunes, their base prior's."""
+    bases = base_priors(config.stages)
+    choices = [choice for stage in config.stages for choice in stage.choices if choice is not None]
+    return list(dict.fromkeys(base_of(choice, bases, "prior").name for choice in choices))
 
 
 def list_presets() -> str:
@@ -44,14 +51,12 @@ def list_presets() -> str:
     rows = [("preset", "prior", "pixels", "steps", "memory", "paper", "purpose")]
     for name, config in PRESETS.items():
         about = ABOUT.get(name)
-        teachers = [teacher for stage in config.stages for teacher in stage.teachers]
-        priors = dict.fromkeys(teacher.prior.name for teacher in teachers if teacher.prior is not None)
         sizes = [size for stage in config.stages if isinstance(stage, Lift) for size in stage.cameras.resolution]
         pixels = f"{min(sizes)}-{max(sizes)}" if min(sizes) < max(sizes) else f"{max(sizes)}"
         steps = "+".join(str(stage.total_steps(1)) for stage in config.stages)
         memory = f"{typical_memory(config) / 1e9:.0f} GB"
         paper, purpose = (about.paper, about.purpose) if about else ("", "from a plugin")
-        rows.append((name, ", ".join(priors), pixels, steps, memory, paper, purpose))
+        rows.append((name, ", ".join(names_of_priors(config)), pixels, steps, memory, paper, purpose))
     widths = [max(len(row[i]) for row in rows) for i in range(6)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) + "  " + row[6] for row in rows]
     lines.append("memory: an estimate, of the GPU for large priors and of the machine for embedded ones")

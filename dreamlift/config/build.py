@@ -105,8 +105,15 @@ def apply_overrides(obj: T, overrides: Mapping[str, Any], text: bool = True) -> 
 
 
 def config_hash(obj: Any) -> str:
-    """SHA-256 (64 hex digits) of all settings, equal for equal configs in every process."""
-    canonical = json.dumps(to_plain(obj), sort_keys=True, separators=(",", ":"))
+    """SHA-256 (64 hex digits) of all settings, equal for equal configs in every process.
+
+    A field with ``metadata={"late": True}`` counts only where it differs from its default, so that configs from before it was
+    added keep their hash.
+    """
+    fields = dataclasses.fields(obj)
+    left_out = {each.name for each in fields if each.metadata.get("late") and getattr(obj, each.name) == each.default}
+    plain = {name: value for name, value in to_plain(obj).items() if name not in left_out}
+    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 

@@ -8,12 +8,14 @@ from typing import ClassVar, Literal
 from dreamlift.export.settings import Files
 from dreamlift.priors.engine import Engine
 from dreamlift.priors.saving import Memory
-from dreamlift.prompts import Backdrop
+from dreamlift.prompts import Backdrop, words_of
 from dreamlift.reading.photos import Photo
 from dreamlift.stages import STAGES, Stage
 from dreamlift.stages.base import Place, places_of
 from dreamlift.stages.lift import Lift
+from dreamlift.stages.tuned import base_of, base_priors
 from dreamlift.texturing.extract import Extract
+from dreamlift.tuning.words import SubjectWords
 
 _STAGE = ("steps", "cameras", "lighting", "scene", "weights", "adam")
 _TEACHER = ("wording", "show", "guidance")
@@ -40,6 +42,8 @@ class Config:
     # pictures of the object with their cameras, for photometric terms and for priors that are shown a picture; presets have an
     # entry with an empty path, which states the camera of a photo that is to be given
     photos: tuple[Photo, ...] = ()
+    # the kind of thing in the photos and a new word for this one, for stages that tune a prior: {class_name: duck, word: zwx}
+    subject: SubjectWords | None = field(default=None, metadata={"late": True})
     # depth-estimation model of transformers (folder or hub name) that gives the photos a depth, for photometric.depth; "": none
     depth_model: str = ""
     seed: int = 0  # seed of all random numbers, 0 to 2^63 - 1
@@ -74,9 +78,14 @@ class Config:
         """Steps of all stages and particles together."""
         return sum(stage.total_steps(self.particles) for stage in self.stages)
 
+    @property
+    def tunes(self) -> bool:
+        """Whether a stage tunes a prior on the photos, which are then no reference pictures."""
+        return any(stage.tunes for stage in self.stages)
+
     def places(self) -> tuple[Place, ...]:
         """The place of each stage in the run."""
-        given = (bool(self.initial_mesh), any(photo.path for photo in self.photos), bool(self.depth_model))
+        given = (bool(self.initial_mesh), any(photo.path for photo in self.photos), bool(self.depth_model), self.subject)
         return places_of(self.stages, self.seed, self.particles, self.backdrops, *given)
 
 
@@ -91,5 +100,13 @@ def check_stages(config: Config) -> None:
             stage.check(place)
         except ValueError as error:
             raise ValueError(f"stages.{place.number}: {error}") from None
+    for number, stage in enumerate(config.stages):
+        bases = base_priors(config.stages[:number])
+        for choice in filter(None, stage.choices):
+            base_of(choice, bases, f"stages.{number}")
+    if config.tunes and config.subject and config.prompt and config.subject.word not in words_of(config.prompt):
+        raise ValueError(
+            f"the prompt does not have the subject's word {config.subject.word!r}: write it in, as in {config.subject.prompt!r}"
+        )
     if not config.stages[-1].makes_scene:
         raise ValueError(f"stages.{len(config.stages) - 1}: it makes no scene, so a run cannot end with it; add a lift stage")

@@ -102,12 +102,11 @@ def describe(config: Config) -> list[tuple[str, str, str, str]]:
 
 
 def with_prior(config: Config, **changes: Any) -> Config:
-    """A copy with changes to the first teacher's prior, which following teachers with a null prior use as well."""
+    """A copy with changes to the first prior of the run, which following teachers with a null prior use as well."""
     for number, stage in enumerate(config.stages):
-        if stage.teachers:
-            first, *others = stage.teachers
-            teachers = (replace(first, prior=replace(first.prior or PriorChoice(), **changes)), *others)
-            changed = stage.with_teachers(teachers)
+        if stage.choices:
+            first, *others = stage.choices
+            changed = stage.with_choices((replace(first or PriorChoice(), **changes), *others))
             return replace(config, stages=(*config.stages[:number], changed, *config.stages[number + 1 :]))
     raise ValueError("no stage of this config has a teacher, so there is no prior to change")
 

@@ -21,10 +21,11 @@ from dreamlift.presets.papers import (
     sdi,
     sjc,
 )
-from dreamlift.presets.pictures import magic123, zero123
+from dreamlift.presets.pictures import dreambooth3d, magic123, zero123
 from dreamlift.presets.preset import Preset
 from dreamlift.presets.toy_pictures import TOY_PICTURES
 from dreamlift.presets.toy_stages import TOY_STAGES
+from dreamlift.presets.toy_subjects import TOY_SUBJECTS
 from dreamlift.presets.toybox import TOYBOX, TOYS
 
 ABOUT: dict[str, Preset] = {
@@ -32,6 +33,7 @@ ABOUT: dict[str, Preset] = {
     **TOYS,
     **TOY_STAGES,
     **TOY_PICTURES,
+    **TOY_SUBJECTS,
     **dreamfusion.PRESETS,
     **latent_nerf.PRESETS,
     **hifa.PRESETS,
@@ -47,6 +49,7 @@ ABOUT: dict[str, Preset] = {
     **gaussians.PRESETS,
     **zero123.PRESETS,
     **magic123.PRESETS,
+    **dreambooth3d.PRESETS,
 }
 """All presets of the package by name, with their paper and purpose."""
 

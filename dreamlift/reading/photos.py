@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 ELEVATION_DEG = 15.0  # of a photo whose elevation is neither given nor estimated: people look down at things a little
 RATIO = 0.78  # of the object's longest side to the frame's: that of Zero-1-to-3's training pictures (200 of 256 pixels)
@@ -15,6 +16,8 @@ class Photo:
     The object is cut out and placed in a square frame by ``ratio`` and ``shift``, so that the frame is what a camera sees that
     looks at the object's center. With ``ratio`` null the picture is that frame already: a square one with a known camera.
     """
+
+    MAIN_FIELD: ClassVar[str] = "path"  # the field that a plain string in a config sets
 
     path: str  # a picture file: PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF; "" in presets: of the picture that is given
     # how the object is cut out: auto (the picture's own alpha channel, else a plain background, else a known ONNX model in the

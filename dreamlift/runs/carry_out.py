@@ -13,6 +13,7 @@ from dreamlift.asset import Asset
 from dreamlift.config.build import config_hash, save_yaml, to_plain
 from dreamlift.config.schema import Config
 from dreamlift.export.glb import save_glb
+from dreamlift.export.video import contact_sheet
 from dreamlift.lifting import Job, finish, lift, load, resolve
 from dreamlift.plugins import plugin_names
 from dreamlift.runs.about import peak_memory, versions
@@ -21,9 +22,13 @@ from dreamlift.runs.results import write_results
 from dreamlift.runs.run import Run, RunError, check_out, particle_folders
 from dreamlift.runs.settings import adopt, check_length, lengthened, nothing_to_do, read_config
 from dreamlift.runs.warmup import cache_trouble, warm_beside
+from dreamlift.stages.tuned import Shelf
+from dreamlift.system.files import atomic_write_bytes
 from dreamlift.system.signals import Stop, stop_signals
 from dreamlift.system.text import one_line
 from dreamlift.types import StageBegan, Step
+
+TUNED = "tuned"  # the folder in a run's of the weights that it tunes
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ def _begin(order: Order, reporter: Reporter) -> tuple[Run, Job]:
         order.out, config.prompt, config_text=save_yaml(config), config_hash=config_hash(config), info=info,
         keep=config.keep_checkpoints, name=Path(config.photos[0].path).stem if config.photos else "",
     )  # fmt: skip
+    job.shelf.given = run.folder / TUNED
     return run, job
 
 
@@ -94,7 +100,7 @@ def _reopen(folder: Path, steps: int | None, reporter: Reporter) -> tuple[Run, J
     try:
         saved = run.load_latest()
         check_length(config, saved, run.status().get("status") == "finished")
-        job = _loaded(config, saved, reporter)
+        job = _loaded(config, saved, reporter, shelf=Shelf(run.folder / TUNED))
         known = run.status().get("prior_revision")
         if known not in (None, job.resolved.revisions):
             reporter.note(
@@ -110,7 +116,9 @@ def _reopen(folder: Path, steps: int | None, reporter: Reporter) -> tuple[Run, J
     return run, job
 
 
-def _loaded(config: Config, saved: Any, reporter: Reporter, anyway: bool = False) -> Job:
+def _loaded(
+    config: Config, saved: Any, reporter: Reporter, anyway: bool = False, shelf: Shelf | None = None
+) -> Job:  # fmt: skip
     resolved = resolve(config, saved, anyway)
     warm_beside(resolved.config)
     if trouble := cache_trouble(resolved.device):
@@ -119,7 +127,7 @@ def _loaded(config: Config, saved: Any, reporter: Reporter, anyway: bool = False
         reporter.note(text)
     if resolved.need is not None:
         reporter.stage(str(resolved.need))
-    return load(resolved, saved)
+    return load(resolved, saved, shelf=shelf)
 
 
 def _about(job: Job) -> dict[str, Any]:
@@ -183,11 +191,14 @@ def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
 
 
 def save_handover(run: Run, began: StageBegan, config: Config) -> None:
-    """Write the mesh from which each particle's stage starts (the previous stage's result) to the particle's folder."""
+    """Write what the previous stage has left: each particle's mesh to its folder, posed pictures as a sheet."""
+    pictures = began.handover.pictures
+    if pictures is not None and config.stages[began.number - 1].leaves_pictures:
+        atomic_write_bytes(run.folder / f"stage-{began.number}.png", contact_sheet(pictures.rgb, columns=5))
     folders = particle_folders(run.folder, config.particles)
     for folder, mesh in zip(folders, began.handover.meshes, strict=False):
         folder.mkdir(exist_ok=True)
-        if mesh is not None:
+        if mesh is not None and not config.stages[began.number - 1].tunes:  # which has passed it on
             save_glb(mesh, folder / f"stage-{began.number}.glb", {"prompt": config.prompt, "seed": config.seed})
 
 

@@ -20,8 +20,10 @@ from dreamlift.priors.engine import UsedEngine
 from dreamlift.prompts import Backdrop, Embeds
 from dreamlift.scenes.base import Scene
 from dreamlift.stages.teacher import Teacher
+from dreamlift.stages.tuned import MARK, Material
 from dreamlift.texturing.extract import Extract
-from dreamlift.types import Cameras, EmptySceneError, FullSceneError, Handover, LoraFile, Mesh, Pictures, Step, Task
+from dreamlift.tuning.words import SubjectWords
+from dreamlift.types import Cameras, EmptySceneError, FullSceneError, Handover, Mesh, Pictures, Step, Task
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Place:
     has_photos: bool
     has_pictures: bool = False  # whether a stage before it leaves posed pictures
     has_depth: bool = False  # whether the depth of the photos is estimated
+    subject: SubjectWords | None = None  # the words of the thing in the photos, for stages that tune a prior
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Ready:
     priors: tuple[Prior, ...]  # one per teacher
     embeds: tuple[Embeds, ...]  # one per teacher
     handover: Handover
+    material: Material | None = None  # of a stage that tunes a prior
 
 
 class Stage(ABC):
@@ -57,9 +61,17 @@ class Stage(ABC):
     makes_scene: ClassVar[bool] = False  # whether its work has scenes, as the last stage of a run needs
     leaves_pictures: ClassVar[bool] = False  # whether its handover has posed pictures
     drops_mesh: bool = False  # whether its handover lacks the meshes of the stages before
+    tunes: ClassVar[bool] = False  # whether its work tunes a prior on the photos, which are then no reference pictures
+    leaves_weights: str = ""  # the name of the weights that it leaves; "": none
+    leaves_whole: bool = False  # whether these are a whole prior; if not, a LoRA and a word
     uses_photos: bool = False  # whether it compares with the user's photos, or draws or weights views by their cameras
     keeps_faces: bool = True  # whether its result has the faces of the initial mesh
     teachers: tuple[Teacher, ...] = ()  # the priors that it uses, with their losses
+
+    @property
+    def choices(self) -> tuple[PriorChoice | None, ...]:
+        """The priors that it uses, those of its teachers by default."""
+        return tuple(teacher.prior for teacher in self.teachers)
 
     @abstractmethod
     def total_steps(self, particles: int) -> int:
@@ -96,6 +108,11 @@ class Stage(ABC):
     def with_teachers(self, teachers: tuple[Teacher, ...]) -> Stage:
         """A copy with other teachers."""
         return replace(self, teachers=teachers) if teachers else self  # pyright: ignore[reportArgumentType]
+
+    def with_choices(self, choices: tuple[PriorChoice | None, ...]) -> Stage:
+        """A copy with other priors, in the order of :attr:`choices`."""
+        pairs = zip(self.teachers, choices, strict=True)
+        return self.with_teachers(tuple(replace(teacher, prior=choice) for teacher, choice in pairs))
 
     def resolved(self) -> Stage:
         """The same settings with absolute paths. Raises ValueError if a file cannot be used."""
@@ -174,7 +191,7 @@ class SavedState:
         left = self.handover
         handover = {
             "meshes": [None if mesh is None else _record(mesh) for mesh in left.meshes],
-            "loras": [_record(lora) for lora in left.loras],
+            "tuned": list(left.tuned),
             "pictures": None if left.pictures is None else _record(left.pictures),
         }
         return {"stage": self.stage, "index": self.index, "handover": handover, "work": self.work,
@@ -189,7 +206,7 @@ class SavedState:
             pictures = {**pictures, "cameras": Cameras(**pictures["cameras"])}
         handover = Handover(
             tuple(None if mesh is None else Mesh(**mesh) for mesh in left["meshes"]),
-            tuple(LoraFile(**lora) for lora in left["loras"]),
+            tuple(left.get("tuned", ())),
             None if pictures is None else Pictures(**pictures),
         )
         return cls(saved["stage"], saved["index"], handover, saved["work"], saved["engine"], tuple(saved["engines"]))
@@ -222,7 +239,7 @@ def meshes_of(work: Work, settings: Extract) -> tuple[Mesh, ...]:
 
 def places_of(
     stages: Sequence[Stage], seed: int, particles: int, backdrops: tuple[Backdrop, ...], has_mesh: bool, has_photos: bool,
-    has_depth: bool = False,
+    has_depth: bool = False, subject: SubjectWords | None = None,
 ) -> tuple[Place, ...]:  # fmt: skip
     """The place of each stage of a run; ``has_mesh``: whether the first stage has an initial mesh."""
     found, first = [], 0
@@ -230,7 +247,7 @@ def places_of(
         if number:
             has_mesh = (has_mesh or stages[number - 1].makes_scene) and not stages[number - 1].drops_mesh
         left = any(each.leaves_pictures for each in stages[:number])
-        found.append(Place(number, first, seed, particles, backdrops, has_mesh, has_photos, left, has_depth))
+        found.append(Place(number, first, seed, particles, backdrops, has_mesh, has_photos, left, has_depth, subject))
         first += stage.total_steps(particles)
     return tuple(found)
 
@@ -239,7 +256,7 @@ def with_priors(stages: Sequence[Stage]) -> tuple[Stage, ...]:
     """The stages with every teacher's prior stated.
 
     A null prior is that of the teacher before it in the stage; of a stage's first teacher, that of the first teacher of the
-    stage before; of the run's first teacher, the default.
+    stage before, or the one that a finetune stage before it leaves; of the run's first teacher, the default.
     """
     before, found = PriorChoice(), []
     for stage in stages:
@@ -247,6 +264,9 @@ def with_priors(stages: Sequence[Stage]) -> tuple[Stage, ...]:
         for teacher in stage.teachers:
             known = teacher.prior or known
             teachers.append(replace(teacher, prior=known))
-        before = teachers[0].prior if teachers else before
+        before = teachers[0].prior or before if teachers else before
+        if stage.leaves_weights:
+            (own,) = stage.choices
+            before = PriorChoice(MARK + stage.leaves_weights, camera_conditioning=own is None or own.camera_conditioning)
         found.append(stage.with_teachers(tuple(teachers)))
     return tuple(found)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ from dreamlift.tuning.photos import PLAIN_BACKDROPS, TOY_BACKDROPS, Taught, take
 from dreamlift.tuning.settings import Family, Tuning, filled
 from dreamlift.tuning.tuner import Tuner, make_tuner
 from dreamlift.tuning.words import check_class, check_word, common_word, is_closed
+from dreamlift.types import Pictures
 
 COUNTS: dict[Family, int] = {"words": 32, "pixel": 200, "latent": 200}  # class pictures by default
 Note = Callable[[str], None]
@@ -128,15 +129,18 @@ class Plan:
         }  # fmt: skip
 
 
-def planned(subject: Taught, settings: Tuning, note: Note) -> Plan:
+def planned(subject: Taught, settings: Tuning, note: Note, located: Located | None = None) -> Plan:
     """Everything that can be refused, before anything is loaded; the cameras are not estimated yet.
+
+    Args:
+        located: the subject's prior, if it is located already.
 
     Raises:
         ValueError: a photo, a word, a class or a prior that cannot be used; one line with the fix.
     """
     for photo in subject.photos:
         read_picture(photo.path)
-    located = find(subject.prior)
+    located = located or find(subject.prior)
     check_tunable(located)
     if settings.all_weights and located.choice.embeddings:
         raise ValueError("embeddings cannot be part of a prior with all weights: leave --embedding out, or --all-weights")
@@ -205,14 +209,30 @@ def prepared(
     Args:
         said: gets how many class pictures of how many are drawn.
     """
-    own, kin, pixels = _examples(plan, folder, device, engine, note, said)
-    return make_tuner(plan.parts, plan.located.choice, own, kin, plan.subject.word, plan.settings, device, pixels)
+    found = examples_of(plan, folder / "class", device, engine, note, said)
+    choice, word = plan.located.choice, plan.subject.word
+    return make_tuner(plan.parts, choice, found.own, found.kin, word, plan.settings, device, found.resolution)
 
 
-def _examples(
-    plan: Plan, folder: Path, device: torch.device, engine: Engine, note: Note, said: Callable[[int, int], None]
-) -> tuple[Examples, Examples | None, int]:  # fmt: skip
-    """The photos and the class pictures as the network takes them, and the prior's resolution; the prior is freed again."""
+class Found(NamedTuple):
+    """The pictures of a tuning as the network takes them."""
+
+    own: Examples  # the photos
+    kin: Examples | None  # pictures of the class
+    drawn: Examples | None  # further pictures of the subject
+    resolution: int  # of the prior, pixels a side
+
+
+def examples_of(
+    plan: Plan, folder: Path, device: torch.device, engine: Engine, note: Note, said: Callable[[int, int], None],
+    drawn: Pictures | None = None, behind: str = "",
+) -> Found:  # fmt: skip
+    """The pictures of a tuning. The prior that encodes them, and draws the class, is freed again.
+
+    Args:
+        folder: of the class pictures that are drawn; those that are there are not drawn again.
+        drawn: further pictures of the subject with their cameras, used with their own background; ``behind``: its words.
+    """
     subject, toys = plan.subject, plan.family == "words"
     prior: Any = plan.located.load(device)
     prior.use_engine(engine if engine != "auto" else "auto" if available(engine, device) == "onnx" else "torch")
@@ -234,7 +254,13 @@ def _examples(
         place, pictures = _class_pictures(plan, prior, folder, said)
         rgb = torch.stack([square(read_picture(place / each.file)[..., :3], prior.resolution) for each in pictures])
         kin = _class_examples(encode, rgb, pictures, plan.tells_cameras)
-    return own, kin, prior.resolution
+    others = None
+    if drawn is not None:
+        others = photo_examples(
+            encode, drawn.rgb, None, ", ".join(filter(None, (subject.prompt, behind))), (), drawn.cameras,
+            [plan.tells_cameras] * len(drawn.rgb), features if plan.tells_cameras else None, view_words=toys,
+        )  # fmt: skip
+    return Found(own, kin, others, prior.resolution)
 
 
 def _class_pictures(
@@ -251,7 +277,7 @@ def _class_pictures(
         count=subject.class_count or COUNTS[plan.family], seed=plan.settings.seed,
         backdrops=TOY_BACKDROPS if toys else (Backdrop(""),), turned=plan.tells_cameras, view_words=toys, quick=toys,
     )  # fmt: skip
-    return folder / "class", draw_class(prior, order, folder / "class", said)
+    return folder, draw_class(prior, order, folder, said)
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from dreamlift.priors.files.folder import read_json
 from dreamlift.priors.files.tensors import read_tensors
 from dreamlift.priors.loading.nouns import NOUNS
 from dreamlift.priors.lora.additions import EMBEDDING_FILE, LORA_FILE
+from dreamlift.priors.lora.embedding_files import read_embeddings
 from dreamlift.priors.lora.lora import LoRA
 from dreamlift.priors.parts import FolderParts
 from dreamlift.priors.text import no_bars
@@ -75,6 +76,22 @@ def begin_with(tuner: Tuner, path: str | Path) -> None:
             layer = f"{prefix}.{key.replace('/', '.').removesuffix('.weight')}"
             lora.down[key].copy_(tensors[f"{layer}.lora_A.weight"].flatten(1))
             lora.up[key].copy_(tensors[f"{layer}.lora_B.weight"].flatten(1) / lora.scale)
+
+
+@torch.no_grad()
+def go_on(tuner: Tuner, folder: Path, word: str) -> None:
+    """Continue the LoRA and the word's vector in ``folder``, which :func:`save_addition` has written.
+
+    Raises:
+        ValueError: the LoRA is of other layers or of another rank.
+    """
+    begin_with(tuner, folder / LORA_FILE)
+    if not isinstance(tuner.text, TunedText) or not tuner.text.vectors():
+        return
+    name = EMBEDDING_FILE if len(tuner.text.vectors()) == 1 else f"{word}.safetensors"
+    saved = {part: rows for each in read_embeddings((str(folder / name),)) for part, rows in each.vectors.items()}
+    for (part, vector), rows in zip(tuner.text.vectors().items(), saved.values(), strict=True):
+        vector.copy_(saved.get(part, rows))
 
 
 def save_addition(tuner: Tuner, word: str, folder: Path) -> list[str]:
@@ -141,8 +158,13 @@ def _save_encoder(encoder: TunedEncoder, parts: FolderParts, part: str, word: st
     if encoder.vector is not None:
         tokenizer = parts.tokenizer(name)
         tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=is_closed(tokenizer))])
+        row = tokenizer.convert_tokens_to_ids(word)
         with torch.no_grad():
-            network.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids(word)] = encoder.vector[0]
+            network.get_input_embeddings().weight[row] = encoder.vector[0]
+        # Without the row that the tuning added for a word that was learnt before.
+        rows = max(parts.config(part)["vocab_size"], row + 1)
+        if rows < len(network.get_input_embeddings().weight):
+            network.resize_token_embeddings(rows)
         # Older CLIP configs locate the end of the text at the largest token id, which is now the new word's.
         network.config.eos_token_id = tokenizer.eos_token_id
         tokenizer.save_pretrained(folder / name)

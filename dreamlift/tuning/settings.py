@@ -52,7 +52,7 @@ class Tuning:
     word_only: bool = False  # textual inversion: train the word's vectors and nothing else
     word_init: str = ""  # words whose vectors the new one's begin as; "": colors, or the tokens that spell the new word
     class_weight: float = 1.0  # lambda, the weight of the class pictures' loss; 0: there are none
-    seed: int = 0
+    seed: int = 0  # of all random numbers; a stage's is added to the run's
     gradient_checkpointing: bool = False  # recompute activations in the backward pass instead of storing them
 
     def __post_init__(self) -> None:

@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dreamlift.prompts import words_of
+from dreamlift.prompts import article, words_of
 from dreamlift.toybox.world.things import COLORS
 
 NONSENSE = "qzxvkj"  # no vocabulary of words has it
 COMMON = 40_000  # CLIP's tokens are in order of frequency: whole words before this one are common
 SUGGESTED = "zwx"
+
+
+@dataclass(frozen=True)
+class SubjectWords:
+    """The words of the thing that a prior is taught: "a zwx duck"."""
+
+    class_name: str  # the kind of thing, as a noun that the prior knows, such as duck
+    word: str = SUGGESTED  # the new word for this one
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "class_name", check_class(self.class_name))
+        object.__setattr__(self, "word", check_word(self.word, self.class_name))
+
+    @property
+    def prompt(self) -> str:
+        """The prompt of the photos."""
+        noun = f"{self.word} {self.class_name}"
+        return f"{article(noun)} {noun}"
 
 
 def is_closed(tokenizer: Any) -> bool:
@@ -60,7 +79,8 @@ def common_word(tokenizer: Any, word: str) -> str:
 def initial_vectors(tokenizer: Any, encoder: Any, word: str, init: str = "") -> Tensor:
     """Vectors ``(N, D)`` for a new word to begin with: those of ``init``, one for each of its tokens.
 
-    Without ``init`` it is one vector: the mean of the colour words', or of the word's own tokens in an open vocabulary.
+    Without ``init`` it is one vector: that of a word that was learnt before; otherwise the mean of the colour words', or of the
+    word's own tokens in an open vocabulary.
     """
     table = encoder.get_input_embeddings().weight
     if init:
@@ -68,6 +88,7 @@ def initial_vectors(tokenizer: Any, encoder: Any, word: str, init: str = "") -> 
     if is_closed(tokenizer):
         vocabulary = tokenizer.get_vocab()
         rows = [vocabulary[color] for color in COLORS if color in vocabulary] or list(vocabulary.values())
+        rows = [vocabulary[word]] if word in vocabulary else rows
     else:
         rows = tokenizer(word, add_special_tokens=False)["input_ids"]
     return table[rows].float().mean(dim=0, keepdim=True).cpu()

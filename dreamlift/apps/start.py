@@ -1,0 +1,91 @@
+"""The config of ``dreamlift generate``: from a preset or a file, pictures, a subject and options."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dreamlift.apps.cutout import IMAGE_PRESET, with_image
+from dreamlift.apps.options import run_settings
+from dreamlift.apps.presets import find_preset
+from dreamlift.config import yaml
+from dreamlift.config.build import load_stated
+from dreamlift.config.schema import Config
+from dreamlift.config.short import override, with_additions
+from dreamlift.config.subject import PRESET, in_context, with_subject
+from dreamlift.priors.lora.additions import parse_lora
+from dreamlift.runs.settings import read_config
+from dreamlift.system.files import user_file
+from dreamlift.system.text import read_text
+
+OF_PHOTO = {"mask": "mask", "elevation": "elevation_deg", "azimuth": "azimuth_deg", "fov": "fov_deg", "distance": "distance"}
+
+
+def config_of(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> Config:
+    """The config that the command line asks for.
+
+    Raises:
+        ValueError: options that exclude each other, or a value that is not accepted.
+    """
+    if arguments.config is not None and arguments.preset is not None:
+        raise ValueError("--config and --preset exclude each other: give one of them")
+    default = PRESET if arguments.class_name is not None else IMAGE_PRESET if arguments.image is not None else "toybox"
+    config = find_preset(arguments.preset or default) if arguments.config is None else config_in(arguments.config)
+    if arguments.context is not None:
+        config = _in_context(config, arguments)
+    if arguments.image is not None:
+        config = with_image(config, arguments.image, arguments.photos is not None)
+    if arguments.prompt is not None:
+        config = replace(config, prompt=arguments.prompt)
+    settings = run_settings(arguments)
+    photos = settings.pop("photos", None)
+    if isinstance(photos, list):
+        config, settings = _with_photos(config, photos, settings)
+    elif photos is not None:
+        settings["photos"] = photos
+    config = override(with_subject(config, arguments.class_name, arguments.word), {**settings, **overrides})
+    if arguments.lora is not None:
+        config = with_additions(config, loras=tuple(map(parse_lora, arguments.lora)))
+    if arguments.embedding is not None:
+        config = with_additions(config, embeddings=tuple(arguments.embedding))
+    return config
+
+
+def config_in(path: Path) -> Config:
+    """The config in a file or in a run's folder; without ``stages``, a file has those of the default preset."""
+    if path.is_dir():
+        return read_config(path)
+    text = read_text(user_file(str(path), "config"), yaml.MAX_BYTES)
+    found, stated = load_stated(Config, text, str(path))
+    # A file of a few values, such as a prompt, changes the default preset; one with stages states them whole.
+    if "stages" not in stated:
+        default = find_preset("toybox")
+        found = replace(found, stages=default.stages)
+        found = found if "backdrops" in stated else replace(found, backdrops=default.backdrops)
+    return found
+
+
+def _in_context(config: Config, arguments: argparse.Namespace) -> Config:
+    if arguments.config is None or not arguments.config.is_dir():
+        raise ValueError("--context is for a run that has tuned a prior: give its folder, --config RUN")
+    if arguments.prompt is not None:
+        raise ValueError("--context follows the run's own prompt: leave the prompt out")
+    return in_context(config, arguments.config, arguments.context)
+
+
+def _with_photos(config: Config, files: list[str], settings: dict[str, Any]) -> tuple[Config, dict[str, Any]]:
+    """The config with several photos, and the settings that are left: those of photos are given to all of them."""
+    from dreamlift.apps.dreambooth import photos_of
+
+    missing = next((file for file in files if not Path(file).exists() and " " in file), None)
+    if missing is not None and not config.prompt:
+        raise ValueError(f"there is no photo {missing!r}: write the prompt before --photos")
+    given = {name: settings.pop(f"photos.0.{field}", None) for name, field in OF_PHOTO.items()}
+    photos = photos_of(files, given["mask"] or "auto", given["azimuth"], given["elevation"])
+    for name in ("fov", "distance"):
+        if given[name] is not None:
+            settings |= {f"photos.{number}.{OF_PHOTO[name]}": given[name] for number in range(len(photos))}
+    return replace(config, photos=photos), settings
