@@ -98,7 +98,7 @@ class Subject(NamedTuple):
             if part.name in names:
                 shape = other[part.name].shape if self.mixed and place % 2 and part.name in other else part.shape
                 parts[place] = replace(part, rgb=new[part.rgb], shape=shape)
-        return fitted(replace(made, parts=tuple(parts)))
+        return fitted(replace(made, parts=tuple(parts), center=(0.0, 0.0, 0.0), scale=1.0))
 
     @property
     def main_color(self) -> str:

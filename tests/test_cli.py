@@ -113,9 +113,11 @@ def test_presets_are_listed_with_what_they_are_for(cwd, capsys):
     rows = {line.split()[0]: line for line in lines[1:-1]}
     assert list(rows) == list(PRESETS)
     for name, (config, paper, purpose) in ABOUT.items():
-        assert all(told in rows[name] for told in (paper, purpose, "+".join(str(stage.steps) for stage in config.stages)))
-        named = [teacher.prior for stage in config.stages for teacher in stage.teachers]
-        assert all(prior.name in rows[name] for prior in named if prior is not None)
+        assert all(
+            told in rows[name] for told in (paper, purpose, "+".join(str(stage.total_steps(1)) for stage in config.stages))
+        )
+        named = [prior.name for stage in config.stages for prior in stage.choices if prior is not None]
+        assert all(prior in rows[name] for prior in named if not prior.startswith("tuned:"))
     assert tree(cwd) == {}
 
 

@@ -130,7 +130,8 @@ def test_what_cannot_be_counted_is_not_estimated(tmp_path, stub):
 
 def test_stages_without_a_scene_are_left_out(stub):
     class Other:
-        teachers = FIELD.teachers
+        teachers, choices = FIELD.teachers, FIELD.choices
+        leaves_weights, leaves_whole = "", False
 
         def with_teachers(self, teachers):
             return self
@@ -349,7 +350,7 @@ def test_the_peak_of_who_started_a_run_is_not_its_own():
 
 
 def test_only_weights_that_do_not_fit_are_refused(cwd, stub, capsys, machine, monkeypatch):
-    def load(*_):
+    def load(*_, **__):
         raise AssertionError("something was loaded")
 
     monkeypatch.setattr("dreamlift.lifting.load", load)

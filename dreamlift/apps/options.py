@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SETTINGS = {
     "negative": "negative", "preset": "", "prior": "prior.name", "prior_config": "prior.settings",
     "camera_conditioning": "prior.camera_conditioning", "linear_encoder": "prior.linear_encoder", "mesh": "initial_mesh",
-    "up": "up", "photos": "photos", "mask": "photos.0.mask", "elevation": "photos.0.elevation_deg",
+    "up": "up", "photos": "photos", "subject": "subject", "mask": "photos.0.mask", "elevation": "photos.0.elevation_deg",
     "azimuth": "photos.0.azimuth_deg", "fov": "photos.0.fov_deg", "distance": "photos.0.distance",
     "seed": "seed", "particles": "particles", "steps": "steps", "schedule_steps": "schedule_steps", "show": "show",
     "weight": "weight", "angle_weight": "angle_weight", "photometric": "photometric", "depth_model": "depth_model",
@@ -248,6 +248,7 @@ def _add_subject(what: Any) -> None:
         help="the kind of thing in the photos, such as duck, on which a prior is tuned first (--preset dreambooth3d-toy)",
     )  # fmt: skip
     what.add_argument("--word", help="its new word in the prompt: a zwx duck (default: the one before the class, or else zwx)")
+    _setting(what, "subject", "both as a mapping, as in a config: {class_name: duck, word: zwx}")
     what.add_argument(
         "--context", metavar="WORDS",
         help='with --config RUN: the thing that RUN has learnt, lifted again "on a wooden box" without tuning',

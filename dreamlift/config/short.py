@@ -22,6 +22,8 @@ from dreamlift.stages.teacher import Teacher
 
 PART_OF_PRIOR = re.compile(r"stages\.(\d+)\.teachers\.(\d+)\.prior\.(?!name$)")  # a setting of a prior, not its name
 
+TYPE_OF_STAGE = re.compile(r"stages\.\d+\.type")
+
 
 def whole(config: Config, name: str) -> str:
     """The full name of a setting from a short or full one; an unknown name is returned unchanged."""
@@ -37,11 +39,14 @@ def whole(config: Config, name: str) -> str:
 
 
 def shortened(config: Config, name: str) -> str:
-    """The short form of a full name, or the full name if it has none."""
-    parts = name.split(".")
+    """The short form of a full name, or the full name if it has none.
+
+    A name without a dot is an option of its own on the command line, which has those of a lift stage.
+    """
+    parts, usual = name.split("."), Config()
     for length in (4, 2):
         short = ".".join(parts[length:])
-        if short and whole(config, short) == name:
+        if short and whole(config, short) == name and ("." in short or whole(usual, short) != short):
             return short
     return name
 
@@ -55,11 +60,14 @@ def override(config: Config, settings: Mapping[str, Any], text: bool = True) -> 
     Raises:
         ConfigError: see :func:`dreamlift.config.build.apply_overrides`; messages use the names that were given.
     """
+    # Short names mean the first stage that has the setting, also where its kind is set here.
+    types = {name: value for name, value in settings.items() if TYPE_OF_STAGE.fullmatch(name)}
+    kinds = apply_overrides(config, types, text) if types else config
     for name in settings:
-        _check_first(config, name)
+        _check_first(kinds, name)
     names: dict[str, str] = {}
     for name in settings:
-        long = whole(config, name)
+        long = whole(kinds, name)
         if long in names:
             raise ConfigError(f"{name} and {names[long]} are the same setting: give one of them")
         names[long] = name

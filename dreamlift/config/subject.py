@@ -73,7 +73,7 @@ def in_context(config: Config, folder: Path, context: str) -> Config:
     def own(stage: Lift) -> Stage:
         choices = [choice for choice in stage.choices if choice is not None]
         found = tuple(on_top(choice, made[tuned_name(choice)]) if tuned_name(choice) else choice for choice in choices)
-        return replace(stage.with_choices(found), photometric=None)
+        return replace(stage, photometric=None).with_choices(found)
 
     lifts = tuple(own(stage) for stage in stages[last + 1 :] if isinstance(stage, Lift) and stage.teachers)
     prompt = f"{config.prompt} {context.strip()}"

@@ -29,6 +29,7 @@ from dreamlift.scenes.nerf.voxel import Voxel
 from dreamlift.scenes.tetmesh.scene import TetMesh
 from dreamlift.schedules import Linear, Piecewise
 from dreamlift.shading.lighting import Lighting
+from dreamlift.stages.base import Stage
 from dreamlift.stages.lift import Lift
 from dreamlift.stages.settings import Weights
 from dreamlift.stages.teacher import Teacher
@@ -73,7 +74,7 @@ MESH = Lift(
 """A mesh stage at low noise, for smooth surfaces and sharp edges (Magic3D's second stage)."""
 
 
-def toy(*stages: Lift) -> Config:
+def toy(*stages: Stage) -> Config:
     """The config of a run with the embedded prior."""
     return Config(backdrops=(PALE, DARK), stages=stages)
 
