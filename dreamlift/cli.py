@@ -293,7 +293,5 @@ def _preset(name: str) -> Config:
     return find_preset(name)
 
 
-
-
 if __name__ == "__main__":
     sys.exit(main())
