@@ -5,7 +5,7 @@ The defaults of large models are those of diffusers' DreamBooth examples
 weights 800 steps at 5e-6; DeepFloyd IF with LoRA 1200 steps at 5e-6, with all weights 150 steps at 1e-7.
 
 Those of textual inversion (``word_only``) are Magic123's (https://github.com/guochengqian/Magic123, its script
-``textual_inversion.sh``: Stable Diffusion 1.5, 3000 steps of 16 pictures); the learning rate, 1e-4, is the default of the program it calls.
+``textual_inversion.sh``: Stable Diffusion 1.5, 3000 steps of 16 pictures); the learning rate, 1e-4, is the default of its program.
 """
 
 from __future__ import annotations
