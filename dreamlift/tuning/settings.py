@@ -4,8 +4,8 @@ The defaults of large models are those of diffusers' DreamBooth examples
 (https://github.com/huggingface/diffusers/tree/main/examples/dreambooth): Stable Diffusion with LoRA 500 steps at 1e-4, with all
 weights 800 steps at 5e-6; DeepFloyd IF with LoRA 1200 steps at 5e-6, with all weights 150 steps at 1e-7.
 
-Those of textual inversion (``word_only``) are Magic123's (https://github.com/guochengqian/Magic123, its script
-``textual_inversion.sh``: Stable Diffusion 1.5, 3000 steps of 16 pictures); the learning rate, 1e-4, is the default of its program.
+Those of textual inversion (``word_only``) are Magic123's (https://github.com/guochengqian/Magic123): 3000 steps of 16 pictures
+with Stable Diffusion 1.5 (``textual_inversion.sh``); the learning rate, 1e-4, is the default of the program that it calls.
 """
 
 from __future__ import annotations
