@@ -268,6 +268,16 @@ def test_an_alpha_channel_that_never_reaches_zero_is_stretched():
     assert set(np.unique(cutout.alpha).tolist()) == {0.0, 1.0}
 
 
+def test_values_beyond_an_alpha_channel_s_two_levels_do_not_count():
+    """Resizing leaves them beside edges; by the least and the largest value the background was opaque by a seventh."""
+    picture = np.full((40, 40, 4), 127, dtype=np.uint8)
+    picture[10:30, 10:30, 3] = 230
+    picture[9, 10:30, 3], picture[11, 10:30, 3] = 103, 255
+    cutout = cut_out(picture)
+    assert cutout.notes[0] == "its alpha channel goes from 127 to 230 and is stretched to 0 to 255"
+    assert set(np.unique(cutout.alpha).tolist()) == {0.0, 1.0}
+
+
 def test_a_picture_that_was_trimmed_to_its_object_is_not_cut_off():
     disc = np.zeros((80, 80, 4), np.uint8)
     y, x = np.indices((80, 80)) - 39.5

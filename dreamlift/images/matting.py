@@ -137,13 +137,19 @@ def _by_alpha(picture: np.ndarray, whole: bool) -> Cutout:
 
 
 def _stretched(picture: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The picture with an alpha channel that reaches from 0 to 255, and what to say if it did not."""
-    low, high = int(picture[..., 3].min()), int(picture[..., 3].max())
+    """The picture with an alpha channel that reaches from 0 to 255, and what to say if it did not.
+
+    Its background and its object have the medians of the lower and of the upper values: resizing leaves values beyond both.
+    """
+    values = picture[..., 3].astype(np.float32)
+    low, high = float(values.min()), float(values.max())
     if (low <= 8 and high >= 247) or high - low < 64:
         return picture, ()
-    alpha = (picture[..., 3].astype(np.uint32) - low) * 255 // (high - low)
-    told = f"its alpha channel goes from {low} to {high} and is stretched to 0 to 255"
-    return np.concatenate([picture[..., :3], alpha[..., None].astype(np.uint8)], axis=-1), (told,)
+    upper = values >= 0.5 * (low + high)
+    low, high = (float(np.median(values[part])) for part in (~upper, upper))
+    alpha = ((values - low) / (high - low)).clip(0, 1) * 255
+    told = f"its alpha channel goes from {low:.0f} to {high:.0f} and is stretched to 0 to 255"
+    return np.concatenate([picture[..., :3], alpha.round()[..., None].astype(np.uint8)], axis=-1), (told,)
 
 
 def _matted(rgb: np.ndarray, matter: Matter, way: str, whole: bool) -> Cutout | None:
