@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dreamlift.runs.progress import Reporter
 
 OVERRIDE = re.compile(r"--([a-z_]+(?:\.[a-z0-9_]+)+)(?:=(.*))?", re.DOTALL)
+NEGATIVE_LIST = re.compile(r"-[\d.]+[,:].*")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,7 +63,7 @@ def _run(words: list[str]) -> int:
     if not words:
         parser.print_help()
         return 0
-    rest, overrides = split_overrides(words)
+    rest, overrides = split_overrides(with_negative_lists(words))
     parser.words = rest
     arguments = parser.parse_args(rest)
     if arguments.verb is None:
@@ -96,6 +97,18 @@ def explained(error: BaseException) -> str:
     return f"unexpected {type(error).__name__}: {error}; the same command with --debug shows where it comes from"
 
 
+def with_negative_lists(words: list[str]) -> list[str]:
+    """The words with ``--azimuth -30,45`` as one, which argparse would take for two options."""
+    found: list[str] = []
+    for word in words:
+        after_option = bool(found) and found[-1].startswith("--") and found[-1] != "--" and "=" not in found[-1]
+        if after_option and NEGATIVE_LIST.fullmatch(word):
+            found[-1] += f"={word}"
+        else:
+            found.append(word)
+    return found
+
+
 def split_overrides(words: list[str]) -> tuple[list[str], Overrides]:
     """Separate ``--guidance.guidance_scale 7.5`` (or with ``=``) from the other words. Words after ``--`` are not settings."""
     rest: list[str] = []
@@ -122,12 +135,14 @@ def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.apps.cutout import with_cameras
     from dreamlift.apps.start import config_of
     from dreamlift.runs.carry_out import Order, carry_out
+    from dreamlift.runs.progress import warnings_to
     from dreamlift.runs.run import check_out
 
     config = config_of(arguments, overrides)
     reporter = _reporter(arguments, config)
     check_out(arguments.out)
-    config = with_cameras(config, reporter)
+    with warnings_to(reporter):
+        config = with_cameras(config, reporter)
     outcome = carry_out(Order(config, arguments.out, anyway=arguments.anyway), reporter)
     return 0 if outcome.finished else 130
 

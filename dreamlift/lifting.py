@@ -151,7 +151,10 @@ def resolve(config: Config, saved: SavedState | None = None, anyway: bool = Fals
     notes = (*dict.fromkeys(said), *notes)
     used = any(each.reads_pictures for each in found.values()) or config.tunes
     if config.photos and not used and not any(stage.uses_photos for stage in config.stages):
-        notes = (*notes, "photos are given, but no stage compares with them and no prior is shown them: they are not used")
+        notes = (
+            *notes,
+            "photos are given, but nothing here uses them: --class NOUN tunes a prior on them, --preset zero123-toy lifts one",
+        )
     return Resolved(config, priors, device, Task(config.prompt, config.negative, photos), engine, mesh, need, notes)
 
 
@@ -333,7 +336,7 @@ def _told(job: Job) -> Iterator[Note]:
     stage = job.config.stages[job.number]
     if isinstance(stage, Finetune):
         done, count = job.work.end - job.work.index, len(job.config.photos)
-        yield Note(f"tuning the weights {stage.name!r} on {count} photos, {done} steps; pictures of the class are drawn first")
+        yield Note(f"tuning the weights {stage.name!r} on {count} photos, {done} steps")
 
 
 def finish(job: Job, on_stage: Callable[[str], None] = ignore) -> Asset:

@@ -10,10 +10,11 @@ from dataclasses import replace
 import pytest
 import torch
 from lift_helpers import generate_words, refused, run_main, taught, tree
+from PIL import Image
 
 import dreamlift
 from dreamlift.apps.options import FILE_FLAGS, FILES, SETTINGS, build_parser
-from dreamlift.cli import VERBS, exit_code, split_overrides
+from dreamlift.cli import VERBS, exit_code, main, split_overrides, with_negative_lists
 from dreamlift.config.build import load_yaml
 from dreamlift.config.kinds import fields_of
 from dreamlift.config.schema import Config
@@ -157,6 +158,20 @@ def test_settings_are_taken_out_of_the_words():
     words = ["generate", "--a.b", "1", "x", "--c.d=", "--e.f=g=h", "--a.b", "2", "--", "--i.j", "3"]
     assert split_overrides(words) == (["generate", "x", "--", "--i.j", "3"], {"a.b": "2", "c.d": "", "e.f": "g=h"})
     assert split_overrides(["a.b", "--A.b", "--.b", "--prior", "x.y"])[1] == {}
+
+
+def test_lists_that_begin_with_a_minus_belong_to_their_option():
+    words = ["views", "p.png", "--azimuths", "-30,30", "--elevation", "-5", "--seed=1", "-1,2", "--", "-3,4"]
+    assert with_negative_lists(words) == [
+        "views", "p.png", "--azimuths=-30,30", "--elevation", "-5", "--seed=1", "-1,2", "--", "-3,4"
+    ]  # fmt: skip
+    assert with_negative_lists(["--azimuths", "-90:90:45", "--out", "-x,y"])[0] == "--azimuths=-90:90:45"
+
+
+def test_a_picture_in_place_of_a_prompt_is_told_its_option(tmp_path, capsys):
+    Image.new("RGB", (32, 32)).save(tmp_path / "duck.png")
+    assert main(["generate", str(tmp_path / "duck.png")]) == 2
+    assert f"give it as --image {tmp_path / 'duck.png'}" in capsys.readouterr().err
 
 
 def test_exit_codes():

@@ -285,6 +285,7 @@ def test_one_command_makes_the_asset_and_its_contexts(command, cwd):
     (["--class", "mug", "--word", "abc"], ["the prompt does not have the subject's word 'abc'", "'an abc mug'"]),
     (["--class", "mug", "--word", "red"], ["'red' is a word that the prior knows"]),
     (["--word", "zwx"], ["give --class, its kind, too"]),
+    (["--class", "duck"], ["the prompt does not name the class 'duck'", "'a zwx duck'"]),
 ])  # fmt: skip
 def test_what_cannot_be_done_is_refused_before_anything_is_written(command, cwd, capsys, words, expected):
     if "red" in words:
@@ -293,7 +294,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(command, cwd,
 
 
 def test_a_finetune_stage_needs_photos(stub, photos):
-    with pytest.raises(ValueError, match=r"stages\.0: a finetune stage needs photos of the thing; give --photos"):
+    with pytest.raises(ValueError, match=r"stages\.0: the prior is tuned on photos of the thing, and there are none: give --photos"):
         check_stages(replace(config_of(stub, photos), photos=()))
     with pytest.raises(ValueError, match="source is both, but no stage before this one leaves pictures"):
         check_stages(config_of(stub, photos, stages=(Finetune(source="both"), lifted("tuned:tuned"))))

@@ -217,7 +217,7 @@ def _page(report: dict[str, Any], sheets: dict[str, bytes]) -> str:
         '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>dreamlift evaluation</title>'
         "<style>body{font:14px/1.5 system-ui,sans-serif;margin:2em}pre{overflow:auto}img{width:100%;max-width:1024px;"
         "image-rendering:pixelated}dt{float:left;clear:left;width:5em;font-family:monospace}</style>"
-        f"<h1>Evaluation of {len(report['runs'])} assets</h1><pre>{html.escape(describe(report))}</pre><dl>{legend}</dl>"
+        f"<h1>Evaluated assets: {len(report['runs'])}</h1><pre>{html.escape(describe(report))}</pre><dl>{legend}</dl>"
         "<p>One row per asset, in the table's order: eight views with colors, then eight without.</p>"
         f'<img alt="contact sheet" src="data:image/png;base64,{pictures["sheet.png"]}">{front}</html>\n'
     )

@@ -73,7 +73,12 @@ class Parser(argparse.ArgumentParser):
         if "unrecognized arguments:" in text:
             words = text.split(":", 1)[1].split()
             unknown = next((word.partition("=")[0] for word in words if word.startswith("-")), "")
-            text += suggestion(unknown, self._options()) if unknown else "; a prompt of several words goes in quotes"
+            prompted = " generate" in self.prog
+            text += (
+                suggestion(unknown, self._options())
+                if unknown or not prompted
+                else "; a prompt of several words goes in quotes"
+            )
         see = f" (see: {self.prog} --help)"
         self.exit(2, f"dreamlift: error: {one_line(text, MAX_MESSAGE - len(see))}{see}\n")
 
@@ -182,8 +187,12 @@ def _add_generate(make: Parser) -> None:
     )
     what.add_argument("--image", metavar="PICTURE", help="a picture of the object; `dreamlift cutout` shows what is seen of it")
     _setting(what, "mask", MASK)
-    _setting(what, "elevation", "height of the picture's camera above level, degrees; null (default): estimated, or else 15")
-    _setting(what, "azimuth", "side that the picture shows, degrees: 0 (default) is the front, 90 the object's left")
+    _setting(what, "elevation", "height of the picture's camera above level, degrees (default: estimated, or else 15)")
+    _setting(
+        what,
+        "azimuth",
+        "side that the picture shows, degrees: 0 is the front, 90 the object's left (default: estimated, or else 0)",
+    )
     _setting(what, "fov", "vertical field of view of the picture's camera, degrees (default: 45)")
     _setting(what, "distance", "of the picture's camera from the object's center, world units (default: 2.6)")
     _setting(what, "negative", "negative prompt: what the object should not look like")
@@ -196,7 +205,11 @@ def _add_generate(make: Parser) -> None:
     )
     _add_subject(make.add_argument_group("several photos"))
     how = make.add_argument_group("how")
-    how.add_argument("--preset", help="named settings; `dreamlift presets` lists them (default: toybox)")
+    how.add_argument(
+        "--preset",
+        help="named settings, of `dreamlift presets` (default: toybox; with --image zero123-toy; with --class "
+        "dreambooth3d-toy)",
+    )
     how.add_argument(
         "--config",
         type=Path,
@@ -207,7 +220,9 @@ def _add_generate(make: Parser) -> None:
     _setting(how, "prior_config", "for a one-file checkpoint: the prior whose configs and tokenizers are used")
     _setting(how, "camera_conditioning", "true or false: pass the cameras to a prior that was trained with cameras")
     _setting(how, "linear_encoder", "true or false: replace a latent prior's encoder by a linear map of colors")
-    how.add_argument("--lora", action="append", metavar="FILE[@SCALE]", help="a LoRA, or a folder with one; may be repeated")
+    how.add_argument(
+        "--lora", action="append", metavar="FILE[@SCALE]", help="a LoRA, or a folder of dreambooth or invert; may be repeated"
+    )
     how.add_argument(
         "--embedding", action="append", metavar="FILE",
         help="a textual inversion (.safetensors); its name in the prompt is the file's stem; may be repeated",
@@ -259,14 +274,14 @@ def _add_views(make: Parser) -> None:
     make.add_argument("photo", help="a picture of the object, as for generate --image")
     make.add_argument(
         "--azimuths", default="0:360:45", metavar="DEGREES",
-        help="cameras around the object, counted from the picture's: first:end:step or a list such as 0,90,180 (default: "
+        help="cameras around the object, counted from the picture's: from:to:step or a list such as 0,90,180 (default: "
         "0:360:45); where the first is negative, --azimuths=-30,30",
     )  # fmt: skip
     make.add_argument(
         "--elevation", type=float, metavar="DEGREES", help="of the views, above the horizon (default: the picture's)"
     )
     make.add_argument(
-        "--photo-elevation", type=float, metavar="DEGREES", help="of the camera that took the picture (default: 15)"
+        "--photo-elevation", type=float, metavar="DEGREES", help="of the camera that took the picture (default: estimated)"
     )
     make.add_argument("--prior", default="toybox-view", help="a view-conditioned prior of `dreamlift priors`, or a folder")
     make.add_argument(

@@ -24,6 +24,9 @@ from dreamlift.system.text import read_text
 OF_PHOTO = {"mask": "mask", "elevation": "elevation_deg", "azimuth": "azimuth_deg", "fov": "fov_deg", "distance": "distance"}
 
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif")
+
+
 def config_of(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> Config:
     """The config that the command line asks for.
 
@@ -39,6 +42,8 @@ def config_of(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> Co
     if arguments.image is not None:
         config = with_image(config, arguments.image, arguments.photos is not None)
     if arguments.prompt is not None:
+        if Path(arguments.prompt).suffix.lower() in PICTURES and Path(arguments.prompt).is_file():
+            raise ValueError(f"the prompt is a picture's file: give it as --image {arguments.prompt}")
         config = replace(config, prompt=arguments.prompt)
     settings = run_settings(arguments)
     photos = settings.pop("photos", None)

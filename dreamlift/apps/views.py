@@ -211,5 +211,5 @@ def parse_azimuths(text: str) -> tuple[float, ...]:
     first, end, step = (float(part) for part in match.groups())
     count = math.ceil((end - first) / step - 1e-9) if step else 0
     if not 1 <= count <= MOST:
-        raise ValueError(f"--azimuths {text} has no values or more than {MOST}; accepted: first:end:step, such as 0:360:45")
+        raise ValueError(f"--azimuths {text} has no values or more than {MOST}; accepted: from:to:step, such as 0:360:45")
     return tuple(first + index * step for index in range(count))

@@ -108,5 +108,9 @@ def check_stages(config: Config) -> None:
         raise ValueError(
             f"the prompt does not have the subject's word {config.subject.word!r}: write it in, as in {config.subject.prompt!r}"
         )
+    if config.tunes and config.subject and not set(words_of(config.subject.class_name)) <= set(words_of(config.prompt)):
+        raise ValueError(
+            f"the prompt does not name the class {config.subject.class_name!r}: write it in, as in {config.subject.prompt!r}"
+        )
     if not config.stages[-1].makes_scene:
         raise ValueError(f"stages.{len(config.stages) - 1}: it makes no scene, so a run cannot end with it; add a lift stage")

@@ -64,7 +64,7 @@ class Viewpoint:
             )
         else:
             how = f"as {article(self.kind)} {self.kind.replace('_', ' ')}" if self.source == "text" else "by its shape"
-            where = f"elevation {self.elevation:.0f} degrees, estimated {how}; --elevation overrides"
+            where = f"elevation {self.elevation:.0f} degrees, estimated {how}; --azimuth and --elevation override"
         return f"the photo's camera: azimuth {self.azimuth:.0f}, {where}{self._doubt()}"
 
     def _doubt(self) -> str:

@@ -25,7 +25,10 @@ LEAST = 6  # pixels of the longer side of an object
 PART = 0.05  # share of the largest part's area of a further part that is told
 CLEAR = 0.02  # least share of transparent pixels of an alpha channel that is a mask, and not only round corners
 BAND, EVEN = 0.1, 0.25  # of the picture: how far a band of wall is followed; the largest change of its width there
-FIX = "cut it out yourself (a PNG with transparency), or name an ONNX matting model, as in --mask u2netp (docs/pictures.md)"
+FIX = (
+    "cut it out yourself (a PNG with transparency), give --mask grabcut, or name an ONNX matting model, as in --mask u2netp "
+    "(docs/pictures.md)"
+)
 Matter = Callable[[np.ndarray], "np.ndarray | None"]
 """Pictures ``(h, w, 3)`` uint8 to opacity ``(h, w)`` float32 in [0, 1]; None if it cannot tell."""
 
@@ -94,7 +97,7 @@ def _by_colors(rgb: np.ndarray, mask: str, whole: bool, plain: Cutout | None) ->
     asked = mask == "auto"
     found = _matted(rgb, cut_colors, "grabcut", whole) if is_installed() or not asked else None
     if found is not None:
-        told = "its background is not plain: the object is cut out by its colours (GrabCut); look at it: dreamlift cutout FILE"
+        told = "its background is not plain: the object is cut out by its colours (GrabCut); look whether it is whole"
         return replace(found, notes=(told, *found.notes)) if asked else found
     if plain is not None:
         return plain

@@ -87,7 +87,7 @@ class Finetune(Stage):
         if place.subject is None:
             raise ValueError("a finetune stage needs to know the kind of thing in the photos; give --class NOUN, such as duck")
         if not place.has_photos:
-            raise ValueError("a finetune stage needs photos of the thing; give --photos and their files")
+            raise ValueError("the prior is tuned on photos of the thing, and there are none: give --photos and their files")
         if self.source != "photos" and not place.has_pictures:
             raise ValueError(f"source is {self.source}, but no stage before this one leaves pictures; use photos")
 

@@ -61,7 +61,9 @@ class Inversion(Taught):
     def check(self, tokenizer: Any, note: Callable[[str], None]) -> None:
         """Refuse a word that the prior knows, and initial words that it does not know. Raises ValueError."""
         if common_word(tokenizer, self.word):
-            raise ValueError(f"{self.word!r} is a word that the prior knows: give --word a new one, such as {SUGGESTED}")
+            raise ValueError(
+                f"{self.word!r} is a word that the prior knows: give --word a new one, such as {SUGGESTED} (in the prompt, too)"
+            )
         ids = tokenizer(self.init, add_special_tokens=False)["input_ids"]
         if is_closed(tokenizer) and tokenizer.unk_token_id in ids:
             raise ValueError(f"the prior does not know {self.init!r}: give --init words that it knows, such as duck")

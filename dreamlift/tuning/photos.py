@@ -109,7 +109,7 @@ def with_viewpoints(
         if side is None:
             note(f"{name}: its side cannot be told, so that no camera is stated for it (--azimuth gives it)")
         else:
-            note(f"{name}: azimuth {side:.0f}, elevation {height:.0f} degrees (--azimuth and --elevation override)")
+            note(f"{name}: azimuth {side:.0f}, elevation {height:.0f} degrees, estimated (--azimuth and --elevation override)")
         found.append(replace(photo, azimuth_deg=None if side is None else round(side, 1), elevation_deg=round(height, 1)))
     return tuple(found)
 

@@ -68,7 +68,9 @@ def common_word(tokenizer: Any, word: str) -> str:
     ids = tokenizer(word, add_special_tokens=False)["input_ids"]
     if is_closed(tokenizer):
         if tokenizer.unk_token_id not in ids:
-            raise ValueError(f"{word!r} is a word that the prior knows: give --word a new one, such as {SUGGESTED}")
+            raise ValueError(
+                f"{word!r} is a word that the prior knows: give --word a new one, such as {SUGGESTED} (in the prompt, too)"
+            )
         return ""
     if len(ids) == 1 and ids[0] < COMMON:
         return f"{word!r} is an ordinary word, whose meaning the tuning changes: a new one, such as {SUGGESTED}, is safer"
