@@ -294,7 +294,9 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(command, cwd,
 
 
 def test_a_finetune_stage_needs_photos(stub, photos):
-    with pytest.raises(ValueError, match=r"stages\.0: the prior is tuned on photos of the thing, and there are none: give --photos"):
+    with pytest.raises(
+        ValueError, match=r"stages\.0: the prior is tuned on photos of the thing, and there are none: give --photos"
+    ):
         check_stages(replace(config_of(stub, photos), photos=()))
     with pytest.raises(ValueError, match="source is both, but no stage before this one leaves pictures"):
         check_stages(config_of(stub, photos, stages=(Finetune(source="both"), lifted("tuned:tuned"))))

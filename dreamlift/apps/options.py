@@ -185,16 +185,7 @@ def _add_generate(make: Parser) -> None:
     what.add_argument(
         "prompt", nargs="?", help='description of the object, for example "a red mug"; may be left out with --image'
     )
-    what.add_argument("--image", metavar="PICTURE", help="a picture of the object; `dreamlift cutout` shows what is seen of it")
-    _setting(what, "mask", MASK)
-    _setting(what, "elevation", "height of the picture's camera above level, degrees (default: estimated, or else 15)")
-    _setting(
-        what,
-        "azimuth",
-        "side that the picture shows, degrees: 0 is the front, 90 the object's left (default: estimated, or else 0)",
-    )
-    _setting(what, "fov", "vertical field of view of the picture's camera, degrees (default: 45)")
-    _setting(what, "distance", "of the picture's camera from the object's center, world units (default: 2.6)")
+    _add_image(what)
     _setting(what, "negative", "negative prompt: what the object should not look like")
     _setting(what, "mesh", "initial mesh (.glb, .gltf, .obj, .ply, .stl), for presets such as texture-toy")
     _setting(what, "up", "up axis of the initial mesh's file: y (default) or z")
@@ -250,6 +241,20 @@ def _add_generate(make: Parser) -> None:
     _add_files(files)
     _setting(files, "checkpoint_every", "steps between two checkpoints (default: 50)")
     _setting(files, "keep_checkpoints", "number of newest checkpoints to keep (default: 2)")
+
+
+def _add_image(what: Any) -> None:
+    """Add the options of one picture, and of its camera."""
+    what.add_argument("--image", metavar="PICTURE", help="a picture of the object; `dreamlift cutout` shows what is seen of it")
+    _setting(what, "mask", MASK)
+    _setting(what, "elevation", "height of the picture's camera above level, degrees (default: estimated, or else 15)")
+    _setting(
+        what,
+        "azimuth",
+        "side that the picture shows, degrees: 0 is the front, 90 the object's left (default: estimated, or else 0)",
+    )
+    _setting(what, "fov", "vertical field of view of the picture's camera, degrees (default: 45)")
+    _setting(what, "distance", "of the picture's camera from the object's center, world units (default: 2.6)")
 
 
 def _add_subject(what: Any) -> None:
