@@ -173,7 +173,7 @@ def test_the_embedded_text_prior_sees_the_camera_of_a_named_toy(car):
     assert (found.ratio, found.shift) == (0.78, (0.0, 0.0))  # nobody needs it placed
     assert len(notes) == 1
     assert "car.png: the photo's camera: azimuth" in notes[0]
-    assert "estimated as a car; --elevation overrides" in notes[0]
+    assert "estimated as a car; --azimuth and --elevation override" in notes[0]
     assert prepared(found, "a red car", None, notes.append) == found  # the numbers stand in config.yaml: nothing is left to do
     assert len(notes) == 1
 
@@ -227,7 +227,7 @@ def test_the_elevation_that_the_lift_of_the_runs_prior_estimates(tmp_path):
     view, reference = find(PriorChoice(str(folder))), torch.rand(32, 32, 4, generator=torch.Generator().manual_seed(0))
     found = find_viewpoint(reference, "", None, view)
     assert (found.source, found.elevation, found.azimuth) == ("shape", pytest.approx(math.degrees(0.7), abs=1e-2), 0.0)
-    assert "estimated by its shape; --elevation overrides" in found.described()
+    assert "estimated by its shape; --azimuth and --elevation override" in found.described()
     assert find_viewpoint(reference, "", -20.0, view).azimuth == -20.0
 
 
