@@ -4,7 +4,7 @@
     python benchmarks/picture.py --counts 2 1 1 --cameras told               # a look
     python benchmarks/picture.py --cameras told --elevation-error 20         # what a wrong elevation costs
     python benchmarks/picture.py --cameras told --angle-weight 0             # what the angle weight buys; so --mask-weight 0
-    python benchmarks/picture.py --cameras told --no-place                   # without the stage that is taught by places
+    python benchmarks/picture.py --cameras told --no-place                   # colours in place of places
     python benchmarks/picture.py --cameras told -- --stages.1.weights.normal_consistency 0
 
 16 toys, 8 composites and 4 things of kinds that the view-conditioned prior was not taught, none of them in a training set;
@@ -124,7 +124,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--elevation-error", type=float, default=0.0, help="degrees added to the elevation that is told")
     parser.add_argument("--angle-weight", type=float, help="of all teachers")
     parser.add_argument("--mask-weight", type=float, help="of the photo's mask in all stages")
-    parser.add_argument("--no-place", action="store_true", help="without the teachers that show places")
+    parser.add_argument("--no-place", action="store_true", help="teachers show colours in place of places")
     parser.add_argument("--no-solids", dest="solids", action="store_false", help="without the silhouette's solids")
     parser.add_argument("--seed", type=int, default=0, help="of the runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the rows are kept")
@@ -171,7 +171,7 @@ def changed(config: Config, arguments: argparse.Namespace) -> tuple[Config, str]
     """The preset's config with the ablations, and what they are called."""
     stages, said = config.stages, ""
     if arguments.no_place:
-        stages, said = tuple(filter(None, map(without_places, stages))), said + " no places"
+        stages, said = tuple(map(without_places, stages)), said + " no places"
     if arguments.angle_weight is not None:
         stages = tuple(
             stage.with_teachers(tuple(replace(each, angle_weight=arguments.angle_weight) for each in stage.teachers))
@@ -192,10 +192,10 @@ def changed(config: Config, arguments: argparse.Namespace) -> tuple[Config, str]
     return override(config, given), said + "".join(f" {name} {value}" for name, value in given.items())
 
 
-def without_places(stage: Stage) -> Stage | None:
-    """The stage without the teachers that show places; None if it has no others."""
+def without_places(stage: Stage) -> Stage:
+    """The stage without the teachers that show places; if it has no others, they show colours."""
     others = tuple(teacher for teacher in stage.teachers if teacher.show != "place")
-    return None if stage.teachers and not others else stage.with_teachers(others)
+    return stage.with_teachers(others or tuple(replace(teacher, show="color") for teacher in stage.teachers))
 
 
 def key_of(config: Config, name: str) -> str:
