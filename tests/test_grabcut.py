@@ -45,7 +45,9 @@ def test_an_object_on_gravel_is_found_and_the_user_is_asked_to_look():
     found = cut_out(picture, whole=True)
     assert found.way == "grabcut"
     assert iou(found.alpha >= 0.5, truth) > 0.95
-    assert found.notes[0].startswith("its background is not plain: the object is cut out by its colours (GrabCut); look at it")
+    assert found.notes[0].startswith(
+        "its background is not plain: the object is cut out by its colours (GrabCut); look whether"
+    )
     assert (cut_out(picture, whole=True).alpha == found.alpha).all()
     named = cut_out(picture, "grabcut", whole=True)
     assert (named.alpha == found.alpha).all()

@@ -104,13 +104,15 @@ def check_stages(config: Config) -> None:
         bases = base_priors(config.stages[:number])
         for choice in filter(None, stage.choices):
             base_of(choice, bases, f"stages.{number}")
-    if config.tunes and config.subject and config.prompt and config.subject.word not in words_of(config.prompt):
-        raise ValueError(
-            f"the prompt does not have the subject's word {config.subject.word!r}: write it in, as in {config.subject.prompt!r}"
-        )
-    if config.tunes and config.subject and not set(words_of(config.subject.class_name)) <= set(words_of(config.prompt)):
-        raise ValueError(
-            f"the prompt does not name the class {config.subject.class_name!r}: write it in, as in {config.subject.prompt!r}"
-        )
+    if config.tunes and config.subject and config.prompt:
+        said, subject = words_of(config.prompt), config.subject
+        if subject.word not in said:
+            raise ValueError(
+                f"the prompt does not have the subject's word {subject.word!r}: write it in, as in {subject.prompt!r}"
+            )
+        if not set(words_of(subject.class_name)) <= set(said):
+            raise ValueError(
+                f"the prompt does not name the class {subject.class_name!r}: write it in, as in {subject.prompt!r}"
+            )
     if not config.stages[-1].makes_scene:
         raise ValueError(f"stages.{len(config.stages) - 1}: it makes no scene, so a run cannot end with it; add a lift stage")
