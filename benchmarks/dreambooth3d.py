@@ -33,7 +33,6 @@ import argparse
 import hashlib
 import json
 import math
-import multiprocessing
 import os
 import time
 from dataclasses import replace
@@ -43,6 +42,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from held_out import FIRST, photo_camera, photograph
+from processes import in_processes, keep
 
 from dreamlift.apps.presets import find_preset
 from dreamlift.config.build import config_hash
@@ -55,8 +55,6 @@ from dreamlift.reading.photos import Photo
 from dreamlift.stages.finetune import Finetune
 from dreamlift.stages.lift import Lift
 from dreamlift.stages.repaint import Repaint
-from dreamlift.system.files import atomic_write_text
-from dreamlift.system.startup import tune_process
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,9 +122,7 @@ def main() -> None:
     tasks = [task_of(arguments, index) for index in range(arguments.subjects)]
     for found in measured([task for task in tasks if f"{task.key} the preset" not in known], arguments.jobs):
         known |= {row["key"]: row for row in found}
-        ordered = sorted(known.values(), key=lambda row: row["key"])
-        arguments.results.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(arguments.results, "[\n" + ",\n".join(map(json.dumps, ordered)) + "\n]\n")
+        keep(arguments.results, known.values(), lambda row: row["key"])
     keys = {task.key for task in tasks}
     print(table([row for row in known.values() if row["key"].split(" ")[0] in keys]))
 
@@ -181,16 +177,10 @@ def save_photo(subject: Subject, number: int, folder: Path) -> Photo:
 
 
 def measured(tasks: list[Task], jobs: int) -> Any:
-    """The rows of each task, as they are ready, each subject in a process of its own."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ["OMP_NUM_THREADS"] = str(max(1, cores // jobs))
-    if not tasks:
-        return
-    with multiprocessing.get_context("spawn").Pool(min(jobs, len(tasks)), tune_process, maxtasksperchild=1) as pool:
-        for number, found in enumerate(pool.imap_unordered(measure, tasks), 1):
-            print(f"{number}/{len(tasks)} {found[0]['subject']}: {found[0]['figures']}", flush=True)
-            yield found
+    """The rows of each task, as they are ready."""
+    for number, found in enumerate(in_processes(measure, tasks, jobs), 1):
+        print(f"{number}/{len(tasks)} {found[0]['subject']}: {found[0]['figures']}", flush=True)
+        yield found
 
 
 def measure(task: Task) -> list[dict[str, Any]]:

@@ -28,7 +28,6 @@ import argparse
 import hashlib
 import json
 import math
-import multiprocessing
 import os
 import resource
 import tempfile
@@ -41,6 +40,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from held_out import GROUPS, Held, held_object, photo_camera, photograph
+from processes import in_processes, keep
 
 from dreamlift.apps.presets import find_preset
 from dreamlift.config.build import config_hash
@@ -50,8 +50,6 @@ from dreamlift.priors.loading.sources import locate, revision_of
 from dreamlift.reading.photos import Photo
 from dreamlift.stages.base import Stage, with_priors
 from dreamlift.stages.lift import Lift
-from dreamlift.system.files import atomic_write_text
-from dreamlift.system.startup import tune_process
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,7 +109,7 @@ def completed(tasks: list[Task], results: Path, jobs: int) -> list[dict[str, Any
     rows = {row["key"]: row for row in json.loads(results.read_text())} if results.is_file() else {}
     for row in measured([task for task in tasks if task.key not in rows], jobs):
         rows[row["key"]] = row
-        keep(results, rows.values())
+        keep(results, rows.values(), lambda row: (row["label"], row["group"], row["index"], row["key"]))
     return [rows[task.key] for task in tasks]
 
 
@@ -209,17 +207,11 @@ def key_of(config: Config, name: str) -> str:
 
 
 def measured(tasks: list[Task], jobs: int) -> Iterator[dict[str, Any]]:
-    """The rows of ``tasks``, as they are ready. Each run has a process of its own, whose peak memory is its own."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ["OMP_NUM_THREADS"] = str(max(1, cores // jobs))
-    if not tasks:
-        return
-    with multiprocessing.get_context("spawn").Pool(min(jobs, len(tasks)), tune_process, maxtasksperchild=1) as pool:
-        for number, row in enumerate(pool.imap_unordered(measure, tasks), 1):
-            told = row.get("error") or " ".join(f"{name} {row['figures'][name]}" for name in FIGURES)
-            print(f"{number}/{len(tasks)} {row['label']} {row['group']} {row['index']}: {told}", flush=True)
-            yield row
+    """The rows of ``tasks``, as they are ready."""
+    for number, row in enumerate(in_processes(measure, tasks, jobs), 1):
+        told = row.get("error") or " ".join(f"{name} {row['figures'][name]}" for name in FIGURES)
+        print(f"{number}/{len(tasks)} {row['label']} {row['group']} {row['index']}: {told}", flush=True)
+        yield row
 
 
 def measure(task: Task) -> dict[str, Any]:
@@ -360,13 +352,6 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
             if own:
                 lines.append(f"| {label} | {len(own)} {group} | {' | '.join(cells)} | {len(own) - len(found)} |")
     return "\n".join(lines)
-
-
-def keep(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write the rows, one a line."""
-    ordered = sorted(rows, key=lambda row: (row["label"], row["group"], row["index"], row["key"]))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(path, "[\n" + ",\n".join(json.dumps(row) for row in ordered) + "\n]\n")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from typing import Any, NamedTuple  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from held_out import GROUPS, Held, held_object, photo_camera, photograph  # noqa: E402
+from processes import keep  # noqa: E402
 from scipy import ndimage  # noqa: E402
 from torch import Tensor  # noqa: E402
 
@@ -52,7 +53,7 @@ from dreamlift.priors.choice import PriorChoice  # noqa: E402
 from dreamlift.priors.kinds import Located, find  # noqa: E402
 from dreamlift.priors.zero123.sampling import sample_cameras, sampling_times  # noqa: E402
 from dreamlift.prompts import Compass, Embeds, NoViews, embed_prompt  # noqa: E402
-from dreamlift.system.files import atomic_write_bytes, atomic_write_text  # noqa: E402
+from dreamlift.system.files import atomic_write_bytes  # noqa: E402
 from dreamlift.toybox.judging.judge import Judge, azimuth_error_deg, load_judge  # noqa: E402
 from dreamlift.toybox.training.pairs import frames_of, own_cameras, own_positions, places_of, view_cameras  # noqa: E402
 from dreamlift.toybox.world.render import Lighting, sample_lighting  # noqa: E402
@@ -280,19 +281,12 @@ def main() -> None:
     for row in measured(wanted, draws, keys, known):
         rows.append(row)
         if row["bin"] == "90-180":
-            keep(arguments.results, rows)
+            keep(arguments.results, rows, lambda row: (row["group"], row["seed"], row["method"], row["key"], row["bin"]))
             print(f"{row['group']} {row['seed']} {row['method']}: {row['psnr']:.1f} dB at 90-180 degrees", flush=True)
     seeds = {(held.group, held.seed) for held in wanted}
     print(table([row for row in rows if keys[row["method"]] == row["key"] and (row["group"], row["seed"]) in seeds]))
     if arguments.sheet:
         save_sheet(arguments.sheet, wanted[: len(arguments.groups) * arguments.sheet_count], draws)
-
-
-def keep(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the rows, one a line."""
-    ordered = sorted(rows, key=lambda row: (row["group"], row["seed"], row["method"], row["key"], row["bin"]))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(path, "[\n" + ",\n".join(json.dumps(row) for row in ordered) + "\n]\n")
 
 
 if __name__ == "__main__":

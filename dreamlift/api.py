@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamlift.apps.cutout import IMAGE_PRESET, with_cameras, with_image
+from dreamlift.apps.cutout import default_preset, with_cameras, with_image
 from dreamlift.apps.evaluate import Item, find_items
 from dreamlift.apps.evaluate import evaluate as evaluate_items
 from dreamlift.apps.presets import find_preset
@@ -18,7 +18,6 @@ from dreamlift.apps.views import ViewOrder, Views, draw_views
 from dreamlift.asset import Asset
 from dreamlift.config.schema import Config
 from dreamlift.config.short import override
-from dreamlift.config.subject import PRESET as SUBJECT_PRESET
 from dreamlift.config.subject import with_subject
 from dreamlift.lifting import finish, lift, load, resolve
 from dreamlift.plugins import load_plugins
@@ -65,7 +64,7 @@ def generate(
         raise ValueError("config and preset are two starting points: give one of them")
     if os.environ.get("DREAMLIFT_PLUGINS"):
         load_plugins()
-    default = SUBJECT_PRESET if class_name is not None else IMAGE_PRESET if image is not None else "toybox"
+    default = default_preset(image is not None, class_name is not None)
     config = dataclasses.replace(find_preset(preset or default) if config is None else config, prompt=prompt)
     if image is not None:
         config = with_image(config, image, "photos" in settings)

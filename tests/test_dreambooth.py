@@ -11,7 +11,7 @@ from big_helpers import CPU, close, first_pipeline, xl_pipeline
 from folder_helpers import save_if
 from lift_helpers import generate_words, refused, run_main, tree
 from safetensors.torch import load_file
-from tuning_helpers import KIND, PROMPT, moved, output_of, save_photos, settings_of, tuner_of, words
+from tuning_helpers import KIND, PROMPT, interrupted, moved, output_of, save_photos, settings_of, tuner_of, words
 
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.kinds import find, load_prior
@@ -373,22 +373,13 @@ def test_photos_become_a_folder_that_a_run_takes(cwd, stub, photos, capsys):
 
 
 def test_an_interrupted_verb_goes_on_bit_identically(cwd, stub, photos, monkeypatch, capsys):
-    from dreamlift.tuning.tuner import Tuner
 
     more = ("--rank", "2", "--steps", "4", "--checkpoint-every", "1", "--batch", "1", "--class-count", "2")
     assert run_main(*words(photos, "whole", stub, *more)) == 0
-    plain = Tuner.step
-
-    def stopped(self):
-        if self.index == 2:
-            raise KeyboardInterrupt
-        return plain(self)
-
-    monkeypatch.setattr(Tuner, "step", stopped)
-    assert run_main(*words(photos, "half", stub, *more)) == 130
+    with interrupted(monkeypatch, 2):
+        assert run_main(*words(photos, "half", stub, *more)) == 130
     assert "the same command" in capsys.readouterr().err
     assert not (cwd / "half" / LORA_FILE).exists()
-    monkeypatch.setattr(Tuner, "step", plain)
     monkeypatch.setattr("dreamlift.tuning.class_pictures.sample", None)  # they are there already
     assert run_main(*words(photos, "half", stub, *more)) == 0
     assert "continued after step 2" in capsys.readouterr().err

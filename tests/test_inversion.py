@@ -10,7 +10,7 @@ import torch
 from big_helpers import CPU, close, first_pipeline, xl_pipeline
 from lift_helpers import generate_words, refused, run_main, tree
 from safetensors.torch import load_file
-from tuning_helpers import moved, save_photos, settings_of, tuner_of
+from tuning_helpers import interrupted, moved, save_photos, settings_of, tuner_of
 
 from dreamlift.config.short import with_additions
 from dreamlift.presets import PRESETS
@@ -183,21 +183,12 @@ def test_a_photo_becomes_a_folder_that_a_run_takes(cwd, stub, photo, monkeypatch
 
 
 def test_an_interrupted_verb_goes_on_bit_identically(cwd, stub, photo, monkeypatch, capsys):
-    from dreamlift.tuning.tuner import Tuner
 
     more = ("--steps", "4", "--checkpoint-every", "1", "--batch", "1")
     assert run_main(*inverted(photo, "whole", stub, *more)) == 0
-    plain = Tuner.step
-
-    def stopped(self):
-        if self.index == 2:
-            raise KeyboardInterrupt
-        return plain(self)
-
-    monkeypatch.setattr(Tuner, "step", stopped)
-    assert run_main(*inverted(photo, "half", stub, *more)) == 130
+    with interrupted(monkeypatch, 2):
+        assert run_main(*inverted(photo, "half", stub, *more)) == 130
     assert "the same command" in capsys.readouterr().err
-    monkeypatch.setattr(Tuner, "step", plain)
     assert run_main(*inverted(photo, "half", stub, *more)) == 0
     assert "continued after step 2" in capsys.readouterr().err
     wanted, found = tree(cwd / "whole"), tree(cwd / "half")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from big_helpers import CPU
@@ -11,7 +13,7 @@ from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.kinds import find
 from dreamlift.tuning.examples import Examples
 from dreamlift.tuning.settings import Tuning, filled
-from dreamlift.tuning.tuner import make_tuner
+from dreamlift.tuning.tuner import Tuner, make_tuner
 
 PROMPT, KIND = "a zwx mug", "a mug"
 
@@ -72,3 +74,18 @@ def output_of(tuner, prompts, cameras=None):
     x = torch.randn(2, base.channels, base.sample_size, base.sample_size, generator=rng)
     at = torch.tensor([100, 700])
     return tuner.network(x, at, cameras, tuner.text(prompts)), x, at
+
+
+@contextmanager
+def interrupted(monkeypatch, index):
+    """Ctrl-C in the step ``index`` of a tuning."""
+    plain = Tuner.step
+
+    def stopped(self):
+        if self.index == index:
+            raise KeyboardInterrupt
+        return plain(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tuner, "step", stopped)
+        yield

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dreamlift.config.schema import Config, check_stages
+from dreamlift.config.subject import PRESET as SUBJECT_PRESET
 from dreamlift.export.glb import png_bytes
 from dreamlift.images.edges import grown
 from dreamlift.images.fit import box_of, fitted
@@ -28,6 +29,11 @@ from dreamlift.system.files import atomic_write_bytes
 IMAGE_PRESET = "zero123-toy"  # the default preset of runs that start from a picture
 OUTLINE = (255, 0, 128)  # sRGB
 TILE = 320  # pixels a side of the sheet's parts
+
+
+def default_preset(has_image: bool, has_subject: bool) -> str:
+    """The preset of a run for which none is named."""
+    return SUBJECT_PRESET if has_subject else IMAGE_PRESET if has_image else "toybox"
 
 
 def with_image(config: Config, image: str | os.PathLike[str] | Photo, has_photos: bool = False) -> Config:

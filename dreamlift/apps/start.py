@@ -8,22 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dreamlift.apps.cutout import IMAGE_PRESET, with_image
-from dreamlift.apps.options import run_settings
+from dreamlift.apps.cutout import default_preset, with_image
+from dreamlift.apps.options import SETTINGS, run_settings
 from dreamlift.apps.presets import find_preset
 from dreamlift.config import yaml
 from dreamlift.config.build import load_stated
 from dreamlift.config.schema import Config
 from dreamlift.config.short import override, with_additions
-from dreamlift.config.subject import PRESET, in_context, with_subject
+from dreamlift.config.subject import in_context, with_subject
 from dreamlift.priors.lora.additions import parse_lora
 from dreamlift.runs.settings import read_config
 from dreamlift.system.files import user_file
 from dreamlift.system.text import read_text
 
-OF_PHOTO = {"mask": "mask", "elevation": "elevation_deg", "azimuth": "azimuth_deg", "fov": "fov_deg", "distance": "distance"}
-
-
+OF_PHOTO = {name: full.removeprefix("photos.0.") for name, full in SETTINGS.items() if full.startswith("photos.0.")}
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif")
 
 
@@ -35,7 +33,7 @@ def config_of(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> Co
     """
     if arguments.config is not None and arguments.preset is not None:
         raise ValueError("--config and --preset exclude each other: give one of them")
-    default = PRESET if arguments.class_name is not None else IMAGE_PRESET if arguments.image is not None else "toybox"
+    default = default_preset(arguments.image is not None, arguments.class_name is not None)
     config = find_preset(arguments.preset or default) if arguments.config is None else config_in(arguments.config)
     if arguments.context is not None:
         config = _in_context(config, arguments)

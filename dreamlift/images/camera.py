@@ -29,7 +29,7 @@ from dreamlift.priors.zero123.encoding import lifted
 from dreamlift.priors.zero123.lift import LIFT, SCALE
 from dreamlift.prompts import NoViews, article
 from dreamlift.reading.photos import ELEVATION_DEG, RATIO, Photo
-from dreamlift.toybox.judging.judge import Judge, load_judge, sector_angles, understand
+from dreamlift.toybox.judging.judge import Judge, Verdict, load_judge, sector_angles, understand
 from dreamlift.toybox.training.pairs import DISTANCE, FOV_DEG
 from dreamlift.toybox.world.things import COLORS
 from dreamlift.toybox.world.truth import is_asymmetric
@@ -162,8 +162,9 @@ def unrecognised(reference: Tensor, view: Located | None, prompt: str = "") -> s
     """
     if view is None or _lift_parts(view) is None:
         return ""
-    kind, chances, categories = understand(prompt).category, *_seen(reference)
-    if float(chances[categories.index(kind)] if kind else chances.max()) >= (NAMED if kind else KNOWN):
+    kind, (_, judge, verdict) = understand(prompt).category, _looked_at(reference)
+    chances = verdict.category[0]
+    if float(chances[judge.categories.index(kind)] if kind else chances.max()) >= (NAMED if kind else KNOWN):
         return ""
     told = f" as {article(kind)} {kind.replace('_', ' ')}" if kind else ""
     return (
@@ -188,9 +189,8 @@ def lifted_elevation(reference: Tensor, view: Located | None = None) -> float | 
 
 def _estimated(reference: Tensor, prompt: str, engine: Engine) -> Viewpoint:
     """What the text prior sees, where the kind is known."""
-    picture, found = placed(reference, torch.tensor(PALE)), Viewpoint()
-    judge, _ = load_judge()
-    kind, text, guesses = _named(picture, prompt, judge)
+    found, (picture, judge, verdict) = Viewpoint(), _looked_at(reference)
+    kind, text, guesses = _named(verdict, prompt, judge)
     if not kind:
         return found
     located = find(PriorChoice(TEXT_PRIOR))
@@ -202,15 +202,14 @@ def _estimated(reference: Tensor, prompt: str, engine: Engine) -> Viewpoint:
     return replace(found, elevation=estimate.elevation, source="text") if estimate.steady else found
 
 
-def _seen(reference: Tensor) -> tuple[Tensor, tuple[str, ...]]:
-    """The judge's probabilities ``(C,)`` for the object of ``reference``, and its categories."""
-    judge, _ = load_judge()
-    return judge.judge(placed(reference, torch.tensor(PALE))[None]).category[0], judge.categories
+def _looked_at(reference: Tensor) -> tuple[Tensor, Judge, Verdict]:
+    """The object of ``reference`` placed as the judge and the text prior know it, ``(S, S, 3)``; the judge, and its verdict."""
+    picture, (judge, _) = placed(reference, torch.tensor(PALE)), load_judge()
+    return picture, judge, judge.judge(picture[None])
 
 
-def _named(picture: Tensor, prompt: str, judge: Judge) -> tuple[str, str, list[float]]:
+def _named(verdict: Verdict, prompt: str, judge: Judge) -> tuple[str, str, list[float]]:
     """The kind in a picture ("": not known), a prompt for it, and the azimuths in degrees that the judge finds likely."""
-    verdict = judge.judge(picture[None])
     kind, text = understand(prompt).category, prompt
     if not prompt and float(verdict.category.max()) >= SURE:
         kind = judge.categories[int(verdict.category.argmax())]

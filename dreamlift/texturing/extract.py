@@ -189,11 +189,15 @@ def with_vertex_colors(mesh: Mesh, color: ColorFunction) -> Mesh:
 
 
 @torch.no_grad()
+def grid_points(bounds: float, resolution: int) -> Tensor:
+    """The corners ``(R^3, 3)`` of a grid over ``[-bounds, bounds]^3``; x is the slowest axis, z the fastest."""
+    axis = torch.linspace(-bounds, bounds, resolution)
+    return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).view(-1, 3)
+
+
 def sample_grid(density: Density, bounds: float, resolution: int, chunk: int = 1 << 18) -> Tensor:
     """Densities ``(R, R, R)``, indexed x, y, z, at the corners of a grid over ``[-bounds, bounds]^3``, on the CPU."""
-    axis = torch.linspace(-bounds, bounds, resolution)
-    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).view(-1, 3)
-    values = torch.cat([density(part).float().cpu() for part in points.split(chunk)])
+    values = torch.cat([density(part).float().cpu() for part in grid_points(bounds, resolution).split(chunk)])
     return values.view(resolution, resolution, resolution)
 
 

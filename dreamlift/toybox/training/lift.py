@@ -126,16 +126,11 @@ def draw_points(rng: np.random.Generator, bits: np.ndarray, count: int) -> tuple
 
 def widened(solid: np.ndarray, steps: int) -> np.ndarray:
     """Grids ``(B, D, H, W)`` bool, widened by ``steps`` points along each axis."""
-    found = solid
-    for axis in (1, 2, 3):
-        wider = found.copy()
-        for step in range(1, steps + 1):
-            for a, b in ((slice(step, None), slice(None, -step)), (slice(None, -step), slice(step, None))):
-                to, of = ([slice(None)] * 4 for _ in range(2))
-                to[axis], of[axis] = a, b
-                wider[tuple(to)] |= found[tuple(of)]
-        found = wider
-    return found
+    found = torch.from_numpy(solid).float()[:, None]
+    for axis in range(3):  # one after the other, which is much faster than a cube
+        size = [2 * steps + 1 if axis == each else 1 for each in range(3)]
+        found = functional.max_pool3d(found, size, stride=1, padding=[each // 2 for each in size])
+    return (found[:, 0] > 0).numpy()
 
 
 def draw_lesson(pairs: Pairs, settings: LiftTraining, step: int) -> Lesson:

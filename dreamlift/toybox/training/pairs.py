@@ -28,6 +28,7 @@ from dreamlift.priors.zero123.embeds import BACKDROPS
 from dreamlift.priors.zero123.lift import SCALE
 from dreamlift.reading.photos import RATIO
 from dreamlift.system.files import atomic_write_bytes
+from dreamlift.texturing.extract import grid_points
 from dreamlift.toybox.world.composites import make_composite
 from dreamlift.toybox.world.render import SHADINGS, Background, Rendered, render, sample_lighting, traced_pixels
 from dreamlift.toybox.world.things import CATEGORIES, Thing, describe, make_thing
@@ -218,8 +219,7 @@ def places_of(thing: Thing, cameras: Cameras, supersample: int = 2) -> Tensor:
 
 def solid_points() -> Tensor:
     """The ``(POINTS^3, 3)`` points of the world at which it is known whether an object is solid."""
-    ticks = torch.linspace(-EXTENT, EXTENT, POINTS)
-    return torch.stack(torch.meshgrid(ticks, ticks, ticks, indexing="ij"), dim=-1).flatten(0, 2)
+    return grid_points(EXTENT, POINTS)
 
 
 def solid_of(thing: Thing) -> np.ndarray:
