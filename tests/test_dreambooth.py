@@ -19,7 +19,7 @@ from dreamlift.priors.lora.additions import LORA_FILE, parse_lora, with_whole_pa
 from dreamlift.priors.network import camera_features
 from dreamlift.system.streams import random_stream
 from dreamlift.toybox.training.prior import loss_weight, stratified_times
-from dreamlift.tuning.examples import Examples, drawn, joined, photo_examples
+from dreamlift.tuning.examples import Examples, Place, drawn, joined, photo_examples, placed
 from dreamlift.tuning.files import begin_with, save_addition, save_whole
 from dreamlift.tuning.settings import Tuning
 from dreamlift.tuning.tuner import TuningDivergedError, tune
@@ -335,6 +335,34 @@ def test_known_cameras_are_told_and_view_words_said():
     both = joined(found, replace(found, camera=None))
     assert len(both) == 8
     assert not both.camera[4:].any()
+
+
+def test_a_smaller_picture_has_its_border_around_it():
+    pictures = torch.full((2, 20, 20, 3), 0.25)
+    pictures[:, 4:16, 6:14] = 0.75  # 12 pixels high and 8 wide
+    found = placed(pictures, Place(0.5, -0.1))
+    bright = found[..., 0] > 0.5
+    assert found.shape == pictures.shape
+    rows, columns = bright[0].any(dim=1).nonzero()[:, 0], bright[0].any(dim=0).nonzero()[:, 0]
+    assert (int(rows[0]), int(rows[-1])) == (3 + 2, 3 + 7)  # (20 - 10) / 2 - 2 rows above the picture, half of each length
+    assert (int(columns[0]), int(columns[-1])) == (5 + 3, 5 + 6)
+    torch.testing.assert_close(found[:, :3], torch.full((2, 3, 20, 3), 0.25))
+    torch.testing.assert_close(found[:, 14:], torch.full((2, 6, 20, 3), 0.25))
+    assert placed(pictures, Place()) is pictures
+    assert (placed(pictures, Place(0.5, -9.0))[0, :, :, 0] > 0.5).any(dim=1).nonzero()[0] == 2  # it stays within
+
+
+def test_a_photo_at_several_places_has_the_same_words_and_camera():
+    rgb, alpha = torch.rand(2, 16, 16, 3), torch.rand(2, 16, 16, 1)
+    from dreamlift.prompts import Backdrop
+
+    backdrops = (Backdrop("", (0.7, 0.7, 0.7)), Backdrop("dark background", (0.1, 0.1, 0.1)))
+    found = photo_examples(lambda x: x.permute(0, 3, 1, 2), rgb, alpha, (PROMPT,), backdrops, at=(Place(), Place(0.5)))
+    assert found.prompts == ((PROMPT,),) * 4 + ((f"{PROMPT}, dark background",),) * 4
+    over = (rgb * alpha + 0.1 * (1 - alpha)).permute(0, 3, 1, 2)
+    torch.testing.assert_close(found.latents[4:6], over)
+    middle = found.latents[6:, :, 4:12, 4:12]
+    torch.testing.assert_close(middle.mean(dim=(2, 3)), over.mean(dim=(2, 3)), atol=0.02, rtol=0)
 
 
 # ---- the verb

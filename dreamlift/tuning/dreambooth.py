@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from dreamlift.prompts import Backdrop, article
 from dreamlift.system.files import expanded
 from dreamlift.toybox.world.things import COLORS
 from dreamlift.tuning.class_pictures import ClassOrder, ClassPicture, draw_class, listed_pictures, square
-from dreamlift.tuning.examples import Examples, photo_examples, wordings
+from dreamlift.tuning.examples import PLACES, WHOLE, Examples, Place, photo_examples, wordings
 from dreamlift.tuning.photos import PLAIN_BACKDROPS, TOY_BACKDROPS, Taught, taken, with_viewpoints
 from dreamlift.tuning.settings import Family, Tuning, filled
 from dreamlift.tuning.tuner import Tuner, make_tuner
@@ -45,6 +45,7 @@ class Subject(Taught):
     class_name: str  # the kind of thing, such as duck
     class_pictures: str = ""  # folder of the class's pictures; "": the prior draws them
     class_count: int | None = None  # how many it draws; None: 32 for priors of toys, 200 for others
+    places: ClassVar[tuple[Place, ...]] = PLACES
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -247,7 +248,7 @@ def examples_of(
     told = [known and plan.tells_cameras for known in shots.told]
     own = photo_examples(
         encode, shots.rgb, shots.alpha, subject.prompts(toys), plan.backdrops, shots.cameras, told,
-        features if plan.tells_cameras else None, view_words=toys,
+        features if plan.tells_cameras else None, toys, subject.places if plan.plain else WHOLE,
     )  # fmt: skip
     kin = None
     if plan.settings.class_weight:
@@ -258,7 +259,8 @@ def examples_of(
     if drawn is not None:
         others = photo_examples(
             encode, drawn.rgb, None, ", ".join(filter(None, (subject.prompt, behind))), (), drawn.cameras,
-            [plan.tells_cameras] * len(drawn.rgb), features if plan.tells_cameras else None, view_words=toys,
+            [plan.tells_cameras] * len(drawn.rgb), features if plan.tells_cameras else None, toys,
+            subject.places if plan.plain else WHOLE,
         )  # fmt: skip
     return Found(own, kin, others, prior.resolution)
 

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from dreamlift.prompts import Backdrop, compass_words
 from dreamlift.system.streams import random_stream
 from dreamlift.types import Cameras
+
+
+class Place(NamedTuple):
+    """Where a picture is shown within another one of the same size."""
+
+    size: float = 1.0  # of the picture's side, at most 1
+    down: float = 0.0  # of its middle from that of the other, as a part of the side
+
+
+WHOLE = (Place(),)
+# In other contexts ("on a wooden box") a subject is drawn smaller, and higher. A prior that has seen it at one size forgets
+# its colours there.
+PLACES = (Place(), Place(0.8, 0.04), Place(0.55, -0.14))
 
 
 @dataclass(frozen=True)
@@ -54,9 +69,9 @@ def wordings(prompt: str, backdrop: str, camera: tuple[float, float] | None) -> 
 def photo_examples(
     encode: Callable[[Tensor], Tensor], rgb: Tensor, alpha: Tensor | None, prompts: Sequence[str],
     backdrops: Sequence[Backdrop], cameras: Cameras | None = None, told: Sequence[bool] = (),
-    features: Callable[[Cameras], Tensor] | None = None, view_words: bool = False,
+    features: Callable[[Cameras], Tensor] | None = None, view_words: bool = False, at: Sequence[Place] = WHOLE,
 ) -> Examples:  # fmt: skip
-    """Photos over each of the backdrops, or as they are.
+    """Photos over each of the backdrops, or as they are, at each of the places.
 
     Args:
         encode: pictures ``(B, H, W, 3)`` to latents ``(B, C, h, w)``.
@@ -65,19 +80,36 @@ def photo_examples(
         cameras: of the photos; ``told``: whether each one's is known.
         features: cameras to the network's input ``(N, P)``; None: it takes none.
         view_words: say the side that a photo with a known camera shows.
+        at: the photos' places; around a smaller one its border is repeated.
     """
     shown = [(rgb, "")] if alpha is None else [_over(rgb, alpha, backdrop) for backdrop in backdrops]
-    latents, said, places = [], [], list(told) or [False] * len(rgb)
+    shown = [(placed(pictures, place), words) for pictures, words in shown for place in at]
+    latents, said, known = [], [], list(told) or [False] * len(rgb)
     for pictures, words in shown:
         latents += [encode(picture[None]).float().cpu() for picture in pictures]
-        for index, known in enumerate(places):
-            spoken = view_words and known and cameras is not None
-            place = (float(cameras.azimuth[index]), float(cameras.elevation[index])) if spoken and cameras else None
-            said.append(tuple(each for prompt in prompts for each in wordings(prompt, words, place)))
+        for index, spoken in enumerate(known):
+            side = None
+            if view_words and spoken and cameras is not None:
+                side = float(cameras.azimuth[index]), float(cameras.elevation[index])
+            said.append(tuple(each for prompt in prompts for each in wordings(prompt, words, side)))
     camera = None
     if features is not None and cameras is not None:
-        camera = (features(cameras).float().cpu() * torch.tensor(places)[:, None]).repeat(len(shown), 1)
+        camera = (features(cameras).float().cpu() * torch.tensor(known)[:, None]).repeat(len(shown), 1)
     return Examples(torch.cat(latents), tuple(said), camera)
+
+
+def placed(pictures: Tensor, place: Place) -> Tensor:
+    """Pictures ``(B, S, S, C)`` at a place within ones of the same size, their borders repeated around them."""
+    side = pictures.shape[1]
+    size = round(side * place.size)
+    if size == side:
+        return pictures
+    channels = pictures.permute(0, 3, 1, 2)
+    small = functional.interpolate(channels, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    above = min(max(round((side - size) / 2 + side * place.down), 0), side - size)
+    left = (side - size) // 2
+    padding = (left, side - size - left, above, side - size - above)
+    return functional.pad(small, padding, mode="replicate").permute(0, 2, 3, 1)
 
 
 def _over(rgb: Tensor, alpha: Tensor, backdrop: Backdrop) -> tuple[Tensor, str]:

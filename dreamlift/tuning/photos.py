@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from dreamlift.prompts import Backdrop, article
 from dreamlift.reading.photos import ELEVATION_DEG, RATIO, Photo
 from dreamlift.toybox.world.truth import is_asymmetric
 from dreamlift.tuning.class_pictures import square
+from dreamlift.tuning.examples import WHOLE, Place
 from dreamlift.tuning.settings import Tuning
 from dreamlift.types import Cameras
 
@@ -43,6 +44,7 @@ class Taught(ABC):
     cameras: bool = True  # tell a prior that takes cameras those of the photos
     background: Literal["auto", "keep", "plain"] = "auto"  # of the photos; auto: plain for priors of toys
     anyway: bool = False  # accept a noun that the prior does not know
+    places: ClassVar[tuple[Place, ...]] = WHOLE  # at which a cut out object is shown
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.photos) <= MOST:
