@@ -192,13 +192,13 @@ def measure(task: Task) -> list[dict[str, Any]]:
     begun = time.perf_counter()
     mesh, pseudo, shelf = whole(task)
     found = {"the preset": against(mesh, truth, task, "preset") | {"seconds": time.perf_counter() - begun}}
-    found["the preset"] |= {"drift": drift(shelf / "final", subject.kind)}
+    found["the preset"] |= {"drift": drift(PriorChoice(str(shelf / "final")), subject.kind)}
     found["its pseudo views"] = pictures(pseudo.rgb, pseudo.cameras, truth, subject.kind, PALE.color)
     found["nearest photo"] = pictures(*nearest(task, truth), truth, subject.kind)
     words = f"a {subject.main_color} {subject.kind}"
     plain = replace(find_preset("toybox"), prompt=words)
     found["words"] = against(lifted(quicker(plain) if task.quick else plain), truth, task, "words")
-    found["words"] |= {"drift": drift(locate("toybox"), subject.kind)}
+    found["words"] |= {"drift": drift(PriorChoice(), subject.kind)}
     for name in ("partial", "full"):
         found[f"{name} alone"] = against(lifted(alone(task.config, shelf / name)), truth, task, name)
     for context in CONTEXTS:
@@ -321,22 +321,32 @@ def nearest(task: Task, truth: Thing) -> tuple[Tensor, Cameras]:
     return torch.stack(found), cameras
 
 
-def drift(folder: Path, kind: str) -> float:
+def drift(choice: PriorChoice, kind: str) -> float:
     """The share of eight pictures of "a red KIND" in which the judge sees this kind and colour."""
-    from dreamlift.priors.kinds import load_prior
-    from dreamlift.system.streams import random_stream
     from dreamlift.toybox.judging.judge import load_judge
     from dreamlift.toybox.world.things import COLORS
-    from dreamlift.tuning.class_pictures import ClassPicture, draw, split
 
-    prior, prompt = load_prior(str(folder)), f"a red {kind}"
-    wanted = [ClassPicture("", prompt, 45.0 * n, 15.0) for n in range(8)]
-    text = dict(zip((prompt, ""), split(prior.embed_text([prompt, ""])), strict=True))
-    drawn = draw(prior, wanted, text, [random_stream("drift", n) for n in range(8)], True)
-    verdict, judge = load_judge()[0].judge(drawn), load_judge()[0]
+    judge = load_judge()[0]
+    verdict = judge.judge(sides_of(choice, f"a red {kind}")[0])
     kinds, colors = verdict.category.argmax(dim=1), verdict.color.argmax(dim=1)
     right = (kinds == judge.categories.index(kind)) & (colors == list(COLORS).index("red"))
     return float(right.float().mean())
+
+
+def sides_of(choice: PriorChoice, prompt: str) -> tuple[Tensor, Cameras]:
+    """What a prior draws of ``prompt`` from eight sides ``(8, S, S, 3)``, each from noise of its own, and their cameras."""
+    import torch
+
+    from dreamlift.priors.kinds import find
+    from dreamlift.system.streams import random_stream
+    from dreamlift.tuning.class_pictures import ClassPicture, cameras_of, draw, split
+
+    prior = find(choice).load(torch.device("cpu"))
+    wanted = [ClassPicture("", prompt, 45.0 * number, 15.0) for number in range(8)]
+    text = dict(zip((prompt, ""), split(prior.embed_text([prompt, ""])), strict=True))
+    cameras = cameras_of(wanted, prior)
+    assert cameras is not None
+    return draw(prior, wanted, text, [random_stream("sides", number) for number in range(8)], True), cameras
 
 
 def table(rows: list[dict[str, Any]]) -> str:
