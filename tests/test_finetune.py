@@ -107,6 +107,14 @@ def whole(stub, photos, tmp_path_factory):
     return carried_out(config_of(stub, photos), folder), folder
 
 
+def test_pseudo_views_are_called_as_the_photos_are(stub, photos, tmp_path):
+    repaint, final = six(stub)[3].with_choices((PriorChoice(str(stub)),)), replace(six(stub)[4], prior=PriorChoice(str(stub)))
+    stages = (lifted(str(stub)), repaint, final, lifted("tuned:final"))
+    tuner = carried_out(config_of(stub, photos, stages=stages), tmp_path, steps=5).work.tuner
+    assert len(tuner.own) == 3 * (2 * 2 + 2)  # three sizes of two photos over two backdrops, and of two pseudo views
+    assert {prompt.split(",")[0] for wordings in tuner.own.prompts for prompt in wordings} == {"a zwx mug"}
+
+
 @torch.no_grad()
 def drawn_by(prior, prompts=("a zwx mug", "a mug")):
     """A network's answer to fixed noise for prompts that its own text encoder reads."""

@@ -67,7 +67,7 @@ def wordings(prompt: str, backdrop: str, camera: tuple[float, float] | None) -> 
 
 @torch.no_grad()
 def photo_examples(
-    encode: Callable[[Tensor], Tensor], rgb: Tensor, alpha: Tensor | None, prompts: Sequence[str],
+    encode: Callable[[Tensor], Tensor], rgb: Tensor, alpha: Tensor | None, prompts: tuple[str, ...],
     backdrops: Sequence[Backdrop], cameras: Cameras | None = None, told: Sequence[bool] = (),
     features: Callable[[Cameras], Tensor] | None = None, view_words: bool = False, at: Sequence[Place] = WHOLE,
 ) -> Examples:  # fmt: skip
