@@ -61,9 +61,9 @@ def with_cameras(config: Config, reporter: Reporter) -> Config:
     if not config.photos or not any(stage.uses_photos for stage in stages):
         return config
     check_stages(config)
-    for photo in config.photos:  # what cannot be used is said before the first slow step
-        read_picture(photo.path)
     reporter.stage("looking at the photo")
+    for photo in config.photos:  # what cannot be used is said before cameras are estimated
+        read_cutout(photo)
     from dreamlift.images.camera import prepared_photos
 
     priors = [teacher.prior for stage in stages for teacher in stage.teachers if teacher.prior is not None]

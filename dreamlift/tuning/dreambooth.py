@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dreamlift.images.read import read_picture
+from dreamlift.images.read import check_picture, read_picture
 from dreamlift.priors.engine import Engine, available
 from dreamlift.priors.kinds import Located, find
 from dreamlift.priors.latent import LatentPrior
@@ -139,7 +139,7 @@ def planned(subject: Taught, settings: Tuning, note: Note, located: Located | No
         ValueError: a photo, a word, a class or a prior that cannot be used; one line with the fix.
     """
     for photo in subject.photos:
-        read_picture(photo.path)
+        check_picture(photo.path)
     located = located or find(subject.prior)
     check_tunable(located)
     if settings.all_weights and located.choice.embeddings:
