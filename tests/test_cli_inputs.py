@@ -100,6 +100,7 @@ def test_what_the_prior_does_not_read_is_said(cwd, capsys, monkeypatch, stub):
 
 
 HOME = "there is no home folder ~no-such-user; write the whole path"
+FETCHED = "cannot be used: addresses are not fetched; download it first"
 BAD_OPTIONS = {
     "preset": (["--preset", "toybx"], "unknown preset 'toybx' (did you mean toybox", "`dreamlift presets` lists all of them"),
     "prior": (["--prior", "toybax"], "unknown prior 'toybax' (did you mean 'toybox'?)", "or a .safetensors checkpoint"),
@@ -149,7 +150,36 @@ BAD_OPTIONS = {
     "no such user's prior": (["--prior", "~no-such-user/a"], "'~no-such-user/a'", HOME),
     "no such user's LoRA": (["--lora", "~no-such-user/a.safetensors"], "'~no-such-user/a.safetensors'", HOME),
     "config is a folder": (["--config", "."], ". is not a run folder: it has no config.yaml"),
+    "address of a picture": (["--image", "https://a.org/b.png?c=1"], "the photo 'https://a.org/b.png?c=1'", FETCHED),
+    "addresses of photos": (
+        ["--photos", "http://a.org/b.png", "http://a.org/c.png"],
+        "the photo 'http://a.org/b.png'",
+        FETCHED,
+    ),
+    "address of a file": (["--image", "file:///tmp/a b.png"], "cannot be used: give the path itself: /tmp/a b.png"),
+    "address of a mesh": (["--preset", "texture-toy", "--mesh", "https://a.org/b.glb"], "file 'https://a.org/b.glb'", FETCHED),
+    "address of a LoRA": (["--lora", "https://a.org/b.safetensors"], "file 'https://a.org/b.safetensors'", FETCHED),
 }
+ADDRESSES = {
+    "prompt": (["generate", "https://a.org/b.png"], "download the picture first", "then give its path as --image"),
+    "views": (["views", "https://a.org/b.png"], "the photo 'https://a.org/b.png' cannot be used", "download it first"),
+    "dreambooth": (
+        ["dreambooth", "ftp://a.org/b.png", "--class", "duck"],
+        "the photo 'ftp://a.org/b.png'",
+        "download it first",
+    ),
+    "long": (["cutout", f"https://a.org/{'b' * 900}.png"], "the photo 'https://a.org/bbb", "then give the path of the file"),
+}
+
+
+@pytest.mark.parametrize("name", ADDRESSES)
+def test_addresses_are_not_fetched_by_any_verb(cwd, capsys, name):
+    words, *expected = ADDRESSES[name]
+    assert run_main(*words) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert all(part in said[0] for part in expected), said
+    assert list(cwd.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", BAD_OPTIONS)

@@ -82,7 +82,7 @@ def test_cutout_has_a_folder_of_its_own_beside_others(folder, tmp_path, capsys, 
 @pytest.mark.parametrize(("words", "told"), [
     (["missing.png"], "there is no file 'missing.png'"),
     (["."], "it is a folder"),
-    (["https://example.org/a.png"], "an address is not opened: download the file first"),
+    (["https://example.org/a.png"], "addresses are not fetched; download it first (curl -LO and the address), then give"),
     (["PHOTO", "--mask", "alpha"], "it has no transparency, so its alpha channel is no mask"),
     (["PHOTO", "--mask", "u2net9"], "unknown mask 'u2net9' (did you mean u2net"),
     (["PHOTO", "--steps.x", "3"], "cutout takes no settings"),

@@ -18,7 +18,7 @@ from dreamlift.config.short import override, with_additions
 from dreamlift.config.subject import in_context, with_subject
 from dreamlift.priors.lora.additions import parse_lora
 from dreamlift.runs.settings import read_config
-from dreamlift.system.files import user_file
+from dreamlift.system.files import address_of, user_file
 from dreamlift.system.text import read_text
 
 OF_PHOTO = {name: full.removeprefix("photos.0.") for name, full in SETTINGS.items() if full.startswith("photos.0.")}
@@ -42,6 +42,11 @@ def config_of(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> Co
     if arguments.prompt is not None:
         if Path(arguments.prompt).suffix.lower() in PICTURES and Path(arguments.prompt).is_file():
             raise ValueError(f"the prompt is a picture's file: give it as --image {arguments.prompt}")
+        if address_of(arguments.prompt):
+            raise ValueError(
+                "the prompt is an address, and addresses are not fetched: download the picture first (curl -LO and the "
+                "address), then give its path as --image"
+            )
         config = replace(config, prompt=arguments.prompt)
     settings = run_settings(arguments)
     photos = settings.pop("photos", None)

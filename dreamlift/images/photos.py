@@ -19,7 +19,7 @@ from dreamlift.images.matting import Cutout, cut_out
 from dreamlift.images.onnx_matting import model_stamp
 from dreamlift.images.read import decoded, explained, ignore, picture_bytes
 from dreamlift.reading.photos import ELEVATION_DEG, RATIO, Photo
-from dreamlift.system.files import expanded
+from dreamlift.system.files import address_of, expanded, not_fetched
 from dreamlift.types import Cameras, Pictures
 
 SIDE = 512  # pixels a side of the placed pictures, which are compared at the size of the renders
@@ -30,8 +30,14 @@ _kept: dict[tuple[Any, ...], tuple[Cutout, tuple[str, ...]]] = {}
 
 
 def resolved_photo(photo: Photo, note: Callable[[str], None] = ignore) -> Photo:
-    """The photo with absolute paths, and with the stated default for an elevation that nobody gave, which ``note`` gets."""
+    """The photo with absolute paths, and with the stated default for an elevation that nobody gave, which ``note`` gets.
+
+    Raises:
+        ValueError: it is an address.
+    """
     mask = photo.mask
+    if found := address_of(photo.path):
+        raise ValueError(f"the photo {found!r} cannot be used: {not_fetched(found)}")
     if mask not in WAYS and expanded(mask).is_file():
         mask = str(expanded(mask).resolve())
     elevation = photo.elevation_deg

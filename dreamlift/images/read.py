@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dreamlift.reading.pictures import read_plain
-from dreamlift.system.files import expanded
+from dreamlift.system.files import address_of, expanded
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")
 ACCEPTED = "PNG, JPEG, WebP, TIFF, BMP, GIF and AVIF"
@@ -71,7 +71,7 @@ def explained(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        raise ValueError(f"the photo {os.fspath(path)!r} cannot be used: {error}") from error
+        raise ValueError(f"the photo {address_of(path) or os.fspath(path)!r} cannot be used: {error}") from error
 
 
 def decoded(data: bytes, note: Callable[[str], None] = ignore) -> np.ndarray:
