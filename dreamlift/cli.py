@@ -40,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()  # here, so that a broken pipe is caught below
-    except KeyboardInterrupt:
-        if told := INTERRUPTED.get(next((word for word in words if word in VERBS), "")):
+    except KeyboardInterrupt as stopped:  # with a message: it has been said
+        if not stopped.args and (told := INTERRUPTED.get(next((word for word in words if word in VERBS), ""))):
             print(f"dreamlift: {told}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader has ended, as in `dreamlift settings | head -1`

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -20,9 +22,9 @@ from dreamlift.priors.network import camera_features
 from dreamlift.system.streams import random_stream
 from dreamlift.toybox.training.prior import loss_weight, stratified_times
 from dreamlift.tuning.examples import Examples, drawn, joined, photo_examples
-from dreamlift.tuning.files import begin_with, save_addition, save_whole
+from dreamlift.tuning.files import STATE, begin_with, save_addition, save_whole
 from dreamlift.tuning.settings import Tuning
-from dreamlift.tuning.tuner import TuningDivergedError, tune
+from dreamlift.tuning.tuner import Tuner, TuningDivergedError, tune
 from dreamlift.types import LoraFile
 
 pytestmark = pytest.mark.filterwarnings("ignore:the prior's vocabulary does not contain")
@@ -390,6 +392,39 @@ def test_an_interrupted_verb_goes_on_bit_identically(cwd, stub, photos, monkeypa
             assert found[name] == data, name
     assert run_main(*words(photos, "half", stub, *more)) == 0  # nothing is left to do
     assert "has its 4 steps already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_step_and_says_how_to_go_on(cwd, stub, photos, monkeypatch, capsys, sent):
+    more = ("--rank", "2", "--steps", "3", "--batch", "1", "--class-weight", "0")
+    plain = Tuner.step
+
+    def step(self):
+        if self.index == 1:
+            os.kill(os.getpid(), sent)
+        return plain(self)
+
+    monkeypatch.setattr(Tuner, "step", step)
+    assert run_main(*(word for word in words(photos, "mine", stub, *more) if word not in ("--out", "mine"))) == 130
+    said = capsys.readouterr().err.splitlines()
+    (folder,) = (cwd / "outputs").iterdir()
+    place = f"outputs/{folder.name}"
+    assert any(line.endswith(f"on 3 photos of 'a zwx mug', into {place}") for line in said[:2])  # before the first slow step
+    assert said[-1] == (
+        f"note: stopped by {sent.name} after step 2, whose state is saved: go on with the same command and --out {place}"
+    )
+    assert load_file(folder / STATE)["index"] == 2
+    assert not (folder / LORA_FILE).exists()
+
+
+def test_a_signal_while_pictures_are_prepared_is_told(cwd, stub, photos, monkeypatch, capsys):
+    monkeypatch.setattr("dreamlift.apps.dreambooth.prepared", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_main(*words(photos, "mine", stub)) == 130
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1] == "note: stopped by SIGTERM; what is finished is saved: go on with the same command and --out mine"
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not any("dreamlift: stopped" in line for line in said)
 
 
 def test_class_pictures_may_be_given(cwd, stub, photos, monkeypatch):

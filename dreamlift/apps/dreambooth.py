@@ -39,6 +39,7 @@ from dreamlift.runs.progress import Reporter
 from dreamlift.runs.run import new_folder
 from dreamlift.system.failures import is_out_of_memory
 from dreamlift.system.files import atomic_write_bytes, expanded
+from dreamlift.system.signals import Stop, stop_signals
 from dreamlift.system.streams import random_stream
 from dreamlift.tuning.card import check_same, read_record, write_card, write_record
 from dreamlift.tuning.class_pictures import ClassPicture, draw, split
@@ -93,6 +94,7 @@ def dreambooth(
         ValueError: something that cannot be used; one line with the fix.
         RunError: the folder is in use or cannot be written, or memory is exhausted.
         TuningDivergedError: the loss is no number.
+        KeyboardInterrupt: SIGINT or SIGTERM. A step is finished first; the message, which ``reporter`` got, says how to go on.
     """
     if not 1 <= checkpoint_every <= 1_000_000:
         raise ValueError(f"checkpoint_every is {checkpoint_every}; accepted: 1 to 1000000")
@@ -112,15 +114,23 @@ def dreambooth(
     if before is not None:
         check_same(folder, before, record)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = locks.acquire(folder)
+    lock, stop = locks.acquire(folder), Stop()
+    count = len(subject.photos)
+    shown = f"{count} photo{'s' * (count > 1)} of {subject.prompt!r}"
+    reporter.stage(f"tuning {plan.located.choice.name} on {shown}, into {folder}")
     try:
-        with _explained(folder, plan.settings):
+        with _explained(folder, plan.settings), stop_signals(at_once=True) as stop:
             tuned = _carry_out(plan, record, before, folder, reporter, used, engine, checkpoint_every)
             gc.collect()
             if samples and (tuned.loss is not None or not (folder / SAMPLES).is_file()):
                 reporter.stage("drawing what it has learnt")
                 save_samples(plan, tuned, used, engine, samples)
             return tuned
+    except KeyboardInterrupt as found:
+        done = next(iter(found.args), f"stopped by {stop.name or 'SIGINT'}; what is finished is saved")
+        told = f"{done}: go on with the same command and --out {folder}"
+        reporter.note(told)
+        raise KeyboardInterrupt(told) from None
     finally:
         locks.release(lock)
 
@@ -146,16 +156,14 @@ def _carry_out(
         reporter.note(f"continued after step {tuner.index}")
     reporter.stage(f"tuning {_count(tuner):,} values")
     losses: list[float] = []
-    try:
+    with stop_signals() as stop:  # the first one ends a step
         for loss in tune(tuner):
             losses = [*losses, loss][-50:]
             reporter.counted("tuning", tuner.index - 1, steps, {"loss": sum(losses) / len(losses)})
-            if tuner.index % checkpoint_every == 0 and tuner.index < steps:
+            if stop.requested or (tuner.index % checkpoint_every == 0 and tuner.index < steps):
                 save_state(tuner, folder)
-    except KeyboardInterrupt:
-        save_state(tuner, folder)
-        reporter.note(f"stopped after step {tuner.index}: the same command goes on")
-        raise
+            if stop.requested:
+                raise KeyboardInterrupt(f"stopped by {stop.name} after step {tuner.index}, whose state is saved")
     save_state(tuner, folder)
     subject = plan.subject
     files = save_whole(tuner, plan.parts, subject.word, subject.noun, folder) if whole \
