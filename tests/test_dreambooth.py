@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 
@@ -19,8 +20,11 @@ from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.kinds import find, load_prior
 from dreamlift.priors.lora.additions import LORA_FILE, parse_lora, with_whole_paths
 from dreamlift.priors.network import camera_features
+from dreamlift.reading.photos import Photo
 from dreamlift.system.streams import random_stream
 from dreamlift.toybox.training.prior import loss_weight, stratified_times
+from dreamlift.tuning.card import check_same, read_record, write_record
+from dreamlift.tuning.dreambooth import Subject, planned
 from dreamlift.tuning.examples import Examples, drawn, joined, photo_examples
 from dreamlift.tuning.files import STATE, begin_with, save_addition, save_whole
 from dreamlift.tuning.settings import Tuning
@@ -500,6 +504,21 @@ def test_a_folder_of_other_settings_is_not_continued(cwd, stub, photos, capsys):
     less = [word for word in good if word != photos[2]]
     less[less.index("0,45,90")] = "0,45"
     refused(capsys, cwd, less, "mine was tuned with other photos")
+
+
+def test_the_record_names_the_prior_and_not_its_place(cwd, stub, photos, tmp_path):
+    located = find(PriorChoice(str(stub)))
+    given = Subject(photos=tuple(map(Photo, photos)), class_name="mug", anyway=True, prior=PriorChoice(str(stub)))
+    record = planned(given, Tuning(steps=2), lambda _: None).record()
+    assert record["prior"] == stub.name
+    assert record["prior_revision"] == located.revision
+    assert str(stub.parent) not in json.dumps(record)
+    moved_to = shutil.copytree(stub, tmp_path / "elsewhere" / stub.name)  # the same prior, elsewhere
+    (tmp_path / "old").mkdir()
+    write_record(tmp_path / "old", {**record, "prior": str(stub)})  # as it was written before
+    again = planned(replace(given, prior=PriorChoice(str(moved_to))), Tuning(steps=9), lambda _: None).record()
+    check_same(tmp_path / "old", read_record(tmp_path / "old"), again)
+    assert planned(replace(given, prior=PriorChoice("toybox")), Tuning(), lambda _: None).record()["prior"] == "toybox"
 
 
 def test_the_python_twin_of_the_verb(tmp_path, stub, photos):

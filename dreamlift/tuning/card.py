@@ -23,9 +23,15 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         found = json.loads(read_text(file, 10_000_000))
         if not isinstance(found, dict) or not isinstance(found.get("photos"), list):
             raise ValueError("it is no record of a tuning")
+        found["prior"] = shown_prior(str(found.get("prior", "")))  # older records have the whole path
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(file)!r} cannot be read ({error}): give --out another folder") from None
     return found
+
+
+def shown_prior(name: str) -> str:
+    """A prior's name for a record: of a local file or folder without its place on this machine; the revision identifies it."""
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -59,7 +65,6 @@ def card(record: dict[str, Any], name: str) -> str:
     """The model card of a tuning in the folder ``name``."""
     settings, prior = record["settings"], record["prior"]
     whole, prompt, word_only = settings["all_weights"], record["prompt"], settings.get("word_only", False)
-    prior = Path(prior).name if Path(prior).is_absolute() else prior
     prior_option = "" if whole or prior == "toybox" else f" --prior {prior}"
     use = f"--prior {name}" if whole else f"--lora {name}{prior_option}"
     if word_only:

@@ -26,6 +26,7 @@ from dreamlift.priors.pixel import PixelPrior
 from dreamlift.prompts import Backdrop, article
 from dreamlift.system.files import expanded
 from dreamlift.toybox.world.things import COLORS
+from dreamlift.tuning.card import shown_prior
 from dreamlift.tuning.class_pictures import ClassOrder, ClassPicture, draw_class, listed_pictures, square
 from dreamlift.tuning.examples import Examples, photo_examples, wordings
 from dreamlift.tuning.photos import PLAIN_BACKDROPS, TOY_BACKDROPS, Taught, taken, with_viewpoints
@@ -123,7 +124,7 @@ class Plan:
             count = 0 if not self.settings.class_weight else subject.class_count or COUNTS[self.family]
             kin = {"class_pictures": Path(subject.class_pictures).name, "class_count": count}
         return {
-            **subject.record(), "prior": self.located.choice.name, "prior_revision": self.located.revision,
+            **subject.record(), "prior": shown_prior(self.located.choice.name), "prior_revision": self.located.revision,
             "settings": settings, "cameras": self.tells_cameras, "plain_background": self.plain, **kin, "photos": photos,
             "steps": steps,
         }  # fmt: skip
