@@ -154,7 +154,8 @@ class Finetuning(Work):
         return Step(self.index - 1, loss, {"tuning": loss}, None, None, ())
 
     def leave(self, settings: Extract) -> Handover:
-        """Write the weights; everything else is passed on."""
+        """Write the weights and their model card; everything else is passed on."""
+        from dreamlift.tuning.card import write_card
         from dreamlift.tuning.files import save_addition, save_whole
 
         subject = self.ready.place.subject
@@ -163,11 +164,22 @@ class Finetuning(Work):
         if self.stage.leaves_whole:
             parts = start_of(self.stage, self.material).parts
             assert isinstance(parts, FolderParts)
-            save_whole(self.tuner, parts, subject.word, subject.class_name, self.folder)
+            files = save_whole(self.tuner, parts, subject.word, subject.class_name, self.folder)
         else:
-            save_addition(self.tuner, subject.word, self.folder)
+            files = save_addition(self.tuner, subject.word, self.folder)
+        write_card(self.folder, self.record(files))
         before = self.ready.handover
         return replace(before, tuned=tuple(dict.fromkeys([*before.tuned, self.stage.name])))
+
+    def record(self, files: list[str]) -> dict[str, Any]:
+        """What the model card says; see :func:`dreamlift.tuning.card.card`."""
+        from dreamlift.tuning.card import shown_prior
+
+        stage, place, material = self.stage, self.ready.place, self.material
+        plan = stage.plan(place, material.photos, material.located)
+        under = shown_prior(start_of(stage, material).choice.name)
+        return {**plan.record(), "finished_steps": stage.steps, "files": files, "stage": place.number + 1,
+                "source": stage.source, "begun": tuned_name(stage.prior), "under": under}  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         return {"index": self.index, "tuner": {} if self.made is None else self.made.state_dict()}
