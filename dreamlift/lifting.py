@@ -315,6 +315,7 @@ def lift(job: Job) -> Iterator[Event]:
     yield StageBegan(job.number, len(stages), job.handover)
     yield from _told(job)
     while True:
+        yield from job.work.prepare()
         while not job.work.finished:
             step = job.work.step()
             job.index = job.work.index

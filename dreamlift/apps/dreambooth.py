@@ -43,7 +43,7 @@ from dreamlift.system.signals import Stop, stop_signals
 from dreamlift.system.streams import random_stream
 from dreamlift.tuning.card import check_same, read_record, write_card, write_record
 from dreamlift.tuning.class_pictures import ClassPicture, draw, split
-from dreamlift.tuning.dreambooth import Plan, planned, prepared, with_cameras
+from dreamlift.tuning.dreambooth import Plan, planned, prepared, result_of, with_cameras
 from dreamlift.tuning.files import load_state, save_addition, save_state, save_whole
 from dreamlift.tuning.photos import Taught, taken
 from dreamlift.tuning.settings import Tuning
@@ -148,9 +148,7 @@ def _carry_out(
             folder, tuple(record["files"]), plan.subject.prompt, record["finished_steps"], None, whole, plan.subject.prior
         )
     reporter.stage("preparing the pictures")
-    tuner = prepared(
-        plan, folder, device, engine, reporter.note, lambda done, total: reporter.counted("class picture", done - 1, total, {})
-    )
+    tuner = result_of(prepared(plan, folder, device, engine, reporter.note), lambda event: reporter.event(event, steps))
     gc.collect()  # the prior's own networks
     if load_state(tuner, folder):
         reporter.note(f"continued after step {tuner.index}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamlift.system.text import one_line, printable
-from dreamlift.types import Event, Note, StageBegan, Step
+from dreamlift.types import Counted, Event, Note, StageBegan, Step
 
 PLAIN_EVERY = 5.0  # seconds between two plain lines
 
@@ -57,6 +57,8 @@ class Reporter(ABC):
                 self.stage(f"stage {event.number + 1} of {event.count}")
         elif isinstance(event, Note):
             self.note(event.text)
+        elif isinstance(event, Counted):
+            self.counted(event.name, event.index, event.total, {})
         else:
             self.step(event, total)
             if event.note:

@@ -7,10 +7,10 @@ the word means their sides, too. Textual inversion (:mod:`dreamlift.tuning.inver
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,10 +33,11 @@ from dreamlift.tuning.photos import PLAIN_BACKDROPS, TOY_BACKDROPS, Taught, take
 from dreamlift.tuning.settings import Family, Tuning, filled
 from dreamlift.tuning.tuner import Tuner, make_tuner
 from dreamlift.tuning.words import check_class, check_word, common_word, is_closed
-from dreamlift.types import Pictures
+from dreamlift.types import Counted, Pictures
 
 COUNTS: dict[Family, int] = {"words": 32, "pixel": 200, "latent": 200}  # class pictures by default
 Note = Callable[[str], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,16 +204,22 @@ def class_prompts(tokenizer: Any, class_name: str) -> tuple[str, ...]:
 
 
 def prepared(
-    plan: Plan, folder: Path, device: torch.device, engine: Engine, note: Note, said: Callable[[int, int], None]
-) -> Tuner:  # fmt: skip
-    """The tuner before its first step. Class pictures are drawn into ``folder``/class, unless they are there.
-
-    Args:
-        said: gets how many class pictures of how many are drawn.
-    """
-    found = examples_of(plan, folder / "class", device, engine, note, said)
+    plan: Plan, folder: Path, device: torch.device, engine: Engine, note: Note
+) -> Generator[Counted, None, Tuner]:  # fmt: skip
+    """The tuner before its first step. Class pictures are drawn into ``folder``/class, unless they are there."""
+    found = yield from examples_of(plan, folder / "class", device, engine, note)
     choice, word = plan.located.choice, plan.subject.word
     return make_tuner(plan.parts, choice, found.own, found.kin, word, plan.settings, device, found.resolution)
+
+
+def result_of(work: Generator[Counted, None, T], said: Callable[[Counted], None]) -> T:
+    """What a work returns at its end; ``said`` gets what it yields."""
+    while True:
+        try:
+            event = next(work)
+        except StopIteration as end:
+            return end.value
+        said(event)
 
 
 class Found(NamedTuple):
@@ -225,9 +232,9 @@ class Found(NamedTuple):
 
 
 def examples_of(
-    plan: Plan, folder: Path, device: torch.device, engine: Engine, note: Note, said: Callable[[int, int], None],
+    plan: Plan, folder: Path, device: torch.device, engine: Engine, note: Note,
     drawn: Pictures | None = None, behind: str = "",
-) -> Found:  # fmt: skip
+) -> Generator[Counted, None, Found]:  # fmt: skip
     """The pictures of a tuning. The prior that encodes them, and draws the class, is freed again.
 
     Args:
@@ -252,7 +259,7 @@ def examples_of(
     )  # fmt: skip
     kin = None
     if plan.settings.class_weight:
-        place, pictures = _class_pictures(plan, prior, folder, said)
+        place, pictures = yield from _class_pictures(plan, prior, folder)
         rgb = torch.stack([square(read_picture(place / each.file)[..., :3], prior.resolution) for each in pictures])
         kin = _class_examples(encode, rgb, pictures, plan.tells_cameras)
     others = None
@@ -265,8 +272,8 @@ def examples_of(
 
 
 def _class_pictures(
-    plan: Plan, prior: Any, folder: Path, said: Callable[[int, int], None]
-) -> tuple[Path, list[ClassPicture]]:  # fmt: skip
+    plan: Plan, prior: Any, folder: Path
+) -> Generator[Counted, None, tuple[Path, list[ClassPicture]]]:  # fmt: skip
     """The class's pictures, and the folder that they are in."""
     subject, toys = plan.subject, plan.family == "words"
     assert isinstance(subject, Subject)
@@ -278,7 +285,7 @@ def _class_pictures(
         count=subject.class_count or COUNTS[plan.family], seed=plan.settings.seed,
         backdrops=TOY_BACKDROPS if toys else (Backdrop(""),), turned=plan.tells_cameras, view_words=toys, quick=toys,
     )  # fmt: skip
-    return folder, draw_class(prior, order, folder, said)
+    return folder, (yield from draw_class(prior, order, folder))
 
 
 @torch.no_grad()
