@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from dreamlift.apps.views import enlarged
+from dreamlift.config.named import named
 from dreamlift.export.video import contact_sheet
 from dreamlift.lifting import find_device
 from dreamlift.memory import tuning_need
@@ -247,8 +248,9 @@ def photos_of(
     if not paths:
         raise ValueError("no photos are given: name three to six pictures of the thing, from several sides")
     turned, raised = (_angles(name, text, len(paths)) for name, text in (("azimuth", azimuths), ("elevation", elevations)))
-    return tuple(Photo(path, mask, azimuth, elevation)
-                 for path, azimuth, elevation in zip(paths, turned, raised, strict=True))  # fmt: skip
+    with named({"mask": "--mask", "azimuth_deg": "--azimuth", "elevation_deg": "--elevation"}):
+        return tuple(Photo(path, mask, azimuth, elevation)
+                     for path, azimuth, elevation in zip(paths, turned, raised, strict=True))  # fmt: skip
 
 
 def _angles(name: str, text: str | None, count: int) -> list[float | None]:

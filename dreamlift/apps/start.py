@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamlift.apps.cutout import default_preset, with_image
-from dreamlift.apps.options import SETTINGS, run_settings
+from dreamlift.apps.options import SETTINGS, option_names, run_settings
 from dreamlift.apps.presets import find_preset
 from dreamlift.config import yaml
 from dreamlift.config.build import load_stated
@@ -54,7 +54,8 @@ def config_of(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> Co
         config, settings = _with_photos(config, photos, settings)
     elif photos is not None:
         settings["photos"] = photos
-    config = override(with_subject(config, arguments.class_name, arguments.word), {**settings, **overrides})
+    config = with_subject(config, arguments.class_name, arguments.word)
+    config = override(config, {**settings, **overrides}, options=option_names(arguments))
     if arguments.lora is not None:
         config = with_additions(config, loras=tuple(map(parse_lora, arguments.lora)))
     if arguments.embedding is not None:
