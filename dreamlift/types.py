@@ -190,6 +190,7 @@ class StageBegan:
     number: int  # counted from 0
     count: int  # stages of the run
     handover: Handover
+    end: int = 0  # index of the first step after the stage; 0: not known
 
 
 @dataclass(frozen=True)
