@@ -480,7 +480,7 @@ def test_what_cannot_be_tuned_is_refused_in_one_line(cwd, stub, photos, capsys, 
     refused(capsys, cwd, [*good, "--all-weights", "--rank", "4"], "rank and targets are those of a LoRA")
     refused(capsys, cwd, ["dreambooth", "gone.png", *good[2:]], "'gone.png' cannot be used")
     refused(capsys, cwd, [*good, "--samples", "-1"], "samples is -1")
-    refused(capsys, cwd, [*good, "--checkpoint-every", "0"], "checkpoint_every is 0")
+    refused(capsys, cwd, [*good, "--checkpoint-every", "0"], "--checkpoint-every is 0")
     (cwd / "full").mkdir()
     (cwd / "full" / "notes.txt").write_text("mine")
     refused(capsys, cwd, instead("--out", "full"), "full is not empty, and nothing is overwritten")
