@@ -40,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()  # here, so that a broken pipe is caught below
-    except KeyboardInterrupt:
-        if told := INTERRUPTED.get(next((word for word in words if word in VERBS), "")):
+    except KeyboardInterrupt as stopped:  # with a message: it has been said
+        if not stopped.args and (told := INTERRUPTED.get(next((word for word in words if word in VERBS), ""))):
             print(f"dreamlift: {told}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader has ended, as in `dreamlift settings | head -1`
@@ -172,8 +172,9 @@ def _resume(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
 
 def _export(arguments: argparse.Namespace, overrides: Overrides) -> int:
-    from dreamlift.apps.options import file_settings
+    from dreamlift.apps.options import file_settings, option_names
     from dreamlift.config.build import apply_overrides
+    from dreamlift.config.named import named
     from dreamlift.runs.export import export_run
     from dreamlift.runs.settings import read_config
 
@@ -181,7 +182,8 @@ def _export(arguments: argparse.Namespace, overrides: Overrides) -> int:
     other = [name for name in given if not name.startswith(("mesh.", "asset."))]
     if other:
         raise ValueError(f"export takes settings of the mesh and its files only (--mesh.faces, --asset.lod), not --{other[0]}")
-    config = apply_overrides(read_config(arguments.run), given)
+    with named(option_names(arguments)):
+        config = apply_overrides(read_config(arguments.run), given)
     reporter = _reporter(arguments, config)
     paths = [str(path) for path in export_run(arguments.run, config, reporter)]
     if arguments.json:
@@ -212,16 +214,18 @@ def _evaluate(arguments: argparse.Namespace, overrides: Overrides) -> int:
 def _views(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.apps.options import view_settings
     from dreamlift.apps.views import ViewOrder, draw_views, save_views
+    from dreamlift.config.named import named
     from dreamlift.reading.photos import Photo
     from dreamlift.runs.progress import warnings_to
     from dreamlift.runs.run import check_out
 
     refuse(overrides, "views")
     check_out(arguments.out)
-    order, path = ViewOrder(**view_settings(arguments)), Path(arguments.photo)
+    with named({**_own_options(arguments), "elevation_deg": "--photo-elevation"}):
+        order, path = ViewOrder(**view_settings(arguments)), Path(arguments.photo)
+        photo = Photo(str(path), elevation_deg=arguments.photo_elevation)
     reporter = _reporter(arguments)
     with warnings_to(reporter):
-        photo = Photo(str(path), elevation_deg=arguments.photo_elevation)
         views = draw_views(photo, arguments.prior, order, reporter.note)
     folder = _report_folder(arguments.out, f"views-{path.stem}")
     paths = [str(each) for each in save_views(views, folder)]
@@ -234,18 +238,27 @@ def _views(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
 def _dreambooth(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.apps.dreambooth_options import run_dreambooth
+    from dreamlift.config.named import named
 
     refuse(overrides, "dreambooth")
-    run_dreambooth(arguments, _reporter(arguments))
+    with named(_own_options(arguments)):
+        run_dreambooth(arguments, _reporter(arguments))
     return 0
 
 
 def _invert(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.apps.dreambooth_options import run_invert
+    from dreamlift.config.named import named
 
     refuse(overrides, "invert")
-    run_invert(arguments, _reporter(arguments))
+    with named({**_own_options(arguments), "word_lr": "--lr"}):
+        run_invert(arguments, _reporter(arguments))
     return 0
+
+
+def _own_options(arguments: argparse.Namespace) -> dict[str, str]:
+    """The options whose settings have their names, of verbs without a config."""
+    return {**{name: f"--{name.replace('_', '-')}" for name in vars(arguments)}, "class_name": "--class"}
 
 
 def _gallery(arguments: argparse.Namespace, overrides: Overrides) -> int:

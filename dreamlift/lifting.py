@@ -312,9 +312,10 @@ def lift(job: Job) -> Iterator[Event]:
         EmptySceneError: the scene of a stage that is not the last is empty.
     """
     stages = job.config.stages
-    yield StageBegan(job.number, len(stages), job.handover)
+    yield StageBegan(job.number, len(stages), job.handover, job.work.end)
     yield from _told(job)
     while True:
+        yield from job.work.prepare()
         while not job.work.finished:
             step = job.work.step()
             job.index = job.work.index
@@ -327,7 +328,7 @@ def lift(job: Job) -> Iterator[Event]:
         del job.work  # before the next prior is loaded, since a loss's LoRA references the network
         job.number += 1
         job.work = begin_stage(job.resolved, job.embeds, job.pool, job.number, job.handover, shelf=job.shelf)
-        yield StageBegan(job.number, len(stages), job.handover)
+        yield StageBegan(job.number, len(stages), job.handover, job.work.end)
         yield from _told(job)
 
 

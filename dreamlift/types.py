@@ -190,6 +190,7 @@ class StageBegan:
     number: int  # counted from 0
     count: int  # stages of the run
     handover: Handover
+    end: int = 0  # index of the first step after the stage; 0: not known
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,16 @@ class Step:
     note: str = ""  # the failure of the step and the roll-back; "" if the step succeeded
 
 
-Event = StageBegan | Step | Note
+@dataclass(frozen=True)
+class Counted:
+    """Entry ``index`` of ``total`` of a work before a stage's first step is finished, such as a picture that is drawn."""
+
+    name: str  # of the work
+    index: int  # counted from 0
+    total: int
+
+
+Event = StageBegan | Step | Counted | Note
 """What :func:`dreamlift.lifting.lift` yields."""
 
 

@@ -16,7 +16,7 @@ from dreamlift.config.build import from_plain, load_yaml, to_plain
 from dreamlift.config.schema import Config
 from dreamlift.priors.choice import NO_OPTIONS, PriorChoice
 from dreamlift.priors.kinds import load_prior
-from dreamlift.priors.lora.additions import fingerprint, parse_lora
+from dreamlift.priors.lora.additions import EMBEDDING_FILE, LORA_FILE, fingerprint, parse_lora, with_whole_paths
 from dreamlift.priors.lora.lora_files import _index, _place, _plain, merge_loras
 from dreamlift.priors.lora.original_names import original_name
 from dreamlift.priors.parts import FolderParts
@@ -339,6 +339,17 @@ def test_the_scale_stands_behind_the_last_at_sign():
         parse_lora("a.safetensors@abc")
     assert parse_lora("a@b.safetensors@-0.25") == LoraFile("a@b.safetensors", -0.25)
     assert parse_lora("a.safetensors@inf") == LoraFile("a.safetensors@inf")
+
+
+def test_a_scale_is_for_a_lora_and_not_for_a_word(tmp_path):
+    save_file({"zwx": torch.ones(4)}, tmp_path / EMBEDDING_FILE)
+    plain = with_whole_paths(with_loras("toybox", parse_lora(f"{tmp_path}@1")))
+    assert (plain.loras, plain.embeddings) == ((), (str(tmp_path / EMBEDDING_FILE),))
+    with pytest.raises(ValueError, match=r"holds a learnt word and no LoRA, and a scale has no effect .*: leave @0\.5 out"):
+        with_whole_paths(with_loras("toybox", parse_lora(f"{tmp_path}@0.5")))
+    save_file({"a": torch.ones(4)}, tmp_path / LORA_FILE)
+    both = with_whole_paths(with_loras("toybox", parse_lora(f"{tmp_path}@0.5")))
+    assert both.loras == (LoraFile(str(tmp_path / LORA_FILE), 0.5),)
 
 
 def test_the_fingerprint_follows_contents_and_scales(tmp_path):

@@ -101,7 +101,9 @@ def test_pictures_that_cannot_be_photos_are_refused(name, tmp_path):
 def test_what_is_no_file_is_refused_without_waiting(tmp_path):
     assert "it is a folder" in refusal(tmp_path)
     assert "there is no file" in refusal(tmp_path / "missing.png")
-    assert "an address is not opened: download the file first" in refusal("https://example.org/photo.png")
+    assert "addresses are not fetched; download it first (curl -LO and the address), then give" in refusal(
+        "https://example.org/photo.png"
+    )
     with open(tmp_path / "large.png", "wb") as file:
         file.truncate(FILE_BYTES + 1)  # sparse
     assert "accepted: at most 64 MiB" in refusal(tmp_path / "large.png")

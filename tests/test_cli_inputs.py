@@ -100,6 +100,7 @@ def test_what_the_prior_does_not_read_is_said(cwd, capsys, monkeypatch, stub):
 
 
 HOME = "there is no home folder ~no-such-user; write the whole path"
+FETCHED = "cannot be used: addresses are not fetched; download it first"
 BAD_OPTIONS = {
     "preset": (["--preset", "toybx"], "unknown preset 'toybx' (did you mean toybox", "`dreamlift presets` lists all of them"),
     "prior": (["--prior", "toybax"], "unknown prior 'toybax' (did you mean 'toybox'?)", "or a .safetensors checkpoint"),
@@ -116,24 +117,24 @@ BAD_OPTIONS = {
     "choice": (["--guidance.type", "sdss"], "guidance.type: got 'sdss', accepted: sds", "did you mean 'sds'?"),
     "no value": (["--guidance.guidance_scale"], "--guidance.guidance_scale needs a value"),
     "whole and part": (["--cameras", "{}", "--cameras.views", "9"], "unrecognized arguments: --cameras"),
-    "word for a number": (["--steps", "ten"], "steps: got 'ten', accepted: a whole number"),
+    "word for a number": (["--steps", "ten"], "error: --steps: got 'ten', accepted: a whole number"),
     "fraction": (["--steps", "1.5"], "steps: got '1.5', accepted: a whole number"),
     "negative steps": (["--steps", "-5"], "steps is -5; it must be at least 1"),
-    "no steps": (["--steps", "0"], "steps is 0; it must be at least 1"),
+    "no steps": (["--steps", "0"], "error: --steps is 0; it must be at least 1"),
     "no stages": (["--stages.0=null", "--stages.1=null"], "stages is empty; a run needs at least one stage"),
     "setting of old": (["--memory.one_by_one", "true"], "memory.one_by_one: unknown name, accepted: micro_batch,"),
     "stages of old": (
         ["--then.0.steps", "9"],
         "then: older config formats had this name; in a config file it is now further entries of stages",
     ),
-    "negative seed": (["--seed=-1"], "seed is -1; accepted: 0 to 2^63 - 1"),
+    "negative seed": (["--seed=-1"], "error: --seed is -1; accepted: 0 to 2^63 - 1"),
     "large seed": (["--seed", str(2**63)], "accepted: 0 to 2^63 - 1"),
     "nan": (["--adam.lr_scale", "nan"], "adam.lr_scale: got 'nan', accepted: a number"),
     "infinite": (["--adam.lr_scale", "1e999"], "adam.lr_scale: got inf, accepted: a finite number"),
     "nan schedule": (["--adam.lr_scale", "{type: constant, value: .nan}"], "adam.lr_scale.value: got '.nan'"),
     "coarse mesh": (["--mesh.resolution", "4"], "mesh: resolution is 4; accepted: 8 to 512"),
-    "no faces": (["--faces", "0"], "mesh: faces is 0"),
-    "texture": (["--texture-size", "1000000"], "mesh: texture_size is 1000000"),
+    "no faces": (["--faces", "0"], "error: --faces is 0"),
+    "texture": (["--texture-size", "1000000"], "error: --texture-size is 1000000"),
     "grid": (["--scene.field.resolutions", "[9,18]"], "scene.field: Voxel.resolutions are (9, 18); they must grow"),
     "device": (["--device", "gpu"], "unknown device 'gpu'; accepted: auto, cpu, cuda"),
     "device without values": (["--device", "meta"], "unknown device 'meta'; accepted: auto, cpu, cuda"),
@@ -149,7 +150,57 @@ BAD_OPTIONS = {
     "no such user's prior": (["--prior", "~no-such-user/a"], "'~no-such-user/a'", HOME),
     "no such user's LoRA": (["--lora", "~no-such-user/a.safetensors"], "'~no-such-user/a.safetensors'", HOME),
     "config is a folder": (["--config", "."], ". is not a run folder: it has no config.yaml"),
+    "elevation": (["--image", "a.png", "--elevation", "100"], "error: --elevation is 100; accepted: -90 to 90, or null"),
+    "no number": (["--image", "a.png", "--elevation", "up"], "error: --elevation: got 'up', accepted: a number | null"),
+    "elevations": (["--photos", "a.png", "b.png", "--elevation", "0,100"], "error: --elevation is 100; accepted: -90 to 90"),
+    "field of view": (["--photos", "a.png", "b.png", "--fov", "300"], "error: --fov is 300; accepted: 1 to 170"),
+    "setting of a photo": (["--image", "a.png", "--photos.0.elevation_deg", "100"], "error: photos.0: elevation_deg is 100"),
+    "weight": (["--weight", "many"], "error: --weight: got 'many'"),
+    "address of a picture": (["--image", "https://a.org/b.png?c=1"], "the photo 'https://a.org/b.png?c=1'", FETCHED),
+    "addresses of photos": (
+        ["--photos", "http://a.org/b.png", "http://a.org/c.png"],
+        "the photo 'http://a.org/b.png'",
+        FETCHED,
+    ),
+    "address of a file": (["--image", "file:///tmp/a b.png"], "cannot be used: give the path itself: /tmp/a b.png"),
+    "address of a mesh": (["--preset", "texture-toy", "--mesh", "https://a.org/b.glb"], "file 'https://a.org/b.glb'", FETCHED),
+    "address of a LoRA": (["--lora", "https://a.org/b.safetensors"], "file 'https://a.org/b.safetensors'", FETCHED),
 }
+ADDRESSES = {
+    "prompt": (["generate", "https://a.org/b.png"], "download the picture first", "then give its path as --image"),
+    "views": (["views", "https://a.org/b.png"], "the photo 'https://a.org/b.png' cannot be used", "download it first"),
+    "dreambooth": (
+        ["dreambooth", "ftp://a.org/b.png", "--class", "duck"],
+        "the photo 'ftp://a.org/b.png'",
+        "download it first",
+    ),
+    "long": (["cutout", f"https://a.org/{'b' * 900}.png"], "the photo 'https://a.org/bbb", "then give the path of the file"),
+}
+
+
+OWN_OPTIONS = {
+    "views": (["views", "a.png", "--photo-elevation", "100"], "error: --photo-elevation is 100; accepted: -90 to 90"),
+    "height": (["views", "a.png", "--elevation", "100"], "error: --elevation is 100; accepted: -90 to 90"),
+    "dreambooth": (["dreambooth", "a.png", "--class", "duck", "--elevation", "100"], "error: --elevation is 100; accepted"),
+    "rate": (["dreambooth", "a.png", "--class", "duck", "--text-lr", "7"], "error: --text-lr is 7; accepted: above 0"),
+    "invert": (["invert", "a.png", "--init", "duck", "--lr", "7"], "error: --lr is 7; accepted: above 0"),
+}
+
+
+@pytest.mark.parametrize("name", OWN_OPTIONS)
+def test_errors_name_the_option_that_was_given(cwd, capsys, name):
+    words, expected = OWN_OPTIONS[name]
+    refused(capsys, cwd, words, expected)
+
+
+@pytest.mark.parametrize("name", ADDRESSES)
+def test_addresses_are_not_fetched_by_any_verb(cwd, capsys, name):
+    words, *expected = ADDRESSES[name]
+    assert run_main(*words) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert all(part in said[0] for part in expected), said
+    assert list(cwd.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", BAD_OPTIONS)

@@ -11,10 +11,11 @@ from PIL import Image
 
 import dreamlift
 from dreamlift import cli
-from dreamlift.apps.cutout import IMAGE_PRESET, OUTLINE, TILE, with_image
+from dreamlift.apps.cutout import IMAGE_PRESET, OUTLINE, TILE, with_cameras, with_image
 from dreamlift.cameras import CameraSampler
 from dreamlift.config.build import save_yaml
 from dreamlift.config.schema import Config
+from dreamlift.images import camera, matting, photos, read
 from dreamlift.lifting import resolve
 from dreamlift.presets import PRESETS
 from dreamlift.reading.photos import ELEVATION_DEG, Photo
@@ -81,7 +82,7 @@ def test_cutout_has_a_folder_of_its_own_beside_others(folder, tmp_path, capsys, 
 @pytest.mark.parametrize(("words", "told"), [
     (["missing.png"], "there is no file 'missing.png'"),
     (["."], "it is a folder"),
-    (["https://example.org/a.png"], "an address is not opened: download the file first"),
+    (["https://example.org/a.png"], "addresses are not fetched; download it first (curl -LO and the address), then give"),
     (["PHOTO", "--mask", "alpha"], "it has no transparency, so its alpha channel is no mask"),
     (["PHOTO", "--mask", "u2net9"], "unknown mask 'u2net9' (did you mean u2net"),
     (["PHOTO", "--steps.x", "3"], "cutout takes no settings"),
@@ -183,6 +184,61 @@ def test_python_takes_an_image(folder):
         dreamlift.generate(image=folder / "missing.png", config=QUICK, progress=False)
     with pytest.raises(ValueError, match="--image is short for --photos"):
         dreamlift.generate(image=folder / "ente 1.png", config=QUICK, photos=[], progress=False)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How often pictures are decoded and cut out, with no cutouts of other tests in memory."""
+    calls = {"cut": 0, "decoded": 0}
+
+    def counting(name, plain):
+        def call(*given, **named):
+            calls[name] += 1
+            return plain(*given, **named)
+
+        return call
+
+    monkeypatch.setattr(photos, "_kept", {})
+    monkeypatch.setattr(read, "_sound", set())
+    monkeypatch.setattr(photos, "cut_out", counting("cut", photos.cut_out))
+    for module in (photos, read):
+        monkeypatch.setattr(module, "decoded", counting("decoded", module.decoded))
+    return calls
+
+
+@pytest.mark.parametrize("elevation", [None, 10.0])
+def test_a_run_cuts_its_photo_out_once(folder, counted, monkeypatch, elevation):
+    monkeypatch.setattr(camera, "find_viewpoint", lambda *_: camera.Viewpoint())  # which loads the text prior
+    config = replace(PRESETS[IMAGE_PRESET], photos=(Photo(str(folder / "ente 1.png"), elevation_deg=elevation),))
+    found = resolve(with_cameras(replace(config, engine="torch"), Silent()))
+    assert counted == {"cut": 1, "decoded": 1}
+    assert found.task.photos.alpha.max() > 0.9
+
+
+def test_other_contents_and_settings_are_cut_anew(folder, counted, tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes((folder / "ente 1.png").read_bytes())
+    first = photos.read_cutout(Photo(str(path)))
+    with pytest.raises(ValueError, match="read-only"):
+        first.alpha[0] = 1.0
+    named = photos.read_cutout(Photo(str(path), "border"))
+    assert named.window == first.window
+    photos.read_cutout(Photo(str(path), ratio=None))
+    assert counted["cut"] == 3
+    picture = np.array(Image.open(path))
+    Image.fromarray(np.ascontiguousarray(picture[:, ::-1])).save(path)
+    turned = photos.read_cutout(Photo(str(path)))
+    direct = matting.cut_out(read.read_picture(path))
+    assert (turned.alpha == direct.alpha).all()
+    assert turned.alpha.shape != first.alpha.shape or (turned.alpha != first.alpha).any()
+
+
+def test_few_cutouts_are_kept(folder, counted, monkeypatch):
+    monkeypatch.setattr(photos, "KEPT", 2)
+    path = str(folder / "ente 1.png")
+    for mask in ("auto", "border", "auto", "grabcut", "border"):
+        photos.read_cutout(Photo(path, mask))
+    assert counted["cut"] == 4  # the second "auto" was kept, and "border" was dropped for "grabcut"
 
 
 def test_words_are_needed_where_a_prior_reads_them(folder):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 from dataclasses import replace
 
 import pytest
@@ -17,12 +20,15 @@ from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.kinds import find, load_prior
 from dreamlift.priors.lora.additions import LORA_FILE, parse_lora, with_whole_paths
 from dreamlift.priors.network import camera_features
+from dreamlift.reading.photos import Photo
 from dreamlift.system.streams import random_stream
 from dreamlift.toybox.training.prior import loss_weight, stratified_times
+from dreamlift.tuning.card import check_same, read_record, write_record
+from dreamlift.tuning.dreambooth import Subject, planned
 from dreamlift.tuning.examples import Examples, Place, drawn, joined, photo_examples, placed
-from dreamlift.tuning.files import begin_with, save_addition, save_whole
+from dreamlift.tuning.files import STATE, begin_with, save_addition, save_whole
 from dreamlift.tuning.settings import Tuning
-from dreamlift.tuning.tuner import TuningDivergedError, tune
+from dreamlift.tuning.tuner import Tuner, TuningDivergedError, tune
 from dreamlift.types import LoraFile
 
 pytestmark = pytest.mark.filterwarnings("ignore:the prior's vocabulary does not contain")
@@ -420,6 +426,39 @@ def test_an_interrupted_verb_goes_on_bit_identically(cwd, stub, photos, monkeypa
     assert "has its 4 steps already" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_step_and_says_how_to_go_on(cwd, stub, photos, monkeypatch, capsys, sent):
+    more = ("--rank", "2", "--steps", "3", "--batch", "1", "--class-weight", "0")
+    plain = Tuner.step
+
+    def step(self):
+        if self.index == 1:
+            os.kill(os.getpid(), sent)
+        return plain(self)
+
+    monkeypatch.setattr(Tuner, "step", step)
+    assert run_main(*(word for word in words(photos, "mine", stub, *more) if word not in ("--out", "mine"))) == 130
+    said = capsys.readouterr().err.splitlines()
+    (folder,) = (cwd / "outputs").iterdir()
+    place = f"outputs/{folder.name}"
+    assert any(line.endswith(f"on 3 photos of 'a zwx mug', into {place}") for line in said[:2])  # before the first slow step
+    assert said[-1] == (
+        f"note: stopped by {sent.name} after step 2, whose state is saved: go on with the same command and --out {place}"
+    )
+    assert load_file(folder / STATE)["index"] == 2
+    assert not (folder / LORA_FILE).exists()
+
+
+def test_a_signal_while_pictures_are_prepared_is_told(cwd, stub, photos, monkeypatch, capsys):
+    monkeypatch.setattr("dreamlift.apps.dreambooth.prepared", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_main(*words(photos, "mine", stub)) == 130
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1] == "note: stopped by SIGTERM; what is finished is saved: go on with the same command and --out mine"
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not any("dreamlift: stopped" in line for line in said)
+
+
 def test_class_pictures_may_be_given(cwd, stub, photos, monkeypatch):
     (cwd / "mugs").mkdir()
     save_photos(cwd / "mugs", 2)
@@ -469,7 +508,7 @@ def test_what_cannot_be_tuned_is_refused_in_one_line(cwd, stub, photos, capsys, 
     refused(capsys, cwd, [*good, "--all-weights", "--rank", "4"], "rank and targets are those of a LoRA")
     refused(capsys, cwd, ["dreambooth", "gone.png", *good[2:]], "'gone.png' cannot be used")
     refused(capsys, cwd, [*good, "--samples", "-1"], "samples is -1")
-    refused(capsys, cwd, [*good, "--checkpoint-every", "0"], "checkpoint_every is 0")
+    refused(capsys, cwd, [*good, "--checkpoint-every", "0"], "--checkpoint-every is 0")
     (cwd / "full").mkdir()
     (cwd / "full" / "notes.txt").write_text("mine")
     refused(capsys, cwd, instead("--out", "full"), "full is not empty, and nothing is overwritten")
@@ -493,6 +532,21 @@ def test_a_folder_of_other_settings_is_not_continued(cwd, stub, photos, capsys):
     less = [word for word in good if word != photos[2]]
     less[less.index("0,45,90")] = "0,45"
     refused(capsys, cwd, less, "mine was tuned with other photos")
+
+
+def test_the_record_names_the_prior_and_not_its_place(cwd, stub, photos, tmp_path):
+    located = find(PriorChoice(str(stub)))
+    given = Subject(photos=tuple(map(Photo, photos)), class_name="mug", anyway=True, prior=PriorChoice(str(stub)))
+    record = planned(given, Tuning(steps=2), lambda _: None).record()
+    assert record["prior"] == stub.name
+    assert record["prior_revision"] == located.revision
+    assert str(stub.parent) not in json.dumps(record)
+    moved_to = shutil.copytree(stub, tmp_path / "elsewhere" / stub.name)  # the same prior, elsewhere
+    (tmp_path / "old").mkdir()
+    write_record(tmp_path / "old", {**record, "prior": str(stub)})  # as it was written before
+    again = planned(replace(given, prior=PriorChoice(str(moved_to))), Tuning(steps=9), lambda _: None).record()
+    check_same(tmp_path / "old", read_record(tmp_path / "old"), again)
+    assert planned(replace(given, prior=PriorChoice("toybox")), Tuning(), lambda _: None).record()["prior"] == "toybox"
 
 
 def test_the_python_twin_of_the_verb(tmp_path, stub, photos):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from lift_helpers import refused, run_main, small_pictures, status_of, tree
 from run_helpers import same
 from stage_helpers import FIELD
@@ -44,7 +45,7 @@ from dreamlift.stages.tuned import Shelf, tuned_priors
 from dreamlift.texturing.extract import Extract
 from dreamlift.tuning.settings import Tuning
 from dreamlift.tuning.words import SubjectWords
-from dreamlift.types import LoraFile, Step
+from dreamlift.types import Counted, LoraFile, Step
 
 pytestmark = pytest.mark.filterwarnings("ignore:the prior's vocabulary does not contain")
 WHOLE, LORA = (
@@ -143,6 +144,53 @@ def test_the_class_is_drawn_once_by_the_base_prior(whole):
     assert sorted(path.relative_to(folder / "class").as_posix() for path in (folder / "class").rglob("*.png")) == [
         "partial/0000.png", "partial/0001.png",
     ]  # fmt: skip
+
+
+def test_class_pictures_are_counted_before_the_first_step(stub, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("dreamlift.tuning.class_pictures.draw", lambda prior, some, *_: torch.zeros(len(some), 16, 16, 3))
+    first = Finetune(name="partial", prior=PriorChoice(str(stub)), steps=1, tuning=LORA, class_count=6)
+    config = config_of(stub, photos, stages=(first, lifted("tuned:partial")))
+    seen = []
+    for event in lift(load(resolve(config), shelf=Shelf(tmp_path / "tuned"))):
+        seen.append(event)
+        if isinstance(event, Step):
+            break
+    counted = [event for event in seen if isinstance(event, Counted)]
+    assert counted == [Counted("class picture", 3, 6), Counted("class picture", 5, 6)]  # four at a time
+    assert seen.index(counted[0]) < len(seen) - 1
+    assert len(list((tmp_path / "tuned" / "class" / "partial").glob("*.png"))) == 6
+    listener = Listener()
+    for event in seen:
+        listener.event(event, 3)
+    assert listener.counts == [("class picture", 3, 6), ("class picture", 5, 6)]
+
+
+class Listener(Silent):
+    def __init__(self):
+        self.counts = []
+
+    def counted(self, name, index, total, terms):
+        self.counts.append((name, index, total))
+
+
+def test_every_stage_leaves_a_model_card(whole, stub):
+    _, folder = whole
+    cards = {name: (folder / name / "README.md").read_text() for name in ("partial", "full", "final")}
+    for name, text in cards.items():
+        head = yaml.safe_load(text.split("---")[1])
+        assert head == {"base_model": stub.name, "library_name": "diffusers", "tags": ["dreambooth", "text-to-3d"]}
+        assert f'dreamlift generate "a zwx mug" --prior {name}\n' in text
+        assert "Pictures of a mug keep the class as it was (weight 1)." in text
+        assert "; 2 steps." in text
+        assert "training.json" not in text
+        listed = [line[3:-1] for line in text.splitlines() if line.startswith("- `")]
+        assert listed
+        assert all((folder / name / each).exists() for each in listed)
+    assert "on 2 photos by" in cards["partial"]
+    assert "went on" not in cards["partial"]
+    assert "It went on from the weights `partial` of the same run." in cards["final"]
+    assert "on 2 photos and pictures that an earlier stage of the run had made by" in cards["final"]
+    assert "Stage 5 of a run left these weights" in cards["final"]
 
 
 @torch.no_grad()

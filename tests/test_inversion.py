@@ -206,7 +206,7 @@ def test_what_cannot_be_learnt_is_refused_in_one_line(cwd, stub, first, photo, c
     refused(capsys, cwd, inverted(photo, "mine", stub, init=" "), "init is ' '; accepted: what the photos show")
     refused(capsys, cwd, inverted("gone.png", "mine", stub), "'gone.png' cannot be used")
     refused(capsys, cwd, inverted(photo, "mine", "toybox-view"), "toybox-view cannot be tuned: use toybox")
-    refused(capsys, cwd, [*good, "--lr", "-1"], "word_lr is -1; accepted: above 0")
+    refused(capsys, cwd, [*good, "--lr", "-1"], "--lr is -1; accepted: above 0")
     assert run_main("invert", "--init", "mug") == 2
     assert "PHOTO" in capsys.readouterr().err
 

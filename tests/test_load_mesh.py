@@ -93,7 +93,7 @@ def test_paths_that_are_no_files_are_refused_at_once(tmp_path):
     (tmp_path / "zero.stl").symlink_to("/dev/zero")
     with pytest.raises(ValueError, match="not a plain file"):
         load_mesh(tmp_path / "zero.stl")
-    with pytest.raises(ValueError, match="an address is not opened"):
+    with pytest.raises(ValueError, match="addresses are not fetched"):
         load_mesh("https://example.org/duck.glb")
     with pytest.raises(FileNotFoundError, match=r"there is no file '.*none\.glb'"):
         load_mesh(tmp_path / "none.glb")

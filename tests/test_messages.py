@@ -1,17 +1,21 @@
 """Messages whose advice must fit the command, and notes on what a command leaves as it was."""
 
+import io
 import json
+import math
 import os
 import signal
 
 import pytest
 from lift_helpers import generate_words, refused, run_main, small_pictures, status_of
+from rich.console import Console
 
 from dreamlift.cli import VERBS
 from dreamlift.reading.parse import parse
-from dreamlift.runs.progress import Plain
+from dreamlift.runs.progress import Live, Plain, Several, Silent, time_left
 from dreamlift.runs.results import older_files
 from dreamlift.runs.run import Run
+from dreamlift.types import Handover, StageBegan, Step
 
 
 def test_files_of_an_unfinished_run_and_files_that_grow_old_are_told(cwd, stub, capsys, monkeypatch):
@@ -137,3 +141,58 @@ def test_decimal_commas_are_named_with_their_line(kind, tmp_path):
         parse(DECIMAL[kind], kind, tmp_path)
     part, _ = parse(DECIMAL[kind].replace(b",", b"."), kind, tmp_path)
     assert len(part.faces) == 1
+
+
+# Progress
+
+
+TERMS = {"grad_rms": 0.0123, "t": 0.412, "rgb": 0.0123, "mask": 0.00123, "opacity": 0.0123, "orient": 0.0123, "sparsity": 0.1}
+
+
+def two_stages(reporter, monkeypatch, seen):
+    """Two stages of 100 steps, of 1 s and of 4 s, with 50 s between them; ``seen`` is called after each step."""
+    clock = [0.0]
+    monkeypatch.setattr("dreamlift.runs.progress.time.monotonic", lambda: clock[0])
+    for number, seconds in enumerate((1.0, 4.0)):
+        reporter.event(StageBegan(number, 2, Handover(), 100 * (number + 1)), 200)
+        for index in range(100 * number, 100 * (number + 1)):
+            clock[0] += seconds
+            reporter.event(Step(index, 0.1, TERMS, None, None, ()), 200)
+            seen(index)
+        clock[0] += 50.0
+
+
+def test_the_time_left_is_that_of_the_stage(capsys, monkeypatch):
+    said = {}
+    monkeypatch.setattr("dreamlift.runs.progress.PLAIN_EVERY", -math.inf)  # every step has a line
+    two_stages(Plain(), monkeypatch, lambda index: said.update({index: capsys.readouterr().err.strip()}))
+    assert said[39].startswith("step 40/200")
+    assert said[39].endswith("1.0 it/s  60 s left in this stage")
+    assert said[109].endswith("0.2 it/s  6:00 left")  # 90 steps of 4 s: the time between the stages does not count
+    assert said[199].endswith("0 s left")
+    assert [time_left(*given) for given in ((0, 100, 1.0), (0, 5000, 1.0), (0, 5000, 1.0, 51))] == [
+        "99 s left", "1:23:19 left", "50 s left in this stage",
+    ]  # fmt: skip
+
+
+def test_a_narrow_terminal_shows_the_count_and_the_time_left(monkeypatch):
+    live, lines = Live(), {}
+
+    def seen(index):
+        console = Console(width=80, file=io.StringIO(), color_system=None)
+        console.print(live.bar.get_renderable())
+        lines[index] = console.file.getvalue().splitlines()
+
+    live.bar.start = lambda: None
+    two_stages(live, monkeypatch, seen)
+    assert all(len(shown) == 1 for shown in lines.values())  # a stage takes the bar of the one before away
+    assert "it/s" not in lines[0][0]
+    assert " 40/200 60 s left in this stage 1.0 it/s  grad 0.0" in lines[39][0]
+    assert " 110/200 6:00 left 0.2 it/s  grad 0.0123  t 0.412" in lines[109][0]
+
+
+def test_several_reporters_hear_of_stages(capsys):
+    plain = Plain()
+    Several(Silent(), plain).event(StageBegan(0, 2, Handover(), 100), 200)
+    assert plain.end == 100
+    assert capsys.readouterr().err == "stage 1 of 2\n"

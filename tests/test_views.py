@@ -114,7 +114,7 @@ def test_azimuths_are_ranges_or_lists(text, wanted):
         (["--elevation", "95"], "elevation is 95; accepted: -90 to 90 degrees"),
         (["--samples", "0"], "samples is 0; accepted: 1 to 1000"),
         (["--steps", "0"], "steps is 0; accepted: 1 to 1000"),
-        (["--guidance-scale", "-1"], "guidance_scale is -1; accepted: 0 to 1000"),
+        (["--guidance-scale", "-1"], "--guidance-scale is -1; accepted: 0 to 1000"),
         (["--seed", "-1"], "seed is -1; accepted"),
         (["--engine", "warp"], "unknown engine 'warp'"),
         (["--device", "tpu"], "unknown device 'tpu'"),

@@ -17,7 +17,7 @@ from dreamlift.images.edges import grown
 from dreamlift.images.fit import box_of, fitted
 from dreamlift.images.matting import Cutout
 from dreamlift.images.photos import REFERENCE_SIDE, read_cutout
-from dreamlift.images.read import read_picture
+from dreamlift.images.read import explained, picture_bytes, read_picture
 from dreamlift.priors.kinds import find
 from dreamlift.reading.photos import RATIO, Photo
 from dreamlift.runs.progress import Reporter
@@ -61,9 +61,12 @@ def with_cameras(config: Config, reporter: Reporter) -> Config:
     if not config.photos or not any(stage.uses_photos for stage in stages):
         return config
     check_stages(config)
-    for photo in config.photos:  # what cannot be used is said before the first slow step
-        read_picture(photo.path)
+    for photo in config.photos:
+        with explained(photo.path):
+            picture_bytes(photo.path)
     reporter.stage("looking at the photo")
+    for photo in config.photos:  # what cannot be used is said before cameras are estimated
+        read_cutout(photo)
     from dreamlift.images.camera import prepared_photos
 
     priors = [teacher.prior for stage in stages for teacher in stage.teachers if teacher.prior is not None]

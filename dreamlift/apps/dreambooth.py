@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from dreamlift.apps.views import enlarged
+from dreamlift.config.named import named
 from dreamlift.export.video import contact_sheet
 from dreamlift.lifting import find_device
 from dreamlift.memory import tuning_need
@@ -39,10 +40,11 @@ from dreamlift.runs.progress import Reporter
 from dreamlift.runs.run import new_folder
 from dreamlift.system.failures import is_out_of_memory
 from dreamlift.system.files import atomic_write_bytes, expanded
+from dreamlift.system.signals import Stop, stop_signals
 from dreamlift.system.streams import random_stream
 from dreamlift.tuning.card import check_same, read_record, write_card, write_record
 from dreamlift.tuning.class_pictures import ClassPicture, draw, split
-from dreamlift.tuning.dreambooth import Plan, planned, prepared, with_cameras
+from dreamlift.tuning.dreambooth import Plan, planned, prepared, result_of, with_cameras
 from dreamlift.tuning.files import load_state, save_addition, save_state, save_whole
 from dreamlift.tuning.photos import Taught, taken
 from dreamlift.tuning.settings import Tuning
@@ -93,6 +95,7 @@ def dreambooth(
         ValueError: something that cannot be used; one line with the fix.
         RunError: the folder is in use or cannot be written, or memory is exhausted.
         TuningDivergedError: the loss is no number.
+        KeyboardInterrupt: SIGINT or SIGTERM. A step is finished first; the message, which ``reporter`` got, says how to go on.
     """
     if not 1 <= checkpoint_every <= 1_000_000:
         raise ValueError(f"checkpoint_every is {checkpoint_every}; accepted: 1 to 1000000")
@@ -112,15 +115,23 @@ def dreambooth(
     if before is not None:
         check_same(folder, before, record)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = locks.acquire(folder)
+    lock, stop = locks.acquire(folder), Stop()
+    count = len(subject.photos)
+    shown = f"{count} photo{'s' * (count > 1)} of {subject.prompt!r}"
+    reporter.stage(f"tuning {plan.located.choice.name} on {shown}, into {folder}")
     try:
-        with _explained(folder, plan.settings):
+        with _explained(folder, plan.settings), stop_signals(at_once=True) as stop:
             tuned = _carry_out(plan, record, before, folder, reporter, used, engine, checkpoint_every)
             gc.collect()
             if samples and (tuned.loss is not None or not (folder / SAMPLES).is_file()):
                 reporter.stage("drawing what it has learnt")
                 save_samples(plan, tuned, used, engine, samples)
             return tuned
+    except KeyboardInterrupt as found:
+        done = next(iter(found.args), f"stopped by {stop.name or 'SIGINT'}; what is finished is saved")
+        told = f"{done}: go on with the same command and --out {folder}"
+        reporter.note(told)
+        raise KeyboardInterrupt(told) from None
     finally:
         locks.release(lock)
 
@@ -138,24 +149,20 @@ def _carry_out(
             folder, tuple(record["files"]), plan.subject.prompt, record["finished_steps"], None, whole, plan.subject.prior
         )
     reporter.stage("preparing the pictures")
-    tuner = prepared(
-        plan, folder, device, engine, reporter.note, lambda done, total: reporter.counted("class picture", done - 1, total, {})
-    )
+    tuner = result_of(prepared(plan, folder, device, engine, reporter.note), lambda event: reporter.event(event, steps))
     gc.collect()  # the prior's own networks
     if load_state(tuner, folder):
         reporter.note(f"continued after step {tuner.index}")
     reporter.stage(f"tuning {_count(tuner):,} values")
     losses: list[float] = []
-    try:
+    with stop_signals() as stop:  # the first one ends a step
         for loss in tune(tuner):
             losses = [*losses, loss][-50:]
             reporter.counted("tuning", tuner.index - 1, steps, {"loss": sum(losses) / len(losses)})
-            if tuner.index % checkpoint_every == 0 and tuner.index < steps:
+            if stop.requested or (tuner.index % checkpoint_every == 0 and tuner.index < steps):
                 save_state(tuner, folder)
-    except KeyboardInterrupt:
-        save_state(tuner, folder)
-        reporter.note(f"stopped after step {tuner.index}: the same command goes on")
-        raise
+            if stop.requested:
+                raise KeyboardInterrupt(f"stopped by {stop.name} after step {tuner.index}, whose state is saved")
     save_state(tuner, folder)
     subject = plan.subject
     files = save_whole(tuner, plan.parts, subject.word, subject.noun, folder) if whole \
@@ -241,8 +248,9 @@ def photos_of(
     if not paths:
         raise ValueError("no photos are given: name three to six pictures of the thing, from several sides")
     turned, raised = (_angles(name, text, len(paths)) for name, text in (("azimuth", azimuths), ("elevation", elevations)))
-    return tuple(Photo(path, mask, azimuth, elevation)
-                 for path, azimuth, elevation in zip(paths, turned, raised, strict=True))  # fmt: skip
+    with named({"mask": "--mask", "azimuth_deg": "--azimuth", "elevation_deg": "--elevation"}):
+        return tuple(Photo(path, mask, azimuth, elevation)
+                     for path, azimuth, elevation in zip(paths, turned, raised, strict=True))  # fmt: skip
 
 
 def _angles(name: str, text: str | None, count: int) -> list[float | None]:

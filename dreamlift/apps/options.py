@@ -351,6 +351,13 @@ def file_settings(arguments: argparse.Namespace) -> dict[str, str]:
     return given | {target: value for name, (target, value) in FILE_FLAGS.items() if getattr(arguments, name)}
 
 
+def option_names(arguments: argparse.Namespace) -> dict[str, str]:
+    """The options of generate and export that were given, by the settings that they set."""
+    known = {**SETTINGS, **FILES, **{name: target for name, (target, _) in FILE_FLAGS.items()}}
+    given = {name: target for name, target in known.items() if target and getattr(arguments, name, None) not in (None, False)}
+    return {target: f"--{name.replace('_', '-')}" for name, target in given.items()}
+
+
 def without_effect(arguments: argparse.Namespace, config: Config) -> list[str]:
     """What to say of the given options of :func:`_add_files` that change none of the run's files."""
     from dreamlift.scenes.gaussians.scene import Gaussians

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamlift.apps.cutout import default_preset, with_image
-from dreamlift.apps.options import SETTINGS, run_settings
+from dreamlift.apps.options import SETTINGS, option_names, run_settings
 from dreamlift.apps.presets import find_preset
 from dreamlift.config import yaml
 from dreamlift.config.build import load_stated
@@ -18,7 +18,7 @@ from dreamlift.config.short import override, with_additions
 from dreamlift.config.subject import in_context, with_subject
 from dreamlift.priors.lora.additions import parse_lora
 from dreamlift.runs.settings import read_config
-from dreamlift.system.files import user_file
+from dreamlift.system.files import address_of, user_file
 from dreamlift.system.text import read_text
 
 OF_PHOTO = {name: full.removeprefix("photos.0.") for name, full in SETTINGS.items() if full.startswith("photos.0.")}
@@ -42,6 +42,11 @@ def config_of(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> Co
     if arguments.prompt is not None:
         if Path(arguments.prompt).suffix.lower() in PICTURES and Path(arguments.prompt).is_file():
             raise ValueError(f"the prompt is a picture's file: give it as --image {arguments.prompt}")
+        if address_of(arguments.prompt):
+            raise ValueError(
+                "the prompt is an address, and addresses are not fetched: download the picture first (curl -LO and the "
+                "address), then give its path as --image"
+            )
         config = replace(config, prompt=arguments.prompt)
     settings = run_settings(arguments)
     photos = settings.pop("photos", None)
@@ -49,7 +54,8 @@ def config_of(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> Co
         config, settings = _with_photos(config, photos, settings)
     elif photos is not None:
         settings["photos"] = photos
-    config = override(with_subject(config, arguments.class_name, arguments.word), {**settings, **overrides})
+    config = with_subject(config, arguments.class_name, arguments.word)
+    config = override(config, {**settings, **overrides}, options=option_names(arguments))
     if arguments.lora is not None:
         config = with_additions(config, loras=tuple(map(parse_lora, arguments.lora)))
     if arguments.embedding is not None:

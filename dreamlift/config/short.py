@@ -11,10 +11,12 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from dreamlift.config.build import ConfigError, apply_overrides, describe_fields
 from dreamlift.config.kinds import fields_of
+from dreamlift.config.named import with_options
 from dreamlift.config.schema import Config
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.stages.base import with_priors
@@ -51,11 +53,14 @@ def shortened(config: Config, name: str) -> str:
     return name
 
 
-def override(config: Config, settings: Mapping[str, Any], text: bool = True) -> Config:
+def override(
+    config: Config, settings: Mapping[str, Any], text: bool = True, options: Mapping[str, str] = MappingProxyType({})
+) -> Config:  # fmt: skip
     """A copy of ``config`` with settings, by short or full names, replaced by command-line text.
 
     Args:
         text: False if the values are Python's own, and not text.
+        options: of settings that came from an option, its name, for messages.
 
     Raises:
         ConfigError: see :func:`dreamlift.config.build.apply_overrides`; messages use the names that were given.
@@ -75,7 +80,9 @@ def override(config: Config, settings: Mapping[str, Any], text: bool = True) -> 
     try:
         return apply_overrides(config, {long: settings[name] for long, name in names.items()}, text)
     except ConfigError as error:
-        said = str(error)
+        said = with_options(str(error), {long: options[name] for long, name in names.items() if name in options})
+        if said != str(error):
+            raise ConfigError(said) from None
         for long, name in sorted(names.items(), key=lambda pair: -len(pair[0])):
             place = long.removesuffix(name)
             if place and said.startswith(place):

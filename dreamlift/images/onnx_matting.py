@@ -66,6 +66,16 @@ def _cached(name: str) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
+def model_stamp(mask: str) -> tuple[Any, ...]:
+    """What differs where ``mask`` means another model: the path of its file, and the file's size and time; () for none."""
+    name = cached_name() if mask == "auto" else mask
+    path = _cached(name) if name in MODELS else expanded(name) if name else None
+    if path is None or not path.is_file():
+        return ()
+    found = path.stat()
+    return str(path.resolve()), found.st_size, found.st_mtime_ns
+
+
 def check_model(model: str) -> Path:
     """The file of a matting model, by its known name or its path.
 

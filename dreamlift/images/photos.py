@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from dreamlift.cameras import orbit_cameras
 from dreamlift.images.fit import fitted
+from dreamlift.images.grabcut import is_installed
 from dreamlift.images.matting import Cutout, cut_out
-from dreamlift.images.read import ignore, read_picture
+from dreamlift.images.onnx_matting import model_stamp
+from dreamlift.images.read import decoded, explained, ignore, picture_bytes
 from dreamlift.reading.photos import ELEVATION_DEG, RATIO, Photo
-from dreamlift.system.files import expanded
+from dreamlift.system.files import address_of, expanded, not_fetched
 from dreamlift.types import Cameras, Pictures
 
 SIDE = 512  # pixels a side of the placed pictures, which are compared at the size of the renders
 REFERENCE_SIDE = 256  # of the references: what Zero-1-to-3 takes
+WAYS = ("auto", "alpha", "border", "grabcut")  # masks that are no models
+KEPT = 16  # of the last cutouts, which have at most 10 MB each
+_kept: dict[tuple[Any, ...], tuple[Cutout, tuple[str, ...]]] = {}
 
 
 def resolved_photo(photo: Photo, note: Callable[[str], None] = ignore) -> Photo:
-    """The photo with absolute paths, and with the stated default for an elevation that nobody gave, which ``note`` gets."""
+    """The photo with absolute paths, and with the stated default for an elevation that nobody gave, which ``note`` gets.
+
+    Raises:
+        ValueError: it is an address.
+    """
     mask = photo.mask
-    if mask not in ("auto", "alpha", "border", "grabcut") and expanded(mask).is_file():
+    if found := address_of(photo.path):
+        raise ValueError(f"the photo {found!r} cannot be used: {not_fetched(found)}")
+    if mask not in WAYS and expanded(mask).is_file():
         mask = str(expanded(mask).resolve())
     elevation = photo.elevation_deg
     if elevation is None:
@@ -43,19 +56,28 @@ def read_cutout(photo: Photo, note: Callable[[str], None] = ignore) -> Cutout:
     Raises:
         ValueError: the file cannot be used, or the object in it cannot be found; one line with the path and the fix.
     """
-    name = Path(photo.path).name
-
-    def told(text: str) -> None:
-        note(f"{name}: {text}")
-
-    picture = read_picture(photo.path, told)
-    try:
-        cutout = cut_out(picture, photo.mask, whole=photo.ratio is None)
-    except ValueError as error:
-        raise ValueError(f"the photo {photo.path!r} cannot be used: {error}") from None
-    for text in cutout.notes:
-        told(text)
+    with explained(photo.path):
+        cutout, notes = _cut(picture_bytes(photo.path), photo.mask, photo.ratio is None)
+    for text in notes:
+        note(f"{Path(photo.path).name}: {text}")
     return cutout
+
+
+def _cut(data: bytes, mask: str, whole: bool) -> tuple[Cutout, tuple[str, ...]]:
+    """The object in a file's bytes, and all notes on it; kept for the next call, since a run asks several times."""
+    words = mask if mask in WAYS else ""
+    key = (hashlib.sha256(data).digest(), words, model_stamp(mask), is_installed(), whole)
+    found = _kept.pop(key, None)
+    if found is None:
+        said: list[str] = []
+        cutout = cut_out(decoded(data, said.append), mask, whole)
+        for values in (cutout.rgb, cutout.alpha):
+            values.flags.writeable = False  # it is shared
+        found = cutout, (*said, *cutout.notes)
+    _kept[key] = found
+    for old in list(_kept)[:-KEPT]:
+        _kept.pop(old, None)
+    return found
 
 
 def read_photos(photos: Sequence[Photo], note: Callable[[str], None] = ignore, side: int = SIDE) -> Pictures:
@@ -69,10 +91,8 @@ def read_photos(photos: Sequence[Photo], note: Callable[[str], None] = ignore, s
     placed, references = [], []
     for photo in photos:
         cutout = read_cutout(photo, note)
-        try:
+        with explained(photo.path):
             placed.append(fitted(cutout, side, photo.ratio, photo.shift))
-        except ValueError as error:
-            raise ValueError(f"the photo {photo.path!r} cannot be used: {error}") from None
         references.append(fitted(cutout, REFERENCE_SIDE, RATIO))
     values = torch.from_numpy(np.stack(placed))
     cameras = cameras_of(photos, side)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from dreamlift.reading.pictures import read_plain
-from dreamlift.system.files import expanded
+from dreamlift.system.files import address_of, expanded
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")
 ACCEPTED = "PNG, JPEG, WebP, TIFF, BMP, GIF and AVIF"
@@ -19,6 +21,7 @@ FILE_BYTES = 64 << 20
 PIXELS = 8192 * 8192  # of one file; decoded, such a picture has 268 MB
 SIDE = (16, 16384)  # smallest and largest accepted width and height, pixels
 PROFILE_BYTES = 4 << 20  # of a colour profile
+_sound: set[bytes] = set()  # digests of files that check_picture has decoded
 # What a file begins with, at which byte, and how it is called; these are not read.
 OTHER = (
     (4, (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1", b"ftyphevc", b"ftypheim"), "a HEIC picture, as iPhones take them"),
@@ -43,11 +46,32 @@ def read_picture(path: str | os.PathLike[str], note: Callable[[str], None] = ign
     Raises:
         ValueError: a file that is missing, too large, damaged, no still picture, or of another format; one line with the fix.
     """
+    with explained(path):
+        return decoded(picture_bytes(path), note)
+
+
+def check_picture(path: str | os.PathLike[str]) -> None:
+    """Refuse a picture as :func:`read_picture`; what has been decoded once by this call is not decoded again."""
+    with explained(path):
+        data = picture_bytes(path)
+        digest = hashlib.sha256(data).digest()
+        if digest not in _sound:
+            decoded(data)
+            _sound.add(digest)
+
+
+def picture_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a picture's file. Raises ValueError or OSError."""
+    return read_plain(expanded(path), FILE_BYTES)
+
+
+@contextmanager
+def explained(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Name the photo in an error."""
     try:
-        data = read_plain(expanded(path), FILE_BYTES)
-        return decoded(data, note)
+        yield
     except (ValueError, OSError) as error:
-        raise ValueError(f"the photo {os.fspath(path)!r} cannot be used: {error}") from error
+        raise ValueError(f"the photo {address_of(path) or os.fspath(path)!r} cannot be used: {error}") from error
 
 
 def decoded(data: bytes, note: Callable[[str], None] = ignore) -> np.ndarray:

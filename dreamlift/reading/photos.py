@@ -37,8 +37,10 @@ class Photo:
             raise ValueError(
                 "mask is empty; accepted: auto, alpha, border, grabcut, or the name or path of an ONNX matting model"
             )
-        if not 0.01 <= self.distance <= 1e4 or not 1.0 <= self.fov_deg <= 170.0:
-            raise ValueError(f"distance is {self.distance:g} and fov_deg {self.fov_deg:g}; accepted: 0.01 to 10000, 1 to 170")
+        if not 0.01 <= self.distance <= 1e4:
+            raise ValueError(f"distance is {self.distance:g}; accepted: 0.01 to 10000")
+        if not 1.0 <= self.fov_deg <= 170.0:
+            raise ValueError(f"fov_deg is {self.fov_deg:g}; accepted: 1 to 170")
         if self.azimuth_deg is not None and not -360.0 <= self.azimuth_deg <= 360.0:
             raise ValueError(f"azimuth_deg is {self.azimuth_deg:g}; accepted: -360 to 360, or null")
         if self.elevation_deg is not None and not -90.0 <= self.elevation_deg <= 90.0:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamlift.system.files import open_to_read
+from dreamlift.system.files import address_of, not_fetched, open_to_read
 
 PICTURES = ("PNG", "JPEG", "WEBP", "BMP", "TGA", "TIFF", "DDS")
 TEXELS = 8192 * 8192  # largest number over all of a mesh file's pictures
@@ -23,8 +23,8 @@ def read_plain(path: Path, limit: int) -> bytes:
         ValueError: it is an address, not a regular file, empty, too large, or cannot be opened.
     """
     text = str(path)
-    if "://" in text or text.startswith(("http:/", "https:/", "ftp:/")):
-        raise ValueError("an address is not opened: download the file first")
+    if found := address_of(text):
+        raise ValueError(not_fetched(found))
     try:
         handle, found = open_to_read(path)
     except FileNotFoundError:

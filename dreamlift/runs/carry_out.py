@@ -26,7 +26,7 @@ from dreamlift.stages.tuned import Shelf
 from dreamlift.system.files import atomic_write_bytes
 from dreamlift.system.signals import Stop, stop_signals
 from dreamlift.system.text import one_line
-from dreamlift.types import StageBegan, Step
+from dreamlift.types import Counted, StageBegan, Step
 
 TUNED = "tuned"  # the folder in a run's of the weights that it tunes
 
@@ -162,6 +162,8 @@ def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
                     save_handover(run, event, config)
                     engines |= dict.fromkeys(job.engines)
                     run.set_status("running", {"engine": ", ".join(engines) or "torch"})
+                if isinstance(event, Counted) and stop.requested:
+                    return _stopped(run, job.index, stop.name, reporter, begun)
                 if not isinstance(event, Step):
                     continue
                 run.log(event.index, {"loss": event.loss, **event.terms})

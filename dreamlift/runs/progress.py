@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamlift.system.text import one_line, printable
-from dreamlift.types import Event, Note, StageBegan, Step
+from dreamlift.types import Counted, Event, Note, StageBegan, Step
 
 PLAIN_EVERY = 5.0  # seconds between two plain lines
 
@@ -57,6 +57,8 @@ class Reporter(ABC):
                 self.stage(f"stage {event.number + 1} of {event.count}")
         elif isinstance(event, Note):
             self.note(event.text)
+        elif isinstance(event, Counted):
+            self.counted(event.name, event.index, event.total, {})
         else:
             self.step(event, total)
             if event.note:
@@ -80,6 +82,10 @@ class Several(Reporter):
 
     def __init__(self, *reporters: Reporter) -> None:
         self.reporters = reporters
+
+    def event(self, event: Event, total: int) -> None:
+        for reporter in self.reporters:
+            reporter.event(event, total)
 
     def stage(self, name: str) -> None:
         for reporter in self.reporters:
@@ -115,21 +121,30 @@ class Plain(Reporter):
 
     def __init__(self) -> None:
         self.name, self.begun, self.first, self.last = "", time.monotonic(), -1, time.monotonic()
+        self.end = 0  # of the stage
+
+    def event(self, event: Event, total: int) -> None:
+        if isinstance(event, StageBegan):
+            self.first, self.end = -1, event.end
+        super().event(event, total)
 
     def stage(self, name: str) -> None:
         print(one_line(name), file=sys.stderr, flush=True)
 
     def step(self, step: Step, total: int) -> None:
-        self.counted("step", step.index, total, step.terms)
+        self._show("step", step.index, total, step.terms, self.end)
 
     def counted(self, name: str, index: int, total: int, terms: dict[str, float]) -> None:
+        self._show(name, index, total, terms, 0)
+
+    def _show(self, name: str, index: int, total: int, terms: dict[str, float], end: int) -> None:
         now = time.monotonic()
         if self.first < 0 or name != self.name:
             self.name, self.begun, self.first = name, now, index
         if now - self.last < PLAIN_EVERY and index + 1 < total:
             return
         self.last = now
-        print(describe(name, index, total, terms, (now - self.begun, self.first)), file=sys.stderr, flush=True)
+        print(describe(name, index, total, terms, (now - self.begun, self.first), end), file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
         print(f"note: {one_line(text)}", file=sys.stderr, flush=True)
@@ -159,38 +174,58 @@ class Json(Reporter):
 
 
 class Live(Reporter):
-    """A progress bar."""
+    """A progress bar, and the time that the stage still takes; the figures have what is left of the line."""
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
 
         self.console = Console(stderr=True)
         self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[terms]}"), TimeRemainingColumn(), console=self.console, transient=True,
+            TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[terms]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+            console=self.console, transient=True, expand=True,
         )  # fmt: skip
-        self.task, self.name, self.begun, self.first = None, "", 0.0, 0
+        self.task, self.name, self.begun, self.first, self.end = None, "", 0.0, 0, 0
 
-    def stage(self, name: str) -> None:
+    def event(self, event: Event, total: int) -> None:
+        if isinstance(event, StageBegan):
+            self.end = event.end
+            self._stop()
+        super().event(event, total)
+
+    def _stop(self) -> None:
+        """Remove the bar, whose times are those of a stage."""
         if self.task is not None:
             self.bar.stop()
+            self.bar.remove_task(self.task)
             self.task = None
+
+    def stage(self, name: str) -> None:
+        self._stop()
         self.console.print(one_line(name), highlight=False, markup=False)
 
     def step(self, step: Step, total: int) -> None:
-        self.counted("lifting", step.index, total, step.terms)
+        self._show("lifting", step.index, total, step.terms, self.end)
 
     def counted(self, name: str, index: int, total: int, terms: dict[str, float]) -> None:
+        self._show(name, index, total, terms, 0)
+
+    def _show(self, name: str, index: int, total: int, terms: dict[str, float], end: int) -> None:
         now = time.monotonic()
         if self.task is None or name != self.name:
             if self.task is not None:
                 self.bar.remove_task(self.task)
-            self.task = self.bar.add_task(name, total=total, completed=index, terms="")
+            self.task = self.bar.add_task(name, total=total, completed=index, terms="", left="")
             self.bar.start()
             self.name, self.begun, self.first = name, now, index
-        speed = (index - self.first) / max(now - self.begun, 1e-9)
-        self.bar.update(self.task, completed=index + 1, terms=f"{_terms(terms)} {speed:.1f} it/s")
+        left = rate = ""
+        if index > self.first:
+            speed = (index - self.first) / max(now - self.begun, 1e-9)
+            left, rate = time_left(index, total, speed, end), f"{speed:.1f} it/s  "
+        self.bar.update(self.task, completed=index + 1, left=left, terms=rate + _terms(terms))
 
     def close(self) -> None:
         self.bar.stop()
@@ -203,15 +238,35 @@ class Live(Reporter):
             self.console.print(printable(f"{name}: {value}"), highlight=False, markup=False, soft_wrap=True)
 
 
-def describe(name: str, index: int, total: int, terms: dict[str, float], since: tuple[float, int]) -> str:
-    """``step 120/300  grad 0.012  t 0.41  3.1 it/s  58 s left``; ``since``: seconds that have passed since an entry was done,
-    and its index."""
+def describe(
+    name: str, index: int, total: int, terms: dict[str, float], since: tuple[float, int], end: int = 0
+) -> str:  # fmt: skip
+    """``step 120/300  grad 0.012  t 0.41  3.1 it/s  58 s left``.
+
+    Args:
+        since: seconds that have passed since an entry was done, and its index.
+        end: as that of :func:`time_left`.
+    """
     seconds, first = since
     words = f"{name} {index + 1}/{total}  {_terms(terms)}".rstrip()
     if index == first:
         return words
     speed = (index - first) / max(seconds, 1e-9)
-    return f"{words}  {speed:.1f} it/s  {(total - index - 1) / speed:.0f} s left"
+    return f"{words}  {speed:.1f} it/s  {time_left(index, total, speed, end)}"
+
+
+def time_left(index: int, total: int, speed: float, end: int = 0) -> str:
+    """``58 s left``, or ``1:40 left in this stage`` where other stages follow: their steps take another time.
+
+    Args:
+        index: of the entry that was finished last. speed: entries a second.
+        end: index of the first entry after the stage; 0: there are no stages.
+    """
+    seconds = round(((end or total) - index - 1) / speed)
+    minutes, rest = divmod(seconds, 60)
+    clock = f"{seconds} s" if seconds < 100 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else \
+        f"{minutes}:{rest:02}"  # fmt: skip
+    return f"{clock} left{' in this stage' if 0 < end < total else ''}"
 
 
 def _terms(terms: dict[str, float]) -> str:

@@ -23,7 +23,7 @@ from dreamlift.stages.teacher import Teacher
 from dreamlift.stages.tuned import MARK, Material
 from dreamlift.texturing.extract import Extract
 from dreamlift.tuning.words import SubjectWords
-from dreamlift.types import Cameras, EmptySceneError, FullSceneError, Handover, Mesh, Pictures, Step, Task
+from dreamlift.types import Cameras, EmptySceneError, Event, FullSceneError, Handover, Mesh, Pictures, Step, Task
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,10 @@ class Work(ABC):
     @property
     def finished(self) -> bool:
         return self.index >= self.end
+
+    def prepare(self) -> Iterator[Event]:
+        """Do what comes before the first step, such as drawing pictures; by default nothing. No state changes."""
+        return iter(())
 
     @abstractmethod
     def step(self) -> Step:

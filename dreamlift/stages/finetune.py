@@ -4,14 +4,14 @@ DreamBooth3D (Raj et al. 2023, https://arxiv.org/abs/2303.13508) has three: a *p
 in 3D; a *full* one, which repaints renders of the first asset; and one that goes on from the partial weights with the photos
 and these repainted pictures. A stage after it names the weights as the prior ``tuned:partial`` (:mod:`dreamlift.stages.tuned`).
 
-One step is one step of :class:`dreamlift.tuning.tuner.Tuner`. Pictures of the class are drawn by the base prior in the first
-step of the first such stage, into the folder ``class`` beside the weights; the stages that go on from it use them, too.
+One step is one step of :class:`dreamlift.tuning.tuner.Tuner`. Pictures of the class are drawn by the base prior before the
+first step of the first such stage, into the folder ``class`` beside the weights; the stages that go on from it use them, too.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -25,10 +25,10 @@ from dreamlift.stages.recovery import DivergedError
 from dreamlift.stages.tuned import Material, on_top, tuned_name, tuned_priors
 from dreamlift.texturing.extract import Extract
 from dreamlift.tuning.settings import Tuning
-from dreamlift.types import Handover, Step
+from dreamlift.types import Counted, Event, Handover, Note, Step
 
 if TYPE_CHECKING:
-    from dreamlift.tuning.dreambooth import Note, Plan
+    from dreamlift.tuning.dreambooth import Plan
     from dreamlift.tuning.tuner import Tuner
 
 
@@ -98,7 +98,9 @@ class Finetune(Stage):
     def begin(self, ready: Ready) -> Finetuning:
         return Finetuning(self, ready)
 
-    def plan(self, place: Place, photos: tuple[Photo, ...], located: Located, note: Note = ignore) -> Plan:
+    def plan(
+        self, place: Place, photos: tuple[Photo, ...], located: Located, note: Callable[[str], None] = ignore
+    ) -> Plan:  # fmt: skip
         """Everything that can be refused before anything is loaded.
 
         Args:
@@ -121,7 +123,7 @@ class Finetune(Stage):
 
 
 class Finetuning(Work):
-    """See the module's docstring. The tuner is made in the first step, so that a run that is refused writes nothing."""
+    """See the module's docstring. The tuner is made before the first step, so that a run that is refused writes nothing."""
 
     def __init__(self, stage: Finetune, ready: Ready) -> None:
         assert ready.material is not None
@@ -138,9 +140,17 @@ class Finetuning(Work):
     @property
     def tuner(self) -> Tuner:
         """The tuning at its current step."""
-        if self.made is None:
-            self.made = make(self.stage, self.ready, self.material)
+        for _ in self.prepare():
+            pass
+        assert self.made is not None
         return self.made
+
+    def prepare(self) -> Iterator[Event]:
+        """Draw the missing class pictures, and make the tuner. What the first such stage notes is a note of the run."""
+        if self.made is None:
+            notes: list[str] = []
+            self.made = yield from make(self.stage, self.ready, self.material, notes.append)
+            yield from (Note(text) for text in dict.fromkeys(notes) if not tuned_name(self.stage.prior))
 
     def step(self) -> Step:
         from dreamlift.tuning.tuner import TuningDivergedError
@@ -154,7 +164,8 @@ class Finetuning(Work):
         return Step(self.index - 1, loss, {"tuning": loss}, None, None, ())
 
     def leave(self, settings: Extract) -> Handover:
-        """Write the weights; everything else is passed on."""
+        """Write the weights and their model card; everything else is passed on."""
+        from dreamlift.tuning.card import write_card
         from dreamlift.tuning.files import save_addition, save_whole
 
         subject = self.ready.place.subject
@@ -163,11 +174,22 @@ class Finetuning(Work):
         if self.stage.leaves_whole:
             parts = start_of(self.stage, self.material).parts
             assert isinstance(parts, FolderParts)
-            save_whole(self.tuner, parts, subject.word, subject.class_name, self.folder)
+            files = save_whole(self.tuner, parts, subject.word, subject.class_name, self.folder)
         else:
-            save_addition(self.tuner, subject.word, self.folder)
+            files = save_addition(self.tuner, subject.word, self.folder)
+        write_card(self.folder, self.record(files))
         before = self.ready.handover
         return replace(before, tuned=tuple(dict.fromkeys([*before.tuned, self.stage.name])))
+
+    def record(self, files: list[str]) -> dict[str, Any]:
+        """What the model card says; see :func:`dreamlift.tuning.card.card`."""
+        from dreamlift.tuning.card import shown_prior
+
+        stage, place, material = self.stage, self.ready.place, self.material
+        plan = stage.plan(place, material.photos, material.located)
+        under = shown_prior(start_of(stage, material).choice.name)
+        return {**plan.record(), "finished_steps": stage.steps, "files": files, "stage": place.number + 1,
+                "source": stage.source, "begun": tuned_name(stage.prior), "under": under}  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         return {"index": self.index, "tuner": {} if self.made is None else self.made.state_dict()}
@@ -217,7 +239,9 @@ def class_folder(stage: Finetune, material: Material) -> tuple[Path, bool]:
     return material.shelf.folder / "class" / (root.name if same else stage.name), same
 
 
-def make(stage: Finetune, ready: Ready, material: Material) -> Tuner:
+def make(
+    stage: Finetune, ready: Ready, material: Material, note: Callable[[str], None]
+) -> Generator[Counted, None, Tuner]:  # fmt: skip
     """The tuner before its first step."""
     from dreamlift.tuning.dreambooth import examples_of
     from dreamlift.tuning.examples import joined
@@ -230,7 +254,7 @@ def make(stage: Finetune, ready: Ready, material: Material) -> Tuner:
         plan = replace(plan, subject=replace(plan.subject, class_pictures=str(folder)))
     drawn = None if stage.source == "photos" else ready.handover.pictures
     behind = ready.place.backdrops[0].words if ready.place.backdrops else ""
-    found = examples_of(plan, folder, ready.device, material.engine, ignore, ignore, drawn, behind)
+    found = yield from examples_of(plan, folder, ready.device, material.engine, note, drawn, behind)
     sets = {"photos": [found.own], "handover": [found.drawn], "both": [found.own, found.drawn]}[stage.source]
     own = joined(*[each for each in sets if each is not None])
     start, word = start_of(stage, material), plan.subject.word

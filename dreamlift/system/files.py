@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+
+ADDRESS = re.compile(r"(https?|ftp|file|s3|gs|hf):/+(?=[^/])", re.IGNORECASE)
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -30,6 +33,26 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         ) from None
 
 
+def address_of(path: str | os.PathLike[str]) -> str:
+    """The address that is given in a path's place, such as "https://a.org/b.png"; "" for a path.
+
+    ``Path`` leaves one slash of two, which is put back.
+    """
+    text = os.fspath(path)
+    found = ADDRESS.match(text)
+    if found is None:
+        return ""
+    slashes = "///" if found[1].lower() == "file" else "//"
+    return f"{found[1]}:{slashes}{text[found.end() :]}"
+
+
+def not_fetched(address: str) -> str:
+    """Why an address cannot be used, and the fix."""
+    if address.lower().startswith("file:"):
+        return f"give the path itself: {address[len('file://') :]}"
+    return "addresses are not fetched; download it first (curl -LO and the address), then give the path of the file"
+
+
 def user_file(path: str, what: str, fix: str = "") -> Path:
     """The path of an existing file that the user named; ``what`` it is and the ``fix`` are for the message.
 
@@ -39,6 +62,8 @@ def user_file(path: str, what: str, fix: str = "") -> Path:
     file = expanded(path)
     if file.is_file():
         return file
+    if found := address_of(path):
+        raise ValueError(f"the {what} file {found!r} cannot be used: {not_fetched(found)}")
     trouble = f"there is no {what} file {path!r}"
     if file.exists():
         trouble = f"the {what} file {path!r} is {'a folder' if file.is_dir() else 'no regular file'}"

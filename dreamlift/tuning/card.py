@@ -23,9 +23,15 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         found = json.loads(read_text(file, 10_000_000))
         if not isinstance(found, dict) or not isinstance(found.get("photos"), list):
             raise ValueError("it is no record of a tuning")
+        found["prior"] = shown_prior(str(found.get("prior", "")))  # older records have the whole path
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(file)!r} cannot be read ({error}): give --out another folder") from None
     return found
+
+
+def shown_prior(name: str) -> str:
+    """A prior's name for a record: of a local file or folder without its place on this machine; the revision identifies it."""
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -56,11 +62,16 @@ def write_card(folder: Path, record: dict[str, Any]) -> None:
 
 
 def card(record: dict[str, Any], name: str) -> str:
-    """The model card of a tuning in the folder ``name``."""
+    """The model card of a tuning in the folder ``name``.
+
+    Args:
+        record: of a stage of a run also ``stage``, its number; ``source``, the pictures that it was tuned on; ``begun``, the
+            weights of the run that it went on from; ``under``, the prior that the files are used with.
+    """
     settings, prior = record["settings"], record["prior"]
     whole, prompt, word_only = settings["all_weights"], record["prompt"], settings.get("word_only", False)
-    prior = Path(prior).name if Path(prior).is_absolute() else prior
-    prior_option = "" if whole or prior == "toybox" else f" --prior {prior}"
+    under = record.get("under", prior)
+    prior_option = "" if whole or under == "toybox" else f" --prior {under}"
     use = f"--prior {name}" if whole else f"--lora {name}{prior_option}"
     if word_only:
         tags, told, kept = "textual_inversion, text-to-3d", _inversion(record, prior), "`checkpoint/` is"
@@ -68,6 +79,9 @@ def card(record: dict[str, Any], name: str) -> str:
         tags = f"dreambooth, text-to-3d{'' if whole else ', lora'}"
         told, kept = _dreambooth(record, prior), "`checkpoint/` and `class/` are"
     files = "".join(f"- `{file}`\n" for file in record["files"])
+    rest = f"`training.json` has all settings. {kept} needed only to continue the training."
+    if "stage" in record:
+        rest = f"Stage {record['stage']} of a run left these weights; the run's `config.yaml` has all settings."
     return f"""---
 base_model: {prior}
 library_name: diffusers
@@ -84,8 +98,8 @@ dreamlift generate "{prompt} on a wooden box" {use}
 ```
 
 {files}
-`training.json` has all settings. {kept} needed only to continue the training. The license is that of
-the base model and of the photos.
+{rest}
+The license is that of the base model and of the photos.
 """
 
 
@@ -97,15 +111,24 @@ def _dreambooth(record: dict[str, Any], prior: str) -> str:
     taught = f"`{word}` has a learnt vector" if settings["learn_word"] else f"`{word}` is spelled with known tokens"
     kept = f"Pictures of {article(kind)} {kind} keep the class as it was (weight {settings['class_weight']:g})."
     kept = kept if settings["class_weight"] else "No class pictures were used."
-    return f"""A fine-tuning of the prior `{prior}` on {len(record["photos"])} photos by DreamBooth
-([Ruiz et al. 2023](https://arxiv.org/abs/2208.12242)): {what}; {record["finished_steps"]} steps.
+    begun = f" It went on from the weights `{record['begun']}` of the same run." if record.get("begun") else ""
+    return f"""A fine-tuning of the prior `{prior}` on {_pictures(record)} by DreamBooth
+([Ruiz et al. 2023](https://arxiv.org/abs/2208.12242)): {what}; {record["finished_steps"]} steps.{begun}
 {kept}
 {taught}."""
 
 
 def _inversion(record: dict[str, Any], prior: str) -> str:
-    steps, count = record["finished_steps"], len(record["photos"])
-    photos = f"{count} photos" if count > 1 else "a photo"
-    return f"""The word `{record["word"]}` for the prior `{prior}`, learnt from {photos} by textual inversion
-([Gal et al. 2022](https://arxiv.org/abs/2208.01618)) in {steps} steps. It began as `{record["init"]}`.
+    init = record.get("init") or record["settings"].get("word_init")
+    began = f" It began as `{init}`." if init else ""
+    return f"""The word `{record["word"]}` for the prior `{prior}`, learnt from {_pictures(record)} by textual inversion
+([Gal et al. 2022](https://arxiv.org/abs/2208.01618)) in {record["finished_steps"]} steps.{began}
 No weight of the prior was changed."""
+
+
+def _pictures(record: dict[str, Any]) -> str:
+    """What a prior was tuned on."""
+    count, source = len(record["photos"]), record.get("source", "photos")
+    photos = f"{count} photos" if count > 1 else "a photo"
+    made = "pictures that an earlier stage of the run had made"
+    return {"photos": photos, "handover": made, "both": f"{photos} and {made}"}[source]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from dreamlift.priors.zero123.sampling import latent_shape, sample
 from dreamlift.prompts import Backdrop, compass_words
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text
 from dreamlift.system.streams import random_stream
-from dreamlift.types import Cameras, Conditioning, TextStates
+from dreamlift.types import Cameras, Conditioning, Counted, TextStates
 
 LISTED = "pictures.json"
 ELEVATIONS_DEG = (-10.0, 45.0)
@@ -87,9 +87,9 @@ def random_offset(seed: int) -> float:
 
 
 def draw_class(
-    prior: Prior, order: ClassOrder, folder: Path, said: Callable[[int, int], None], batch: int = 4
-) -> list[ClassPicture]:  # fmt: skip
-    """Draw the missing pictures of ``folder``; ``said`` gets how many of how many are there."""
+    prior: Prior, order: ClassOrder, folder: Path, batch: int = 4
+) -> Generator[Counted, None, list[ClassPicture]]:  # fmt: skip
+    """Draw the missing pictures of ``folder``; yields what is finished, and returns all of them."""
     wanted = planned(order)
     folder.mkdir(parents=True, exist_ok=True)
     missing = [first for first in range(0, len(wanted), batch)
@@ -102,7 +102,7 @@ def draw_class(
         noise = [random_stream("class noise", order.seed, first + n) for n in range(len(some))]
         for each, picture in zip(some, draw(prior, some, text, noise, order.quick), strict=True):
             save_picture(picture, folder / each.file)
-        said(min(first + batch, len(wanted)), len(wanted))
+        yield Counted("class picture", min(first + batch, len(wanted)) - 1, len(wanted))
     atomic_write_text(folder / LISTED, json.dumps([asdict(each) for each in wanted], indent=1) + "\n")
     return wanted
 

@@ -7,15 +7,15 @@ the word means their sides, too. Textual inversion (:mod:`dreamlift.tuning.inver
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from dreamlift.images.read import read_picture
+from dreamlift.images.read import check_picture, read_picture
 from dreamlift.priors.engine import Engine, available
 from dreamlift.priors.kinds import Located, find
 from dreamlift.priors.latent import LatentPrior
@@ -26,16 +26,18 @@ from dreamlift.priors.pixel import PixelPrior
 from dreamlift.prompts import Backdrop, article
 from dreamlift.system.files import expanded
 from dreamlift.toybox.world.things import COLORS
+from dreamlift.tuning.card import shown_prior
 from dreamlift.tuning.class_pictures import ClassOrder, ClassPicture, draw_class, listed_pictures, square
 from dreamlift.tuning.examples import PLACES, WHOLE, Examples, Place, photo_examples, wordings
 from dreamlift.tuning.photos import PLAIN_BACKDROPS, TOY_BACKDROPS, Taught, taken, with_viewpoints
 from dreamlift.tuning.settings import Family, Tuning, filled
 from dreamlift.tuning.tuner import Tuner, make_tuner
 from dreamlift.tuning.words import check_class, check_word, common_word, is_closed
-from dreamlift.types import Pictures
+from dreamlift.types import Counted, Pictures
 
 COUNTS: dict[Family, int] = {"words": 32, "pixel": 200, "latent": 200}  # class pictures by default
 Note = Callable[[str], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +126,7 @@ class Plan:
             count = 0 if not self.settings.class_weight else subject.class_count or COUNTS[self.family]
             kin = {"class_pictures": Path(subject.class_pictures).name, "class_count": count}
         return {
-            **subject.record(), "prior": self.located.choice.name, "prior_revision": self.located.revision,
+            **subject.record(), "prior": shown_prior(self.located.choice.name), "prior_revision": self.located.revision,
             "settings": settings, "cameras": self.tells_cameras, "plain_background": self.plain, **kin, "photos": photos,
             "steps": steps,
         }  # fmt: skip
@@ -140,7 +142,7 @@ def planned(subject: Taught, settings: Tuning, note: Note, located: Located | No
         ValueError: a photo, a word, a class or a prior that cannot be used; one line with the fix.
     """
     for photo in subject.photos:
-        read_picture(photo.path)
+        check_picture(photo.path)
     located = located or find(subject.prior)
     check_tunable(located)
     if settings.all_weights and located.choice.embeddings:
@@ -203,16 +205,22 @@ def class_prompts(tokenizer: Any, class_name: str) -> tuple[str, ...]:
 
 
 def prepared(
-    plan: Plan, folder: Path, device: torch.device, engine: Engine, note: Note, said: Callable[[int, int], None]
-) -> Tuner:  # fmt: skip
-    """The tuner before its first step. Class pictures are drawn into ``folder``/class, unless they are there.
-
-    Args:
-        said: gets how many class pictures of how many are drawn.
-    """
-    found = examples_of(plan, folder / "class", device, engine, note, said)
+    plan: Plan, folder: Path, device: torch.device, engine: Engine, note: Note
+) -> Generator[Counted, None, Tuner]:  # fmt: skip
+    """The tuner before its first step. Class pictures are drawn into ``folder``/class, unless they are there."""
+    found = yield from examples_of(plan, folder / "class", device, engine, note)
     choice, word = plan.located.choice, plan.subject.word
     return make_tuner(plan.parts, choice, found.own, found.kin, word, plan.settings, device, found.resolution)
+
+
+def result_of(work: Generator[Counted, None, T], said: Callable[[Counted], None]) -> T:
+    """What a work returns at its end; ``said`` gets what it yields."""
+    while True:
+        try:
+            event = next(work)
+        except StopIteration as end:
+            return end.value
+        said(event)
 
 
 class Found(NamedTuple):
@@ -225,9 +233,9 @@ class Found(NamedTuple):
 
 
 def examples_of(
-    plan: Plan, folder: Path, device: torch.device, engine: Engine, note: Note, said: Callable[[int, int], None],
+    plan: Plan, folder: Path, device: torch.device, engine: Engine, note: Note,
     drawn: Pictures | None = None, behind: str = "",
-) -> Found:  # fmt: skip
+) -> Generator[Counted, None, Found]:  # fmt: skip
     """The pictures of a tuning. The prior that encodes them, and draws the class, is freed again.
 
     Args:
@@ -252,7 +260,7 @@ def examples_of(
     )  # fmt: skip
     kin = None
     if plan.settings.class_weight:
-        place, pictures = _class_pictures(plan, prior, folder, said)
+        place, pictures = yield from _class_pictures(plan, prior, folder)
         rgb = torch.stack([square(read_picture(place / each.file)[..., :3], prior.resolution) for each in pictures])
         kin = _class_examples(encode, rgb, pictures, plan.tells_cameras)
     others = None
@@ -266,8 +274,8 @@ def examples_of(
 
 
 def _class_pictures(
-    plan: Plan, prior: Any, folder: Path, said: Callable[[int, int], None]
-) -> tuple[Path, list[ClassPicture]]:  # fmt: skip
+    plan: Plan, prior: Any, folder: Path
+) -> Generator[Counted, None, tuple[Path, list[ClassPicture]]]:  # fmt: skip
     """The class's pictures, and the folder that they are in."""
     subject, toys = plan.subject, plan.family == "words"
     assert isinstance(subject, Subject)
@@ -279,7 +287,7 @@ def _class_pictures(
         count=subject.class_count or COUNTS[plan.family], seed=plan.settings.seed,
         backdrops=TOY_BACKDROPS if toys else (Backdrop(""),), turned=plan.tells_cameras, view_words=toys, quick=toys,
     )  # fmt: skip
-    return folder, draw_class(prior, order, folder, said)
+    return folder, (yield from draw_class(prior, order, folder))
 
 
 @torch.no_grad()

@@ -42,9 +42,15 @@ def with_whole_paths(choice: PriorChoice) -> PriorChoice:
     inversion has no LoRA.
 
     Raises:
-        ValueError: a file is missing, unreadable, or not a .safetensors file; a folder has neither.
+        ValueError: a file is missing, unreadable, or not a .safetensors file; a folder has neither; a scale without a LoRA.
     """
     folders = [opened_folder(lora.path) for lora in choice.loras]
+    for lora, inside in zip(choice.loras, folders, strict=True):
+        if inside is not None and not inside[0] and lora.scale != 1.0:
+            raise ValueError(
+                f"the folder {lora.path!r} holds a learnt word and no LoRA, and a scale has no effect on a word: leave "
+                f"@{lora.scale:g} out"
+            )
     files = [replace(lora, path=path) for lora, found in zip(choice.loras, folders, strict=True)
              for path in ([lora.path] if found is None else found[0])]  # fmt: skip
     loras = tuple(replace(lora, path=str(_checked(lora.path, "LoRA"))) for lora in files)
