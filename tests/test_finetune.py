@@ -266,7 +266,7 @@ def test_a_tuning_goes_on_from_an_earlier_one(stub, photos, tmp_path, tuning):
 def test_loras_are_files_that_a_prior_takes(stub, photos, tmp_path):
     job = carried_out(config_of(stub, photos, LORA), tmp_path / "tuned")
     folder = tmp_path / "tuned"
-    assert {path.name for path in (folder / "final").iterdir()} == {LORA_FILE, "learned_embeds.safetensors"}
+    assert {path.name for path in (folder / "final").iterdir()} == {LORA_FILE, "learned_embeds.safetensors", "README.md"}
     made = tuned_priors(job.config.stages, folder)
     assert [made[name].loras for name in made] == [(LoraFile(str(folder / name)),) for name in ("partial", "full", "final")]
     given = load_prior(PriorChoice(str(stub), loras=(LoraFile(str(folder / "final")),)))
