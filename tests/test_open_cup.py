@@ -29,17 +29,17 @@ def cup_sdf(points: torch.Tensor) -> torch.Tensor:
 
 
 def density(points: torch.Tensor, haze: float = 0.0) -> torch.Tensor:
-    """A field that is 100 per unit in the cup and fades over 0.02 at its surface, with a haze in its opening."""
+    """A field that is 100 per unit in the cup and fades over 0.01 at its surface, with a haze in its opening."""
     radius, y = points[..., [0, 2]].norm(dim=-1), points[..., 1]
     room = (radius < INNER) & (y > FLOOR - HEIGHT / 2) & (y < HEIGHT / 2)
-    return 100.0 * torch.sigmoid(-cup_sdf(points) / 0.02) + haze * room
+    return 100.0 * torch.sigmoid(-cup_sdf(points) / 0.01) + haze * room
 
 
 def red(points: torch.Tensor, normals: torch.Tensor | None = None) -> torch.Tensor:
     return torch.tensor([0.8, 0.1, 0.1]).expand(len(points), 3)
 
 
-def is_open(mesh: Mesh, tolerance: float = 0.04) -> bool:
+def is_open(mesh: Mesh, tolerance: float = 0.05) -> bool:
     return hollow(mesh) == pytest.approx(DEPTH, abs=tolerance)
 
 
@@ -90,11 +90,11 @@ def test_holes_are_filled_and_the_opening_is_not(torn):
 
 
 def test_a_missing_rim_is_not_closed_by_lids(cup):
-    """Without the ring on top there are two large holes, which fans would close into a lid over a cavity."""
+    """Without the ring on top there are two large holes; a fan in each would make a lid over a cavity."""
     rim = cup.vertices[cup.faces][:, :, 1].min(axis=1) > HEIGHT / 2 - 0.03
     found = Mesh(cup.vertices, cup.faces[~rim])
     assert not is_watertight(found)
-    assert is_open(fill_holes(found), 0.06)
+    assert len(fill_holes(found).faces) == len(found.faces)
     made = make_watertight(found, 64)
     assert is_watertight(made)
     assert is_open(made, 0.06)

@@ -29,6 +29,7 @@ def blotchiness(rgb: Tensor, true: Tensor, albedo: Tensor, opaque: Tensor) -> fl
         albedo: ``(B, H, W, 3)`` the truth's own colours, without light.
         opaque: ``(B, H, W)`` bool, where both show the object.
     """
+    rgb, true, albedo, opaque = cropped(opaque, rgb, true, albedo, opaque)
     even = whole(opaque) & (_range(albedo).amax(dim=-1) <= SAME)
     if int(even.sum()) < FEWEST:
         return math.nan
@@ -38,11 +39,21 @@ def blotchiness(rgb: Tensor, true: Tensor, albedo: Tensor, opaque: Tensor) -> fl
 
 def sharpness(rgb: Tensor, true: Tensor, opaque: Tensor) -> float:
     """Sharpness of ``rgb`` at the truth's edges, over the truth's; arguments as in :func:`blotchiness`. NaN without edges."""
+    rgb, true, opaque = cropped(opaque, rgb, true, opaque)
     places = whole(opaque) & (change(true) >= EDGE)
     if int(places.sum()) < FEWEST:
         return math.nan
     own, truth = (float(steepness(each)[places].median()) for each in (rgb, true))
     return own / truth
+
+
+def cropped(mask: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+    """``values (B, H, W, ...)`` in the smallest rectangle that contains ``mask (B, H, W)`` in all pictures, or all of them."""
+    rows, columns = mask.any(dim=2).any(dim=0).nonzero(), mask.any(dim=1).any(dim=0).nonzero()
+    if len(rows) == 0:
+        return values
+    window = slice(int(rows.min()), int(rows.max()) + 1), slice(int(columns.min()), int(columns.max()) + 1)
+    return tuple(each[:, window[0], window[1]] for each in values)
 
 
 def deviation(rgb: Tensor) -> Tensor:

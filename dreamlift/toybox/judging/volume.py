@@ -27,6 +27,7 @@ Inside = Callable[[Tensor], Tensor]  # points (N, 3) -> (N,) bool
 GRID = 96  # points a side of a mesh's signed distances
 COARSE, FINE = 32, 96  # cells a side of the search and of the IoU, over [-1, 1]^3; true things have a radius of 0.85
 FINEST = 0.002  # last step of the search
+REST = 4.0 / COARSE  # how far a thing may reach beyond its points of the coarse grid
 
 
 class Fitted(NamedTuple):
@@ -113,8 +114,12 @@ def fit_best(mesh: Mesh, insides: Sequence[Inside]) -> tuple[int, Fitted]:
     Every thing is fitted, first on the coarse grid and then on the fine one. ``insides`` must not be empty.
     """
     volume, coarse, fine = Volume(mesh), grid_points(COARSE), grid_points(FINE)
-    starts = [volume.coarse_fit(coarse[inside(coarse)]) for inside in insides]
-    fits = [volume.fine_fit(fine[inside(fine)], start) for inside, start in zip(insides, starts, strict=True)]
+    fits = []
+    for inside in insides:
+        rough = coarse[inside(coarse)]
+        low, high = rough.amin(dim=0) - REST, rough.amax(dim=0) + REST
+        near = fine[((fine > low) & (fine < high)).all(dim=1)]  # a thing fills a small part of the cube
+        fits.append(volume.fine_fit(near[inside(near)], volume.coarse_fit(rough)))
     best = max(range(len(fits)), key=lambda index: fits[index].iou)
     return best, fits[best]
 
