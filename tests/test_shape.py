@@ -281,10 +281,7 @@ def test_a_true_mug_and_one_with_a_lid(monkeypatch):
     plug = of(trimesh.creation.cylinder(radius=0.45 * (high - low)[2], height=0.1))
     lid = moved(replace(plug, vertices=plug.vertices[:, [0, 2, 1]] * [1, -1, 1]), *mug.vertices.mean(0) * [1, 0, 1])
     closed = joined(mug, moved(lid, 0, high[1] - 0.05, 0))
-    worse = shape.shape_of(closed, wanted, Named()).shape
-    assert worse.hollow < 0.1 * best.hollow
-    assert worse.hollow_ratio < 0.1
-    assert worse.volume_iou < best.volume_iou
+    assert hollow(closed) < 0.1 * best.hollow
     shape.members.cache_clear()
     shape.member_surface.cache_clear()
     shape.cameras.cache_clear()

@@ -13,12 +13,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool3d, normalize
 
+from dreamlift.meshing.distance import inside_grid
 from dreamlift.meshing.nearest import Nearest, cover
 from dreamlift.texturing.sampling import sample_colors
-from dreamlift.toybox.judging.volume import GRID, Volume
 from dreamlift.types import Mesh
 
+GRID = 96  # points a side of the grid that tells which faces lie inside
 POINTS = 5000  # on each surface
 NEAR = 0.03  # the distance r of roughness, as a share of the longest side
 OPPOSITE_DEG = 135.0  # normals farther apart than this belong to two sides of a wall
@@ -38,16 +40,24 @@ def bound_of(mesh: Mesh) -> Bound:
 
     Faces that lie inside other parts, where parts overlap, are left out.
     """
-    volume = Volume(mesh)
-    corners = torch.from_numpy(mesh.vertices[mesh.faces]).float()
-    points, owner = cover(corners, 2.0 * volume.reach / GRID)
-    bounds = torch.zeros(len(mesh.faces), dtype=torch.bool)
-    bounds[owner[volume.bounding(points)]] = True
-    kept = mesh.faces[bounds.numpy()] if bool(bounds.any()) else mesh.faces
-    outer = Mesh(mesh.vertices, kept)
-    points, normals, _ = sample_colors(outer, POINTS, torch.Generator().manual_seed(0))
-    seen = volume.bounding(points)
-    return Bound(outer, points[seen], normals[seen]) if bool(seen.any()) else Bound(outer, points, normals)
+    reach = 1.1 * float(np.abs(mesh.vertices[np.unique(mesh.faces)]).max())
+    cell = 2.0 * reach / (GRID - 1)
+    vertices, faces = torch.from_numpy(mesh.vertices).float(), torch.from_numpy(np.ascontiguousarray(mesh.faces)).long()
+    solid = inside_grid(vertices, faces, -reach, cell, GRID)
+    empty = max_pool3d((~solid).float()[None], 3, stride=1, padding=1)[0] > 0
+
+    def bounds(places: Tensor) -> Tensor:
+        """Whether there is empty space within one and a half cells of ``places (N, 3)``, ``(N,)`` bool."""
+        x, y, z = ((places + reach) / cell).round().long().clamp(0, GRID - 1).unbind(dim=1)
+        return empty[x, y, z]
+
+    points, owner = cover(vertices[faces], cell)
+    outer = torch.zeros(len(faces), dtype=torch.bool)
+    outer[owner[bounds(points)]] = True
+    kept = Mesh(mesh.vertices, mesh.faces[outer.numpy()] if bool(outer.any()) else mesh.faces)
+    points, normals, _ = sample_colors(kept, POINTS, torch.Generator().manual_seed(0))
+    seen = bounds(points)
+    return Bound(kept, points[seen], normals[seen]) if bool(seen.any()) else Bound(kept, points, normals)
 
 
 class Compared(NamedTuple):
@@ -72,7 +82,7 @@ def _nearest(points: Tensor, mesh: Mesh) -> tuple[Tensor, Tensor]:
     corners = search.corners[faces]
     gaps = (torch.einsum("nk,nkd->nd", weights, corners) - points).norm(dim=1)
     normals = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    return gaps, torch.nn.functional.normalize(normals, dim=1)
+    return gaps, normalize(normals, dim=1)
 
 
 def roughness_deg(bound: Bound) -> float:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dreamlift.meshing.distance import signed_distances
+from dreamlift.meshing.distance import inside_grid, signed_distances
 from dreamlift.toybox.world.truth import cell_centers
 from dreamlift.types import Mesh
 
@@ -60,15 +60,6 @@ class Volume:
         grid = (points / self.reach).flip(-1).view(1, 1, 1, -1, 3)  # grid_sample names the fastest axis first
         values = functional.grid_sample(self.distances, grid, padding_mode="border", align_corners=True).view(-1)
         return (values < 0) & (points.abs() <= self.reach).all(dim=-1)
-
-    def bounding(self, points: Tensor) -> Tensor:
-        """Whether there is empty space within one and a half cells of ``points (N, 3)``, ``(N,)`` bool.
-
-        Of the points of a mesh, these are the ones that bound its solid: the others lie inside, where parts overlap.
-        """
-        empty = functional.max_pool3d((self.distances >= 0).float(), 3, stride=1, padding=1)
-        x, y, z = ((points / self.reach + 1.0) * (0.5 * (GRID - 1))).round().long().clamp(0, GRID - 1).unbind(dim=1)
-        return empty[0, 0, x, y, z] > 0
 
     def overlap(self, true: Tensor, cell: float, at: Tensor) -> Tensor:
         """IoUs ``(K,)`` of this volume with a solid of cells of side ``cell``, one for each of its points ``true (N, 3)``.
@@ -136,7 +127,7 @@ def volume_iou(mesh: Mesh, true: Tensor) -> float:
     size = len(true)
     faces = torch.from_numpy(np.ascontiguousarray(mesh.faces)).long()
     low = 1.0 / size - 1.0
-    inside = signed_distances(torch.from_numpy(mesh.vertices).float(), faces, low, 2.0 / size, size) < 0
+    inside = inside_grid(torch.from_numpy(mesh.vertices).float(), faces, low, 2.0 / size, size)
     return float((inside & true).sum() / (inside | true).sum().clamp_min(1))
 
 
