@@ -16,7 +16,7 @@ degrees, each in its own light, before a plain backdrop; the cameras are told. R
     on a wooden box      the final weights in a context, against the subject in that context;
     wearing a blue hat   only kinds with a head
 
-    PSNR     of eight views at other cameras over a plain backdrop, 64 pixels, after the fit of scale and shift by solids.py
+    PSNR     of eight views at other cameras over a plain backdrop, 64 pixels, after the fit of scale and shift
     IoU      of the volumes after that fit (pictures have none, and are not fitted)
     cosine   of the judge's embeddings of the view and of the truth
     azimuth  error by the judge, degrees, median of the views; not of the house, whose sides are alike
@@ -246,10 +246,10 @@ def lifted(config: Config) -> Mesh:
 def against(mesh: Mesh, truth: Thing, task: Task, name: str) -> dict[str, float]:
     """The figures of an asset; its views beside the truth's are drawn."""
     import torch
-    from solids import fit_volume
 
     from dreamlift.export.video import contact_sheet
     from dreamlift.texturing.draw import render_mesh
+    from dreamlift.toybox.judging.volume import fit_volume
 
     fit = fit_volume(mesh, truth.occupancy)
     mesh = replace(mesh, vertices=fit.apply(mesh.vertices))

@@ -7,8 +7,8 @@ What is wrong with the result then comes from the scene, the regularisers, the s
 network has learnt. ``--first`` and ``--second`` say what each stage is shown: color, normal, place, or two of them joined by
 "+", as two teachers of one step.
 
-Printed after each stage: the volume IoU with the toy, insides included, and the hollow: from above, the median depth below the
-top of the largest dent that does not touch the outline's box, over the longest side (a mug has one of 0.62, a lid makes it 0).
+Printed after each stage: the volume IoU with the toy, insides included; the hollow, the median depth of the opening from above
+over the longest side (a mug has one of 0.62, a lid makes it 0); and the roughness over the toy's (docs/evaluate-shape.md).
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from dreamlift.cameras import rescaled
 from dreamlift.config.schema import Config
 from dreamlift.lifting import Job, asset_of, lift, load, resolve
-from dreamlift.meshing.distance import signed_distances
+from dreamlift.meshing.clean import decimate
 from dreamlift.presets import PRESETS
 from dreamlift.priors.base import Adapted, Prior, cosine_schedule
 from dreamlift.priors.choice import PriorChoice
@@ -34,13 +32,16 @@ from dreamlift.shading.lighting import Lighting as StageLighting
 from dreamlift.stages.lift import Lift
 from dreamlift.stages.teacher import Show, shown
 from dreamlift.system.startup import tune_process
+from dreamlift.toybox.judging.opening import hollow
+from dreamlift.toybox.judging.surfaces import bound_of, roughness_deg
+from dreamlift.toybox.judging.volume import volume_iou
 from dreamlift.toybox.world.render import Background, Lighting, render
 from dreamlift.toybox.world.things import Thing, make_thing
-from dreamlift.toybox.world.truth import cell_centers, mesh_of, occupancy_grid
-from dreamlift.types import Conditioning, Mesh, RenderOutput, Step, TextStates
+from dreamlift.toybox.world.truth import occupancy_grid, surface_of
+from dreamlift.types import Conditioning, RenderOutput, Step, TextStates
 
 GRID = 48  # cells a side of the volume IoU
-SIDE = 64  # cells a side of the view from above, and pixels of the teacher's pictures
+SIDE = 64  # pixels a side of the teacher's pictures
 
 
 class ExactPrior(Prior):
@@ -99,46 +100,11 @@ def config_of(kind: str, thing: Thing, first: str, second: str, steps: tuple[int
     return replace(config, prompt=f"a red {kind}", backdrops=backdrops, stages=found)
 
 
-def hollow(mesh: Mesh) -> float:
-    """See the module's docstring; 0 where no dent of 12 cells or more is deeper than 0.06."""
-    low, high = mesh.vertices.min(0), mesh.vertices.max(0)
-    heights = top_view((mesh.vertices - (low + high) / 2) / (high - low).max(), mesh.faces)
-    top = heights.max()
-    labels, count = ndimage.label(heights < top - 0.06)
-    border = {*labels[0], *labels[-1], *labels[:, 0], *labels[:, -1]}
-    dents = [labels == i for i in range(1, count + 1) if i not in border]
-    largest = max(dents, key=np.count_nonzero, default=np.zeros_like(labels, bool))
-    return float(np.median(top - heights[largest])) if np.count_nonzero(largest) >= 12 else 0.0
-
-
-def top_view(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """The greatest height ``(SIDE, SIDE)`` over each cell of [-0.5, 0.5]^2 (x, z), -9 where there is none."""
-    heights, axis = np.full((SIDE, SIDE), -9.0), (np.arange(SIDE) + 0.5) / SIDE - 0.5
-    for a, b, c in vertices[faces]:
-        (i0, i1), (k0, k1) = (np.searchsorted(axis, (min(x), max(x))) for x in ((a[0], b[0], c[0]), (a[2], b[2], c[2])))
-        area = (b[2] - c[2]) * (a[0] - c[0]) + (c[0] - b[0]) * (a[2] - c[2])
-        if i0 == i1 or k0 == k1 or abs(area) < 1e-12:
-            continue
-        x, z = np.meshgrid(axis[i0:i1], axis[k0:k1], indexing="ij")
-        u = ((b[2] - c[2]) * (x - c[0]) + (c[0] - b[0]) * (z - c[2])) / area
-        w = ((c[2] - a[2]) * (x - c[0]) + (a[0] - c[0]) * (z - c[2])) / area
-        y = np.where((u >= 0) & (w >= 0) & (u + w <= 1), u * a[1] + w * b[1] + (1 - u - w) * c[1], -9.0)
-        heights[i0:i1, k0:k1] = np.maximum(heights[i0:i1, k0:k1], y)
-    return heights
-
-
-def volume_iou(mesh: Mesh, true: Tensor) -> float:
-    """Of the insides, on the grid of ``true (GRID, GRID, GRID)``."""
-    faces = torch.from_numpy(np.ascontiguousarray(mesh.faces)).long()
-    low = float(cell_centers(GRID).min())
-    distances = signed_distances(torch.from_numpy(mesh.vertices).float(), faces, low, -2 * low / (GRID - 1), GRID)
-    inside = distances.reshape(-1) < 0
-    return float((inside & true).sum() / (inside | true).sum())
-
-
-def report(job: Job, true: Tensor, when: str) -> None:
+def report(job: Job, thing: Thing, when: str) -> None:
     mesh = asset_of(job.config, job.work.scenes[0]).mesh
-    print(f"  {when}: IoU {volume_iou(mesh, true):.3f}  hollow {hollow(mesh):.2f}", flush=True)
+    own, true = (roughness_deg(bound_of(each)) for each in (mesh, decimate(surface_of(thing, 128), len(mesh.faces))))
+    iou = volume_iou(mesh, occupancy_grid(thing, GRID))
+    print(f"  {when}: IoU {iou:.3f}  hollow {hollow(mesh):.2f}  roughness {own / true:.2f}", flush=True)
     job.work.scenes[0].train()
 
 
@@ -152,13 +118,12 @@ def main() -> None:
     tune_process()
     for kind in arguments.kinds:
         thing = make_thing(kind, "red", 0)
-        true = occupancy_grid(thing, GRID).reshape(-1)
-        print(f"{kind} ({arguments.first}, then {arguments.second}); true hollow {hollow(mesh_of(thing, 96, 20_000, 64)):.2f}")
+        print(f"{kind} ({arguments.first}, then {arguments.second}); true hollow {hollow(surface_of(thing, 96)):.2f}")
         job = load(resolve(config_of(kind, thing, arguments.first, arguments.second, tuple(arguments.steps))))
         for event in lift(job):
             if isinstance(event, Step) and job.number == 0 and job.work.finished:
-                report(job, true, "after the first stage")
-        report(job, true, "at the end")
+                report(job, thing, "after the first stage")
+        report(job, thing, "at the end")
 
 
 if __name__ == "__main__":

@@ -285,7 +285,6 @@ def solid(task: Task, held: Held, shot: Shot) -> dict[str, float]:
 def compared(mesh: Mesh, held: Held, shot: Shot, picture: Path | None) -> dict[str, float]:
     """The figures of a mesh in the photo's frame against the truth."""
     import torch
-    from solids import fit_volume
 
     from dreamlift.apps.ssim import ssim
     from dreamlift.cameras import orbit_cameras
@@ -295,6 +294,7 @@ def compared(mesh: Mesh, held: Held, shot: Shot, picture: Path | None) -> dict[s
     from dreamlift.texturing.draw import render_mesh
     from dreamlift.texturing.extract import sample_grid
     from dreamlift.toybox.judging.score import chamfer, sample_surface
+    from dreamlift.toybox.judging.volume import fit_volume
     from dreamlift.types import Mesh
 
     fit = fit_volume(mesh, lambda points: held.thing.occupancy(spun(points, shot.azimuth)))

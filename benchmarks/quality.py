@@ -1,6 +1,6 @@
 """How good are the assets? Many prompts through the shipped command, then ``dreamlift evaluate`` on the files.
 
-    python benchmarks/quality.py [--quick] [--jobs 2] [-- --guidance.guidance_scale 4]
+    python benchmarks/quality.py [--quick] [--jobs 2] [--shape] [-- --guidance.guidance_scale 4]
 
 48 prompts (12 with --quick): half of them combinations of kind, colour, hat and box that the prior was never shown. What
 comes after -- is passed on to generate, so that settings can be compared; give each its own --runs.
@@ -20,6 +20,7 @@ from dreamlift.apps.evaluate import describe, evaluate, find_items, means, save_
 from dreamlift.priors.loading.sources import locate
 from dreamlift.runs.progress import Plain
 from dreamlift.runs.run import slugify
+from dreamlift.toybox.judging.references import HEADS as SHAPE_HEADS
 from dreamlift.toybox.training.network import kinds_known, load_folder
 from dreamlift.toybox.world.things import CATEGORIES, COLORS, Description, can_wear, held_out
 
@@ -90,18 +91,20 @@ def main() -> None:
     parser.add_argument("--prompts", nargs="+", help="these instead")
     parser.add_argument("--runs", type=Path, default=Path("outputs/quality"), help="folders are kept and reused")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its share of the cores")
+    parser.add_argument("--shape", action="store_true", help="also the figures of docs/evaluate-shape.md, seconds an asset")
     parser.add_argument("settings", nargs=argparse.REMAINDER, help="after --, passed on to generate")
     arguments = parser.parse_args()
     extra = [word for word in arguments.settings if word != "--"]
     hidden, shown = ([], arguments.prompts) if arguments.prompts else choose_prompts(12 if arguments.quick else 48, "toybox")
     folders = lift_all([(prompt, arguments.runs, extra) for prompt in [*hidden, *shown]], arguments.jobs)
-    report, scored = evaluate(find_items(folders), Plain())
+    report, scored = evaluate(find_items(folders), Plain(), shape=arguments.shape)
     save_report(report, scored, arguments.runs)
     print(describe(report))
     groups = {"held out": report["runs"][: len(hidden)], "shown": report["runs"][len(hidden) :]} if hidden else {}
     for name, rows in groups.items():
         found = means(rows)
-        print(f"{name:9s} " + ", ".join(f"{key} {found[key]:.3f}" for key in FIGURES))
+        keys = [*FIGURES, *(SHAPE_HEADS if arguments.shape else ())]
+        print(f"{name:9s} " + ", ".join(f"{key} {found[key]:.3f}" for key in keys))
 
 
 if __name__ == "__main__":

@@ -191,7 +191,7 @@ def _teach(
 
 def evaluate(
     *runs: str | Path | Asset, prompt: str | None = None, reference: str | Path | None = None, clip: str | None = None,
-    progress: bool | Reporter = False,
+    shape: bool = False, progress: bool | Reporter = False,
 ) -> dict[str, Any]:  # fmt: skip
     """The figures of ``dreamlift evaluate`` for each asset, run folder or GLB file, and their means.
 
@@ -200,6 +200,7 @@ def evaluate(
         prompt: the prompt of the GLB files.
         reference: a picture of the object, with which the front views are compared.
         clip: a CLIP model's folder or hub name.
+        shape: also compare the shape, the surface and the colours' detail with a true thing of the kind (about 5 s an asset).
 
     Raises:
         ValueError: a path that is neither a run folder nor a GLB file, a file without a mesh, or a picture that cannot be used.
@@ -216,7 +217,7 @@ def evaluate(
                     items.append(Item(name, glb, asset.config.prompt, math.nan, math.nan, photos=photos))
             else:
                 items += find_items([Path(run)], prompt, reporter.note)
-        return evaluate_items(items, reporter, clip, None if reference is None else Path(reference))[0]
+        return evaluate_items(items, reporter, clip, None if reference is None else Path(reference), shape)[0]
 
 
 def _reporter(progress: bool | Reporter) -> Reporter:

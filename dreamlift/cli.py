@@ -201,7 +201,7 @@ def _evaluate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     check_out(arguments.out)
     reporter = _reporter(arguments)
     items = find_items(arguments.runs, arguments.prompt, reporter.note)
-    report, found = evaluate(items, reporter, arguments.clip, arguments.reference)
+    report, found = evaluate(items, reporter, arguments.clip, arguments.reference, arguments.shape)
     folder = _report_folder(arguments.out, "evaluation")
     save_report(report, found, folder)
     if arguments.json:

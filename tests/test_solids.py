@@ -1,17 +1,15 @@
-"""The volume fit of benchmarks/solids.py, against a ball whose overlaps have closed forms."""
+"""The solids of benchmarks/solids.py, against a ball."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from asset_helpers import sphere
 
 from dreamlift.cameras import orbit_cameras
 
@@ -24,26 +22,6 @@ def solids():
     sys.modules["solids"] = module
     spec.loader.exec_module(module)
     return module
-
-
-def test_a_moved_ball_is_fitted_back(solids):
-    mesh = sphere(24, 0.7)
-    moved = replace(mesh, vertices=(mesh.vertices * 1.3 + [0.1, -0.2, 0.05]).astype(np.float32))
-    found = solids.fit_volume(moved, lambda points: points.norm(dim=-1) < 0.7)
-    assert found.iou > 0.97
-    assert found.scale == pytest.approx(1 / 1.3, rel=0.02)
-    assert np.abs(found.apply(moved.vertices).mean(0)).max() < 0.01
-
-
-def test_a_ball_against_a_cube_of_its_volume(solids):
-    """The best ball inside a cube: what lies in both over what lies in either, by counting on a fine grid."""
-    side = 1.0
-    axis = (np.arange(120) + 0.5) / 120 * 2 - 1
-    x, y, z = np.meshgrid(axis, axis, axis, indexing="ij")
-    cube, far = np.maximum(np.maximum(abs(x), abs(y)), abs(z)) < side / 2, np.sqrt(x**2 + y**2 + z**2)
-    best = max((cube & (far < r)).sum() / (cube | (far < r)).sum() for r in np.linspace(0.45, 0.75, 61))
-    found = solids.fit_volume(sphere(24, 0.5), lambda points: points.abs().amax(-1) < side / 2)
-    assert found.iou == pytest.approx(best, abs=0.02)
 
 
 def test_the_inflated_silhouette_of_a_ball_is_a_ball(solids):

@@ -11,7 +11,7 @@ import html
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,12 @@ from dreamlift.runs.progress import Reporter
 from dreamlift.runs.run import particle_folders, read_status, runs_below
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text
 from dreamlift.system.text import one_line, printable
-from dreamlift.toybox.judging.judge import load_judge, understand
+from dreamlift.toybox.judging.judge import Judge, load_judge, understand
+from dreamlift.toybox.judging.references import HEADS as SHAPE_HEADS
+from dreamlift.toybox.judging.references import true_figures
 from dreamlift.toybox.judging.score import Scored, diversity, score_mesh
+from dreamlift.toybox.judging.shape import described, shape_of
+from dreamlift.types import Mesh
 
 MAX_GLB = 1_000_000_000  # bytes; the largest asset of a run, 5 million faces and 8192 texels a side, has fewer
 HEADS = {
@@ -92,10 +96,11 @@ class Compared:
 
     scored: Scored
     front: Front | None = None
+    shape: dict[str, Any] = field(default_factory=dict)  # figures of the shape, if they were asked for
 
 
 def evaluate(
-    items: list[Item], reporter: Reporter, clip: str | None = None, reference: Path | None = None
+    items: list[Item], reporter: Reporter, clip: str | None = None, reference: Path | None = None, shape: bool = False
 ) -> tuple[dict[str, Any], list[Compared]]:  # fmt: skip
     """The report (figures of each asset, their means, the judge's own accuracy), and what they were computed from.
 
@@ -103,6 +108,7 @@ def evaluate(
         clip: a CLIP model's folder or hub name, for prompts beyond the judge's vocabulary, and for the similarity to the
             reference.
         reference: a picture of the object, with which the front views are compared.
+        shape: also compare the shape, the surface and the colours' detail with a true thing of the kind (seconds an asset).
 
     Raises:
         ValueError: a file without a mesh, a picture that cannot be used, or a CLIP model that cannot be loaded.
@@ -123,11 +129,24 @@ def evaluate(
         try:
             mesh = load_glb(item.glb)
             scored = score_mesh(mesh, wanted, judge)
+            shaped = shape_figures(mesh, item.prompt, judge) if shape else {}
         except ValueError as error:
             place = "" if str(error).startswith(str(item.glb)) else f"{item.glb}: "
             raise ValueError(f"{place}{error}") from error
-        found.append(Compared(scored, compare_front(mesh, *known[index], ranking) if known else None))
+        found.append(Compared(scored, compare_front(mesh, *known[index], ranking) if known else None, shaped))
     return _report(items, found, accuracy, ranking, reference), found
+
+
+def shape_figures(mesh: Mesh, prompt: str, judge: Judge) -> dict[str, Any]:
+    """The figures of docs/evaluate-shape.md; ``member`` is the seed of the true thing, ``true`` what a true thing has.
+
+    All figures are NaN where the prompt names none of the toybox's kinds.
+    """
+    wanted = described(prompt)
+    if wanted is None:
+        return dict.fromkeys(SHAPE_HEADS, math.nan) | {"member": None, "true": {}}
+    found = shape_of(mesh, wanted, judge)
+    return {**asdict(found.shape), "member": found.member, "true": true_figures(wanted.category)}
 
 
 def _report(
@@ -136,7 +155,7 @@ def _report(
     rows = [
         {"name": item.name, "prompt": item.prompt, **asdict(each.scored.score), "seconds": item.seconds,
          "peak_memory_gb": item.peak_memory_gb, "seen_as": list(each.scored.seen_as),
-         **(each.front.figures if each.front else {})}
+         **(each.front.figures if each.front else {}), **each.shape}
         for item, each in zip(items, found, strict=True)
     ]  # fmt: skip
     scored = [each.scored for each in found]
@@ -157,7 +176,7 @@ def heads(rows: list[dict[str, Any]]) -> dict[str, str]:
 def means(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Means of the figures, each over the runs that have it."""
     found = {}
-    for name in heads(rows):
+    for name in [*heads(rows), *(SHAPE_HEADS if _have_shape(rows) else [])]:
         values = [row[name] for row in rows if not math.isnan(row[name])]
         found[name] = sum(values) / len(values) if values else math.nan
     return found
@@ -178,6 +197,7 @@ def describe(report: dict[str, Any]) -> str:
     for row in [*report["runs"], {"prompt": "mean", **report["mean"]}]:
         figures = (row[name] for name in columns)
         lines.append(f"{printable(row['prompt'])[:24]:25s}" + " ".join(f"{_short(value):>6s}" for value in figures))
+    lines += _shape_lines(report) if _have_shape(report["runs"]) else []
     for prompt, value in report["diversity"].items():
         lines.append(f"diversity of {one_line(repr(prompt))} over its runs: {value:.3f}")
     if "clip_r_precision" in report:
@@ -185,6 +205,20 @@ def describe(report: dict[str, Any]) -> str:
     own = ", ".join(f"{name} {value:g}" for name, value in report["judge"].items())
     lines.append(f"the judge's accuracy on renders of true shapes that it was not trained on: {own}")
     return "\n".join(lines)
+
+
+def _have_shape(rows: list[dict[str, Any]]) -> bool:
+    return bool(rows) and "volume_iou" in rows[0]
+
+
+def _shape_lines(report: dict[str, Any]) -> list[str]:
+    """The second table: the figures of the shape, each above what a true thing of the kind has."""
+    lines = ["", f"{'shape':25s}" + " ".join(f"{head:>6s}" for head in SHAPE_HEADS.values())]
+    for row in report["runs"]:
+        for name, values in ((row["prompt"], row), ("  a true one", row["true"])):
+            figures = (_short(values.get(key, math.nan)) for key in SHAPE_HEADS)
+            lines.append(f"{printable(name)[:24]:25s}" + " ".join(f"{figure:>6s}" for figure in figures))
+    return [*lines, f"{'mean':25s}" + " ".join(f"{_short(report['mean'][key]):>6s}" for key in SHAPE_HEADS), ""]
 
 
 def save_report(report: dict[str, Any], found: list[Compared], folder: Path) -> None:
@@ -205,7 +239,8 @@ def save_report(report: dict[str, Any], found: list[Compared], folder: Path) -> 
 
 
 def _page(report: dict[str, Any], sheets: dict[str, bytes]) -> str:
-    legend = "".join(f"<dt>{head}</dt><dd>{name}</dd>" for name, head in heads(report["runs"]).items())
+    columns = heads(report["runs"]) | (SHAPE_HEADS if _have_shape(report["runs"]) else {})
+    legend = "".join(f"<dt>{head}</dt><dd>{name}</dd>" for name, head in columns.items())
     pictures = {name: base64.b64encode(sheet).decode("ascii") for name, sheet in sheets.items()}
     front = ""
     if "front.png" in pictures:

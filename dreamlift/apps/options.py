@@ -133,6 +133,10 @@ def build_parser() -> Parser:
         "--reference", type=Path, metavar="PICTURE",
         help="a picture of the object: PSNR, SSIM and (with --clip) similarity of the front view at the photo's camera",
     )  # fmt: skip
+    judge.add_argument(
+        "--shape", action="store_true",
+        help="also compare solid, opening, surface and colors with a true thing of the kind (about 5 s an asset)",
+    )  # fmt: skip
     _add_views(verb("views", "draw the object in a picture from other sides"))
     add_dreambooth(verb("dreambooth", "teach a prior the thing in a few photos: a new word for it"))
     add_invert(verb("invert", "learn a new word from photos, and nothing else: textual inversion"))

@@ -36,8 +36,18 @@ def signed_distances(vertices: Tensor, faces: Tensor, low: float, cell: float, c
     """
     corners = (vertices.double()[faces] - low) / cell  # (F, 3, 3) in cells
     nearest = _distances(corners, count) if jit.fast_kernels_available() else distances_torch(corners, count)
-    sides = torch.stack([_votes(corners, axis, count) for axis in range(3)]).sum(0)
-    return torch.where(sides > 3, -nearest, nearest).mul(cell).float()
+    return torch.where(_inside(corners, count), -nearest, nearest).mul(cell).float()
+
+
+@torch.no_grad()
+def inside_grid(vertices: Tensor, faces: Tensor, low: float, cell: float, count: int) -> Tensor:
+    """Whether the points of :func:`signed_distances` lie inside, ``(count, count, count)`` bool, without their distances."""
+    return _inside((vertices.double()[faces] - low) / cell, count)
+
+
+def _inside(corners: Tensor, count: int) -> Tensor:
+    """``(count, count, count)`` bool for triangles ``corners (F, 3, 3)`` in cells."""
+    return torch.stack([_votes(corners, axis, count) for axis in range(3)]).sum(0) > 3
 
 
 def _distances(corners: Tensor, count: int) -> Tensor:

@@ -16,13 +16,11 @@ from torch import Tensor
 
 from dreamlift.cameras import turntable
 from dreamlift.meshing.geometry import face_areas
-from dreamlift.meshing.isosurface import isosurface
 from dreamlift.texturing.draw import render_mesh
-from dreamlift.texturing.extract import sample_grid
 from dreamlift.toybox.judging.judge import SIZE, Judge, Verdict, Wanted, azimuth_error_deg
 from dreamlift.toybox.world.render import render
 from dreamlift.toybox.world.things import COLORS, FIT_RADIUS, Thing, make_thing
-from dreamlift.toybox.world.truth import is_asymmetric
+from dreamlift.toybox.world.truth import is_asymmetric, surface_of
 from dreamlift.types import Cameras, Mesh, Shading
 
 VIEWS = 8  # views for precision, azimuth and shape
@@ -105,6 +103,18 @@ def _judged(score: Score, wanted: Wanted, own: int, verdict: Verdict, bare: Verd
     return score
 
 
+def named_in_clay(mesh: Mesh, category: str, judge: Judge, elevation_deg: float) -> float:
+    """The share, in [0, 1], of eight views without texture in which the judge names the category of a ``fitted`` mesh.
+
+    NaN where the judge does not know the category.
+    """
+    if category not in judge.categories:
+        return math.nan
+    views = around(VIEWS, elevation_deg)
+    seen = judge.judge(render_mesh(mesh, views, torch.tensor(BACKGROUNDS[0]), clay_light(views)).rgb)
+    return _share(seen.category.argmax(dim=1) == judge.categories.index(category))
+
+
 def _compared(score: Score, wanted: Wanted, mesh: Mesh, pictures: Tensor, opacity: Tensor) -> Score:
     """``score`` with the values from the comparison with things of the category."""
     outline = opacity[..., 0] > 0.5
@@ -152,9 +162,9 @@ def diversity(embeddings: list[Tensor]) -> float:
     return float(torch.stack(pairs).mean()) if pairs else math.nan
 
 
-def around(count: int) -> Cameras:
-    """``count`` cameras around an asset, the first at azimuth 0."""
-    return turntable(count, ELEVATION_DEG, 1.02 / math.sin(math.radians(0.5 * FOV_DEG)), FOV_DEG, SIZE)
+def around(count: int, elevation_deg: float = ELEVATION_DEG, size: int = SIZE) -> Cameras:
+    """``count`` cameras around an asset, the first at azimuth 0, with pictures of ``size`` pixels a side."""
+    return turntable(count, elevation_deg, 1.02 / math.sin(math.radians(0.5 * FOV_DEG)), FOV_DEG, size)
 
 
 def fitted(mesh: Mesh) -> Mesh:
@@ -197,9 +207,7 @@ class _Member:
     saturation: float
 
     def surface(self) -> Tensor:
-        grid = sample_grid(lambda points: -self.thing.sdf(points), 1.0, 72)
-        vertices, faces = isosurface(grid, 0.0, -1.0, 1.0)
-        return sample_surface(Mesh(vertices.numpy(), faces.numpy()))
+        return sample_surface(surface_of(self.thing, 72))
 
 
 @cache

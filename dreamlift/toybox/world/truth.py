@@ -38,11 +38,15 @@ def occupancy_grid(thing: Thing, size: int = 48) -> Tensor:
     return thing.occupancy(cell_centers(size)).view(size, size, size)
 
 
+def surface_of(thing: Thing, resolution: int = 160) -> Mesh:
+    """The thing's surface on a grid of ``resolution`` points a side over [-1, 1]^3; geometry only."""
+    vertices, faces = isosurface(sample_grid(lambda points: -thing.sdf(points), 1.0, resolution), 0.0, -1.0, 1.0)
+    return Mesh(vertices.numpy(), faces.numpy().astype(np.int32))
+
+
 def mesh_of(thing: Thing, resolution: int = 160, faces: int = 20_000, texture_size: int = 1024) -> Mesh:
     """The thing's surface as a mesh, with its albedo as texture."""
-    grid = sample_grid(lambda points: -thing.sdf(points), 1.0, resolution)
-    vertices, triangles = isosurface(grid, 0.0, -1.0, 1.0)
-    mesh = decimate(Mesh(vertices.numpy(), triangles.numpy().astype(np.int32)), faces)
+    mesh = decimate(surface_of(thing, resolution), faces)
     return bake(unwrap(mesh, texture_size), lambda points, _: thing.albedo(points), texture_size)
 
 
