@@ -24,6 +24,7 @@ from dreamlift.stages.base import Place, Ready, Stage, Work
 from dreamlift.stages.recovery import DivergedError
 from dreamlift.stages.tuned import Material, on_top, tuned_name, tuned_priors
 from dreamlift.texturing.extract import Extract
+from dreamlift.tuning.photos import plain_backdrops
 from dreamlift.tuning.settings import Tuning
 from dreamlift.types import Handover, Step
 
@@ -229,7 +230,7 @@ def make(stage: Finetune, ready: Ready, material: Material) -> Tuner:
     if there:
         plan = replace(plan, subject=replace(plan.subject, class_pictures=str(folder)))
     drawn = None if stage.source == "photos" else ready.handover.pictures
-    behind = ready.place.backdrops[0].words if ready.place.backdrops else ""
+    behind = next((each.words for each in ready.place.backdrops or plain_backdrops(plan.parts)), "")
     found = examples_of(plan, folder, ready.device, material.engine, ignore, ignore, drawn, behind)
     sets = {"photos": [found.own], "handover": [found.drawn], "both": [found.own, found.drawn]}[stage.source]
     own = joined(*[each for each in sets if each is not None])

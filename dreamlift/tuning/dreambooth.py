@@ -258,7 +258,7 @@ def examples_of(
     others = None
     if drawn is not None:
         others = photo_examples(
-            encode, drawn.rgb, None, ", ".join(filter(None, (subject.prompt, behind))), (), drawn.cameras,
+            encode, drawn.rgb, None, (", ".join(filter(None, (subject.prompt, behind))),), (), drawn.cameras,
             [plan.tells_cameras] * len(drawn.rgb), features if plan.tells_cameras else None, toys,
             subject.places if plan.plain else WHOLE,
         )  # fmt: skip
