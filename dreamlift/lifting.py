@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dreamlift.asset import Asset
 from dreamlift.cameras import turntable
-from dreamlift.config.schema import Config, check_stages
+from dreamlift.config.schema import Config, check_stages, unused_inputs
 from dreamlift.images.photos import read_photos, resolved_photo
 from dreamlift.memory import Need, check_memory, tuning_need
 from dreamlift.priors.choice import PriorChoice
@@ -28,7 +28,7 @@ from dreamlift.priors.engine import INSTALL, Engine, UsedEngine, available
 from dreamlift.priors.kinds import Located, Priors, find
 from dreamlift.priors.loading.sources import is_one_file, whole_name
 from dreamlift.priors.lora.additions import file_hash, with_whole_paths
-from dreamlift.prompts import Embeds, check_prompt
+from dreamlift.prompts import Backdrop, Embeds, check_prompt
 from dreamlift.reading.mesh import load_mesh
 from dreamlift.reading.photos import Photo
 from dreamlift.scenes.base import Scene
@@ -148,13 +148,8 @@ def resolve(config: Config, saved: SavedState | None = None, anyway: bool = Fals
             said += [told] * bool(told)
     # For all stages, so that a later stage that does not fit is refused before the first one starts.
     need, notes = check_memory(config, priors, device)
-    notes = (*dict.fromkeys(said), *notes)
-    used = any(each.reads_pictures for each in found.values()) or config.tunes
-    if config.photos and not used and not any(stage.uses_photos for stage in config.stages):
-        notes = (
-            *notes,
-            "photos are given, but nothing here uses them: --class NOUN tunes a prior on them, --preset zero123-toy lifts one",
-        )
+    used = any(each.reads_pictures for each in found.values())
+    notes = (*dict.fromkeys(said), *notes, *unused_inputs(config, used))
     return Resolved(config, priors, device, Task(config.prompt, config.negative, photos), engine, mesh, need, notes)
 
 
@@ -243,9 +238,9 @@ def load(
         own: list[Embeds | None] = []
         for teacher, located in zip(stage.teachers, priors, strict=False):
             # Prompts are encoded once where these are the same.
-            key = (id(located), teacher.wording, config.backdrops if teacher.show == "color" else ())
+            key = (id(located), teacher.wording, _spoken(stage, located, teacher, resolved))
             if key not in known and not tuned_name(teacher.prior):
-                known[key] = _read(located, teacher, resolved)
+                known[key] = _read(stage, located, teacher, resolved)
             own.append(None if tuned_name(teacher.prior) else known[key])
         embeds.append(tuple(own))
     embeds = [()] * number + embeds  # those of stages that are done are not needed any more
@@ -260,16 +255,21 @@ def load(
     return Job(resolved, tuple(embeds), pool, shelf, number, handover, work, work.index)
 
 
-def _read(located: Located, teacher: Teacher, resolved: Resolved) -> Embeds:
-    """The encoded prompts of a teacher. Normals and places lie on black, so that the backdrops' words are left out."""
-    backdrops = resolved.config.backdrops if teacher.show == "color" else ()
+def _spoken(stage: Stage, located: Located, teacher: Teacher, resolved: Resolved) -> tuple[Backdrop, ...]:
+    """The backdrops that a teacher's prompts name. Normals and places lie on black, so that there are none."""
+    return stage.spoken(resolved.config.backdrops, located) if teacher.show == "color" else ()
+
+
+def _read(stage: Stage, located: Located, teacher: Teacher, resolved: Resolved) -> Embeds:
+    """The encoded prompts of a teacher."""
+    backdrops = _spoken(stage, located, teacher, resolved)
     return located.read(resolved.task, teacher.wording, backdrops, resolved.device, resolved.engine)
 
 
 def _with_depth(resolved: Resolved) -> Resolved:
-    """The run with the depths of its photos, where the config names a model of depth."""
+    """The run with the depths of its photos, where a stage compares them."""
     photos, model = resolved.task.photos, resolved.config.depth_model
-    if photos is None or not model:
+    if photos is None or not resolved.config.compares_depth:
         return resolved
     from dreamlift.images.depth import estimate_depth
 
@@ -298,7 +298,7 @@ def begin_stage(
         if (name := tuned_name(teacher.prior)) and teacher.prior is not None:
             made = tuned_priors(config.stages, shelf.folder)[name]
             located[place] = find_tuned(on_top(teacher.prior, made), name)
-            own[place] = _read(located[place], teacher, resolved)
+            own[place] = _read(stage, located[place], teacher, resolved)
     priors = pool.take(located, device, config.memory, engines or (wanted,) * len(located))
     texts = tuple(each for each in own if each is not None)
     return stage.begin(Ready(config.places()[number], resolved.task, device, priors, texts, handover, material))

@@ -236,7 +236,7 @@ class Embeds(ABC):
 
     @abstractmethod
     def at(self, cameras: Cameras, backdrops: Sequence[Backdrop] = (), show: str = "color") -> Conditioning:
-        """The conditioning of the pictures of B ``cameras``, each with its backdrop (empty: the prompt names none).
+        """The conditioning of the pictures of B ``cameras``, each with its backdrop (empty: the first that was encoded).
 
         ``show``: the rendered quantity that the pictures show (:data:`dreamlift.stages.teacher.Show`).
         """
@@ -258,7 +258,7 @@ class PromptEmbeds(Embeds):
         from dreamlift.types import Conditioning
 
         places = list(zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True))
-        said = [each.words for each in backdrops] or [""] * len(places)
+        said = [each.words for each in backdrops] or [self.phrases[0][0]] * len(places)
         mixed = [self._mix(self.wording.weights(*place), words) for place, words in zip(places, said, strict=True)]
         wanted, pooled = _stack(mixed)
         negative, negative_pooled = _repeated(self.negative, len(places))

@@ -641,6 +641,26 @@ def _() -> Pair:
     return found[0], found[1]
 
 
+@row("photometric", "gradient of the mask's cross-entropy in the opacity", "systems/magic123.py, loss_mask")
+def _() -> Pair:
+    generator = rng(61)
+    opacity = torch.rand(2, 6, 6, 1, generator=generator) * 1.2 - 0.1  # some are below 1e-5 or above 1 - 1e-5
+    mask = (torch.rand(2, 6, 6, 1, generator=generator) > 0.5).float()
+    found = []
+    for ours in (True, False):
+        covered = opacity.clone().requires_grad_()
+        if ours:
+            settings = PRESETS["magic123"].stages[0].photometric
+            render = RenderOutput(torch.ones(2, 6, 6, 3), covered, covered, None)
+            pictures = Pictures(torch.ones(2, 6, 6, 3), mask, orbit_cameras(*torch.ones(4, 2), 6))
+            loss = compare(render, torch.ones(2, 3), pictures, settings, 0.0)["photo_mask"]
+        else:
+            a = covered.clamp(1.0e-5, 1.0 - 1.0e-5)
+            loss = -100.0 * (mask * a.log() + (1 - mask) * (1 - a).log()).mean()
+        found.append(torch.cat([loss.reshape(1), *(g.flatten() for g in torch.autograd.grad(loss, [covered]))]))
+    return found[0], found[1]
+
+
 @row("photometric", "1 - Pearson's r of the depths", "stable-dreamfusion, nerf/utils.py, lambda_depth (torchmetrics)")
 def _() -> Pair:
     a, b = (torch.randn(80, generator=rng(seed)) for seed in (57, 58))
@@ -741,6 +761,32 @@ def _() -> Pair:
     return torch.tensor([value_at(weight, step / 200) for step in steps]), torch.tensor(
         [_c([50, 10_000.0, 1000.0, 51], step) for step in steps]
     )
+
+
+# Of the two rows: lambda_rgb, mask, sd, 3d_sd, normal_smoothness_2d, normal_consistency, guidance scales and steps of t (each
+# of words and of views), learning rates of the encoding and of the networks, widths of the random and of the known view.
+ROWS_OF_MAGIC123 = (
+    ("magic123-coarse-sd.yaml", [1000, 100, 0.025, 1, 1000, 0, 100, 5, 0.2, 0.6, 0.2, 0.6, 0.01, 0.001, 128, 128]),
+    ("magic123-refine-sd.yaml", [1000, 100, 0.025, 1, 0, 1000, 100, 5, 0.2, 0.6, 0.2, 0.6, 0.001, 0.001, 512, 512]),
+)
+
+
+@row("magic123", "weights, times, learning rates and widths of both stages", "configs/magic123-{coarse,refine}-sd.yaml")
+def _() -> Pair:
+    got = []
+    for stage in PRESETS["magic123"].stages:
+        (views, words), weights, photo = stage.teachers, stage.weights, stage.photometric
+        field = stage.scene.field if isinstance(stage.scene, Nerf) else stage.scene.color
+        assert weights.ever() <= {"normal_smooth", "vertex_consistency"}
+        assert not photo.regularize  # systems/magic123.py takes them from the random view
+        got.append([
+            photo.rgb, photo.mask, words.weight, views.weight, weights.normal_smooth, weights.vertex_consistency,
+            words.guidance.guidance_scale, views.guidance.guidance_scale,
+            *(value for each in (words, views) for value in (each.guidance.t_min, each.guidance.t_max)),
+            field.lr, field.mlp_lr, *stage.cameras.resolution, *photo.resolution,
+        ])  # fmt: skip
+    theirs = torch.tensor([values for _, values in ROWS_OF_MAGIC123])
+    return torch.tensor(got) / theirs.amax(0), theirs / theirs.amax(0)
 
 
 @row("dreamgaussian-image", "time, rgb and mask of 500 steps", "dreamgaussian, main.py; guidance/zero123_utils.py", 3e-3)

@@ -14,9 +14,9 @@ from dreamlift import cli
 from dreamlift.apps.cutout import IMAGE_PRESET, OUTLINE, TILE, with_cameras, with_image
 from dreamlift.cameras import CameraSampler
 from dreamlift.config.build import save_yaml
-from dreamlift.config.schema import Config
+from dreamlift.config.schema import Config, unused_inputs
 from dreamlift.images import camera, matting, photos, read
-from dreamlift.lifting import resolve
+from dreamlift.lifting import load, resolve
 from dreamlift.presets import PRESETS
 from dreamlift.reading.photos import ELEVATION_DEG, Photo
 from dreamlift.runs.carry_out import Order, carry_out
@@ -256,3 +256,23 @@ def test_depth_needs_a_model(folder):
         resolve(config)
     resolved = resolve(replace(config, depth_model="somebody/depth"))
     assert resolved.config.depth_model == "somebody/depth"
+    assert not any("depth" in note for note in resolved.notes)
+
+
+@pytest.mark.parametrize(("compared", "told"), [
+    (Photometric(resolution=(16,)), "add --stages.0.photometric.depth 1, which is Magic123's weight relative to rgb"),
+    (Photometric(rgb=3000.0, resolution=(16,)), "add --stages.0.photometric.depth 3, "),
+    (Photometric("handover"), "no stage compares depths, nor with the photos"),
+])  # fmt: skip
+def test_a_depth_that_no_stage_compares_is_noted_and_not_estimated(folder, monkeypatch, compared, told):
+    config = with_image(replace(QUICK, depth_model="somebody/depth"), folder / "ente 1.png")
+    if compared.source == "photos":
+        monkeypatch.setattr("dreamlift.images.depth.estimate_depth", None)  # is not called
+        resolved = resolve(replace(config, stages=(replace(STAGE, photometric=compared),)))
+        (note,) = (note for note in resolved.notes if "depth" in note)
+        assert load(resolved).resolved.task.photos.depth is None
+    else:
+        stages = (replace(STAGE, photometric=compared),)
+        (note,) = unused_inputs(replace(config, stages=stages), pictured=True)
+    assert note.startswith("--depth-model has no effect, since no stage compares depths")
+    assert told in note

@@ -7,27 +7,28 @@ import os
 import shutil
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from big_helpers import CPU, close, first_pipeline, xl_pipeline
 from folder_helpers import save_if
 from lift_helpers import generate_words, refused, run_main, tree
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tuning_helpers import KIND, PROMPT, interrupted, moved, output_of, save_photos, settings_of, tuner_of, words
 
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.kinds import find, load_prior
-from dreamlift.priors.lora.additions import LORA_FILE, parse_lora, with_whole_paths
+from dreamlift.priors.lora.additions import LORA_FILE, T5_LORA_FILE, parse_lora, with_whole_paths
 from dreamlift.priors.network import camera_features
 from dreamlift.reading.photos import Photo
 from dreamlift.system.streams import random_stream
 from dreamlift.toybox.training.prior import loss_weight, stratified_times
-from dreamlift.tuning.card import check_same, read_record, write_record
+from dreamlift.tuning.card import card, check_same, read_record, write_record
 from dreamlift.tuning.dreambooth import Subject, planned
 from dreamlift.tuning.examples import Examples, Place, drawn, joined, photo_examples, placed
-from dreamlift.tuning.files import STATE, begin_with, save_addition, save_whole
-from dreamlift.tuning.settings import Tuning
+from dreamlift.tuning.files import STATE, begin_with, go_on, save_addition, save_whole
+from dreamlift.tuning.settings import Tuning, filled
 from dreamlift.tuning.tuner import Tuner, TuningDivergedError, tune
 from dreamlift.types import LoraFile
 
@@ -220,9 +221,58 @@ def test_xl_has_a_vector_and_a_lora_for_both_encoders(xl_folder, tmp_path):
 @torch.no_grad()
 def test_t5_is_tuned_too(deepfloyd, tmp_path):
     tuner = moved(tuner_of(deepfloyd, settings_of("pixel", rank=2, text_encoder=True, learn_word=True)))
+    assert save_addition(tuner, "zwx", tmp_path) == [LORA_FILE, T5_LORA_FILE, "learned_embeds.safetensors"]
+    choice = PriorChoice(str(deepfloyd), loras=(LoraFile(str(tmp_path), 1.0),))
+    assert [Path(lora.path).name for lora in with_whole_paths(choice).loras] == [LORA_FILE, T5_LORA_FILE]
+    prior = load_prior(choice)
+    close(tuner.text([PROMPT, KIND]).states, prior.embed_text([PROMPT, KIND]).states)
+    other = tuner_of(deepfloyd, settings_of("pixel", rank=2, text_encoder=True, learn_word=True, seed=4))
+    go_on(other, tmp_path, "zwx")
+    close(other.text([PROMPT, KIND]).states, tuner.text([PROMPT, KIND]).states)
+
+
+@torch.no_grad()
+def test_a_file_with_t5s_layers_beside_the_networks_is_read(deepfloyd, tmp_path):
+    """As dreamlift wrote it before T5's LoRA had a file of its own."""
+    tuner = moved(tuner_of(deepfloyd, settings_of("pixel", rank=2, text_encoder=True)))
     save_addition(tuner, "zwx", tmp_path)
+    both = load_file(tmp_path / LORA_FILE) | load_file(tmp_path / T5_LORA_FILE)
+    (tmp_path / T5_LORA_FILE).unlink()
+    save_file(both, tmp_path / LORA_FILE)
     prior = load_prior(PriorChoice(str(deepfloyd), loras=(LoraFile(str(tmp_path)),)))
     close(tuner.text([PROMPT, KIND]).states, prior.embed_text([PROMPT, KIND]).states)
+    other = tuner_of(deepfloyd, settings_of("pixel", rank=2, text_encoder=True, seed=4))
+    begin_with(other, tmp_path / LORA_FILE)
+    close(output_of(other, [PROMPT, KIND])[0], output_of(tuner, [PROMPT, KIND])[0])
+
+
+def attention_layers(unet):
+    """What diffusers' example adapts in every attention layer of DeepFloyd IF: the keys and values of the text as well."""
+    from diffusers.models.attention_processor import Attention
+
+    kinds = ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj")
+    return {f"{name}.{kind}" for name, module in unet.named_modules() if isinstance(module, Attention) for kind in kinds}
+
+
+@torch.no_grad()
+def test_diffusers_loads_the_file_of_deepfloyd(deepfloyd, tmp_path):
+    pytest.importorskip("peft")
+    from diffusers import IFPipeline
+
+    tuner = moved(tuner_of(deepfloyd, settings_of("pixel", rank=2, text_encoder=True)))
+    save_addition(tuner, "zwx", tmp_path)
+    parts = dict.fromkeys(("safety_checker", "watermarker", "feature_extractor"))
+    pipe = IFPipeline.from_pretrained(deepfloyd, requires_safety_checker=False, **parts)
+    layers = {key.removeprefix("unet.").rpartition(".lora_")[0] for key in load_file(tmp_path / LORA_FILE)}
+    assert layers == attention_layers(pipe.unet)
+    assert any("add_k_proj" in layer for layer in layers)
+    out, x, at = output_of(tuner, [PROMPT, KIND])
+    pipe.load_lora_weights(tmp_path)
+    close(out, pipe.unet(x, at, tuner.text([PROMPT, KIND]).states).sample[:, :3])
+    # as the model card says
+    pipe.scheduler = pipe.scheduler.__class__.from_config(pipe.scheduler.config, variance_type="fixed_small")
+    drawn = pipe(prompt=KIND, num_inference_steps=2, output_type="pt", generator=torch.Generator().manual_seed(0)).images
+    assert bool(drawn.isfinite().all())
 
 
 @pytest.mark.parametrize("text", [False, True])
@@ -561,6 +611,36 @@ def test_the_python_twin_of_the_verb(tmp_path, stub, photos):
     assert tuned.files == (LORA_FILE, "learned_embeds.safetensors")
     assert tuned.prior.loras == (LoraFile(str(tmp_path / "mine")),)
     load_prior(tuned.prior)
+
+
+def test_the_rates_of_large_priors_are_those_of_diffusers_examples():
+    """examples/dreambooth/README.md; the rate of IF's LoRA is multiplied by the pictures of a step (--scale_lr)."""
+    rates = {}
+    for family in ("latent", "pixel"):
+        for name, more in (("lora", {}), ("whole", {"all_weights": True})):
+            for text in (False, True):
+                found = filled(Tuning(text_encoder=text, **more), family, known_word=True)
+                rates[family, name, text] = found.lr, found.text_lr
+    assert rates == {
+        ("latent", "lora", False): (1e-4, 1e-4), ("latent", "lora", True): (1e-4, 1e-4),
+        ("latent", "whole", False): (5e-6, 5e-6), ("latent", "whole", True): (2e-6, 2e-6),
+        ("pixel", "lora", False): (4 * 5e-6, 4 * 5e-6), ("pixel", "lora", True): (4 * 5e-6, 4 * 5e-6),
+        ("pixel", "whole", False): (1e-7, 1e-7), ("pixel", "whole", True): (1e-7, 1e-7),
+    }  # fmt: skip
+    assert filled(Tuning(text_encoder=True, all_weights=True, lr=3e-6), "latent", known_word=True).lr == 3e-6
+
+
+def test_the_card_says_what_diffusers_needs_and_does_not_read():
+    settings = {"all_weights": False, "rank": 4, "targets": "attention", "text_encoder": True, "learn_word": False,
+                "class_weight": 1.0}  # fmt: skip
+    record = {"settings": settings, "prior": "deepfloyd-if", "prompt": PROMPT, "word": "zwx", "class": "mug", "photos": [{}],
+              "finished_steps": 3, "files": [LORA_FILE, T5_LORA_FILE]}  # fmt: skip
+    told = card(record, "mine", learned_variance=True)
+    assert 'variance_type="fixed_small"' in told
+    assert f"except `{T5_LORA_FILE}`" in told
+    plain = card({**record, "files": [LORA_FILE]}, "mine")
+    assert "variance" not in plain
+    assert "except" not in plain
 
 
 def test_settings_state_what_is_accepted():

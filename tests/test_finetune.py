@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from folder_helpers import save_if
 from lift_helpers import refused, run_main, small_pictures, status_of, tree
 from run_helpers import same
 from stage_helpers import FIELD
@@ -271,6 +272,17 @@ def test_loras_are_files_that_a_prior_takes(stub, photos, tmp_path):
     assert [made[name].loras for name in made] == [(LoraFile(str(folder / name)),) for name in ("partial", "full", "final")]
     given = load_prior(PriorChoice(str(stub), loras=(LoraFile(str(folder / "final")),)))
     torch.testing.assert_close(drawn_by(job.work.ready.priors[0]), drawn_by(given))
+
+
+def test_a_large_prior_is_tuned_on_pseudo_views_before_white(photos, tmp_path):
+    tuning = replace(LORA, class_weight=0.0, lr=1e-3)
+    first, lift_stage, _, repaint, final, last = six(save_if(tmp_path / "if"), tuning)
+    repaint = replace(repaint, teachers=(replace(repaint.teachers[0], prior=PriorChoice("tuned:partial")),))
+    stages = (first, lift_stage, repaint, final, last)
+    config = replace(config_of("", photos, stages=stages), backdrops=())
+    job = carried_out(config, tmp_path / "tuned", steps=7)  # the first step of the final tuning
+    said = {prompt for wordings in job.work.tuner.own.prompts for prompt in wordings}
+    assert said == {"a zwx mug", "a zwx mug, white background"}
 
 
 # ---- resume

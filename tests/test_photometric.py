@@ -73,6 +73,18 @@ def test_the_terms_are_their_formulas():
     assert {name: float(value) for name, value in found.items()} == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_masks_cross_entropy_is_its_formula_and_finite_at_both_ends():
+    opacity, mask = torch.tensor([0.0, 1.0, 0.3, 0.8]), torch.tensor([1.0, 0.0, 0.25, 1.0])
+    limited = [1e-5, 1 - 1e-5, 0.3, 0.8]
+    wanted = [-m * math.log(a) - (1 - m) * math.log(1 - a) for a, m in zip(limited, mask.tolist(), strict=True)]
+    shape = (1, 2, 2, 1)
+    pictures = Pictures(torch.zeros(1, 2, 2, 3), mask.view(shape), turntable(1, size=2))
+    out = RenderOutput(torch.zeros(1, 2, 2, 3), opacity.view(shape), opacity.view(shape), None)
+    settings = Photometric(rgb=0.0, mask=3.0, mask_loss="cross_entropy")
+    found = compare(out, torch.zeros(1, 3), pictures, settings, 0.0)
+    assert float(found["photo_mask"]) == pytest.approx(3.0 * sum(wanted) / 4, rel=1e-3)
+
+
 def test_depth_is_compared_up_to_scale_and_shift_and_only_inside_the_mask():
     wanted, settings = pictures_of(2), Photometric(rgb=0.0, mask=0.0, depth=1.0)
     inside = wanted.alpha > 0.5

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from folder_helpers import save_if
 from lift_helpers import run_main, small_pictures, status_of
 from run_helpers import same
 from stage_helpers import FIELD, begun, steps_of
@@ -15,8 +16,11 @@ from dreamlift.config.build import save_yaml
 from dreamlift.config.schema import Config
 from dreamlift.guidance.refine import Refine
 from dreamlift.guidance.sds import SDS
+from dreamlift.lifting import load, resolve
+from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.exact.empirical import EmpiricalPrior
 from dreamlift.priors.exact.gaussian import GaussianPrior
+from dreamlift.priors.kinds import load_prior
 from dreamlift.prompts import Backdrop, NoViews
 from dreamlift.scenes.nerf.occupancy import Occupancy
 from dreamlift.scenes.nerf.scene import Nerf
@@ -115,6 +119,23 @@ def test_the_command_line_runs_it(cwd, monkeypatch):
     assert run_main("generate", "--config", "run.yaml", *OPTIONS, "--out", "whole") == 0
     assert status_of(cwd / "whole")["status"] == "finished"
     assert len((cwd / "whole" / "metrics.jsonl").read_text().splitlines()) == 2 + 2 + 2
+
+
+def test_a_large_prior_is_told_that_the_background_is_white(tmp_path, stub):
+    """Without backdrops the renders lie on white; priors of toys know no such words."""
+    large = save_if(tmp_path / "if")
+    for folder, words in ((large, "white background"), (stub, "")):
+        stages = [
+            replace(stage, teachers=tuple(
+                replace(teacher, prior=PriorChoice(str(folder)), wording=NoViews()) for teacher in stage.teachers
+            )) for stage in RUN.stages
+        ]  # fmt: skip
+        job = load(resolve(replace(RUN, engine="torch", stages=tuple(stages))))
+        cameras = RUN.stages[1].cameras(8)[:1]
+        (plain,), (told,) = job.embeds[0], job.embeds[1]
+        prior = load_prior(str(folder))
+        for embeds, wanted in ((plain, "a red mug"), (told, ", ".join(filter(None, ("a red mug", words))))):
+            torch.testing.assert_close(embeds.at(cameras).prompt_embeds, prior.embed_text([wanted]).states)
 
 
 def test_it_continues_from_any_picture():

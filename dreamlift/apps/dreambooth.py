@@ -170,7 +170,7 @@ def _carry_out(
     mean = sum(losses) / len(losses) if losses else None
     record = {**record, "finished_steps": tuner.index, "files": files, "loss": mean}
     write_record(folder, record)
-    write_card(folder, record)
+    write_card(folder, record, plan.learned_variance)
     return Tuned(folder, tuple(files), subject.prompt, tuner.index, mean, whole, subject.prior)
 
 

@@ -10,6 +10,7 @@ from dreamlift.priors.engine import Engine
 from dreamlift.priors.saving import Memory
 from dreamlift.prompts import Backdrop, words_of
 from dreamlift.reading.photos import Photo
+from dreamlift.schedules import value_at
 from dreamlift.stages import STAGES, Stage
 from dreamlift.stages.base import Place, places_of
 from dreamlift.stages.lift import Lift
@@ -83,6 +84,12 @@ class Config:
         """Whether a stage tunes a prior on the photos, which are then no reference pictures."""
         return any(stage.tunes for stage in self.stages)
 
+    @property
+    def compares_depth(self) -> bool:
+        """Whether a stage compares the depths that ``depth_model`` gives the photos."""
+        compared = [stage.photometric for stage in self.stages if isinstance(stage, Lift) and stage.photometric is not None]
+        return bool(self.depth_model) and any(each.source == "photos" and each.ever("depth") for each in compared)
+
     def places(self) -> tuple[Place, ...]:
         """The place of each stage in the run."""
         given = (bool(self.initial_mesh), any(photo.path for photo in self.photos), bool(self.depth_model), self.subject)
@@ -116,3 +123,30 @@ def check_stages(config: Config) -> None:
             )
     if not config.stages[-1].makes_scene:
         raise ValueError(f"stages.{len(config.stages) - 1}: it makes no scene, so a run cannot end with it; add a lift stage")
+
+
+def unused_inputs(config: Config, pictured: bool) -> list[str]:
+    """Notes on photos, and on a model of their depths, that no part of the run uses.
+
+    Args:
+        pictured: a prior is shown the photos.
+    """
+    notes = []
+    if config.photos and not (pictured or config.tunes or any(stage.uses_photos for stage in config.stages)):
+        notes.append(
+            "photos are given, but nothing here uses them: --class NOUN tunes a prior on them, --preset zero123-toy lifts one"
+        )
+    if config.depth_model and not config.compares_depth:
+        notes.append(f"--depth-model has no effect, since no stage compares depths{_depth_fix(config.stages)}")
+    return notes
+
+
+def _depth_fix(stages: tuple[Stage, ...]) -> str:
+    """How the first stage that compares with the photos would compare their depths, with Magic123's weight."""
+    for number, stage in enumerate(stages):
+        compared = stage.photometric if isinstance(stage, Lift) else None
+        if compared is not None and compared.source == "photos":
+            # The official repository's coarse stage: 5 for the colours, and 0.01 for half of 1 - r.
+            weight = value_at(compared.rgb, 0.0) / 1000 or 1.0
+            return f": add --stages.{number}.photometric.depth {weight:g}, which is Magic123's weight relative to rgb"
+    return ", nor with the photos"

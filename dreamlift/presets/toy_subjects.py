@@ -1,7 +1,9 @@
 """DreamBooth3D with the embedded prior: a thing in a few photos, by a new word, in minutes on a laptop.
 
 All weights are tuned, which keeps the view in a new context better than a LoRA does (docs/dreambooth.md). Steps, t_pseudo and
-weights are dreamlift's own: the paper's are those of Imagen, and most of them are not published.
+weights are dreamlift's own: the paper's steps are those of Imagen, and we found none of the other numbers in its main text (its
+supplement was not seen). The pseudo views have the masks of the rough asset's renders, so that the final asset is held to its
+silhouette.
 """
 
 from __future__ import annotations

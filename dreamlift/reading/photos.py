@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 ELEVATION_DEG = 15.0  # of a photo whose elevation is neither given nor estimated: people look down at things a little
-RATIO = 0.78  # of the object's longest side to the frame's: that of Zero-1-to-3's training pictures (200 of 256 pixels)
+RATIO = 0.78  # of the object's longest side to the frame's, as Zero-1-to-3's demo prepares photos (200 of 256 pixels)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import torch
 from dreamlift.priors.base import Prior
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.engine import UsedEngine
+from dreamlift.priors.kinds import Located
 from dreamlift.prompts import Backdrop, Embeds
 from dreamlift.scenes.base import Scene
 from dreamlift.stages.teacher import Teacher
@@ -113,6 +114,10 @@ class Stage(ABC):
         """A copy with other priors, in the order of :attr:`choices`."""
         pairs = zip(self.teachers, choices, strict=True)
         return self.with_teachers(tuple(replace(teacher, prior=choice) for teacher, choice in pairs))
+
+    def spoken(self, backdrops: tuple[Backdrop, ...], located: Located) -> tuple[Backdrop, ...]:
+        """The backdrops whose words its prompts for a prior have: those of the run."""
+        return backdrops
 
     def resolved(self) -> Stage:
         """The same settings with absolute paths. Raises ValueError if a file cannot be used."""

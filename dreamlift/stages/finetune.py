@@ -24,6 +24,7 @@ from dreamlift.stages.base import Place, Ready, Stage, Work
 from dreamlift.stages.recovery import DivergedError
 from dreamlift.stages.tuned import Material, on_top, tuned_name, tuned_priors
 from dreamlift.texturing.extract import Extract
+from dreamlift.tuning.photos import plain_backdrops
 from dreamlift.tuning.settings import Tuning
 from dreamlift.types import Counted, Event, Handover, Note, Step
 
@@ -177,18 +178,18 @@ class Finetuning(Work):
             files = save_whole(self.tuner, parts, subject.word, subject.class_name, self.folder)
         else:
             files = save_addition(self.tuner, subject.word, self.folder)
-        write_card(self.folder, self.record(files))
+        plan = self.stage.plan(self.ready.place, self.material.photos, self.material.located)
+        write_card(self.folder, self.record(plan, files), plan.learned_variance)
         before = self.ready.handover
         return replace(before, tuned=tuple(dict.fromkeys([*before.tuned, self.stage.name])))
 
-    def record(self, files: list[str]) -> dict[str, Any]:
+    def record(self, plan: Plan, files: list[str]) -> dict[str, Any]:
         """What the model card says; see :func:`dreamlift.tuning.card.card`."""
         from dreamlift.tuning.card import shown_prior
 
-        stage, place, material = self.stage, self.ready.place, self.material
-        plan = stage.plan(place, material.photos, material.located)
-        under = shown_prior(start_of(stage, material).choice.name)
-        return {**plan.record(), "finished_steps": stage.steps, "files": files, "stage": place.number + 1,
+        stage = self.stage
+        under = shown_prior(start_of(stage, self.material).choice.name)
+        return {**plan.record(), "finished_steps": stage.steps, "files": files, "stage": self.ready.place.number + 1,
                 "source": stage.source, "begun": tuned_name(stage.prior), "under": under}  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
@@ -253,7 +254,7 @@ def make(
     if there:
         plan = replace(plan, subject=replace(plan.subject, class_pictures=str(folder)))
     drawn = None if stage.source == "photos" else ready.handover.pictures
-    behind = ready.place.backdrops[0].words if ready.place.backdrops else ""
+    behind = next((each.words for each in ready.place.backdrops or plain_backdrops(plan.parts)), "")
     found = yield from examples_of(plan, folder, ready.device, material.engine, note, drawn, behind)
     sets = {"photos": [found.own], "handover": [found.drawn], "both": [found.own, found.drawn]}[stage.source]
     own = joined(*[each for each in sets if each is not None])

@@ -1,11 +1,12 @@
 """The photometric term: the error of renders from the cameras of known pictures.
 
-    L = rgb mean |m C + (1 - m) B - R|^2 + mask mean |A - m|^2 + depth (1 - r) + normal mean_m (1 - <n, N>)
+    L = rgb mean |m C + (1 - m) B - R|^2 + mask mean e(A, m) + depth (1 - r) + normal mean_m (1 - <n, N>)
 
-C, m, N, D are the pictures' colours, masks, normals and depths; R, A, n, d those of the render over the background B; r is
-Pearson's correlation of d and D inside the mask, which is invariant to the unknown scale and shift of estimated depth. The
-default weights are those of threestudio's ``magic123-coarse-sd.yaml``; its ``zero123.yaml`` has rgb 500 and mask 50, the
-official Magic123 5 and 0.5.
+C, m, N, D are the pictures' colours, masks, normals and depths; R, A, n, d those of the render over the background B. e(A, m)
+is (A - m)^2 or the cross-entropy -m log A - (1 - m) log(1 - A); r is Pearson's correlation of d and D inside the mask, which is
+invariant to the unknown scale and shift of estimated depth. The default weights are those of threestudio's
+``magic123-coarse-sd.yaml``, where e is the cross-entropy; in its ``zero123.yaml`` and in the official Magic123 e is the square,
+with rgb 500 and mask 50, and 5 and 0.5.
 
 By default every step both compares and asks the teachers (threestudio's ``zero123.yaml``). With ``alone`` a comparison takes
 the place of the teachers: ``every`` 4 in stable-dreamfusion and Magic123, with ``first`` 100 in the latter; 2 in DreamCraft3D.
@@ -31,7 +32,9 @@ class Photometric:
 
     source: Literal["photos", "handover"] = "photos"  # reference pictures: the user's photos, or those of the previous stage
     rgb: float | Schedule = 1000.0  # weight of the mean squared error of the colors (sRGB in [0, 1]); 0: off
-    mask: float | Schedule = 100.0  # weight of the mean squared error of the opacity against the mask; 0: off
+    mask: float | Schedule = 100.0  # weight of the error of the opacity against the mask; 0: off
+    # that error: the mean square, or the binary cross-entropy of the opacity, within 1e-5 and 1 - 1e-5 (threestudio's Magic123)
+    mask_loss: Literal["square", "cross_entropy"] = "square"
     depth: float | Schedule = 0.0  # weight of 1 - Pearson correlation of the depths inside the mask; 0: off
     normal: float | Schedule = 0.0  # weight of the mean of 1 - cosine between the normals inside the mask; 0: off
     views: int = 1  # pictures compared per step, at least 1, drawn without replacement
@@ -160,7 +163,7 @@ def compare(
     error = (render.rgb - rgb).square()
     if settings.erode:
         error = error * away_from_edge(wanted.alpha, settings.erode)
-    terms = {"rgb": error.mean(), "mask": (render.opacity - wanted.alpha).square().mean()}
+    terms = {"rgb": error.mean(), "mask": mask_error(render.opacity, wanted.alpha, settings.mask_loss)}
     inside = wanted.alpha > 0.5
     if wanted.depth is not None and bool(inside.any()):
         terms["depth"] = 1.0 - pearson(render.depth[inside], wanted.depth[inside])
@@ -169,6 +172,13 @@ def compare(
         terms["normal"] = 1.0 - cosine[inside[..., 0]].mean()
     weights = {name: value_at(getattr(settings, name), progress) for name in terms}
     return {f"photo_{name}": weights[name] * value for name, value in terms.items() if weights[name] != 0.0}
+
+
+def mask_error(opacity: Tensor, mask: Tensor, kind: Literal["square", "cross_entropy"]) -> Tensor:
+    """The mean error () of an opacity ``(B, H, W, 1)`` against the mask."""
+    if kind == "square":
+        return (opacity - mask).square().mean()
+    return torch.nn.functional.binary_cross_entropy(opacity.clamp(1e-5, 1.0 - 1e-5), mask)
 
 
 def away_from_edge(alpha: Tensor, width: int) -> Tensor:

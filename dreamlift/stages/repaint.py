@@ -19,12 +19,14 @@ import torch
 
 from dreamlift.cameras import orbit_cameras
 from dreamlift.guidance.refine import Refine
+from dreamlift.priors.kinds import Located
 from dreamlift.prompts import Backdrop
 from dreamlift.stages.base import Place, Ready, Stage, Work
 from dreamlift.stages.teacher import Teacher, failures_of
 from dreamlift.system.streams import random_stream
 from dreamlift.texturing.draw import render_mesh
 from dreamlift.texturing.extract import Extract
+from dreamlift.tuning.photos import plain_backdrops
 from dreamlift.types import Cameras, Handover, Pictures, Step
 
 WHITE = Backdrop("", (1.0, 1.0, 1.0))
@@ -70,6 +72,10 @@ class Repaint(Stage):
     def needs_of_handover(self, settings: Extract) -> Extract:
         """With a texture, which the pictures show."""
         return replace(settings, normal_map=False)
+
+    def spoken(self, backdrops: tuple[Backdrop, ...], located: Located) -> tuple[Backdrop, ...]:
+        """Those of the run; without any, large priors are told that it is white."""
+        return backdrops or plain_backdrops(located.parts)
 
     def begin(self, ready: Ready) -> Repainting:
         return Repainting(self, ready)

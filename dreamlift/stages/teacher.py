@@ -9,7 +9,8 @@ A teacher that is conditioned on a photo may be weighted by the view: the gradie
     1 - a + a w,    w = min(1, n angle / 180 degrees)
 
 with a = ``angle_weight``, the angle between the directions of the picture's camera and of the nearest of the n photos' cameras,
-as in stable-dreamfusion's and Magic123's ``guidance/zero123_utils.py``, where a = 1 (``zero123_grad_scale``: angle).
+as in stable-dreamfusion's and Magic123's ``guidance/zero123_utils.py``, where a = 1 (``zero123_grad_scale``: angle) and w is
+not limited to 1, which matters with several photos only.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dreamlift.priors.lora.additions import LORA_FILE, T5_LORA_FILE
 from dreamlift.prompts import article
 from dreamlift.system.files import atomic_write_text
 from dreamlift.system.text import read_text
@@ -56,17 +57,18 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
     atomic_write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
 
 
-def write_card(folder: Path, record: dict[str, Any]) -> None:
+def write_card(folder: Path, record: dict[str, Any], learned_variance: bool = False) -> None:
     """Write the model card. Raises OSError."""
-    atomic_write_text(folder / "README.md", card(record, folder.name))
+    atomic_write_text(folder / "README.md", card(record, folder.name, learned_variance))
 
 
-def card(record: dict[str, Any], name: str) -> str:
+def card(record: dict[str, Any], name: str, learned_variance: bool = False) -> str:
     """The model card of a tuning in the folder ``name``.
 
     Args:
         record: of a stage of a run also ``stage``, its number; ``source``, the pictures that it was tuned on; ``begun``, the
             weights of the run that it went on from; ``under``, the prior that the files are used with.
+        learned_variance: the prior predicts a variance, which the tuning does not train.
     """
     settings, prior = record["settings"], record["prior"]
     whole, prompt, word_only = settings["all_weights"], record["prompt"], settings.get("word_only", False)
@@ -97,9 +99,28 @@ dreamlift generate "{prompt}" {use}
 dreamlift generate "{prompt} on a wooden box" {use}
 ```
 
-{files}
+{files}{_in_diffusers(record["files"], name, learned_variance)}
 {rest}
 The license is that of the base model and of the photos.
+"""
+
+
+def _in_diffusers(files: list[str], name: str, learned_variance: bool) -> str:
+    """What diffusers needs beside the files, or does not read of them."""
+    told = (
+        f"\ndiffusers reads these files, except `{T5_LORA_FILE}`, which dreamlift alone reads.\n"
+        if T5_LORA_FILE in files
+        else ""
+    )
+    if not learned_variance or LORA_FILE not in files:
+        return told
+    return f"""{told}
+In diffusers, a fixed variance replaces the one that the prior predicts, since the tuning does not train it:
+
+```python
+pipe.load_lora_weights("{name}")
+pipe.scheduler = pipe.scheduler.__class__.from_config(pipe.scheduler.config, variance_type="fixed_small")
+```
 """
 
 

@@ -108,6 +108,11 @@ class Plan:
         return bool(width) and self.subject.cameras and self.located.choice.camera_conditioning
 
     @property
+    def learned_variance(self) -> bool:
+        """Whether the prior also predicts a variance, which no tuning trains."""
+        return str(self.parts.schedule_config().get("variance_type", "")).startswith("learned")
+
+    @property
     def backdrops(self) -> tuple[Backdrop, ...]:
         """What plain photos are shown over."""
         return TOY_BACKDROPS if self.family == "words" else PLAIN_BACKDROPS

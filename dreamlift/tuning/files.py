@@ -1,9 +1,10 @@
 """What a tuning leaves: LoRA and embedding in diffusers' layouts, or a whole diffusers folder; and its state, to continue it.
 
 ``pytorch_lora_weights.safetensors`` has ``unet.<layer>.lora_A.weight`` (r, in[, h, w]) and ``lora_B.weight`` (out, r[, 1, 1]),
-as diffusers' ``load_lora_weights`` reads it, with the scale gamma / r multiplied into B. ``learned_embeds.safetensors`` has the
-new word's vector ``(D,)`` by the word, or several ``(N, D)``, as ``load_textual_inversion`` reads them. Models with two text
-encoders have their own for each: ``<word>.safetensors`` with ``clip_l`` and ``clip_g``.
+as diffusers' ``load_lora_weights`` reads it, with the scale gamma / r multiplied into B. That function refuses a file with
+layers of a T5, so that its LoRA has a file of its own, ``text_encoder_lora.safetensors``. ``learned_embeds.safetensors`` has
+the new word's vector ``(D,)`` by the word, or several ``(N, D)``, as ``load_textual_inversion`` reads them. Models with two
+text encoders have their own for each: ``<word>.safetensors`` with ``clip_l`` and ``clip_g``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 from dreamlift.priors.files.folder import read_json
 from dreamlift.priors.files.tensors import read_tensors
 from dreamlift.priors.loading.nouns import NOUNS
-from dreamlift.priors.lora.additions import EMBEDDING_FILE, LORA_FILE
+from dreamlift.priors.lora.additions import EMBEDDING_FILE, LORA_FILE, T5_LORA_FILE
 from dreamlift.priors.lora.embedding_files import read_embeddings
 from dreamlift.priors.lora.lora import LoRA
 from dreamlift.priors.parts import FolderParts
@@ -60,15 +61,26 @@ def adaptations(tuner: Tuner) -> dict[str, LoRA]:
     return found
 
 
+def files_of(tuner: Tuner) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a tuning's LoRAs by the names of their files."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for prefix, lora in adaptations(tuner).items():
+        is_t5 = any(key.startswith("encoder/block/") for key in lora.down)
+        found.setdefault(T5_LORA_FILE if is_t5 else LORA_FILE, {}).update(lora_tensors(lora, prefix))
+    return found
+
+
 @torch.no_grad()
 def begin_with(tuner: Tuner, path: str | Path) -> None:
-    """Continue the LoRA in ``path``, a file of :func:`save_addition` with the same targets and rank.
+    """Continue the LoRA in ``path``, a file of :func:`save_addition` with the same targets and rank, and T5's beside it.
 
     Raises:
         ValueError: it is of other layers or of another rank.
     """
-    tensors, _ = read_tensors(path)
-    wanted = {name: value for prefix, lora in adaptations(tuner).items() for name, value in lora_tensors(lora, prefix).items()}
+    files, (tensors, _), beside = files_of(tuner), read_tensors(path), Path(path).with_name(T5_LORA_FILE)
+    if T5_LORA_FILE in files and beside.is_file():
+        tensors |= read_tensors(beside)[0]
+    wanted = {name: value for each in files.values() for name, value in each.items()}
     if {name: value.shape for name, value in tensors.items()} != {name: value.shape for name, value in wanted.items()}:
         raise ValueError(f"{path} is of other layers or of another rank: begin with a LoRA of the same settings")
     for prefix, lora in adaptations(tuner).items():
@@ -96,11 +108,10 @@ def go_on(tuner: Tuner, folder: Path, word: str) -> None:
 
 def save_addition(tuner: Tuner, word: str, folder: Path) -> list[str]:
     """Write the LoRAs and the word's vectors, as far as there are any; returns the names of the files."""
-    tensors = {name: value for prefix, lora in adaptations(tuner).items() for name, value in lora_tensors(lora, prefix).items()}
     names = []
-    if tensors:
-        write_tensors(folder / LORA_FILE, tensors, {"format": "pt"})
-        names.append(LORA_FILE)
+    for name, tensors in files_of(tuner).items():
+        write_tensors(folder / name, tensors, {"format": "pt"})
+        names.append(name)
     found = tuner.text.vectors() if isinstance(tuner.text, TunedText) else {}
     vectors = {part: value[0] if len(value) == 1 else value for part, value in found.items()}
     if not vectors:

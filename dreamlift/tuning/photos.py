@@ -20,18 +20,27 @@ from dreamlift.images.photos import cameras_of, read_photos
 from dreamlift.images.read import read_picture
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.engine import Engine
+from dreamlift.priors.parts import Parts
 from dreamlift.prompts import Backdrop, article
 from dreamlift.reading.photos import ELEVATION_DEG, RATIO, Photo
 from dreamlift.toybox.world.truth import is_asymmetric
 from dreamlift.tuning.class_pictures import square
 from dreamlift.tuning.examples import WHOLE, Place
 from dreamlift.tuning.settings import Tuning
+from dreamlift.tuning.words import is_closed
 from dreamlift.types import Cameras
 
 MOST = 1000  # photos
 TOY_FRAME = {"ratio": 0.69, "shift": (0.0, 0.014)}  # the mean over the toybox's training pictures
 TOY_BACKDROPS = (Backdrop("", (0.70, 0.75, 0.80)), Backdrop("dark background", (0.12, 0.14, 0.20)))
 PLAIN_BACKDROPS = (Backdrop("white background", (1.0, 1.0, 1.0)),)
+
+
+def plain_backdrops(parts: Parts | None) -> tuple[Backdrop, ...]:
+    """What a plain white background is called for a prior; () for one that reads no words, or those of a list only."""
+    if parts is None or not parts.has("tokenizer") or is_closed(parts.tokenizer("tokenizer")):
+        return ()
+    return PLAIN_BACKDROPS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,9 @@
 
 The defaults of large models are those of diffusers' DreamBooth examples
 (https://github.com/huggingface/diffusers/tree/main/examples/dreambooth): Stable Diffusion with LoRA 500 steps at 1e-4, with all
-weights 800 steps at 5e-6; DeepFloyd IF with LoRA 1200 steps at 5e-6, with all weights 150 steps at 1e-7.
+weights 800 steps at 5e-6, at 2e-6 with its text encoder; DeepFloyd IF with LoRA 1200 steps at 5e-6 times the 4 pictures of a
+step (``--scale_lr``), with all weights 150 steps at 1e-7. Its example of Stable Diffusion with a LoRA and both of IF have no
+class pictures, which are used here in all of them; IF's with all weights has Adam with 8 bits, which is AdamW here.
 
 Those of textual inversion (``word_only``) are Magic123's (https://github.com/guochengqian/Magic123): 3000 steps of 16 pictures
 with Stable Diffusion 1.5 (``textual_inversion.sh``); the learning rate, 1e-4, is the default of the program that it calls.
@@ -21,12 +23,14 @@ MOST_STEPS = 1_000_000
 TABLE: dict[tuple[Family, bool], dict[str, Any]] = {
     ("words", False): {"steps": 150, "lr": 2e-3, "word_lr": 2e-3, "batch": 4, "rank": 16, "targets": "all"},
     ("words", True): {"steps": 150, "lr": 3e-4, "word_lr": 2e-3, "batch": 4},
-    ("pixel", False): {"steps": 1200, "lr": 5e-6, "word_lr": 5e-4, "batch": 4, "rank": 4, "targets": "attention"},
+    ("pixel", False): {"steps": 1200, "lr": 2e-5, "word_lr": 5e-4, "batch": 4, "rank": 4, "targets": "attention"},
     ("pixel", True): {"steps": 150, "lr": 1e-7, "word_lr": 5e-4, "batch": 4},
     ("latent", False): {"steps": 500, "lr": 1e-4, "word_lr": 5e-4, "batch": 1, "rank": 4, "targets": "attention"},
     ("latent", True): {"steps": 800, "lr": 5e-6, "word_lr": 5e-4, "batch": 1},
 }
 """Defaults by family, and by whether all weights are trained."""
+WITH_TEXT: dict[tuple[Family, bool], dict[str, Any]] = {("latent", True): {"lr": 2e-6}}
+"""What differs where the text encoders are tuned, too."""
 WORD_TABLE: dict[Family, dict[str, Any]] = {
     "words": {"steps": 300, "word_lr": 2e-2, "batch": 4},
     "pixel": {"steps": 3000, "word_lr": 1e-4, "batch": 16},
@@ -79,7 +83,8 @@ class Tuning:
 
 def filled(settings: Tuning, family: Family, known_word: bool) -> Tuning:
     """The settings with the family's defaults in place of None. ``known_word``: the tokenizer can represent the word."""
-    table = WORD_TABLE[family] if settings.word_only else TABLE[family, settings.all_weights]
+    key = family, settings.all_weights
+    table = WORD_TABLE[family] if settings.word_only else TABLE[key] | (WITH_TEXT.get(key, {}) if settings.text_encoder else {})
     defaults = {**table, "learn_word": settings.word_only or not known_word}
     empty = {each.name for each in fields(settings) if getattr(settings, each.name) is None}
     found = replace(settings, **{name: value for name, value in defaults.items() if name in empty})

@@ -27,8 +27,15 @@ from dreamlift.stages.teacher import Teacher
 
 WHITE = Solid(color=(1.0, 1.0, 1.0))
 CAMERAS = CameraSampler(
-    views=1, resolution=(128,), elevation_deg=(-45.0, 45.0), distance=(2.5, 2.5), fov_deg=(40.0, 40.0), like_photo=True
+    views=1,
+    resolution=(128,),
+    elevation_deg=(-45.0, 45.0),
+    distance=(2.5, 2.5),
+    fov_deg=(40.0, 40.0),
+    angle_share=0.5,
+    like_photo=True,
 )
+COMPARED = Photometric(rgb=1000.0, mask=100.0, mask_loss="cross_entropy", resolution=(128,), backdrop="white")
 
 
 def teachers(words: float, views: float, priors: bool = True) -> tuple[Teacher, ...]:
@@ -71,7 +78,7 @@ MAGIC123 = Config(
             weights=Weights(normal_smooth=1000.0),
             adam=Adam(eps=1e-8),
             teachers=teachers(words=0.025, views=1.0),
-            photometric=Photometric(rgb=1000.0, mask=100.0, resolution=(128,), backdrop="white", regularize=True),
+            photometric=COMPARED,
         ),
         Lift(
             steps=10_000,
@@ -80,7 +87,12 @@ MAGIC123 = Config(
                 resolution=128,
                 deform=0.5,
                 color=Hashgrid(
-                    levels=16, log2_rows=19, start_levels=16, activation="softplus", blob=Blob(kind="none", scale=10.0, std=0.5)
+                    levels=16,
+                    log2_rows=19,
+                    start_levels=16,
+                    activation="softplus",
+                    blob=Blob(kind="none", scale=10.0, std=0.5),
+                    lr=0.001,
                 ),
                 background=WHITE,
                 sdf_lr=0.001,
@@ -89,7 +101,7 @@ MAGIC123 = Config(
             weights=Weights(vertex_consistency=1000.0),
             adam=Adam(eps=1e-8),
             teachers=teachers(words=0.025, views=1.0, priors=False),
-            photometric=Photometric(rgb=1000.0, mask=100.0, resolution=(512,), backdrop="white", regularize=True),
+            photometric=replace(COMPARED, resolution=(512,)),
         ),
     ),
     checkpoint_every=500,
@@ -97,13 +109,16 @@ MAGIC123 = Config(
 """threestudio's ``magic123-coarse-sd.yaml`` and ``magic123-refine-sd.yaml`` (one 32 GB GPU).
 
 The official repository differs: 5,000 steps twice; the photo is compared in every 4th step and in all of the first 100, with
-weights of 5 and 0.5, a depth term of 0.01, and nothing else in those steps; random views from a distance of 1.8; the 2D teacher
-has the weight 1 and the 3D teacher 40 (both 0.001 and 0.01 in the fine stage), whose gradient grows with the angle from the
-photo; a fifth of the first steps shows normals; the words are a token that textual inversion learnt from the photo.
+weights of 5 and 0.5, both of mean squares, and a depth term of 0.01 times half of 1 - r; no teacher is asked in those steps,
+but the regularisers count in them, too; random views from a distance of 1.8; the 2D teacher has the weight 1 and the 3D teacher
+40 (0.001 and 0.01 in the fine stage), whose gradient grows with the angle from the photo; in the fine stage t is 0.02 to 0.5,
+and the depth term is off; the teachers are shown normals in the first fifth of the coarse stage's steps; the words are a token
+that textual inversion learnt from the photo.
 
-Differences from threestudio's rows: zero123-xl, not zero123; one hidden layer, not two; the photo's elevation is given or
-estimated (0 in the rows); signed distances are in cells, where the row has the density minus its threshold; grid points move by
-at most half a cell, not a whole one.
+Differences from threestudio's rows: zero123-xl, not zero123; one hidden layer, not two; normals are differences of the density
+over 0.01, not its derivative; the photo's mask keeps its values between 0 and 1, and its rays are not moved at random (0.002);
+the photo's elevation is given or estimated (0 in the rows); signed distances are in cells, where the row has the density minus
+its threshold; grid points move by at most half a cell, not a whole one. Neither row has a term of depth.
 """
 
 PRESETS = {

@@ -13,6 +13,7 @@ from dreamlift.system.files import expanded, user_file
 from dreamlift.types import LoraFile
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' name, which its own loader looks for in a folder
+T5_LORA_FILE = "text_encoder_lora.safetensors"  # beside it: that of a T5 encoder, which diffusers' loader does not know
 EMBEDDING_FILE = "learned_embeds.safetensors"  # that of its textual inversions of one text encoder
 PAIR = {"clip_l", "clip_g"}  # the entries of one of two encoders
 
@@ -64,7 +65,7 @@ def with_whole_paths(choice: PriorChoice) -> PriorChoice:
 
 
 def opened_folder(path: str) -> tuple[list[str], list[str]] | None:
-    """The absolute paths of a folder's LoRA, if it has one, and of its embeddings: its other .safetensors files.
+    """The absolute paths of a folder's LoRA, if it has one (and of T5's), and of its embeddings: the other .safetensors files.
 
     Returns:
         None if ``path`` is no folder.
@@ -76,9 +77,11 @@ def opened_folder(path: str) -> tuple[list[str], list[str]] | None:
     if not folder.is_dir():
         return None
     folder = folder.resolve()
-    others = sorted(file for file in folder.glob("*.safetensors") if file.name != LORA_FILE)
+    files = sorted(folder.glob("*.safetensors"))
+    loras = [file for file in files if file.name in (LORA_FILE, T5_LORA_FILE)]
+    others = [file for file in files if file not in loras]
     if (folder / LORA_FILE).is_file():
-        return [str(folder / LORA_FILE)], list(map(str, others))
+        return list(map(str, loras)), list(map(str, others))
     if (folder / "model_index.json").is_file():
         raise ValueError(f"the folder {path!r} is a whole prior, not a LoRA: give it to --prior")
     if found := [str(file) for file in others if file.name == EMBEDDING_FILE or _is_pair(file)]:

@@ -26,7 +26,10 @@ CameraInput = Literal["angles", "matrix"]
 or the 4 x 4 camera-to-world matrix, through an MLP with one hidden layer, as in threestudio's VSD."""
 
 ENDINGS = {
-    "attention": ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight"),  # as diffusers names them
+    # as diffusers names them; the last two are of the text's keys and values in DeepFloyd IF
+    "attention": (
+        "to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight", "add_k_proj.weight", "add_v_proj.weight",
+    ),
     "all": ("weight",),
     "text": (  # as transformers names them in CLIP, and in T5
         ".q_proj.weight", ".k_proj.weight", ".v_proj.weight", ".out_proj.weight",
