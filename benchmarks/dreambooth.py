@@ -33,8 +33,6 @@ import dreamlift
 from dreamlift.export.video import contact_sheet
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.system.startup import tune_process
-from dreamlift.tuning.dreambooth import Subject as Taught
-from dreamlift.tuning.examples import WHOLE
 from dreamlift.tuning.photos import TOY_BACKDROPS
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -49,16 +47,8 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def tuned(subject: Subject, photos: list[Any], way: dict[str, Any], steps: int | None, folder: Path) -> PriorChoice:
     """The prior of a way of tuning."""
-    settings = {name: value for name, value in way.items() if name != "sizes"}
-    places = Taught.places
-    if not way.get("sizes", True):
-        Taught.places = WHOLE
-    try:
-        return dreamlift.dreambooth(
-            photos, class_name=subject.kind, word="zwx", out=folder, samples=0, steps=steps, **settings
-        ).prior  # fmt: skip
-    finally:
-        Taught.places = places
+    given = {"steps": steps, **way} if steps else way
+    return dreamlift.dreambooth(photos, class_name=subject.kind, word="zwx", out=folder, samples=0, **given).prior
 
 
 def main() -> None:

@@ -113,7 +113,7 @@ def test_pseudo_views_are_called_as_the_photos_are(stub, photos, tmp_path):
     repaint, final = six(stub)[3].with_choices((PriorChoice(str(stub)),)), replace(six(stub)[4], prior=PriorChoice(str(stub)))
     stages = (lifted(str(stub)), repaint, final, lifted("tuned:final"))
     tuner = carried_out(config_of(stub, photos, stages=stages), tmp_path, steps=5).work.tuner
-    assert len(tuner.own) == 3 * (2 * 2 + 2)  # three sizes of two photos over two backdrops, and of two pseudo views
+    assert len(tuner.own) == 2 * 2 + 2  # two photos over two backdrops, and two pseudo views
     assert {prompt.split(",")[0] for wordings in tuner.own.prompts for prompt in wordings} == {"a zwx mug"}
 
 

@@ -34,15 +34,15 @@ def by_final(stage: Lift, guidance: SDS, rgb: float) -> Lift:
 
 
 DREAMBOOTH3D = toy(
-    Finetune(name="partial", steps=80, prior=PIXELS, tuning=TUNING),
+    Finetune(name="partial", steps=40, prior=PIXELS, tuning=TUNING),
     replace(FIELD, teachers=(replace(FIELD.teachers[0], prior=PARTIAL),)),
-    Finetune(name="full", steps=160, prior=PARTIAL, tuning=TUNING),
+    Finetune(name="full", steps=110, prior=PARTIAL, tuning=TUNING),
     Repaint(
         views=20,
         elevation_deg=(0.0, 30.0),
         teachers=(Teacher(FULL, Refine(3.0, T_PSEUDO, T_PSEUDO, steps=40, clip_x0=1.0), WORDS),),
     ),
-    Finetune(name="final", steps=160, prior=PARTIAL, source="both", tuning=TUNING),
+    Finetune(name="final", steps=60, prior=PARTIAL, source="both", tuning=TUNING),
     # A smaller guidance scale than that of FIELD and MESH, 7.5, and a strong reconstruction: 1.8 dB more on one duck.
     by_final(FIELD, SDS(3.0, T_MIN, T_MAX, weighting="x0", clip_x0=1.0), rgb=10_000.0),
     by_final(MESH, SDS(2.0, 0.02, 0.5, weighting="x0", clip_x0=1.0), rgb=30_000.0),

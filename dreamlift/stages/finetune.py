@@ -55,6 +55,7 @@ class Finetune(Stage):
     class_count: int | None = None  # class pictures that the base prior draws; null: 32 for priors of toys, 200 for others
     tell_cameras: bool = True  # tell a prior that takes cameras those of the photos
     background: Literal["auto", "keep", "plain"] = "auto"  # of the photos; plain: cut out; auto: plain for priors of toys
+    sizes: bool = False  # show a cut out object, and pictures of the stage before, at three sizes, which needs more steps
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name) or self.name == "class":
@@ -117,6 +118,7 @@ class Finetune(Stage):
         subject = Subject(
             photos=photos, class_name=place.subject.class_name, word=place.subject.word, prior=located.choice,
             cameras=self.tell_cameras, background=self.background, class_count=self.class_count, anyway=True,
+            sizes=self.sizes,
         )  # fmt: skip
         # The seed differs from stage to stage, so that each draws noise of its own.
         seed = (self.tuning.seed + place.seed + 1_000_003 * place.number) % 2**63

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -47,7 +47,7 @@ class Subject(Taught):
     class_name: str  # the kind of thing, such as duck
     class_pictures: str = ""  # folder of the class's pictures; "": the prior draws them
     class_count: int | None = None  # how many it draws; None: 32 for priors of toys, 200 for others
-    places: ClassVar[tuple[Place, ...]] = PLACES
+    sizes: bool = True  # show a cut out object at three sizes
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,6 +55,10 @@ class Subject(Taught):
             raise ValueError(f"class_count is {self.class_count}; accepted: 1 to 100000")
         object.__setattr__(self, "class_name", check_class(self.class_name))
         object.__setattr__(self, "word", check_word(self.word, self.class_name))
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return PLACES if self.sizes else WHOLE
 
     @property
     def noun(self) -> str:
@@ -129,7 +133,7 @@ class Plan:
         kin = {}
         if isinstance(subject, Subject):
             count = 0 if not self.settings.class_weight else subject.class_count or COUNTS[self.family]
-            kin = {"class_pictures": Path(subject.class_pictures).name, "class_count": count}
+            kin = {"class_pictures": Path(subject.class_pictures).name, "class_count": count, "sizes": subject.sizes}
         return {
             **subject.record(), "prior": shown_prior(self.located.choice.name), "prior_revision": self.located.revision,
             "settings": settings, "cameras": self.tells_cameras, "plain_background": self.plain, **kin, "photos": photos,

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -53,13 +53,17 @@ class Taught(ABC):
     cameras: bool = True  # tell a prior that takes cameras those of the photos
     background: Literal["auto", "keep", "plain"] = "auto"  # of the photos; auto: plain for priors of toys
     anyway: bool = False  # accept a noun that the prior does not know
-    places: ClassVar[tuple[Place, ...]] = WHOLE  # at which a cut out object is shown
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.photos) <= MOST:
             raise ValueError(f"{len(self.photos)} photos are given; accepted: 1 to {MOST} (three to six are usual)")
         if self.background not in ("auto", "keep", "plain"):
             raise ValueError(f"background is {self.background!r}; accepted: auto, keep, plain")
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """At which a cut out object is shown."""
+        return WHOLE
 
     @property
     @abstractmethod
