@@ -54,9 +54,9 @@ def python(*words, cwd, **more):
         (["completion", "fsh"], 2, "invalid choice: 'fsh'"),
         (["export", "nowhere"], 2, "nowhere is not a run folder"),
         (["export", ".", "--seed.x", "1"], 2, "export takes settings of the mesh and its files only"),
-        (["generate", "x", "--lod", "9"], 2, "asset: lod is 9; accepted: 1 to 8"),
-        (["generate", "x", "--pivot", "top"], 2, "asset.pivot: got 'top', accepted: center | base | mesh"),
-        (["generate", "x", "--scale", "0"], 2, "asset: scale is 0; accepted: 0.0001 to 10000 meters, or null"),
+        (["generate", "x", "--lod", "9"], 2, "--lod is 9; accepted: 1 to 8"),
+        (["generate", "x", "--pivot", "top"], 2, "--pivot: got 'top', accepted: center | base | mesh"),
+        (["generate", "x", "--scale", "0"], 2, "--scale is 0; accepted: 0.0001 to 10000 meters, or null"),
         (["generate", "x", "--format", "glb,fbx"], 2, "unknown format 'fbx'; accepted: glb, obj, ply, stl, 3mf, usdz"),
         (["generate", "x", "--normal-map", "--no-texture"], 2, "mesh: normal_map needs a texture's UVs"),
     ],
@@ -149,7 +149,7 @@ def test_unknown_formats_are_refused(cwd, capsys, no_steps, stub):
     refused(
         capsys, cwd, ["export", "run", "--format", "glb,fbx"], "unknown format 'fbx'; accepted: glb, obj, ply, stl, 3mf, usdz"
     )
-    refused(capsys, cwd, ["export", "run", "--faces", "many"], "mesh.faces: got 'many', accepted: a whole number")
+    refused(capsys, cwd, ["export", "run", "--faces", "many"], "--faces: got 'many', accepted: a whole number")
     (cwd / "run" / "config.yaml").write_text("seed: 3\n")
     refused(capsys, cwd, ["resume", "run"], "run belongs to another config", "start a new run", code=1)
 
