@@ -25,8 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dreambooth3d import CONTEXTS, SUBJECTS, Subject, drift, pictures, save_photo, seen, sides_of
-from held_out import FIRST
+from dreambooth3d import CONTEXTS, SUBJECTS, Subject, drift, pictures, save_photo, seen, sides_of, subject_of
 from torch import Tensor
 
 import dreamlift
@@ -60,8 +59,8 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="PNG: the truths, and below each what every way draws")
     arguments = parser.parse_args()
     tune_process()
-    index = [kind for kind, _ in SUBJECTS].index(arguments.kind)
-    subject, backdrop = Subject(arguments.kind, FIRST + 100 * index, SUBJECTS[index][1]), TOY_BACKDROPS[0].color
+    subject = subject_of([kind for kind, _ in SUBJECTS].index(arguments.kind))
+    backdrop = TOY_BACKDROPS[0].color
     print("| way | context | PSNR | cosine | azimuth | kind | drift | seconds |" + "\n|" + "---|" * 8)
     with tempfile.TemporaryDirectory() as place:
         photos = [save_photo(subject, number, Path(place)) for number in range(5)]

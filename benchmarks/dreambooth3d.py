@@ -137,10 +137,16 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def subject_of(index: int) -> Subject:
+    """The ``index``-th of :data:`SUBJECTS`."""
+    kind, mixed = SUBJECTS[index]
+    return Subject(kind, FIRST + 100 * index, mixed)
+
+
 def task_of(arguments: argparse.Namespace, index: int) -> Task:
     """The run of the ``index``-th subject; its photos are written unless they are there."""
-    kind, mixed = SUBJECTS[index]
-    subject = Subject(kind, FIRST + 100 * index, mixed)
+    subject = subject_of(index)
+    kind = subject.kind
     folder = arguments.pictures / (f"{kind}-quick" if arguments.quick else kind)
     photos = tuple(save_photo(subject, number, folder) for number in range(len(AZIMUTHS)))
     config = replace(with_subject(find_preset("dreambooth3d-toy"), kind), photos=photos)

@@ -117,6 +117,11 @@ class Plan:
         return str(self.parts.schedule_config().get("variance_type", "")).startswith("learned")
 
     @property
+    def places(self) -> tuple[Place, ...]:
+        """At which the pictures of the subject are shown: pictures with their own backgrounds as they are."""
+        return self.subject.places if self.plain else WHOLE
+
+    @property
     def backdrops(self) -> tuple[Backdrop, ...]:
         """What plain photos are shown over."""
         return TOY_BACKDROPS if self.family == "words" else PLAIN_BACKDROPS
@@ -265,7 +270,7 @@ def examples_of(
     told = [known and plan.tells_cameras for known in shots.told]
     own = photo_examples(
         encode, shots.rgb, shots.alpha, subject.prompts(toys), plan.backdrops, shots.cameras, told,
-        features if plan.tells_cameras else None, toys, subject.places if plan.plain else WHOLE,
+        features if plan.tells_cameras else None, toys, plan.places,
     )  # fmt: skip
     kin = None
     if plan.settings.class_weight:
@@ -277,7 +282,7 @@ def examples_of(
         others = photo_examples(
             encode, drawn.rgb, None, (", ".join(filter(None, (subject.prompt, behind))),), (), drawn.cameras,
             [plan.tells_cameras] * len(drawn.rgb), features if plan.tells_cameras else None, toys,
-            subject.places if plan.plain else WHOLE,
+            plan.places,
         )  # fmt: skip
     return Found(own, kin, others, prior.resolution)
 
