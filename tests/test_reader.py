@@ -14,7 +14,7 @@ from dreamlift.priors.network import camera_features
 from dreamlift.toybox.training.dataset import CLAY, vocabulary
 from dreamlift.toybox.training.latent import make_latent_networks, make_vae
 from dreamlift.toybox.training.network import load_folder, make_networks
-from dreamlift.toybox.training.prior import FAST, READING, Batch, make_optimizers, told_colors, x0_loss
+from dreamlift.toybox.training.prior import FAST, READING, Batch, make_optimizers, x0_loss
 from dreamlift.toybox.training.reader import UNTOLD, Reader, ViewReader
 from dreamlift.toybox.training.steps.learning import set_rates
 from dreamlift.toybox.training.text import TextTraining, draw_captions, teach
@@ -40,7 +40,7 @@ def test_what_captions_tell_of_colours():
     rows, rng = np.arange(48), np.random.default_rng(0)
     captions = [data.caption(int(i), rng) for i in rows]
     names = [*COLORS, ""]
-    told = told_colors(data, rows, captions).tolist()
+    told = data.told(rows, captions).tolist()
     for i, (caption, (color, hat)) in enumerate(zip(captions, told, strict=True)):
         if not caption:
             assert (color, hat) == (UNTOLD, UNTOLD)

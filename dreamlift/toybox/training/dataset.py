@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from dreamlift.prompts import compass_words
 from dreamlift.system.files import atomic_write_bytes
+from dreamlift.toybox.training.reader import UNTOLD
 from dreamlift.toybox.world.render import VIEWS, Sampled, sample_pictures
 from dreamlift.toybox.world.things import ATTRIBUTES, CATEGORIES, COLORS, FINISHES, SYNONYMS, Description
 
@@ -31,8 +34,8 @@ STYLES = {"lit": "", "albedo": ", unlit", "clay": ", grey clay"}  # shading -> w
 CLAY = list(STYLES).index("clay")
 
 
-def vocabulary(kinds: Sequence[str] = tuple(CATEGORIES)) -> list[str]:
-    """All words of the captions of the categories ``kinds``, sorted."""
+def vocabulary(kinds: Sequence[str] = tuple(CATEGORIES), more: Sequence[str] = ()) -> list[str]:
+    """All words of the captions of the categories ``kinds``, and of ``more``, sorted."""
     directions = {w for az in np.linspace(-np.pi, np.pi, 33) for el in (-1.0, 0.3, 1.4)
                   for w in compass_words(float(az), el).split()}  # fmt: skip
     nouns = [noun for kind in kinds for noun in (kind, *SYNONYMS.get(kind, ()))]
@@ -40,7 +43,7 @@ def vocabulary(kinds: Sequence[str] = tuple(CATEGORIES)) -> list[str]:
         f"{Description(noun, color, attribute, hat='red').caption()} {Description(noun, color, box=True).caption()} {style}"
         for noun in nouns for color, attribute, style in zip_longest(COLORS, ATTRIBUTES, STYLES.values(), fillvalue="")
     ]  # fmt: skip
-    texts = [*captions, *directions, *BACKDROPS, COLORED, "an a the of in with and view toy"]
+    texts = [*captions, *directions, *more, *BACKDROPS, COLORED, "an a the of in with and view toy"]
     return sorted({word for text in texts for word in _split(text)} | {","})
 
 
@@ -99,6 +102,21 @@ class Pictures:
         see_through = 1.0 - self.opacity[rows][..., None] / 255.0
         wanted = np.array(list(BACKDROPS.values()), dtype=np.float32)[backdrops][:, None, None]
         return np.clip(self.rgb[rows] + 255.0 * see_through * (wanted - own) + 0.5, 0.0, 255.0).astype(np.uint8)
+
+    def elevations(self, rows: np.ndarray) -> np.ndarray:
+        """Elevations ``(B,)`` of drawn ``rows``, radians."""
+        return self.elevation[rows]
+
+    def told(self, rows: np.ndarray, captions: list[str]) -> Tensor:
+        """Indices ``(B, 2)`` of the thing's and of its hat's colour in the ``captions`` of drawn ``rows``.
+
+        The last hat index means no hat. ``UNTOLD`` for empty captions and for the colour of grey clay, which captions may omit.
+        """
+        color = np.where(self.style[rows] == CLAY, UNTOLD, self.color[rows])
+        hat = np.where(self.hat[rows] < 0, len(COLORS), self.hat[rows])
+        found = np.stack([color, hat], axis=1).astype(np.int64)
+        found[[not caption for caption in captions]] = UNTOLD
+        return torch.from_numpy(found)
 
     def description(self, i: int) -> Description:
         """The description of picture ``i``."""
@@ -197,8 +215,6 @@ def main() -> None:
     known = tuple(CATEGORIES)
     parser.add_argument("--kinds", nargs="+", choices=known, default=known, metavar="KIND", help="categories; default: all")
     arguments = parser.parse_args()
-    import torch
-
     torch.set_num_threads(1)
     for index in range(arguments.first, arguments.shards, arguments.stride):
         print(make_shard(arguments.data, index, arguments.size, arguments.kinds), flush=True)

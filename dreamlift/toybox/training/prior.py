@@ -28,10 +28,12 @@ from torch.nn import functional
 from dreamlift.priors.network import camera_features
 from dreamlift.prompts import DIRECTIONS, article
 from dreamlift.system.startup import tune_process
-from dreamlift.toybox.training.dataset import CLAY, SHARD, Pictures, load_shards, make_shard, vocabulary
+from dreamlift.toybox.training import dataset, geometry
+from dreamlift.toybox.training.dataset import SHARD, Pictures, vocabulary
+from dreamlift.toybox.training.geometry import MAPS, Geometry
 from dreamlift.toybox.training.latent import load_vae, make_latent_networks
 from dreamlift.toybox.training.network import Networks, begin_with, load_folder, make_networks, save_folder
-from dreamlift.toybox.training.reader import UNTOLD, ViewReader
+from dreamlift.toybox.training.reader import ViewReader
 from dreamlift.toybox.training.steps.learning import Optimizers
 from dreamlift.toybox.training.steps.loop import Lessons, Training, add_arguments, fit_lessons, save_settings
 from dreamlift.toybox.training.steps.muon import Muon, takes
@@ -63,7 +65,12 @@ class Batch(NamedTuple):
 
 
 def draw_batch(
-    pictures: Pictures, settings: Training, step: int, shape: tuple[int, int, int], horizon: int = 1000, taught: bool = False
+    pictures: Pictures | Geometry,
+    settings: Training,
+    step: int,
+    shape: tuple[int, int, int],
+    horizon: int = 1000,
+    taught: bool = False,
 ) -> Batch:
     """The batch of one step, with noise of ``shape`` (C, h, w), determined by the seed and the step.
 
@@ -77,11 +84,11 @@ def draw_batch(
     rgb = torch.from_numpy(drawn.rgb).permute(0, 3, 1, 2).float() / 127.5 - 1.0
     captions = [pictures.caption(int(i), rng, flip, backdrop) for i, flip, backdrop in zip(*drawn[:3], strict=True)]
     given = torch.tensor([bool(caption) and rng.random() < 0.75 for caption in captions])
-    azimuth, elevation = torch.from_numpy(drawn.azimuth).float(), torch.from_numpy(pictures.elevation[drawn.rows]).float()
+    azimuth, elevation = torch.from_numpy(drawn.azimuth).float(), torch.from_numpy(pictures.elevations(drawn.rows)).float()
     camera = camera_features(azimuth, elevation) * given[:, None]
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
     t = stratified_times(generator, len(rgb), 2.0, horizon)
-    told, eps = told_colors(pictures, drawn.rows, captions), torch.randn((len(rgb), *shape), generator=generator)
+    told, eps = pictures.told(drawn.rows, captions), torch.randn((len(rgb), *shape), generator=generator)
     answered = torch.zeros(len(rgb), dtype=torch.bool)
     if taught:
         answered = torch.arange(len(rgb)) % TAUGHT[1] < TAUGHT[0]
@@ -94,18 +101,6 @@ def stratified_times(generator: torch.Generator, count: int, density: float, hor
     """Timesteps ``(count,)`` with a density proportional to t^density, one in each of ``count`` equally likely ranges."""
     even = (torch.rand((), generator=generator) + torch.arange(count) / count) % 1.0
     return (even ** (1 / (1 + density)) * horizon).long().clamp_max(horizon - 1)  # a draw near 1 rounds up to `horizon`
-
-
-def told_colors(pictures: Pictures, rows: np.ndarray, captions: list[str]) -> Tensor:
-    """Indices ``(B, 2)`` of the thing's and of its hat's colour in the ``captions`` of pictures ``rows``.
-
-    The last hat index means no hat. ``UNTOLD`` for empty captions, and for the colour of grey clay, which captions may omit.
-    """
-    color = np.where(pictures.style[rows] == CLAY, UNTOLD, pictures.color[rows])
-    hat = np.where(pictures.hat[rows] < 0, len(COLORS), pictures.hat[rows])
-    found = np.stack([color, hat], axis=1).astype(np.int64)
-    found[[not caption for caption in captions]] = UNTOLD
-    return torch.from_numpy(found)
 
 
 def loss_weight(abar: Tensor, latent: bool = False, power: float | None = None) -> Tensor:
@@ -223,30 +218,32 @@ def save_grid(path: Path, pictures: Tensor, columns: int, scale: int = 2) -> Non
     Image.fromarray(sheet).resize((columns * s * scale, rows * s * scale), Image.Resampling.NEAREST).save(path)
 
 
-def milestone(folder: Path, networks: Networks, kinds: Sequence[str]) -> None:
+def milestone(folder: Path, networks: Networks, kinds: Sequence[str], maps: bool = False) -> None:
     """Save the weights as a diffusers folder and a grid of samples beside it."""
     colors = list(COLORS)
     nouns = [f"{colors[i % len(colors)]} {name.replace('_', ' ')}" for i, name in enumerate(kinds)]
-    prompts = [f"{article(n)} {n}, {view}" for n, view in zip(nouns, DIRECTIONS * len(nouns), strict=False)]
+    shown = list(MAPS.values()) if maps else [""]
+    prompts = [f"{article(n)} {n}{shown[i % len(shown)]}, {DIRECTIONS[i % len(DIRECTIONS)]}" for i, n in enumerate(nouns)]
     save_grid(folder / "samples.png", sample_grid(networks, prompts), columns=8)
     save_folder(networks, folder / "prior")
 
 
 def train(
     settings: Training, folder: Path, data: Path, device: str, save_every: int, init: Path | None = None,
-    kinds: Sequence[str] = tuple(CATEGORIES), vae: Path | None = None, teacher: Path | None = None,
+    kinds: Sequence[str] = tuple(CATEGORIES), vae: Path | None = None, teacher: Path | None = None, maps: bool = False,
 ) -> None:  # fmt: skip
     """Train until ``settings.steps`` or for ``settings.seconds``, resuming from ``folder``.
 
     ``data`` is read again at every checkpoint. The end, by steps or by time, is a checkpoint too.
 
     ``init``: folder of a prior whose weights a new run begins with; ``kinds``: the categories of the data; ``vae``: folder of
-    an autoencoder, to train a latent prior; ``teacher``: folder of a pixel prior whose predictions are targets at high noise.
+    an autoencoder, to train a latent prior; ``teacher``: folder of a pixel prior whose predictions are targets at high noise;
+    ``maps``: the data are places and normals instead of colours.
     """
     torch.manual_seed(settings.seed)
     if torch.device(device).type == "cuda":
         torch.set_float32_matmul_precision("high")
-    words = vocabulary(kinds)
+    words = vocabulary(kinds, tuple(MAPS.values()) if maps else ())
     networks = make_networks(words, settings.size) if vae is None else make_latent_networks(words, load_vae(vae), settings.size)
     if init is not None:
         begin_with(networks, init)
@@ -255,10 +252,10 @@ def train(
     if guide is not None:
         guide.move(device)
     lessons = Lessons(
-        partial(load_shards, data, settings.size),
+        partial((geometry if maps else dataset).load_shards, data, settings.size),
         lambda pictures, step: draw_batch(pictures, settings, step, networks.shape, taught=guide is not None),
         lambda batch: x0_loss(networks, batch, guide),
-        lambda: milestone(folder, networks, kinds),
+        lambda: milestone(folder, networks, kinds, maps),
     )
     fit_lessons(settings, networks, make_optimizers(networks, settings.lr), lessons, folder, device, save_every)
 
@@ -268,6 +265,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/toybox-prior"), help="folder of the run")
     parser.add_argument("--data", type=Path, default=Path("data/toybox"), help="folder of the rendered pictures")
     parser.add_argument("--pictures", type=int, default=30_000, help="size of the training set; missing pictures are rendered")
+    parser.add_argument("--maps", action="store_true", help="learn places and normals (toybox-geometry) instead of colors")
     parser.add_argument("--vae", type=Path, help="folder of an autoencoder, to train a latent prior (with --size 128)")
     parser.add_argument("--teacher", type=Path, help="folder of a pixel prior whose predictions are the target at high noise")
     parser.add_argument("--init", type=Path, help="diffusers folder whose weights a new run begins with")
@@ -279,14 +277,14 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     tune_process()  # torch is imported already, so only the malloc settings take effect
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    folder, data, device, every, init, kinds, vae, teacher = (
-        arguments.pop(key) for key in ("out", "data", "device", "save_every", "init", "kinds", "vae", "teacher")
+    folder, data, device, every, init, kinds, vae, teacher, maps = (
+        arguments.pop(key) for key in ("out", "data", "device", "save_every", "init", "kinds", "vae", "teacher", "maps")
     )
     for index in range(-(-arguments.pop("pictures") // SHARD)):
-        make_shard(data, index, arguments["size"], kinds)
+        (geometry if maps else dataset).make_shard(data, index, arguments["size"], kinds)
     settings = Training(**arguments)
-    save_settings(folder, settings, kinds=list(kinds))
-    train(settings, folder, data, device, every, init, kinds, vae, teacher)
+    save_settings(folder, settings, kinds=list(kinds), maps=maps)
+    train(settings, folder, data, device, every, init, kinds, vae, teacher, maps)
 
 
 if __name__ == "__main__":

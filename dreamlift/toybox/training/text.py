@@ -21,7 +21,7 @@ from torch import Tensor
 from dreamlift.system.startup import tune_process
 from dreamlift.toybox.training.dataset import Pictures, draw_backdrops, load_shards
 from dreamlift.toybox.training.network import PACKING, Networks, load_folder, save_folder
-from dreamlift.toybox.training.prior import PLAIN_SHARE, make_optimizers, told_colors
+from dreamlift.toybox.training.prior import PLAIN_SHARE, make_optimizers
 from dreamlift.toybox.training.reader import Reader
 from dreamlift.toybox.training.steps.learning import fit
 from dreamlift.toybox.world.things import COLORS
@@ -58,7 +58,7 @@ def draw_captions(pictures: Pictures, settings: TextTraining, step: int) -> Capt
     rows = np.concatenate([rng.choice(wearers, half), rng.integers(0, len(pictures), settings.batch - half)])
     backdrops = draw_backdrops(rng, len(rows), PLAIN_SHARE)
     captions = [pictures.caption(int(i), rng, backdrop=each) for i, each in zip(rows, backdrops, strict=True)]
-    return Captions(captions, told_colors(pictures, rows, captions))
+    return Captions(captions, pictures.told(rows, captions))
 
 
 def text_loss(networks: Networks, before: torch.nn.Module, batch: Captions, keep: float) -> Tensor:
