@@ -263,7 +263,7 @@ def _spoken(stage: Stage, located: Located, teacher: Teacher, resolved: Resolved
 def _read(stage: Stage, located: Located, teacher: Teacher, resolved: Resolved) -> Embeds:
     """The encoded prompts of a teacher."""
     backdrops = _spoken(stage, located, teacher, resolved)
-    return located.read(resolved.task, teacher.wording, backdrops, resolved.device, resolved.engine)
+    return located.read(resolved.task, teacher.wording, backdrops, resolved.device, resolved.engine, teacher.show)
 
 
 def _with_depth(resolved: Resolved) -> Resolved:

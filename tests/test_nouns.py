@@ -11,8 +11,8 @@ from dreamlift.config.short import override
 from dreamlift.lifting import resolve
 from dreamlift.presets import PRESETS
 from dreamlift.priors.choice import PriorChoice
+from dreamlift.priors.files.nouns import NOUNS, UnknownNounsError, check_nouns
 from dreamlift.priors.kinds import find
-from dreamlift.priors.loading.nouns import NOUNS, UnknownNounsError, check_nouns
 from dreamlift.priors.loading.sources import EMBEDDED
 from dreamlift.prompts import words_of
 from dreamlift.toybox.training.network import make_networks, nouns_known, save_folder

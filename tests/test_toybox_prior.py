@@ -326,7 +326,7 @@ def test_the_kinds_of_a_prior_are_read_off_its_words():
 
 def test_training_resumes_bit_by_bit(tmp_path, monkeypatch):
     settings = Training(steps=6, batch=2, size=16, warmup=2)
-    monkeypatch.setattr("dreamlift.toybox.training.prior.load_shards", lambda *_: pictures())
+    monkeypatch.setattr("dreamlift.toybox.training.dataset.load_shards", lambda *_: pictures())
     monkeypatch.setattr("dreamlift.toybox.training.prior.milestone", lambda *_: None)
     monkeypatch.setattr(
         "dreamlift.toybox.training.prior.make_networks", lambda words, size: make_networks(words, size, (8, 16))

@@ -35,7 +35,7 @@ if __name__ == "__main__":
     GRAPHS.mkdir(exist_ok=True)
     for old in GRAPHS.glob("*.graph"):
         old.unlink()
-    for name in ("toybox", "toybox-latent", "toybox-view"):
+    for name in ("toybox", "toybox-latent", "toybox-geometry", "toybox-view"):
         prior: Any = load_prior(name)
         for part, module, call, inputs in networks(prior):
             weights = stored_weights(prior.parts.folder / part)

@@ -48,6 +48,7 @@ BACKDROP = Solid(PALE.color)
 WORDS = Compass()
 PIXELS = PriorChoice("toybox")
 LATENTS = PriorChoice("toybox-latent")
+GEOMETRY = PriorChoice("toybox-geometry")
 
 FIELD = Lift(
     steps=200,
@@ -72,6 +73,18 @@ MESH = Lift(
     weights=Weights(normal_consistency=3000.0, laplacian=165.0),
 )  # fmt: skip
 """A mesh stage at low noise, for smooth surfaces and sharp edges (Magic3D's second stage)."""
+
+SHAPE = replace(
+    FIELD,
+    cameras=replace(FIELD.cameras, elevation_deg=(-20.0, 85.0)),
+    teachers=(Teacher(GEOMETRY, SDS(4.0, T_MIN, T_MAX, weighting="x0", clip_x0=1.0), WORDS, "place"),),
+)
+"""A first stage that is taught where the surface is (SweetDreamer): pictures of colours leave a lid on a vessel, since a lid
+that is painted with what is seen through the opening explains them all; places pull it inwards from every side (docs/shape.md).
+Cameras from below and from almost straight above see into it."""
+
+PAINTED = replace(MESH, teachers=(replace(MESH.teachers[0], prior=PIXELS),))
+"""The mesh stage after it, which brings the colours."""
 
 
 def toy(*stages: Stage) -> Config:

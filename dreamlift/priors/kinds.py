@@ -11,9 +11,9 @@ import torch
 from dreamlift.priors.base import Prior
 from dreamlift.priors.choice import NO_OPTIONS, PriorChoice, as_choice
 from dreamlift.priors.engine import Engine, UsedEngine
+from dreamlift.priors.files.nouns import check_nouns
 from dreamlift.priors.flow import FlowPrior
 from dreamlift.priors.latent import LatentPrior
-from dreamlift.priors.loading.nouns import check_nouns
 from dreamlift.priors.loading.sources import locate, revision_of, whole_name
 from dreamlift.priors.lora.additions import fingerprint, with_whole_paths
 from dreamlift.priors.mvdream import MVDreamPrior
@@ -63,14 +63,27 @@ class Located:
         if isinstance(self.parts, FolderParts) and not self.choice.loras and not self.choice.embeddings:
             check_nouns(prompt, self.parts.folder, self.choice.name)
 
+    @property
+    def maps(self) -> dict[str, str]:
+        """What the prior draws instead of colours, with the words that ask for it; empty if it draws colours."""
+        return (self.parts.maps if self.parts is not None else None) or {}
+
     def check_task(self, show: str, wording: Wording, has_photos: bool) -> None:
         """Refuse what a teacher shows or says that the prior does not support. Raises ValueError."""
         self.kind.check_task(self.parts or getattr(self.choice.loaded, "parts", None), show, wording, has_photos)
 
     def read(
-        self, task: Task, wording: Wording, backdrops: Sequence[Backdrop], device: torch.device, engine: UsedEngine = "torch"
+        self, task: Task, wording: Wording, backdrops: Sequence[Backdrop], device: torch.device, engine: UsedEngine = "torch",
+        show: str = "color",
     ) -> Embeds:  # fmt: skip
-        """Encode the prompts of a task. Text encoders are freed again and never share memory with the network."""
+        """Encode the prompts of a task. Text encoders are freed again and never share memory with the network.
+
+        The prompts for a prior of maps name what is shown (``show``), the negative one as well: the difference of both, which
+        guidance enlarges, is then not that between two kinds of maps.
+        """
+        if word := self.maps.get(show, ""):
+            prompt, negative = (f"{words}, {word}" if words else word for words in (task.prompt, task.negative))
+            task = replace(task, prompt=prompt, negative=negative)
         if self.parts is None:
             return self.choice.loaded.embeds(task, wording, backdrops)
         return self.kind.read(self.parts, self.choice, task, wording, backdrops, device, engine)

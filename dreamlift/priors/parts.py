@@ -19,6 +19,7 @@ import torch
 
 from dreamlift.priors.files.folder import read_json, read_weights
 from dreamlift.priors.files.networks import load_network
+from dreamlift.priors.files.nouns import maps_of
 
 T5 = "T5EncoderModel"
 MAX_TIMESTEPS = 100_000  # of a scheduler's training; published models have 1,000
@@ -74,6 +75,11 @@ class Parts(ABC):
         """The names of the model's text encoders, in order."""
         return [part for part in ("text_encoder", "text_encoder_2", "text_encoder_3") if self.has(part)]
 
+    @property
+    def maps(self) -> dict[str, str] | None:
+        """What the model draws instead of colours, with the words that ask for it; empty: colours; None: not known."""
+        return None
+
     def is_t5(self, part: str) -> bool:
         """Whether a part exists and is a T5."""
         return self.has(part) and self.architecture(part) == T5
@@ -87,6 +93,10 @@ class FolderParts(Parts):
 
     def __str__(self) -> str:
         return str(self.folder)
+
+    @property
+    def maps(self) -> dict[str, str]:
+        return maps_of(self.folder)
 
     def has(self, part: str) -> bool:
         return (self.folder / part).is_dir()

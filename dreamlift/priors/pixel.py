@@ -32,6 +32,18 @@ class WordsPrior(Prior):
     choice: PriorChoice
 
     @classmethod
+    def check_task(cls, parts: Parts | None, show: str, wording: Wording, has_photos: bool) -> None:
+        maps = None if parts is None else parts.maps
+        if maps and show not in maps:
+            drawn = " and ".join(f"{each}s" for each in maps)
+            raise ValueError(f"show is {show}, but this prior draws {drawn} only: set show to {' or '.join(maps)}")
+        if maps == {} and show == "place":
+            raise ValueError(
+                "show is place, but this prior draws colors: use the prior toybox-geometry, set show to color, or choose a "
+                "preset without places, such as magic3d-toy"
+            )
+
+    @classmethod
     def load(cls, parts: Parts, choice: PriorChoice, device: torch.device) -> WordsPrior:
         return cls(parts, device, cls.text_precision(parts, device), choice)  # pyright: ignore[reportCallIssue]
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from dreamlift.priors.files.folder import read_json
+from dreamlift.priors.files.nouns import NOUNS
 from dreamlift.priors.files.tensors import read_tensors
-from dreamlift.priors.loading.nouns import NOUNS
 from dreamlift.priors.lora.additions import EMBEDDING_FILE, LORA_FILE, T5_LORA_FILE
 from dreamlift.priors.lora.embedding_files import read_embeddings
 from dreamlift.priors.lora.lora import LoRA

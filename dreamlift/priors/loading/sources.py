@@ -42,6 +42,9 @@ KNOWN: dict[str, Source] = {
     "toybox-latent": Source(
         (), "latent", 128, 0.7, "Apache-2.0", "embedded: the same kinds, Stable Diffusion's architecture; no camera input"
     ),
+    "toybox-geometry": Source(
+        (), "pixel", 64, 0.7, "Apache-2.0", "embedded: the same kinds, drawn as places and normals instead of colors"
+    ),
     "toybox-view": Source(
         (), "pixel", 64, 0.7, "Apache-2.0", "embedded: draws a toy in a picture (--image) from other sides, or its places"
     ),

@@ -24,6 +24,7 @@ from dreamlift.cameras import orbit_cameras, rescaled
 from dreamlift.prompts import compass_words
 from dreamlift.system.files import atomic_write_bytes
 from dreamlift.toybox.training.dataset import BACKDROPS, COLORED, SHARD, Drawn, draw_backdrops
+from dreamlift.toybox.training.network import MAP_WORDS
 from dreamlift.toybox.training.reader import UNTOLD
 from dreamlift.toybox.world.render import is_symmetric, normals, traced_pixels
 from dreamlift.toybox.world.things import ATTRIBUTES, CATEGORIES, COLORS, SYNONYMS, Description, Thing, describe, make_thing
@@ -31,8 +32,8 @@ from dreamlift.types import Cameras
 
 VIEWS = 10  # pictures per thing
 ELEVATION_DEG = (-20.0, 85.0)
-MAPS = {"place": ", places", "normal": ", normals"}  # what a picture shows -> words in the caption
-NORMAL_SHARE = 0.3  # share of the drawn pictures that show normals: they vary less than places
+MAPS = {show: f", {word}" for show, word in MAP_WORDS.items()}  # what a picture shows -> words in the caption
+NORMAL_SHARE = 0.2  # share of the drawn pictures that show normals: they are simpler than places
 SEEDS = 0x6E0  # apart from the seeds of the coloured pictures
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from dreamlift.priors.loading.nouns import NOUNS
+from dreamlift.priors.files.nouns import NOUNS
 from dreamlift.priors.network import CAMERA_FEATURES
 from dreamlift.system.files import atomic_write_text
 from dreamlift.toybox.training.reader import Reader, ViewReader
@@ -33,6 +33,7 @@ from dreamlift.toybox.world.things import CATEGORIES, RELATED, SYNONYMS
 PACKING = 2  # factor of the pixel unshuffle: PACKING^2 times the channels at 1 / PACKING of the side, which is much cheaper
 TIME_WIDTH = 512  # width of the time embedding
 TRANSFORMER_LAYERS = 2  # transformer layers at the lowest resolution
+MAP_WORDS = {"place": "places", "normal": "normals"}  # what a picture shows instead of colours -> the word that asks for it
 TEXT_LENGTH = 77  # IFPipeline pads every prompt to 77 tokens, and so does the training
 
 
@@ -267,12 +268,14 @@ def kinds_known(tokenizer: Any) -> list[str]:
 
 
 def nouns_known(tokenizer: Any) -> dict[str, Any]:
-    """The content of :data:`dreamlift.priors.loading.nouns.NOUNS`: the nouns of those categories, and related ones."""
+    """The content of :data:`dreamlift.priors.files.nouns.NOUNS`: the nouns of those categories, related ones, and maps."""
     kinds, words = kinds_known(tokenizer), tokenizer.get_vocab()
     named = [noun for kind in kinds for noun in (kind.replace("_", " "), *SYNONYMS.get(kind, ()))]
+    maps = {show: word for show, word in MAP_WORDS.items() if word in words}
     return {
         "nouns": [noun for noun in named if all(word in words for word in noun.split())],
         "near": {noun: kind.replace("_", " ") for kind in kinds for noun in RELATED.get(kind, ())},
+        **({"maps": maps} if maps else {}),
     }
 
 

@@ -2,9 +2,11 @@
 
 A prior of a few kinds of things draws a blob for all others. A diffusers folder may have a file ``nouns.json``::
 
-    {"nouns": ["mug", "cup", "ice cream"], "near": {"beaker": "mug"}}
+    {"nouns": ["mug", "cup", "ice cream"], "near": {"beaker": "mug"}, "maps": {"place": "places"}}
 
-``near`` names what is suggested for words that the prior does not know. Models without the file take any words.
+``near`` names what is suggested for words that the prior does not know. ``maps`` is there if the prior draws no colours, but
+what a teacher may show instead (:data:`dreamlift.stages.teacher.Show`), with the word that asks for it ("" for none). Models
+without ``nouns``, or without the file, take any words.
 """
 
 from __future__ import annotations
@@ -31,14 +33,9 @@ def check_nouns(prompt: str, folder: Path, name: str) -> None:
         UnknownNounsError: one line with what the prior knows that is near, and the ways to go on.
         ValueError: the list is damaged.
     """
-    file = folder / NOUNS
-    if not file.is_file():
+    nouns, near, _ = _read(folder)
+    if nouns is None:
         return
-    try:
-        found = json.loads(read_text(file, MAX_BYTES))
-        nouns, near = [str(noun) for noun in found["nouns"]], {str(word): str(noun) for word, noun in found["near"].items()}
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{str(file)!r} is no list of nouns ({error}): restore the prior's folder") from None
     words = words_of(prompt)
     text = f" {' '.join(words)} "
     if any(f" {noun} " in text for noun in nouns):
@@ -48,6 +45,30 @@ def check_nouns(prompt: str, folder: Path, name: str) -> None:
         f"{said}. Use a noun that it knows, a prior for any words (--prior deepfloyd-if or sd-1.5), or --anyway to start "
         "all the same"
     )
+
+
+def maps_of(folder: Path) -> dict[str, str]:
+    """What the prior in ``folder`` draws instead of colours, with the words that ask for it; empty if it draws colours.
+
+    Raises:
+        ValueError: the list is damaged.
+    """
+    return _read(folder)[2]
+
+
+def _read(folder: Path) -> tuple[list[str] | None, dict[str, str], dict[str, str]]:
+    """The nouns (None: any), what is near to other words, and the maps. Raises ValueError if the file is damaged."""
+    file = folder / NOUNS
+    if not file.is_file():
+        return None, {}, {}
+    try:
+        found = json.loads(read_text(file, MAX_BYTES))
+        if not {"nouns", "maps"} & set(found):
+            raise KeyError("nouns")
+        near, maps = ({str(k): str(v) for k, v in found.get(name, {}).items()} for name in ("near", "maps"))
+        return ([str(noun) for noun in found["nouns"]] if "nouns" in found else None), near, maps
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"{str(file)!r} is no list of nouns ({error}): restore the prior's folder") from None
 
 
 def _suggested(words: list[str], nouns: list[str], near: dict[str, str]) -> str:
