@@ -41,6 +41,8 @@ root=$PWD
 declare -A TRAININGS=(
   [toybox]="64 dreamlift.toybox.training.prior --init dreamlift/weights/toybox --batch 1024 --lr 2e-3 --warmup 100
     --hold 0.4 --ema 0.998"
+  [toybox-geometry]="64 dreamlift.toybox.training.prior --maps --init dreamlift/weights/toybox-geometry --batch 1024 --lr 1e-3
+    --warmup 100 --hold 0.4 --ema 0.998"
   [toybox-latent]="128 dreamlift.toybox.training.prior --init dreamlift/weights/toybox-latent
     --vae dreamlift/weights/toybox-latent/vae --teacher dreamlift/weights/toybox --batch 256 --warmup 100
     --hold 0.4 --ema 0.998"
@@ -283,7 +285,9 @@ setup() {
 
 own_data=$root/outputs/gpu-data  # outside the results, of which it would be the larger part, and used again
 $small && own_data=$out/data  # of two kinds only
-count() { find "$1" -maxdepth 1 -name "pictures-$size-*.npz" 2> /dev/null | wc -l; }
+maker=dreamlift.toybox.training.dataset prefix=pictures
+if [[ ${TRAININGS[$name]} == *" --maps "* ]]; then maker=dreamlift.toybox.training.geometry prefix=maps; fi
+count() { find "$1" -maxdepth 1 -name "$prefix-$size-*.npz" 2> /dev/null | wc -l; }
 
 # Each process renders every so-manieth file of 500 pictures, which takes its name only when it is whole.
 start_rendering() {
@@ -291,7 +295,7 @@ start_rendering() {
   local k kinds=()
   $small && kinds=(--kinds mug chair)
   for ((k = 0; k < renderers; k++)); do
-    OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 CUDA_VISIBLE_DEVICES='' nice -n 19 "$python" -m dreamlift.toybox.training.dataset \
+    OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 CUDA_VISIBLE_DEVICES='' nice -n 19 "$python" -m "$maker" \
       --data "$own_data" --shards $(((pictures + 499) / 500)) --first "$k" --stride "$renderers" --size "$size" "${kinds[@]}" \
       >> "$out/rendering.txt" 2>&1 &
     rendering+=($!)
@@ -370,7 +374,7 @@ run_training() {
   shards=$(count "$folder")
   if [ "$shards" -eq 0 ]; then
     [ -z "$data" ] && folder="$folder; see rendering.txt"
-    record training failed $((SECONDS - begun)) "no files pictures-$size-*.npz in $folder"
+    record training failed $((SECONDS - begun)) "no files $prefix-$size-*.npz in $folder"
     return
   fi
   seconds=$(($(left) - saving)) limit=$(($(left) - 8))

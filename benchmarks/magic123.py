@@ -8,7 +8,7 @@ that the view-conditioned one alone ("3D") is consistent and plain, and that the
 truth is known: held-out toys of ``benchmarks/picture.py``, with its photos and measures, and the photo's camera and the caption
 told. All methods have the photo, the stages and the settings of ``magic123-toy``; they differ in the teachers' weights:
 
-    2D alone      the words' teacher, ``toybox``, with the weight 1
+    2D alone      the words' teacher, ``toybox-geometry`` and then ``toybox``, with the weight 1
     3D alone      the views' teacher, ``toybox-view``, with the weight 1
     words R       both: the views' teacher with the weight 1, the words' with R
     zero123-toy   the preset without words, whose backdrop is white
@@ -51,7 +51,7 @@ def methods(ratios: list[float]) -> dict[str, Config]:
 
 def weighted(config: Config, words: float, views: float) -> Config:
     """The config with these weights of the teachers; one with the weight 0 is left out, and so is its prior."""
-    weights = {"toybox": words, "toybox-view": views}
+    weights = {"toybox-geometry": words, "toybox": words, "toybox-view": views}
     stages = []
     for stage in with_priors(config.stages):
         named = [(teacher, weights[teacher.prior.name]) for teacher in stage.teachers if teacher.prior]

@@ -43,8 +43,8 @@ def generate(
         prompt: description of the object, such as "a red mug"; may be empty with ``image``.
         image: a picture's file, or a :class:`~dreamlift.reading.photos.Photo`, which also states its camera and mask.
         config: settings that replace the preset.
-        preset: a name in ``dreamlift.presets.PRESETS``; by default "toybox", with ``image`` "zero123-toy", with ``class_name``
-            "dreambooth3d-toy".
+        preset: a name in ``dreamlift.presets.PRESETS``; by default "toybox", with another prior "magic3d-toy", with
+            ``image`` "zero123-toy", with ``class_name`` "dreambooth3d-toy".
         class_name: the kind of thing in ``photos``, on which a prior is tuned first; ``word``: its new word in the prompt.
         progress: True: a progress bar; False: no output; or a :class:`~dreamlift.runs.progress.Reporter`.
         pool: keeps the priors in memory for the next call, for programs that make many assets.
@@ -64,11 +64,11 @@ def generate(
         raise ValueError("config and preset are two starting points: give one of them")
     if os.environ.get("DREAMLIFT_PLUGINS"):
         load_plugins()
-    default = default_preset(image is not None, class_name is not None)
+    given = {name.replace("__", "."): as_setting(value) for name, value in settings.items()}
+    default = default_preset(image is not None, class_name is not None, given)
     config = dataclasses.replace(find_preset(preset or default) if config is None else config, prompt=prompt)
     if image is not None:
         config = with_image(config, image, "photos" in settings)
-    given = {name.replace("__", "."): as_setting(value) for name, value in settings.items()}
     config = override(with_subject(config, class_name, word), given, text=False)
     reporter = _reporter(progress)
     try:

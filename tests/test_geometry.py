@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from dreamlift.apps.options import build_parser
+from dreamlift.apps.start import config_of
 from dreamlift.cameras import orbit_cameras
+from dreamlift.cli import split_overrides
+from dreamlift.presets import PRESETS
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.files.nouns import check_nouns, maps_of
 from dreamlift.priors.kinds import Located, find
@@ -118,7 +122,9 @@ def test_a_prior_that_was_trained_on_maps_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(make, lambda words, size: make_networks(words, size, (8, 16)))
     monkeypatch.setattr("dreamlift.toybox.training.prior.save_grid", lambda *_, **__: None)
     make_shard(tmp_path / "data", 0, 16, ("mug",))
-    train(Training(steps=2, batch=2, size=16, warmup=1), tmp_path / "run", tmp_path / "data", "cpu", 2, kinds=("mug",), maps=True)
+    train(
+        Training(steps=2, batch=2, size=16, warmup=1), tmp_path / "run", tmp_path / "data", "cpu", 2, kinds=("mug",), maps=True
+    )
     prior = tmp_path / "run" / "prior"
     assert maps_of(prior) == {"place": "places", "normal": "normals"}
     found = find(PriorChoice(str(prior)))
@@ -158,3 +164,25 @@ def test_the_prompts_name_what_is_shown(tmp_path, monkeypatch, maps, show, promp
     located.read(Task("a mug"), Compass(), (), torch.device("cpu"), "torch", show)
     assert (read.task.prompt, read.task.negative) == (prompt, negative)
     check_nouns("a dragon", tmp_path, "mine")  # without a list of nouns any word is taken
+
+
+@pytest.mark.parametrize(
+    ("words", "preset"),
+    [
+        ([], "toybox"),
+        (["--prior", "sd-1.5"], "magic3d-toy"),
+        (["--lora", "clay.safetensors"], "magic3d-toy"),
+        (["--embedding", "clay.safetensors"], "magic3d-toy"),
+        (["--show", "normal"], "magic3d-toy"),
+        (["--stages.0.teachers.0.prior.name", "sd-1.5"], "magic3d-toy"),
+        (["--stages.1.steps", "7"], "toybox"),
+        (["--preset", "toybox-field", "--prior", "sd-1.5"], "toybox-field"),
+    ],
+)
+def test_another_prior_is_shown_colors(words, preset):
+    """Places are drawn by ``toybox-geometry`` alone: who names a prior without a preset has stages that are taught colours."""
+    rest, overrides = split_overrides(["generate", "a mug", *words])
+    config = config_of(build_parser().parse_args(rest), overrides)
+    assert [stage.scene for stage in config.stages] == [stage.scene for stage in PRESETS[preset].stages]
+    shows = [teacher.show for stage in config.stages for teacher in stage.teachers]
+    assert shows[0] == ("normal" if "normal" in words else PRESETS[preset].stages[0].teachers[0].show)

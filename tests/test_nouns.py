@@ -94,7 +94,12 @@ def test_generate_and_the_function_stop_before_anything_is_loaded(cwd, capsys, m
     for name in ("lifting.check_memory", "lifting.load", "runs.carry_out.load", "runs.carry_out.warm_beside", "api.load"):
         monkeypatch.setattr(f"dreamlift.{name}", never)
     prompt = "a dragon riding a bicycle"
-    refused(capsys, cwd, ["generate", prompt], "the prior toybox knows no noun of 'a dragon riding a bicycle'; near are: car")
+    refused(
+        capsys,
+        cwd,
+        ["generate", prompt],
+        "the prior toybox-geometry knows no noun of 'a dragon riding a bicycle'; near are: car",
+    )
     refused(capsys, cwd, ["generate", prompt, "--preset", "latent-toy"], "the prior toybox-latent knows no noun")
     with pytest.raises(UnknownNounsError):
         dreamlift.generate(prompt, progress=False)
@@ -108,7 +113,7 @@ def test_other_priors_and_those_that_were_taught_more_take_any_words(stub):
     find(PriorChoice(str(stub))).check_prompt("a dragon")
     taught = replace(find(PriorChoice("toybox")), choice=PriorChoice("toybox", embeddings=("dragon.safetensors",)))
     taught.check_prompt("a dragon")
-    config = override(PRESETS["toybox"], {"prompt": "a dragon", "prior.name": str(stub), "device": "cpu"})
+    config = override(PRESETS["magic3d-toy"], {"prompt": "a dragon", "prior.name": str(stub), "device": "cpu"})
     assert resolve(config).config.prompt == "a dragon"
     with pytest.raises(UnknownNounsError):
         resolve(replace(PRESETS["toybox"], prompt="a dragon", device="cpu"))

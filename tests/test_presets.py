@@ -103,7 +103,7 @@ def test_the_table_of_settings_is_up_to_date():
 
 def test_presets_differ():
     hashes = {name: config_hash(config) for name, config in PRESETS.items()}
-    assert hashes.pop("magic3d-toy") == hashes["toybox"]  # the default does what Magic3D does
+    assert hashes.pop("sweetdreamer-toy") == hashes["toybox"]  # the default does what SweetDreamer does
     assert len(set(hashes.values())) == len(hashes)
     assert PRESETS["toybox"] is TOYBOX
     assert all(config.prompt == "" for config in PRESETS.values())
@@ -245,10 +245,10 @@ def test_the_toyboxs_backdrops_are_those_that_its_prior_was_shown():
 
 
 def test_the_default_is_the_toybox_on_any_device():
-    name = TOYBOX.stages[0].teachers[0].prior.name
-    assert (name, TOYBOX.device) == ("toybox", "auto")
+    names = [stage.teachers[0].prior.name for stage in TOYBOX.stages]
+    assert (names, TOYBOX.device) == (["toybox-geometry", "toybox"], "auto")
     assert isinstance(TOYBOX.stages[0].cameras, CameraSampler)
-    assert not KNOWN[name].addresses  # embedded: no network is needed
+    assert not any(KNOWN[name].addresses for name in names)  # embedded: no network is needed
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from dreamlift.config.schema import Config
 from dreamlift.config.short import describe, override, shortened, whole, with_prior
 from dreamlift.guidance.vsd import VSD
 from dreamlift.presets import PRESETS
-from dreamlift.presets.toybox import TOYBOX
+from dreamlift.presets.toybox import COLORED, TOYBOX
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.scenes.gaussians.scene import Gaussians
 from dreamlift.stages import STAGES
@@ -138,10 +138,10 @@ def test_a_stage_is_added_with_its_kind():
 
 def test_another_prior_reaches_every_stage_whose_prior_is_not_stated():
     for given in ({"prior": "sd-1.5"}, {"prior.name": "sd-1.5"}):
-        changed = override(TOYBOX, given)
-        assert changed.stages[1] == TOYBOX.stages[1]
+        changed = override(COLORED, given)
+        assert changed.stages[1] == COLORED.stages[1]
         assert [stage.teachers[0].prior for stage in with_priors(changed.stages)] == [PriorChoice("sd-1.5")] * 2
-    stated = override(TOYBOX, {"prior": "sd-1.5", "stages.1.teachers.0.prior": "sdxl"})
+    stated = override(COLORED, {"prior": "sd-1.5", "stages.1.teachers.0.prior": "sdxl"})
     assert [stage.teachers[0].prior.name for stage in with_priors(stated.stages)] == ["sd-1.5", "sdxl"]
     # Magic3D's second stage states another prior than its first: it keeps that
     assert [stage.teachers[0].prior.name for stage in with_priors(override(PRESETS["magic3d"], {"prior": "x/y"}).stages)] == [
@@ -154,7 +154,7 @@ def test_another_prior_reaches_every_stage_whose_prior_is_not_stated():
 
 def test_files_beside_the_prior_go_to_the_first_teacher():
     loras = (LoraFile("a.safetensors", 0.5),)
-    changed = with_prior(TOYBOX, loras=loras)
+    changed = with_prior(COLORED, loras=loras)
     assert changed.stages[0].teachers[0].prior == PriorChoice("toybox", loras=loras)
     assert [stage.teachers[0].prior.loras for stage in with_priors(changed.stages)] == [loras, loras]
     later = with_prior(Config(stages=(Pause(), Lift())), loras=loras)

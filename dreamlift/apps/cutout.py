@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,24 @@ from dreamlift.stages.finetune import Finetune
 from dreamlift.stages.tuned import base_of, base_priors
 from dreamlift.system.files import atomic_write_bytes
 
+COLORED_PRESET = "magic3d-toy"
 IMAGE_PRESET = "zero123-toy"  # the default preset of runs that start from a picture
 OUTLINE = (255, 0, 128)  # sRGB
 TILE = 320  # pixels a side of the sheet's parts
 
 
-def default_preset(has_image: bool, has_subject: bool) -> str:
-    """The preset of a run for which none is named."""
-    return SUBJECT_PRESET if has_subject else IMAGE_PRESET if has_image else "toybox"
+def default_preset(has_image: bool, has_subject: bool, settings: Iterable[str] = (), has_additions: bool = False) -> str:
+    """The preset of a run for which none is named.
+
+    Args:
+        settings: names of the settings that are given. One of a prior, or of what it is shown, is meant for the first stage.
+            That of the default is taught places, which other priors do not draw; so both stages are taught colours then.
+        has_additions: whether LoRAs or embeddings are given, of which the same is true.
+    """
+    if has_subject or has_image:
+        return SUBJECT_PRESET if has_subject else IMAGE_PRESET
+    own = has_additions or any({"prior", "show"} & set(name.split(".")) for name in settings)
+    return COLORED_PRESET if own else "toybox"
 
 
 def with_image(config: Config, image: str | os.PathLike[str] | Photo, has_photos: bool = False) -> Config:

@@ -202,8 +202,8 @@ def _add_generate(make: Parser) -> None:
     how = make.add_argument_group("how")
     how.add_argument(
         "--preset",
-        help="named settings, of `dreamlift presets` (default: toybox; with --image zero123-toy; with --class "
-        "dreambooth3d-toy)",
+        help="named settings, of `dreamlift presets` (default: toybox; with another prior or --lora "
+        "magic3d-toy; with --image zero123-toy; with --class dreambooth3d-toy)",
     )
     how.add_argument(
         "--config",

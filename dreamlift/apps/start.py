@@ -33,7 +33,11 @@ def config_of(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> Co
     """
     if arguments.config is not None and arguments.preset is not None:
         raise ValueError("--config and --preset exclude each other: give one of them")
-    default = default_preset(arguments.image is not None, arguments.class_name is not None)
+    settings = run_settings(arguments)
+    default = default_preset(
+        arguments.image is not None, arguments.class_name is not None, (*settings, *overrides),
+        arguments.lora is not None or arguments.embedding is not None,
+    )  # fmt: skip
     config = find_preset(arguments.preset or default) if arguments.config is None else config_in(arguments.config)
     if arguments.context is not None:
         config = _in_context(config, arguments)
@@ -48,7 +52,6 @@ def config_of(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> Co
                 "address), then give its path as --image"
             )
         config = replace(config, prompt=arguments.prompt)
-    settings = run_settings(arguments)
     photos = settings.pop("photos", None)
     if isinstance(photos, list):
         config, settings = _with_photos(config, photos, settings)

@@ -29,7 +29,7 @@ from dreamlift.presets.toy_subjects import TOY_SUBJECTS
 from dreamlift.presets.toybox import TOYBOX, TOYS
 
 ABOUT: dict[str, Preset] = {
-    "toybox": Preset(TOYBOX, "", "the default: a radiance field, then its mesh"),
+    "toybox": Preset(TOYBOX, "", "the default: the shape by places, then its colors"),
     **TOYS,
     **TOY_STAGES,
     **TOY_PICTURES,

@@ -15,8 +15,7 @@ from dreamlift.guidance.base import Guidance
 from dreamlift.guidance.refine import Refine
 from dreamlift.guidance.sds import SDS
 from dreamlift.presets.preset import Preset
-from dreamlift.presets.toybox import BACKDROP, DARK, MESH, PALE, PIXELS, T_MAX, T_MIN
-from dreamlift.presets.toybox import FIELD as TEXT_FIELD
+from dreamlift.presets.toybox import BACKDROP, DARK, MESH, PALE, PIXELS, SHAPE, T_MAX, T_MIN
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.prompts import Backdrop, NoViews
 from dreamlift.reading.photos import Photo
@@ -98,7 +97,7 @@ WORDS = 0.3  # weight of the words' teacher beside the views'
 TWO_FIELD = replace(
     FIELD,
     scene=replace(FIELD.scene, background=BACKDROP),
-    teachers=(*FIELD.teachers, replace(TEXT_FIELD.teachers[0], weight=WORDS)),
+    teachers=(*FIELD.teachers, replace(SHAPE.teachers[0], weight=WORDS)),
 )
 TWO_COLORS = replace(
     COLORS,

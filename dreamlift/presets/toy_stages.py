@@ -8,7 +8,7 @@ from dreamlift.guidance.base import Guidance
 from dreamlift.guidance.refine import Refine
 from dreamlift.guidance.sds import SDS
 from dreamlift.presets.preset import Preset
-from dreamlift.presets.toybox import BACKDROP, FIELD, MESH, PAINTED, PIXELS, SHAPE, TOY_VSD, TOYBOX, WORDS, field, toy
+from dreamlift.presets.toybox import BACKDROP, COLORED, FIELD, MESH, PIXELS, TOY_VSD, TOYBOX, WORDS, field, toy
 from dreamlift.scenes.gaussians.densify import Densify
 from dreamlift.scenes.gaussians.scene import Gaussians
 from dreamlift.scenes.surface.scene import Surface
@@ -75,8 +75,8 @@ TEXTURE = toy(
 
 TOY_STAGES: dict[str, Preset] = {
     "prolificdreamer-toy": Preset(PROLIFICDREAMER, "Wang et al. 2023", "VSD in three stages"),
-    "magic3d-toy": Preset(TOYBOX, "Lin et al. 2022", "the default: a field, then its mesh"),
-    "sweetdreamer-toy": Preset(toy(SHAPE, PAINTED), "Li et al. 2023", "shape first, from places; then the colors of its mesh"),
+    "magic3d-toy": Preset(COLORED, "Lin et al. 2022", "a field, then its mesh, both taught colors"),
+    "sweetdreamer-toy": Preset(TOYBOX, "Li et al. 2023", "the default: shape first, from places; then colors"),
     "fantasia3d-toy": Preset(FANTASIA3D, "Chen et al. 2023", "a mesh, initialized as a sphere, then its colors"),
     "dreamgaussian-toy": Preset(DREAMGAUSSIAN, "Tang et al. 2023", "Gaussians, their mesh, a refined texture"),
     "gaussiandreamer-toy": Preset(GAUSSIANDREAMER, "Yi et al. 2023", "Gaussians, initialized from a field's mesh"),

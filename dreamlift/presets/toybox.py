@@ -97,8 +97,10 @@ def field(guidance: Guidance, prior: PriorChoice = PIXELS, **changes: Any) -> Li
     return replace(FIELD, teachers=(Teacher(prior, guidance, WORDS),), **changes)
 
 
-TOYBOX = toy(FIELD, MESH)
-"""The default: a radiance field, then its mesh."""
+TOYBOX = toy(SHAPE, PAINTED)
+"""The default: a radiance field, which is taught the shape, then its mesh, which is taught the colours."""
+COLORED = toy(FIELD, MESH)
+"""Both stages taught by colours, for priors that draw nothing else."""
 
 # VSD's guidance scale is that of a good sampler: 7.5 for Stable Diffusion, 2 to 3 for this prior. The network has attention at
 # its lowest level only, and a LoRA of the attention alone cannot learn the renders (targets="all"). What the LoRA has not
@@ -107,7 +109,7 @@ TOY_VSD = VSD(3.0, T_MIN, T_MAX, "x0", targets="all", lora_lr=2e-3, lora_target=
 LATENT_SDS = SDS(7.5, T_MIN, T_MAX, weighting="x0")
 
 TOYS: dict[str, Preset] = {
-    "toybox-field": Preset(toy(FIELD), "", "only the first stage of the default"),
+    "toybox-field": Preset(toy(FIELD), "", "only the first stage of magic3d-toy"),
     # t is uniform in [0.02, 0.98], as in the paper
     "dreamfusion-toy": Preset(toy(field(SDS(7.5, weighting="x0", clip_x0=1.0))), "Poole et al. 2022", "SDS with uniform t"),
     "latent-toy": Preset(toy(field(LATENT_SDS, LATENTS)), "", "the first stage with a latent prior"),
