@@ -19,7 +19,7 @@ from dreamlift.config.build import load_yaml
 from dreamlift.config.kinds import fields_of
 from dreamlift.config.schema import Config
 from dreamlift.presets import ABOUT, PRESETS
-from dreamlift.presets.toybox import TOYBOX
+from dreamlift.presets.toybox import COLORED
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.kinds import Located
 from dreamlift.priors.loading.sources import KNOWN
@@ -220,7 +220,7 @@ def test_settings_lists_everything_that_can_be_set(cwd, capsys):
     ):  # of some that are not plain values each part is listed
         assert any(name == f"--{target}" or name.startswith(f"--{target}.") for name in names), target
     told = "s in uncond + s (cond - uncond), at least 0; DreamFusion: 100"
-    assert f"--guidance.guidance_scale 7.5  (a number)  {told}" in lines
+    assert f"--guidance.guidance_scale 4.0  (a number)  {told}" in lines
     for name in PRESETS:
         assert run_main("settings", "--preset", name) == 0
         assert f"--prior.name {PRESETS[name].stages[0].choices[0].name}  (text)" in capsys.readouterr().out
@@ -228,7 +228,7 @@ def test_settings_lists_everything_that_can_be_set(cwd, capsys):
 
 
 def test_every_listed_setting_is_taken_back(cwd, capsys, no_steps, stub):
-    run_main("settings")
+    run_main("settings", "--preset", "magic3d-toy")
     words = []
     for line in capsys.readouterr().out.splitlines():
         name, rest = line.split(" ", 1)
@@ -238,7 +238,7 @@ def test_every_listed_setting_is_taken_back(cwd, capsys, no_steps, stub):
     assert len(words) > 60
     assert run_main("generate", "a mug", "--prior", stub, "--out", "run", *words) == 0
     config = load_yaml(Config, (cwd / "run" / "config.yaml").read_text())
-    expected = replace(TOYBOX, prompt="a mug")
+    expected = replace(COLORED, prompt="a mug")
     for number in range(len(expected.stages)):  # a run's own config names the prior of every stage
         expected = taught(expected, number, prior=PriorChoice(str(stub)))
     assert config == expected

@@ -133,7 +133,7 @@ class Zeros(GaussianPrior):
 def tiny(steps, **changes):
     settings = dict(word.removeprefix("--").split("=") for word in TINY)
     settings |= {"prompt": "a red mug", "device": "cpu", "steps": str(steps), "mesh.resolution": "24"}
-    config = override(PRESETS["toybox"], settings)
+    config = override(PRESETS["magic3d-toy"], settings)
     return override(config, changes, text=False)
 
 
@@ -177,7 +177,7 @@ def test_a_prior_that_answers_zeros_is_told_as_a_full_scene_and_noticed_before_t
 def test_the_next_stage_does_not_start_from_a_full_scene():
     """Not "the initial mesh reaches 1.012": the stage before says what is wrong."""
     first = tiny(60, **{"stages.0.teachers.0.prior": ZEROS, "adam.lr_scale": 5.0})
-    two = replace(first, stages=(*first.stages, PRESETS["toybox"].stages[1]))
+    two = replace(first, stages=(*first.stages, PRESETS["magic3d-toy"].stages[1]))
     error, _ = ended(two)
     assert str(error).startswith("the scene is full: ")
 

@@ -100,7 +100,7 @@ def test_a_training_ends_in_time_saves_and_goes_on(tmp_path, monkeypatch):
     from test_toybox_prior import pictures
 
     room, now, drawn = "dreamlift.toybox.training.prior", [0.0], []
-    monkeypatch.setattr(f"{room}.load_shards", lambda *_: pictures())
+    monkeypatch.setattr("dreamlift.toybox.training.dataset.load_shards", lambda *_: pictures())
     monkeypatch.setattr(f"{room}.make_networks", lambda words, size: make_networks(words, size, (8, 16)))
     monkeypatch.setattr("dreamlift.toybox.training.steps.loop.time.time", lambda: now[0])
 
