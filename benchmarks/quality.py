@@ -1,8 +1,8 @@
 """How good are the assets? Many prompts through the shipped command, then ``dreamlift evaluate`` on the files.
 
-    python benchmarks/quality.py [--quick] [--jobs 2] [--shape] [-- --guidance.guidance_scale 4]
+    python benchmarks/quality.py [--quick | --count 16] [--jobs 2] [--shape] [-- --guidance.guidance_scale 4]
 
-48 prompts (12 with --quick): half of them combinations of kind, colour, hat and box that the prior was never shown. What
+48 prompts (12 with --quick, N with --count N): half of them combinations of kind, colour, hat and box that the prior was never shown. What
 comes after -- is passed on to generate, so that settings can be compared; give each its own --runs.
 """
 
@@ -88,14 +88,16 @@ def lift_all(jobs: list[tuple[str, Path, list[str]]], workers: int) -> list[Path
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="12 prompts instead of 48")
+    parser.add_argument("--count", type=int, default=48, help="so many prompts")
     parser.add_argument("--prompts", nargs="+", help="these instead")
     parser.add_argument("--runs", type=Path, default=Path("outputs/quality"), help="folders are kept and reused")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its share of the cores")
     parser.add_argument("--shape", action="store_true", help="also the figures of docs/evaluate-shape.md, seconds an asset")
     parser.add_argument("settings", nargs=argparse.REMAINDER, help="after --, passed on to generate")
     arguments = parser.parse_args()
+    count = 12 if arguments.quick else arguments.count
     extra = [word for word in arguments.settings if word != "--"]
-    hidden, shown = ([], arguments.prompts) if arguments.prompts else choose_prompts(12 if arguments.quick else 48, "toybox")
+    hidden, shown = ([], arguments.prompts) if arguments.prompts else choose_prompts(count, "toybox")
     folders = lift_all([(prompt, arguments.runs, extra) for prompt in [*hidden, *shown]], arguments.jobs)
     report, scored = evaluate(find_items(folders), Plain(), shape=arguments.shape)
     save_report(report, scored, arguments.runs)

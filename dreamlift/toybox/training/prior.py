@@ -32,7 +32,7 @@ from dreamlift.toybox.training import dataset, geometry
 from dreamlift.toybox.training.dataset import SHARD, Pictures, vocabulary
 from dreamlift.toybox.training.geometry import MAPS, Geometry
 from dreamlift.toybox.training.latent import load_vae, make_latent_networks
-from dreamlift.toybox.training.network import Networks, begin_with, load_folder, make_networks, save_folder
+from dreamlift.toybox.training.network import MAP_WORDS, Networks, begin_with, load_folder, make_networks, save_folder
 from dreamlift.toybox.training.reader import ViewReader
 from dreamlift.toybox.training.steps.learning import Optimizers
 from dreamlift.toybox.training.steps.loop import Lessons, Training, add_arguments, fit_lessons, save_settings
@@ -188,14 +188,16 @@ def guided_samples(
 
 @torch.no_grad()
 def sample_grid(
-    networks: Networks, prompts: list[str], seed: int = 0, guidance_scale: float = 3.0, camera: Tensor | None = None
-) -> Tensor:
+    networks: Networks, prompts: list[str], seed: int = 0, guidance_scale: float = 3.0, camera: Tensor | None = None,
+    negative: Sequence[str] | None = None,
+) -> Tensor:  # fmt: skip
     """Pictures ``(N, S, S, 3)`` in [0, 1] by 20 DDIM steps with classifier-free guidance.
 
-    ``camera (N, 8)`` are camera features, zeros for none (:func:`dreamlift.priors.network.camera_features`).
+    ``negative``: N negative prompts; None: empty ones. ``camera (N, 8)`` are camera features, zeros for none
+    (:func:`dreamlift.priors.network.camera_features`).
     """
     device = networks.unet.device
-    tokens = {k: v.to(device) for k, v in networks.tokenize([*[""] * len(prompts), *prompts]).items()}
+    tokens = {k: v.to(device) for k, v in networks.tokenize([*(negative or [""] * len(prompts)), *prompts]).items()}
     text = networks.encode_text(tokens)
     told = None if camera is None else torch.cat([torch.zeros_like(camera), camera]).to(device)
     noise = torch.randn((len(prompts), *networks.shape), generator=torch.Generator().manual_seed(seed)).to(device)
@@ -222,9 +224,10 @@ def milestone(folder: Path, networks: Networks, kinds: Sequence[str], maps: bool
     """Save the weights as a diffusers folder and a grid of samples beside it."""
     colors = list(COLORS)
     nouns = [f"{colors[i % len(colors)]} {name.replace('_', ' ')}" for i, name in enumerate(kinds)]
-    shown = list(MAPS.values()) if maps else [""]
-    prompts = [f"{article(n)} {n}{shown[i % len(shown)]}, {DIRECTIONS[i % len(DIRECTIONS)]}" for i, n in enumerate(nouns)]
-    save_grid(folder / "samples.png", sample_grid(networks, prompts), columns=8)
+    shown = [list(MAP_WORDS.values())[i % 2] for i in range(len(nouns))] if maps else [""] * len(nouns)
+    views = [DIRECTIONS[i % len(DIRECTIONS)] for i in range(len(nouns))]
+    prompts = [", ".join(filter(None, (f"{article(n)} {n}", *said))) for n, *said in zip(nouns, shown, views, strict=True)]
+    save_grid(folder / "samples.png", sample_grid(networks, prompts, negative=shown), columns=8)
     save_folder(networks, folder / "prior")
 
 
