@@ -2,8 +2,8 @@
 
     python benchmarks/quality.py [--quick | --count 16] [--jobs 2] [--shape] [-- --guidance.guidance_scale 4]
 
-48 prompts (12 with --quick, N with --count N): half of them combinations of kind, colour, hat and box that the prior was never shown. What
-comes after -- is passed on to generate, so that settings can be compared; give each its own --runs.
+48 prompts (12 with --quick, N with --count N): half of them combinations of kind, colour, hat and box that the prior was never
+shown. What comes after -- is passed on to generate, so that settings can be compared; give each its own --runs.
 """
 
 from __future__ import annotations
