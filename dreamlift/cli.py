@@ -276,6 +276,19 @@ def _gallery(arguments: argparse.Namespace, overrides: Overrides) -> int:
     return 0
 
 
+def _render(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from dreamlift.showing.options import run_render
+
+    refuse(overrides, "render")
+    reporter = _reporter(arguments)
+    paths = [str(path) for path in run_render(arguments, reporter)]
+    if arguments.json:
+        reporter.done({"files": paths})
+    else:
+        print("\n".join(paths))
+    return 0
+
+
 def _report_folder(out: Path | None, kind: str) -> Path:
     """The empty folder ``out``, or a new folder in outputs/."""
     from dreamlift.runs.run import empty_folder, new_folder
@@ -286,7 +299,7 @@ def _report_folder(out: Path | None, kind: str) -> Path:
 
 VERBS = {
     "generate": _generate, "views": _views, "cutout": _cutout, "resume": _resume, "export": _export, "evaluate": _evaluate,
-    "gallery": _gallery, "dreambooth": _dreambooth, "invert": _invert,
+    "gallery": _gallery, "render": _render, "dreambooth": _dreambooth, "invert": _invert,
     "presets": verbs.presets, "settings": verbs.settings, "priors": verbs.priors, "doctor": verbs.doctor,
     "warmup": verbs.warmup, "completion": verbs.completion,
 }  # fmt: skip

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import dreamlift
 from dreamlift.apps.dreambooth_options import add_dreambooth, add_invert
 from dreamlift.config.table import rows_of
+from dreamlift.showing.options import RENDER_EXAMPLES, add_render
 from dreamlift.system.text import MAX_MESSAGE, one_line
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ def build_parser() -> Parser:
     shown.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
     shown.add_argument("--out", type=Path, help="the page's folder (default: outputs/gallery-<time>)")
     verb("presets", "the named settings: paper, prior, resolution, steps, memory, purpose")
+    add_render(verb("render", "render a finished asset along a camera path: MP4, WebP or PNG", epilog=RENDER_EXAMPLES))
     listing = verb("settings", "every setting with its type, default and meaning")
     listing.add_argument("--preset", default="toybox", help="the preset whose values are shown (default: toybox)")
     verb("priors", "the known 2D diffusion models: source, license, memory")
@@ -159,7 +161,7 @@ def build_parser() -> Parser:
 
 def _add_shared(verbs: Any) -> None:
     """Options that several verbs have."""
-    for name in ("generate", "cutout", "resume", "export", "evaluate", "views", "dreambooth", "invert"):
+    for name in ("generate", "cutout", "resume", "export", "evaluate", "views", "dreambooth", "invert", "render"):
         verbs[name].add_argument("--json", action="store_true", help="print events as JSON, one per line")
     for name in ("generate", "resume", "export", "evaluate", "gallery", "settings", "presets", "warmup", "views", "dreambooth",
                  "invert"):  # fmt: skip
