@@ -288,8 +288,11 @@ def small_disk(folder: Path, kilobytes: int) -> Iterator[Callable[[str], bool]]:
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)], check=True, capture_output=True)
     try:
-        yield lambda options: (
-            subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=False, capture_output=True).returncode == 0
+        yield (
+            lambda options: (
+                subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=False, capture_output=True).returncode
+                == 0
+            )
         )
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True, capture_output=True)
@@ -387,7 +390,10 @@ FAULTS: dict[str, Callable[[Bench, str, random.Random], None]] = {
 
 def table(told: dict[str, Any]) -> str:
     """The results as a table of docs/reliability.md."""
-    lines = ["| what | kills, warm | fresh | in a write | folders | lost | half files | not the same bytes |", "|---|" + "---|" * 7]
+    lines = [
+        "| what | kills, warm | fresh | in a write | folders | lost | half files | not the same bytes |",
+        "|---|" + "---|" * 7,
+    ]
     total: Counter[str] = Counter()
     for name, kinds in told.items():
         rows = [kinds.get(kind, {}) for kind in ("warm", "fresh")]

@@ -23,6 +23,7 @@ from dreamlift.verbs import Overrides, refuse
 if TYPE_CHECKING:
     from dreamlift.config.schema import Config
     from dreamlift.runs.progress import Reporter
+    from dreamlift.showing.sheet import Ranked
 
 OVERRIDE = re.compile(r"--([a-z_]+(?:\.[a-z0-9_]+)+)(?:=(.*))?", re.DOTALL)
 NEGATIVE_LIST = re.compile(r"-[\d.]+[,:].*")
@@ -133,18 +134,37 @@ def split_overrides(words: list[str]) -> tuple[list[str], Overrides]:
 
 def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.apps.cutout import with_cameras
-    from dreamlift.apps.start import config_of
+    from dreamlift.apps.start import config_of, preset_of
     from dreamlift.runs.carry_out import Order, carry_out
     from dreamlift.runs.progress import warnings_to
     from dreamlift.runs.run import check_out
+    from dreamlift.showing.seeds import carry_out_seeds, save_particles
 
     config = config_of(arguments, overrides)
     reporter = _reporter(arguments, config)
-    check_out(arguments.out)
+    if arguments.seeds is None:
+        check_out(arguments.out)
     with warnings_to(reporter):
         config = with_cameras(config, reporter)
-    outcome = carry_out(Order(config, arguments.out, anyway=arguments.anyway), reporter)
+    order = Order(config, arguments.out, anyway=arguments.anyway, preset=preset_of(arguments))
+    if arguments.seeds is not None:
+        variations = carry_out_seeds(order, arguments.seeds, lambda own: _reporter(arguments, own), arguments.out)
+        return _chosen(arguments, reporter, variations.folder, variations.ranked) if variations.finished else 130
+    outcome = carry_out(order, reporter)
+    if outcome.finished and config.particles > 1:
+        return _chosen(arguments, reporter, outcome.folder, save_particles(outcome.folder, reporter))
     return 0 if outcome.finished else 130
+
+
+def _chosen(arguments: argparse.Namespace, reporter: Reporter, folder: Path, ranked: Sequence[Ranked]) -> int:
+    """Tell the order of several variations, and the sheet that shows them."""
+    from dreamlift.showing.sheet import SHEET, choices, listed
+
+    if arguments.json:
+        reporter.done({"sheet": str(folder / SHEET), "ranking": listed(ranked, folder)})
+    elif ranked:
+        print(f"{choices(ranked)}\n{folder / SHEET}")
+    return 0
 
 
 def _cutout(arguments: argparse.Namespace, overrides: Overrides) -> int:
@@ -166,9 +186,14 @@ def _cutout(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
 def _resume(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.runs.carry_out import Order, carry_out
+    from dreamlift.showing.seeds import save_particles
 
     refuse(overrides, "resume")
-    return 0 if carry_out(Order(resume=arguments.run, steps=arguments.steps), _reporter(arguments)).finished else 130
+    reporter = _reporter(arguments)
+    outcome = carry_out(Order(resume=arguments.run, steps=arguments.steps), reporter)
+    if outcome.asset is not None and outcome.asset.others:
+        return _chosen(arguments, reporter, outcome.folder, save_particles(outcome.folder, reporter))
+    return 0 if outcome.finished else 130
 
 
 def _export(arguments: argparse.Namespace, overrides: Overrides) -> int:

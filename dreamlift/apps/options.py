@@ -43,6 +43,7 @@ UNITS = {"mm": 1.0, "cm": 10.0, "in": 25.4}  # millimetres of each
 EXAMPLES = """examples:
   dreamlift generate "a red mug"
   dreamlift generate "a blue chair" --seed 3 --steps 600 --out chair
+  dreamlift generate "a green teapot" --seeds 4
   dreamlift generate "an owl" --preset vsd-toy --particles 2
   dreamlift generate "a teapot" --prior sd-1.5 --preset dreamfusion-sd --lora clay.safetensors@0.8
   dreamlift generate "a red mug" --guidance.guidance_scale 5 --stages.1.steps 200
@@ -196,6 +197,9 @@ def _add_generate(make: Parser) -> None:
     _setting(what, "mesh", "initial mesh (.glb, .gltf, .obj, .ply, .stl), for presets such as texture-toy")
     _setting(what, "up", "up axis of the initial mesh's file: y (default) or z")
     _setting(what, "seed", "seed of all random numbers (default: 0)")
+    what.add_argument(
+        "--seeds", type=int, metavar="N", help="make N assets with consecutive seeds, and a sheet of them, the best first"
+    )
     _setting(what, "particles", "number of scenes that are optimized together (default: 1)")
     what.add_argument(
         "--anyway", action="store_true", help="start even if the prior knows none of the prompt's nouns (the result is a blob)"

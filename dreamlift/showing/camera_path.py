@@ -68,7 +68,7 @@ def read_keyframes(path: str, elevation_deg: float) -> np.ndarray:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON list of keyframes: {error}") from None
     if not isinstance(found, list) or not 1 <= len(found) <= MAX_KEYS:
-        raise ValueError(f"{path} must be a JSON list of 1 to {MAX_KEYS} keyframes such as {{\"azimuth_deg\": 90}}")
+        raise ValueError(f'{path} must be a JSON list of 1 to {MAX_KEYS} keyframes such as {{"azimuth_deg": 90}}')
     last = {"azimuth_deg": 0.0, "elevation_deg": elevation_deg, "distance": DISTANCE, "fov_deg": FOV_DEG}
     rows = []
     for number, key in enumerate(found):
@@ -79,7 +79,7 @@ def read_keyframes(path: str, elevation_deg: float) -> np.ndarray:
 
 def _checked(key: Any, where: str) -> Mapping[str, float]:
     if not isinstance(key, dict):
-        raise ValueError(f"{where} is not a mapping such as {{\"azimuth_deg\": 90, \"elevation_deg\": 20}}")
+        raise ValueError(f'{where} is not a mapping such as {{"azimuth_deg": 90, "elevation_deg": 20}}')
     for name, value in key.items():
         if name not in RANGES:
             raise ValueError(f"{where} has the unknown name {str(name)[:40]!r}; accepted: {', '.join(RANGES)}")

@@ -41,7 +41,9 @@ def check_movie(kind: str, size: int, frames: int) -> None:
     if kind == "mp4" and size % 2:
         raise ValueError(f"--size is {size}; MP4 needs an even number of pixels, such as {size + 1}")
     if kind == "webp" and frames * size * size * 3 > WEBP_BYTES:
-        raise ValueError(f"{frames} frames of {size} pixels need over {WEBP_BYTES >> 30} GB of memory as WebP: use --format mp4 or png")
+        raise ValueError(
+            f"{frames} frames of {size} pixels need over {WEBP_BYTES >> 30} GB of memory as WebP: use --format mp4 or png"
+        )
 
 
 class Mp4:

@@ -22,7 +22,9 @@ A camera path is a JSON list of keyframes, evenly spaced in time; each value cha
 
 def add_render(make: Any) -> None:
     """Add the options of render."""
-    make.add_argument("asset", type=Path, metavar="RUN_OR_FILE", help="a run's folder, or a .glb, .gltf, .obj, .ply or .stl file")
+    make.add_argument(
+        "asset", type=Path, metavar="RUN_OR_FILE", help="a run's folder, or a .glb, .gltf, .obj, .ply or .stl file"
+    )
     make.add_argument("--path", default="orbit", metavar="PATH", help="orbit (default), or a JSON file of keyframes, as below")
     make.add_argument("--format", metavar="NAMES", help="some of mp4, webp, png, separated by commas (default: webp, or "
                       "as the suffix of --out); png: one picture a frame, in a folder")  # fmt: skip
