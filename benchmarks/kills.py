@@ -63,7 +63,7 @@ class Started:
         if fresh:
             with open(log, "wb") as out:
                 command = [sys.executable, str(HERE), "--child", *words]
-                self.pid = subprocess.Popen(command, stdout=out, stderr=out).pid  # noqa: S603
+                self.pid = subprocess.Popen(command, stdout=out, stderr=out).pid
         else:
             sys.stdout.flush()
             self.pid = os.fork()
@@ -144,7 +144,7 @@ def steps_logged(folder: Path) -> list[str]:
 
 
 def half_files(folder: Path, allowed: list[dict[str, bytes]], metrics: list[str]) -> list[str]:
-    """The names of files that have neither the bytes of ``allowed`` nor, for logs, whole lines of the run that nobody killed."""
+    """The names of files that have neither the bytes of ``allowed`` nor, for logs, its whole lines."""
     found = [name for name, data in files_of(folder).items() if all(each.get(name) != data for each in allowed)]
     if (folder / "run.json").exists():
         try:

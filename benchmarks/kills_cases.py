@@ -16,7 +16,7 @@ from dreamlift.config.build import save_yaml
 from dreamlift.config.short import override
 from dreamlift.toybox.training.network import make_networks, save_folder
 
-WORDS = "a an red mug front back left right view from above below dark background".split()
+WORDS = ["a", "an", "red", "mug", "front", "back", "left", "right", "view", "from", "above", "below", "dark", "background"]
 FIELD = {
     "steps": 6, "scene.field.resolutions": [9, 17], "scene.field.switch_on": [0, 0.5], "scene.samples_per_ray": 12,
     "cameras.resolution": [12],

@@ -219,7 +219,7 @@ def _export(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: Overrides) -> int:
-    from dreamlift.apps.evaluate import describe, evaluate, find_items, save_report
+    from dreamlift.apps.evaluate import describe, evaluate, find_items, plain, save_report
     from dreamlift.runs.run import check_out
 
     refuse(overrides, "evaluate")
@@ -230,7 +230,7 @@ def _evaluate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     folder = _report_folder(arguments.out, "evaluation")
     save_report(report, found, folder)
     if arguments.json:
-        reporter.done({"report": str(folder / "evaluation.json"), **report["mean"]})
+        reporter.done({"report": str(folder / "evaluation.json"), **report["mean"], "runs": plain(report["runs"])})
     else:
         print(f"{describe(report)}\n{folder / 'index.html'}")
     return 0
@@ -287,17 +287,17 @@ def _own_options(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def _gallery(arguments: argparse.Namespace, overrides: Overrides) -> int:
-    from dreamlift.apps.evaluate import find_items
-    from dreamlift.apps.gallery import gallery
+    from dreamlift.apps.evaluate import evaluate, find_items
+    from dreamlift.apps.gallery import check_turning, save_gallery
     from dreamlift.runs.run import check_out
-    from dreamlift.system.files import atomic_write_text
 
     refuse(overrides, "gallery")
     check_out(arguments.out)
-    page = gallery(find_items(arguments.runs, note=_reporter(arguments).note))
-    folder = _report_folder(arguments.out, "gallery")
-    atomic_write_text(folder / "index.html", page)
-    print(folder / "index.html")
+    reporter = _reporter(arguments)
+    items = find_items(arguments.runs, note=reporter.note)
+    check_turning(items)
+    judged = evaluate(items, reporter)[0]["runs"] if arguments.judge else None
+    print(save_gallery(items, _report_folder(arguments.out, "gallery"), judged))
     return 0
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import dreamlift
 from dreamlift.apps.dreambooth_options import add_dreambooth, add_invert
 from dreamlift.config.table import rows_of
-from dreamlift.showing.options import RENDER_EXAMPLES, add_render
+from dreamlift.showing.options import RENDER_EXAMPLES, add_evaluate, add_gallery, add_render
 from dreamlift.system.text import MAX_MESSAGE, one_line
 
 if TYPE_CHECKING:
@@ -126,25 +126,11 @@ def build_parser() -> Parser:
     export = verb("export", "mesh a run's last checkpoint again, in one or several formats")
     export.add_argument("run", type=Path, help="the run's folder")
     _add_files(export)
-    judge = verb("evaluate", "quality figures of finished runs: category, color and shape, from all sides")
-    judge.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or GLB files with --prompt")
-    judge.add_argument("--prompt", help="the prompt of the GLB files")
-    judge.add_argument("--out", type=Path, help="the report's folder (default: outputs/evaluation-<time>)")
-    judge.add_argument("--clip", help="a CLIP model (folder or hub name), for prompts beyond the judge's vocabulary")
-    judge.add_argument(
-        "--reference", type=Path, metavar="PICTURE",
-        help="a picture of the object: PSNR, SSIM and (with --clip) similarity of the front view at the photo's camera",
-    )  # fmt: skip
-    judge.add_argument(
-        "--shape", action="store_true",
-        help="also compare solid, opening, surface and colors with a true thing of the kind (about 5 s an asset)",
-    )  # fmt: skip
+    add_evaluate(verb("evaluate", "quality figures of finished runs: category, color and shape, from all sides"))
     _add_views(verb("views", "draw the object in a picture from other sides"))
     add_dreambooth(verb("dreambooth", "teach a prior the thing in a few photos: a new word for it"))
     add_invert(verb("invert", "learn a new word from photos, and nothing else: textual inversion"))
-    shown = verb("gallery", "a self-contained page with turntables of finished runs")
-    shown.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
-    shown.add_argument("--out", type=Path, help="the page's folder (default: outputs/gallery-<time>)")
+    add_gallery(verb("gallery", "a page with turntables of finished runs, which open in the viewer"))
     verb("presets", "the named settings: paper, prior, resolution, steps, memory, purpose")
     add_render(verb("render", "render a finished asset along a camera path: MP4, WebP or PNG", epilog=RENDER_EXAMPLES))
     listing = verb("settings", "every setting with its type, default and meaning")

@@ -69,3 +69,28 @@ def run_render(arguments: argparse.Namespace, reporter: Reporter) -> list[Path]:
         )
     finally:
         reporter.close()
+
+
+def add_evaluate(make: Any) -> None:
+    """Add the options of evaluate."""
+    make.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or GLB files with --prompt")
+    make.add_argument("--prompt", help="the prompt of the GLB files")
+    make.add_argument("--out", type=Path, help="the report's folder (default: outputs/evaluation-<time>)")
+    make.add_argument("--clip", help="a CLIP model (folder or hub name), for prompts beyond the judge's vocabulary")
+    make.add_argument(
+        "--reference", type=Path, metavar="PICTURE",
+        help="a picture of the object: PSNR, SSIM and (with --clip) similarity of the front view at the photo's camera",
+    )  # fmt: skip
+    make.add_argument(
+        "--shape", action="store_true",
+        help="also compare solid, opening, surface and colors with a true thing of the kind (about 5 s an asset)",
+    )  # fmt: skip
+
+
+def add_gallery(make: Any) -> None:
+    """Add the options of gallery."""
+    make.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
+    make.add_argument("--out", type=Path, help="the page's folder (default: outputs/gallery-<time>)")
+    make.add_argument(
+        "--judge", action="store_true", help="also sort by the judge's figures, as evaluate has them (seconds an asset)"
+    )
