@@ -104,15 +104,12 @@ def test_a_browser_sorts_the_tiles(runs, tmp_path):
     """The page's script, in a browser: the order and the figure shown."""
     out = tmp_path / "page"
     assert main(["gallery", *map(str, runs[0]), "--out", str(out)]) == 0
-    command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--dump-dom"]
-    shown = {}
-    for sort in ("", "#sort=seconds", "#sort=nonsense"):
-        done = subprocess.run([*command, f"file://{out}/index.html{sort}"], capture_output=True, text=True, timeout=60)
-        reader = Reader()
-        reader.feed(done.stdout)
-        shown[sort] = [picture["src"] for picture in reader.found["img"]], [text for text in reader.texts if "time: " in text]
-    assert shown[""] == shown["#sort=nonsense"] == (["assets/000.webp", "assets/001.webp"], [])
-    assert shown["#sort=seconds"] == (["assets/001.webp", "assets/000.webp"], ["time: 60.3 s", "time: 61.3 s"])
+    command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=1000", "--dump-dom"]
+    done = subprocess.run([*command, f"file://{out}/index.html#sort=seconds"], capture_output=True, text=True, timeout=120)
+    reader = Reader()
+    reader.feed(done.stdout)
+    assert [picture["src"] for picture in reader.found["img"]] == ["assets/001.webp", "assets/000.webp"]
+    assert [text for text in reader.texts if "time: " in text] == ["time: 60.3 s", "time: 61.3 s"]
 
 
 def test_pages_of_before_are_passed_over(runs, tmp_path, capsys):

@@ -14,7 +14,9 @@ from lift_helpers import small_pictures
 from PIL import Image
 
 from dreamlift import notebook
+from dreamlift.config.short import override
 from dreamlift.notebook import watch
+from dreamlift.presets import PRESETS
 from dreamlift.types import Note, RenderOutput, StageBegan, Step
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.ipynb"))
@@ -98,13 +100,23 @@ def test_a_frame_holds_the_page_as_text():
     assert inside.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"').replace("&amp;", "&") == page
 
 
+def with_small_meshes(config):
+    """A preset whose pictures and meshes are small, so that a notebook's cells take seconds."""
+    small = {"mesh.resolution": 24, "mesh.faces": 300, "mesh.texture_size": 64}
+    if len(config.stages) > 1:
+        small |= {"stages.1.scene.resolution": 16}
+    return override(config, small, text=False)
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])
 def test_the_examples_run(shell, path, tmp_path, monkeypatch):
     session, shown = shell
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NOTEBOOK_STEPS", "4")
+    monkeypatch.setenv("NOTEBOOK_STEPS", "8")
     monkeypatch.setenv("MPLBACKEND", "agg")
     small_pictures(monkeypatch)
+    for name in ("toybox", "toybox-field"):
+        monkeypatch.setitem(PRESETS, name, with_small_meshes(PRESETS[name]))
     content = nbformat.read(path, as_version=4)
     nbformat.validate(content)
     code = [cell for cell in content.cells if cell.cell_type == "code"]

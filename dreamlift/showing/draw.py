@@ -134,7 +134,7 @@ def _wires(mesh: Mesh, face: Tensor, camera: Cameras, pixel: Tensor) -> Tensor:
     along = corners[:, [1, 2, 0]] - corners
     away = here[:, None] - corners
     distance = (along[..., 0] * away[..., 1] - along[..., 1] * away[..., 0]).abs() / along.norm(dim=-1).clamp_min(1e-6)
-    return (0.5 + LINE * camera.width - distance.amin(dim=1)).clamp(0, 1)
+    return (0.5 + max(LINE * camera.width, 0.4) - distance.amin(dim=1)).clamp(0, 1)
 
 
 def draw_splats(splats: Splats, cameras: Cameras, background: Color = WHITE) -> Iterator[Tensor]:
