@@ -25,6 +25,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections import Counter
@@ -38,6 +39,7 @@ os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", HF_HUB_OFFLINE
 HERE = Path(__file__).resolve()
 RESULTS = HERE.parent / "results" / "kills.json"
 LOGS = {"run.json", "metrics.jsonl", "events.jsonl", ".lock", ".lock.guard"}  # files that change during a run
+MARK = ".kills"  # in the benchmark's folder, which is emptied
 MOST = 8  # kills of one chain
 DAYS = 3 * 86400.0  # seconds by which a clock is set back
 
@@ -165,8 +167,11 @@ class Bench:
         from kills_cases import make_cases
 
         self.work, self.results = work, results
+        if work.is_dir() and any(work.iterdir()) and not (work / MARK).exists():
+            sys.exit(f"{work} is not empty, and is not of this benchmark: give --work another folder")
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
+        (work / MARK).touch()
         self.cases = {case.name: case for case in make_cases(work)}
         self.told = json.loads(results.read_text()) if results.exists() else {}
         self.seconds: dict[tuple[str, bool], float] = {}
@@ -428,7 +433,7 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=8, help="times that each other fault is tried on each case (default: 8)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after this time; the same command goes on")
     parser.add_argument("--only", default="", help="cases whose name has this in it")
-    parser.add_argument("--work", type=Path, default=Path("outputs/kills"), help="the folder of the runs; it is emptied")
+    parser.add_argument("--work", type=Path, help="the folder of the runs; it is emptied (default: a temporary one)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="a JSON file that is continued")
     parser.add_argument("--table", action="store_true", help="only print the table of the results")
     arguments = parser.parse_args()
@@ -436,7 +441,8 @@ def main() -> None:
         return print(table(json.loads(arguments.results.read_text())))
     until = time.monotonic() + 60 * arguments.minutes
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
-    bench = Bench(arguments.work.resolve(), arguments.results)
+    work = Path(tempfile.mkdtemp(prefix="dreamlift-kills-")) if arguments.work is None else arguments.work.resolve()
+    bench = Bench(work, arguments.results)
     names = [name for name in bench.cases if arguments.only in name]
     count = len(bench.cases)
     wanted = {"warm": (arguments.kills - arguments.fresh) / count, "fresh": arguments.fresh / count}
@@ -445,7 +451,7 @@ def main() -> None:
     while time.monotonic() < until:
         # The row and kind of which the smallest share is done.
         left = [(done(bench.told, name, kind) / share, name, kind) for name in names for kind, share in wanted.items() if share]
-        share, name, kind = min(left)
+        share, name, kind = min(left, key=lambda each: each[0])
         if share >= 1.0:
             break
         if kind in FAULTS:

@@ -149,19 +149,20 @@ def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     order = Order(config, arguments.out, anyway=arguments.anyway, preset=preset_of(arguments))
     if arguments.seeds is not None:
         variations = carry_out_seeds(order, arguments.seeds, lambda own: _reporter(arguments, own), arguments.out)
-        return _chosen(arguments, reporter, variations.folder, variations.ranked) if variations.finished else 130
+        return _chosen(arguments, variations.folder, variations.ranked) if variations.finished else 130
     outcome = carry_out(order, reporter)
     if outcome.finished and config.particles > 1:
-        return _chosen(arguments, reporter, outcome.folder, save_particles(outcome.folder, reporter))
+        return _chosen(arguments, outcome.folder, save_particles(outcome.folder, reporter))
     return 0 if outcome.finished else 130
 
 
-def _chosen(arguments: argparse.Namespace, reporter: Reporter, folder: Path, ranked: Sequence[Ranked]) -> int:
+def _chosen(arguments: argparse.Namespace, folder: Path, ranked: Sequence[Ranked]) -> int:
     """Tell the order of several variations, and the sheet that shows them."""
+    from dreamlift.runs.reporters import choose
     from dreamlift.showing.sheet import SHEET, choices, listed
 
     if arguments.json:
-        reporter.done({"sheet": str(folder / SHEET), "ranking": listed(ranked, folder)})
+        choose(True).done({"sheet": str(folder / SHEET), "ranking": listed(ranked, folder)})
     elif ranked:
         print(f"{choices(ranked)}\n{folder / SHEET}")
     return 0
@@ -192,7 +193,7 @@ def _resume(arguments: argparse.Namespace, overrides: Overrides) -> int:
     reporter = _reporter(arguments)
     outcome = carry_out(Order(resume=arguments.run, steps=arguments.steps), reporter)
     if outcome.asset is not None and outcome.asset.others:
-        return _chosen(arguments, reporter, outcome.folder, save_particles(outcome.folder, reporter))
+        return _chosen(arguments, outcome.folder, save_particles(outcome.folder, reporter))
     return 0 if outcome.finished else 130
 
 

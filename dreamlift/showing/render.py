@@ -26,6 +26,7 @@ MOST_FRAMES, SIZES, FPS = 10_000, (16, 4096), (0.1, 240.0)
 COLORS: dict[str, Color] = {
     "white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0), "grey": (0.46, 0.46, 0.48), "gray": (0.46, 0.46, 0.48),
 }  # fmt: skip
+OWN_BYTES = 1_000_000_000  # of a GLB of dreamlift; the largest asset of a run has fewer
 HEX = re.compile(r"#?([0-9a-f]{2})([0-9a-f]{2})([0-9a-f]{2})", re.IGNORECASE)
 
 
@@ -94,6 +95,8 @@ def pictures_of(asset: Path, cameras: Cameras, order: RenderOrder, note: Callabl
             raise ValueError(f"{file} has Gaussians, which are shown with --look color only, not {order.look}")
         return draw_splats(load_splats(file), cameras, order.background)
     if file.suffix.lower() == ".glb" and is_own(file):
+        if (size := file.stat().st_size) > OWN_BYTES:
+            raise ValueError(f"{file} has {size:,} bytes; accepted: at most {OWN_BYTES:,}")
         mesh = load_glb(file)
     else:
         mesh = load_mesh(file, note=note)[0]
