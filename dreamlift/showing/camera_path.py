@@ -72,7 +72,7 @@ def read_keyframes(path: str, elevation_deg: float) -> np.ndarray:
     last = {"azimuth_deg": 0.0, "elevation_deg": elevation_deg, "distance": DISTANCE, "fov_deg": FOV_DEG}
     rows = []
     for number, key in enumerate(found):
-        last = last | _checked(key, f"{path}: keyframe {number}")
+        last = {**last, **_checked(key, f"{path}: keyframe {number}")}
         rows.append([last[name] for name in RANGES])
     return np.array(rows, dtype=np.float64)
 

@@ -55,10 +55,10 @@ class Mp4:
         # The format is named, since the temporary file has no suffix; BT.709, which players assume for H.264.
         matrix = ["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709", "-color_primaries", "bt709",
                   "-color_trc", "bt709", "-crf", str(CRF), "-movflags", "+faststart", "-f", "mp4"]  # fmt: skip
+        settings: dict[str, Any] = {"fps": fps, "quality": None, "macro_block_size": 1, "ffmpeg_log_level": "error"}
         self.writer = imageio_ffmpeg.write_frames(
-            str(path), (size, size), fps=fps, codec="libx264", pix_fmt_out="yuv420p", macro_block_size=1, quality=None,
-            output_params=matrix, ffmpeg_log_level="error",
-        )  # fmt: skip
+            str(path), (size, size), codec="libx264", pix_fmt_out="yuv420p", output_params=matrix, **settings
+        )
         self.writer.send(None)
 
     def add(self, frame: np.ndarray) -> None:

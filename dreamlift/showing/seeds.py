@@ -64,6 +64,8 @@ def carry_out_seeds(
     check_folder(out)
     each = [replace(config, seed=config.seed + number) for number in range(seeds)]
     folder = folder_of(config) if out is None else expanded(out)
+    for own in each:
+        check_same(folder / f"seed-{own.seed}", own)
     pool, failed = Priors(), []
     for number, own in enumerate(each):
         reporter, place = reporters(own), folder / f"seed-{own.seed}"
@@ -91,15 +93,24 @@ def _carry_out(order: Order, place: Path, reporter: Reporter) -> bool:
     if not (place / "run.json").is_file():
         place.parent.mkdir(parents=True, exist_ok=True)
         return carry_out(order, reporter).finished
-    assert order.config is not None
-    status, wanted = read_status(place), config_hash(resolve(order.config, anyway=True).config)
-    if wanted not in (status["config_hash"], *status.get("earlier_hashes", ())):
-        raise ValueError(f"{place} is a run with other settings: give --out another folder, or the settings of that run")
-    if status.get("status") == "finished":
+    if read_status(place).get("status") == "finished":
         reporter.note(f"{place} is finished already")
         reporter.close()
         return True
     return carry_out(Order(resume=place, pool=order.pool), reporter).finished
+
+
+def check_same(place: Path, config: Config) -> None:
+    """Check that a run, if there is one in ``place``, has the settings of ``config``.
+
+    Raises:
+        ValueError: it has others; one line with the fix.
+    """
+    if not (place / "run.json").is_file():
+        return
+    status, wanted = read_status(place), config_hash(resolve(config, anyway=True).config)
+    if wanted not in (status["config_hash"], *status.get("earlier_hashes", ())):
+        raise ValueError(f"{place} is a run with other settings: give --out another folder, or the settings of that run")
 
 
 def check_folder(out: Path | None) -> None:
