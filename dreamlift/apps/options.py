@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import dreamlift
 from dreamlift.apps.dreambooth_options import add_dreambooth, add_invert
 from dreamlift.config.table import rows_of
-from dreamlift.showing.options import RENDER_EXAMPLES, add_evaluate, add_gallery, add_render
+from dreamlift.showing.options import RENDER_EXAMPLES, add_evaluate, add_gallery, add_render, add_seeds
 from dreamlift.system.text import MAX_MESSAGE, one_line
 
 if TYPE_CHECKING:
@@ -183,9 +183,7 @@ def _add_generate(make: Parser) -> None:
     _setting(what, "mesh", "initial mesh (.glb, .gltf, .obj, .ply, .stl), for presets such as texture-toy")
     _setting(what, "up", "up axis of the initial mesh's file: y (default) or z")
     _setting(what, "seed", "seed of all random numbers (default: 0)")
-    what.add_argument(
-        "--seeds", type=int, metavar="N", help="make N assets with consecutive seeds, and a sheet of them, the best first"
-    )
+    add_seeds(what)
     _setting(what, "particles", "number of scenes that are optimized together (default: 1)")
     what.add_argument(
         "--anyway", action="store_true", help="start even if the prior knows none of the prompt's nouns (the result is a blob)"
@@ -198,11 +196,9 @@ def _add_generate(make: Parser) -> None:
         "dreambooth3d-toy)",
     )
     how.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE_OR_RUN",
+        "--config", type=Path, metavar="FILE_OR_RUN",
         help="a config.yaml (without stages: the default preset's), or the folder of a run to repeat",
-    )
+    )  # fmt: skip
     _setting(how, "prior", "the 2D diffusion model: a name of `dreamlift priors`, a folder, a hub name or a .safetensors file")
     _setting(how, "prior_config", "for a one-file checkpoint: the prior whose configs and tokenizers are used")
     _setting(how, "camera_conditioning", "true or false: pass the cameras to a prior that was trained with cameras")

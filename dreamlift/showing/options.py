@@ -46,6 +46,13 @@ def add_render(make: Any) -> None:
     make.add_argument("--overwrite", action="store_true", help="replace files of an earlier render")
 
 
+def add_seeds(group: Any) -> None:
+    """Add the option of generate for several seeds."""
+    group.add_argument(
+        "--seeds", type=int, metavar="N", help="make N assets with consecutive seeds, and a sheet of them, the best first"
+    )
+
+
 def run_render(arguments: argparse.Namespace, reporter: Reporter) -> list[Path]:
     """Render as the options say; returns the files.
 
