@@ -151,7 +151,7 @@ def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
         variations = carry_out_seeds(order, arguments.seeds, lambda own: _reporter(arguments, own), arguments.out)
         return _chosen(arguments, variations.folder, variations.ranked) if variations.finished else 130
     outcome = carry_out(order, reporter)
-    if outcome.finished and config.particles > 1:
+    if outcome.asset is not None and outcome.asset.others:
         return _chosen(arguments, outcome.folder, save_particles(outcome.folder, reporter))
     return 0 if outcome.finished else 130
 
