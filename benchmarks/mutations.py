@@ -177,7 +177,7 @@ def torus() -> trimesh.Trimesh:
 
 
 def seeded(seed: int) -> random.Random:
-    return random.Random(seed)  # noqa: S311
+    return random.Random(seed)
 
 
 def obj(seed: int) -> Outcome:

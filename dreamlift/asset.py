@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +9,16 @@ from typing import Any
 
 from torch import Tensor
 
+from dreamlift import notebook
+from dreamlift.cameras import turntable
 from dreamlift.config.schema import Config
 from dreamlift.export import EXPORTERS
 from dreamlift.export.page import page_of
 from dreamlift.export.placement import Placement
 from dreamlift.export.printing import PRINTED, closed, on_the_plate
 from dreamlift.export.splats import save_splats, turned_over
+from dreamlift.export.video import save_turntable
+from dreamlift.texturing.draw import render_mesh
 from dreamlift.types import Cameras, Mesh, Splats
 
 
@@ -99,9 +102,12 @@ class Asset:
         return f"Asset({self.config.prompt!r}, seed {self.seed}, {mesh}{gaussians}{more})"
 
     def _repr_html_(self) -> str:
-        """For notebooks: the page of ``view.html`` in a frame, self-contained."""
+        """For notebooks: the page of ``view.html`` in a frame, self-contained; of a very large asset an animation."""
         with tempfile.TemporaryDirectory() as folder:
-            glb = self.save(Path(folder) / "asset.glb")
-            page = page_of(glb, self.config.prompt)
-        source = base64.b64encode(page.encode("utf-8")).decode("ascii")
-        return f'<iframe width="480" height="360" style="border:0" src="data:text/html;base64,{source}"></iframe>'
+            page = page_of(self.save(Path(folder) / "asset.glb"), self.config.prompt)
+            if len(page) <= notebook.PAGE_BYTES:
+                return notebook.frame(page)
+            cameras = turntable(notebook.FRAMES, distance=2.9, fov_deg=42.0, size=notebook.SIDE)
+            moving = Path(folder) / "turntable.webp"
+            save_turntable(render_mesh(self.mesh, cameras, supersample=1).rgb, moving)
+            return f'<img alt="the asset, turning" src="{notebook.data_uri("image/webp", moving.read_bytes())}">'

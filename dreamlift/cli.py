@@ -23,6 +23,7 @@ from dreamlift.verbs import Overrides, refuse
 if TYPE_CHECKING:
     from dreamlift.config.schema import Config
     from dreamlift.runs.progress import Reporter
+    from dreamlift.showing.sheet import Ranked
 
 OVERRIDE = re.compile(r"--([a-z_]+(?:\.[a-z0-9_]+)+)(?:=(.*))?", re.DOTALL)
 NEGATIVE_LIST = re.compile(r"-[\d.]+[,:].*")
@@ -133,18 +134,38 @@ def split_overrides(words: list[str]) -> tuple[list[str], Overrides]:
 
 def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.apps.cutout import with_cameras
-    from dreamlift.apps.start import config_of
+    from dreamlift.apps.start import config_of, preset_of
     from dreamlift.runs.carry_out import Order, carry_out
     from dreamlift.runs.progress import warnings_to
     from dreamlift.runs.run import check_out
+    from dreamlift.showing.seeds import carry_out_seeds, save_particles
 
     config = config_of(arguments, overrides)
     reporter = _reporter(arguments, config)
-    check_out(arguments.out)
+    if arguments.seeds is None:
+        check_out(arguments.out)
     with warnings_to(reporter):
         config = with_cameras(config, reporter)
-    outcome = carry_out(Order(config, arguments.out, anyway=arguments.anyway), reporter)
+    order = Order(config, arguments.out, anyway=arguments.anyway, preset=preset_of(arguments))
+    if arguments.seeds is not None:
+        variations = carry_out_seeds(order, arguments.seeds, lambda own: _reporter(arguments, own), arguments.out)
+        return _chosen(arguments, variations.folder, variations.ranked) if variations.finished else 130
+    outcome = carry_out(order, reporter)
+    if outcome.asset is not None and outcome.asset.others:
+        return _chosen(arguments, outcome.folder, save_particles(outcome.folder, reporter))
     return 0 if outcome.finished else 130
+
+
+def _chosen(arguments: argparse.Namespace, folder: Path, ranked: Sequence[Ranked]) -> int:
+    """Tell the order of several variations, and the sheet that shows them."""
+    from dreamlift.runs.reporters import choose
+    from dreamlift.showing.sheet import SHEET, choices, listed
+
+    if arguments.json:
+        choose(True).done({"sheet": str(folder / SHEET), "ranking": listed(ranked, folder)})
+    elif ranked:
+        print(f"{choices(ranked)}\n{folder / SHEET}")
+    return 0
 
 
 def _cutout(arguments: argparse.Namespace, overrides: Overrides) -> int:
@@ -166,9 +187,14 @@ def _cutout(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
 def _resume(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.runs.carry_out import Order, carry_out
+    from dreamlift.showing.seeds import save_particles
 
     refuse(overrides, "resume")
-    return 0 if carry_out(Order(resume=arguments.run, steps=arguments.steps), _reporter(arguments)).finished else 130
+    reporter = _reporter(arguments)
+    outcome = carry_out(Order(resume=arguments.run, steps=arguments.steps), reporter)
+    if outcome.asset is not None and outcome.asset.others:
+        return _chosen(arguments, outcome.folder, save_particles(outcome.folder, reporter))
+    return 0 if outcome.finished else 130
 
 
 def _export(arguments: argparse.Namespace, overrides: Overrides) -> int:
@@ -194,7 +220,7 @@ def _export(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: Overrides) -> int:
-    from dreamlift.apps.evaluate import describe, evaluate, find_items, save_report
+    from dreamlift.apps.evaluate import describe, evaluate, find_items, plain, save_report
     from dreamlift.runs.run import check_out
 
     refuse(overrides, "evaluate")
@@ -205,7 +231,7 @@ def _evaluate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     folder = _report_folder(arguments.out, "evaluation")
     save_report(report, found, folder)
     if arguments.json:
-        reporter.done({"report": str(folder / "evaluation.json"), **report["mean"]})
+        reporter.done({"report": str(folder / "evaluation.json"), **report["mean"], "runs": plain(report["runs"])})
     else:
         print(f"{describe(report)}\n{folder / 'index.html'}")
     return 0
@@ -262,17 +288,30 @@ def _own_options(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def _gallery(arguments: argparse.Namespace, overrides: Overrides) -> int:
-    from dreamlift.apps.evaluate import find_items
-    from dreamlift.apps.gallery import gallery
+    from dreamlift.apps.evaluate import evaluate, find_items
+    from dreamlift.apps.gallery import check_turning, save_gallery
     from dreamlift.runs.run import check_out
-    from dreamlift.system.files import atomic_write_text
 
     refuse(overrides, "gallery")
     check_out(arguments.out)
-    page = gallery(find_items(arguments.runs, note=_reporter(arguments).note))
-    folder = _report_folder(arguments.out, "gallery")
-    atomic_write_text(folder / "index.html", page)
-    print(folder / "index.html")
+    reporter = _reporter(arguments)
+    items = find_items(arguments.runs, note=reporter.note)
+    check_turning(items)
+    judged = evaluate(items, reporter)[0]["runs"] if arguments.judge else None
+    print(save_gallery(items, _report_folder(arguments.out, "gallery"), judged))
+    return 0
+
+
+def _render(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from dreamlift.showing.options import run_render
+
+    refuse(overrides, "render")
+    reporter = _reporter(arguments)
+    paths = [str(path) for path in run_render(arguments, reporter)]
+    if arguments.json:
+        reporter.done({"files": paths})
+    else:
+        print("\n".join(paths))
     return 0
 
 
@@ -286,7 +325,7 @@ def _report_folder(out: Path | None, kind: str) -> Path:
 
 VERBS = {
     "generate": _generate, "views": _views, "cutout": _cutout, "resume": _resume, "export": _export, "evaluate": _evaluate,
-    "gallery": _gallery, "dreambooth": _dreambooth, "invert": _invert,
+    "gallery": _gallery, "render": _render, "dreambooth": _dreambooth, "invert": _invert,
     "presets": verbs.presets, "settings": verbs.settings, "priors": verbs.priors, "doctor": verbs.doctor,
     "warmup": verbs.warmup, "completion": verbs.completion,
 }  # fmt: skip

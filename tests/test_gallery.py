@@ -1,9 +1,13 @@
-"""The gallery: one page with every run's turntable, that needs no other file."""
+"""The gallery: a page with every run's turntable, which opens the assets, in a folder that needs nothing else."""
 
 from __future__ import annotations
 
 import base64
+import html
 import io
+import json
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import pytest
@@ -16,20 +20,25 @@ from dreamlift.runs.run import Run
 
 
 class Reader(HTMLParser):
-    """What a browser would find: pictures and texts."""
+    """What a browser would find: pictures, links, options and texts; nothing else may be fetched."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.pictures: list[dict[str, str]] = []
+        self.found: dict[str, list[dict[str, str]]] = {}
         self.texts: list[str] = []
 
     def handle_starttag(self, tag, attrs):
-        if tag == "img":
-            self.pictures.append({name: value or "" for name, value in attrs})
-        assert not {"src", "href"} & dict(attrs).keys() or tag == "img"  # nothing is fetched
+        self.found.setdefault(tag, []).append({name: value or "" for name, value in attrs})
+        assert not {"src", "href"} & dict(attrs).keys() or tag in ("img", "a")
 
     def handle_data(self, data):
         self.texts.append(data)
+
+
+def read(folder):
+    reader = Reader()
+    reader.feed((folder / "index.html").read_text())
+    return reader
 
 
 @pytest.fixture
@@ -40,7 +49,8 @@ def runs(tmp_path):
             (run.folder / "asset.glb").write_bytes(b"x" * 700_000)
             frames = torch.rand(3 + number, 16, 16, 3, generator=torch.Generator().manual_seed(number))
             save_turntable(frames, run.folder / "turntable.webp")
-            run.set_status("finished", {"seconds": 61.3, "peak_memory_gb": 1.25})
+            values = {"seconds": 61.3 - number, "peak_memory_gb": 1.25, "seed": 7 * number, "metrics": {"faces": 500.0}}
+            run.set_status("finished", values)
     return [tmp_path / f"run{number}" for number in range(2)], prompts
 
 
@@ -55,22 +65,51 @@ def test_an_unfinished_run_among_others_is_left_out(runs, tmp_path, capsys):
     assert "<h1>1 asset</h1>" in (tmp_path / "page" / "index.html").read_text()
 
 
-def test_a_page_holds_every_turntable(runs, tmp_path, capsys):
+def test_a_page_shows_every_turntable_and_opens_every_asset(runs, tmp_path, capsys):
     folders, prompts = runs
     out = tmp_path / "page"
     assert main(["gallery", *map(str, folders), "--out", str(out)]) == 0
     assert capsys.readouterr().out.strip() == str(out / "index.html")
-    assert [path.name for path in out.iterdir()] == ["index.html"]
-    reader = Reader()
-    reader.feed((out / "index.html").read_text())
-    assert [picture["alt"] for picture in reader.pictures] == [f"{prompt}, turning" for prompt in prompts]
-    for number, (folder, picture) in enumerate(zip(folders, reader.pictures, strict=True)):
-        data = base64.b64decode(picture["src"].removeprefix("data:image/webp;base64,"))
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*")) == [
+        "assets/000.html", "assets/000.webp", "assets/001.html", "assets/001.webp", "index.html",
+    ]  # fmt: skip
+    reader = read(out)
+    assert [picture["alt"] for picture in reader.found["img"]] == [f"{prompt}, turning" for prompt in prompts]
+    for number, (folder, picture) in enumerate(zip(folders, reader.found["img"], strict=True)):
+        assert picture["loading"] == "lazy"
+        data = (out / picture["src"]).read_bytes()
         assert data == (folder / "turntable.webp").read_bytes()
-        frames = list(ImageSequence.Iterator(Image.open(io.BytesIO(data))))
-        assert len(frames) == 3 + number
+        assert len(list(ImageSequence.Iterator(Image.open(io.BytesIO(data))))) == 3 + number
+        page = (out / reader.found["a"][number]["href"]).read_text()
+        assert base64.b64encode((folder / "asset.glb").read_bytes()).decode() in page
+        assert html.escape(prompts[number]) in page
     assert set(prompts) <= set(reader.texts)
     assert "run0 · 61.3 s · 1.25 GB · 0.7 MB" in reader.texts
+
+
+def test_tiles_have_the_figures_that_they_are_sorted_by(runs, tmp_path):
+    out = tmp_path / "page"
+    assert main(["gallery", *map(str, runs[0]), "--out", str(out)]) == 0
+    reader = read(out)
+    figures = [json.loads(tile["data-figures"]) for tile in reader.found["figure"]]
+    told = {"seconds": 61.3, "peak_memory_gb": 1.25, "seed": 0, "faces": 500, "megabytes": 0.7}
+    assert figures == [told, {**told, "seconds": 60.3, "seed": 7}]
+    offered = [option["value"] for option in reader.found["option"]]
+    assert offered == ["", "seed", "seconds", "peak_memory_gb", "faces", "megabytes"]
+    assert reader.found["meta"][1]["content"] == "width=device-width, initial-scale=1"
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser")
+def test_a_browser_sorts_the_tiles(runs, tmp_path):
+    """The page's script, in a browser: the order and the figure shown."""
+    out = tmp_path / "page"
+    assert main(["gallery", *map(str, runs[0]), "--out", str(out)]) == 0
+    command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=1000", "--dump-dom"]
+    done = subprocess.run([*command, f"file://{out}/index.html#sort=seconds"], capture_output=True, text=True, timeout=120)
+    reader = Reader()
+    reader.feed(done.stdout)
+    assert [picture["src"] for picture in reader.found["img"]] == ["assets/001.webp", "assets/000.webp"]
+    assert [text for text in reader.texts if "time: " in text] == ["time: 60.3 s", "time: 61.3 s"]
 
 
 def test_pages_of_before_are_passed_over(runs, tmp_path, capsys):

@@ -25,6 +25,7 @@ from dreamlift.export.video import contact_sheet
 from dreamlift.reading.photos import Photo
 from dreamlift.runs.progress import Reporter
 from dreamlift.runs.run import particle_folders, read_status, runs_below
+from dreamlift.showing.differences import differences, in_words, settings_of
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text
 from dreamlift.system.text import one_line, printable
 from dreamlift.toybox.judging.judge import Judge, load_judge, understand
@@ -152,11 +153,12 @@ def shape_figures(mesh: Mesh, prompt: str, judge: Judge) -> dict[str, Any]:
 def _report(
     items: list[Item], found: list[Compared], accuracy: dict[str, float], ranking: Clip | None, reference: Path | None
 ) -> dict[str, Any]:  # fmt: skip
+    different = differences([settings_of(item.run) if item.run else {} for item in items])
     rows = [
-        {"name": item.name, "prompt": item.prompt, **asdict(each.scored.score), "seconds": item.seconds,
+        {"name": item.name, "prompt": item.prompt, "differs": own, **asdict(each.scored.score), "seconds": item.seconds,
          "peak_memory_gb": item.peak_memory_gb, "seen_as": list(each.scored.seen_as),
          **(each.front.figures if each.front else {}), **each.shape}
-        for item, each in zip(items, found, strict=True)
+        for item, each, own in zip(items, found, different, strict=True)
     ]  # fmt: skip
     scored = [each.scored for each in found]
     report: dict[str, Any] = {"judge": accuracy, "runs": rows, "mean": means(rows), "diversity": _by_prompt(items, scored)}
@@ -196,7 +198,9 @@ def describe(report: dict[str, Any]) -> str:
     lines = ["prompt                   " + " ".join(f"{head:>6s}" for head in columns.values())]
     for row in [*report["runs"], {"prompt": "mean", **report["mean"]}]:
         figures = (row[name] for name in columns)
-        lines.append(f"{printable(row['prompt'])[:24]:25s}" + " ".join(f"{_short(value):>6s}" for value in figures))
+        told = printable(in_words(row.get("differs", {})))
+        line = f"{printable(row['prompt'])[:24]:25s}" + " ".join(f"{_short(value):>6s}" for value in figures)
+        lines.append(f"{line}  {told}".rstrip())
     lines += _shape_lines(report) if _have_shape(report["runs"]) else []
     for prompt, value in report["diversity"].items():
         lines.append(f"diversity of {one_line(repr(prompt))} over its runs: {value:.3f}")
@@ -227,7 +231,7 @@ def save_report(report: dict[str, Any], found: list[Compared], folder: Path) -> 
     Raises:
         OSError: a file cannot be written.
     """
-    atomic_write_text(folder / "evaluation.json", json.dumps(_plain(report), indent=1) + "\n")
+    atomic_write_text(folder / "evaluation.json", json.dumps(plain(report), indent=1) + "\n")
     pictures = torch.cat([torch.cat([each.scored.pictures, each.scored.textureless]) for each in found])
     sheets = {"sheet.png": contact_sheet(pictures, columns=16)}
     fronts = [picture for each in found if each.front for picture in (each.front.reference, each.front.asset)]
@@ -262,10 +266,10 @@ def _short(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}" if abs(value) < 10 else f"{value:.0f}"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The value with None instead of NaN, which JSON does not have."""
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: plain(each) for key, each in value.items()}
     if isinstance(value, list):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     return None if isinstance(value, float) and math.isnan(value) else value

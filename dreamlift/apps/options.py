@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import dreamlift
 from dreamlift.apps.dreambooth_options import add_dreambooth, add_invert
 from dreamlift.config.table import rows_of
+from dreamlift.showing.options import RENDER_EXAMPLES, add_evaluate, add_gallery, add_render, add_seeds
 from dreamlift.system.text import MAX_MESSAGE, one_line
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ UNITS = {"mm": 1.0, "cm": 10.0, "in": 25.4}  # millimetres of each
 EXAMPLES = """examples:
   dreamlift generate "a red mug"
   dreamlift generate "a blue chair" --seed 3 --steps 600 --out chair
+  dreamlift generate "a green teapot" --seeds 4
   dreamlift generate "an owl" --preset vsd-toy --particles 2
   dreamlift generate "a teapot" --prior sd-1.5 --preset dreamfusion-sd --lora clay.safetensors@0.8
   dreamlift generate "a red mug" --guidance.guidance_scale 5 --stages.1.steps 200
@@ -124,26 +126,13 @@ def build_parser() -> Parser:
     export = verb("export", "mesh a run's last checkpoint again, in one or several formats")
     export.add_argument("run", type=Path, help="the run's folder")
     _add_files(export)
-    judge = verb("evaluate", "quality figures of finished runs: category, color and shape, from all sides")
-    judge.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or GLB files with --prompt")
-    judge.add_argument("--prompt", help="the prompt of the GLB files")
-    judge.add_argument("--out", type=Path, help="the report's folder (default: outputs/evaluation-<time>)")
-    judge.add_argument("--clip", help="a CLIP model (folder or hub name), for prompts beyond the judge's vocabulary")
-    judge.add_argument(
-        "--reference", type=Path, metavar="PICTURE",
-        help="a picture of the object: PSNR, SSIM and (with --clip) similarity of the front view at the photo's camera",
-    )  # fmt: skip
-    judge.add_argument(
-        "--shape", action="store_true",
-        help="also compare solid, opening, surface and colors with a true thing of the kind (about 5 s an asset)",
-    )  # fmt: skip
+    add_evaluate(verb("evaluate", "quality figures of finished runs: category, color and shape, from all sides"))
     _add_views(verb("views", "draw the object in a picture from other sides"))
     add_dreambooth(verb("dreambooth", "teach a prior the thing in a few photos: a new word for it"))
     add_invert(verb("invert", "learn a new word from photos, and nothing else: textual inversion"))
-    shown = verb("gallery", "a self-contained page with turntables of finished runs")
-    shown.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
-    shown.add_argument("--out", type=Path, help="the page's folder (default: outputs/gallery-<time>)")
+    add_gallery(verb("gallery", "a page with turntables of finished runs, which open in the viewer"))
     verb("presets", "the named settings: paper, prior, resolution, steps, memory, purpose")
+    add_render(verb("render", "render a finished asset along a camera path: MP4, WebP or PNG", epilog=RENDER_EXAMPLES))
     listing = verb("settings", "every setting with its type, default and meaning")
     listing.add_argument("--preset", default="toybox", help="the preset whose values are shown (default: toybox)")
     verb("priors", "the known 2D diffusion models: source, license, memory")
@@ -159,7 +148,7 @@ def build_parser() -> Parser:
 
 def _add_shared(verbs: Any) -> None:
     """Options that several verbs have."""
-    for name in ("generate", "cutout", "resume", "export", "evaluate", "views", "dreambooth", "invert"):
+    for name in ("generate", "cutout", "resume", "export", "evaluate", "views", "dreambooth", "invert", "render"):
         verbs[name].add_argument("--json", action="store_true", help="print events as JSON, one per line")
     for name in ("generate", "resume", "export", "evaluate", "gallery", "settings", "presets", "warmup", "views", "dreambooth",
                  "invert"):  # fmt: skip
@@ -194,6 +183,7 @@ def _add_generate(make: Parser) -> None:
     _setting(what, "mesh", "initial mesh (.glb, .gltf, .obj, .ply, .stl), for presets such as texture-toy")
     _setting(what, "up", "up axis of the initial mesh's file: y (default) or z")
     _setting(what, "seed", "seed of all random numbers (default: 0)")
+    add_seeds(what)
     _setting(what, "particles", "number of scenes that are optimized together (default: 1)")
     what.add_argument(
         "--anyway", action="store_true", help="start even if the prior knows none of the prompt's nouns (the result is a blob)"
@@ -206,11 +196,9 @@ def _add_generate(make: Parser) -> None:
         "magic3d-toy; with --image zero123-toy; with --class dreambooth3d-toy)",
     )
     how.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE_OR_RUN",
+        "--config", type=Path, metavar="FILE_OR_RUN",
         help="a config.yaml (without stages: the default preset's), or the folder of a run to repeat",
-    )
+    )  # fmt: skip
     _setting(how, "prior", "the 2D diffusion model: a name of `dreamlift priors`, a folder, a hub name or a .safetensors file")
     _setting(how, "prior_config", "for a one-file checkpoint: the prior whose configs and tokenizers are used")
     _setting(how, "camera_conditioning", "true or false: pass the cameras to a prior that was trained with cameras")

@@ -66,6 +66,12 @@ def config_of(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> Co
     return config
 
 
+def preset_of(arguments: argparse.Namespace) -> str:
+    """The name of the preset that the command line begins with; "": it begins with a config."""
+    default = default_preset(arguments.image is not None, arguments.class_name is not None)
+    return (arguments.preset or default) if arguments.config is None else ""
+
+
 def config_in(path: Path) -> Config:
     """The config in a file or in a run's folder; without ``stages``, a file has those of the default preset."""
     if path.is_dir():

@@ -47,8 +47,10 @@ def contact_sheet(frames: Tensor | ArrayLike, columns: int = 4) -> bytes:
 
 
 def to_bytes(frames: Tensor | ArrayLike) -> np.ndarray:
-    """Pictures ``(T, H, W, 3)`` in [0, 1] as uint8; values are clamped, NaN becomes 0."""
+    """Pictures ``(T, H, W, 3)`` in [0, 1] as uint8; values are clamped, NaN becomes 0. Those in uint8 stay as they are."""
     values = frames.detach().cpu().numpy() if isinstance(frames, Tensor) else np.asarray(frames)
     if values.ndim != 4 or values.shape[-1] != 3 or len(values) == 0:
         raise ValueError(f"frames must have shape (T, H, W, 3) with T of at least 1, not {tuple(values.shape)}")
+    if values.dtype == np.uint8:
+        return values
     return (np.clip(np.nan_to_num(values), 0, 1) * 255 + 0.5).astype(np.uint8)

@@ -16,6 +16,7 @@ from dreamlift.export.glb import save_glb
 from dreamlift.export.video import contact_sheet
 from dreamlift.lifting import Job, finish, lift, load, resolve
 from dreamlift.plugins import plugin_names
+from dreamlift.priors.kinds import Priors
 from dreamlift.runs.about import peak_memory, versions
 from dreamlift.runs.progress import Reporter, warnings_to
 from dreamlift.runs.results import write_results
@@ -40,6 +41,8 @@ class Order:
     resume: Path | None = None  # the folder of a run to resume
     anyway: bool = False  # start even if a prior knows none of the prompt's nouns
     steps: int | None = None  # of the last stage of a resumed run, per particle; None: as they are
+    preset: str = ""  # the preset that the config came from, for run.json; "": not known
+    pool: Priors | None = None  # keeps the priors in memory for the next run of this process
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def carry_out(order: Order, reporter: Reporter) -> Outcome:
             if order.resume is not None and (told := nothing_to_do(order.resume, order.steps)):
                 reporter.note(told)
                 return Outcome(order.resume, True, None)
-            run, job = _begin(order, reporter) if order.resume is None else _reopen(order.resume, order.steps, reporter)
+            run, job = _begin(order, reporter) if order.resume is None else _reopen(order, reporter)
             with run:
                 begun -= float(run.status().get("seconds", 0.0))  # of the earlier processes
                 return _carry_out(run, job, reporter, begun)
@@ -81,9 +84,10 @@ def _begin(order: Order, reporter: Reporter) -> tuple[Run, Job]:
     """The folder of a new run, and its job at the first step."""
     assert order.config is not None
     check_out(order.out)
-    job = _loaded(order.config, None, reporter, order.anyway)
+    job = _loaded(order, order.config, None, reporter)
     config = job.config
-    info = {"seed": config.seed, **_about(job), **versions(), "plugins": plugin_names()}
+    named = {"preset": order.preset} if order.preset else {}
+    info = {"seed": config.seed, **named, **_about(job), **versions(), "plugins": plugin_names()}
     run = Run.create(
         order.out, config.prompt, config_text=save_yaml(config), config_hash=config_hash(config), info=info,
         keep=config.keep_checkpoints, name=Path(config.photos[0].path).stem if config.photos else "",
@@ -92,15 +96,17 @@ def _begin(order: Order, reporter: Reporter) -> tuple[Run, Job]:
     return run, job
 
 
-def _reopen(folder: Path, steps: int | None, reporter: Reporter) -> tuple[Run, Job]:
+def _reopen(order: Order, reporter: Reporter) -> tuple[Run, Job]:
     """The folder of a stopped run, or of one that gets more steps, and its job at the last checkpoint."""
+    folder, steps = order.resume, order.steps
+    assert folder is not None
     before = read_config(folder)
     config = before if steps is None else lengthened(before, steps)
     run = Run.open(folder, config_hash=config_hash(before), keep=config.keep_checkpoints)
     try:
         saved = run.load_latest()
         check_length(config, saved, run.status().get("status") == "finished")
-        job = _loaded(config, saved, reporter, shelf=Shelf(run.folder / TUNED))
+        job = _loaded(order, config, saved, reporter, Shelf(run.folder / TUNED))
         known = run.status().get("prior_revision")
         if known not in (None, job.resolved.revisions):
             reporter.note(
@@ -116,10 +122,8 @@ def _reopen(folder: Path, steps: int | None, reporter: Reporter) -> tuple[Run, J
     return run, job
 
 
-def _loaded(
-    config: Config, saved: Any, reporter: Reporter, anyway: bool = False, shelf: Shelf | None = None
-) -> Job:  # fmt: skip
-    resolved = resolve(config, saved, anyway)
+def _loaded(order: Order, config: Config, saved: Any, reporter: Reporter, shelf: Shelf | None = None) -> Job:
+    resolved = resolve(config, saved, order.anyway)
     warm_beside(resolved.config)
     if trouble := cache_trouble(resolved.device):
         reporter.note(trouble)
@@ -127,7 +131,7 @@ def _loaded(
         reporter.note(text)
     if resolved.need is not None:
         reporter.stage(str(resolved.need))
-    return load(resolved, saved, shelf=shelf)
+    return load(resolved, saved, order.pool, shelf)
 
 
 def _about(job: Job) -> dict[str, Any]:

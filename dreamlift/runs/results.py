@@ -23,6 +23,7 @@ from dreamlift.texturing.draw import render_mesh
 from dreamlift.toybox.judging.judge import load_judge
 from dreamlift.toybox.judging.score import diversity, embed_mesh
 
+TURNING = 384  # pixels a side of the turntable
 POOR_PSNR = 22.0  # dB; below it the exported file looks different from the scene
 
 
@@ -92,7 +93,7 @@ def show_asset(folder: Path, asset: Asset, reporter: Reporter) -> dict[str, floa
             "steps if the scene is still translucent (preview.png), or mesh.resolution, mesh.faces or mesh.texture_size"
         )
     atomic_write_bytes(folder / "preview.png", contact_sheet(torch.cat([asset.views, shown]), columns=8))
-    frames = render_mesh(mesh, turntable(36, distance=2.9, fov_deg=42.0, size=192)).rgb
+    frames = render_mesh(mesh, turntable(36, distance=2.9, fov_deg=42.0, size=TURNING), supersample=1).rgb
     save_turntable(frames, folder / "turntable.webp")
     save_page(glb, folder / "view.html", asset.config.prompt)
     return metrics

@@ -82,12 +82,12 @@ class Run:
         prompt, keep = check_prompt(prompt, may_be_empty=bool(name)), _check_keep(keep)
         target = Path(root) / slugify(prompt or name) if out is None else expanded(out)
         try:
-            folder = new_folder(target) if out is None else empty_folder(target)
+            folder = new_folder(target) if out is None else empty_folder(target, config_text)
             lock = locks.acquire(folder, new=True)
         except OSError as error:
             raise checkpoints.explain("create the run folder", target, error) from error
         run = cls(folder, prompt, config_hash, keep, lock)
-        if _content(folder):  # another process wrote to it after the first check and before the lock
+        if _content(folder, config_text):  # another process wrote to it after the first check and before the lock
             run.close()
             raise _not_empty(folder)
         try:
@@ -251,19 +251,22 @@ def new_folder(stem: Path) -> Path:
     raise RunError(f"{stem.parent} holds 999 runs named {name}: give --out")
 
 
-def empty_folder(folder: Path) -> Path:
-    """``folder``, created if it is missing. Raises RunError if it is not empty."""
+def empty_folder(folder: Path, config_text: str = "") -> Path:
+    """``folder``, created if it is missing. Raises RunError if it has more than the beginning of a run of ``config_text``."""
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file: give --out a new or an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     # A lock alone is no content: acquiring it fails if it is held, and otherwise its run never started.
-    if _content(folder):
+    if _content(folder, config_text):
         raise _not_empty(folder)
     return folder
 
 
-def _content(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.name not in locks.NAMES]
+def _content(folder: Path, config_text: str = "") -> list[str]:
+    """The names in a folder, without what a process leaves that was killed when it created a run of ``config_text``."""
+    found = [path.name for path in folder.iterdir() if path.name not in locks.NAMES and not path.name.startswith(".tmp-")]
+    begun = found == ["config.yaml"] and (folder / found[0]).read_bytes() == config_text.encode("utf-8")
+    return [] if begun else found
 
 
 def _check_keep(keep: int) -> int:
@@ -390,5 +393,5 @@ def check_out(out: Path | None) -> None:
         raise ValueError(f"{folder} is a file: give --out a new or an empty folder")
     if (folder / "run.json").exists():
         raise ValueError(f"{folder} holds a run already: `dreamlift resume {folder}`, or give --out another folder")
-    if _content(folder):
+    if _content(folder) not in ([], ["config.yaml"]):  # Run.create compares that one with its own
         raise ValueError(f"{folder} is not empty, and nothing is overwritten: give --out a new or an empty folder")
