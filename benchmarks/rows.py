@@ -1,16 +1,26 @@
 """Finished runs in one picture: their exported files from eight sides.
 
     python benchmarks/rows.py outputs/quality/*/ --columns 2 --out docs/pictures/forty-eight.png
+    python benchmarks/rows.py outputs/quality/*/ --clay 20 55 80 --out clay.png
 
-A row a run, in the order in which they are named, down the first column, then down the next one.
+A row a run, in the order in which they are named, down the first column, then down the next one. With --clay, the exported file
+in colour, and as clay from these heights in degrees, each from the front right, instead.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
+import numpy as np
+import torch
 from PIL import Image
+
+from dreamlift.cameras import orbit_cameras
+from dreamlift.reading.mesh import load_mesh
+from dreamlift.showing.draw import draw_mesh
+from dreamlift.toybox.judging.score import fitted
 
 VIEWS = 8
 GAP = 10  # pixels between groups
@@ -24,14 +34,24 @@ def file_views(folder: Path, size: int) -> list[Image.Image]:
     return [low.crop((view * size, 0, (view + 1) * size, size)) for view in range(VIEWS)]
 
 
-def draw_rows(folders: list[Path], columns: int, size: int, group: int) -> Image.Image:
-    """The files of run ``folders``, ``size`` pixels a view, with a gap after every ``group`` rows."""
-    rows = -(-len(folders) // columns)
-    sheet = Image.new("RGB", (columns * VIEWS * size, rows * size + (rows - 1) // group * GAP), "white")
-    for number, folder in enumerate(folders):
-        column, row = divmod(number, rows)
-        for view, picture in enumerate(file_views(folder, size)):
-            sheet.paste(picture, ((column * VIEWS + view) * size, row * size + row // group * GAP))
+def clay_views(folder: Path, size: int, heights: list[float]) -> list[Image.Image]:
+    """The exported file of a run in colour from the first of ``heights``, degrees, and as clay from all of them."""
+    mesh, found = fitted(load_mesh(folder / "asset.glb")[0]), []
+    for look, height in (("color", heights[0]), *(("clay", height) for height in heights)):
+        view = [torch.tensor([value]) for value in (math.radians(35.0), math.radians(height), 2.6, math.radians(45.0))]
+        (picture,) = draw_mesh(mesh, orbit_cameras(*view, size), look)
+        found.append(Image.fromarray((picture.numpy() * 255 + 0.5).astype(np.uint8)))
+    return found
+
+
+def draw_rows(rows: list[list[Image.Image]], columns: int, group: int) -> Image.Image:
+    """The pictures of ``rows``, in ``columns`` columns of rows, with a gap after every ``group`` rows."""
+    size, views, high = rows[0][0].width, len(rows[0]), -(-len(rows) // columns)
+    sheet = Image.new("RGB", (columns * views * size, high * size + (high - 1) // group * GAP), "white")
+    for number, pictures in enumerate(rows):
+        column, row = divmod(number, high)
+        for view, picture in enumerate(pictures):
+            sheet.paste(picture, ((column * views + view) * size, row * size + row // group * GAP))
     return sheet
 
 
@@ -41,12 +61,15 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=1)
     parser.add_argument("--size", type=int, default=64, help="pixels of a view")
     parser.add_argument("--group", type=int, help="rows between two gaps; default: no gaps")
+    parser.add_argument("--clay", nargs="+", type=float, metavar="DEGREES", help="in color, and as clay from these heights")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     if missing := [str(run) for run in arguments.runs if not (run / "preview.png").is_file()]:
         parser.error(f"no preview.png in {', '.join(missing)}: name folders of finished runs")
     group = arguments.group or len(arguments.runs)
-    draw_rows(arguments.runs, arguments.columns, arguments.size, group).save(arguments.out, optimize=True)
+    size, heights = arguments.size, arguments.clay
+    rows = [clay_views(run, size, heights) if heights else file_views(run, size) for run in arguments.runs]
+    draw_rows(rows, arguments.columns, group).save(arguments.out, optimize=True)
 
 
 if __name__ == "__main__":
