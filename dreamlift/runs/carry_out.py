@@ -16,6 +16,7 @@ from dreamlift.export.glb import save_glb
 from dreamlift.export.video import contact_sheet
 from dreamlift.lifting import Job, finish, lift, load, resolve
 from dreamlift.plugins import plugin_names
+from dreamlift.priors.kinds import Priors
 from dreamlift.runs.about import peak_memory, versions
 from dreamlift.runs.progress import Reporter, warnings_to
 from dreamlift.runs.results import write_results
@@ -51,12 +52,15 @@ class Outcome:
     asset: Asset | None
 
 
-def carry_out(order: Order, reporter: Reporter) -> Outcome:
+def carry_out(order: Order, reporter: Reporter, pool: Priors | None = None) -> Outcome:
     """Run ``order``, from the settings to the files.
 
     A new run writes nothing before its settings are checked and its priors are loaded. A resumed run continues from its last
     usable checkpoint; on the CPU its result is bit-identical to that of an uninterrupted run. A finished one is left as it is,
     unless it is given more steps.
+
+    Args:
+        pool: priors that stay in memory after the run, for programs that make many assets.
 
     Raises:
         ValueError: settings or files that cannot be used.
@@ -69,7 +73,10 @@ def carry_out(order: Order, reporter: Reporter) -> Outcome:
             if order.resume is not None and (told := nothing_to_do(order.resume, order.steps)):
                 reporter.note(told)
                 return Outcome(order.resume, True, None)
-            run, job = _begin(order, reporter) if order.resume is None else _reopen(order.resume, order.steps, reporter)
+            if order.resume is None:
+                run, job = _begin(order, reporter, pool)
+            else:
+                run, job = _reopen(order.resume, order.steps, reporter, pool)
             with run:
                 begun -= float(run.status().get("seconds", 0.0))  # of the earlier processes
                 return _carry_out(run, job, reporter, begun)
@@ -77,11 +84,11 @@ def carry_out(order: Order, reporter: Reporter) -> Outcome:
         reporter.close()
 
 
-def _begin(order: Order, reporter: Reporter) -> tuple[Run, Job]:
+def _begin(order: Order, reporter: Reporter, pool: Priors | None) -> tuple[Run, Job]:
     """The folder of a new run, and its job at the first step."""
     assert order.config is not None
     check_out(order.out)
-    job = _loaded(order.config, None, reporter, order.anyway)
+    job = _loaded(order.config, None, reporter, order.anyway, pool=pool)
     config = job.config
     info = {"seed": config.seed, **_about(job), **versions(), "plugins": plugin_names()}
     run = Run.create(
@@ -92,7 +99,7 @@ def _begin(order: Order, reporter: Reporter) -> tuple[Run, Job]:
     return run, job
 
 
-def _reopen(folder: Path, steps: int | None, reporter: Reporter) -> tuple[Run, Job]:
+def _reopen(folder: Path, steps: int | None, reporter: Reporter, pool: Priors | None) -> tuple[Run, Job]:
     """The folder of a stopped run, or of one that gets more steps, and its job at the last checkpoint."""
     before = read_config(folder)
     config = before if steps is None else lengthened(before, steps)
@@ -100,7 +107,7 @@ def _reopen(folder: Path, steps: int | None, reporter: Reporter) -> tuple[Run, J
     try:
         saved = run.load_latest()
         check_length(config, saved, run.status().get("status") == "finished")
-        job = _loaded(config, saved, reporter, shelf=Shelf(run.folder / TUNED))
+        job = _loaded(config, saved, reporter, shelf=Shelf(run.folder / TUNED), pool=pool)
         known = run.status().get("prior_revision")
         if known not in (None, job.resolved.revisions):
             reporter.note(
@@ -117,7 +124,7 @@ def _reopen(folder: Path, steps: int | None, reporter: Reporter) -> tuple[Run, J
 
 
 def _loaded(
-    config: Config, saved: Any, reporter: Reporter, anyway: bool = False, shelf: Shelf | None = None
+    config: Config, saved: Any, reporter: Reporter, anyway: bool = False, shelf: Shelf | None = None, pool: Priors | None = None
 ) -> Job:  # fmt: skip
     resolved = resolve(config, saved, anyway)
     warm_beside(resolved.config)
@@ -127,7 +134,7 @@ def _loaded(
         reporter.note(text)
     if resolved.need is not None:
         reporter.stage(str(resolved.need))
-    return load(resolved, saved, shelf=shelf)
+    return load(resolved, saved, pool, shelf)
 
 
 def _about(job: Job) -> dict[str, Any]:

@@ -42,6 +42,7 @@ __all__ = ["Run", "RunError", "read_metrics", "slugify"]
 
 SCHEMA = 1
 MAX_STATUS = 10_000_000  # bytes of run.json
+LEDGER = ".asset"  # what a batch writes down of the asset in the run's folder: see dreamlift.batch.ledger
 _WINDOWS = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])", re.IGNORECASE)
 
 
@@ -256,14 +257,15 @@ def empty_folder(folder: Path) -> Path:
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file: give --out a new or an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
-    # A lock alone is no content: acquiring it fails if it is held, and otherwise its run never started.
+    # A lock alone is no content: acquiring it fails if it is held, and otherwise its run never started. Nor is the ledger of a
+    # batch, which is written before its run.
     if _content(folder):
         raise _not_empty(folder)
     return folder
 
 
 def _content(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.name not in locks.NAMES]
+    return [path.name for path in folder.iterdir() if path.name not in locks.NAMES and path.name != LEDGER]
 
 
 def _check_keep(keep: int) -> int:
