@@ -21,6 +21,7 @@ from dreamlift.batch.local import Told, Workers
 from dreamlift.system.signals import Stop
 
 POLL, LOOK, GRACE = 0.25, 2.0, 120.0  # seconds between looks at the workers, at others' assets, and until a stop is forced
+BUSY = 10.0  # until the next attempt where a killed process still seems to have the asset's folder
 STARTS = 3  # workers in a row that end before they are ready: something is wrong with the installation
 LOST = 20  # attempts whose machine or coordinator was gone, before an asset is given up
 FREE_OF_BLAME = ("stopped", "busy", "disk", "lost")
@@ -178,8 +179,8 @@ class Coordinator:
             self._hold(entry)
         return claim
 
-    def _hold(self, entry: Entry) -> None:
-        self.held[entry.id] = (entry, time.monotonic() + LOOK)
+    def _hold(self, entry: Entry, seconds: float = LOOK) -> None:
+        self.held[entry.id] = (entry, time.monotonic() + seconds)
 
     def _given_up(self, record: Record) -> str:
         """Why no further attempt is made, or "".
@@ -250,10 +251,12 @@ class Coordinator:
             return
         self._end_attempt(entry, claim.attempt, outcome, reason, seconds)
         if outcome == "busy":
-            self._hold(entry)
+            self._hold(entry, BUSY)
         elif outcome == "disk":
             self._end("disk", reason)
-        elif outcome != "stopped":
+        elif outcome == "stopped":  # by another one than this coordinator, unless it ends
+            self.waiting.append(entry)
+        else:
             told = self._given_up(self.ledger.record(entry))
             if told and self.ledger.finish(claim, "failed", {"reason": told, "attempts": claim.attempt, "host": host}):
                 self._fail(entry, told)

@@ -35,7 +35,7 @@ def make_asset(job: dict[str, Any], pool: Priors, say: Say) -> dict[str, Any]:
     (what another attempt would meet again: invalid input, a scene that stays empty), memory (it is exhausted) and error.
 
     Args:
-        job: ``folder``, ``entry``, ``settings``, ``device`` and further options, of :class:`~dreamlift.batch.coordinator.Coordinator`.
+        job: ``folder``, ``entry``, ``settings``, ``device`` and further options, as the coordinator gives them.
         say: gets what is told meanwhile: ``{"step": 3, "total": 600}`` and ``{"note": ...}``.
     """
     folder, entry = Path(job["folder"]), Entry(**{**job["entry"], "photos": tuple(job["entry"]["photos"])})
@@ -43,11 +43,25 @@ def make_asset(job: dict[str, Any], pool: Priors, say: Say) -> dict[str, Any]:
         found = _carried_out(folder, entry, job, pool, say)
         if found["outcome"] == "done" and job.get("drop_checkpoints"):
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        if found["outcome"] == "done" and job.get("upload"):
+            found["sent"] = _sent(folder, job["upload"], say)
         return found
     except BaseException as error:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             return {"outcome": "stopped"}
         return {"outcome": outcome_of(error, folder), "reason": one_line(f"{_kind(error)}{error}")}
+
+
+def _sent(folder: Path, address: str, say: Say) -> bool:
+    """Whether the asset was uploaded; if not, the coordinator tries again at the end."""
+    from dreamlift.batch.remote import upload
+
+    try:
+        upload(folder, address)
+    except Exception as error:  # of any file system's package
+        say({"note": one_line(f"{folder.name} is made, but was not uploaded yet: {type(error).__name__}: {error}")})
+        return False
+    return True
 
 
 def outcome_of(error: BaseException, folder: Path) -> str:

@@ -169,9 +169,7 @@ def plan(rows: list[Row], planner: Planner, path: Path, say: Callable[[str], Non
             continue
         if entry.id in entries:
             same += 1
-            say(
-                f"line {row.line} is the asset of line {entries[entry.id].line}: made once; another seed makes another"
-            )
+            say(f"line {row.line} is the asset of line {entries[entry.id].line}: made once; another seed makes another")
             continue
         if entry.folder.casefold() in folders:
             faults.append((row.line, f"the name {entry.folder!r} is that of line {folders[entry.folder.casefold()].line}"))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import re
 import statistics
 import time
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from dreamlift.batch.ledger import Entry, Ledger, heartbeats
@@ -56,6 +58,7 @@ def status_of(ledger: Ledger) -> Status:
             state = record.state
             if state == "claimed" and not _dead(record.owner):
                 step, total = steps.get(entry.id, [0, 0])
+                step = step or last_step(ledger.folder(entry))
                 running.append(
                     {
                         "folder": entry.folder,
@@ -90,6 +93,17 @@ def _dead(owner: dict[str, Any]) -> bool:
     return owner.get("space") == pid_space() != "" and not any(lives(pid, begun) for pid, begun in owner.get("processes", []))
 
 
+def last_step(folder: Path) -> int:
+    """Finished steps of a run, by the last lines of its metrics; 0: none, or unknown."""
+    try:
+        with open(folder / "metrics.jsonl", "rb") as file:
+            file.seek(max(0, file.seek(0, 2) - 2000))
+            found = re.findall(rb'"step": (\d+)', file.read())
+    except OSError:
+        return 0
+    return int(found[-1]) + 1 if found else 0
+
+
 def rate_of(times: list[float]) -> float:
     """Assets a second from the times at which the newest ones were finished, without pauses of the batch; 0: unknown."""
     gaps = [max(0.0, after - before) for before, after in itertools.pairwise(times[-RECENT:])]
@@ -111,7 +125,8 @@ def described(status: Status) -> str:
         left = f", about {duration(status.seconds_left)} left" if status.seconds_left else ""
         lines[0] += f"; {status.per_hour:.0f} an hour{left}"
     for each in status.running:
-        step = f"step {each['step']}/{each['total']}" if each["total"] else "loading"
+        of = f"/{each['total']}" if each["total"] else ""
+        step = f"step {each['step']}{of}" if each["step"] else "loading"
         again = f", attempt {each['attempt']}" if each["attempt"] > 1 else ""
         lines.append(f"  running  {each['folder']}  {step}  on {each['host']} since {each['since']}{again}")
     lines += [f"  given up {folder}: {one_line(reason, 200)}" for folder, reason in status.reasons.items()]

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import secrets
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -42,7 +43,11 @@ def batch(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     for entry in mine:
         if told := ledger.stranger(entry):
             raise ValueError(told)
-    more = {"device": arguments.device or "auto", "drop_checkpoints": arguments.drop_checkpoints}
+    more = {"device": arguments.device or "auto", "drop_checkpoints": arguments.drop_checkpoints, "upload": arguments.upload}
+    if arguments.upload:
+        from dreamlift.batch.remote import check
+
+        check(arguments.upload)
     with stop_signals() as stop:
         workers = workers_of(arguments, ledger, more)
         coordinator = Coordinator(
@@ -101,10 +106,24 @@ def workers_of(arguments: argparse.Namespace, ledger: Ledger, more: dict[str, An
     from dreamlift.batch.local import Local
     from dreamlift.lifting import find_device
 
+    if arguments.ray:
+        return on_ray(arguments, ledger, more["device"])
     device = find_device(more["device"])
     visible = visible_gpus() if device.type == "cuda" and device.index is None else ()
     jobs = arguments.jobs or max(1, len(visible))
     return Local(jobs, threads_for(jobs), ledger.home / "logs", visible, tuple(arguments.plugin))
+
+
+def on_ray(arguments: argparse.Namespace, ledger: Ledger, device: str) -> Any:
+    """Actors of a Ray cluster as workers."""
+    from dreamlift.batch.on_ray import OnRay, connect, resources
+
+    ray = connect(arguments.ray)
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(given) if given.isdecimal() and int(given) > 0 else None
+    count, each = resources(ray, device, arguments.jobs, threads)
+    token = secrets.token_hex(6)
+    return OnRay(ray, count, each, ledger.workers, token, tuple(arguments.plugin), float(arguments.max_memory or 0))
 
 
 def visible_gpus() -> tuple[str, ...]:
@@ -148,6 +167,8 @@ def finished(coordinator: Any, entries: list[Entry], arguments: argparse.Namespa
             f"table and gallery: {page}",
             {},
         )
+    if arguments.upload and not tally.ended:
+        upload_rest(ledger, coordinator.entries, arguments.upload, tell)
     if tally.ended in ("disk", "time"):
         print(f"dreamlift: stopped: {one_line(tally.reason)}; the same command goes on", file=sys.stderr)
         return 1
@@ -155,6 +176,25 @@ def finished(coordinator: Any, entries: list[Entry], arguments: argparse.Namespa
         print(f"dreamlift: stopped by {tally.ended}; the same command goes on, and what is finished stays", file=sys.stderr)
         return 130
     return SOME_FAILED if tally.failed else 0
+
+
+def upload_rest(ledger: Ledger, entries: list[Entry], address: str, tell: Any) -> None:
+    """Upload finished assets whose upload failed, or that were made before one was asked for. Raises RunError."""
+    from dreamlift.batch.remote import upload
+    from dreamlift.runs.run import RunError
+
+    sent, ended = ledger.sent(), ledger.ended()
+    rest = [entry for entry in entries if ended.get(entry.id) == "done" and entry.id not in sent]
+    for entry in rest:
+        try:
+            upload(ledger.folder(entry), address)
+        except Exception as error:  # of any file system's package
+            raise RunError(
+                f"{entry.folder} cannot be uploaded: {type(error).__name__}: {error}; the same command tries again"
+            ) from error
+        ledger.note_sent(entry)
+    if rest:
+        tell("uploaded", f"{len(rest)} further assets uploaded to {address}", {"uploaded": len(rest)})
 
 
 def teller(as_json: bool) -> Callable[[str, str, dict[str, Any]], None]:
