@@ -41,7 +41,6 @@ class Plan:
     entries: list[Entry]
     settings: dict[str, Any]  # plain configs by name
     notes: list[str]
-    threads: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,67 +59,78 @@ class Planner:
 
     def __init__(self, arguments: argparse.Namespace, overrides: dict[str, str], folder: Path, device: str = "auto") -> None:
         self.arguments, self.overrides, self.folder, self.device = arguments, overrides, folder, device
-        self.shared: dict[Any, Shared] = {}
+        self.known: dict[Any, Shared | str] = {}
         self.notes: dict[str, None] = {}
 
     def entry(self, row: Row) -> Entry:
         """The checked asset of a row. Raises ValueError or OSError."""
+        seed, anyway = self._seed(row), self.arguments.anyway or _is_true(row.cells.get("anyway", ""))
         prompt = row.cells.get("prompt", "")
-        # Whatever depends on the prompt or the pictures in another way has a look-up of its own.
-        single = (
-            bool({"class", "context", "photos"} & row.cells.keys()) or prompt.lower().endswith(PICTURES) or address_of(prompt)
-        )
-        own = (
-            tuple(sorted(row.cells.items()))
-            if single
-            else tuple(sorted((name, value) for name, value in row.cells.items() if name not in OWN))
-        )
-        key = (own, "image" in row.cells, bool(prompt))
-        known = key in self.shared
-        shared = self.shared[key] if known else self._shared(row)
+        prompt = check_prompt(prompt) if prompt else ""
+        shared = self._shared(row, prompt)
         config = shared.config
-        if known:
-            config = replace(config, prompt=prompt, seed=self._seed(row))
-            if "image" in row.cells:
-                config = replace(config, photos=(replace(config.photos[0], path=self._path(row.cells["image"])),))
-        prompt = check_prompt(config.prompt, may_be_empty=bool(config.photos))
-        if known and prompt and not self._anyway(row):
-            for located in shared.priors:
-                located.check_prompt(prompt)
-        for photo in config.photos:
+        photos = tuple(photo for photo in config.photos if photo.path)
+        if "image" in row.cells:
+            photos = (replace(photos[0], path=self._path(row.cells["image"])),)
+        config = replace(config, prompt=prompt or config.prompt, seed=config.seed if seed is None else seed, photos=photos)
+        check_prompt(config.prompt, may_be_empty=bool(photos))
+        for located in shared.priors if config.prompt and not anyway else ():
+            located.check_prompt(config.prompt)
+        for photo in photos:
             _checked_picture(photo.path)
-        self.shared[key] = shared
-        found = _identified(replace(config, prompt=prompt), shared)
+        found = _identified(config, shared)
         name = row.cells.get("name", "")
-        if name and slugify(name) != name:
+        if name and (slugify(name) != name or name == "report"):
             raise ValueError(
-                f"the name {name[:60]!r} is no name of a folder; accepted: letters, digits and dashes, such as {slugify(name)}"
+                f"the name {name[:60]!r} is not accepted: small letters, digits and dashes, such as {slugify(name)[:60]}-1"
             )
-        folder = name or f"{slugify(prompt or Path(config.photos[0].path).stem)[:40].rstrip('-')}-{found.id}"
-        return replace(found, folder=folder, anyway=self._anyway(row), line=row.line)
+        folder = name or f"{slugify(config.prompt or Path(photos[0].path).stem)[:40].rstrip('-')}-{found.id}"
+        return replace(found, folder=folder, anyway=anyway, line=row.line)
 
-    def _anyway(self, row: Row) -> bool:
-        return self.arguments.anyway or row.cells.get("anyway", "").lower() in ("true", "1", "yes")
-
-    def _seed(self, row: Row) -> int:
-        text = row.cells.get("seed", self.arguments.seed or self.overrides.get("seed", "0"))
+    def _seed(self, row: Row) -> int | None:
+        text = row.cells.get("seed")
         try:
-            return int(text)
+            seed = None if text is None else int(text)
         except ValueError:
             raise ValueError(f"seed: got {text[:40]!r}, accepted: int") from None
+        if seed is not None and not 0 <= seed < 2**63:
+            raise ValueError(f"seed is {str(seed)[:40]}; accepted: 0 to 2^63 - 1")
+        return seed
+
+    def _shared(self, row: Row, prompt: str) -> Shared:
+        """What the row shares with those of equal settings, remembered; also an error of the settings."""
+        cells = row.cells
+        # Whatever depends on the prompt or the pictures in another way has a look-up of its own.
+        single = {"class", "context", "photos"} & cells.keys() or prompt.lower().endswith(PICTURES) or address_of(prompt)
+        key = (tuple(sorted((name, value) for name, value in cells.items() if single or name not in OWN)),
+               *(name in cells for name in ("image", "prompt", "seed")))  # fmt: skip
+        found = self.known.get(key)
+        if found is None:
+            try:
+                found = self._looked_up(row)
+            except ValueError as error:
+                if "image" not in cells:
+                    self.known[key] = str(error)
+                raise
+            self.known[key] = found
+        if isinstance(found, str):
+            raise ValueError(found)
+        return found
 
     def _path(self, text: str) -> str:
         """The whole path of a picture, from the current folder or else from the list's."""
         path, beside = Path(text).expanduser(), self.folder / text
         return str((beside if not path.exists() and beside.exists() else path).absolute()) if not address_of(text) else text
 
-    def _shared(self, row: Row) -> Shared:
+    def _looked_up(self, row: Row) -> Shared:
         """The settings of a row, checked with its priors."""
         config = self._config(row)
         photos = tuple(replace(photo, path=self._path(photo.path)) for photo in config.photos if photo.path)
         config = replace(config, photos=photos or config.photos)
         memory = replace(config.memory, check=config.memory.check and self.device != "cpu")
-        resolved = resolve(replace(config, device=self.device, memory=memory), anyway=self._anyway(row))
+        resolved = resolve(
+            replace(config, device=self.device, memory=memory), anyway=True
+        )  # the nouns are checked for each row
         if not photos:  # notes on a photo concern one row
             self.notes |= dict.fromkeys(resolved.notes)
         # The device, and when checkpoints are written, change nothing of an asset.
@@ -139,7 +149,7 @@ class Planner:
             if "." in name or (not hasattr(words, name) and name not in ("class", "name")):
                 overrides[name] = value
             elif name in FILE_FLAGS or name == "anyway":
-                setattr(words, name, value.lower() in ("true", "1", "yes"))
+                setattr(words, name, _is_true(value))
             elif name in LISTED:
                 setattr(words, name, [value])
             elif name == "photos":
@@ -160,7 +170,6 @@ def plan(rows: list[Row], planner: Planner, path: Path, say: Callable[[str], Non
     faults: list[tuple[int, str]] = []
     entries: dict[str, Entry] = {}
     folders: dict[str, Entry] = {}
-    same = 0
     for row in rows:
         try:
             entry = planner.entry(row)
@@ -168,7 +177,6 @@ def plan(rows: list[Row], planner: Planner, path: Path, say: Callable[[str], Non
             faults.append((row.line, str(error)))
             continue
         if entry.id in entries:
-            same += 1
             say(f"line {row.line} is the asset of line {entries[entry.id].line}: made once; another seed makes another")
             continue
         if entry.folder.casefold() in folders:
@@ -176,7 +184,7 @@ def plan(rows: list[Row], planner: Planner, path: Path, say: Callable[[str], Non
             continue
         entries[entry.id] = folders[entry.folder.casefold()] = entry
     refuse_faults(path, faults)
-    settings = {shared.name: shared.plain for shared in planner.shared.values()}
+    settings = {shared.name: shared.plain for shared in planner.known.values() if isinstance(shared, Shared)}
     return Plan(list(entries.values()), settings, list(planner.notes))
 
 
@@ -193,6 +201,10 @@ def _identified(config: Config, shared: Shared) -> Entry:
     key = json.dumps([shared.about, config.prompt, config.seed, photos], sort_keys=True)
     plain = tuple(asdict(photo) for photo in config.photos if photo.path)
     return Entry(hashlib.sha256(key.encode()).hexdigest()[:12], "", config.prompt, config.seed, shared.name, plain)
+
+
+def _is_true(text: str) -> bool:
+    return text.strip().lower() in ("true", "1", "yes")
 
 
 @lru_cache(maxsize=100_000)

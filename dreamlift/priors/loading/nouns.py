@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from functools import lru_cache
 from pathlib import Path
 
 from dreamlift.prompts import words_of
@@ -34,11 +35,7 @@ def check_nouns(prompt: str, folder: Path, name: str) -> None:
     file = folder / NOUNS
     if not file.is_file():
         return
-    try:
-        found = json.loads(read_text(file, MAX_BYTES))
-        nouns, near = [str(noun) for noun in found["nouns"]], {str(word): str(noun) for word, noun in found["near"].items()}
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{str(file)!r} is no list of nouns ({error}): restore the prior's folder") from None
+    nouns, near = _listed(file, file.stat().st_mtime_ns)
     words = words_of(prompt)
     text = f" {' '.join(words)} "
     if any(f" {noun} " in text for noun in nouns):
@@ -48,6 +45,16 @@ def check_nouns(prompt: str, folder: Path, name: str) -> None:
         f"{said}. Use a noun that it knows, a prior for any words (--prior deepfloyd-if or sd-1.5), or --anyway to start "
         "all the same"
     )
+
+
+@lru_cache(maxsize=8)
+def _listed(file: Path, _: int) -> tuple[list[str], dict[str, str]]:
+    """The nouns, and what is near to other words; a batch asks for them with every prompt. The second argument: its time."""
+    try:
+        found = json.loads(read_text(file, MAX_BYTES))
+        return [str(noun) for noun in found["nouns"]], {str(word): str(noun) for word, noun in found["near"].items()}
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"{str(file)!r} is no list of nouns ({error}): restore the prior's folder") from None
 
 
 def _suggested(words: list[str], nouns: list[str], near: dict[str, str]) -> str:
