@@ -1,7 +1,7 @@
 """The command line: ``dreamlift generate "a red mug"``. Large packages are imported only by the verbs that need them.
 
-Exit codes: 0 success, 1 the run failed, 2 invalid input, 130 stopped by a signal. Every error is one line with the problem and
-the fix, of at most 300 printable characters; ``--debug`` shows the traceback.
+Exit codes: 0 success, 1 the run failed, 2 invalid input, 3 a batch in which some assets were given up, 130 stopped by a signal.
+Every error is one line with the problem and the fix, of at most 300 printable characters; ``--debug`` shows the traceback.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from batch_helpers import DONE, carried_out, entries_of, ledger_of
 from dreamlift.batch import coordinator as module
 from dreamlift.batch.limits import Limits
 from dreamlift.batch.local import Told
+from dreamlift.runs.run import RunError
 from dreamlift.system.processes import pid_space
 from dreamlift.system.signals import Stop
 
@@ -188,5 +189,5 @@ def test_a_folder_that_is_in_use_is_tried_again_later(ledger, monkeypatch):
 
 def test_workers_that_never_start_end_the_batch(ledger, monkeypatch):
     monkeypatch.setattr("batch_helpers.Scripted.start", lambda self, slot: self.told.append(Told(slot, None, "no module")))
-    with pytest.raises(RuntimeError, match="workers cannot start: no module"):
+    with pytest.raises(RunError, match="workers cannot start: no module"):
         carried_out(ledger, answers())

@@ -18,6 +18,7 @@ from typing import Any
 from dreamlift.batch.ledger import Claim, Entry, Heartbeat, Ledger, Observer, Record
 from dreamlift.batch.limits import Limits, Room
 from dreamlift.batch.local import Told, Workers
+from dreamlift.runs.checkpoints import RunError
 from dreamlift.system.signals import Stop
 
 POLL, LOOK, GRACE = 0.25, 2.0, 120.0  # seconds between looks at the workers, at others' assets, and until a stop is forced
@@ -76,11 +77,11 @@ class Coordinator:
         self.room = Room(self.ledger.root, self.limits)
 
     def about(self) -> dict[str, Any]:
-        """What the heartbeat says: the assets in work with their steps."""
-        busy = [slot for slot in self.slots if slot.claim is not None]
+        """What the heartbeat says, in a thread of its own: the assets in work with their steps."""
+        found = [(slot.claim, slot.step, slot.total) for slot in self.slots]
         return {
-            "jobs": len(self.slots),
-            "running": {slot.claim.entry.id: [slot.step, slot.total] for slot in busy if slot.claim is not None},
+            "jobs": len(found),
+            "running": {claim.entry.id: [step, total] for claim, step, total in found if claim is not None},
         }
 
     def look(self) -> int:
@@ -230,7 +231,7 @@ class Coordinator:
         elif slot.state == "starting" and not self.tally.ended:
             self.starts += 1
             if self.starts >= STARTS:
-                raise RuntimeError(f"workers cannot start: {told.reason}")
+                raise RunError(f"workers cannot start: {told.reason}")
         slot.state = "off"
         if not self.tally.ended:
             self._start(slot)

@@ -37,12 +37,13 @@ def connect(address: str) -> Any:
         return ray
     variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning", "runtime_env": {"env_vars": variables}}
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine needs more than the 30 s of the default
     try:
         if address == "local":
             ray.init(include_dashboard=False, **common)
         else:
             ray.init(address=address, **common)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a plain one where a part of Ray does not start in time
         raise ValueError(f"--ray {address}: no cluster answers ({error}); `ray start --head` starts one") from None
     return ray
 

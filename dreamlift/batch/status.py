@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import statistics
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from dreamlift.system.processes import lives, pid_space
 from dreamlift.system.text import one_line
 
 RECENT = 200  # finished assets from which the rate is counted
-PAUSE = 10.0  # a gap of so many median gaps is a pause of the batch, and is left out
+PAUSE = 5.0  # a gap of so many times the largest usual gap (of 95 %) is a pause of the batch, and is left out
 FAILED_SHOWN = 10
 
 
@@ -109,7 +108,7 @@ def rate_of(times: list[float]) -> float:
     gaps = [max(0.0, after - before) for before, after in itertools.pairwise(times[-RECENT:])]
     if len(gaps) < 2:
         return 0.0
-    most = PAUSE * max(statistics.median(gaps), statistics.fmean(gaps) / PAUSE)
+    most = PAUSE * sorted(gaps)[int(0.95 * (len(gaps) - 1))]
     kept = [gap for gap in gaps if gap <= most]
     return len(kept) / sum(kept) if sum(kept) > 0 else 0.0
 

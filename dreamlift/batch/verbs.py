@@ -48,8 +48,8 @@ def batch(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
         from dreamlift.batch.remote import check
 
         check(arguments.upload)
+    workers = workers_of(arguments, ledger, more)  # before the handlers of signals: Ray sets its own
     with stop_signals() as stop:
-        workers = workers_of(arguments, ledger, more)
         coordinator = Coordinator(
             ledger, mine, ledger.settings(), workers, limits_of(arguments), tell, more, retry_failed=arguments.retry_failed
         )
@@ -79,8 +79,11 @@ def listed(arguments: argparse.Namespace, overrides: dict[str, str], ledger: Led
             raise ValueError(
                 f"{root} has no batch to go on with: give a list, such as dreamlift batch prompts.txt --out {root}"
             )
-        if overrides:
-            raise ValueError(f"--{next(iter(overrides))} is a setting of the list's assets: give the list, too")
+        given = [
+            name for name, value in vars(as_generate(arguments)).items() if value not in (None, False) and name != "device"
+        ]
+        if name := next(iter([*overrides, *given]), ""):
+            raise ValueError(f"--{name.replace('_', '-')} is a setting of the list's assets: give the list, too")
         return [entry for entry in ledger.entries() if entry.listed]
     if root.exists() and not root.is_dir():
         raise ValueError(f"{root} is a file: give --out a folder")
