@@ -98,7 +98,8 @@ class Batch:
             with contextlib.suppress(OSError, IndexError):
                 words = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
                 parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                if (b"dreamlift.batch.worker" in words and parent == self.process.pid) or words.startswith(b"ray::Maker"):
+                own = b"dreamlift.batch.workers.worker" in words and parent == self.process.pid
+                if own or words.startswith(b"ray::Maker"):
                     found.append(int(folder.name))
         return found
 

@@ -26,10 +26,10 @@ from batch_kills import COLORS, NOUNS, TINY
 from dreamlift.batch.coordinator import Coordinator
 from dreamlift.batch.ledger import Ledger
 from dreamlift.batch.limits import Limits
-from dreamlift.batch.local import Told
 from dreamlift.batch.options import as_generate
 from dreamlift.batch.plan import Planner, plan
 from dreamlift.batch.rows import read_rows
+from dreamlift.batch.workers.local import Told
 from dreamlift.system.signals import Stop
 from dreamlift.verbs import build_parser
 

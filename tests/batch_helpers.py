@@ -8,7 +8,7 @@ from pathlib import Path
 from dreamlift.batch.coordinator import Coordinator
 from dreamlift.batch.ledger import Entry, Ledger
 from dreamlift.batch.limits import Limits
-from dreamlift.batch.local import Told
+from dreamlift.batch.workers.local import Told
 from dreamlift.system.signals import Stop
 
 

@@ -9,7 +9,7 @@ from batch_helpers import DONE, carried_out, entries_of, ledger_of
 
 from dreamlift.batch import coordinator as module
 from dreamlift.batch.limits import Limits
-from dreamlift.batch.local import Told
+from dreamlift.batch.workers.local import Told
 from dreamlift.runs.run import RunError
 from dreamlift.system.processes import pid_space
 from dreamlift.system.signals import Stop

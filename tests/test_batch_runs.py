@@ -78,7 +78,7 @@ def test_a_killed_batch_goes_on_and_a_poison_prompt_costs_itself_alone(cwd, caps
     assert main(["resume", str(good[0])]) == 0
     assert "is finished, so there is nothing to resume" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for folder in good for path in folder.rglob("*")} == before
-    assert main(["gallery", *map(str, cwd.glob("runs/*")), "--out", "page"]) == 0  # assets are ordinary runs
+    assert main(["gallery", *map(str, cwd.glob("runs/[!.]*")), "--out", "page"]) == 0  # assets are ordinary runs
 
 
 def test_a_signal_stops_at_a_checkpoint_and_the_same_command_goes_on(cwd):
@@ -101,7 +101,7 @@ def test_a_signal_stops_at_a_checkpoint_and_the_same_command_goes_on(cwd):
 
 
 def test_what_a_killed_beginning_leaves_is_removed_and_other_files_are_kept(tmp_path):
-    from dreamlift.batch.making import remove_unbegun
+    from dreamlift.batch.workers.making import remove_unbegun
     from dreamlift.runs.run import Run, RunError
 
     (tmp_path / ".asset").mkdir()
@@ -120,7 +120,7 @@ def test_what_a_killed_beginning_leaves_is_removed_and_other_files_are_kept(tmp_
 
 
 def test_errors_of_an_asset_are_told_apart(tmp_path):
-    from dreamlift.batch.making import outcome_of
+    from dreamlift.batch.workers.making import outcome_of
     from dreamlift.runs.run import RunError
     from dreamlift.types import EmptySceneError
 

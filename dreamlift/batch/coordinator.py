@@ -17,7 +17,7 @@ from typing import Any
 
 from dreamlift.batch.ledger import Claim, Entry, Heartbeat, Ledger, Observer, Record
 from dreamlift.batch.limits import Limits, Room
-from dreamlift.batch.local import Told, Workers
+from dreamlift.batch.workers.local import Told, Workers
 from dreamlift.runs.checkpoints import RunError
 from dreamlift.system.signals import Stop
 

@@ -51,6 +51,21 @@ def add_batch(verb: Callable[..., Parser]) -> None:
         what.add_argument(f"--{name}", metavar="VALUE", help=told)
     what.add_argument("--anyway", action="store_true", help="also start prompts of whose nouns the prior knows none")
     work = make.add_argument_group("work")
+    _add_limits(work)
+    _add_places(work)
+    add_settings(make)
+    make.add_argument("--json", action="store_true", help="print events as JSON, one per line")
+    make.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE_OR_MODULE",
+        help="import a plugin (docs/extend.md), here and in all processes; may be repeated",
+    )
+
+
+def _add_limits(work: Any) -> None:
+    """Add the options of what a batch may use."""
     work.add_argument(
         "--jobs", type=int, metavar="N", help="assets at a time (default: one a GPU, on a CPU 1, with Ray as many as fit)"
     )
@@ -76,6 +91,10 @@ def add_batch(verb: Callable[..., Parser]) -> None:
     )
     work.add_argument("--max-disk", type=size, metavar="SIZE", help="stop before the batch's folder is larger, such as 200GB")
     work.add_argument("--max-time", type=seconds, metavar="TIME", help="stop at a checkpoint after this time, such as 8h")
+
+
+def _add_places(work: Any) -> None:
+    """Add the options of what is made, by whom, and where to."""
     work.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,
@@ -98,15 +117,6 @@ def add_batch(verb: Callable[..., Parser]) -> None:
         "--drop-checkpoints",
         action="store_true",
         help="delete an asset's checkpoints when it is finished; it can then not be exported again",
-    )
-    add_settings(make)
-    make.add_argument("--json", action="store_true", help="print events as JSON, one per line")
-    make.add_argument(
-        "--plugin",
-        action="append",
-        default=[],
-        metavar="FILE_OR_MODULE",
-        help="import a plugin (docs/extend.md), here and in all processes; may be repeated",
     )
 
 

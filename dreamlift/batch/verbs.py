@@ -106,7 +106,7 @@ def listed(arguments: argparse.Namespace, overrides: dict[str, str], ledger: Led
 
 def workers_of(arguments: argparse.Namespace, ledger: Ledger, more: dict[str, Any]) -> Any:
     """The workers that the options ask for."""
-    from dreamlift.batch.local import Local
+    from dreamlift.batch.workers.local import Local
     from dreamlift.lifting import find_device
 
     if arguments.ray:
@@ -119,7 +119,7 @@ def workers_of(arguments: argparse.Namespace, ledger: Ledger, more: dict[str, An
 
 def on_ray(arguments: argparse.Namespace, ledger: Ledger, device: str) -> Any:
     """Actors of a Ray cluster as workers."""
-    from dreamlift.batch.on_ray import OnRay, connect, resources
+    from dreamlift.batch.workers.on_ray import OnRay, connect, resources
 
     ray = connect(arguments.ray)
     given = os.environ.get("OMP_NUM_THREADS", "")

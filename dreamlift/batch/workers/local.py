@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from dreamlift.batch.worker import MAIN
+from dreamlift.batch.workers.worker import MAIN
 from dreamlift.system.processes import resident_bytes
 
 MIB = 2**20

@@ -16,7 +16,7 @@ import sys
 import threading
 from typing import Any, TextIO
 
-MAIN = "import sys; sys.path[:] = sys.argv[1:]; from dreamlift.batch.worker import main; main()"
+MAIN = "import sys; sys.path[:] = sys.argv[1:]; from dreamlift.batch.workers.worker import main; main()"
 DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 KILL_FIRST = 700  # of the kernel when memory is exhausted: -1000 (never) to 1000 (first)
 
@@ -40,7 +40,7 @@ def main() -> None:
     tune_process()
     import torch
 
-    from dreamlift.batch.making import make_asset
+    from dreamlift.batch.workers.making import make_asset
     from dreamlift.plugins import load_plugins
     from dreamlift.priors.kinds import Priors
 

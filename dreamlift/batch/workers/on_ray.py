@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dreamlift.batch.local import Told
+from dreamlift.batch.workers.local import Told
 from dreamlift.system.files import expanded
 from dreamlift.system.processes import resident_bytes
 
@@ -83,7 +83,7 @@ class Maker:
 
     def make(self, job: dict[str, Any], stop: str) -> dict[str, Any]:
         """Make an asset. ``stop``: a file whose existence asks to stop, and that says why where memory is exceeded."""
-        from dreamlift.batch.making import Pulse, make_asset
+        from dreamlift.batch.workers.making import Pulse, make_asset
 
         def watch() -> None:
             if os.path.exists(stop):
