@@ -92,14 +92,17 @@ class Batch:
                     log.write(line)
 
     def workers(self) -> list[int]:
-        """The processes of the workers: the coordinator's children, or the actors of a Ray cluster of this machine."""
+        """The processes of the workers: the coordinator's children, or with --ray the actors of a cluster of this machine.
+
+        On a machine with several batches on Ray, the others' actors would be killed as well.
+        """
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError, IndexError):
                 words = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
                 parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
                 own = b"dreamlift.batch.workers.worker" in words and parent == self.process.pid
-                if own or words.startswith(b"ray::Maker"):
+                if own or ("--ray" in self.words and words.startswith(b"ray::Maker")):
                     found.append(int(folder.name))
         return found
 

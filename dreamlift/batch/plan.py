@@ -89,11 +89,13 @@ class Planner:
 
     def _seed(self, row: Row) -> int | None:
         text = row.cells.get("seed")
+        if text is None:
+            return None
         try:
-            seed = None if text is None else int(text)
+            seed = int(text)
         except ValueError:
             raise ValueError(f"seed: got {text[:40]!r}, accepted: int") from None
-        if seed is not None and not 0 <= seed < 2**63:
+        if not 0 <= seed < 2**63:
             raise ValueError(f"seed is {str(seed)[:40]}; accepted: 0 to 2^63 - 1")
         return seed
 

@@ -19,6 +19,7 @@ from dreamlift.system.files import expanded
 from dreamlift.system.processes import resident_bytes
 
 LOOK = 5.0  # seconds between looks for nodes that are drained
+STARTS = 3  # of a cluster on this machine, which may be busy
 WATCH = 1.0  # between an actor's looks at its memory and at its stop file
 PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "DREAMLIFT_PLUGINS", "DREAMLIFT_KERNELS", "OMP_WAIT_POLICY", "XDG_CACHE_HOME")
 
@@ -37,14 +38,19 @@ def connect(address: str) -> Any:
         return ray
     variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning", "runtime_env": {"env_vars": variables}}
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine needs more than the 30 s of the default
-    try:
-        if address == "local":
-            ray.init(include_dashboard=False, **common)
-        else:
-            ray.init(address=address, **common)
-    except Exception as error:  # a plain one where a part of Ray does not start in time
-        raise ValueError(f"--ray {address}: no cluster answers ({error}); `ray start --head` starts one") from None
+    tries = STARTS if address == "local" else 1
+    for number in range(1, tries + 1):
+        try:
+            if address == "local":
+                ray.init(include_dashboard=False, **common)
+            else:
+                ray.init(address=address, **common)
+            break
+        except Exception as error:  # a plain one where a part of Ray has not started after the 30 s that it waits
+            ray.shutdown()
+            if number == tries:
+                fix = "try again when the machine is less busy" if address == "local" else "`ray start --head` starts one"
+                raise ValueError(f"--ray {address}: no cluster answers ({error}); {fix}") from None
     return ray
 
 
