@@ -12,6 +12,7 @@ written directly. Status and resume are whole commands with their start of Pytho
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import shutil
 import subprocess
@@ -120,7 +121,7 @@ def ledger_of(count: int, out: Path) -> None:
         workers = Instant(2, min(THROUGH, upto))
         coordinator = Coordinator(ledger, found.entries, ledger.settings(), workers, Limits(), lambda *_: None)
         timed(f"find what is left, before {part} of them are made", coordinator.look)
-        tally = timed(f"claim and finish {min(THROUGH, upto)} simulated assets", lambda: coordinator.run(workers.signal))
+        tally = timed(f"claim and finish {min(THROUGH, upto)} simulated assets", functools.partial(coordinator.run, workers.signal))
         assert tally.made == min(THROUGH, upto)
         known = ledger.ended()
         written = [entry for entry in found.entries[:upto] if entry.id not in known]
