@@ -21,7 +21,15 @@ from dreamlift.system.processes import resident_bytes
 LOOK = 5.0  # seconds between looks for nodes that are drained
 STARTS = 3  # of a cluster on this machine, which may be busy
 WATCH = 1.0  # between an actor's looks at its memory and at its stop file
-PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "DREAMLIFT_PLUGINS", "DREAMLIFT_KERNELS", "OMP_WAIT_POLICY", "XDG_CACHE_HOME")
+PASSED_ON = (
+    "HF_HUB_OFFLINE",
+    "HF_HOME",
+    "DREAMLIFT_PLUGINS",
+    "DREAMLIFT_KERNELS",
+    "OMP_WAIT_POLICY",
+    "XDG_CACHE_HOME",
+    "PYTHONPATH",
+)
 
 
 def connect(address: str) -> Any:
@@ -180,7 +188,7 @@ class OnRay:
         memory = Path(f"{self._stop_file(slot)}-memory")
         alive = {node["NodeID"] for node in self.ray.nodes() if node["Alive"]}
         lost = slot in self.nodes and self.nodes[slot] not in alive
-        reason = "its node is gone" if lost else f"its actor has ended: {_first_line(error)}"
+        reason = "its node is gone" if lost else f"its actor has ended: {_cause(error)}"
         with contextlib.suppress(OSError):
             reason = memory.read_text(encoding="ascii")
             memory.unlink()
@@ -233,6 +241,8 @@ class OnRay:
         return expanded(self.folder).absolute() / f"{self.token}-{slot}.stop"
 
 
-def _first_line(error: Exception) -> str:
+def _cause(error: Exception) -> str:
+    """One line of Ray's text: the first, or the last where it is a traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    traced = any(line.startswith('File "') for line in lines)
+    return lines[-1 if traced else 0] if lines else type(error).__name__
