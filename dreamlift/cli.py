@@ -1,7 +1,7 @@
 """The command line: ``dreamlift generate "a red mug"``. Large packages are imported only by the verbs that need them.
 
-Exit codes: 0 success, 1 the run failed, 2 invalid input, 130 stopped by a signal. Every error is one line with the problem and
-the fix, of at most 300 printable characters; ``--debug`` shows the traceback.
+Exit codes: 0 success, 1 the run failed, 2 invalid input, 3 a batch in which some assets were given up, 130 stopped by a signal.
+Every error is one line with the problem and the fix, of at most 300 printable characters; ``--debug`` shows the traceback.
 """
 
 from __future__ import annotations
@@ -58,9 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from dreamlift.apps.options import build_parser
-
-    parser = build_parser()
+    parser = verbs.build_parser()
     if not words:
         parser.print_help()
         return 0
@@ -324,19 +322,22 @@ def _report_folder(out: Path | None, kind: str) -> Path:
 
 
 VERBS = {
-    "generate": _generate, "views": _views, "cutout": _cutout, "resume": _resume, "export": _export, "evaluate": _evaluate,
+    "generate": _generate, "batch": verbs.batch, "status": verbs.status, "views": _views, "cutout": _cutout,
+    "resume": _resume, "export": _export, "evaluate": _evaluate,
     "gallery": _gallery, "render": _render, "dreambooth": _dreambooth, "invert": _invert,
     "presets": verbs.presets, "settings": verbs.settings, "priors": verbs.priors, "doctor": verbs.doctor,
     "warmup": verbs.warmup, "completion": verbs.completion,
 }  # fmt: skip
 # Those that import the plugins of installed packages; starting the others stays fast.
-PLUGIN_VERBS = ("generate", "resume", "export", "evaluate", "views", "gallery", "presets", "warmup", "dreambooth", "invert")
+PLUGIN_VERBS = ("generate", "batch", "resume", "export", "evaluate", "views", "gallery", "presets", "warmup", "dreambooth",
+                "invert")  # fmt: skip
 
 
 # What is said of a signal before a run takes signals itself.
 INTERRUPTED = {
     "generate": "stopped before the run began; nothing was written",
     "resume": "stopped before the run went on; nothing is lost",
+    "batch": "stopped; the same command goes on, and what is finished stays",
     "dreambooth": "stopped; the same command with the same --out goes on",
     "invert": "stopped; the same command with the same --out goes on",
     "export": "stopped; the same command again writes all files",

@@ -51,7 +51,7 @@ def check_prompt(text: str, may_be_empty: bool = False) -> str:
         category = unicodedata.category(character)
         if character in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029":
             raise ValueError(
-                "the prompt has more than one line: write it on one line (for a file of prompts: one run a line, README)"
+                "the prompt has more than one line: write it on one line (a file of prompts goes to `dreamlift batch`)"
             )
         if category in ("Cc", "Cs") or character in _OVERRIDES:
             kind = "a text-direction override" if character in _OVERRIDES else "a control character"

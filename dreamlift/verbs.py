@@ -1,4 +1,4 @@
-"""The verbs that print what there is: settings, presets, priors, doctor, warmup, completion. They make no assets.
+"""The verbs that print what there is: settings, presets, priors, doctor, warmup, completion; and those of batches.
 
 Each is given the command line's options and its settings (``--guidance.guidance_scale 5``), and returns the exit code.
 """
@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import argparse
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dreamlift.apps.options import Parser
 
 Overrides = dict[str, str]
 
@@ -78,15 +82,36 @@ def warmup(arguments: argparse.Namespace, overrides: Overrides) -> int:
     return 0
 
 
+def batch(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    """Many assets from one list."""
+    from dreamlift.batch.verbs import batch
+
+    return batch(arguments, overrides)
+
+
+def status(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    """How far a batch is."""
+    from dreamlift.batch.verbs import status
+
+    refuse(overrides, "status")
+    return status(arguments)
+
+
 def completion(arguments: argparse.Namespace, overrides: Overrides) -> int:
     """A completion script for a shell."""
     import shtab
 
-    from dreamlift.apps.options import build_parser
-
     refuse(overrides, "completion")
     print(shtab.complete(build_parser(), shell=arguments.shell))
     return 0
+
+
+def build_parser() -> Parser:
+    """The command line's parser, with the verbs of all packages."""
+    from dreamlift.apps import options
+    from dreamlift.batch.options import add_batch, add_status
+
+    return options.build_parser(add_batch, add_status)
 
 
 def refuse(overrides: Overrides, verb: str) -> None:

@@ -13,7 +13,7 @@ from lift_helpers import generate_words, refused, run_main, taught, tree
 from PIL import Image
 
 import dreamlift
-from dreamlift.apps.options import FILE_FLAGS, FILES, SETTINGS, build_parser
+from dreamlift.apps.options import FILE_FLAGS, FILES, SETTINGS
 from dreamlift.cli import VERBS, exit_code, main, split_overrides, with_negative_lists
 from dreamlift.config.build import load_yaml
 from dreamlift.config.kinds import fields_of
@@ -26,6 +26,7 @@ from dreamlift.priors.loading.sources import KNOWN
 from dreamlift.reading.photos import Photo
 from dreamlift.runs.run import RunError
 from dreamlift.types import EmptySceneError
+from dreamlift.verbs import build_parser
 
 
 def python(*words, cwd, **more):

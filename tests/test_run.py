@@ -66,7 +66,7 @@ def test_slugs_are_safe_for_every_character(tmp_path):
         ("a\ud800", "a control character (U+D800)"),
         ("a \u202egum", "a text-direction override (U+202E) at character 3: remove it"),
         ("a \u2066gum", "a text-direction override (U+2066)"),
-        ("a\nb", "the prompt has more than one line: write it on one line (for a file of prompts: one run a line, README)"),
+        ("a\nb", "the prompt has more than one line: write it on one line (a file of prompts goes to `dreamlift batch`)"),
         ("a\r\nb", "the prompt has more than one line"),
         ("a\u2028b", "the prompt has more than one line"),
         ("x" * 1001, "the prompt has 1001 characters (1001 bytes), accepted: at most 1000 characters (4096 bytes)"),

@@ -24,7 +24,7 @@ from dreamlift.export.glb import load_glb
 from dreamlift.export.video import contact_sheet
 from dreamlift.reading.photos import Photo
 from dreamlift.runs.progress import Reporter
-from dreamlift.runs.run import particle_folders, read_status, runs_below
+from dreamlift.runs.run import LEDGER, particle_folders, read_status, runs_below
 from dreamlift.showing.differences import differences, in_words, settings_of
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text
 from dreamlift.system.text import one_line, printable
@@ -69,6 +69,9 @@ def find_items(paths: list[Path], prompt: str | None = None, note: Callable[[str
     for path in runs or paths:  # `outputs/*` includes evaluations and galleries
         if path.is_dir():
             if not (path / "run.json").is_file():
+                if (path / LEDGER).is_dir():
+                    unfinished.append(f"{path} is an asset of a batch whose run has not begun")
+                    continue
                 raise ValueError(f"{path} is not a run folder: it has no run.json{runs_below(path)}")
             status = read_status(path)
             if not (path / "asset.glb").is_file():

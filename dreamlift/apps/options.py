@@ -6,7 +6,7 @@ import argparse
 import difflib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -101,8 +101,8 @@ def suggestion(unknown: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def build_parser() -> Parser:
-    """The verbs and their options."""
+def build_parser(*more: Callable[[Callable[..., Parser]], None]) -> Parser:
+    """The verbs and their options; ``more`` add the verbs of packages above this one."""
     style: Any = _formatter()
     parser = Parser(prog="dreamlift", allow_abbrev=False, formatter_class=style, description=(
         "Textured 3D assets from text, by score distillation of 2D diffusion models."))  # fmt: skip
@@ -116,6 +116,8 @@ def build_parser() -> Parser:
         return made
 
     _add_generate(verb("generate", "make a textured GLB from a prompt, a picture, or both", epilog=EXAMPLES))
+    for add in more:
+        add(verb)
     cut = verb("cutout", "show what a run will see of a picture: the object cut out and framed; writes PNG files")
     cut.add_argument("image", type=Path, metavar="PICTURE", help="a PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF file")
     cut.add_argument("--mask", default="auto", metavar="VALUE", help=MASK)
@@ -189,6 +191,11 @@ def _add_generate(make: Parser) -> None:
         "--anyway", action="store_true", help="start even if the prior knows none of the prompt's nouns (the result is a blob)"
     )
     _add_subject(make.add_argument_group("several photos"))
+    add_settings(make).add_argument("--out", type=Path, help="the run's folder (default: outputs/<prompt>-<time>)")
+
+
+def add_settings(make: Parser) -> Any:
+    """Add the options of generate that are no inputs; returns the group of those for files."""
     how = make.add_argument_group("how")
     how.add_argument(
         "--preset",
@@ -229,10 +236,10 @@ def _add_generate(make: Parser) -> None:
     ):
         memory.add_argument(f"--{name}", metavar="VALUE", help=told)  # for the help only: split_overrides reads --a.b
     files = make.add_argument_group("files")
-    files.add_argument("--out", type=Path, help="the run's folder (default: outputs/<prompt>-<time>)")
     _add_files(files)
     _setting(files, "checkpoint_every", "steps between two checkpoints (default: 50)")
     _setting(files, "keep_checkpoints", "number of newest checkpoints to keep (default: 2)")
+    return files
 
 
 def _add_image(what: Any) -> None:
@@ -240,11 +247,8 @@ def _add_image(what: Any) -> None:
     what.add_argument("--image", metavar="PICTURE", help="a picture of the object; `dreamlift cutout` shows what is seen of it")
     _setting(what, "mask", MASK)
     _setting(what, "elevation", "height of the picture's camera above level, degrees (default: estimated, or else 15)")
-    _setting(
-        what,
-        "azimuth",
-        "side that the picture shows, degrees: 0 is the front, 90 the object's left (default: estimated, or else 0)",
-    )
+    side = "side that the picture shows, degrees: 0 is the front, 90 the object's left (default: estimated, or else 0)"
+    _setting(what, "azimuth", side)
     _setting(what, "fov", "vertical field of view of the picture's camera, degrees (default: 45)")
     _setting(what, "distance", "of the picture's camera from the object's center, world units (default: 2.6)")
 

@@ -32,6 +32,8 @@ from filelock import FileLock, SoftFileLock
 
 from dreamlift.runs.checkpoints import RunError
 from dreamlift.system.files import atomic_write_text
+from dreamlift.system.processes import boot_id as _boot_id
+from dreamlift.system.processes import started as _started
 
 NAME, GUARD, SOFT = ".lock", ".lock.guard", ".lock.soft"
 NAMES = frozenset({NAME, GUARD, SOFT})  # not counted as content of a run folder
@@ -136,20 +138,6 @@ def _age(modified: float, folder: Path) -> float:
     """Seconds since ``modified``, by the clock of the file system."""
     with tempfile.TemporaryFile(dir=folder, prefix=".tmp-") as new:
         return os.fstat(new.fileno()).st_mtime - modified
-
-
-def _started(pid: int) -> str:
-    """Start time of a process in ticks since boot; "gone" for a zombie; "" if the system does not report it."""
-    with contextlib.suppress(OSError):
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        return "gone" if fields[0] in "ZX" else fields[19]
-    return ""
-
-
-def _boot_id() -> str:
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return ""
 
 
 @contextlib.contextmanager

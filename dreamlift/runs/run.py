@@ -42,6 +42,7 @@ __all__ = ["Run", "RunError", "read_metrics", "slugify"]
 
 SCHEMA = 1
 MAX_STATUS = 10_000_000  # bytes of run.json
+LEDGER = ".asset"  # what a batch writes down of the asset in the run's folder: see dreamlift.batch.ledger
 _WINDOWS = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])", re.IGNORECASE)
 
 
@@ -256,7 +257,8 @@ def empty_folder(folder: Path, config_text: str = "") -> Path:
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file: give --out a new or an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
-    # A lock alone is no content: acquiring it fails if it is held, and otherwise its run never started.
+    # A lock alone is no content: acquiring it fails if it is held, and otherwise its run never started. Nor is the ledger of a
+    # batch, which is written before its run.
     if _content(folder, config_text):
         raise _not_empty(folder)
     return folder
@@ -264,7 +266,8 @@ def empty_folder(folder: Path, config_text: str = "") -> Path:
 
 def _content(folder: Path, config_text: str = "") -> list[str]:
     """The names in a folder, without what a process leaves that was killed when it created a run of ``config_text``."""
-    found = [path.name for path in folder.iterdir() if path.name not in locks.NAMES and not path.name.startswith(".tmp-")]
+    names, known = (path.name for path in folder.iterdir()), (*locks.NAMES, LEDGER)
+    found = [name for name in names if name not in known and not name.startswith(".tmp-")]
     begun = found == ["config.yaml"] and (folder / found[0]).read_bytes() == config_text.encode("utf-8")
     return [] if begun else found
 

@@ -9,6 +9,7 @@ https://www.usenix.org/conference/osdi14/technical-sessions/presentation/pillai.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -125,6 +126,37 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write ``text`` as UTF-8, newlines unchanged. Errors as in :func:`atomic_write_bytes`."""
     atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def create_exclusively(path: Path, data: bytes) -> bool:
+    """Create a file with ``data``, complete and on the disk, unless there is one of that name; returns whether it was created.
+
+    Of several processes, also on several hosts that share the folder, exactly one succeeds. A hard link is atomic on network
+    file systems as well; where there are no links, the file is opened with O_EXCL, so that a reader may find it empty.
+
+    Raises:
+        OSError: the folder does not exist or cannot be written.
+    """
+    temporary = path.parent / f".tmp-{secrets.token_hex(8)}"
+    try:
+        _write_and_sync(temporary, data)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            # A server's answer may be lost after it has made the link, and the request is then sent again.
+            return os.stat(temporary).st_nlink == 2
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+                raise
+            try:
+                _write_and_sync(path, data)
+            except FileExistsError:
+                return False
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    sync_folder(path.parent)
+    return True
 
 
 def _write_and_sync(path: Path, data: bytes) -> None:

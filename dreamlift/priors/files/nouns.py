@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from functools import lru_cache
 from pathlib import Path
 
 from dreamlift.prompts import words_of
@@ -59,8 +60,12 @@ def maps_of(folder: Path) -> dict[str, str]:
 def _read(folder: Path) -> tuple[list[str] | None, dict[str, str], dict[str, str]]:
     """The nouns (None: any), what is near to other words, and the maps. Raises ValueError if the file is damaged."""
     file = folder / NOUNS
-    if not file.is_file():
-        return None, {}, {}
+    return _listed(file, file.stat().st_mtime_ns) if file.is_file() else (None, {}, {})
+
+
+@lru_cache(maxsize=8)
+def _listed(file: Path, _: int) -> tuple[list[str] | None, dict[str, str], dict[str, str]]:
+    """What :func:`_read` gives; a batch asks for it with every prompt. The second argument: the file's time."""
     try:
         found = json.loads(read_text(file, MAX_BYTES))
         if not {"nouns", "maps"} & set(found):

@@ -1,0 +1,226 @@
+"""``dreamlift batch`` and ``dreamlift status``: from the command line to the coordinator, and what is printed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import secrets
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from dreamlift.batch.ledger import Entry, Ledger
+from dreamlift.batch.limits import Limits
+from dreamlift.batch.options import as_generate, check_work
+from dreamlift.batch.rows import RowsError, read_rows
+from dreamlift.batch.status import as_plain, described, duration, status_of
+from dreamlift.system.files import expanded
+from dreamlift.system.text import one_line, printable
+
+SOME_FAILED = 3  # exit code
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Print how far a batch is."""
+    found = status_of(Ledger(expanded(arguments.batch)))
+    print(json.dumps(as_plain(found)) if arguments.json else printable_lines(described(found)))
+    return 0
+
+
+def batch(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
+    """Make the assets of a list; returns the exit code."""
+    from dreamlift.batch.coordinator import Coordinator
+    from dreamlift.system.signals import stop_signals
+
+    check_work(arguments)
+    ledger = Ledger(expanded(arguments.out))
+    tell = teller(arguments.json)
+    entries = listed(arguments, overrides, ledger, tell)
+    mine = entries if arguments.shard is None else entries[arguments.shard[0] :: arguments.shard[1]]
+    for entry in mine:
+        if told := ledger.stranger(entry):
+            raise ValueError(told)
+    more = {"device": arguments.device or "auto", "drop_checkpoints": arguments.drop_checkpoints, "upload": arguments.upload}
+    if arguments.upload:
+        from dreamlift.batch.remote import check
+
+        check(arguments.upload)
+    workers = workers_of(arguments, ledger, more)  # before the handlers of signals: Ray sets its own
+    with stop_signals() as stop:
+        coordinator = Coordinator(
+            ledger, mine, ledger.settings(), workers, limits_of(arguments), tell, more, retry_failed=arguments.retry_failed
+        )
+        left = coordinator.look()
+        if not left:
+            return finished(coordinator, entries, arguments, tell, nothing=True)
+        tell(
+            "begin",
+            f"{left} of {len(mine)} assets to make, {workers.count} at a time, into {ledger.root}",
+            {"left": left, "assets": len(mine), "jobs": workers.count},
+        )
+        coordinator.run(stop)
+    return finished(coordinator, entries, arguments, tell)
+
+
+def listed(arguments: argparse.Namespace, overrides: dict[str, str], ledger: Ledger, tell: Any) -> list[Entry]:
+    """The assets of the list, which the ledger then has; without a list those of the ledger.
+
+    Raises:
+        ValueError: there is neither, or rows cannot be used.
+    """
+    root = ledger.root
+    if ledger.exists() and not arguments.resume:
+        raise ValueError(f"{root} has a batch already: leave --no-resume out to go on, or give --out another folder")
+    if arguments.list is None:
+        if not ledger.exists():
+            raise ValueError(
+                f"{root} has no batch to go on with: give a list, such as dreamlift batch prompts.txt --out {root}"
+            )
+        given = [
+            name for name, value in vars(as_generate(arguments)).items() if value not in (None, False) and name != "device"
+        ]
+        if name := next(iter([*overrides, *given]), ""):
+            raise ValueError(f"--{name.replace('_', '-')} is a setting of the list's assets: give the list, too")
+        return [entry for entry in ledger.entries() if entry.listed]
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"{root} is a file: give --out a folder")
+    try:
+        rows = read_rows(arguments.list)
+        from dreamlift.batch.plan import Planner, plan
+
+        device = "cpu" if arguments.ray else arguments.device or "auto"  # of a cluster, this machine may have no GPU
+        planner = Planner(as_generate(arguments), overrides, expanded(arguments.list).absolute().parent, device)
+        found = plan(rows, planner, arguments.list, lambda text: tell("note", text, {}))
+    except RowsError as error:
+        print("\n".join(map(printable, error.told)), file=sys.stderr)
+        raise
+    for text in found.notes:
+        tell("note", text, {})
+    root.mkdir(parents=True, exist_ok=True)
+    ledger.write(found.entries, found.settings)
+    return found.entries
+
+
+def workers_of(arguments: argparse.Namespace, ledger: Ledger, more: dict[str, Any]) -> Any:
+    """The workers that the options ask for."""
+    from dreamlift.batch.workers.local import Local
+    from dreamlift.lifting import find_device
+
+    if arguments.ray:
+        return on_ray(arguments, ledger, more["device"])
+    device = find_device(more["device"])
+    visible = visible_gpus() if device.type == "cuda" and device.index is None else ()
+    jobs = arguments.jobs or max(1, len(visible))
+    return Local(jobs, threads_for(jobs), ledger.home / "logs", visible, tuple(arguments.plugin))
+
+
+def on_ray(arguments: argparse.Namespace, ledger: Ledger, device: str) -> Any:
+    """Actors of a Ray cluster as workers."""
+    from dreamlift.batch.workers.on_ray import OnRay, connect, resources
+
+    ray = connect(arguments.ray)
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(given) if given.isdecimal() and int(given) > 0 else None
+    count, each = resources(ray, device, arguments.jobs, threads)
+    token = secrets.token_hex(6)
+    return OnRay(ray, count, each, ledger.workers, token, tuple(arguments.plugin), float(arguments.max_memory or 0))
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return tuple(given or map(str, range(torch.cuda.device_count())))
+
+
+def threads_for(jobs: int) -> int:
+    """Threads of each of ``jobs`` workers: OMP_NUM_THREADS, or else its share of the cores."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(given) if given.isdecimal() and int(given) > 0 else max(1, cores // jobs)
+
+
+def limits_of(arguments: argparse.Namespace) -> Limits:
+    """The limits that the options state."""
+    from dreamlift.memory import available_host
+
+    memory = arguments.max_memory or 0.9 * (available_host() or math.inf)
+    timeout = arguments.timeout
+    return Limits(arguments.attempts, timeout, memory, arguments.max_time or math.inf, arguments.max_disk or math.inf)
+
+
+def finished(coordinator: Any, entries: list[Entry], arguments: argparse.Namespace, tell: Any, nothing: bool = False) -> int:
+    """Write the report, say how the batch ended, and return the exit code."""
+    from dreamlift.batch.report import write_report
+
+    ledger, tally = coordinator.ledger, coordinator.tally
+    page, figures = write_report(ledger, entries)
+    told = status_of(ledger)
+    if nothing:
+        tell("note", f"all {len(coordinator.entries)} assets are finished, so there is nothing to do", {})
+    tell("end", described(told), {**as_plain(told), **figures, "made": tally.made, "report": str(page)})
+    if figures.get("median_seconds"):
+        tell(
+            "table",
+            f"median of an asset: {duration(figures['median_seconds'])}, {figures.get('median_peak_memory_gb', 0):.2f} GB; "
+            f"table and gallery: {page}",
+            {},
+        )
+    if arguments.upload and not tally.ended:
+        upload_rest(ledger, coordinator.entries, arguments.upload, tell)
+    if tally.ended in ("disk", "time"):
+        print(f"dreamlift: stopped: {one_line(tally.reason)}; the same command goes on", file=sys.stderr)
+        return 1
+    if tally.ended:
+        print(f"dreamlift: stopped by {tally.ended}; the same command goes on, and what is finished stays", file=sys.stderr)
+        return 130
+    return SOME_FAILED if tally.failed else 0
+
+
+def upload_rest(ledger: Ledger, entries: list[Entry], address: str, tell: Any) -> None:
+    """Upload finished assets whose upload failed, or that were made before one was asked for. Raises RunError."""
+    from dreamlift.batch.remote import upload
+    from dreamlift.runs.run import RunError
+
+    sent, ended = ledger.sent(), ledger.ended()
+    rest = [entry for entry in entries if ended.get(entry.id) == "done" and entry.id not in sent]
+    for entry in rest:
+        try:
+            upload(ledger.folder(entry), address)
+        except Exception as error:  # of any file system's package
+            raise RunError(
+                f"{entry.folder} cannot be uploaded: {type(error).__name__}: {error}; the same command tries again"
+            ) from error
+        ledger.note_sent(entry)
+    if rest:
+        tell("uploaded", f"{len(rest)} further assets uploaded to {address}", {"uploaded": len(rest)})
+
+
+def teller(as_json: bool) -> Callable[[str, str, dict[str, Any]], None]:
+    """Prints what happens: text on standard error, or JSON lines on standard output. Equal notes are told once."""
+    seen: set[str] = set()
+
+    def tell(kind: str, text: str, more: dict[str, Any]) -> None:
+        if kind == "note":
+            alike = re.sub(r"[0-9]+", "0", text)  # such as notes on figures that differ
+            if alike in seen:
+                return
+            seen.add(alike)
+        if as_json:
+            if kind != "table":
+                print(json.dumps({"event": kind, "text": text, **more}), flush=True)
+            return
+        count = f"[{more['done'] + more['failed']}/{more['assets']}] " if kind in ("done", "failed") else ""
+        word = {"note": "note: ", "again": "again: ", "done": "done ", "failed": ""}.get(kind, "")
+        print("\n".join(count + word + printable(line) for line in text.splitlines()), file=sys.stderr, flush=True)
+
+    return tell
+
+
+def printable_lines(text: str) -> str:
+    """Each line of a text with its control codes escaped."""
+    return "\n".join(map(printable, text.splitlines()))
