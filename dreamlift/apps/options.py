@@ -140,6 +140,11 @@ def build_parser() -> Parser:
     _add_views(verb("views", "draw the object in a picture from other sides"))
     add_dreambooth(verb("dreambooth", "teach a prior the thing in a few photos: a new word for it"))
     add_invert(verb("invert", "learn a new word from photos, and nothing else: textual inversion"))
+    studio = verb("studio", "make assets in the browser, and watch them while they are made (docs/studio.md)")
+    studio.add_argument("--out", type=Path, default=Path("outputs"), help="the folder of the runs (default: outputs)")
+    studio.add_argument("--host", default="127.0.0.1", help="address to listen on; one that other machines reach gets a token")
+    studio.add_argument("--port", type=int, default=8765, help="port to listen on; 0: any that is free (default: 8765)")
+    studio.add_argument("--token", action="store_true", help="ask for a token on this machine too, where others have accounts")
     shown = verb("gallery", "a self-contained page with turntables of finished runs")
     shown.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
     shown.add_argument("--out", type=Path, help="the page's folder (default: outputs/gallery-<time>)")
@@ -168,6 +173,7 @@ def _add_shared(verbs: Any) -> None:
             help="import a plugin (docs/extend.md); may be repeated",
         )  # fmt: skip
     for name in ("generate", "resume"):
+        verbs[name].add_argument("--watch", action="store_true", help="show the object in a browser page while it is made")
         verbs[name].add_argument(
             "--log", action="append", default=[], choices=("tensorboard", "wandb"),
             help="also log to TensorBoard or Weights & Biases; may be repeated",
@@ -200,17 +206,13 @@ def _add_generate(make: Parser) -> None:
     )
     _add_subject(make.add_argument_group("several photos"))
     how = make.add_argument_group("how")
+    how.add_argument("--preset", help=(
+        "named settings, of `dreamlift presets` (default: toybox; with --image zero123-toy; with --class dreambooth3d-toy)"
+    ))  # fmt: skip
     how.add_argument(
-        "--preset",
-        help="named settings, of `dreamlift presets` (default: toybox; with --image zero123-toy; with --class "
-        "dreambooth3d-toy)",
-    )
-    how.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE_OR_RUN",
+        "--config", type=Path, metavar="FILE_OR_RUN",
         help="a config.yaml (without stages: the default preset's), or the folder of a run to repeat",
-    )
+    )  # fmt: skip
     _setting(how, "prior", "the 2D diffusion model: a name of `dreamlift priors`, a folder, a hub name or a .safetensors file")
     _setting(how, "prior_config", "for a one-file checkpoint: the prior whose configs and tokenizers are used")
     _setting(how, "camera_conditioning", "true or false: pass the cameras to a prior that was trained with cameras")
@@ -252,11 +254,8 @@ def _add_image(what: Any) -> None:
     what.add_argument("--image", metavar="PICTURE", help="a picture of the object; `dreamlift cutout` shows what is seen of it")
     _setting(what, "mask", MASK)
     _setting(what, "elevation", "height of the picture's camera above level, degrees (default: estimated, or else 15)")
-    _setting(
-        what,
-        "azimuth",
-        "side that the picture shows, degrees: 0 is the front, 90 the object's left (default: estimated, or else 0)",
-    )
+    told = "side that the picture shows, degrees: 0 is the front, 90 the object's left (default: estimated, or else 0)"
+    _setting(what, "azimuth", told)
     _setting(what, "fov", "vertical field of view of the picture's camera, degrees (default: 45)")
     _setting(what, "distance", "of the picture's camera from the object's center, world units (default: 2.6)")
 
