@@ -315,4 +315,6 @@ def make_app(studio: Studio, begin: Callable[[], Any], end: Callable[[], Any]) -
             await end()
 
     handlers: dict[Any, Any] = {Refused: _refused, RunError: _refused, 500: _broken}
-    return Starlette(routes=studio.routes(), lifespan=lifespan, exception_handlers=handlers)
+    app = Starlette(routes=studio.routes(), lifespan=lifespan, exception_handlers=handlers)
+    app.router.redirect_slashes = False
+    return app

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from dreamlift.studio.hub import Hub
@@ -16,6 +18,11 @@ from dreamlift.studio.wire import Link, Message, start_apart
 
 PATIENCE = 60.0  # seconds for a run to finish its step and save it, before it is killed
 TRIES = 3  # processes in a row that end before they are ready, after which no more are started
+
+
+def worker_command(root: Path, overrides: dict[str, str]) -> list[str]:
+    """The command line of :mod:`dreamlift.studio.worker`, for runs in ``root`` with these settings."""
+    return [sys.executable, "-m", "dreamlift.studio.worker", str(root), *(word for pair in overrides.items() for word in pair)]
 
 
 class Child:

@@ -70,6 +70,7 @@ class Hub:
         self.waiting: deque[Live] = deque()
         self.live: Live | None = None
         self.numbers = itertools.count(1)
+        self.seen = False  # whether somebody has looked at all
 
     @property
     def busy(self) -> bool:
@@ -113,7 +114,7 @@ class Hub:
         raise Refused(404, "this run is not running any more")
 
     def enter(self) -> Visitor:
-        visitor = Visitor()
+        visitor, self.seen = Visitor(), True
         self.visitors[visitor.name] = visitor
         visitor.tell(self.state())
         return visitor

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PACKAGES = ("starlette", "uvicorn", "websockets")
 PORT = 8765
 FIRST_BYTES = 15.0  # seconds for a connection to say what it wants
+LINGER = 3.0  # seconds without a visitor after which the page of --watch ends, once its run is over: time to reload it
 CONNECTIONS = 400  # at a time, of all visitors
 
 
@@ -76,10 +77,9 @@ def run_studio(root: Path, place: Place, overrides: dict[str, str], tell: Callab
         raise ValueError(f"--out {root} cannot be written: give another folder")
     root.mkdir(parents=True, exist_ok=True)
     from dreamlift.studio.app import Studio, make_app
-    from dreamlift.studio.child import Child
+    from dreamlift.studio.child import Child, worker_command
     from dreamlift.studio.folder import Runs
     from dreamlift.studio.hub import Hub
-    from dreamlift.studio.worker import command
 
     sock = listen(place)
     runs = Runs(root)
@@ -87,7 +87,7 @@ def run_studio(root: Path, place: Place, overrides: dict[str, str], tell: Callab
     children: list[Child] = []
 
     async def begin() -> None:
-        children.append(Child(hub, command(root, overrides)))
+        children.append(Child(hub, worker_command(root, overrides)))
         children[0].start()
 
     async def end() -> None:

@@ -164,10 +164,5 @@ def said(error: BaseException) -> str:
     return str(error) if kinds & KNOWN else f"unexpected {type(error).__name__}: {error}"
 
 
-def command(root: Path, overrides: dict[str, str]) -> list[str]:
-    """The command line of this process."""
-    return [sys.executable, "-m", "dreamlift.studio.worker", str(root), *(word for pair in overrides.items() for word in pair)]
-
-
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
