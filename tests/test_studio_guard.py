@@ -26,8 +26,11 @@ def make_run(root, name="a-red-mug-20260101-000000", **changes):
     folder = root / name
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps(STATUS | changes))
-    for file, data in (("asset.glb", b"glTF" * 50_000), ("preview.png", b"png"), ("config.yaml", b"steps: 3\n"),
-                       (".lock", b"{}"), ("events.jsonl", b"{}\n"), ("notes.txt", b"mine"), ("checkpoints/state.json", b"{}")):  # fmt: skip
+    files = (
+        ("asset.glb", b"glTF" * 50_000), ("preview.png", b"png"), ("config.yaml", b"steps: 3\n"), (".lock", b"{}"),
+        ("events.jsonl", b"{}\n"), ("notes.txt", b"mine"), ("checkpoints/state.json", b"{}"),
+    )  # fmt: skip
+    for file, data in files:
         (folder / file).write_bytes(data)
     lines = [json.dumps({"step": step, "loss": 1.0 / (step + 1), "t": 0.5}) for step in range(2000)]
     (folder / "metrics.jsonl").write_text("\n".join(lines))
@@ -63,9 +66,11 @@ def outside(root):
 
 # Hosts, origins and tokens
 
-HOSTS = {"127.0.0.1:{}": 200, "localhost:{}": 200, "LOCALHOST:{}": 200, "[::1]:{}": 200, "evil.example:{}": 421,
-         "127.0.0.1": 421, "127.0.0.1:1": 421, "127.0.0.1.evil.example:{}": 421, "localhost.:{}": 421, "10.0.0.1:{}": 421, "": 421, "[::1": 421,
-         "127.0.0.1:{}@evil.example": 421, "127.0.0.1:٣": 421}  # fmt: skip
+HOSTS = {
+    "127.0.0.1:{}": 200, "localhost:{}": 200, "LOCALHOST:{}": 200, "[::1]:{}": 200, "evil.example:{}": 421, "127.0.0.1":
+    421, "127.0.0.1:1": 421, "127.0.0.1.evil.example:{}": 421, "localhost.:{}": 421, "10.0.0.1:{}": 421, "": 421, "[::1":
+    421, "127.0.0.1:{}@evil.example": 421, "127.0.0.1:٣": 421,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -76,8 +81,10 @@ def test_only_known_hosts_are_answered(studio, host):
     assert (b"dreamlift" in body) == (status == 200)
 
 
-ORIGINS = {"http://127.0.0.1:{}": 200, "http://evil.example": 403, "null": 403, "http://127.0.0.1:1": 403,
-           "http://localhost:{}": 403, "http://127.0.0.1:{}.evil.example": 403, "file://": 403, "": 403}  # fmt: skip
+ORIGINS = {
+    "http://127.0.0.1:{}": 200, "http://evil.example": 403, "null": 403, "http://127.0.0.1:1": 403, "http://localhost:{}":
+    403, "http://127.0.0.1:{}.evil.example": 403, "file://": 403, "": 403,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("origin", ORIGINS)
@@ -162,11 +169,12 @@ def test_every_answer_forbids_framing_sniffing_and_foreign_code(studio):
 BAD_PATHS = (
     "/runs/../secret.glb/asset.glb", "/runs/%2e%2e/asset.glb", "/runs/..%2fsecret/asset.glb", "/runs/linked/secret.glb",
     "/runs/linked/asset.glb", "/runs/{}/..%2f..%2fsecret.glb", "/runs/{}/asset_lod1.glb", "/runs/{}/.lock",
-    "/runs/{}/events.jsonl", "/runs/{}/notes.txt", "/runs/{}/checkpoints", "/runs/{}/checkpoints%2fstate.json", "/runs/{}/asset.ply",
-    "/runs/{}/asset.glb%00", "/runs/{}/%2fetc%2fpasswd", "/runs/%2fetc/passwd", "/runs/no-run/run.json", "/runs/.pictures/asset.png", "/runs//asset.glb",
-    "/runs/{}/asset.glb/", "/runs/C:/asset.glb", "/runs/..%5c..%5cx/asset.glb", "/runs/%ff%fe/asset.glb", "/api/runs/..",
-    "/api/runs/%2e%2e", "/api/runs/linked", "/api/runs/no-run", "/api/runs/{}%2f..", "/view.html", "/../studio.html",
-    "/static/x", "/studio.html", "/api", "/runs", "/runs/{}/view/x", "/docs", "/openapi.json",
+    "/runs/{}/events.jsonl", "/runs/{}/notes.txt", "/runs/{}/checkpoints", "/runs/{}/checkpoints%2fstate.json",
+    "/runs/{}/asset.ply", "/runs/{}/asset.glb%00", "/runs/{}/%2fetc%2fpasswd", "/runs/%2fetc/passwd",
+    "/runs/no-run/run.json", "/runs/.pictures/asset.png", "/runs//asset.glb", "/runs/{}/asset.glb/", "/runs/C:/asset.glb",
+    "/runs/..%5c..%5cx/asset.glb", "/runs/%ff%fe/asset.glb", "/api/runs/..", "/api/runs/%2e%2e", "/api/runs/linked",
+    "/api/runs/no-run", "/api/runs/{}%2f..", "/view.html", "/../studio.html", "/static/x", "/studio.html", "/api", "/runs",
+    "/runs/{}/view/x", "/docs", "/openapi.json",
 )  # fmt: skip
 
 

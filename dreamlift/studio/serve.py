@@ -51,6 +51,7 @@ def listen(place: Place) -> socket.socket:
         if sys.platform != "win32":  # where it would let two servers share a port
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
+        found.listen(128)  # who comes before the server is ready waits
     except socket.gaierror:
         raise ValueError(f"--host {place.host!r} is not an address or a name of this machine") from None
     except OSError as error:
