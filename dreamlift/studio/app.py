@@ -9,7 +9,6 @@ import hashlib
 import html
 import json
 import math
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from importlib import resources
@@ -52,7 +51,12 @@ class Studio:
         self.left: Callable[[], None] = lambda: None
         static = resources.files("dreamlift.studio").joinpath("static")
         self.static = {name: static.joinpath(name).read_bytes() for name in (*PAGE.values(), "view.html", "view.css")}
-        self.viewer = _viewer()
+        self.viewer, style = _viewer(), self.static["view.css"].decode("utf-8")
+        self.view_page = self.static["view.html"].decode("utf-8").replace("{style}", style).replace("{script}", self.viewer)
+        self.view_policy = (
+            f"sandbox allow-scripts; default-src 'none'; script-src '{_hash(self.viewer)}'; style-src '{_hash(style)}'; "
+            "img-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+        )
 
     def routes(self) -> list[Any]:
         return [
@@ -93,17 +97,11 @@ class Studio:
         name = request.path_params["name"]
         served = await asyncio.to_thread(self.runs.open, name, "asset.glb")
         if served.size > MAX_GLB:
-            os.close(served.descriptor)
             raise Refused(413, "the asset is too large to be shown here: download it")
         title = html.escape((await asyncio.to_thread(self.runs.about, name))["prompt"])
-        script, style = self.viewer, self.static["view.css"].decode("utf-8")
-        text = self.static["view.html"].decode("utf-8").replace("{style}", style).replace("{script}", script)
-        texts = [part.replace("{title}", title) for part in text.split("{glb}")]
-        policy = (
-            f"sandbox allow-scripts; default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
-            "img-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
-        )
-        return StreamingResponse(_page(served, *texts), media_type=KINDS["html"], headers={"content-security-policy": policy})
+        texts = [part.replace("{title}", title) for part in self.view_page.split("{glb}")]
+        headers = {"content-security-policy": self.view_policy}
+        return StreamingResponse(_page(served, *texts), media_type=KINDS["html"], headers=headers)
 
     # what starts and stops runs
 
@@ -195,6 +193,9 @@ class Studio:
                     self.hub.look(visitor, _view(message))
                 elif message["type"] == "pair":
                     self.hub.pair(visitor, message["wanted"] is True)
+                elif message["type"] == "state":
+                    visitor.reports.clear()
+                    visitor.tell(self.hub.state())
 
 
 async def _send(socket: WebSocket, visitor: Visitor) -> None:
@@ -268,7 +269,7 @@ def _seed(value: Any) -> int:
 
 
 def _chunks(served: Served) -> Iterator[bytes]:
-    with open(served.descriptor, "rb") as file:
+    with served.file as file:
         left = served.size
         while left > 0 and (data := file.read(min(CHUNK, left))):
             left -= len(data)

@@ -17,7 +17,7 @@ import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from dreamlift.images.read import PIXELS
 from dreamlift.runs.run import read_status
@@ -41,6 +41,7 @@ FILES = (
 SHOWN = 100  # newest runs that are listed
 LISTED = 2.0  # seconds for which a listing is kept
 MAX_METRICS = 64 << 20  # bytes of metrics.jsonl that are read for curves
+KEPT_CURVES = 8  # runs
 PICTURES = ".pictures"  # folder in the runs' folder
 WAITING = 16  # pictures that no run uses yet; older ones are removed
 SUFFIX = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp"}
@@ -57,9 +58,9 @@ class Refused(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Served:
-    """An opened file of a run."""
+    """An opened file of a run; it is closed with its last reference."""
 
-    descriptor: int
+    file: BinaryIO
     size: int  # bytes
     kind: str
     name: str
@@ -72,6 +73,7 @@ class Runs:
         self.root, self.only = root, only
         self.waiting: dict[str, Path] = {}
         self.listed: tuple[float, list[dict[str, Any]]] = (-math.inf, [])
+        self.curves: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {}  # of the runs that were opened last
 
     def folder(self, name: str) -> Path:
         """The folder of the run of this name. Raises Refused: there is none."""
@@ -124,7 +126,21 @@ class Runs:
         figures = {name: known.get(name) for name in ("seconds", "prior", "error")}
         figures |= {"faces": metrics.get("faces"), "psnr": metrics.get("roundtrip_psnr")}
         files = [{"name": each, "size": size, "about": told} for each, size, told in self._files(folder)]
-        return {**about, **figures, "files": files, "curves": curves_of(folder), "view": _is_file(folder / "asset.glb")}
+        return {**about, **figures, "files": files, "curves": self._curves(folder), "view": _is_file(folder / "asset.glb")}
+
+    def _curves(self, folder: Path) -> dict[str, Any]:
+        """The curves of a run; read again only where its file has changed."""
+        try:
+            found = os.lstat(folder / "metrics.jsonl")
+        except OSError:
+            return History().plain()
+        state, (before, known) = (found.st_mtime_ns, found.st_size), self.curves.pop(folder.name, ((0, 0), {}))
+        if before != state:
+            known = curves_of(folder)
+        self.curves[folder.name] = (state, known)
+        while len(self.curves) > KEPT_CURVES:
+            del self.curves[next(iter(self.curves))]
+        return known
 
     def _files(self, folder: Path) -> list[tuple[str, int, str]]:
         found = []
@@ -141,9 +157,10 @@ class Runs:
         if kind is not None:
             with contextlib.suppress(OSError):
                 descriptor, found = open_to_read(folder / file, links=False)
+                opened = open(descriptor, "rb")  # noqa: SIM115 - its reader closes it
                 if stat.S_ISREG(found.st_mode):
-                    return Served(descriptor, found.st_size, kind[1], file)
-                os.close(descriptor)
+                    return Served(opened, found.st_size, kind[1], file)
+                opened.close()
         raise Refused(404, "there is no such file of this run")
 
     def keep_picture(self, data: bytes) -> dict[str, Any]:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 PACKAGES = ("starlette", "uvicorn", "websockets")
 PORT = 8765
-FIRST_BYTES = 15.0  # seconds for a connection to say what it wants
+SILENT = 15.0  # seconds for a connection to say what it wants
+UNREAD = 60.0  # seconds for a client to read a part of an answer
 LINGER = 3.0  # seconds without a visitor after which the page of --watch ends, once its run is over: time to reload it
 CONNECTIONS = 400  # at a time, of all visitors
 
@@ -139,16 +140,38 @@ class _Later:
 
 
 def _protocol() -> Any:
-    """uvicorn's HTTP with a limit of time for the first request of a connection, which uvicorn has not."""
+    """uvicorn's HTTP with limits of time that uvicorn has not: for a request to be sent, and for an answer to be taken."""
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Timed(H11Protocol):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self.loop.call_later(FIRST_BYTES, self._check_begun)
+            self.before: Any = None  # the newest request at the time of the last look
+            self.paused = False
+            self.loop.call_later(SILENT, self._check)
 
-        def _check_begun(self) -> None:
-            if self.cycle is None and not self.transport.is_closing() and self in self.connections:
+        def _check(self) -> None:
+            """Close a connection on which no request has been begun since the last look. Live ones have another protocol."""
+            if self.transport.is_closing() or self not in self.connections:
+                return
+            idle = self.cycle is None or self.cycle.response_complete
+            if idle and self.cycle is self.before:
                 self.transport.close()
+                return
+            self.before = self.cycle
+            self.loop.call_later(SILENT, self._check)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self.paused = True
+            self.loop.call_later(UNREAD, self._check_read)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self.paused = False
+
+        def _check_read(self) -> None:
+            if self.paused:
+                self.transport.abort()
 
     return Timed

@@ -10,6 +10,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import os
+import signal
 import sys
 import threading
 from dataclasses import replace
@@ -55,6 +56,7 @@ class Inbox:
 def main(arguments: list[str]) -> int:
     """Wait for an order and carry it out."""
     tune_process()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # of a server in the background it would be ignored
     root, overrides = Path(arguments[0]), dict(zip(arguments[1::2], arguments[2::2], strict=True))
     reporter = Broadcast()
     inbox = Inbox(reporter)

@@ -280,7 +280,7 @@ function markRuns() {
 function open(name) {
   page.opened = busy() && page.run.name === name ? "" : name;
   page.shown = "";
-  if (following()) { curves.clear(); page.socket.close(); page.tries = -1; }  // the state comes anew
+  if (following()) tell({ type: "state" });  // its curves come anew
   showRun();
   markRuns();
   if (matchMedia("(max-width: 760px)").matches) at("title").scrollIntoView({ block: "start" });
