@@ -9,6 +9,7 @@ import socket
 import time
 
 import pytest
+from lift_helpers import refused
 from PIL import Image
 from studio_helpers import OFFERS, Fake, Visitor, until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -454,6 +455,12 @@ def test_a_page_of_one_run_starts_none_and_shows_no_other(root):
         assert (status, found["error"]) == (403, "this page shows one run; `dreamlift studio` starts others")
     finally:
         fake.close()
+
+
+def test_a_missing_package_is_said_with_the_fix(cwd, monkeypatch, capsys):
+    monkeypatch.setattr("dreamlift.studio.serve.PACKAGES", ("starlette", "no_such_package"))
+    for words in (["studio"], ["generate", "a red mug", "--watch"]):
+        refused(capsys, cwd, words, 'the studio needs no_such_package: pip install "dreamlift[studio]"')
 
 
 def test_a_port_that_is_taken_is_said_with_the_fix(studio):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -128,3 +131,29 @@ def test_a_server_that_is_killed_stops_its_run_with_a_checkpoint(stub, tmp_path)
         until(lambda: not (folder / ".lock").exists())
     finally:
         server.close()
+
+
+def test_watch_shows_one_run_and_ends_when_its_page_is_closed(stub, tmp_path):
+    words = [*settings(stub, [word.replace("=12", "=200") for word in SHORT]), "--out", str(tmp_path / "run"), "--watch"]
+    command = [sys.executable, "-m", "dreamlift.cli", "generate", "a red mug", *words]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    try:
+        assert process.stderr is not None
+        port = next(
+            int(found[1]) for line in process.stderr if (found := re.search(r"watch it at http://127.0.0.1:(\d+)/", line))
+        )
+        visitor = Visitor(port)
+        state = visitor.hear("state", 120)[0]
+        assert state["watch"]
+        if state["run"]["status"] == "loading":
+            begun(visitor)
+        visitor.look(0.5)
+        assert visitor.hear("frame")[1].startswith(b"\xff\xd8")
+        begun(visitor, "finished")
+        assert ask(port, "GET", "/runs/run/asset.glb")[2] == (tmp_path / "run" / "asset.glb").read_bytes()
+        visitor.close()
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -138,6 +139,7 @@ def test_drawing_takes_a_share_of_the_time(monkeypatch):
     now, drawn = [0.0], []
     monkeypatch.setattr("dreamlift.studio.broadcast.time.monotonic", lambda: now[0])
     reporter = Broadcast()
+    reporter.attach(SimpleNamespace(work=SimpleNamespace(scenes=(None,))))
 
     def one(*_):
         drawn.append(now[0])
@@ -149,6 +151,11 @@ def test_drawing_takes_a_share_of_the_time(monkeypatch):
         reporter._show(None)
         now[0] += 0.25
     assert drawn[:3] == [0.0, 4.0, 8.0]
+    now[0] += 9.0
+    reporter.received({"type": "look", "visitor": "v", "view": [0.0, 0.2, 3.0, None]})
+    reporter.job.work.scenes = ()  # a stage without a scene: the wish is kept for the next one
+    reporter._show(None)
+    assert list(reporter.looks) == ["v"]
 
 
 def test_a_picture_that_fails_does_not_end_a_run(stub, cwd, monkeypatch):

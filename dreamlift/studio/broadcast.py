@@ -98,8 +98,8 @@ class Broadcast(Reporter):
         if self.paired and now >= self.pair_at:
             self.pair_at = now + PAIR_EVERY
             self._draw_pair(step)
-        elif (asked := self._next()) is not None:
-            self._draw(step, *asked)
+        elif self.job is not None and self.job.work.scenes and (asked := self._next()) is not None:
+            self._draw(step, *asked)  # but for stages that tune a prior or repaint pictures: wishes wait for the next one
         else:
             return
         self.free_at = time.monotonic() + (time.monotonic() - now) * (1 / SHARE - 1)
@@ -120,8 +120,6 @@ class Broadcast(Reporter):
 
         assert self.job is not None
         work, view = self.job.work, wish["view"]
-        if not work.scenes:  # a stage that tunes a prior, or that repaints pictures
-            return
         azimuth, elevation, distance, clay = view
         turned = azimuth is None
         look = Look((TURN * (time.monotonic() - self.begun)) if turned else azimuth, elevation, distance, clay)

@@ -51,10 +51,12 @@ export class Curves {
       const first = this.steps[0], span = Math.max(this.steps[this.steps.length - 1] - first, 1);
       const x = (step) => (2 + (WIDTH - 4) * (step - first) / span).toFixed(1);
       const y = (value) => (HEIGHT - 3 - (HEIGHT - 6) * (value - low) / (high - low)).toFixed(1);
-      plot.line.setAttribute("d", "M" + known.map(([step, value]) => `${x(step)} ${y(value)}`).join("L"));
+      const path = (points) => "M" + points.map(([step, value]) => `${x(step)} ${y(value)}`).join("L");
+      plot.raw.setAttribute("d", path(known));
+      plot.line.setAttribute("d", path(smooth(known)));
       const last = known[known.length - 1];
       plot.dot.setAttribute("cx", x(last[0]));
-      plot.dot.setAttribute("cy", y(last[1]));
+      plot.dot.setAttribute("cy", y(smooth(known).at(-1)[1]));
       plot.value.textContent = short(last[1]);
       plot.picture.setAttribute("aria-label", `${TOLD[name] ?? name}: from ${short(low)} to ${short(high)}, now ${short(last[1])}`);
     }
@@ -70,15 +72,23 @@ export class Curves {
     picture.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
     picture.setAttribute("preserveAspectRatio", "none");
     picture.setAttribute("role", "img");
-    const line = document.createElementNS(SVG, "path"), dot = document.createElementNS(SVG, "circle");
+    const raw = document.createElementNS(SVG, "path"), line = document.createElementNS(SVG, "path"), dot = document.createElementNS(SVG, "circle");
     dot.setAttribute("r", "2.5");
-    picture.append(line, dot);
+    raw.setAttribute("class", "raw");
+    picture.append(raw, line, dot);
     figure.append(caption, picture);
     this.place.append(figure);
-    const plot = { picture, line, dot, value };
+    const plot = { picture, raw, line, dot, value };
     this.plots.set(name, plot);
     return plot;
   }
+}
+
+// A running mean over a twentieth of the curve, since single steps are noisy.
+function smooth(points) {
+  const keep = Math.max(1 - 20 / points.length, 0);
+  let mean = points[0][1];
+  return points.map(([step, value]) => [step, mean = keep * mean + (1 - keep) * value]);
 }
 
 export function short(value) {
