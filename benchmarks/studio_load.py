@@ -70,7 +70,9 @@ class Load:
         from websockets.sync.client import connect
 
         headers = {"Origin": f"http://127.0.0.1:{self.port}"}
-        with connect(f"ws://127.0.0.1:{self.port}/api/live", additional_headers=headers, max_size=1 << 24) as live:
+        with connect(
+            f"ws://127.0.0.1:{self.port}/api/live", additional_headers=headers, max_size=1 << 24, open_timeout=120
+        ) as live:
             azimuth, waiting = 0.1 * number, False
             while not self.over.is_set():
                 if look and not waiting:
@@ -141,7 +143,7 @@ class Load:
         for number in range(count):
             origin = "http://evil.example" if number % 2 else f"http://127.0.0.1:{self.port}"
             try:
-                with connect(address, additional_headers={"Origin": origin}) as live:
+                with connect(address, additional_headers={"Origin": origin}, open_timeout=120) as live:
                     if number % 2:
                         self.inside.append("a live connection of a foreign origin")
                     for _ in range(2000):
@@ -181,7 +183,9 @@ class Load:
 
         headers = {"Origin": f"http://127.0.0.1:{self.port}"}
         first = last = asked = None
-        with connect(f"ws://127.0.0.1:{self.port}/api/live", additional_headers=headers, max_size=1 << 24) as live:
+        with connect(
+            f"ws://127.0.0.1:{self.port}/api/live", additional_headers=headers, max_size=1 << 24, open_timeout=120
+        ) as live:
             while True:
                 for what, values in memory.items():
                     values.append(self.memory(what))
