@@ -76,7 +76,7 @@ class Broadcast(Reporter):
         self.send({"type": "note", "text": one_line(text)})
 
     def done(self, summary: dict[str, Any]) -> None:
-        self.send({"type": "note", "text": "the asset's files are written"})
+        """The page learns it from the end of the run."""
 
     def step(self, step: Step, total: int) -> None:
         terms = {"loss": step.loss, **step.terms}

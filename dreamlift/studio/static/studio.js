@@ -265,7 +265,7 @@ function runTile(run) {
   const status = run.status === "finished" ? "" : ` · ${page.run?.name === run.name && busy() ? "in progress" : run.status === "running" ? "interrupted" : run.status}`;
   Object.assign(what, { className: "what", textContent: `seed ${run.seed ?? "?"}${status}` });
   if (run.preview) tile.append(Object.assign(new Image(), { alt: "", loading: "lazy", src: `/runs/${encodeURIComponent(run.name)}/preview.png` }));
-  else tile.textContent = "no picture";
+  else tile.textContent = page.run?.name === run.name && busy() ? "in progress" : "no picture";
   button.append(tile, name, what);
   button.onclick = () => open(run.name);
   item.append(button);
