@@ -171,8 +171,9 @@ class Studio:
         try:
             await self._listen(socket, visitor)
         finally:
-            sender.cancel()
             self.hub.leave(visitor)
+            sender.cancel()
+            await asyncio.gather(sender, return_exceptions=True)
             if not self.hub.visitors:
                 self.left()
             with contextlib.suppress(Exception):
