@@ -52,7 +52,7 @@ class Load:
     def ask(self, method: str, path: str, body: Any = None, timeout: float = 60, **headers: str) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
-            given = {"Host": f"127.0.0.1:{self.port}", **{name.replace("_", "-"): value for name, value in headers.items()}}
+            given = {"host": f"127.0.0.1:{self.port}", **{name.replace("_", "-"): value for name, value in headers.items()}}
             connection.request(method, path, body, given)
             answer = connection.getresponse()
             return answer.status, answer.read()
