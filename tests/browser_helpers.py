@@ -64,7 +64,7 @@ class Page:
     def __init__(self, socket: str, address: str, width: int, height: int) -> None:
         from websockets.sync.client import connect
 
-        self.socket = connect(socket, max_size=64 << 20)
+        self.socket = connect(socket, max_size=64 << 20, ping_interval=None)
         self.numbers, self.troubles = itertools.count(1), []
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")

@@ -105,7 +105,9 @@ class Visitor:
         from websockets.sync.client import connect
 
         given = {"Origin": f"http://127.0.0.1:{port}", **headers}
-        self.socket = connect(f"ws://127.0.0.1:{port}/api/live", additional_headers=given, max_size=16 << 20, open_timeout=20)
+        self.socket = connect(
+            f"ws://127.0.0.1:{port}/api/live", additional_headers=given, max_size=16 << 20, open_timeout=60, ping_interval=None
+        )
 
     def tell(self, message) -> None:
         self.socket.send(message if isinstance(message, str) else json.dumps(message))

@@ -11,7 +11,8 @@ from studio_helpers import Process
 
 from dreamlift.export.glb import load_glb
 
-SETTINGS = ["--stages.0.steps=60" if word.startswith("--steps") else word for word in TINY]
+# The prior means nothing: with small steps the scene stays near the blob that it begins as, and can be meshed.
+SETTINGS = ["--stages.0.steps=100" if word.startswith("--steps") else word for word in [*TINY, "--stages.0.adam.lr_scale=0.01"]]
 PICTURE = """[...document.getElementById('live').toDataURL()].reduce((sum, each) => (31 * sum + each.charCodeAt(0)) | 0, 0)"""
 STATUS = "document.getElementById('status').textContent"
 # Text that is cut off, controls that are smaller than a finger or outside the page.
@@ -56,7 +57,8 @@ def test_a_prompt_becomes_a_glb_by_keyboard_alone(studio, chromium, width, tmp_p
     page.press("ArrowRight", 3)
     page.until(f"{PICTURE} !== {first}")
     assert page.value("document.getElementById('spin').getAttribute('aria-pressed')") == "false"
-    page.until(f"{STATUS} === 'Finished'", 300)
+    page.until(f"['Finished', 'It failed'].includes({STATUS})", 300)
+    assert page.value(STATUS) == "Finished"
     page.until("document.querySelector('#files a.first') !== null")
     assert page.value(TROUBLE) == []
     assert page.value(UNNAMED) == []
