@@ -78,6 +78,7 @@ def generate(
             for text in resolved.notes:
                 reporter.note(text)
             job = load(resolved, pool=pool)
+            reporter.attach(job)
             for event in lift(job):
                 reporter.event(event, config.total_steps)
             asset = finish(job, reporter.stage)

@@ -313,6 +313,14 @@ def _render(arguments: argparse.Namespace, overrides: Overrides) -> int:
     return 0
 
 
+def _studio(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from dreamlift.studio.serve import Place, run_studio
+
+    place = Place(arguments.host, arguments.port, arguments.token)
+    run_studio(arguments.out, place, overrides, lambda text: print(text, flush=True))
+    return 0
+
+
 def _report_folder(out: Path | None, kind: str) -> Path:
     """The empty folder ``out``, or a new folder in outputs/."""
     from dreamlift.runs.run import empty_folder, new_folder
@@ -324,7 +332,7 @@ def _report_folder(out: Path | None, kind: str) -> Path:
 VERBS = {
     "generate": _generate, "batch": verbs.batch, "status": verbs.status, "views": _views, "cutout": _cutout,
     "resume": _resume, "export": _export, "evaluate": _evaluate,
-    "gallery": _gallery, "render": _render, "dreambooth": _dreambooth, "invert": _invert,
+    "gallery": _gallery, "render": _render, "studio": _studio, "dreambooth": _dreambooth, "invert": _invert,
     "presets": verbs.presets, "settings": verbs.settings, "priors": verbs.priors, "doctor": verbs.doctor,
     "warmup": verbs.warmup, "completion": verbs.completion,
 }  # fmt: skip
@@ -352,6 +360,10 @@ def _reporter(arguments: argparse.Namespace, config: Config | None = None) -> Re
     reporter = choose(getattr(arguments, "json", False), getattr(arguments, "log", []))
     for text in without_effect(arguments, config) if config is not None else ():
         reporter.note(text)
+    if getattr(arguments, "watch", False):
+        from dreamlift.studio.watch import watched
+
+        return watched(reporter)
     return reporter
 
 

@@ -133,6 +133,11 @@ def build_parser(*more: Callable[[Callable[..., Parser]], None]) -> Parser:
     add_dreambooth(verb("dreambooth", "teach a prior the thing in a few photos: a new word for it"))
     add_invert(verb("invert", "learn a new word from photos, and nothing else: textual inversion"))
     add_gallery(verb("gallery", "a page with turntables of finished runs, which open in the viewer"))
+    studio = verb("studio", "make assets in the browser, and watch them while they are made (docs/studio.md)")
+    studio.add_argument("--out", type=Path, default=Path("outputs"), help="the folder of the runs (default: outputs)")
+    studio.add_argument("--host", default="127.0.0.1", help="address to listen on; one that other machines reach gets a token")
+    studio.add_argument("--port", type=int, default=8765, help="port to listen on; 0: any that is free (default: 8765)")
+    studio.add_argument("--token", action="store_true", help="ask for a token on this machine too, where others have accounts")
     verb("presets", "the named settings: paper, prior, resolution, steps, memory, purpose")
     add_render(verb("render", "render a finished asset along a camera path: MP4, WebP or PNG", epilog=RENDER_EXAMPLES))
     listing = verb("settings", "every setting with its type, default and meaning")
@@ -159,6 +164,7 @@ def _add_shared(verbs: Any) -> None:
             help="import a plugin (docs/extend.md); may be repeated",
         )  # fmt: skip
     for name in ("generate", "resume"):
+        verbs[name].add_argument("--watch", action="store_true", help="show the object in a browser page while it is made")
         verbs[name].add_argument(
             "--log", action="append", default=[], choices=("tensorboard", "wandb"),
             help="also log to TensorBoard or Weights & Biases; may be repeated",
@@ -197,11 +203,10 @@ def _add_generate(make: Parser) -> None:
 def add_settings(make: Parser) -> Any:
     """Add the options of generate that are no inputs; returns the group of those for files."""
     how = make.add_argument_group("how")
-    how.add_argument(
-        "--preset",
-        help="named settings, of `dreamlift presets` (default: toybox; with another prior or --lora "
-        "magic3d-toy; with --image zero123-toy; with --class dreambooth3d-toy)",
-    )
+    how.add_argument("--preset", help=(
+        "named settings, of `dreamlift presets` (default: toybox; with another prior or --lora magic3d-toy; with --image "
+        "zero123-toy; with --class dreambooth3d-toy)"
+    ))  # fmt: skip
     how.add_argument(
         "--config", type=Path, metavar="FILE_OR_RUN",
         help="a config.yaml (without stages: the default preset's), or the folder of a run to repeat",

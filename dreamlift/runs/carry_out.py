@@ -157,6 +157,7 @@ def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
     taught = f" with {names}" if names else ""
     try:
         with stop_signals() as stop:
+            reporter.attach(job)
             reporter.begin(run.folder, to_plain(config))
             what = repr(config.prompt) if config.prompt else Path(config.photos[0].path).name
             reporter.stage(f"lifting {what}{taught} on {job.resolved.device}, into {run.folder}")

@@ -11,10 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dreamlift.system.text import one_line, printable
 from dreamlift.types import Counted, Event, Note, StageBegan, Step
+
+if TYPE_CHECKING:
+    from dreamlift.lifting import Job
 
 PLAIN_EVERY = 5.0  # seconds between two plain lines
 
@@ -37,6 +40,10 @@ class Reporter(ABC):
     @abstractmethod
     def done(self, summary: dict[str, Any]) -> None:
         """The run or another command has succeeded; ``summary`` has its results as plain data."""
+
+    def attach(self, job: Job) -> None:
+        """The run that is about to begin or to go on. A reporter may look at it between events, and must change nothing."""
+        return
 
     def begin(self, folder: Path, settings: dict[str, Any]) -> None:
         """The run's folder was created or reopened; ``settings`` is the config as plain data."""
@@ -102,6 +109,10 @@ class Several(Reporter):
     def done(self, summary: dict[str, Any]) -> None:
         for reporter in self.reporters:
             reporter.done(summary)
+
+    def attach(self, job: Job) -> None:
+        for reporter in self.reporters:
+            reporter.attach(job)
 
     def begin(self, folder: Path, settings: dict[str, Any]) -> None:
         for reporter in self.reporters:

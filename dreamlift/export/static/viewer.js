@@ -273,6 +273,8 @@ async function main() {
   document.body.classList.toggle("bare", !flag("ui", true));
   const gl = canvas.getContext("webgl2", { antialias: true, alpha: false, preserveDrawingBuffer: true });
   if (!gl) return fail("This browser has no WebGL 2. The file asset.glb opens in any 3D viewer.");
+  gl.clearColor(...BACKGROUNDS[state.background], 1);
+  gl.clear(gl.COLOR_BUFFER_BIT);  // until the asset is read
   const text = atob(document.getElementById("glb").textContent.trim());
   const asset = readGlb(Uint8Array.from(text, (letter) => letter.charCodeAt(0)));
   const center = asset.low.map((low, i) => (low + asset.high[i]) / 2);

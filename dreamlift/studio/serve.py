@@ -1,0 +1,177 @@
+"""``dreamlift studio``: the server, and its process for runs."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import ipaddress
+import secrets
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreamlift.system.files import can_be_written, expanded
+
+if TYPE_CHECKING:
+    import uvicorn
+
+PACKAGES = ("starlette", "uvicorn", "websockets")
+PORT = 8765
+SILENT = 15.0  # seconds for a connection to say what it wants
+UNREAD = 60.0  # seconds for a client to read a part of an answer
+LINGER = 3.0  # seconds without a visitor after which the page of --watch ends, once its run is over: time to reload it
+CONNECTIONS = 400  # at a time, of all visitors
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the server listens."""
+
+    host: str = "127.0.0.1"
+    port: int = PORT  # 0: any that is free
+    token: bool = False  # ask for a token on this machine too
+
+
+def check_packages() -> None:
+    """Raise ValueError if a package of the extra is not installed."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f'the studio needs {", ".join(missing)}: pip install "dreamlift[studio]"')
+
+
+def listen(place: Place) -> socket.socket:
+    """The socket of the server. Raises ValueError: the address or the port cannot be used."""
+    if not 0 <= place.port <= 65535:
+        raise ValueError(f"--port is {place.port}; accepted: 1 to 65535, or 0 for any that is free")
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, number)
+        if sys.platform != "win32":  # where it would let two servers share a port
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+        found.listen(128)  # who comes before the server is ready waits
+    except socket.gaierror:
+        raise ValueError(f"--host {place.host!r} is not an address or a name of this machine") from None
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        fix = "another program (or studio) uses this port: give --port another one, or 0" if taken else str(error.strerror)
+        raise ValueError(f"the studio cannot listen on {place.host}, port {place.port}: {fix}") from None
+    return found
+
+
+def run_studio(root: Path, place: Place, overrides: dict[str, str], tell: Callable[[str], None]) -> None:
+    """Serve until a signal ends it. A run in progress is stopped then as by SIGINT, and can be resumed.
+
+    Args:
+        root: the runs' folder. overrides: settings of every run. tell: gets the address.
+
+    Raises:
+        ValueError: a package is missing, or the address or the folder cannot be used.
+    """
+    check_packages()
+    root = expanded(root).resolve()
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"--out {root} is a file: give the folder of the runs")
+    if not can_be_written(root):
+        raise ValueError(f"--out {root} cannot be written: give another folder")
+    root.mkdir(parents=True, exist_ok=True)
+    from dreamlift.studio.app import Studio, make_app
+    from dreamlift.studio.child import Child, worker_command
+    from dreamlift.studio.folder import Runs
+    from dreamlift.studio.hub import Hub
+
+    sock = listen(place)
+    runs = Runs(root)
+    hub = Hub(runs)
+    children: list[Child] = []
+
+    async def begin() -> None:
+        children.append(Child(hub, worker_command(root, overrides)))
+        children[0].start()
+
+    async def end() -> None:
+        if hub.busy and hub.live is not None and hub.live.name:
+            tell(f"stopping the run; continue it with: dreamlift resume {root / hub.live.name}")
+        await children[0].close()
+        runs.drop_pictures()
+
+    server = make_server(lambda: make_app(Studio(hub, runs), begin, end), sock, place, tell)
+    server.run(sockets=[sock])
+
+
+def make_server(app: Callable[[], Any], sock: socket.socket, place: Place, tell: Callable[[str], None]) -> uvicorn.Server:
+    """The server of an application behind the guard; ``tell`` gets its address."""
+    import uvicorn
+
+    from dreamlift.studio.guard import Guard, is_loopback, known_hosts
+
+    port, own = sock.getsockname()[1], is_loopback(place.host)
+    token = "" if own and not place.token else secrets.token_urlsafe(32)
+    try:
+        everywhere = ipaddress.ip_address(place.host.strip("[]")).is_unspecified
+    except ValueError:
+        everywhere = False
+    shown = socket.gethostname() if everywhere else f"[{place.host}]" if ":" in place.host else place.host
+    guarded = Guard(_Later(app), known_hosts(place.host), port, everywhere, token)
+    tell(f"studio: http://{shown}:{port}/" + (f"?token={token}" if token else ""))
+    if not own:
+        tell("other machines can reach it: whoever has this address, with its token, can start runs (nothing is encrypted)")
+    return uvicorn.Server(uvicorn.Config(
+        guarded, http=_protocol(), ws="websockets-sansio", lifespan="on", log_level="error", access_log=False,
+        proxy_headers=False, server_header=False, limit_concurrency=CONNECTIONS, timeout_keep_alive=15,
+        timeout_graceful_shutdown=3, ws_max_size=4096, ws_ping_interval=20.0, ws_ping_timeout=30.0,
+        h11_max_incomplete_event_size=16 << 10,
+    ))  # fmt: skip
+
+
+class _Later:
+    """An application that is made in the server's loop."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make, self.app = make, None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if self.app is None:
+            self.app = self.make()
+        await self.app(scope, receive, send)
+
+
+def _protocol() -> Any:
+    """uvicorn's HTTP with limits of time that uvicorn has not: for a request to be sent, and for an answer to be taken."""
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Timed(H11Protocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.before: Any = None  # the newest request at the time of the last look
+            self.paused = False
+            self.loop.call_later(SILENT, self._check)
+
+        def _check(self) -> None:
+            """Close a connection on which no request has been begun since the last look. Live ones have another protocol."""
+            if self.transport.is_closing() or self not in self.connections:
+                return
+            idle = self.cycle is None or self.cycle.response_complete
+            if idle and self.cycle is self.before:
+                self.transport.close()
+                return
+            self.before = self.cycle
+            self.loop.call_later(SILENT, self._check)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self.paused = True
+            self.loop.call_later(UNREAD, self._check_read)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self.paused = False
+
+        def _check_read(self) -> None:
+            if self.paused:
+                self.transport.abort()
+
+    return Timed

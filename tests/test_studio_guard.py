@@ -1,0 +1,472 @@
+"""Who the studio answers, and what it serves: hosts, origins, tokens, paths, sizes, and visitors who misbehave."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import time
+
+import pytest
+from lift_helpers import refused
+from PIL import Image
+from studio_helpers import OFFERS, Fake, Visitor, until
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from dreamlift.studio.folder import WAITING
+from dreamlift.studio.guard import is_loopback
+from dreamlift.studio.hub import MAX_WAITING
+from dreamlift.studio.serve import Place, listen
+
+STATUS = {"schema": 1, "prompt": "a red mug", "config_hash": "c0ffee", "status": "finished", "seed": 3, "seconds": 31.0,
+          "metrics": {"faces": 998, "roundtrip_psnr": 33.0}}  # fmt: skip
+
+
+def make_run(root, name="a-red-mug-20260101-000000", **changes):
+    folder = root / name
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(STATUS | changes))
+    files = (
+        ("asset.glb", b"glTF" * 50_000), ("preview.png", b"png"), ("config.yaml", b"steps: 3\n"), (".lock", b"{}"),
+        ("events.jsonl", b"{}\n"), ("notes.txt", b"mine"), ("checkpoints/state.json", b"{}"),
+    )  # fmt: skip
+    for file, data in files:
+        (folder / file).write_bytes(data)
+    lines = [json.dumps({"step": step, "loss": 1.0 / (step + 1), "t": 0.5}) for step in range(2000)]
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("studio") / "outputs"
+    make_run(root)
+    (root.parent / "secret.glb").write_text("secret")
+    (root / "linked").symlink_to(root.parent)
+    (root / "a-red-mug-20260101-000000" / "asset_lod1.glb").symlink_to(root.parent / "secret.glb")
+    os.mkfifo(root / "a-red-mug-20260101-000000" / "asset.ply")
+    (root / "no-run").mkdir()
+    return root
+
+
+@pytest.fixture(scope="module")
+def studio(root):
+    fake = Fake(root, Place(port=0))
+    yield fake
+    fake.close()
+
+
+@pytest.fixture(scope="module")
+def outside(root):
+    """One that other machines could reach."""
+    fake = Fake(root, Place("0.0.0.0", 0))
+    yield fake
+    fake.close()
+
+
+# Hosts, origins and tokens
+
+HOSTS = {
+    "127.0.0.1:{}": 200, "localhost:{}": 200, "LOCALHOST:{}": 200, "[::1]:{}": 200, "evil.example:{}": 421, "127.0.0.1":
+    421, "127.0.0.1:1": 421, "127.0.0.1.evil.example:{}": 421, "localhost.:{}": 421, "10.0.0.1:{}": 421, "": 421, "[::1":
+    421, "127.0.0.1:{}@evil.example": 421, "127.0.0.1:٣": 421,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_only_known_hosts_are_answered(studio, host):
+    given = host.format(studio.port).encode("utf-8").decode("latin-1")
+    status, _, body = studio.ask("GET", "/", host_=given)
+    assert status == HOSTS[host] or (host == "" and status == 400)
+    assert (b"dreamlift" in body) == (status == 200)
+
+
+ORIGINS = {
+    "http://127.0.0.1:{}": 200, "http://evil.example": 403, "null": 403, "http://127.0.0.1:1": 403, "http://localhost:{}":
+    403, "http://127.0.0.1:{}.evil.example": 403, "file://": 403, "": 403,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+def test_foreign_origins_are_refused(studio, origin):
+    given = origin.format(studio.port)
+    expected = ORIGINS[origin]
+    assert studio.post("/api/stop", {"number": 99}, origin=given)[0] == (404 if expected == 200 else 403)
+    assert studio.ask("GET", "/api/runs", origin=given)[0] == expected
+    if expected == 403:
+        with pytest.raises(InvalidStatus) as caught:
+            Visitor(studio.port, Origin=given)
+        assert caught.value.response.status_code == 403
+
+
+def test_requests_without_an_origin_change_nothing(studio):
+    assert studio.ask("POST", "/api/stop", b"{}", content_type="application/json")[0] == 403
+    assert studio.ask("GET", "/api/runs")[0] == 200
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_another_sites_page_can_link_here_and_no_more(studio, site):
+    foreign = {"sec_fetch_site": site}
+    assert studio.ask("GET", "/runs/a-red-mug-20260101-000000/preview.png", **foreign)[0] == 403
+    assert studio.ask("GET", "/", sec_fetch_mode="navigate", sec_fetch_dest="iframe", **foreign)[0] == 403
+    assert studio.ask("GET", "/", sec_fetch_mode="navigate", sec_fetch_dest="document", **foreign)[0] == 200
+
+
+def test_no_token_is_asked_for_on_this_machine(studio):
+    assert studio.told == [f"studio: http://127.0.0.1:{studio.port}/"]
+    assert all(map(is_loopback, ("127.0.0.1", "localhost", "::1", "127.5.5.5")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "box", "")))
+
+
+def test_other_machines_need_the_token(outside):
+    address, warning = outside.told
+    token = address.partition("?token=")[2]
+    assert len(token) >= 40
+    assert "nothing is encrypted" in warning
+    assert outside.ask("GET", "/")[0] == 401
+    assert outside.ask("GET", "/studio.js")[0] == 401
+    assert outside.ask("GET", "/?token=guess")[0] == 401
+    assert outside.ask("GET", f"/?token={token[:-1]}")[0] == 401
+    assert outside.ask("GET", f"/studio.js?token={token}")[0] == 401  # only the first page takes it
+    assert outside.post("/api/start", {"prompt": "a mug"})[0] == 401
+    with pytest.raises(InvalidStatus):
+        Visitor(outside.port)
+    status, headers, _ = outside.ask("GET", f"/?token={token}")
+    assert (status, headers["location"]) == (303, "/")
+    cookie = headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "samesite=strict" in cookie.lower()
+    pair = cookie.partition(";")[0]
+    assert outside.ask("GET", "/", cookie=pair)[0] == 200
+    assert outside.ask("GET", "/", cookie=pair + "x")[0] == 401
+    assert outside.ask("GET", "/api/runs", authorization=f"Bearer {token}")[0] == 200
+    assert outside.ask("GET", "/", cookie=pair, host_=f"evil.example:{outside.port}")[0] == 421
+    assert (
+        outside.ask("GET", "/", cookie=pair, host_=f"192.168.7.7:{outside.port}")[0] == 200
+    )  # an address is no name to redirect
+    Visitor(outside.port, Cookie=pair).close()
+
+
+def test_every_answer_forbids_framing_sniffing_and_foreign_code(studio):
+    for path in ("/", "/studio.js", "/api/runs", "/runs/a-red-mug-20260101-000000/asset.glb", "/api/runs/none"):
+        _, headers, _ = studio.ask("GET", path)
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+        assert "frame-ancestors 'none'" in policy or "sandbox" in policy
+    _, headers, body = studio.ask("GET", "/runs/a-red-mug-20260101-000000/view")
+    policy = headers["content-security-policy"]
+    assert policy.startswith("sandbox allow-scripts; default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy
+    assert b"connect-src" not in policy.encode()
+    assert body.count(b"<script") == 2
+
+
+# Files
+
+BAD_PATHS = (
+    "/runs/../secret.glb/asset.glb", "/runs/%2e%2e/asset.glb", "/runs/..%2fsecret/asset.glb", "/runs/linked/secret.glb",
+    "/runs/linked/asset.glb", "/runs/{}/..%2f..%2fsecret.glb", "/runs/{}/asset_lod1.glb", "/runs/{}/.lock",
+    "/runs/{}/events.jsonl", "/runs/{}/notes.txt", "/runs/{}/checkpoints", "/runs/{}/checkpoints%2fstate.json",
+    "/runs/{}/asset.ply", "/runs/{}/asset.glb%00", "/runs/{}/%2fetc%2fpasswd", "/runs/%2fetc/passwd",
+    "/runs/no-run/run.json", "/runs/.pictures/asset.png", "/runs//asset.glb", "/runs/{}/asset.glb/", "/runs/C:/asset.glb",
+    "/runs/..%5c..%5cx/asset.glb", "/runs/%ff%fe/asset.glb", "/api/runs/..", "/api/runs/%2e%2e", "/api/runs/linked",
+    "/api/runs/no-run", "/api/runs/{}%2f..", "/view.html", "/../studio.html", "/static/x", "/studio.html", "/api", "/runs",
+    "/runs/{}/view/x", "/docs", "/openapi.json",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", BAD_PATHS)
+def test_nothing_else_is_served(studio, path):
+    status, _, body = studio.ask("GET", path.format("a-red-mug-20260101-000000"))
+    assert status in (400, 404, 405)
+    assert b"secret" not in body
+    assert b"root:" not in body
+
+
+def test_a_run_is_listed_described_and_downloaded(studio, root):
+    found = json.loads(studio.ask("GET", "/api/runs")[2])["runs"]
+    assert found == [
+        {"name": "a-red-mug-20260101-000000", "prompt": "a red mug", "status": "finished", "seed": 3, "preview": True}
+    ]
+    run = json.loads(studio.ask("GET", "/api/runs/a-red-mug-20260101-000000")[2])
+    assert [file["name"] for file in run["files"]] == ["asset.glb", "preview.png", "config.yaml", "run.json", "metrics.jsonl"]
+    assert (run["faces"], run["psnr"], run["view"]) == (998, 33.0, True)
+    steps, losses = run["curves"]["steps"], run["curves"]["terms"]["loss"]
+    assert 100 < len(steps) <= 400
+    assert all(abs(loss - 1 / (step + 1)) < 1e-4 for step, loss in zip(steps, losses, strict=True))
+    status, headers, body = studio.ask("GET", "/runs/a-red-mug-20260101-000000/asset.glb")
+    assert (status, body) == (200, b"glTF" * 50_000)
+    assert headers["content-disposition"] == 'attachment; filename="asset.glb"'
+
+
+def test_a_prompt_is_text_wherever_it_is_shown(studio, root):
+    make_run(root, "hostile", prompt="</title><script>alert(1)</script>\" onload='x' {glb}{script}", photos=[1])
+    body = studio.ask("GET", "/runs/hostile/view")[2].decode()
+    assert "<script>alert" not in body
+    assert body.count("<script") == 2
+    for folder in ("hostile",):
+        for file in sorted((root / folder).rglob("*"), reverse=True):
+            file.rmdir() if file.is_dir() else file.unlink()
+        (root / folder).rmdir()
+    studio.runs.changed()
+
+
+@pytest.mark.parametrize("changes", [{"schema": 99}, {"prompt": 3}, {"metrics": [1]}, {"photos": {"a": 1}, "seed": {"x": 1}}])
+def test_damaged_runs_break_nothing(studio, root, changes):
+    folder = make_run(root, "damaged", **changes)
+    studio.runs.changed()
+    (folder / "metrics.jsonl").write_bytes(
+        b'{"step": 1, "a": NaN}\n{"step": "x"}\nnull\n[1]\n\xff\n{"step": 2, "b": {"c": 1}}\n' + b"[" * 9000
+    )
+    assert studio.ask("GET", "/api/runs")[0] == 200
+    assert studio.ask("GET", "/api/runs/damaged")[0] in (200, 500)
+    for file in sorted(folder.rglob("*"), reverse=True):
+        file.rmdir() if file.is_dir() else file.unlink()
+    folder.rmdir()
+    studio.runs.changed()
+
+
+# What visitors send
+
+
+def png(side=32):
+    out = io.BytesIO()
+    Image.new("RGB", (side, side), (200, 30, 30)).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_a_picture_is_checked_and_kept_under_a_name_of_the_studios(studio, root):
+    status, found = studio.post("/api/pictures", png())
+    assert (status, found["width"], found["height"]) == (200, 32, 32)
+    (kept,) = list((root / ".pictures").iterdir())
+    assert kept.read_bytes() == png()
+    studio.sent.clear()
+    status, _ = studio.post("/api/start", {"prompt": "", "picture": found["picture"], "seed": 7})
+    assert status == 200
+    order = studio.hub.waiting.pop().order
+    assert order == {"prompt": "", "preset": "", "seed": 7, "picture": str(kept.resolve())}
+    assert studio.post("/api/start", {"prompt": "", "picture": "../../secret.glb"})[0] == 400
+
+
+BAD_PICTURES = {b"": "not a picture", b"<svg/>": "SVG", b"\x89PNG\r\n\x1a\n" + b"x" * 99: "cannot be used", png(8): "8 x 8",
+                png()[:60]: "cannot be used", b"PK\x03\x04": "not a picture"}  # fmt: skip
+
+
+@pytest.mark.parametrize("data", BAD_PICTURES)
+def test_what_is_no_picture_is_refused_in_one_line(studio, data):
+    status, found = studio.post("/api/pictures", data)
+    assert status == 400
+    assert BAD_PICTURES[data] in found["error"]
+    assert "\n" not in found["error"]
+
+
+def test_a_decompression_bomb_is_refused_by_its_header(studio):
+    out = io.BytesIO()
+    Image.new("1", (15000, 15000)).save(out, "PNG")
+    begun = time.monotonic()
+    status, found = studio.post("/api/pictures", out.getvalue())
+    assert (status, "15000 x 15000" in found["error"] or "pixels" in found["error"]) == (400, True)
+    assert time.monotonic() - begun < 5
+
+
+def test_pictures_that_no_run_uses_are_removed(studio, root):
+    for side in range(40, 40 + WAITING + 5):
+        assert studio.post("/api/pictures", png(side))[0] == 200
+    assert len([path for path in (root / ".pictures").iterdir() if path.suffix == ".png"]) <= WAITING + 1
+
+
+def test_bodies_are_limited(studio):
+    assert (
+        studio.ask("POST", "/api/pictures", b"", origin=f"http://127.0.0.1:{studio.port}", content_length=str(1 << 30))[0]
+        == 413
+    )
+    assert studio.post("/api/start", {"prompt": "x" * 20_000})[0] == 413
+    with socket.create_connection(("127.0.0.1", studio.port)) as flood:  # no length, and no end
+        flood.sendall(f"POST /api/start HTTP/1.1\r\nHost: 127.0.0.1:{studio.port}\r\nOrigin: http://127.0.0.1:{studio.port}\r\n"
+                      "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n".encode())  # fmt: skip
+        flood.sendall(b"4000\r\n" + b"x" * 0x4000 + b"\r\n" + b"4000\r\n" + b"x" * 0x4000 + b"\r\n")
+        assert b" 413 " in flood.recv(4096)
+
+
+BAD_STARTS = (
+    ({"prompt": ""}, 400), ({"prompt": "a\nb"}, 400), ({"prompt": "a", "seed": -1}, 400), ({"prompt": "a", "seed": 1.5}, 400),
+    ({"prompt": "a", "seed": True}, 400), ({"prompt": "a", "seed": 1 << 40}, 400), ({"prompt": "a", "preset": "../x"}, 400),
+    ({"prompt": "a", "preset": "zero123-toy"}, 400), ([1], 400), ("x", 400), ({"prompt": ["a"], "preset": {"b": 1}}, 400),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "expected"), BAD_STARTS)
+def test_bad_orders_are_refused_in_one_line(studio, body, expected):
+    status, found = studio.post("/api/start", body)
+    assert status == expected
+    assert "\n" not in found["error"]
+    assert not studio.hub.waiting
+
+
+def test_a_folder_cannot_be_chosen(studio):
+    assert (
+        studio.post("/api/start", {"prompt": "a mug", "out": "/tmp/x", "resume": "/tmp/x", "like": "x", "type": "stop"})[0]
+        == 200
+    )
+    assert studio.hub.waiting.pop().order == {"prompt": "a mug", "preset": "", "seed": 0}
+    for path in ("/api/more", "/api/resume"):
+        for name in ("../outputs", "/etc", "linked", "no-run", "", "a-red-mug-20260101-000000/checkpoints", ".pictures"):
+            assert studio.post(path, {"run": name})[0] == 404
+    assert not studio.hub.waiting
+
+
+def test_four_more_have_the_next_seeds_and_the_queue_is_limited(studio):
+    for _ in range(MAX_WAITING // 4):
+        assert studio.post("/api/more", {"run": "a-red-mug-20260101-000000"})[0] == 200
+    assert [each.order["seed"] for each in studio.hub.waiting][:4] == [4, 5, 6, 7]
+    assert {each.order["like"] for each in studio.hub.waiting} == {"a-red-mug-20260101-000000"}
+    status, found = studio.post("/api/start", {"prompt": "a mug"})
+    assert (status, "are waiting already" in found["error"]) == (429, True)
+    for each in list(studio.hub.waiting):
+        assert studio.post("/api/stop", {"number": each.number})[0] == 200
+    assert not studio.hub.waiting
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"])
+def test_other_methods_are_refused(studio, method):
+    assert studio.ask(method, "/api/runs")[0] == 405
+
+
+# Visitors
+
+
+@pytest.fixture
+def running(studio):
+    """A run that the test plays."""
+    assert studio.post("/api/start", {"prompt": "a red mug"})[0] == 200
+    studio.hub.take_order()
+    studio.hear({"type": "begin", "name": "a-red-mug-20260101-000000", "folder": "x", "total": 9, "index": 0,
+                 "prompt": "a red mug", "seed": 0})  # fmt: skip
+    studio.sent.clear()
+    yield studio
+    studio.hear({"type": "end", "status": "finished", "error": ""})
+    studio.hub.live = None
+
+
+def looks(studio):
+    return [message for message in studio.sent if message["type"] == "look"]
+
+
+def test_each_visitor_gets_the_pictures_of_its_own_camera(running):
+    first, second = Visitor(running.port), Visitor(running.port)
+    assert first.hear("state")[0]["presets"] == OFFERS
+    second.hear("state")
+    first.look(0.5)
+    second.look(None)
+    asked = until(lambda: looks(running) if len(looks(running)) == 2 else None)
+    names = {json.dumps(message["view"]): message["visitor"] for message in asked}
+    running.hear({"type": "frame", "visitors": [names["[0.5, 0.2, 3.0, null]"]], "index": 1}, b"for the first")
+    running.hear({"type": "frame", "visitors": [names["[null, 0.2, 3.0, null]"]], "index": 1}, b"for the second")
+    assert first.hear("frame")[1] == b"for the first"
+    assert second.hear("frame")[1] == b"for the second"
+    first.close()
+    second.close()
+    until(lambda: not running.hub.visitors)
+
+
+def test_one_wish_of_a_visitor_is_with_the_run_at_a_time(running):
+    visitor = Visitor(running.port)
+    for number in range(10):
+        visitor.look(0.1 * number)
+    until(lambda: looks(running) and next(iter(running.hub.visitors.values())).next == [0.9, 0.2, 3.0, None])
+    assert len(looks(running)) == 1
+    running.hear({"type": "frame", "visitors": [looks(running)[0]["visitor"]], "index": 1}, b"x")
+    assert len(looks(running)) == 2
+    assert looks(running)[1]["view"][0] == 0.9  # the newest
+    visitor.close()
+    until(lambda: running.sent[-1]["type"] == "leave")
+
+
+def test_steps_reach_all_visitors_and_curves_one_who_comes_later(running):
+    visitor = Visitor(running.port)
+    visitor.hear("state")
+    for step in range(9):
+        running.hear({"type": "step", "index": step, "total": 9, "terms": {"loss": 1.0 / (step + 1)}})
+    found = visitor.hear("steps")[0]
+    assert (found["total"], found["points"][0]) == (9, [0, {"loss": 1.0}])
+    later = Visitor(running.port)
+    state = later.hear("state")[0]
+    assert state["curves"]["steps"] == list(range(9))
+    assert state["run"]["status"] == "running"
+    visitor.close()
+    later.close()
+
+
+@pytest.mark.parametrize(
+    "said", ["{", "[]", "null", '{"type": "look"}', '{"type": "look", "azimuth": "x", "elevation": 0, "distance": 3}',
+             '{"type": "look", "azimuth": 0, "elevation": NaN, "distance": 3}', "x" * 3000, "[" * 900, '{"type": "pair"}']
+)  # fmt: skip
+def test_a_visitor_who_talks_nonsense_is_cut_off_and_no_other(running, said):
+    good, bad = Visitor(running.port), Visitor(running.port)
+    bad.hear("state")
+    bad.tell(said)
+    with pytest.raises(ConnectionClosed):
+        bad.hear("nothing", 10)
+    good.look(0.4)
+    until(lambda: [message for message in looks(running) if message["view"][0] == 0.4])
+    good.close()
+
+
+def test_a_visitor_who_floods_is_cut_off(running):
+    bad = Visitor(running.port)
+
+    def flood():
+        for number in range(5000):
+            bad.look(0.001 * number)
+        bad.hear("nothing", 10)
+
+    with pytest.raises(ConnectionClosed):
+        flood()
+    assert len(looks(running)) <= 2
+
+
+def test_a_visitor_who_reads_nothing_does_not_fill_the_memory(running):
+    """The newest picture is kept for it, and the state in place of a long list of reports."""
+    visitor = Visitor(running.port)
+    visitor.hear("state")
+    (kept,) = running.hub.visitors.values()
+    kept.something = type("Never", (), {"set": lambda self: None, "clear": lambda self: None})()  # its sender sleeps
+    time.sleep(0.1)
+    for number in range(500):
+        running.hear({"type": "note", "text": f"note {number}"})
+        running.hear({"type": "frame", "visitors": [kept.name], "index": number}, b"x" * 1000)
+    assert len(kept.reports) <= 65
+    assert len(kept.pictures) <= 1
+    assert kept.reports[0]["type"] in ("run", "state")
+    visitor.close()
+
+
+def test_a_page_of_one_run_starts_none_and_shows_no_other(root):
+    make_run(root, "other")
+    fake = Fake(root, Place(port=0), only="a-red-mug-20260101-000000")
+    try:
+        assert [run["name"] for run in json.loads(fake.ask("GET", "/api/runs")[2])["runs"]] == ["a-red-mug-20260101-000000"]
+        assert fake.ask("GET", "/runs/other/asset.glb")[0] == 404
+        status, found = fake.post("/api/start", {"prompt": "a mug"})
+        assert (status, found["error"]) == (403, "this page shows one run; `dreamlift studio` starts others")
+    finally:
+        fake.close()
+
+
+def test_a_missing_package_is_said_with_the_fix(cwd, monkeypatch, capsys):
+    monkeypatch.setattr("dreamlift.studio.serve.PACKAGES", ("starlette", "no_such_package"))
+    for words in (["studio"], ["generate", "a red mug", "--watch"]):
+        refused(capsys, cwd, words, 'the studio needs no_such_package: pip install "dreamlift[studio]"')
+
+
+def test_a_port_that_is_taken_is_said_with_the_fix(studio):
+    with pytest.raises(ValueError, match=r"another program \(or studio\) uses this port: give --port another one, or 0"):
+        listen(Place(port=studio.port)).listen()
+    with pytest.raises(ValueError, match="--port is 70000; accepted: 1 to 65535"):
+        listen(Place(port=70000))
+    with pytest.raises(ValueError, match="--host 'no such host' is not an address"):
+        listen(Place("no such host", 0))

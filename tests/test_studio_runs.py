@@ -1,0 +1,159 @@
+"""The studio as a process of its own: runs, two visitors, one who leaves, and the server stopped in the middle of a run."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lift_helpers import TINY, checkpoint_of, run_main, status_of
+from run_helpers import same
+from studio_helpers import Process, Visitor, ask, post, until
+
+LONG = ["--stages.0.steps=3000" if word.startswith("--steps") else word for word in TINY]
+SHORT = ["--stages.0.steps=12" if word.startswith("--steps") else word for word in TINY]
+
+
+def settings(stub, words=LONG):
+    return [*words, f"--prior.name={stub}"]
+
+
+@pytest.fixture(scope="module")
+def studio(stub, tmp_path_factory):
+    made = Process(tmp_path_factory.mktemp("runs") / "outputs", *settings(stub))
+    yield made
+    made.close()
+
+
+def ready(port):
+    """Wait until runs can be started; returns a visitor."""
+    visitor = Visitor(port)
+    until(lambda: visitor.hear("state", 120)[0]["presets"])
+    return visitor
+
+
+def begun(visitor, status="running"):
+    return until(lambda: (run := visitor.hear("run", 120)[0]["run"])["status"] == status and run)
+
+
+def test_two_visitors_watch_a_run_one_leaves_and_it_is_stopped_and_continued(studio):
+    first, second = ready(studio.port), Visitor(studio.port)
+    second.hear("state")
+    status, made = post(studio.port, "/api/start", {"prompt": "a red mug", "seed": 5})
+    assert status == 200
+    run = begun(first)
+    assert (run["number"], run["seed"], run["total"]) == (made["number"], 5, 3000)
+    first.look(0.0)
+    second.look(2.0, 0.9)
+    first.tell({"type": "pair", "wanted": True})
+    (one, data), (other, more) = first.hear("frame"), second.hear("frame")
+    assert (one["azimuth"], other["azimuth"]) == (0.0, 2.0)
+    assert data.startswith(b"\xff\xd8")
+    assert more.startswith(b"\xff\xd8")
+    assert data != more
+    pair, pictures = first.hear("pair")
+    assert pictures.startswith(b"\xff\xd8")
+    assert pictures[pair["first"] :].startswith(b"\xff\xd8")
+    second.look()
+    second.close()  # and is not waited for
+    before = first.hear("steps")[0]["index"]
+    assert until(lambda: (now := first.hear("steps")[0]["index"]) > before and now)
+    first.look(1.0)
+    assert first.hear("frame")[0]["azimuth"] == 1.0
+    assert post(studio.port, "/api/resume", {"run": run["name"]})[0] == 409
+    assert post(studio.port, "/api/stop", {"number": made["number"]})[0] == 200
+    stopped = begun(first, "stopped")
+    about = json.loads(ask(studio.port, "GET", f"/api/runs/{stopped['name']}")[2])
+    assert about["status"] == "stopped"
+    assert not about["view"]
+    assert post(studio.port, "/api/resume", {"run": run["name"]})[0] == 200
+    again = begun(first)
+    assert again["name"] == run["name"]
+    assert again["index"] == stopped["index"] > 0
+    assert post(studio.port, "/api/stop", {"number": again["number"]})[0] == 200
+    begun(first, "stopped")
+    first.close()
+
+
+def test_a_run_that_fails_says_why_and_the_next_one_starts(studio):
+    visitor = ready(studio.port)
+    assert post(studio.port, "/api/start", {"prompt": "a red mug", "preset": "mvdream-toy"})[0] == 200  # takes no such prior
+    failed = until(lambda: (run := visitor.hear("run", 120)[0]["run"])["status"] in ("failed", "running") and run)
+    if failed["status"] == "failed":
+        assert failed["error"]
+        assert "\n" not in failed["error"]
+    else:
+        post(studio.port, "/api/stop", {"number": failed["number"]})
+        begun(visitor, "stopped")
+    visitor.close()
+
+
+def test_a_server_that_is_stopped_leaves_a_run_that_can_be_continued(stub, tmp_path, monkeypatch):
+    """To the bytes of one that was never interrupted."""
+    root = tmp_path / "outputs"
+    words = settings(stub, SHORT)
+    server = Process(root, *words)
+    try:
+        visitor = ready(server.port)
+        assert post(server.port, "/api/start", {"prompt": "a red mug"})[0] == 200
+        begun(visitor)
+        out = server.signal(signal.SIGINT)
+    finally:
+        server.close()
+    (folder,) = [path for path in root.iterdir() if not path.name.startswith(".")]
+    state = status_of(folder)["status"]
+    assert state in ("stopped", "finished")
+    if state == "stopped":
+        assert f"dreamlift resume {folder}" in out
+    monkeypatch.chdir(tmp_path)
+    assert run_main("resume", folder) == 0
+    assert run_main("generate", "--config", folder / "config.yaml", "a red mug", "--out", "alone") == 0
+    assert status_of(folder)["status"] == "finished"
+    assert (folder / "asset.glb").read_bytes() == Path("alone/asset.glb").read_bytes()
+    assert same(checkpoint_of(folder)[1]["work"]["scenes"], checkpoint_of(Path("alone"))[1]["work"]["scenes"])
+
+
+def test_a_server_that_is_killed_stops_its_run_with_a_checkpoint(stub, tmp_path):
+    server = Process(tmp_path / "outputs", *settings(stub))
+    try:
+        visitor = ready(server.port)
+        assert post(server.port, "/api/start", {"prompt": "a red mug"})[0] == 200
+        name = begun(visitor)["name"]
+        visitor.hear("steps")
+        server.process.kill()
+        folder = tmp_path / "outputs" / name
+        until(lambda: status_of(folder)["status"] == "stopped")
+        assert checkpoint_of(folder)[0] > 0
+        until(lambda: not (folder / ".lock").exists())
+    finally:
+        server.close()
+
+
+def test_watch_shows_one_run_and_ends_when_its_page_is_closed(stub, tmp_path):
+    words = [*settings(stub, [word.replace("=12", "=200") for word in SHORT]), "--out", str(tmp_path / "run"), "--watch"]
+    command = [sys.executable, "-m", "dreamlift.cli", "generate", "a red mug", *words]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    try:
+        assert process.stderr is not None
+        port = next(
+            int(found[1]) for line in process.stderr if (found := re.search(r"watch it at http://127.0.0.1:(\d+)/", line))
+        )
+        visitor = Visitor(port)
+        state = visitor.hear("state", 120)[0]
+        assert state["watch"]
+        if state["run"]["status"] == "loading":
+            begun(visitor)
+        visitor.look(0.5)
+        assert visitor.hear("frame")[1].startswith(b"\xff\xd8")
+        begun(visitor, "finished")
+        assert ask(port, "GET", "/runs/run/asset.glb")[2] == (tmp_path / "run" / "asset.glb").read_bytes()
+        visitor.close()
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.wait()
