@@ -80,7 +80,7 @@ def carry_out(order: Order, reporter: Reporter) -> Outcome:
         reporter.close()
 
 
-def _begin(order: Order, reporter: Reporter, pool: Priors | None) -> tuple[Run, Job]:
+def _begin(order: Order, reporter: Reporter) -> tuple[Run, Job]:
     """The folder of a new run, and its job at the first step."""
     assert order.config is not None
     check_out(order.out)
