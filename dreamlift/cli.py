@@ -144,7 +144,7 @@ def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
         check_out(arguments.out)
     with warnings_to(reporter):
         config = with_cameras(config, reporter)
-    order = Order(config, arguments.out, anyway=arguments.anyway, preset=preset_of(arguments))
+    order = Order(config, arguments.out, anyway=arguments.anyway, preset=preset_of(arguments, overrides))
     if arguments.seeds is not None:
         variations = carry_out_seeds(order, arguments.seeds, lambda own: _reporter(arguments, own), arguments.out)
         return _chosen(arguments, variations.folder, variations.ranked) if variations.finished else 130

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,7 @@ def config_of(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> Co
     if arguments.config is not None and arguments.preset is not None:
         raise ValueError("--config and --preset exclude each other: give one of them")
     settings = run_settings(arguments)
-    default = default_preset(
-        arguments.image is not None, arguments.class_name is not None, (*settings, *overrides),
-        arguments.lora is not None or arguments.embedding is not None,
-    )  # fmt: skip
-    config = find_preset(arguments.preset or default) if arguments.config is None else config_in(arguments.config)
+    config = find_preset(preset_of(arguments, overrides)) if arguments.config is None else config_in(arguments.config)
     if arguments.context is not None:
         config = _in_context(config, arguments)
     if arguments.image is not None:
@@ -66,10 +62,14 @@ def config_of(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> Co
     return config
 
 
-def preset_of(arguments: argparse.Namespace) -> str:
+def preset_of(arguments: argparse.Namespace, overrides: Iterable[str]) -> str:
     """The name of the preset that the command line begins with; "": it begins with a config."""
-    default = default_preset(arguments.image is not None, arguments.class_name is not None)
-    return (arguments.preset or default) if arguments.config is None else ""
+    if arguments.config is not None:
+        return ""
+    has_additions = arguments.lora is not None or arguments.embedding is not None
+    settings = (*run_settings(arguments), *overrides)
+    default = default_preset(arguments.image is not None, arguments.class_name is not None, settings, has_additions)
+    return arguments.preset or default
 
 
 def config_in(path: Path) -> Config:
