@@ -31,6 +31,7 @@ function connect() {
   page.asked = false;
   socket.onmessage = (event) => typeof event.data === "string" ? hear(JSON.parse(event.data)) : receive(event.data);
   socket.onclose = () => {
+    if (page.watch && page.run !== null && !busy()) return;  // the page of one run, which is over
     page.tries += 1;
     say("The studio cannot be reached; trying again", "bad");
     setTimeout(connect, Math.min(500 * 2 ** page.tries, 10000));
