@@ -60,6 +60,7 @@ def test_a_prompt_becomes_a_glb_by_keyboard_alone(studio, chromium, width, tmp_p
     page.until(f"['Finished', 'It failed'].includes({STATUS})", 300)
     assert page.value(STATUS) == "Finished"
     page.until("document.querySelector('#files a.first') !== null")
+    page.until("document.getElementById('asset').dataset.shown")
     assert page.value(TROUBLE) == []
     assert page.value(UNNAMED) == []
     page.tab_to("#files a.first")

@@ -401,6 +401,17 @@ def test_steps_reach_all_visitors_and_curves_one_who_comes_later(running):
     later.close()
 
 
+def test_a_run_that_fails_says_why_and_the_next_one_begins(running):
+    visitor = Visitor(running.port)
+    visitor.hear("state")
+    assert running.post("/api/start", {"prompt": "a blue chair"})[0] == 200
+    running.hear({"type": "end", "status": "failed", "error": "the scene is empty"})
+    found = visitor.hear("run")[0]["run"]
+    assert (found["status"], found["error"]) == ("failed", "the scene is empty")
+    assert running.hub.take_order().prompt == "a blue chair"
+    visitor.close()
+
+
 @pytest.mark.parametrize(
     "said", ["{", "[]", "null", '{"type": "look"}', '{"type": "look", "azimuth": "x", "elevation": 0, "distance": 3}',
              '{"type": "look", "azimuth": 0, "elevation": NaN, "distance": 3}', "x" * 3000, "[" * 900, '{"type": "pair"}']

@@ -14,6 +14,9 @@ from lift_helpers import TINY, checkpoint_of, run_main, status_of
 from run_helpers import same
 from studio_helpers import Process, Visitor, ask, post, until
 
+from dreamlift.studio.broadcast import Broadcast
+from dreamlift.studio.worker import config_of, offers, said
+
 LONG = ["--stages.0.steps=3000" if word.startswith("--steps") else word for word in TINY]
 SHORT = ["--stages.0.steps=12" if word.startswith("--steps") else word for word in TINY]
 
@@ -79,17 +82,16 @@ def test_two_visitors_watch_a_run_one_leaves_and_it_is_stopped_and_continued(stu
     first.close()
 
 
-def test_a_run_that_fails_says_why_and_the_next_one_starts(studio):
-    visitor = ready(studio.port)
-    assert post(studio.port, "/api/start", {"prompt": "a red mug", "preset": "mvdream-toy"})[0] == 200  # takes no such prior
-    failed = until(lambda: (run := visitor.hear("run", 120)[0]["run"])["status"] in ("failed", "running") and run)
-    if failed["status"] == "failed":
-        assert failed["error"]
-        assert "\n" not in failed["error"]
-    else:
-        post(studio.port, "/api/stop", {"number": failed["number"]})
-        begun(visitor, "stopped")
-    visitor.close()
+def test_the_worker_offers_what_runs_with_what_ships_and_says_errors_in_one_line(tmp_path):
+    found = {each["name"]: each for each in offers()}
+    assert (found["toybox"]["needs"], found["zero123-toy"]["needs"]) == ("words", "picture")
+    assert "texture-toy" not in found  # it needs a mesh,
+    assert "dreamfusion-sd" not in found  # and this one a prior that does not ship
+    assert config_of({"prompt": "a red mug", "seed": 3}, tmp_path, {"stages.0.steps": "7"}, Broadcast()).stages[0].steps == 7
+    with pytest.raises(ValueError, match="unknown preset 'nothing'"):
+        config_of({"prompt": "a mug", "preset": "nothing"}, tmp_path, {}, Broadcast())
+    assert said(ValueError("the fix")) == "the fix"
+    assert said(KeyError("x")) == "unexpected KeyError: 'x'"
 
 
 def test_a_server_that_is_stopped_leaves_a_run_that_can_be_continued(stub, tmp_path, monkeypatch):
@@ -134,7 +136,9 @@ def test_a_server_that_is_killed_stops_its_run_with_a_checkpoint(stub, tmp_path)
 
 
 def test_watch_shows_one_run_and_ends_when_its_page_is_closed(stub, tmp_path):
-    words = [*settings(stub, [word.replace("=12", "=200") for word in SHORT]), "--out", str(tmp_path / "run"), "--watch"]
+    # The prior means nothing: with small steps the scene stays one that can be meshed.
+    own = [*(word.replace("=12", "=100") for word in SHORT), "--stages.0.adam.lr_scale=0.01"]
+    words = [*settings(stub, own), "--out", str(tmp_path / "run"), "--watch"]
     command = [sys.executable, "-m", "dreamlift.cli", "generate", "a red mug", *words]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     try:

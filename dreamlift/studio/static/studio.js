@@ -31,6 +31,7 @@ function connect() {
   page.asked = false;
   socket.onmessage = (event) => typeof event.data === "string" ? hear(JSON.parse(event.data)) : receive(event.data);
   socket.onclose = () => {
+    if (page.watch && page.run !== null && !busy()) return;  // the page of one run, which is over
     page.tries += 1;
     say("The studio cannot be reached; trying again", "bad");
     setTimeout(connect, Math.min(500 * 2 ** page.tries, 10000));
@@ -181,10 +182,14 @@ async function showDetail(name) {
   at("curves-card").hidden = curves.empty;
   if (!following()) at("teacher").hidden = true;
   const where = `/runs/${encodeURIComponent(name)}`;
+  const held = document.activeElement === at("live");  // hidden, it would lose the focus
   at("asset").hidden = !found.view;
   at("live").hidden = found.view;
   at("empty").hidden = found.view || (following() && !at("live").hidden);
-  if (found.view) at("asset").src = `${where}/view#background=white`;
+  if (found.view) {
+    at("asset").onload = () => { at("asset").dataset.shown = name; if (held) at("asset").focus(); };
+    at("asset").src = `${where}/view#background=white`;
+  }
   at("files").replaceChildren(...found.files.map((file) => fileLink(where, file)));
   at("downloads").hidden = found.files.length === 0;
   const facts = [["seed", found.seed], ["took", found.seconds && clock(found.seconds)], ["triangles", found.faces && Math.round(found.faces).toLocaleString("en")],
