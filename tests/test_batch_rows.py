@@ -173,7 +173,8 @@ def test_nothing_is_started_while_any_row_is_faulty(cwd, capsys):
     assert main(["batch", "a.csv", "--out", "runs", *TINY]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1] == "dreamlift: error: 26 lines of a.csv cannot be used, and nothing was started: mend what is listed above"
-    expected = ["line 2: seed: got 'x', accepted: int", "line 3 and 20 more: the prior toybox knows no noun of 'a dragon'",
+    expected = ["line 2: seed: got 'x', accepted: int",
+                "line 3 and 20 more: the prior toybox-geometry knows no noun of 'a dragon'",
                 "line 4: guidance.guidance_scale: got 'high'", "line 5: the prompt is empty",
                 "line 6: the name 'Mug!' is not accepted",
                 "line 8: the name 'mug' is that of line 7"]  # fmt: skip

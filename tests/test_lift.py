@@ -57,9 +57,20 @@ def read_trimesh(path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """(folder, the process): the default preset and the embedded prior, as a user starts them."""
+    """(folder, the process): two stages' first and the embedded prior, as a user starts them."""
     cwd = tmp_path_factory.mktemp("finished")
-    command = [sys.executable, "-m", "dreamlift.cli", "generate", PROMPT, *TINY, "--seed=3", "--out=run", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "dreamlift.cli",
+        "generate",
+        PROMPT,
+        *TINY,
+        "--preset=magic3d-toy",
+        "--seed=3",
+        "--out=run",
+        "--json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
     assert done.returncode == 0, done.stderr
     assert names(cwd) == ["run"], "something was written outside of --out"
@@ -115,7 +126,7 @@ def test_the_pictures_show_the_asset_from_all_sides(finished):
     error = np.square((views[0] - views[1]) / 255).mean()
     assert -10 * math.log10(error) == pytest.approx(status_of(folder)["metrics"]["roundtrip_psnr"], abs=0.1)
     with Image.open(folder / "turntable.webp") as film:
-        assert (film.n_frames, film.size) == (36, (192, 192))
+        assert (film.n_frames, film.size) == (36, (384, 384))
 
 
 def test_the_page_holds_the_asset_and_shows_the_prompt_as_text(finished):
@@ -275,7 +286,7 @@ def test_every_particle_is_exported_and_their_diversity_told(cwd, quick, stub, c
     assert run_main(*generate_words(stub, "run"), "--particles", "2") == 0
     folder = cwd / "run"
     each = ["asset.glb", "preview.png", "turntable.webp", "view.html"]
-    assert names(folder) == sorted([*FILES, "particle-2"])
+    assert names(folder) == sorted([*FILES, "particle-2", "ranking.json", "sheet.png"])
     assert names(folder / "particle-2") == each
     status = status_of(folder)
     assert checkpoint_of(folder)[0] == 12

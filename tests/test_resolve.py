@@ -17,7 +17,7 @@ from test_single_file import text_keys, unet_keys, vae_keys, write
 from dreamlift.config.short import override
 from dreamlift.lifting import begin_stage, finish, lift, load, resolve
 from dreamlift.presets import PRESETS
-from dreamlift.presets.toybox import TOYBOX
+from dreamlift.presets.toybox import COLORED
 from dreamlift.priors import kinds, pixel
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.loading import sources
@@ -32,8 +32,8 @@ SMALL = dict(word.removeprefix("--").split("=", 1) for word in TINY if "null" no
 
 
 def two_stages(prior, **changes):
-    """The default preset's two stages, of two small steps each."""
-    config = replace(override(TOYBOX, SMALL), prompt="a red mug", **changes)
+    """The two stages of magic3d-toy, of two small steps each."""
+    config = replace(override(COLORED, SMALL), prompt="a red mug", **changes)
     return taught(config, prior=prior if isinstance(prior, PriorChoice) else PriorChoice(str(prior)))
 
 

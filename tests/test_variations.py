@@ -110,7 +110,7 @@ def test_seeds_are_ordinary_runs_that_share_the_prior_and_go_on(cwd, stub, capsy
     assert out[2] == "several/sheet.png"
     assert sorted(os.listdir("several")) == ["ranking.json", "seed-5", "seed-6", "sheet.png"]
     assert [status_of(cwd / f"several/seed-{seed}")["seed"] for seed in (5, 6)] == [5, 6]
-    assert status_of(cwd / "several/seed-5")["preset"] == "toybox"
+    assert status_of(cwd / "several/seed-5")["preset"] == "magic3d-toy"  # a prior is named
     # The bytes of a run that was made alone.
     assert run_main(*generate_words(stub, "alone", "--seed", 6, "--steps", 2)) == 0
     assert (cwd / "several/seed-6/asset.glb").read_bytes() == (cwd / "alone/asset.glb").read_bytes()

@@ -34,7 +34,8 @@ def config_of(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> Co
     if arguments.config is not None and arguments.preset is not None:
         raise ValueError("--config and --preset exclude each other: give one of them")
     settings = run_settings(arguments)
-    config = find_preset(preset_of(arguments, overrides)) if arguments.config is None else config_in(arguments.config)
+    default = _default_of(arguments, overrides)
+    config = find_preset(arguments.preset or default) if arguments.config is None else config_in(arguments.config, default)
     if arguments.context is not None:
         config = _in_context(config, arguments)
     if arguments.image is not None:
@@ -64,23 +65,24 @@ def config_of(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> Co
 
 def preset_of(arguments: argparse.Namespace, overrides: Iterable[str]) -> str:
     """The name of the preset that the command line begins with; "": it begins with a config."""
-    if arguments.config is not None:
-        return ""
+    return (arguments.preset or _default_of(arguments, overrides)) if arguments.config is None else ""
+
+
+def _default_of(arguments: argparse.Namespace, overrides: Iterable[str]) -> str:
     has_additions = arguments.lora is not None or arguments.embedding is not None
     settings = (*run_settings(arguments), *overrides)
-    default = default_preset(arguments.image is not None, arguments.class_name is not None, settings, has_additions)
-    return arguments.preset or default
+    return default_preset(arguments.image is not None, arguments.class_name is not None, settings, has_additions)
 
 
-def config_in(path: Path) -> Config:
-    """The config in a file or in a run's folder; without ``stages``, a file has those of the default preset."""
+def config_in(path: Path, preset: str = "toybox") -> Config:
+    """The config in a file or in a run's folder; without ``stages``, a file has those of ``preset``, the default."""
     if path.is_dir():
         return read_config(path)
     text = read_text(user_file(str(path), "config"), yaml.MAX_BYTES)
     found, stated = load_stated(Config, text, str(path))
     # A file of a few values, such as a prompt, changes the default preset; one with stages states them whole.
     if "stages" not in stated:
-        default = find_preset("toybox")
+        default = find_preset(preset)
         found = replace(found, stages=default.stages)
         found = found if "backdrops" in stated else replace(found, backdrops=default.backdrops)
     return found

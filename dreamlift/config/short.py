@@ -127,21 +127,23 @@ def with_prior(config: Config, **changes: Any) -> Config:
 
 
 def with_additions(config: Config, **files: Any) -> Config:
-    """A copy with ``loras`` or ``embeddings`` for the first teacher that is told views in words, or else the first teacher.
+    """A copy with ``loras`` or ``embeddings`` for the first teacher of colors that is told views in words, or the first one.
 
-    Magic123's first teacher is conditioned on pictures and reads no words; its second one does. Later stages that state the
-    same prior for the teacher in the same place get the files as well.
+    Magic123's first teacher is conditioned on pictures and reads no words; its second one does. The default's first stage is
+    taught places, by a prior of its own. Later stages that state the same prior for the teacher in the same place get the files
+    as well.
     """
     stated = with_priors(config.stages)
-    asked = next((stage.teachers for stage in stated if stage.teachers), ())
-    place = next((number for number, each in enumerate(asked) if each.wording.phrases() != ("",)), 0)
-    if place == 0:
+    found = [(number, place, each) for number, stage in enumerate(stated) for place, each in enumerate(stage.teachers)]
+    asked = next((each for each in found if each[2].wording.phrases() != ("",) and each[2].show == "color"), None)
+    if asked is None or asked[:2] == found[0][:2]:
         return with_prior(config, **files)
-    changed = replace(asked[place].prior or PriorChoice(), **files)
+    _, place, teacher = asked
+    changed = replace(teacher.prior or PriorChoice(), **files)
     stages = list(config.stages)
     for number, stage in enumerate(stated):
         same = stage.teachers[place : place + 1]
-        if same and same[0].prior == asked[place].prior:
+        if same and same[0].prior == teacher.prior:
             own = list(config.stages[number].teachers)
             own[place] = replace(own[place], prior=changed)
             stages[number] = config.stages[number].with_teachers(tuple(own))
