@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 PACKAGES, CUDA_HOST, CONTEXT = 1_000_000_000, 3_000_000_000, 600_000_000  # bytes: Python's packages; CUDA, host and GPU
 TRAINED = 40  # bytes per trained value: itself, its gradient, Adam's moments, two copies of the last good state
 ADAM = 16  # bytes per value that a fine-tuning trains: itself, its gradient, two moments
-MESH, GRID_POINT, TEXEL = 200_000_000, 90, 80  # bytes of meshing and texturing: fixed, per grid point, per texel
+MESH, GRID_POINT, TEXEL = 300_000_000, 90, 80  # bytes of meshing and texturing: fixed, per grid point, per texel
 GAPS, DETAIL = 2, 2.3  # factors: malloc's gaps in a step on a CPU; a scene with normals or with regularisers along rays
 # Values per cell and channel: a network without and with a gradient, an encoder, a decoder; shares of these with checkpoints.
 NETWORK, GRADIENT, ENCODER, DECODER, FEWER, FEWER_CODED = 26, 300, 24, 50, 0.25, 0.65

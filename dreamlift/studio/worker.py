@@ -148,7 +148,7 @@ def config_of(order: Message, root: Path, overrides: dict[str, str], reporter: B
     if like := order.get("like"):
         return override(read_config(root / like), {"seed": seed})
     picture, prompt = order.get("picture") or "", order.get("prompt") or ""
-    config = replace(find_preset(order.get("preset") or default_preset(bool(picture), False)), prompt=prompt)
+    config = replace(find_preset(order.get("preset") or default_preset(bool(picture), False, overrides)), prompt=prompt)
     if picture:
         config = with_image(config, picture)
     return with_cameras(override(config, {**overrides, "seed": seed}), reporter)
