@@ -65,8 +65,14 @@ class Load:
         assert status == 200, found
         return json.loads(found)
 
-    def visitor(self, number: int, look: bool = True) -> Any:
-        """A page: it asks for the next picture when one has come."""
+    def visitor(self, number: int) -> None:
+        """A page, until the end: it asks for the next picture when one has come."""
+        from websockets.exceptions import WebSocketException
+
+        with contextlib.suppress(WebSocketException, OSError):
+            self._visit(number)
+
+    def _visit(self, number: int) -> None:
         from websockets.sync.client import connect
 
         headers = {"Origin": f"http://127.0.0.1:{self.port}"}
@@ -75,7 +81,7 @@ class Load:
         ) as live:
             azimuth, waiting = 0.1 * number, False
             while not self.over.is_set():
-                if look and not waiting:
+                if not waiting:
                     live.send(json.dumps({"type": "look", "azimuth": azimuth, "elevation": 0.2, "distance": 3.0}))
                     waiting = True
                 with contextlib.suppress(TimeoutError):

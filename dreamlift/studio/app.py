@@ -172,6 +172,7 @@ class Studio:
             await self._listen(socket, visitor)
         finally:
             self.hub.leave(visitor)
+            visitor.something.set()
             sender.cancel()
             await asyncio.gather(sender, return_exceptions=True)
             if not self.hub.visitors:
@@ -202,10 +203,11 @@ class Studio:
 async def _send(socket: WebSocket, visitor: Visitor) -> None:
     """Send a visitor all reports, and the newest picture of each kind."""
     with contextlib.suppress(Exception):
-        while True:
+        # Before Python 3.12 wait_for may lose a cancellation, so that the visitor's state is asked too.
+        while not visitor.gone:
             await visitor.something.wait()
             visitor.something.clear()
-            while visitor.reports or visitor.pictures:
+            while not visitor.gone and (visitor.reports or visitor.pictures):
                 if visitor.reports:
                     sending = socket.send_text(json.dumps(visitor.reports.popleft()))
                 else:

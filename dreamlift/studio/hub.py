@@ -29,7 +29,7 @@ class Visitor:
         self.something = asyncio.Event()
         self.view: list[Any] | None = None  # a wish for which no picture has come
         self.next: list[Any] | None = None  # a newer one
-        self.paired = False
+        self.paired = self.gone = False
 
     def tell(self, message: Message) -> None:
         self.reports.append(message)
@@ -121,6 +121,7 @@ class Hub:
 
     def leave(self, visitor: Visitor) -> None:
         self.visitors.pop(visitor.name, None)
+        visitor.gone = True
         if visitor.view is not None:
             self.send({"type": "leave", "visitor": visitor.name})
         if visitor.paired:

@@ -148,7 +148,13 @@ def _protocol() -> Any:
             super().connection_made(transport)
             self.before: Any = None  # the newest request at the time of the last look
             self.paused = False
-            self.loop.call_later(SILENT, self._check)
+            self.timer = self.loop.call_later(SILENT, self._check)
+            self.reading: Any = None
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            for timer in filter(None, (self.timer, self.reading)):
+                timer.cancel()  # it would keep the connection in memory until its time
 
         def _check(self) -> None:
             """Close a connection on which no request has been begun since the last look. Live ones have another protocol."""
@@ -159,12 +165,14 @@ def _protocol() -> Any:
                 self.transport.close()
                 return
             self.before = self.cycle
-            self.loop.call_later(SILENT, self._check)
+            self.timer = self.loop.call_later(SILENT, self._check)
 
         def pause_writing(self) -> None:
             super().pause_writing()
             self.paused = True
-            self.loop.call_later(UNREAD, self._check_read)
+            if self.reading is not None:
+                self.reading.cancel()
+            self.reading = self.loop.call_later(UNREAD, self._check_read)
 
         def resume_writing(self) -> None:
             super().resume_writing()
