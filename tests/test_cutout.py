@@ -243,9 +243,8 @@ def test_few_cutouts_are_kept(folder, counted, monkeypatch):
 
 def test_words_are_needed_where_a_prior_reads_them(folder):
     config = with_image(replace(PRESETS["toybox"], backdrops=()), folder / "ente 1.png")
-    with pytest.raises(
-        ValueError, match="the prompt is empty, but the prior toybox-geometry draws from words: add a"
-    ):
+    said = "the prompt is empty, but the prior toybox-geometry draws from words: add a description"
+    with pytest.raises(ValueError, match=said):
         resolve(replace(config, stages=config.stages[:1]))
     with pytest.raises(ValueError, match="the prompt is empty: describe the object"):
         resolve(QUICK)

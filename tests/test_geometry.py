@@ -26,7 +26,7 @@ from dreamlift.prompts import Compass
 from dreamlift.stages.teacher import shown
 from dreamlift.toybox.training import geometry
 from dreamlift.toybox.training.dataset import BACKDROPS, vocabulary
-from dreamlift.toybox.training.geometry import MAPS, joined, load_shards, make_shard, map_pictures, sample_maps
+from dreamlift.toybox.training.geometry import MAPS, gather, load_shards, make_shard, map_pictures, sample_maps
 from dreamlift.toybox.training.network import load_folder, make_networks, nouns_known
 from dreamlift.toybox.training.prior import draw_batch, train
 from dreamlift.toybox.training.steps.loop import Training
@@ -80,7 +80,7 @@ def test_mirrored_maps_are_those_of_the_mirrored_camera():
 
 
 def test_captions_name_the_map_and_the_negative_one_as_well():
-    data = joined([sample_maps(seed, 16) for seed in range(3)])
+    data = gather([sample_maps(seed, 16) for seed in range(3)])
     known, seen = set(vocabulary(more=tuple(MAPS.values()))), {"places": set(), "normals": set()}
     for row in range(2 * len(data)):
         for number in range(8):
@@ -106,7 +106,7 @@ def test_shards_repeat_and_are_read(tmp_path, monkeypatch):
 
 
 def test_a_batch_tells_the_cameras_of_what_it_shows(monkeypatch):
-    data = joined([sample_maps(seed, 16) for seed in range(2)])
+    data = gather([sample_maps(seed, 16) for seed in range(2)])
     batch = draw_batch(data, Training(batch=32, size=16), 1, (12, 8, 8))
     told = batch.camera.abs().sum(-1) > 0
     assert 8 < int(told.sum()) < 32

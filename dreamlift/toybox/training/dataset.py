@@ -7,7 +7,6 @@ during training from a few integers per picture; a part of them is empty or with
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -19,8 +18,8 @@ import torch
 from torch import Tensor
 
 from dreamlift.prompts import compass_words
-from dreamlift.system.files import atomic_write_bytes
 from dreamlift.toybox.training.reader import UNTOLD
+from dreamlift.toybox.training.shards import read_shards, render_shards, write_shard
 from dreamlift.toybox.world.render import VIEWS, Sampled, sample_pictures
 from dreamlift.toybox.world.things import ATTRIBUTES, CATEGORIES, COLORS, FINISHES, SYNONYMS, Description
 
@@ -61,8 +60,30 @@ class Drawn(NamedTuple):
     azimuth: np.ndarray  # (B,) radians, after mirroring
 
 
+class Described:
+    """Arrays with the words of N pictures' captions."""
+
+    category: np.ndarray  # (N,) index into CATEGORIES
+    color: np.ndarray  # (N,) index into COLORS
+    attribute: np.ndarray  # (N,) index into ATTRIBUTES
+    hat: np.ndarray  # (N,) index into COLORS, -1 for none
+    box: np.ndarray  # (N,) bool
+
+    def description(self, i: int) -> Description:
+        """The description of picture ``i``."""
+        hat = list(COLORS)[self.hat[i]] if self.hat[i] >= 0 else ""
+        category, color = list(CATEGORIES)[self.category[i]], list(COLORS)[self.color[i]]
+        return Description(category, color, ATTRIBUTES[self.attribute[i]], hat, bool(self.box[i]))
+
+
+def random_noun(told: Description, rng: np.random.Generator) -> str:
+    """The category's name, or with probability 0.3 any of its nouns."""
+    nouns = (told.category.replace("_", " "), *SYNONYMS.get(told.category, ()))
+    return nouns[0] if rng.random() < 0.7 else nouns[int(rng.integers(len(nouns)))]
+
+
 @dataclass(frozen=True)
-class Pictures:
+class Pictures(Described):
     """Pictures with the data of their captions."""
 
     rgb: np.ndarray  # (N, S, S, 3) uint8, over the background
@@ -118,12 +139,6 @@ class Pictures:
         found[[not caption for caption in captions]] = UNTOLD
         return torch.from_numpy(found)
 
-    def description(self, i: int) -> Description:
-        """The description of picture ``i``."""
-        hat = list(COLORS)[self.hat[i]] if self.hat[i] >= 0 else ""
-        category, color = list(CATEGORIES)[self.category[i]], list(COLORS)[self.color[i]]
-        return Description(category, color, ATTRIBUTES[self.attribute[i]], hat, bool(self.box[i]))
-
     def caption(self, i: int, rng: np.random.Generator, flip: bool = False, backdrop: int = OWN) -> str:
         """A random caption of picture ``i``, mirrored if ``flip``, over ``backdrop`` (an index into BACKDROPS, or OWN).
 
@@ -135,8 +150,7 @@ class Pictures:
         told, style = self.description(i), list(STYLES)[self.style[i]]
         if style == "clay" and told.attribute in FINISHES:  # the finish is not visible on grey clay
             told = replace(told, attribute="")
-        nouns = (told.category.replace("_", " "), *SYNONYMS.get(told.category, ()))
-        noun = nouns[0] if rng.random() < 0.7 else nouns[int(rng.integers(len(nouns)))]
+        noun = random_noun(told, rng)
         words = told.caption(noun, colored=style != "clay" or rng.random() < 0.5) + STYLES[style]
         words += COLORED if backdrop == OWN else list(BACKDROPS)[backdrop]
         if draw < 0.2:
@@ -176,16 +190,13 @@ def make_shard(
 
     With ``training``, held-out combinations are not drawn.
     """
-    path = folder / f"pictures-{size}-{index:05d}.npz"
-    if path.exists():
-        return path
     first = index * SHARD // VIEWS
-    rows = [row for i in range(SHARD // VIEWS) for row in sample_pictures(first + i, size, training, kinds)]
-    buffer = io.BytesIO()
-    np.savez(buffer, **vars(gather(rows)))
-    folder.mkdir(parents=True, exist_ok=True)
-    atomic_write_bytes(path, buffer.getvalue())
-    return path
+
+    def make() -> dict[str, np.ndarray]:
+        rows = [row for i in range(SHARD // VIEWS) for row in sample_pictures(first + i, size, training, kinds)]
+        return vars(gather(rows))
+
+    return write_shard(folder, "pictures", index, size, make, compressed=False)
 
 
 def load_shards(folder: Path, size: int = 64) -> Pictures:
@@ -194,30 +205,11 @@ def load_shards(folder: Path, size: int = 64) -> Pictures:
     Raises:
         FileNotFoundError: ``folder`` has none.
     """
-    files = sorted(folder.glob(f"pictures-{size}-*.npz"))
-    if not files:
-        raise FileNotFoundError(
-            f"no pictures in {folder}; make them with: python -m dreamlift.toybox.training.dataset --data {folder}"
-        )
-    parts = [dict(np.load(file)) for file in files]
-    return Pictures(**{key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
+    return Pictures(**read_shards(folder, "pictures", size, "dreamlift.toybox.training.dataset"))
 
 
 def main() -> None:
-    import argparse
-
-    parser = argparse.ArgumentParser(description="Render the missing shards of the training set, of 500 pictures each.")
-    parser.add_argument("--data", type=Path, default=Path("data/toybox"), help="folder of the shards")
-    parser.add_argument("--shards", type=int, default=60, help="index after the last shard")
-    parser.add_argument("--first", type=int, default=0, help="index of the first shard")
-    parser.add_argument("--stride", type=int, default=1, help="render every STRIDE-th shard, to divide the work")
-    parser.add_argument("--size", type=int, default=64, help="pixels per side")
-    known = tuple(CATEGORIES)
-    parser.add_argument("--kinds", nargs="+", choices=known, default=known, metavar="KIND", help="categories; default: all")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    for index in range(arguments.first, arguments.shards, arguments.stride):
-        print(make_shard(arguments.data, index, arguments.size, arguments.kinds), flush=True)
+    render_shards(make_shard, Path("data/toybox"), "Render the missing shards of the training set, of 500 pictures each.")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ fifth of a coloured one. The cameras reach from below to almost straight down, i
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,12 +21,12 @@ from torch import Tensor
 
 from dreamlift.cameras import orbit_cameras, rescaled
 from dreamlift.prompts import compass_words
-from dreamlift.system.files import atomic_write_bytes
-from dreamlift.toybox.training.dataset import BACKDROPS, COLORED, SHARD, Drawn, draw_backdrops
+from dreamlift.toybox.training.dataset import BACKDROPS, COLORED, SHARD, Described, Drawn, draw_backdrops, random_noun
 from dreamlift.toybox.training.network import MAP_WORDS
 from dreamlift.toybox.training.reader import UNTOLD
+from dreamlift.toybox.training.shards import joined, read_shards, render_shards, write_shard
 from dreamlift.toybox.world.render import is_symmetric, normals, traced_pixels
-from dreamlift.toybox.world.things import ATTRIBUTES, CATEGORIES, COLORS, SYNONYMS, Description, Thing, describe, make_thing
+from dreamlift.toybox.world.things import ATTRIBUTES, CATEGORIES, COLORS, Thing, describe, make_thing
 from dreamlift.types import Cameras
 
 VIEWS = 10  # pictures per thing
@@ -38,7 +37,7 @@ SEEDS = 0x6E0  # apart from the seeds of the coloured pictures
 
 
 @dataclass(frozen=True)
-class Geometry:
+class Geometry(Described):
     """Pictures of places and normals with the data of their captions; trained on as :class:`dataset.Pictures` are."""
 
     maps: np.ndarray  # (N, 2, S, S, 3) uint8: places, normals, premultiplied
@@ -79,12 +78,6 @@ class Geometry:
         """``(B, 2)``, all UNTOLD: the pictures have no colours to be read from their captions."""
         return torch.full((len(rows), 2), UNTOLD)
 
-    def description(self, i: int) -> Description:
-        """The description of picture ``i``."""
-        hat = list(COLORS)[self.hat[i]] if self.hat[i] >= 0 else ""
-        category, color = list(CATEGORIES)[self.category[i]], list(COLORS)[self.color[i]]
-        return Description(category, color, ATTRIBUTES[self.attribute[i]], hat, bool(self.box[i]))
-
     def caption(self, row: int, rng: np.random.Generator, flip: bool, backdrop: int) -> str:
         """A random caption of a drawn ``row``, mirrored if ``flip``, that names ``backdrop``.
 
@@ -95,8 +88,7 @@ class Geometry:
         draw, told = rng.random(), self.description(row // 2)
         if draw < 0.1:
             return words.removeprefix(", ")
-        nouns = (told.category.replace("_", " "), *SYNONYMS.get(told.category, ()))
-        noun = nouns[0] if rng.random() < 0.7 else nouns[int(rng.integers(len(nouns)))]
+        noun = random_noun(told, rng)
         said = told.caption(noun, colored=rng.random() < 0.8) + words
         said += list(BACKDROPS)[backdrop] if backdrop >= 0 else COLORED
         if draw < 0.15:
@@ -147,26 +139,19 @@ def sample_maps(seed: int, size: int = 64, training: bool = True, kinds: Sequenc
     )  # fmt: skip
 
 
-def joined(parts: Sequence[Geometry | dict[str, np.ndarray]]) -> Geometry:
+def gather(parts: Sequence[Geometry]) -> Geometry:
     """All pictures of ``parts``."""
-    rows = [part if isinstance(part, dict) else vars(part) for part in parts]
-    return Geometry(**{key: np.concatenate([row[key] for row in rows]) for key in rows[0]})
+    return Geometry(**joined([vars(part) for part in parts]))
 
 
 def make_shard(
     folder: Path, index: int, size: int = 64, kinds: Sequence[str] = tuple(CATEGORIES), training: bool = True
 ) -> Path:
     """Render shard ``index`` into ``folder`` unless its file exists; returns the file."""
-    path = folder / f"maps-{size}-{index:05d}.npz"
-    if path.exists():
-        return path
-    count = SHARD // VIEWS
-    buffer = io.BytesIO()
-    pictures = joined([sample_maps(seed, size, training, kinds) for seed in range(index * count, (index + 1) * count)])
-    np.savez_compressed(buffer, **vars(pictures))
-    folder.mkdir(parents=True, exist_ok=True)
-    atomic_write_bytes(path, buffer.getvalue())
-    return path
+    seeds = range(index * SHARD // VIEWS, (index + 1) * SHARD // VIEWS)
+    return write_shard(
+        folder, "maps", index, size, lambda: vars(gather([sample_maps(seed, size, training, kinds) for seed in seeds]))
+    )
 
 
 def load_shards(folder: Path, size: int = 64) -> Geometry:
@@ -175,29 +160,11 @@ def load_shards(folder: Path, size: int = 64) -> Geometry:
     Raises:
         FileNotFoundError: ``folder`` has none.
     """
-    files = sorted(folder.glob(f"maps-{size}-*.npz"))
-    if not files:
-        raise FileNotFoundError(
-            f"no maps in {folder}; make them with: python -m dreamlift.toybox.training.geometry --data {folder}"
-        )
-    return joined([dict(np.load(file)) for file in files])
+    return Geometry(**read_shards(folder, "maps", size, "dreamlift.toybox.training.geometry"))
 
 
 def main() -> None:
-    import argparse
-
-    parser = argparse.ArgumentParser(description=f"Render the missing shards of toybox-geometry, {SHARD} pictures each.")
-    parser.add_argument("--data", type=Path, default=Path("data/geometry"), help="folder of the shards")
-    parser.add_argument("--shards", type=int, default=60, help="index after the last shard")
-    parser.add_argument("--first", type=int, default=0, help="index of the first shard")
-    parser.add_argument("--stride", type=int, default=1, help="render every STRIDE-th shard, to divide the work")
-    parser.add_argument("--size", type=int, default=64, help="pixels per side")
-    known = tuple(CATEGORIES)
-    parser.add_argument("--kinds", nargs="+", choices=known, default=known, metavar="KIND", help="categories; default: all")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    for index in range(arguments.first, arguments.shards, arguments.stride):
-        print(make_shard(arguments.data, index, arguments.size, arguments.kinds), flush=True)
+    render_shards(make_shard, Path("data/geometry"), f"Render the missing shards of toybox-geometry, {SHARD} pictures each.")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ and shading; the backdrop is chosen during training, the same for both pictures 
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -27,8 +26,8 @@ from dreamlift.cameras import centered, orbit_cameras, rescaled, turned
 from dreamlift.priors.zero123.embeds import BACKDROPS
 from dreamlift.priors.zero123.lift import SCALE
 from dreamlift.reading.photos import RATIO
-from dreamlift.system.files import atomic_write_bytes
 from dreamlift.texturing.extract import grid_points
+from dreamlift.toybox.training.shards import read_shards, write_shard
 from dreamlift.toybox.world.composites import make_composite
 from dreamlift.toybox.world.render import SHADINGS, Background, Rendered, render, sample_lighting, traced_pixels
 from dreamlift.toybox.world.things import CATEGORIES, Thing, describe, make_thing
@@ -284,14 +283,8 @@ def make_pairs(seeds: Iterable[int], size: int = 64, training: bool = True) -> P
 
 def make_shard(folder: Path, index: int, size: int = 64, training: bool = True) -> Path:
     """Render shard ``index`` into ``folder`` unless its file exists; returns the file."""
-    path = folder / f"pairs-{size}-{index:05d}.npz"
-    if path.exists():
-        return path
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **vars(make_pairs(range(index * SHARD, (index + 1) * SHARD), size, training)))
-    folder.mkdir(parents=True, exist_ok=True)
-    atomic_write_bytes(path, buffer.getvalue())
-    return path
+    seeds = range(index * SHARD, (index + 1) * SHARD)
+    return write_shard(folder, "pairs", index, size, lambda: vars(make_pairs(seeds, size, training)))
 
 
 def load_shards(folder: Path, size: int = 64) -> Pairs:
@@ -300,13 +293,7 @@ def load_shards(folder: Path, size: int = 64) -> Pairs:
     Raises:
         FileNotFoundError: ``folder`` has none.
     """
-    files = sorted(folder.glob(f"pairs-{size}-*.npz"))
-    if not files:
-        raise FileNotFoundError(
-            f"no pairs in {folder}; make them with: python -m dreamlift.toybox.training.pairs --data {folder}"
-        )
-    parts = [dict(np.load(file)) for file in files]
-    return Pairs(**{key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
+    return Pairs(**read_shards(folder, "pairs", size, "dreamlift.toybox.training.pairs"))
 
 
 def unseen_pairs(data: Path, size: int = 64) -> Pairs:
