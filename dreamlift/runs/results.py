@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dreamlift.asset import Asset
@@ -16,14 +17,16 @@ from dreamlift.export.glb import load_glb
 from dreamlift.export.page import save_page
 from dreamlift.export.psnr import psnr
 from dreamlift.export.settings import MAX_LOD
-from dreamlift.export.video import contact_sheet, save_turntable
+from dreamlift.export.video import contact_sheet, save_turntable, to_bytes
 from dreamlift.runs.progress import Reporter
 from dreamlift.system.files import atomic_write_bytes
 from dreamlift.texturing.draw import render_mesh
 from dreamlift.toybox.judging.judge import load_judge
 from dreamlift.toybox.judging.score import diversity, embed_mesh
+from dreamlift.types import Mesh
 
-TURNING = 384  # pixels a side of the turntable
+TURNING, FRAMES = 384, 36  # pixels a side of the turntable, and its views
+AT_ONCE = 4  # views that are drawn together: in float32, with depth and normals, all of them would take half a gigabyte
 POOR_PSNR = 22.0  # dB; below it the exported file looks different from the scene
 
 
@@ -93,10 +96,16 @@ def show_asset(folder: Path, asset: Asset, reporter: Reporter) -> dict[str, floa
             "steps if the scene is still translucent (preview.png), or mesh.resolution, mesh.faces or mesh.texture_size"
         )
     atomic_write_bytes(folder / "preview.png", contact_sheet(torch.cat([asset.views, shown]), columns=8))
-    frames = render_mesh(mesh, turntable(36, distance=2.9, fov_deg=42.0, size=TURNING), supersample=1).rgb
-    save_turntable(frames, folder / "turntable.webp")
+    save_turntable(turning(mesh), folder / "turntable.webp")
     save_page(glb, folder / "view.html", asset.config.prompt)
     return metrics
+
+
+def turning(mesh: Mesh) -> np.ndarray:
+    """Views ``(36, 384, 384, 3)`` of a mesh from all around, uint8."""
+    cameras = turntable(FRAMES, distance=2.9, fov_deg=42.0, size=TURNING)
+    parts = [cameras[first : first + AT_ONCE] for first in range(0, FRAMES, AT_ONCE)]
+    return np.concatenate([to_bytes(render_mesh(mesh, part, supersample=1).rgb) for part in parts])
 
 
 def figures(folders: list[Path], metrics: list[dict[str, float]], reporter: Reporter) -> dict[str, Any]:
