@@ -104,7 +104,7 @@ def show_asset(folder: Path, asset: Asset, reporter: Reporter) -> dict[str, floa
 def turning(mesh: Mesh) -> np.ndarray:
     """Views ``(36, 384, 384, 3)`` of a mesh from all around, uint8."""
     cameras = turntable(FRAMES, distance=2.9, fov_deg=42.0, size=TURNING)
-    parts = [cameras[first : first + AT_ONCE] for first in range(0, FRAMES, AT_ONCE)]
+    parts = [cameras[first : first + AT_ONCE] for first in range(0, len(cameras), AT_ONCE)]
     return np.concatenate([to_bytes(render_mesh(mesh, part, supersample=1).rgb) for part in parts])
 
 
