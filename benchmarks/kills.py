@@ -9,7 +9,8 @@ A chain is one folder: its command is started and killed at a moment that is uni
 then the command that goes on with it is started and killed, up to eight times, and the last one is left alone. After every
 kill each file under a final name must have the bytes that the run that nobody killed gave it (every checkpoint included), and
 the newest checkpoint must not be older than before. At the end all files must have its bytes. Most processes are forked from
-this one, which has imported everything; those called fresh start an interpreter of their own.
+this one, which has imported everything; those called fresh start an interpreter of their own. A batch and a studio have workers
+of their own, which are killed with them.
 
 The faults beside kills: disks that are full (mounts of a few hundred kB), folders that become read-only in the middle of a run
 (a remount; both need root), and clocks that are set back by three days.
@@ -34,11 +35,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import kills_studio
+
 os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", HF_HUB_OFFLINE="1")  # before torch is imported
 
 HERE = Path(__file__).resolve()
 RESULTS = HERE.parent / "results" / "kills.json"
-LOGS = {"run.json", "metrics.jsonl", "events.jsonl", ".lock", ".lock.guard"}  # files that change during a run
+# What changes during a run or differs between two, beside all that is hidden: logs, and the pages of a batch, with its seconds.
+LOGS = {"run.json", "metrics.jsonl", "events.jsonl", "report"}
 MARK = ".kills"  # in the benchmark's folder, which is emptied
 MOST = 8  # kills of one chain
 DAYS = 3 * 86400.0  # seconds by which a clock is set back
@@ -90,10 +94,24 @@ class Started:
         return self.code
 
     def kill(self) -> None:
+        """Kill the process and those that it has started. It is stopped first, so that it starts no more."""
         with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+            os.kill(self.pid, signal.SIGSTOP)
+        for pid in (self.pid, *descendants(self.pid)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         while not self.ended():
             time.sleep(0.001)
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process has started, and theirs."""
+    found = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in map(int, children.read_text().split()):
+                found += [child, *descendants(child)]
+    return found
 
 
 def run_child(words: list[str], log: Path, before: Callable[[], None]) -> None:
@@ -104,9 +122,7 @@ def run_child(words: list[str], log: Path, before: Callable[[], None]) -> None:
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         before()
-        from dreamlift.cli import main
-
-        code = main(words)
+        code = command(words)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 98
     except BaseException:
@@ -117,6 +133,15 @@ def run_child(words: list[str], log: Path, before: Callable[[], None]) -> None:
         os._exit(code)
 
 
+def command(words: list[str]) -> int:
+    """Carry out a command of a case in this process."""
+    if words[0] == kills_studio.VERB:
+        return kills_studio.run_studio(words)
+    from dreamlift.cli import main
+
+    return main(words)
+
+
 # What is left
 
 
@@ -124,9 +149,9 @@ def files_of(folder: Path) -> dict[str, bytes]:
     """The files under final names, by their paths in the folder, without logs."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in LOGS and not any(part.startswith(".tmp-") for part in name.split("/")):
-            found[name] = path.read_bytes()
+        parts = path.relative_to(folder).parts
+        if path.is_file() and not LOGS & set(parts) and not any(part.startswith(".") for part in parts):
+            found["/".join(parts)] = path.read_bytes()
     return found
 
 
@@ -135,27 +160,43 @@ def temporary(folder: Path) -> bool:
     return any(path.name.startswith(".tmp-") for path in folder.rglob(".tmp-*"))
 
 
-def newest(folder: Path) -> int:
-    """The step of the newest checkpoint; -1: there is none."""
-    return max((int(path.name[5:11]) for path in folder.glob("checkpoints/step-*")), default=-1)
+def in_runs(folder: Path, pattern: str) -> Iterator[tuple[str, Path]]:
+    """What a pattern finds in the folder, which may be a run, and in those in it: paths relative to the folder, and paths."""
+    for path in (*folder.glob(pattern), *folder.glob(f"*/{pattern}")):
+        yield path.relative_to(folder).as_posix(), path
 
 
-def steps_logged(folder: Path) -> list[str]:
-    path = folder / "metrics.jsonl"
-    return path.read_text(encoding="ascii").split("\n") if path.exists() else []
+def newest(folder: Path) -> dict[str, int]:
+    """The step of the newest checkpoint, by the folder of the run's checkpoints."""
+    found: dict[str, int] = {}
+    for name, path in in_runs(folder, "checkpoints/step-*"):
+        run = name.rpartition("/")[0]
+        found[run] = max(found.get(run, -1), int(path.name[5:11]))
+    return found
 
 
-def half_files(folder: Path, allowed: list[dict[str, bytes]], metrics: list[str]) -> list[str]:
+def steps_logged(folder: Path) -> dict[str, list[str]]:
+    return {name: path.read_text(encoding="ascii").split("\n") for name, path in in_runs(folder, "metrics.jsonl")}
+
+
+def statuses(folder: Path) -> dict[str, str]:
+    """What the runs say of themselves; "": the file cannot be read."""
+    found = {}
+    for name, path in in_runs(folder, "run.json"):
+        try:
+            found[name] = str(json.loads(path.read_text(encoding="utf-8"))["status"])
+        except ValueError:
+            found[name] = ""
+    return found
+
+
+def half_files(folder: Path, allowed: list[dict[str, bytes]], metrics: dict[str, list[str]]) -> list[str]:
     """The names of files that have neither the bytes of ``allowed`` nor, for logs, its whole lines."""
     found = [name for name, data in files_of(folder).items() if all(each.get(name) != data for each in allowed)]
-    if (folder / "run.json").exists():
-        try:
-            json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        except ValueError:
-            found.append("run.json")
-    lines = steps_logged(folder)
-    if lines[:-1] != metrics[: max(len(lines) - 1, 0)]:  # the last one may be cut, which every reader passes over
-        found.append("metrics.jsonl")
+    found += [name for name, status in statuses(folder).items() if not status]
+    for name, lines in steps_logged(folder).items():
+        if lines[:-1] != metrics.get(name, [])[: max(len(lines) - 1, 0)]:  # the last one may be cut, and readers skip it
+            found.append(name)
     return found
 
 
@@ -178,13 +219,13 @@ class Bench:
 
     def whole(self, name: str) -> Path:
         """The folder of a run that nobody killed; the first time it is made, in this process, which is warm afterwards."""
-        from dreamlift.cli import main
-
         case, folder = self.cases[name], self.work / f"whole-{list(self.cases).index(name)}"
         if not folder.exists():
             if case.base:
                 shutil.copytree(self.whole(case.base), folder)
-            assert main(case.start(folder)) == 0, f"{name} fails without any fault"
+            log = self.work / "log.txt"  # a studio ends its process
+            code = Started(case.start(folder), log, True).wait() if case.apart else command(case.start(folder))
+            assert code == 0, f"{name} fails without any fault: {log.read_text() if case.apart else ''}"
         return folder
 
     def begin(self, name: str, folder: Path) -> None:
@@ -230,10 +271,9 @@ def ends_like(folder: Path, whole: Path) -> list[str]:
     """The names of files that differ from those of the run that nobody killed, or are missing."""
     mine, theirs = files_of(folder), files_of(whole)
     found = [name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)]
-    if steps_logged(folder) != steps_logged(whole):
-        found.append("metrics.jsonl")
-    if json.loads((folder / "run.json").read_text(encoding="utf-8"))["status"] != "finished":
-        found.append("run.json")
+    logs, finished = steps_logged(folder), statuses(folder)
+    found += [name for name, lines in steps_logged(whole).items() if logs.get(name) != lines]
+    found += [name for name in statuses(whole) if finished.get(name) != "finished"]
     return sorted(found)
 
 
@@ -260,8 +300,9 @@ def chain(bench: Bench, name: str, fresh: bool, most: int = MOST) -> None:
         tally[f"in {words[0]}"] += 1
         tally["inside a write"] += temporary(folder)
         half += half_files(folder, allowed, metrics)
-        tally["older"] += newest(folder) < last
-        last = newest(folder)
+        now = newest(folder)
+        tally["older"] += any(now.get(run, -1) < step for run, step in last.items())
+        last = now
         words = next_words(case, folder, tally)
     else:
         started = Started(words, log, fresh)
@@ -277,7 +318,7 @@ def chain(bench: Bench, name: str, fresh: bool, most: int = MOST) -> None:
 
 def next_words(case: Any, folder: Path, tally: Counter[str]) -> list[str]:
     """The command that goes on: the first one again, in an empty folder, where the kill came before the run was written."""
-    if (folder / "run.json").exists():
+    if case.apart or (folder / "run.json").exists():
         return case.again(folder)
     if folder.exists() and files_of(folder):  # killed between config.yaml and run.json: the same command goes on
         tally["between the first two files"] += 1
@@ -313,7 +354,7 @@ def mend_and_compare(bench: Bench, name: str, kind: str, folder: Path, failed: b
     """After a fault is gone: the run goes on, and ends as the one without a fault."""
     case, log, whole = bench.cases[name], bench.work / "log.txt", bench.whole(name)
     half = half_files(folder, bench.allowed(name), steps_logged(whole))
-    again = case.again if (folder / "run.json").exists() else case.start
+    again = case.again if case.apart or (folder / "run.json").exists() else case.start
     code = Started(again(folder), log, False).wait() if failed else 0
     differing = [] if code else ends_like(folder, whole)
     if code or half or differing or not said:
@@ -378,7 +419,7 @@ def clock_back(bench: Bench, name: str, rng: random.Random) -> None:
         with suppress(OSError):
             os.utime(path, (real() + DAYS, real() + DAYS))
     if started.code == -signal.SIGKILL:
-        again = case.again if (folder / "run.json").exists() else case.start
+        again = case.again if case.apart or (folder / "run.json").exists() else case.start
         code = Started(again(folder), log, False, set_back).wait()
     else:
         code = started.code or 0
@@ -423,8 +464,6 @@ def done(told: dict[str, Any], name: str, kind: str) -> int:
 def main() -> None:
     if sys.argv[1:2] == ["--child"]:
         prepare_process()
-        from dreamlift.cli import main as command
-
         sys.exit(command(sys.argv[2:]))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two kills of each case, and one of each fault")

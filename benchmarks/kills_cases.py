@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import kills_studio
 import numpy as np
 import torch
 from PIL import Image
@@ -37,11 +38,15 @@ class Case:
     start: Callable[[Path], list[str]]  # the words of the command that begins in a folder
     again: Callable[[Path], list[str]]  # those after a kill, where the folder holds a run
     base: str = ""  # the case whose finished run is there before the start
+    apart: bool = False  # runs are in the folder, made by processes that the command starts; the same command goes on
 
 
 def make_cases(work: Path) -> tuple[Case, ...]:
     """All cases; their configs, prior and photos are written to ``work``."""
     configs = {name: str(path) for name, path in write_configs(work).items()}
+    settings = {**SMALL, **FIELD, "prior": str(work / "prior")}
+    settings["stages.1"] = None
+    tiny = [word for key, value in settings.items() for word in (f"--{key}", "null" if value is None else f"{value}")]
 
     def generate(name: str) -> Case:
         def start(folder: Path) -> list[str]:
@@ -53,8 +58,20 @@ def make_cases(work: Path) -> tuple[Case, ...]:
     return (
         *(generate(name) for name in configs),
         Case("export", export, export, base=MESH),
-        # Cases of batches and of the studio go here: a Case with the words that start them and those that go on.
+        _apart("batch, two assets", lambda folder: ["batch", str(save_list(work)), "--out", str(folder), *tiny]),
+        _apart("studio", lambda folder: [kills_studio.VERB, str(folder), *tiny]),
     )
+
+
+def _apart(name: str, start: Callable[[Path], list[str]]) -> Case:
+    return Case(name, start, start, apart=True)
+
+
+def save_list(work: Path) -> Path:
+    """A list of two assets for a batch."""
+    path = work / "list.csv"
+    path.write_text("prompt,seed\na red mug,0\na red mug,1\n", encoding="utf-8")
+    return path
 
 
 def resume(folder: Path) -> list[str]:

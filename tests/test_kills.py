@@ -43,7 +43,7 @@ def test_a_beginning_has_no_half_files(folders):
     assert half(killed, whole) == []
     assert kills.temporary(killed)
     assert not kills.temporary(whole)
-    assert kills.newest(killed) == 2
+    assert kills.newest(killed) == {"checkpoints": 2}
 
 
 @pytest.mark.parametrize(
