@@ -20,7 +20,7 @@ from dreamlift.export.glb import save_glb
 from dreamlift.runs.progress import Plain
 from dreamlift.toybox.judging import references, shape
 from dreamlift.toybox.judging.judge import Verdict
-from dreamlift.toybox.judging.opening import hollow
+from dreamlift.toybox.judging.opening import hollow, water_levels
 from dreamlift.toybox.judging.pictures import blotchiness, deviation, sharpness, steepness
 from dreamlift.toybox.judging.surfaces import bound_of, compared, roughness_deg
 from dreamlift.toybox.judging.volume import Fitted, Volume, fit_best, fit_volume, grid_points, volume_iou
@@ -179,9 +179,33 @@ def test_the_hollow_of_a_cup_with_and_without_a_lid():
     assert hollow(sphere(16)) == 0
 
 
-def test_a_tube_is_hollow_to_its_lowest_point_and_a_cup_may_be_torn():
+def test_what_stands_above_the_rim_changes_nothing():
+    handle = moved(of(trimesh.creation.box((0.1, 0.6, 0.1))), 0.45, 1.0, 0)  # on the wall
+    assert hollow(joined(cup(), handle)) == pytest.approx(0.9 / 1.3, abs=1e-3)
+    notch = cup()
+    high = notch.vertices[:, 1] > 0.99
+    aside = notch.vertices[:, 0] > 0.2
+    notch = replace(notch, vertices=notch.vertices - np.array([0, 0.4, 0], np.float32) * (high & aside)[:, None])
+    assert hollow(notch) == pytest.approx(0.5, abs=0.05)  # it runs over at the lowest place of the rim
+
+
+def test_water_stands_as_high_as_the_lowest_way_out():
+    """Against relaxation to the fixed point of w = max(h, min over the neighbours of w)."""
+    rng = np.random.default_rng(0)
+    heights, outlets = rng.random((24, 24)), rng.random((24, 24)) > 0.99
+    out = outlets.copy()
+    out[[0, -1]] = out[:, [0, -1]] = True
+    levels = np.where(out, heights, 2.0)
+    for _ in range(600):
+        padded = np.pad(levels, 1, constant_values=2.0)
+        least = np.minimum.reduce([padded[2:, 1:-1], padded[:-2, 1:-1], padded[1:-1, 2:], padded[1:-1, :-2]])
+        levels = np.where(out, heights, np.maximum(heights, np.minimum(levels, least)))
+    assert np.array_equal(water_levels(heights, outlets), levels)
+
+
+def test_a_tube_is_no_vessel_and_a_cup_may_be_torn():
     tube = of(trimesh.creation.annulus(r_min=0.3, r_max=0.4, height=1.0))
-    assert hollow(replace(tube, vertices=tube.vertices[:, [0, 2, 1]])) == pytest.approx(1.0, abs=1e-5)
+    assert hollow(replace(tube, vertices=tube.vertices[:, [0, 2, 1]])) == 0
     fine = trimesh.Trimesh(cup().vertices, cup().faces, process=False).subdivide_to_size(0.05)
     vessel = of(fine)
     keep = np.random.default_rng(0).random(len(vessel.faces)) > 0.01
@@ -270,7 +294,7 @@ def test_a_true_mug_and_one_with_a_lid(monkeypatch):
     best = found.shape
     assert best.volume_iou > 0.97
     assert best.chamfer_inside < 0.004
-    assert best.hollow_ratio == pytest.approx(1.0, abs=0.02)
+    assert best.hollow_ratio == pytest.approx(1.0, abs=0.1)
     assert best.normal_deg < 2
     assert best.roughness == pytest.approx(1.0, abs=0.1)
     assert best.sharpness == pytest.approx(1.0, abs=0.1)
@@ -284,7 +308,18 @@ def test_a_true_mug_and_one_with_a_lid(monkeypatch):
     assert hollow(closed) < 0.1 * best.hollow
     shape.members.cache_clear()
     shape.member_surface.cache_clear()
+    shape.true_hollow.cache_clear()
     shape.cameras.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("kind", "depth"), [("mug", 0.55), ("goblet", 0.35), ("bowl", 0.22), ("vase", 0.12), ("watering_can", 0.21), ("teapot", 0)]
+)
+def test_the_worlds_vessels_are_open(kind, depth):
+    """Also vases under their flowers and cans under their arch; teapots have lids."""
+    found = [hollow(surface_of(make_thing(kind, "red", seed), 64)) for seed in range(2)]
+    assert np.mean(found) == pytest.approx(depth, abs=0.05)
+    assert (np.mean(found) > 0.1) == (kind in shape.VESSELS)
 
 
 def test_evaluate_adds_the_figures_on_request(tmp_path, monkeypatch):

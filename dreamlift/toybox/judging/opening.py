@@ -1,11 +1,14 @@
-"""The hollow of a vessel: how deep its opening is from above.
+"""The hollow of a vessel: how deep the water would stand that is poured over it.
 
-On a grid of 64 x 64 cells over the square around the mesh, each cell has the height of the highest surface over its centre. A
-dent is a connected set of cells (4 neighbours) that lie deeper below the highest of all than ``DEEP``, and that does not reach
-the square's border. The hollow is the median depth over the largest dent.
+On a grid of 64 x 64 cells over the square around the mesh, each cell has the height of the highest surface over its centre. The
+water in a cell stands at the lowest of all ways out, each as high as its highest cell (priority-flood: Barnes et al. 2014,
+https://arxiv.org/abs/1511.04463). So a handle, a spout or a flower above the rim changes nothing. A pool is a connected set of
+cells (4 neighbours) that are deeper than ``DEEP``. The hollow is the median depth of the largest pool.
 """
 
 from __future__ import annotations
+
+import heapq
 
 import numpy as np
 import torch
@@ -16,28 +19,51 @@ from dreamlift.meshing.geometry import face_components
 from dreamlift.types import Mesh
 
 SIDE = 64  # cells a side
-DEEP = 0.06  # least depth of a dent, as a share of the mesh's longest side
-FEWEST = 12  # cells of a dent
+DEEP = 0.06  # least depth of a pool, as a share of the mesh's longest side
+FEWEST = 12  # cells of a pool, and of a hole
 
 
 def hollow(mesh: Mesh) -> float:
-    """The hollow as a share of the mesh's longest side, in [0, 1]; 0 where no dent has 12 cells or more.
+    """The hollow as a share of the mesh's longest side, in [0, 1]; 0 where no pool has 12 cells or more.
 
-    Where a dent has no surface at all below it, it counts down to the mesh's lowest point.
+    Water runs out of a hole of 12 cells or more, as of a pipe. A smaller hole, as in a torn mesh, is as deep as the mesh.
     """
     used = mesh.vertices[np.unique(mesh.faces)]
     low, high = used.min(axis=0), used.max(axis=0)
     size = max(float((high - low).max()), 1e-9)
     heights = top_view((mesh.vertices - (low + high) / 2) / size, mesh.faces).numpy()
+    holes = _numbered(np.isneginf(heights))
+    outlets = (holes > 0) & (np.bincount(holes.ravel())[holes] >= FEWEST)
     heights = heights.clip(-0.5 * float(high[1] - low[1]) / size)
-    depth = heights.max() - heights
+    depth = water_levels(heights, outlets) - heights
     number = _numbered(depth > DEEP)
-    border = np.concatenate([number[0], number[-1], number[:, 0], number[:, -1]])
     counts = np.bincount(number.ravel())
     counts[0] = 0
-    counts[border] = 0
     largest = int(counts.argmax())
     return float(np.median(depth[number == largest])) if counts[largest] >= FEWEST else 0.0
+
+
+def water_levels(heights: np.ndarray, outlets: np.ndarray) -> np.ndarray:
+    """How high water stands in each cell, at least the cell's own height.
+
+    It runs to 4 neighbours, and out over the border and through the ``outlets``.
+
+    Args:
+        heights: ``(H, W)``. outlets: ``(H, W)`` bool.
+    """
+    levels, (rows, columns) = np.full_like(heights, np.inf), heights.shape
+    out = outlets.copy()
+    out[[0, -1]] = out[:, [0, -1]] = True
+    levels[out] = heights[out]
+    heap = [(float(levels[i, j]), i, j) for i, j in np.argwhere(out).tolist()]
+    heapq.heapify(heap)
+    while heap:  # the lowest shore first: no later way to its neighbours is lower
+        level, i, j = heapq.heappop(heap)
+        for y, x in ((i + 1, j), (i - 1, j), (i, j + 1), (i, j - 1)):
+            if 0 <= y < rows and 0 <= x < columns and np.isinf(levels[y, x]):
+                levels[y, x] = max(level, float(heights[y, x]))
+                heapq.heappush(heap, (float(levels[y, x]), y, x))
+    return levels
 
 
 def top_view(vertices: np.ndarray, faces: np.ndarray) -> Tensor:

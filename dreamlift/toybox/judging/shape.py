@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ from dreamlift.types import Cameras, Mesh
 VIEWS, SIZE, ELEVATION_DEG = 8, 256, 20.0  # of the pictures whose colours are compared
 HIGH_DEG = 55.0  # elevation from which clay shows what lies on top
 RESOLUTION = 128  # grid points a side of a member's surface, as of a field's
-VESSEL = 0.1  # least hollow of a member for a ratio
+VESSELS = ("mug", "goblet", "bowl", "vase", "watering_can")  # the kinds whose things are open: their hollow is above 0.1
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Shape:
 
     volume_iou: float  # of the solids, their insides included, in [0, 1]
     chamfer_inside: float  # mean distance between all surfaces that bound the solids; the member's radius is 0.85
-    hollow: float  # median depth of the opening from above, as a share of the longest side
-    hollow_ratio: float  # over the member's, where that is above 0.1
+    hollow: float  # median depth of water that is poured over it, as a share of the longest side
+    hollow_ratio: float  # of vessels: over the median of the kind's members, at most 1
     normal_deg: float  # median angle between the asset's normals and the member's at the nearest points
     roughness: float  # RMS angle between the normals of points near each other, over the member's
     clay_20: float  # share of eight clay views from 20 degrees above in which the judge names the kind
@@ -95,7 +96,7 @@ def shape_of(mesh: Mesh, wanted: Description, judge: Judge, draw: Draw | None = 
     surface = member_surface(wanted, seed, len(mesh.faces))
     own, other = bound_of(placed), bound_of(surface)
     near = compared(own, other)
-    depth, true_depth = hollow(mesh), hollow(surface)
+    depth = hollow(mesh)
     rgb, opacity = _drawn(mesh, fit) if draw is None else draw(fit, cameras())
     with torch.inference_mode():
         truth = render(true, cameras(), supersample=1)
@@ -104,7 +105,7 @@ def shape_of(mesh: Mesh, wanted: Description, judge: Judge, draw: Draw | None = 
         volume_iou=fit.iou,
         chamfer_inside=near.chamfer,
         hollow=depth,
-        hollow_ratio=depth / true_depth if true_depth > VESSEL else math.nan,
+        hollow_ratio=min(depth / true_hollow(wanted), 1.0) if wanted.category in VESSELS else math.nan,
         normal_deg=near.normal_deg,
         roughness=roughness_deg(own) / max(roughness_deg(other), 1e-3),
         clay_20=named_in_clay(mesh, wanted.category, judge, ELEVATION_DEG),
@@ -135,6 +136,12 @@ def members(wanted: Description) -> tuple[Thing, ...]:
     """The true things with which an asset is compared; the index is the seed."""
     words = (wanted.attribute, wanted.hat, wanted.box)
     return tuple(make_thing(wanted.category, wanted.color, seed, *words) for seed in range(MEMBERS))
+
+
+@cache
+def true_hollow(wanted: Description) -> float:
+    """The median hollow of the members. Of the nearest one alone, a closed asset would be compared with the shallowest."""
+    return median(hollow(surface_of(thing, RESOLUTION // 2)) for thing in members(wanted))
 
 
 @cache
