@@ -9,7 +9,8 @@ degrees, each in its own light, before a plain backdrop; the cameras are told. R
 
     the preset           the asset of the whole run
     its pseudo views     the repainted pictures, at their own cameras
-    words                the text prior's asset for the best words: the kind and its main colour
+    words                the text prior's asset for the best words, the kind and its main colour, by the preset magic3d-toy,
+                         whose two stages are the last two of dreambooth3d-toy
     nearest photo        the photo with the nearest camera, in place of each view and placed as the truth is
     partial alone        the partial tuning's weights, lifted: the first stages and a mesh
     full alone           the full tuning's weights, lifted (the paper's DreamBooth+Fusion)
@@ -202,7 +203,7 @@ def measure(task: Task) -> list[dict[str, Any]]:
     found["its pseudo views"] = pictures(pseudo.rgb, pseudo.cameras, truth, subject.kind, PALE.color)
     found["nearest photo"] = pictures(*nearest(task, truth), truth, subject.kind)
     words = f"a {subject.main_color} {subject.kind}"
-    plain = replace(find_preset("toybox"), prompt=words)
+    plain = replace(find_preset("magic3d-toy"), prompt=words)
     found["words"] = against(lifted(quicker(plain) if task.quick else plain), truth, task, "words")
     found["words"] |= {"drift": drift(PriorChoice(), subject.kind)}
     for name in ("partial", "full"):

@@ -108,7 +108,9 @@ Differences: 4 views at each resolution (12, 4, 2 in the row), whose azimuths ar
 edge 1, not 2 (cells of the hash grid and of the tetrahedral grid half as wide); one hidden layer, not two; normals are
 differences of the density over 0.01, not its derivative; the photo's mask keeps its values between 0 and 1, and its rays are
 not moved at random (0.002); the photo's elevation is given or estimated (5 and 0 in the rows); signed distances are in
-cells, where the row has the density minus its threshold; grid points move by at most half a cell, not a whole one.
+cells, where the row has the density minus its threshold; grid points move by at most half a cell, not a whole one; the second
+stage begins with the field's extracted surface, smoothed and reduced to 10,000 faces, and with its colours fitted to those of
+the vertices (the row converts the field itself and inherits its colours).
 """
 
 STABLE_ZERO123 = Config(

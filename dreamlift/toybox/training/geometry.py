@@ -3,7 +3,7 @@
 Places are the canonical coordinates of the visible points, (x + 1) / 2 (SweetDreamer, Li et al. 2023,
 https://arxiv.org/abs/2310.02596); normals are those of the world, (n + 1) / 2. Both are premultiplied by the opacity, so that
 they lie on black, as :func:`dreamlift.stages.teacher.shown` renders them. Light and shading play no part, so a picture costs a
-fifth of a coloured one. The cameras reach from below to almost straight down, into vessels.
+third of a coloured one. The cameras reach from below to almost straight down, into vessels.
 
     python -m dreamlift.toybox.training.geometry --data data/geometry --shards 60
 """
