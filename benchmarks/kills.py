@@ -433,7 +433,7 @@ def clock_back(bench: Bench, name: str, rng: random.Random) -> None:
 FAULTS: dict[str, Callable[[Bench, str, random.Random], None]] = {
     "full disk": full_disk, "read-only": read_only, "clock set back": clock_back,
 }  # fmt: skip
-DISKS = ("full disk", "read-only")  # not of a batch, which leaves 500 MB free, nor of a studio: their runs are those of generate
+DISKS = ("full disk", "read-only")  # not of batches, which leave 500 MB free, and studios: their runs are as those of generate
 
 
 # The table
