@@ -8,6 +8,7 @@ import pytest
 from batch_helpers import DONE, carried_out, entries_of, ledger_of
 
 from dreamlift.batch import coordinator as module
+from dreamlift.batch.attempts import LOST
 from dreamlift.batch.limits import Limits
 from dreamlift.batch.workers.local import Told
 from dreamlift.runs.run import RunError
@@ -161,7 +162,7 @@ def test_an_attempt_of_a_killed_command_on_this_machine_is_taken_over_at_once(le
 
 def test_an_asset_whose_commands_are_always_gone_is_given_up_in_the_end(ledger):
     entry = ledger.entries()[0]
-    for attempt in range(1, module.LOST + 1):
+    for attempt in range(1, LOST + 1):
         ledger.claim(entry, attempt, {})
         ledger.end(entry, attempt, {"outcome": "lost", "step": 0})
     tally, workers, _ = carried_out(ledger, answers())

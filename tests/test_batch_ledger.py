@@ -11,7 +11,8 @@ import threading
 import pytest
 from batch_helpers import entries_of, ledger_of
 
-from dreamlift.batch.ledger import Claim, Heartbeat, Ledger, Observer
+from dreamlift.batch.heartbeat import Heartbeat, Observer
+from dreamlift.batch.ledger import Claim, Ledger
 from dreamlift.system.files import create_exclusively
 from dreamlift.system.processes import pid_space, started
 

@@ -10,7 +10,8 @@ from html.parser import HTMLParser
 import pytest
 from batch_helpers import DONE, carried_out, entries_of, ledger_of
 
-from dreamlift.batch.ledger import Entry, Heartbeat
+from dreamlift.batch.heartbeat import Heartbeat
+from dreamlift.batch.ledger import Entry
 from dreamlift.batch.remote import check, upload
 from dreamlift.batch.report import write_report
 from dreamlift.batch.status import described, duration, rate_of, status_of
