@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import time
 from html.parser import HTMLParser
 
@@ -44,6 +45,35 @@ def test_the_status_counts_what_the_ledger_says(tmp_path, capsys):
         assert status_of(ledger).running[-1]["step"] == 0
     assert main(["status", str(tmp_path)]) == 2
     assert "is no folder of a batch" in capsys.readouterr().err
+
+
+def test_a_command_without_a_sign_of_life_is_said_and_not_counted_as_running(tmp_path, capsys):
+    entries = entries_of(4)
+    ledger = ledger_of(tmp_path / "runs", entries)
+    first, second, third, fourth = entries
+    far = {"space": "elsewhere", "host": "far", "since": "2025-01-01 10:00:00"}
+    for entry, token in ((first, "living"), (second, "killed"), (third, "swept")):
+        ledger.claim(entry, 1, {**far, "token": token})
+    # The killed one made the first asset before; its heartbeat, the later one by name, says so still.
+    for token, age, steps in (("living", 5, {first.id: [30, 600]}), ("killed", 3600, {first.id: [7, 9], second.id: [8, 9]})):
+        (ledger.workers / token).write_text(json.dumps({"running": steps}))
+        os.utime(ledger.workers / token, (time.time() - age,) * 2)
+    (ledger.workers / "zz").write_text(json.dumps({"running": {first.id: [1, 2]}}))
+    ledger.claim(fourth, 1, {**far, "token": "living"})
+    ledger.end(fourth, 1, {"outcome": "lost"})
+    ledger.claim(fourth, 2, {**far, "token": "living"})
+    found = status_of(ledger)
+    assert [(each["folder"], each["step"], each["total"]) for each in found.running] == [
+        (first.folder, 30, 600), (fourth.folder, 0, 0)
+    ]  # fmt: skip
+    assert [each["attempt"] for each in found.running] == [1, 1]  # one that is lost does not count
+    assert [(each["folder"], each["step"]) for each in found.silent] == [(second.folder, 8), (third.folder, 0)]
+    assert found.waiting == 2
+    assert main(["status", str(ledger.root)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    when = time.strftime("%F %H:", time.localtime(time.time() - 3600))
+    assert f"waiting  {second.folder}  step 8/9  no sign of life from far since {when}" in lines[3]
+    assert lines[4].endswith(f"{third.folder}  loading  no sign of life from far (begun 2025-01-01 10:00:00)")
 
 
 def test_the_rate_leaves_pauses_out():

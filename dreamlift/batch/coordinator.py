@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from dreamlift.batch.attempts import FREE_OF_BLAME, counted, end_of, given_up

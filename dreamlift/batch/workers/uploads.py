@@ -85,9 +85,8 @@ class Uploads:
             self.tell("uploaded", f"{further} further assets uploaded to {self.address}", {"uploaded": further})
         if self.failed:
             folder, reason = next(iter(self.failed.items()))
-            raise RunError(
-                f"{len(self.failed)} finished assets are not at {self.address}: {folder}: {reason}; the same command tries again"
-            )
+            what = "1 finished asset is" if len(self.failed) == 1 else f"{len(self.failed)} finished assets are"
+            raise RunError(f"{what} not at {self.address} yet, such as {folder} ({reason}): the same command tries again")
 
     def close(self) -> None:
         """End all processes; the same command uploads what they have not."""
