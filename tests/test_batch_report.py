@@ -85,6 +85,18 @@ def test_the_rate_leaves_pauses_out():
     assert rate_of(pairs) == pytest.approx(0.1, rel=0.06)
 
 
+@pytest.mark.parametrize("limit", ["free", "quota"])
+def test_a_full_disk_says_once_how_to_go_on(tmp_path, monkeypatch, capsys, limit):
+    ledger = ledger_of(tmp_path / "runs", entries_of(1))
+    monkeypatch.setattr("dreamlift.batch.limits.MIN_FREE", 10**18 if limit == "free" else 0)
+    assert main(["batch", "--out", str(ledger.root), *(["--max-disk", "100"] if limit == "quota" else [])]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("dreamlift: stopped: ")
+    assert last.endswith("; the same command goes on")
+    assert last.count("the same command") == 1
+    assert ("free some space" if limit == "free" else "more than --max-disk (0.00 MB)") in last
+
+
 def test_durations():
     assert [duration(x) for x in (42, 600, 12_000, 500_000)] == ["42 s", "10 min", "3 h 20 min", "5 d 18 h"]
 

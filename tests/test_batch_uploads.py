@@ -59,7 +59,7 @@ def test_an_upload_that_crashes_hangs_or_fails_leaves_the_asset_done(ledger, mon
     well, told = scripted(ledger, lambda *_: SENT)
     well.rest(ledger.entries())  # the next command
     assert len(ledger.sent("memory://a")) == 4
-    assert told == [("uploaded", "3 further assets uploaded to memory://a")]
+    assert told == [("uploaded", "3 assets uploaded to memory://a")]
 
 
 def test_an_upload_that_goes_on_is_not_taken_for_a_hanging_one(ledger, monkeypatch):

@@ -190,7 +190,7 @@ class Coordinator:
         slot, what = self.slots[told.slot], told.what
         if what is None:
             self._died(slot, told)
-        elif "ready" in what:
+        elif "ready" in what and slot.verdict is None:  # else it is being killed
             slot.state, self.starts = "idle", 0
         elif "step" in what:
             slot.step, slot.total = what["step"], what["total"]
@@ -235,7 +235,8 @@ class Coordinator:
             self._end("disk", reason)
             self.waiting.append(entry)
         elif told := given_up(record.ends, self.limits.attempts):
-            self._finish_failed(claim, told)
+            if not self._finish_failed(claim, told):
+                self._hold(entry, LOOK)
         else:
             if outcome != "stopped":
                 more = {"id": entry.id, "attempt": counted(record.ends), "reason": reason}

@@ -82,7 +82,7 @@ class Room:
             self.due = self.clock() + MEASURE
         if (used := sum(self.sizes.values())) > self.limits.disk:
             return (
-                f"{self.root} has {used / 1e9:.2f} GB, more than --max-disk ({self.limits.disk / 1e9:.2f} GB): "
+                f"{self.root} has {_shown(used)}, more than --max-disk ({_shown(self.limits.disk)}): "
                 "delete what is not needed, or give it more"
             )
         return ""
@@ -105,6 +105,10 @@ class Room:
 
     def _has(self, name: str, state: str) -> bool:
         return os.path.exists(self.root / name / ASSET / state)
+
+
+def _shown(size: float) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
 
 
 def size_of(path: Path, left_out: frozenset[str] = frozenset()) -> int:

@@ -74,15 +74,15 @@ class Uploads:
         Raises:
             RunError: some could not be uploaded; all others were.
         """
-        self.failed, before = {}, self.sent
+        self.failed = {}
         known = {entry.id for entry in (*self.waiting, *(entry for entry, _ in self.busy.values()))}
         sent, ended = self.ledger.sent(self.address) | known, self.ledger.ended()
         self.waiting.extend(entry for entry in entries if ended.get(entry.id) == "done" and entry.id not in sent)
         while self.waiting or self.busy:
             self.look(POLL)
-        if self.sent > before:
-            further = self.sent - before
-            self.tell("uploaded", f"{further} further assets uploaded to {self.address}", {"uploaded": further})
+        if self.sent:
+            what = "1 asset" if self.sent == 1 else f"{self.sent} assets"
+            self.tell("uploaded", f"{what} uploaded to {self.address}", {"uploaded": self.sent})
         if self.failed:
             folder, reason = next(iter(self.failed.items()))
             what = "1 finished asset is" if len(self.failed) == 1 else f"{len(self.failed)} finished assets are"
