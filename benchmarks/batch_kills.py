@@ -157,7 +157,7 @@ def check(runs: Path, listed: Path) -> dict[str, int]:
         status = json.loads((folder / "run.json").read_text())["status"] if (folder / "run.json").exists() else "?"
         found["not finished"] += status != "finished"
         events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines() if _is_json(line)]
-        found["begun twice"] += sum(event["event"] == "created" for event in events) != 1
+        found["begun twice"] += sum(event["event"] == "created" for event in events) > 1  # 0: killed before it was written
         found["went on from a checkpoint"] += any(event["event"] == "resumed" and event["step"] for event in events)
         steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
         found["steps missing or twice"] += steps != list(range(6))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import math
 import os
 import shutil
 import subprocess
@@ -57,6 +58,8 @@ class Instant:
     limit: int
     signal: Stop = field(default_factory=Stop)
     made: int = 0
+    token: str = "instant"  # noqa: S105
+    patience: float = math.inf
     told: list[Told] = field(default_factory=list)
 
     def start(self, slot: int) -> None:
@@ -83,6 +86,8 @@ class Instant:
 
     def memory(self, slot: int) -> int:
         return 0
+
+    def kept_log(self, slot: int) -> None: ...
 
     def close(self) -> None: ...
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from dreamlift.batch.coordinator import Coordinator
@@ -29,7 +31,7 @@ class Scripted:
     def __init__(self, answer, count=2):
         self.answer, self.count = answer, count
         self.told, self.sent, self.killed, self.stopped, self.starts = [], [], [], [], 0
-        self.bytes = 0
+        self.bytes, self.token, self.patience = 0, "0123456789ab", math.inf
 
     def start(self, slot):
         self.starts += 1
@@ -39,7 +41,7 @@ class Scripted:
         self.sent.append(job["id"])
         said = self.answer(job, self.sent.count(job["id"]))
         if isinstance(said, Told):
-            self.told.append(Told(slot, said.what, said.reason, said.lost))
+            self.told.append(replace(said, slot=slot))
         elif said is not None:
             self.told.append(Told(slot, {"end": job["id"], **said}))
 
@@ -59,6 +61,9 @@ class Scripted:
 
     def memory(self, slot):
         return self.bytes
+
+    def kept_log(self, slot):
+        return None
 
     def close(self): ...
 

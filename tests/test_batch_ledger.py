@@ -11,7 +11,8 @@ import threading
 import pytest
 from batch_helpers import entries_of, ledger_of
 
-from dreamlift.batch.ledger import Claim, Heartbeat, Ledger, Observer
+from dreamlift.batch.heartbeat import Heartbeat, Observer, heartbeats
+from dreamlift.batch.ledger import Claim, Ledger
 from dreamlift.system.files import create_exclusively
 from dreamlift.system.processes import pid_space, started
 
@@ -114,6 +115,39 @@ def test_an_owner_is_gone_when_its_heartbeat_stands_still_on_the_observers_clock
     assert not observer.gone(unknown)
 
 
+def test_a_deleted_heartbeat_is_no_sign_of_life(ledger):
+    clock = [0.0]
+    observer = Observer(ledger, lease=100, clock=lambda: clock[0])
+    owner = {"token": "abc", "space": "elsewhere"}
+    (ledger.workers / "abc").write_text("1")
+    assert not observer.gone(owner)
+    clock[0] = 99.0
+    (ledger.workers / "abc").unlink()  # by another command, which has found its owner gone
+    assert not observer.gone(owner)
+    clock[0] = 101.0
+    assert observer.gone(owner)
+
+
+def test_heartbeats_of_commands_that_are_gone_are_deleted(ledger):
+    clock = [0.0]
+    observer = Observer(ledger, lease=100, clock=lambda: clock[0])
+    killed = {"space": pid_space(), "processes": [[2**22 + 7, "1"]]}
+    for token, beat in {"killed": killed, "far": {"space": "elsewhere"}, "empty": {}, "own": killed}.items():
+        (ledger.workers / token).write_text(json.dumps(beat))
+    (ledger.workers / "own-0.stop").touch()
+    with Heartbeat(ledger, every=1000) as living:
+        left = lambda: {path.name for path in ledger.workers.iterdir()} - {"own-0.stop"}  # noqa: E731
+        observer.sweep("own")
+        assert left() == {"far", "empty", "own", living.token}
+        clock[0] = 99.0
+        (ledger.workers / "far").write_text(json.dumps({"space": "elsewhere", "count": 2}))
+        observer.sweep("own")
+        clock[0] = 101.0
+        observer.sweep("own")
+        assert left() == {"far", "own", living.token}
+        assert heartbeats(ledger)[living.token]["age"] < 60
+
+
 def test_an_owner_on_this_machine_is_gone_with_its_processes(ledger):
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     owner = {"token": "abc", "space": pid_space(), "processes": [[child.pid, started(child.pid)]]}
@@ -144,6 +178,13 @@ def test_a_new_list_keeps_the_assets_of_the_old_one(ledger):
         (2, True), (3, True), (4, True), (0, False), (1, False)
     ]  # fmt: skip
     assert ledger.settings() == {"settings": {}, "more": {"a": 1}}
+
+
+def test_a_ledger_without_presets_is_read(ledger):
+    path = ledger.home / "entries.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({k: v for k, v in line.items() if k != "preset"}) + "\n" for line in lines))
+    assert [entry.preset for entry in ledger.entries()] == ["", "", ""]
 
 
 @pytest.mark.parametrize("line", ["{", '{"id": "0"}', '{"id": "../../../../", "folder": "a"}'])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import time
 from html.parser import HTMLParser
 
 import pytest
 from batch_helpers import DONE, carried_out, entries_of, ledger_of
 
-from dreamlift.batch.ledger import Entry, Heartbeat
+from dreamlift.batch.heartbeat import Heartbeat
+from dreamlift.batch.ledger import Entry
 from dreamlift.batch.remote import check, upload
 from dreamlift.batch.report import write_report
 from dreamlift.batch.status import described, duration, rate_of, status_of
@@ -45,6 +47,35 @@ def test_the_status_counts_what_the_ledger_says(tmp_path, capsys):
     assert "is no folder of a batch" in capsys.readouterr().err
 
 
+def test_a_command_without_a_sign_of_life_is_said_and_not_counted_as_running(tmp_path, capsys):
+    entries = entries_of(4)
+    ledger = ledger_of(tmp_path / "runs", entries)
+    first, second, third, fourth = entries
+    far = {"space": "elsewhere", "host": "far", "since": "2025-01-01 10:00:00"}
+    for entry, token in ((first, "living"), (second, "killed"), (third, "swept")):
+        ledger.claim(entry, 1, {**far, "token": token})
+    # The killed one made the first asset before; its heartbeat, the later one by name, says so still.
+    for token, age, steps in (("living", 5, {first.id: [30, 600]}), ("killed", 3600, {first.id: [7, 9], second.id: [8, 9]})):
+        (ledger.workers / token).write_text(json.dumps({"running": steps}))
+        os.utime(ledger.workers / token, (time.time() - age,) * 2)
+    (ledger.workers / "zz").write_text(json.dumps({"running": {first.id: [1, 2]}}))
+    ledger.claim(fourth, 1, {**far, "token": "living"})
+    ledger.end(fourth, 1, {"outcome": "lost"})
+    ledger.claim(fourth, 2, {**far, "token": "living"})
+    found = status_of(ledger)
+    assert [(each["folder"], each["step"], each["total"]) for each in found.running] == [
+        (first.folder, 30, 600), (fourth.folder, 0, 0)
+    ]  # fmt: skip
+    assert [each["attempt"] for each in found.running] == [1, 1]  # one that is lost does not count
+    assert [(each["folder"], each["step"]) for each in found.silent] == [(second.folder, 8), (third.folder, 0)]
+    assert found.waiting == 2
+    assert main(["status", str(ledger.root)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    when = time.strftime("%F %H:", time.localtime(time.time() - 3600))
+    assert f"waiting  {second.folder}  step 8/9  no sign of life from far since {when}" in lines[3]
+    assert lines[4].endswith(f"{third.folder}  loading  no sign of life from far (begun 2025-01-01 10:00:00)")
+
+
 def test_the_rate_leaves_pauses_out():
     assert rate_of([]) == rate_of([1.0, 2.0]) == 0.0
     assert rate_of([0.0, 10.0, 20.0, 30.0]) == pytest.approx(0.1)
@@ -52,6 +83,18 @@ def test_the_rate_leaves_pauses_out():
     assert rate_of(night) == pytest.approx(0.1)
     pairs = [x for i in range(20) for x in (20.0 * i, 20.0 * i + 0.01)]  # two workers in step
     assert rate_of(pairs) == pytest.approx(0.1, rel=0.06)
+
+
+@pytest.mark.parametrize("limit", ["free", "quota"])
+def test_a_full_disk_says_once_how_to_go_on(tmp_path, monkeypatch, capsys, limit):
+    ledger = ledger_of(tmp_path / "runs", entries_of(1))
+    monkeypatch.setattr("dreamlift.batch.limits.MIN_FREE", 10**18 if limit == "free" else 0)
+    assert main(["batch", "--out", str(ledger.root), *(["--max-disk", "100"] if limit == "quota" else [])]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("dreamlift: stopped: ")
+    assert last.endswith("; the same command goes on")
+    assert last.count("the same command") == 1
+    assert ("free some space" if limit == "free" else "more than --max-disk (0.00 MB)") in last
 
 
 def test_durations():

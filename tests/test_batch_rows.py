@@ -114,6 +114,7 @@ def test_a_row_is_what_generate_makes_of_the_same_options(tmp_path):
         rest, overrides = split_overrides(["generate", *own, "--faces", "700", "--mesh.resolution", "40"])
         expected = config_of(build_parser().parse_args(rest), overrides)
         assert to_plain(config_from(entry, found.settings[entry.settings], "auto")) == to_plain(expected)
+        assert entry.preset == (own[own.index("--preset") + 1] if "--preset" in own else "toybox")
     assert [entry.folder for entry in found.entries] == ["mug", *(f"{name}-{entry.id}" for name, entry in zip(
         ("a-blue-chair", "a-green-car"), found.entries[1:], strict=True))]  # fmt: skip
     assert len(found.settings) == 2  # two rows share theirs
@@ -137,6 +138,15 @@ def test_the_id_is_that_of_the_asset(tmp_path):
     config = copy / "unet" / "config.json"
     config.write_text(config.read_text() + "\n")  # another revision
     assert planned(path, "--prior", copy).entries[0].id != second
+
+
+def test_the_preset_is_that_of_each_row_and_no_part_of_the_id(cwd):
+    (cwd / "mine.yaml").write_text("negative: blurry\n")
+    (cwd / "a.csv").write_text("prompt,preset,config,steps\na red mug,magic3d-toy,,9\na blue mug,,mine.yaml,\na car,,,\n")
+    found = planned(cwd / "a.csv").entries
+    assert [entry.preset for entry in found] == ["magic3d-toy", "", "toybox"]
+    (cwd / "b.txt").write_text("a car\n")
+    assert planned(cwd / "b.txt", "--preset", "toybox").entries[0].id == found[2].id
 
 
 def test_a_picture_counts_by_its_content_and_lies_beside_the_list(tmp_path, monkeypatch):

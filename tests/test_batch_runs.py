@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -71,6 +72,7 @@ def test_a_killed_batch_goes_on_and_a_poison_prompt_costs_itself_alone(cwd, caps
     for folder in good:
         assert (folder / "asset.glb").is_file()
         assert [event["event"] for event in read(folder / "events.jsonl")].count("created") == 1
+        assert json.loads((folder / "run.json").read_text())["preset"] == "toybox"
         assert [line["step"] for line in read(folder / "metrics.jsonl")] == [*range(6)]
     before = {path: path.stat().st_mtime_ns for folder in good for path in folder.rglob("*")}
     assert main(["batch", "--out", "runs"]) == 3  # the one that was given up stays so
@@ -98,6 +100,17 @@ def test_a_signal_stops_at_a_checkpoint_and_the_same_command_goes_on(cwd):
     assert json.loads((folder / ".asset" / "end-0001").read_text())["outcome"] == "stopped"
     assert len(list((folder / "checkpoints").iterdir())) == 1
     assert list((cwd / "runs" / ".batch" / "workers").iterdir()) == []
+    assert list((cwd / "runs" / ".batch" / "logs").iterdir()) == []
+    process = begun(cwd, "--attempts", 1)
+    while not (folder / ".asset" / "claim-0002").exists() and time.monotonic() < end:
+        time.sleep(0.02)
+        assert process.poll() is None, process.stderr.read()
+    for pid, _ in reversed(json.loads((folder / ".asset" / "claim-0002").read_text())["processes"]):
+        os.kill(pid, signal.SIGTERM)  # to all of them, the worker first, while it prepares the run
+    _, errors = process.communicate()
+    assert (process.returncode, errors.splitlines()[-1][:30]) == (130, "dreamlift: stopped by SIGTERM;")
+    assert json.loads((folder / ".asset" / "end-0002").read_text())["outcome"] == "stopped"
+    assert not (folder / ".asset" / "failed").exists()
 
 
 def test_what_a_killed_beginning_leaves_is_removed_and_other_files_are_kept(tmp_path):

@@ -58,6 +58,17 @@ def test_a_second_process_is_refused_and_a_dead_ones_lock_is_taken_over(tmp_path
     assert not locks.NAMES & set(names(tmp_path / "run"))
 
 
+def test_how_long_a_lock_is_valid(run, tmp_path):
+    assert locks.seconds_left(run.folder) == float("inf")
+    assert locks.seconds_left(tmp_path) == locks.seconds_left(tmp_path / "missing") == 0
+    change(run.folder / ".lock", {"host": "another-host"})
+    assert locks.VALID - 60 < locks.seconds_left(run.folder) <= locks.VALID
+    os.utime(run.folder / ".lock", (time.time() - locks.VALID - 1,) * 2)
+    assert locks.seconds_left(run.folder) == 0
+    (run.folder / ".lock").write_text("{")
+    assert locks.seconds_left(run.folder) == 0
+
+
 def test_the_same_process_cannot_open_a_run_twice(run):
     refused(lambda: Run.open(run.folder, config_hash=HASH), f"in use by process {os.getpid()} on")
     run.close()

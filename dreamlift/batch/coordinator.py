@@ -6,26 +6,29 @@ same folder, goes on.
 
 from __future__ import annotations
 
-import re
+import contextlib
+import math
 import socket
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from dreamlift.batch.ledger import Claim, Entry, Heartbeat, Ledger, Observer, Record
+from dreamlift.batch.attempts import FREE_OF_BLAME, counted, end_of, given_up
+from dreamlift.batch.heartbeat import Heartbeat, Observer
+from dreamlift.batch.ledger import Claim, Entry, Ledger
 from dreamlift.batch.limits import Limits, Room
 from dreamlift.batch.workers.local import Told, Workers
+from dreamlift.batch.workers.uploads import Uploads
 from dreamlift.runs.checkpoints import RunError
+from dreamlift.runs.lock import seconds_left
 from dreamlift.system.signals import Stop
 
 POLL, LOOK, GRACE = 0.25, 2.0, 120.0  # seconds between looks at the workers, at others' assets, and until a stop is forced
-BUSY = 10.0  # until the next attempt where a killed process still seems to have the asset's folder
-STARTS = 3  # workers in a row that end before they are ready: something is wrong with the installation
-LOST = 20  # attempts whose machine or coordinator was gone, before an asset is given up
-FREE_OF_BLAME = ("stopped", "busy", "disk", "lost")
+BUSY = 10.0  # until the next look where another process has, or had, the asset's folder
+SWEEP = 30.0  # between looks for heartbeats of killed commands
+STARTS = 3  # workers in a row that end, or are killed, before they are ready: something is wrong with the installation
 Tell = Callable[[str, str, dict[str, Any]], None]
 
 
@@ -36,7 +39,7 @@ class Slot:
     number: int
     state: str = "starting"  # starting, idle, busy, or off
     claim: Claim | None = None
-    since: float = 0.0  # when it was given its asset
+    since: float = 0.0  # when it was started, or given its asset
     step: int = 0
     total: int = 0
     verdict: tuple[str, str] | None = None  # outcome and reason where the coordinator has killed it
@@ -63,7 +66,8 @@ class Coordinator:
     workers: Workers
     limits: Limits
     tell: Tell
-    more: dict[str, Any] = field(default_factory=dict)  # of each job: device, drop_checkpoints, upload
+    more: dict[str, Any] = field(default_factory=dict)  # of each job: device, drop_checkpoints
+    uploads: Uploads | None = None  # of finished assets
     retry_failed: bool = False
     lease: float | None = None
 
@@ -71,8 +75,8 @@ class Coordinator:
         self.slots = [Slot(number) for number in range(self.workers.count)]
         self.waiting: deque[Entry] = deque()
         self.held: dict[str, tuple[Entry, float]] = {}  # that another process has, and when to look again
-        self.tally, self.starts, self.stopped = Tally(), 0, 0.0
-        self.beat = Heartbeat(self.ledger, self.about)
+        self.tally, self.starts, self.stopped, self.swept = Tally(), 0, 0.0, -math.inf
+        self.beat = Heartbeat(self.ledger, self.about, token=self.workers.token)
         self.observer = Observer(self.ledger) if self.lease is None else Observer(self.ledger, self.lease)
         self.room = Room(self.ledger.root, self.limits)
 
@@ -87,11 +91,10 @@ class Coordinator:
     def look(self) -> int:
         """Find what is left to do, from the ledger; returns the number of assets that are."""
         ended, folders = self.ledger.ended(), self.ledger.folders()
+        deleted = {entry.id for entry in self.entries if entry.id in ended and entry.folder not in folders}
+        self.ledger.forget(deleted)
         for entry in self.entries:
-            state = ended.get(entry.id, "")
-            if state and entry.folder not in folders:
-                self.ledger.forget(entry.id)
-                state = ""
+            state = "" if entry.id in deleted else ended.get(entry.id, "")
             if not state and entry.folder in folders:
                 record = self.ledger.record(entry)
                 state = record.state if record.state in ("done", "failed") else ""
@@ -113,13 +116,18 @@ class Coordinator:
                     self._start(slot)
                 while self._left():
                     self._hand_out()
-                    for told in self.workers.hear(POLL):
+                    heard = self.workers.hear(POLL)
+                    # A signal to all processes of the command ends workers as well, which is not the fault of their assets.
+                    self._check(stop, time.monotonic() - begun)
+                    for told in heard:
                         self._heard(told)
                     self._watch()
-                    self._check(stop, time.monotonic() - begun)
+                    self._tidy()
             finally:
                 self.workers.close()
                 self._release()
+        if self.tally.ended in ("disk", "time") and not self.waiting and not self.held:
+            self.tally.ended = ""  # the last asset was finished all the same
         return self.tally
 
     def _left(self) -> bool:
@@ -127,21 +135,20 @@ class Coordinator:
         return busy if self.tally.ended else bool(busy or self.waiting or self.held)
 
     def _start(self, slot: Slot) -> None:
-        slot.state, slot.claim, slot.verdict = "starting", None, None
+        slot.state, slot.claim, slot.verdict, slot.since = "starting", None, None, time.monotonic()
         self.workers.start(slot.number)
 
     def _hand_out(self) -> None:
-        """Give each idle worker an asset."""
+        """Give each idle worker an asset, while there is room on the disk."""
         now = time.monotonic()
+        if not self.tally.ended and (told := self.room.full()):
+            self._end("disk", told)
         for entry, when in list(self.held.values()):
             if when <= now:
                 del self.held[entry.id]
                 self.waiting.appendleft(entry)
         for slot in self.slots:
             while slot.state == "idle" and self.waiting and not self.tally.ended:
-                if told := self.room.full():
-                    self._end("disk", told)
-                    return
                 entry = self.waiting.popleft()
                 claim = self._claimed(entry, slot)
                 if claim is not None:
@@ -155,67 +162,44 @@ class Coordinator:
     def _claimed(self, entry: Entry, slot: Slot) -> Claim | None:
         """The right to make an asset now; None: it is finished, given up, or another process has it."""
         record = self.ledger.record(entry)
+        theirs = record.state == "claimed" and record.owner.get("token") != self.beat.token
+        if theirs and not self.observer.gone(record.owner):
+            return self._hold(entry, LOOK)
+        if record.state in ("waiting", "claimed") and (left := seconds_left(self.ledger.folder(entry))) > 0:
+            # Its run is locked, on another machine for some minutes after the process that made it has gone: a claim now
+            # could only end as "busy".
+            return self._hold(entry, min(left, BUSY))
         if record.state == "claimed":
-            if record.owner.get("token") != self.beat.token and not self.observer.gone(record.owner):
-                self._hold(entry)
-                return None
-            self._end_attempt(entry, record.attempt, "lost", f"its process on {record.owner.get('host', '?')} is gone", 0.0)
+            self._end_attempt(entry, record.attempt, "lost", f"its process on {record.owner.get('host', '?')} is gone")
             record = self.ledger.record(entry)
         if record.state in ("done", "failed"):
             self._count(record.state)
             return None
         if record.state == "claimed":  # by another process, since the look above
-            self._hold(entry)
-            return None
-        if told := self._given_up(record):
-            if self.ledger.finish(Claim(entry, record.attempt), "failed", {"reason": told, "attempts": record.attempt}):
-                self._fail(entry, told)
-            else:
-                self._hold(entry)
-            return None
-        claim = self.ledger.claim(
-            entry, record.attempt + 1, self.beat.owner(self.workers.process(slot.number)) | {"id": entry.id}
-        )
-        if claim is None:
-            self._hold(entry)
-        return claim
+            return self._hold(entry, LOOK)
+        if told := given_up(record.ends, self.limits.attempts):
+            return None if self._finish_failed(Claim(entry, record.attempt), told) else self._hold(entry, LOOK)
+        owner = self.beat.owner(self.workers.process(slot.number)) | {"id": entry.id}
+        return self.ledger.claim(entry, record.attempt + 1, owner) or self._hold(entry, LOOK)
 
-    def _hold(self, entry: Entry, seconds: float = LOOK) -> None:
+    def _hold(self, entry: Entry, seconds: float) -> None:
+        """Look at an asset again after some seconds."""
         self.held[entry.id] = (entry, time.monotonic() + seconds)
-
-    def _given_up(self, record: Record) -> str:
-        """Why no further attempt is made, or "".
-
-        An attempt that crashed beyond the checkpoints of those before it does not count: it was killed from outside, as on a
-        machine that is taken away, and the next one gets further. That ends, since an asset has so many steps.
-        """
-        counted = lost = best = 0
-        for end in record.ends:
-            outcome, step = end.get("outcome"), int(end.get("step", 0))
-            lost += outcome == "lost"
-            counted += outcome not in FREE_OF_BLAME and not (outcome == "crashed" and step > best)
-            best = max(best, step)
-        last = str(record.ends[-1].get("reason", "")) if record.ends else ""
-        if record.ends and record.ends[-1].get("outcome") == "refused":
-            return last
-        if counted >= self.limits.attempts:
-            return last
-        return f"its process was gone {lost} times" if lost >= LOST else ""
 
     def _heard(self, told: Told) -> None:
         slot, what = self.slots[told.slot], told.what
         if what is None:
             self._died(slot, told)
-        elif "ready" in what:
+        elif "ready" in what and slot.verdict is None:  # else it is being killed
             slot.state, self.starts = "idle", 0
         elif "step" in what:
             slot.step, slot.total = what["step"], what["total"]
         elif "note" in what:
             entry = slot.claim.entry if slot.claim else None
             self.tell("note", what["note"], {"asset": entry.id if entry else ""})
-        elif "end" in what and slot.claim is not None and slot.verdict is None:
-            claim, slot.claim, slot.state = slot.claim, None, "idle"
-            self._ended(claim, what, time.monotonic() - slot.since)
+        elif "end" in what and slot.claim is not None and (slot.verdict is None or what["outcome"] == "done"):
+            claim, slot.claim, slot.state = slot.claim, None, "idle" if slot.verdict is None else "off"
+            self._ended(slot, claim, what, time.monotonic() - slot.since)
             if what["outcome"] == "memory":  # what is left of the failed attempt should not weigh on the next asset
                 slot.state = "off"
                 self.workers.kill(slot.number)
@@ -223,66 +207,80 @@ class Coordinator:
     def _died(self, slot: Slot, told: Told) -> None:
         """A worker has ended. Start another one, unless all is done."""
         claim, slot.claim = slot.claim, None
+        cause = "lost" if told.lost else "stopped" if told.stopped or self.tally.ended else "crashed"
+        outcome, reason = slot.verdict or (cause, told.reason)
         if claim is not None:
-            outcome, reason = slot.verdict or ("lost" if told.lost else "crashed", told.reason)
-            if self.tally.ended and outcome == "crashed":
-                outcome = "stopped"
-            self._ended(claim, {"outcome": outcome, "reason": reason}, time.monotonic() - slot.since)
+            self._ended(slot, claim, {"outcome": outcome, "reason": reason}, time.monotonic() - slot.since)
         elif slot.state == "starting" and not self.tally.ended:
             self.starts += 1
             if self.starts >= STARTS:
-                raise RunError(f"workers cannot start: {told.reason}")
+                raise RunError(f"workers cannot start: {reason}{self._log(slot)}")
         slot.state = "off"
         if not self.tally.ended:
             self._start(slot)
 
-    def _ended(self, claim: Claim, what: dict[str, Any], seconds: float) -> None:
+    def _ended(self, slot: Slot, claim: Claim, what: dict[str, Any], seconds: float) -> None:
         """Write down how an attempt ended."""
-        entry, outcome, reason = claim.entry, what["outcome"], str(what.get("reason", ""))
-        host = socket.gethostname()
+        entry, outcome = claim.entry, what["outcome"]
+        self.room.add(self.ledger.folder(entry))
         if outcome == "done":
-            detail = {"host": host, "attempt_seconds": round(seconds, 1), **what.get("figures", {})}
-            self.room.add(self.ledger.folder(entry))
-            if self.ledger.finish(claim, "done", detail):
-                self.tally.made += 1
-            if what.get("sent"):
-                self.ledger.note_sent(entry)
-            self._count("done")
-            self.tell("done", f"{entry.folder} ({seconds:.1f} s)", self._numbers(entry) | {"seconds": round(seconds, 1)})
+            self._finish_done(claim, what, seconds)
             return
-        self._end_attempt(entry, claim.attempt, outcome, reason, seconds)
+        reason = str(what.get("reason", "")) + (self._log(slot) if outcome not in FREE_OF_BLAME else "")
+        self._end_attempt(entry, claim.attempt, outcome, reason, seconds, alone=not self.tally.ended)
+        record = self.ledger.record(entry)
         if outcome == "busy":
             self._hold(entry, BUSY)
         elif outcome == "disk":
             self._end("disk", reason)
-        elif outcome == "stopped":  # by another one than this coordinator, unless it ends
             self.waiting.append(entry)
+        elif told := given_up(record.ends, self.limits.attempts):
+            if not self._finish_failed(claim, told):
+                self._hold(entry, LOOK)
         else:
-            told = self._given_up(self.ledger.record(entry))
-            if told and self.ledger.finish(claim, "failed", {"reason": told, "attempts": claim.attempt, "host": host}):
-                self._fail(entry, told)
-            elif not told:
-                self.tell("again", f"{entry.folder}: {reason}", {"id": entry.id, "attempt": claim.attempt, "reason": reason})
-                self.waiting.append(entry)
+            if outcome != "stopped":
+                more = {"id": entry.id, "attempt": counted(record.ends), "reason": reason}
+                self.tell("again", f"{entry.folder}: {reason}", more)
+            self.waiting.append(entry)
 
-    def _end_attempt(self, entry: Entry, attempt: int, outcome: str, reason: str, seconds: float) -> None:
-        step = newest_step(self.ledger.folder(entry))
-        self.ledger.end(
-            entry,
-            attempt,
-            {
-                "outcome": outcome,
-                "reason": reason,
-                "step": step,
-                "seconds": round(seconds, 1),
-                "host": socket.gethostname(),
-                "time": time.strftime("%F %T"),
-            },
-        )
+    def _finish_done(self, claim: Claim, what: dict[str, Any], seconds: float) -> None:
+        entry = claim.entry
+        detail = {
+            "host": socket.gethostname(),
+            "attempts": counted(self.ledger.record(entry).ends) + 1,
+            "attempt_seconds": round(seconds, 1),
+            **what.get("figures", {}),
+        }
+        if self.ledger.finish(claim, "done", detail):
+            self.tally.made += 1
+        self._count("done")
+        self.tell("done", f"{entry.folder} ({seconds:.1f} s)", self._numbers(entry) | {"seconds": round(seconds, 1)})
+        if self.uploads is not None:
+            self.uploads.add(entry)
 
-    def _fail(self, entry: Entry, reason: str) -> None:
+    def _finish_failed(self, claim: Claim, reason: str) -> bool:
+        """Give an asset up, unless another command has taken it over; returns whether it was given up."""
+        entry, host = claim.entry, socket.gethostname()
+        tried = counted(self.ledger.record(entry).ends)
+        if not self.ledger.finish(claim, "failed", {"reason": reason, "attempts": tried, "host": host}):
+            return False
         self._count("failed")
         self.tell("failed", f"{entry.folder} is given up: {reason}", self._numbers(entry) | {"reason": reason})
+        return True
+
+    def _end_attempt(
+        self, entry: Entry, attempt: int, outcome: str, reason: str, seconds: float = 0.0, alone: bool = False
+    ) -> None:
+        self.ledger.end(entry, attempt, end_of(self.ledger.folder(entry), outcome, reason, seconds, alone))
+
+    def _log(self, slot: Slot) -> str:
+        """Where to read what a worker's process printed, which is kept; "": nowhere."""
+        path = self.workers.kept_log(slot.number)
+        if path is None:
+            return ""
+        with contextlib.suppress(ValueError):
+            path = path.relative_to(self.ledger.root)
+        return f" (log: {path})"
 
     def _count(self, state: str) -> None:
         setattr(self.tally, state, getattr(self.tally, state) + 1)
@@ -291,25 +289,26 @@ class Coordinator:
         return {"id": entry.id, "done": self.tally.done, "failed": self.tally.failed, "assets": len(self.entries)}
 
     def _watch(self) -> None:
-        """Kill workers that take too long or too much memory."""
+        """Kill workers that do not start, or take too long or too much memory."""
         now = time.monotonic()
         for slot in self.slots:
-            if slot.claim is None or slot.verdict is not None:
+            if slot.verdict is not None:
                 continue
-            used = self.workers.memory(slot.number)
-            if now - slot.since > self.limits.timeout:
-                slot.verdict = (
-                    "timeout",
-                    f"it took longer than --timeout {self.limits.timeout:g}s, at step {slot.step} of {slot.total}",
-                )
-            elif used > self.limits.memory:
-                slot.verdict = (
-                    "memory",
-                    f"its process had {used / 1e9:.1f} GB of memory; accepted: {self.limits.memory / 1e9:.1f} GB "
-                    "(--max-memory)",
-                )
+            if slot.state == "starting" and now - slot.since > self.workers.patience:
+                slot.verdict = ("crashed", f"a process was not ready after {self.workers.patience:g} s")
+            elif slot.claim is not None:
+                where = f"at step {slot.step} of {slot.total}"
+                slot.verdict = self.limits.exceeded(now - slot.since, self.workers.memory(slot.number), where)
             if slot.verdict is not None:
                 self.workers.kill(slot.number)
+
+    def _tidy(self) -> None:
+        """What goes on beside the assets: uploads, and heartbeats of commands that were killed."""
+        if self.uploads is not None:
+            self.uploads.look()
+        if time.monotonic() - self.swept > SWEEP:
+            self.swept = time.monotonic()
+            self.observer.sweep(self.beat.token)
 
     def _check(self, stop: Stop, seconds: float) -> None:
         """End the work where a signal or the time asks for it; force it where workers do not follow."""
@@ -336,13 +335,4 @@ class Coordinator:
         """Give back what this command still has, after an error or a second signal."""
         for slot in self.slots:
             if slot.claim is not None:
-                self._end_attempt(slot.claim.entry, slot.claim.attempt, "stopped", "", 0.0)
-
-
-def newest_step(folder: Path) -> int:
-    """The step of a run's newest checkpoint, by its name; 0: there is none."""
-    try:
-        found = [re.match(r"step-(\d+)", path.name) for path in (folder / "checkpoints").iterdir()]
-    except OSError:
-        return 0
-    return max((int(match[1]) for match in found if match), default=0)
+                self._end_attempt(slot.claim.entry, slot.claim.attempt, "stopped", "")

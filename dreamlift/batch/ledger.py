@@ -8,6 +8,8 @@
         .batch/workers/TOKEN      the heartbeat of a command that makes assets: rewritten every BEAT seconds
         .batch/ended/ID.done      an empty file for each finished asset (ID.failed: given up), so that one look at a folder
                                   counts them; it is made again from the assets' folders where it is missing
+        .batch/ended/ID.sent-A    it was uploaded to the address whose hash begins with A
+        .batch/logs/TOKEN-S-N.log what the N-th process of a command's worker S printed; kept where an attempt failed
         a-red-mug-3f2a9c81d0e4/   an ordinary run, and
             .asset/claim-0001     who makes the asset for the first time (host, process, since)
             .asset/end-0001       how that attempt ended; without it, it is under way or its process was killed
@@ -16,31 +18,24 @@
 
 Each of these small files is created once, by a hard link, which succeeds for one of several processes only, also on a network
 file system; none but the heartbeat is ever changed. So attempt N + 1 has one owner, and an asset is finished once. An owner
-whose attempt was taken over finds claim N + 1 and does not finish. An attempt is taken over where its owner's process is gone
-(on this machine), or where its heartbeat has not *changed* for LEASE seconds of the observer's own monotonic clock: clocks of
-several hosts are never compared, so one that is wrong or set back does no harm.
+whose attempt was taken over finds claim N + 1 and does not finish. When an attempt is taken over: dreamlift.batch.heartbeat.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
-import secrets
-import socket
-import threading
-import time
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dreamlift.system.files import atomic_write_text, create_exclusively
-from dreamlift.system.processes import lives, pid_space, started
 
 BATCH, ASSET = ".batch", ".asset"
-BEAT, LEASE = 10.0, 120.0  # seconds between heartbeats; without one until an attempt is taken over
 ATTEMPT = re.compile(r"(claim|end)-(\d{4,})")
 
 
@@ -55,6 +50,7 @@ class Entry:
     settings: str  # the name of its settings in settings.jsonl
     photos: tuple[dict[str, Any], ...] = ()  # fields of its photos
     anyway: bool = False  # started even if the prior knows none of the prompt's nouns
+    preset: str = ""  # from which its settings came, for run.json; "": not known
     line: int = 0  # in the list, counted from 1
     listed: bool = True  # False: of an earlier list for the same folder, and not of the newest
 
@@ -118,7 +114,7 @@ class Ledger:
 
         Assets whose folder was deleted do not count.
         """
-        names = (name.partition(".") for name in _names(self.ended_folder))
+        names = (name.partition(".") for name in names_in(self.ended_folder))
         return {name: state for name, _, state in names if state in ("done", "failed")}
 
     def end_times(self) -> list[float]:
@@ -129,7 +125,7 @@ class Ledger:
 
     def folders(self) -> set[str]:
         """The names in the batch's folder."""
-        return set(_names(self.root))
+        return set(names_in(self.root))
 
     def stranger(self, entry: Entry) -> str:
         """Why an existing folder cannot be the asset's, or "": it is another asset's, or no asset's of a batch.
@@ -139,10 +135,10 @@ class Ledger:
         place = self.folder(entry)
         if entry.id in entry.folder:
             return ""
-        names = set(_names(place))
+        names = set(names_in(place))
         if names and ASSET not in names:
             return f"{place} exists and is no asset of this batch: give the asset another name"
-        known = _read(place / ASSET / "claim-0001").get("id", entry.id)
+        known = read_json(place / ASSET / "claim-0001").get("id", entry.id)
         if known != entry.id:
             return f"{place} has an asset of an earlier list, with other settings: give this one another name"
         return ""
@@ -150,22 +146,22 @@ class Ledger:
     def record(self, entry: Entry) -> Record:
         """The state of one asset, from its folder. An index entry that a killed process left out is added."""
         place = self.folder(entry) / ASSET
-        names = set(_names(place))
+        names = set(names_in(place))
         for state in ("done", "failed"):
             if state in names:
                 self._note_end(entry, state)
                 return Record(state, max(_numbers(names, "claim"), default=0))
         claims, past = _numbers(names, "claim"), max(_numbers(names, "retried"), default=0)
-        ends = [(number, _read(place / f"end-{number:04}")) for number in sorted(_numbers(names, "end")) if number > past]
+        ends = [(number, read_json(place / f"end-{number:04}")) for number in sorted(_numbers(names, "end")) if number > past]
         newest = max(claims, default=0)
         found = tuple(end for _, end in ends)
         if newest and newest not in _numbers(names, "end"):
-            return Record("claimed", newest, _read(place / f"claim-{newest:04}"), found)
+            return Record("claimed", newest, read_json(place / f"claim-{newest:04}"), found)
         return Record("waiting", newest, {}, found)
 
     def detail(self, entry: Entry, state: str) -> dict[str, Any]:
         """What the file ``done`` or ``failed`` of an asset says."""
-        return _read(self.folder(entry) / ASSET / state)
+        return read_json(self.folder(entry) / ASSET / state)
 
     def claim(self, entry: Entry, attempt: int, owner: dict[str, Any]) -> Claim | None:
         """The right to make attempt ``attempt``; None: another process has it. Raises OSError."""
@@ -181,7 +177,7 @@ class Ledger:
     def finish(self, claim: Claim, state: str, detail: dict[str, Any]) -> bool:
         """Write that the asset is done, or failed; False: it was taken over, or finished before."""
         place = self.folder(claim.entry) / ASSET
-        names = set(_names(place))
+        names = set(names_in(place))
         if max(_numbers(names, "claim"), default=0) > claim.attempt or names & {"done", "failed"}:
             return False
         made = create_exclusively(place / state, _json({"attempt": claim.attempt, **detail}))
@@ -192,95 +188,30 @@ class Ledger:
     def retry(self, entry: Entry) -> None:
         """Let an asset that was given up be made again, with all its attempts."""
         place = self.folder(entry) / ASSET
-        newest = max(_numbers(set(_names(place)), "claim"), default=0)
+        newest = max(_numbers(set(names_in(place)), "claim"), default=0)
         with contextlib.suppress(FileNotFoundError):
             os.replace(place / "failed", place / f"retried-{newest:04}")
         (self.ended_folder / f"{entry.id}.failed").unlink(missing_ok=True)
 
-    def forget(self, id: str) -> None:
-        """Remove an asset's entry in the index, whose folder was deleted."""
-        for state in ("done", "failed", "sent"):
-            (self.ended_folder / f"{id}.{state}").unlink(missing_ok=True)
+    def forget(self, ids: Iterable[str]) -> None:
+        """Remove the entries in the index of assets whose folders were deleted."""
+        gone = set(ids)
+        for name in names_in(self.ended_folder) if gone else ():
+            if name.partition(".")[0] in gone:
+                (self.ended_folder / name).unlink(missing_ok=True)
 
-    def note_sent(self, entry: Entry) -> None:
-        """Write that a finished asset was uploaded."""
-        self._note_end(entry, "sent")
+    def note_sent(self, entry: Entry, address: str) -> None:
+        """Write that a finished asset was uploaded to an address."""
+        self._note_end(entry, _sent_to(address))
 
-    def sent(self) -> set[str]:
-        """The ids of the uploaded assets."""
-        return {name.removesuffix(".sent") for name in _names(self.ended_folder) if name.endswith(".sent")}
+    def sent(self, address: str) -> set[str]:
+        """The ids of the assets that were uploaded to an address."""
+        end = f".{_sent_to(address)}"
+        return {name.removesuffix(end) for name in names_in(self.ended_folder) if name.endswith(end)}
 
     def _note_end(self, entry: Entry, state: str) -> None:
         with contextlib.suppress(OSError):
             (self.ended_folder / f"{entry.id}.{state}").touch(exist_ok=True)
-
-
-class Heartbeat:
-    """This command's sign of life: a file that a thread rewrites. Use it as a context manager."""
-
-    def __init__(self, ledger: Ledger, about: Callable[[], dict[str, Any]] = dict, every: float = BEAT) -> None:
-        self.token = secrets.token_hex(6)
-        self.path, self.about, self.every, self.count = ledger.workers / self.token, about, every, 0
-        self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._keep, name="dreamlift-heartbeat", daemon=True)
-
-    def owner(self, worker: int = 0) -> dict[str, Any]:
-        """What a claim says of its owner; ``worker``: the process that makes the asset on this machine, 0 if elsewhere."""
-        return {
-            "token": self.token,
-            "host": socket.gethostname(),
-            "space": pid_space(),
-            "since": time.strftime("%F %T"),
-            "processes": [[pid, started(pid)] for pid in (os.getpid(), worker) if pid],
-        }
-
-    def beat(self) -> None:
-        """Write it now. Raises OSError."""
-        self.count += 1
-        atomic_write_text(self.path, json.dumps({**self.about(), "host": socket.gethostname(), "count": self.count}))
-
-    def _keep(self) -> None:
-        while not self.stop.wait(self.every):
-            with contextlib.suppress(OSError):  # a full disk: the next one tries again
-                self.beat()
-
-    def __enter__(self) -> Heartbeat:
-        self.beat()
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        self.thread.join()
-        with contextlib.suppress(OSError):
-            self.path.unlink()
-
-
-class Observer:
-    """Which owners are gone, as seen from this process."""
-
-    def __init__(self, ledger: Ledger, lease: float = LEASE, clock: Callable[[], float] = time.monotonic) -> None:
-        self.ledger, self.lease, self.clock = ledger, lease, clock
-        self.seen: dict[str, tuple[bytes, float]] = {}  # by token: the last heartbeat, and when it was first seen
-
-    def gone(self, owner: dict[str, Any]) -> bool:
-        """Whether an owner's processes have ended, or its heartbeat has stood still for the lease."""
-        if owner.get("space") and owner["space"] == pid_space():
-            return not any(lives(pid, begun) for pid, begun in owner.get("processes", []))
-        token = str(owner.get("token", ""))
-        try:
-            beat = (self.ledger.workers / Path(token).name).read_bytes() if token else b""
-        except OSError:
-            beat = b""
-        now = self.clock()
-        if token not in self.seen or self.seen[token][0] != beat:
-            self.seen[token] = (beat, now)
-        return now - self.seen[token][1] >= self.lease
-
-
-def heartbeats(ledger: Ledger) -> list[dict[str, Any]]:
-    """What the commands that make assets said last; those of killed ones are among them."""
-    return [{**_read(ledger.workers / name), "token": name} for name in sorted(_names(ledger.workers)) if "." not in name]
 
 
 def _entry(line: dict[str, Any]) -> Entry:
@@ -299,18 +230,23 @@ def _numbers(names: set[str], kind: str) -> set[int]:
     return {int(name[len(kind) + 1 :]) for name in names if name.startswith(f"{kind}-") and name[len(kind) + 1 :].isdecimal()}
 
 
-def _names(folder: Path) -> list[str]:
+def names_in(folder: Path) -> list[str]:
+    """The names in a folder; [] where there is none."""
     try:
         return os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
+def _sent_to(address: str) -> str:
+    return f"sent-{hashlib.sha256(address.rstrip('/').encode()).hexdigest()[:12]}"
+
+
 def _json(value: dict[str, Any]) -> bytes:
     return json.dumps(value).encode("ascii") + b"\n"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """A small file of the ledger; {} where it is missing, or empty on a file system without links."""
     try:
         found = json.loads(path.read_bytes())

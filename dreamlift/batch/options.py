@@ -87,9 +87,16 @@ def _add_limits(work: Any) -> None:
         "--max-memory",
         type=size,
         metavar="SIZE",
-        help="memory of one process, such as 12GB; it is killed beyond (default: 90 %% of the machine's)",
+        help="memory of one process, such as 12GB; it is killed beyond (default: 90 %% of what is free at the start, "
+        "divided by --jobs)",
     )
-    work.add_argument("--max-disk", type=size, metavar="SIZE", help="stop before the batch's folder is larger, such as 200GB")
+    work.add_argument(
+        "--max-disk",
+        type=size,
+        metavar="SIZE",
+        help="stop at a checkpoint when the batch's folder, measured every 3 minutes and after each attempt, is larger than "
+        "this, such as 200GB",
+    )
     work.add_argument("--max-time", type=seconds, metavar="TIME", help="stop at a checkpoint after this time, such as 8h")
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamlift.apps.options import FILE_FLAGS
-from dreamlift.apps.start import PICTURES, config_of
+from dreamlift.apps.start import PICTURES, config_of, preset_of
 from dreamlift.batch.ledger import Entry
 from dreamlift.batch.rows import Row, refuse_faults
 from dreamlift.config.build import config_hash, from_plain, to_plain
@@ -52,6 +52,7 @@ class Shared:
     name: str  # of the settings
     plain: dict[str, Any]
     about: str  # hash of all settings but those of a row, and of the priors' revisions
+    preset: str  # from which the settings came; "": from a config
 
 
 class Planner:
@@ -85,7 +86,7 @@ class Planner:
                 f"the name {name[:60]!r} is not accepted: small letters, digits and dashes, such as {slugify(name)[:60]}-1"
             )
         folder = name or f"{slugify(config.prompt or Path(photos[0].path).stem)[:40].rstrip('-')}-{found.id}"
-        return replace(found, folder=folder, anyway=anyway, line=row.line)
+        return replace(found, folder=folder, anyway=anyway, preset=shared.preset, line=row.line)
 
     def _seed(self, row: Row) -> int | None:
         text = row.cells.get("seed")
@@ -126,7 +127,7 @@ class Planner:
 
     def _looked_up(self, row: Row) -> Shared:
         """The settings of a row, checked with its priors."""
-        config = self._config(row)
+        config, preset = self._config(row)
         photos = tuple(replace(photo, path=self._path(photo.path)) for photo in config.photos if photo.path)
         config = replace(config, photos=photos or config.photos)
         memory = replace(config.memory, check=config.memory.check and self.device != "cpu")
@@ -141,10 +142,10 @@ class Planner:
         priors = tuple({id(each): each for stage in resolved.priors for each in stage}.values())
         revisions = " ".join(dict.fromkeys(each.revision for each in priors))
         about = hashlib.sha256(f"{config_hash(neutral)} {revisions}".encode()).hexdigest()
-        return Shared(config, priors, config_hash(kept)[:16], to_plain(kept), about)
+        return Shared(config, priors, config_hash(kept)[:16], to_plain(kept), about, preset)
 
-    def _config(self, row: Row) -> Config:
-        """What `dreamlift generate` makes of the row's options."""
+    def _config(self, row: Row) -> tuple[Config, str]:
+        """What `dreamlift generate` makes of the row's options, and the preset that it begins with."""
         words = argparse.Namespace(**vars(self.arguments))
         overrides = dict(self.overrides)
         for name, value in row.cells.items():
@@ -160,7 +161,7 @@ class Planner:
                 setattr(words, name, Path(value) if name == "config" else self._path(value))
             elif name != "name":
                 setattr(words, "class_name" if name == "class" else name, value)
-        return config_of(words, overrides)
+        return config_of(words, overrides), preset_of(words, overrides)
 
 
 def plan(rows: list[Row], planner: Planner, path: Path, say: Callable[[str], None] = lambda text: None) -> Plan:

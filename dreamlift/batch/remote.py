@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,18 @@ def check(address: str) -> None:
         raise ValueError(f"--upload {address} cannot be written: {type(error).__name__}: {error}") from error
 
 
-def upload(folder: Path, address: str) -> int:
-    """Copy the files of a finished run to ``address``/<its name>; returns the bytes. Files of an earlier copy are replaced."""
+def upload(folder: Path, address: str, copied: Callable[[], None] = lambda: None) -> int:
+    """Copy the files of a finished run to ``address``/<its name>; returns the bytes. Files of an earlier copy are replaced.
+
+    Args:
+        copied: called after each file.
+
+    Raises:
+        FileNotFoundError: there is no finished run.
+        Exception: of the file system's package.
+    """
+    if not (folder / LAST).is_file():
+        raise FileNotFoundError(f"{folder} has no {LAST}: it was deleted")
     system, path = file_system(address)
     target = f"{path.rstrip('/')}/{folder.name}"
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and _wanted(file.relative_to(folder))]
@@ -54,6 +65,7 @@ def upload(folder: Path, address: str) -> int:
         system.makedirs(place.rpartition("/")[0], exist_ok=True)
         system.put_file(str(file), place)
         total += file.stat().st_size
+        copied()
     return total
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dreamlift.batch.ledger import Entry, Ledger, heartbeats
-from dreamlift.system.processes import lives, pid_space
+from dreamlift.batch.attempts import counted
+from dreamlift.batch.heartbeat import LEASE, heartbeats, is_here, lives_here
+from dreamlift.batch.ledger import Entry, Ledger, Record
 from dreamlift.system.text import one_line
 
 RECENT = 200  # finished assets from which the rate is counted
@@ -26,11 +28,12 @@ class Status:
     done: int
     failed: int
     running: list[dict[str, Any]] = field(default_factory=list)  # folder, host, attempt, step, total, since
-    waiting: int = 0
+    waiting: int = 0  # with the silent ones
     per_hour: float = 0.0  # 0: unknown
     seconds_left: float = 0.0  # 0: unknown, or nothing is left
     unlisted: int = 0  # assets of earlier lists
     reasons: dict[str, str] = field(default_factory=dict)  # of the first failed assets, by folder
+    silent: list[dict[str, Any]] = field(default_factory=list)  # as running, and heard: of commands that may be gone
 
 
 def status_of(ledger: Ledger) -> Status:
@@ -46,28 +49,18 @@ def status_of(ledger: Ledger) -> Status:
     every = ledger.entries()
     listed = [entry for entry in every if entry.listed]
     ended, folders = ledger.ended(), ledger.folders()
-    steps = {id: told for beat in heartbeats(ledger) for id, told in beat.get("running", {}).items()}
+    beats = heartbeats(ledger)
     counts = {"done": 0, "failed": 0}
     running: list[dict[str, Any]] = []
+    silent: list[dict[str, Any]] = []
     failed: list[Entry] = []
     for entry in listed:
         state = ended.get(entry.id, "") if entry.folder in folders else ""
         if not state and entry.folder in folders:
             record = ledger.record(entry)
             state = record.state
-            if state == "claimed" and not _dead(record.owner):
-                step, total = steps.get(entry.id, [0, 0])
-                step = step or last_step(ledger.folder(entry))
-                running.append(
-                    {
-                        "folder": entry.folder,
-                        "host": record.owner.get("host", "?"),
-                        "attempt": record.attempt,
-                        "step": step,
-                        "total": total,
-                        "since": record.owner.get("since", "?"),
-                    }
-                )
+            if state == "claimed":
+                _tell_claimed(ledger, entry, record, beats, running, silent)
         if state in counts:
             counts[state] += 1
         failed += [entry] * (state == "failed")
@@ -84,12 +77,37 @@ def status_of(ledger: Ledger) -> Status:
         round(left / rate) if rate else 0.0,
         len(every) - len(listed),
         reasons,
+        silent,
     )
 
 
-def _dead(owner: dict[str, Any]) -> bool:
-    """Whether an owner on this machine is gone; those on others count as living."""
-    return owner.get("space") == pid_space() != "" and not any(lives(pid, begun) for pid, begun in owner.get("processes", []))
+def _tell_claimed(
+    ledger: Ledger, entry: Entry, record: Record, beats: dict[str, dict[str, Any]], running: list[Any], silent: list[Any]
+) -> None:
+    """Add an asset that is claimed to those that are running, or to those of commands that may be gone.
+
+    An owner on this machine whose processes have ended is in neither. One on another host is silent where its heartbeat is
+    missing, or older than the lease.
+    """
+    owner = record.owner
+    here, beat = is_here(owner), beats.get(str(owner.get("token")), {})
+    if here and not lives_here(owner):
+        return
+    step, total = beat.get("running", {}).get(entry.id, [0, 0])
+    about = {
+        "folder": entry.folder,
+        "host": owner.get("host", "?"),
+        "attempt": counted(record.ends) + 1,
+        "step": step or last_step(ledger.folder(entry)),
+        "total": total,
+        "since": owner.get("since", "?"),
+    }
+    age = beat.get("age", math.inf)
+    if here or age <= LEASE:
+        running.append(about)
+    else:
+        heard = time.strftime("%F %T", time.localtime(time.time() - age)) if math.isfinite(age) else ""
+        silent.append({**about, "heard": heard})
 
 
 def last_step(folder: Path) -> int:
@@ -124,16 +142,22 @@ def described(status: Status) -> str:
         left = f", about {duration(status.seconds_left)} left" if status.seconds_left else ""
         lines[0] += f"; {status.per_hour:.0f} an hour{left}"
     for each in status.running:
-        of = f"/{each['total']}" if each["total"] else ""
-        step = f"step {each['step']}{of}" if each["step"] else "loading"
         again = f", attempt {each['attempt']}" if each["attempt"] > 1 else ""
-        lines.append(f"  running  {each['folder']}  {step}  on {each['host']} since {each['since']}{again}")
+        lines.append(f"  running  {each['folder']}  {_step(each)}  on {each['host']} since {each['since']}{again}")
+    for each in status.silent:
+        heard = f"since {each['heard']}" if each["heard"] else f"(begun {each['since']})"
+        lines.append(f"  waiting  {each['folder']}  {_step(each)}  no sign of life from {each['host']} {heard}")
     lines += [f"  given up {folder}: {one_line(reason, 200)}" for folder, reason in status.reasons.items()]
     if (more := status.failed - len(status.reasons)) > 0:
         lines.append(f"  and {more} more that are given up: report/table.csv")
     if status.unlisted:
         lines.append(f"  {status.unlisted} assets of earlier lists are in the folder as well")
     return "\n".join(lines)
+
+
+def _step(about: dict[str, Any]) -> str:
+    of = f"/{about['total']}" if about["total"] else ""
+    return f"step {about['step']}{of}" if about["step"] else "loading"
 
 
 def duration(seconds: float) -> str:

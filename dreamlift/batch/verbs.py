@@ -33,6 +33,7 @@ def status(arguments: argparse.Namespace) -> int:
 def batch(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     """Make the assets of a list; returns the exit code."""
     from dreamlift.batch.coordinator import Coordinator
+    from dreamlift.batch.workers.uploads import uploads
     from dreamlift.system.signals import stop_signals
 
     check_work(arguments)
@@ -43,26 +44,30 @@ def batch(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     for entry in mine:
         if told := ledger.stranger(entry):
             raise ValueError(told)
-    more = {"device": arguments.device or "auto", "drop_checkpoints": arguments.drop_checkpoints, "upload": arguments.upload}
+    more = {"device": arguments.device or "auto", "drop_checkpoints": arguments.drop_checkpoints}
     if arguments.upload:
         from dreamlift.batch.remote import check
 
         check(arguments.upload)
     workers = workers_of(arguments, ledger, more)  # before the handlers of signals: Ray sets its own
-    with stop_signals() as stop:
-        coordinator = Coordinator(
-            ledger, mine, ledger.settings(), workers, limits_of(arguments), tell, more, retry_failed=arguments.retry_failed
-        )
-        left = coordinator.look()
-        if not left:
-            return finished(coordinator, entries, arguments, tell, nothing=True)
-        tell(
-            "begin",
-            f"{left} of {len(mine)} assets to make, {workers.count} at a time, into {ledger.root}",
-            {"left": left, "assets": len(mine), "jobs": workers.count},
-        )
-        coordinator.run(stop)
-    return finished(coordinator, entries, arguments, tell)
+    sending = uploads(ledger, arguments.upload, tell, workers.token) if arguments.upload else None
+    coordinator = Coordinator(
+        ledger, mine, ledger.settings(), workers, limits_of(arguments, workers.count), tell, more, sending,
+        retry_failed=arguments.retry_failed,
+    )  # fmt: skip
+    try:
+        with stop_signals() as stop:
+            if left := coordinator.look():
+                tell(
+                    "begin",
+                    f"{left} of {len(mine)} assets to make, {workers.count} at a time, into {ledger.root}",
+                    {"left": left, "assets": len(mine), "jobs": workers.count},
+                )
+                coordinator.run(stop)
+        return finished(coordinator, entries, tell, nothing=not left)
+    finally:
+        if sending is not None:
+            sending.close()
 
 
 def listed(arguments: argparse.Namespace, overrides: dict[str, str], ledger: Ledger, tell: Any) -> list[Entry]:
@@ -125,7 +130,7 @@ def on_ray(arguments: argparse.Namespace, ledger: Ledger, device: str) -> Any:
     given = os.environ.get("OMP_NUM_THREADS", "")
     threads = int(given) if given.isdecimal() and int(given) > 0 else None
     count, each = resources(ray, device, arguments.jobs, threads)
-    token = secrets.token_hex(6)
+    token = secrets.token_hex(6)  # also of the command's heartbeat
     return OnRay(ray, count, each, ledger.workers, token, tuple(arguments.plugin), float(arguments.max_memory or 0))
 
 
@@ -144,16 +149,16 @@ def threads_for(jobs: int) -> int:
     return int(given) if given.isdecimal() and int(given) > 0 else max(1, cores // jobs)
 
 
-def limits_of(arguments: argparse.Namespace) -> Limits:
-    """The limits that the options state."""
+def limits_of(arguments: argparse.Namespace, jobs: int) -> Limits:
+    """The limits that the options state, for ``jobs`` processes that share this machine's memory."""
     from dreamlift.memory import available_host
 
-    memory = arguments.max_memory or 0.9 * (available_host() or math.inf)
+    memory = arguments.max_memory or 0.9 * (available_host() or math.inf) / jobs
     timeout = arguments.timeout
     return Limits(arguments.attempts, timeout, memory, arguments.max_time or math.inf, arguments.max_disk or math.inf)
 
 
-def finished(coordinator: Any, entries: list[Entry], arguments: argparse.Namespace, tell: Any, nothing: bool = False) -> int:
+def finished(coordinator: Any, entries: list[Entry], tell: Any, nothing: bool = False) -> int:
     """Write the report, say how the batch ended, and return the exit code."""
     from dreamlift.batch.report import write_report
 
@@ -170,8 +175,8 @@ def finished(coordinator: Any, entries: list[Entry], arguments: argparse.Namespa
             f"table and gallery: {page}",
             {},
         )
-    if arguments.upload and not tally.ended:
-        upload_rest(ledger, coordinator.entries, arguments.upload, tell)
+    if coordinator.uploads is not None and not tally.ended:
+        coordinator.uploads.rest(coordinator.entries)
     if tally.ended in ("disk", "time"):
         print(f"dreamlift: stopped: {one_line(tally.reason)}; the same command goes on", file=sys.stderr)
         return 1
@@ -179,25 +184,6 @@ def finished(coordinator: Any, entries: list[Entry], arguments: argparse.Namespa
         print(f"dreamlift: stopped by {tally.ended}; the same command goes on, and what is finished stays", file=sys.stderr)
         return 130
     return SOME_FAILED if tally.failed else 0
-
-
-def upload_rest(ledger: Ledger, entries: list[Entry], address: str, tell: Any) -> None:
-    """Upload finished assets whose upload failed, or that were made before one was asked for. Raises RunError."""
-    from dreamlift.batch.remote import upload
-    from dreamlift.runs.run import RunError
-
-    sent, ended = ledger.sent(), ledger.ended()
-    rest = [entry for entry in entries if ended.get(entry.id) == "done" and entry.id not in sent]
-    for entry in rest:
-        try:
-            upload(ledger.folder(entry), address)
-        except Exception as error:  # of any file system's package
-            raise RunError(
-                f"{entry.folder} cannot be uploaded: {type(error).__name__}: {error}; the same command tries again"
-            ) from error
-        ledger.note_sent(entry)
-    if rest:
-        tell("uploaded", f"{len(rest)} further assets uploaded to {address}", {"uploaded": len(rest)})
 
 
 def teller(as_json: bool) -> Callable[[str, str, dict[str, Any]], None]:

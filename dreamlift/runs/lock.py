@@ -78,6 +78,18 @@ def acquire(folder: Path, new: bool = False) -> Lock:
     return lock
 
 
+def seconds_left(folder: Path) -> float:
+    """For how many seconds the lock of ``folder`` is valid without a renewal.
+
+    Infinite: its holder lives on this machine; 0: nobody holds it, or that cannot be read, which :func:`acquire` then tells.
+    """
+    try:
+        holder = _read(folder / NAME)
+        return _seconds_left(holder, folder) if holder else 0.0
+    except OSError:
+        return 0.0
+
+
 def release(lock: Lock) -> None:
     """Stop renewing and delete the record, unless another process has replaced it or the folder was deleted."""
     if os.getpid() != lock.record["pid"]:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import queue
+import secrets
 import signal
 import subprocess
 import sys
@@ -14,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from dreamlift.batch.workers.worker import MAIN
+from dreamlift.batch.workers.worker import BEGIN, MAIN
 from dreamlift.system.processes import resident_bytes
 
-MIB = 2**20
+START = 600.0  # seconds until a process is ready: torch and plugins come from slow disks, too
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,15 @@ class Told:
     what: dict[str, Any] | None
     reason: str = ""
     lost: bool = False  # its machine is gone, which says nothing of the asset
+    stopped: bool = False  # a signal asked its process to end, which says nothing of the asset either
 
 
 class Workers(Protocol):
     """Who makes assets: ``count`` slots, each of which makes one at a time."""
 
     count: int
+    token: str  # of the command that they work for, in the names of its files
+    patience: float  # seconds until a worker is ready, before it is killed
 
     def start(self, slot: int) -> None: ...
 
@@ -49,6 +53,8 @@ class Workers(Protocol):
 
     def memory(self, slot: int) -> int: ...
 
+    def kept_log(self, slot: int) -> Path | None: ...
+
     def close(self) -> None: ...
 
 
@@ -58,11 +64,17 @@ class Local:
 
     count: int
     threads: int
-    log: Path  # the folder of what workers print
+    log: Path  # the folder of what workers print; a log is deleted with its process, unless it was asked for
     gpus: tuple[str, ...] = ()  # CUDA_VISIBLE_DEVICES of the slots in turn; (): the workers see what this process sees
     plugins: tuple[str, ...] = ()
+    token: str = field(default_factory=lambda: secrets.token_hex(6))
+    patience: float = START
+    main: str = MAIN  # what a process does
     told: queue.Queue[Told] = field(default_factory=queue.Queue)
     processes: dict[int, subprocess.Popen[str]] = field(default_factory=dict)
+    logs: dict[int, Path] = field(default_factory=dict)  # of the slots' newest processes
+    starts: dict[int, int] = field(default_factory=dict)
+    kept: set[Path] = field(default_factory=set)
 
     def start(self, slot: int) -> None:
         """Start a worker's process."""
@@ -70,10 +82,13 @@ class Local:
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
         self.log.mkdir(parents=True, exist_ok=True)
-        with open(self._log(slot), "w", encoding="utf-8") as log:
+        self._drop_log(slot)
+        number = self.starts[slot] = self.starts.get(slot, 0) + 1
+        path = self.logs[slot] = self.log / f"{self.token}-{slot}-{number}.log"
+        with open(path, "w", encoding="utf-8") as log:
             # In a session of its own: Ctrl-C of a terminal reaches this process only, which stops the workers in order.
             process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-c", MAIN, *sys.path],
+                [sys.executable, "-c", self.main, *sys.path],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -84,7 +99,7 @@ class Local:
             )
         self.processes[slot] = process
         self._write(process, {"threads": self.threads, "plugins": list(self.plugins)})
-        threading.Thread(target=self._listen, args=(slot, process), daemon=True).start()
+        threading.Thread(target=self._listen, args=(slot, process, path), daemon=True).start()
 
     def send(self, slot: int, job: dict[str, Any]) -> None:
         """Give a worker a job."""
@@ -120,11 +135,20 @@ class Local:
         """End all workers."""
         for slot in self.processes:
             self.kill(slot)
-        for process in self.processes.values():
+        for slot, process in self.processes.items():
             process.wait()
+            self._drop_log(slot)
 
-    def _log(self, slot: int) -> Path:
-        return self.log / f"{os.getpid()}-{slot}.log"
+    def kept_log(self, slot: int) -> Path | None:
+        """The file of what a slot's newest process has printed, which is not deleted from now on."""
+        self.kept.add(self.logs[slot])
+        return self.logs[slot]
+
+    def _drop_log(self, slot: int) -> None:
+        path = self.logs.pop(slot, None)
+        if path is not None and path not in self.kept:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     def _signal(self, slot: int, number: int) -> None:
         process = self.processes[slot]
@@ -139,20 +163,22 @@ class Local:
             process.stdin.write(json.dumps(line) + "\n")
             process.stdin.flush()
 
-    def _listen(self, slot: int, process: subprocess.Popen[str]) -> None:
+    def _listen(self, slot: int, process: subprocess.Popen[str], log: Path) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             with contextlib.suppress(ValueError):  # a line that a killed worker has not ended
                 self.told.put(Told(slot, json.loads(line)))
-        self.told.put(Told(slot, None, ended(process.wait(), self._log(slot))))
+        code = process.wait()
+        self.told.put(Told(slot, None, ended(code, log), stopped=-code in (signal.SIGTERM, signal.SIGINT)))
 
 
 def ended(code: int, log: Path) -> str:
-    """Why a process has ended, with what it printed last."""
+    """Why a process has ended, with what it printed last of the asset that it was making."""
     try:
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        _, begin, text = log.read_text(encoding="utf-8", errors="replace").rpartition(BEGIN)
     except OSError:
-        lines = []
+        begin = text = ""
+    lines = (text.partition("\n")[2] if begin else text).strip().splitlines()
     fatal = next((line for line in lines if line.startswith("Fatal Python error")), "")
     last = fatal or (lines[-1] if lines else "")
     if code < 0:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import shutil
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from dreamlift.system.text import one_line
 from dreamlift.types import Step
 
 UNBEGUN = ("config.yaml", "events.jsonl")  # what a killed process leaves of a run that has not begun
+RESUME = re.compile(r",? then `dreamlift resume .*$", re.DOTALL)  # of a single run: a batch goes on by its own command
 FIGURES = ("seconds", "peak_memory_gb", "peak_gpu_memory_gb")
 Say = Callable[[dict[str, Any]], None]
 
@@ -43,25 +46,12 @@ def make_asset(job: dict[str, Any], pool: Priors, say: Say) -> dict[str, Any]:
         found = _carried_out(folder, entry, job, pool, say)
         if found["outcome"] == "done" and job.get("drop_checkpoints"):
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        if found["outcome"] == "done" and job.get("upload"):
-            found["sent"] = _sent(folder, job["upload"], say)
         return found
     except BaseException as error:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             return {"outcome": "stopped"}
-        return {"outcome": outcome_of(error, folder), "reason": one_line(f"{_kind(error)}{error}")}
-
-
-def _sent(folder: Path, address: str, say: Say) -> bool:
-    """Whether the asset was uploaded; if not, the coordinator tries again at the end."""
-    from dreamlift.batch.remote import upload
-
-    try:
-        upload(folder, address)
-    except Exception as error:  # of any file system's package
-        say({"note": one_line(f"{folder.name} is made, but was not uploaded yet: {type(error).__name__}: {error}")})
-        return False
-    return True
+        traceback.print_exc()  # into the worker's log, which the reason names
+        return {"outcome": outcome_of(error, folder), "reason": one_line(f"{_kind(error)}{RESUME.sub('', str(error))}")}
 
 
 def outcome_of(error: BaseException, folder: Path) -> str:
@@ -94,7 +84,7 @@ def _carried_out(folder: Path, entry: Entry, job: dict[str, Any], pool: Priors, 
             reporter = Told(say)
             with warnings_to(reporter):
                 config = with_cameras(config, reporter)
-            order = Order(config, folder, anyway=entry.anyway, pool=pool)
+            order = Order(config, folder, anyway=entry.anyway, preset=entry.preset, pool=pool)
         if not carry_out(order, Told(say)).finished:
             return {"outcome": "stopped"}
     status = read_status(folder)

@@ -7,6 +7,7 @@ actors of a node that is being drained stop at a checkpoint and begin anew elsew
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import time
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dreamlift.batch.limits import too_much_memory
 from dreamlift.batch.workers.local import Told
 from dreamlift.system.files import expanded
 from dreamlift.system.processes import resident_bytes
@@ -72,10 +74,18 @@ def resources(ray: Any, device: str, jobs: int | None, threads: int | None) -> t
     return jobs or max(1, cpus // each), {"num_cpus": min(each, cpus)}
 
 
+def beside(ray: Any, count: int, each: dict[str, float]) -> int:
+    """How many of ``count`` actors may be on one node, by the ``each`` resources of one: the most of all nodes."""
+    names = {"num_gpus": "GPU", "num_cpus": "CPU"}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fits = [min(int(node.get(names[name], 0) / need) for name, need in each.items() if need) for node in nodes]
+    return max(1, min(count, max(fits, default=1)))
+
+
 class Maker:
     """What an actor does: it makes one asset at a time, in the main thread of its process."""
 
-    def __init__(self, threads: int, plugins: list[str], memory: float) -> None:
+    def __init__(self, threads: int, plugins: list[str], memory: float, sharing: int) -> None:
         from dreamlift.system.startup import tune_process
 
         tune_process()
@@ -87,7 +97,7 @@ class Maker:
 
         torch.set_num_threads(threads)
         load_plugins(plugins)
-        self.pool, self.memory = Priors(), memory or 0.9 * (available_host() or float("inf"))
+        self.pool, self.memory = Priors(), memory or 0.9 * (available_host() or float("inf")) / sharing
 
     def about(self) -> dict[str, Any]:
         """The node and the process of the actor."""
@@ -104,8 +114,7 @@ class Maker:
                 os.kill(os.getpid(), signal.SIGTERM)  # the run stops at a checkpoint
             if (used := resident_bytes(os.getpid())) > self.memory:
                 with contextlib.suppress(OSError):
-                    said = f"its process had {used / 1e9:.1f} GB of memory; accepted: {self.memory / 1e9:.1f} GB (--max-memory)"
-                    Path(f"{stop}-memory").write_text(said, encoding="ascii")
+                    Path(f"{stop}-memory").write_text(too_much_memory(used, self.memory), encoding="ascii")
                 os._exit(1)
 
         notes: list[str] = []
@@ -137,7 +146,8 @@ class OnRay:
     folder: Path  # of the stop files
     token: str
     plugins: tuple[str, ...] = ()
-    limit: float = 0.0  # resident bytes of an actor; 0: nine tenths of what is free where it starts
+    limit: float = 0.0  # resident bytes of an actor; 0: its share of nine tenths of what is free where it starts
+    patience: float = math.inf  # an actor may wait for a place in the cluster
     actors: dict[int, Any] = field(default_factory=dict)
     nodes: dict[int, str] = field(default_factory=dict)
     calls: dict[Any, int] = field(default_factory=dict)  # the slot of each call that has not returned
@@ -149,7 +159,7 @@ class OnRay:
         self._stop_file(slot).unlink(missing_ok=True)
         threads = int(self.options["num_cpus"])
         made = self.ray.remote(max_restarts=0, **self.options)(Maker)
-        self.actors[slot] = made.remote(threads, list(self.plugins), self.limit)
+        self.actors[slot] = made.remote(threads, list(self.plugins), self.limit, beside(self.ray, self.count, self.options))
         self.calls[self.actors[slot].about.remote()] = slot
 
     def send(self, slot: int, job: dict[str, Any]) -> None:
@@ -228,6 +238,9 @@ class OnRay:
     def memory(self, slot: int) -> int:
         """0: each actor watches its own memory."""
         return 0
+
+    def kept_log(self, slot: int) -> None:
+        """None: what an actor prints is in Ray's logs, on its node."""
 
     def close(self) -> None:
         """End all actors."""

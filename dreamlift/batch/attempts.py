@@ -1,0 +1,77 @@
+"""How the attempts at an asset ended: which of them count, and when it is given up."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+FREE_OF_BLAME = ("stopped", "busy", "disk", "lost")
+LOST = 20  # attempts that were cut short from outside and got no further, before an asset is given up
+
+
+def counted(ends: Sequence[dict[str, Any]]) -> int:
+    """The attempts that count against an asset.
+
+    One that crashed beyond the checkpoints of those before it does not: it was killed from outside, as on a machine that is
+    taken away, and the next one gets further. That ends, since an asset has so many steps.
+    """
+    return sum(
+        end.get("outcome") not in FREE_OF_BLAME and not (end.get("outcome") == "crashed" and further)
+        for end, further in _with_progress(ends)
+    )
+
+
+def given_up(ends: Sequence[dict[str, Any]], attempts: int) -> str:
+    """Why no further attempt is made, where ``attempts`` may count; or ""."""
+    last = ends[-1] if ends else {}
+    if last.get("outcome") == "refused" or (ends and counted(ends) >= attempts):
+        return str(last.get("reason", ""))
+    cut = sum(_cut_short(end) and not further for end, further in _with_progress(ends))
+    return f"its process was gone {cut} times, and got no further each time" if cut >= LOST else ""
+
+
+def end_of(folder: Path, outcome: str, reason: str, seconds: float, alone: bool = False) -> dict[str, Any]:
+    """What is written down of an attempt that has ended.
+
+    Args:
+        folder: of the asset's run.
+        seconds: that the attempt took.
+        alone: a signal stopped the asset's process, and not the whole command.
+    """
+    found = {
+        "outcome": outcome,
+        "reason": reason,
+        "step": newest_step(folder),
+        "seconds": round(seconds, 1),
+        "host": socket.gethostname(),
+        "time": time.strftime("%F %T"),
+    }
+    return found | ({"alone": True} if alone and outcome == "stopped" else {})
+
+
+def newest_step(folder: Path) -> int:
+    """The step of a run's newest checkpoint, by its name; 0: there is none."""
+    try:
+        found = [re.match(r"step-(\d+)", path.name) for path in (folder / "checkpoints").iterdir()]
+    except OSError:
+        return 0
+    return max((int(match[1]) for match in found if match), default=0)
+
+
+def _with_progress(ends: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], bool]]:
+    """Each end, and whether that attempt got further than the best before it."""
+    found, best = [], 0
+    for end in ends:
+        step = int(end.get("step", 0))
+        found.append((end, step > best))
+        best = max(best, step)
+    return found
+
+
+def _cut_short(end: dict[str, Any]) -> bool:
+    """Whether an attempt was cut short from outside, and its command was not asked to stop."""
+    return end.get("outcome") == "lost" or (end.get("outcome") == "stopped" and bool(end.get("alone")))
