@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreamlift import verbs
-from dreamlift.system.failures import is_out_of_memory
+from dreamlift.system.failures import explained, is_out_of_memory
 from dreamlift.system.text import one_line
 from dreamlift.verbs import Overrides, refuse
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 OVERRIDE = re.compile(r"--([a-z_]+(?:\.[a-z0-9_]+)+)(?:=(.*))?", re.DOTALL)
 NEGATIVE_LIST = re.compile(r"-[\d.]+[,:].*")
+MORE = "; the same command with --debug shows where it comes from"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseException as error:  # libraries in Rust raise errors that are no Exception
         if "--debug" in (words[: words.index("--")] if "--" in words else words):
             raise
-        print(f"dreamlift: error: {one_line(explained(error))}", file=sys.stderr)
+        print(f"dreamlift: error: {one_line(explained(error, MORE))}", file=sys.stderr)
         return exit_code(error)
 
 
@@ -80,20 +81,6 @@ def exit_code(error: BaseException) -> int:
     failed = is_out_of_memory(error) or names & {"RunError", "DivergedError", "EmptySceneError", "FullSceneError", "OSError"}
     too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG  # a path that the user gave
     return 2 if too_long or ("ValueError" in names and not failed) else 1
-
-
-def explained(error: BaseException) -> str:
-    """The error's message. If memory is exhausted, also the settings that reduce it; of an unexpected error, its kind."""
-    if is_out_of_memory(error):
-        from dreamlift.memory import out_of_memory
-
-        return out_of_memory(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{str(error.filename)!r} cannot be used: {error.strerror}"
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if names & {"ValueError", "OSError", "RunError", "DivergedError", "TeacherError"}:
-        return str(error)
-    return f"unexpected {type(error).__name__}: {error}; the same command with --debug shows where it comes from"
 
 
 def with_negative_lists(words: list[str]) -> list[str]:
