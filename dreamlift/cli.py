@@ -7,11 +7,12 @@ Every error is one line with the problem and the fix, of at most 300 printable c
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,15 +130,17 @@ def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     reporter = _reporter(arguments, config)
     if arguments.seeds is None:
         check_out(arguments.out)
-    with warnings_to(reporter):
-        config = with_cameras(config, reporter)
-    order = Order(config, arguments.out, anyway=arguments.anyway, preset=preset_of(arguments, overrides))
-    if arguments.seeds is not None:
-        variations = carry_out_seeds(order, arguments.seeds, lambda own: _reporter(arguments, own), arguments.out)
-        return _chosen(arguments, variations.folder, variations.ranked) if variations.finished else 130
-    outcome = carry_out(order, reporter)
-    if outcome.asset is not None and outcome.asset.others:
-        return _chosen(arguments, outcome.folder, save_particles(outcome.folder, reporter))
+    with _page(arguments, reporter) as show:
+        own = show(reporter) if arguments.seeds is None else reporter
+        with warnings_to(own):
+            config = with_cameras(config, own)
+        order = Order(config, arguments.out, anyway=arguments.anyway, preset=preset_of(arguments, overrides))
+        if arguments.seeds is not None:
+            found = carry_out_seeds(order, arguments.seeds, lambda: show(_reporter(arguments)), reporter, arguments.out)
+            return _chosen(arguments, found.folder, found.ranked) if found.finished else 130
+        outcome = carry_out(order, own)
+        if outcome.asset is not None and outcome.asset.others:
+            return _chosen(arguments, outcome.folder, save_particles(outcome.folder, reporter))
     return 0 if outcome.finished else 130
 
 
@@ -176,9 +179,10 @@ def _resume(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
     refuse(overrides, "resume")
     reporter = _reporter(arguments)
-    outcome = carry_out(Order(resume=arguments.run, steps=arguments.steps), reporter)
-    if outcome.asset is not None and outcome.asset.others:
-        return _chosen(arguments, outcome.folder, save_particles(outcome.folder, reporter))
+    with _page(arguments, reporter) as show:
+        outcome = carry_out(Order(resume=arguments.run, steps=arguments.steps), show(reporter))
+        if outcome.asset is not None and outcome.asset.others:
+            return _chosen(arguments, outcome.folder, save_particles(outcome.folder, reporter))
     return 0 if outcome.finished else 130
 
 
@@ -301,10 +305,13 @@ def _render(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
 
 def _studio(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from dreamlift.apps.options import option_names, run_settings
+    from dreamlift.config.named import named
     from dreamlift.studio.serve import Place, run_studio
 
     place = Place(arguments.host, arguments.port, arguments.token)
-    run_studio(arguments.out, place, overrides, lambda text: print(text, flush=True))
+    with named(option_names(arguments)):
+        run_studio(arguments.out, place, {**run_settings(arguments), **overrides}, lambda text: print(text, flush=True))
     return 0
 
 
@@ -347,11 +354,19 @@ def _reporter(arguments: argparse.Namespace, config: Config | None = None) -> Re
     reporter = choose(getattr(arguments, "json", False), getattr(arguments, "log", []))
     for text in without_effect(arguments, config) if config is not None else ():
         reporter.note(text)
-    if getattr(arguments, "watch", False):
-        from dreamlift.studio.watch import watched
-
-        return watched(reporter)
     return reporter
+
+
+@contextlib.contextmanager
+def _page(arguments: argparse.Namespace, beside: Reporter) -> Iterator[Callable[[Reporter], Reporter]]:
+    """What adds the page of --watch, where it is asked for, to the reporter of a run; ``beside`` is told its address."""
+    if not arguments.watch:
+        yield lambda reporter: reporter
+        return
+    from dreamlift.studio.watch import watching
+
+    with watching(beside) as page:
+        yield page.show
 
 
 def _preset(name: str) -> Config:
