@@ -7,16 +7,17 @@ Every error is one line with the problem and the fix, of at most 300 printable c
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreamlift import verbs
-from dreamlift.system.failures import is_out_of_memory
+from dreamlift.system.failures import explained, is_out_of_memory
 from dreamlift.system.text import one_line
 from dreamlift.verbs import Overrides, refuse
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 OVERRIDE = re.compile(r"--([a-z_]+(?:\.[a-z0-9_]+)+)(?:=(.*))?", re.DOTALL)
 NEGATIVE_LIST = re.compile(r"-[\d.]+[,:].*")
+MORE = "; the same command with --debug shows where it comes from"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseException as error:  # libraries in Rust raise errors that are no Exception
         if "--debug" in (words[: words.index("--")] if "--" in words else words):
             raise
-        print(f"dreamlift: error: {one_line(explained(error))}", file=sys.stderr)
+        print(f"dreamlift: error: {one_line(explained(error, MORE))}", file=sys.stderr)
         return exit_code(error)
 
 
@@ -80,20 +82,6 @@ def exit_code(error: BaseException) -> int:
     failed = is_out_of_memory(error) or names & {"RunError", "DivergedError", "EmptySceneError", "FullSceneError", "OSError"}
     too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG  # a path that the user gave
     return 2 if too_long or ("ValueError" in names and not failed) else 1
-
-
-def explained(error: BaseException) -> str:
-    """The error's message. If memory is exhausted, also the settings that reduce it; of an unexpected error, its kind."""
-    if is_out_of_memory(error):
-        from dreamlift.memory import out_of_memory
-
-        return out_of_memory(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{str(error.filename)!r} cannot be used: {error.strerror}"
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if names & {"ValueError", "OSError", "RunError", "DivergedError", "TeacherError"}:
-        return str(error)
-    return f"unexpected {type(error).__name__}: {error}; the same command with --debug shows where it comes from"
 
 
 def with_negative_lists(words: list[str]) -> list[str]:
@@ -142,15 +130,17 @@ def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     reporter = _reporter(arguments, config)
     if arguments.seeds is None:
         check_out(arguments.out)
-    with warnings_to(reporter):
-        config = with_cameras(config, reporter)
-    order = Order(config, arguments.out, anyway=arguments.anyway, preset=preset_of(arguments, overrides))
-    if arguments.seeds is not None:
-        variations = carry_out_seeds(order, arguments.seeds, lambda own: _reporter(arguments, own), arguments.out)
-        return _chosen(arguments, variations.folder, variations.ranked) if variations.finished else 130
-    outcome = carry_out(order, reporter)
-    if outcome.asset is not None and outcome.asset.others:
-        return _chosen(arguments, outcome.folder, save_particles(outcome.folder, reporter))
+    with _page(arguments, reporter) as show:
+        own = show(reporter) if arguments.seeds is None else reporter
+        with warnings_to(own):
+            config = with_cameras(config, own)
+        order = Order(config, arguments.out, anyway=arguments.anyway, preset=preset_of(arguments, overrides))
+        if arguments.seeds is not None:
+            found = carry_out_seeds(order, arguments.seeds, lambda: show(_reporter(arguments)), reporter, arguments.out)
+            return _chosen(arguments, found.folder, found.ranked) if found.finished else 130
+        outcome = carry_out(order, own)
+        if outcome.asset is not None and outcome.asset.others:
+            return _chosen(arguments, outcome.folder, save_particles(outcome.folder, reporter))
     return 0 if outcome.finished else 130
 
 
@@ -189,9 +179,10 @@ def _resume(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
     refuse(overrides, "resume")
     reporter = _reporter(arguments)
-    outcome = carry_out(Order(resume=arguments.run, steps=arguments.steps), reporter)
-    if outcome.asset is not None and outcome.asset.others:
-        return _chosen(arguments, outcome.folder, save_particles(outcome.folder, reporter))
+    with _page(arguments, reporter) as show:
+        outcome = carry_out(Order(resume=arguments.run, steps=arguments.steps), show(reporter))
+        if outcome.asset is not None and outcome.asset.others:
+            return _chosen(arguments, outcome.folder, save_particles(outcome.folder, reporter))
     return 0 if outcome.finished else 130
 
 
@@ -314,10 +305,13 @@ def _render(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
 
 def _studio(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from dreamlift.apps.options import option_names, run_settings
+    from dreamlift.config.named import named
     from dreamlift.studio.serve import Place, run_studio
 
     place = Place(arguments.host, arguments.port, arguments.token)
-    run_studio(arguments.out, place, overrides, lambda text: print(text, flush=True))
+    with named(option_names(arguments)):
+        run_studio(arguments.out, place, {**run_settings(arguments), **overrides}, lambda text: print(text, flush=True))
     return 0
 
 
@@ -360,11 +354,19 @@ def _reporter(arguments: argparse.Namespace, config: Config | None = None) -> Re
     reporter = choose(getattr(arguments, "json", False), getattr(arguments, "log", []))
     for text in without_effect(arguments, config) if config is not None else ():
         reporter.note(text)
-    if getattr(arguments, "watch", False):
-        from dreamlift.studio.watch import watched
-
-        return watched(reporter)
     return reporter
+
+
+@contextlib.contextmanager
+def _page(arguments: argparse.Namespace, beside: Reporter) -> Iterator[Callable[[Reporter], Reporter]]:
+    """What adds the page of --watch, where it is asked for, to the reporter of a run; ``beside`` is told its address."""
+    if not arguments.watch:
+        yield lambda reporter: reporter
+        return
+    from dreamlift.studio.watch import watching
+
+    with watching(beside) as page:
+        yield page.show
 
 
 def _preset(name: str) -> Config:

@@ -29,7 +29,7 @@ from dreamlift.scenes.base import SceneSettings
 from dreamlift.stages.base import with_priors
 from dreamlift.stages.settings import OF_NORMALS
 from dreamlift.stages.tuned import base_of, base_priors
-from dreamlift.system.text import MAX_MESSAGE, one_line
+from dreamlift.system.failures import SAVING
 
 if TYPE_CHECKING:
     from dreamlift.tuning.dreambooth import Plan
@@ -42,7 +42,6 @@ GAPS, DETAIL = 2, 2.3  # factors: malloc's gaps in a step on a CPU; a scene with
 # Values per cell and channel: a network without and with a gradient, an encoder, a decoder; shares of these with checkpoints.
 NETWORK, GRADIENT, ENCODER, DECODER, FEWER, FEWER_CODED = 26, 300, 24, 50, 0.25, 0.65
 ONNX = 3.5  # factor on the weights: ONNX Runtime's rearranged copies and its buffers
-SAVING = "--memory.micro_batch 1, --memory.gradient_checkpointing true"
 HUGE = 1 << 60  # bytes: not limited, or not known
 
 
@@ -139,13 +138,6 @@ def expected(config: Config, device: str = "cpu") -> int:
     bases = base_priors(stages)
     models = [[known(base_of(each or PriorChoice(), bases, "prior"), device) for each in stage.choices] for stage in stages]
     return max((each.device or each.host for each, _, _ in needs_of(config, models, device)), default=0)
-
-
-def out_of_memory(error: BaseException) -> str:
-    """One line for a full memory: the first sentences of the error, and the options that need less."""
-    said = ". ".join(" ".join(str(error).split()).split(". ")[:3]).rstrip(".") or "out of memory"
-    options = f". Options that need less: {SAVING}, --scene.chunk_rays 4096, --cameras.resolution [64]"
-    return one_line(said, MAX_MESSAGE - len(options)) + options
 
 
 def needs_of(config: Config, models: list[list[Model]], device: str) -> list[tuple[Need, int, Any]]:

@@ -110,8 +110,9 @@ def build_parser() -> Parser:
     """The command line's parser, with the verbs of all packages."""
     from dreamlift.apps import options
     from dreamlift.batch.options import add_batch, add_status
+    from dreamlift.studio.serve import add_studio
 
-    return options.build_parser(add_batch, add_status)
+    return options.build_parser(add_batch, add_status, add_studio)
 
 
 def refuse(overrides: Overrides, verb: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 for package in ("starlette", "uvicorn", "websockets"):
     pytest.importorskip(package, reason=f"{package} is not installed (the extra studio)")
@@ -23,6 +25,8 @@ from dreamlift.studio.folder import Runs  # noqa: E402
 from dreamlift.studio.hub import Hub  # noqa: E402
 from dreamlift.studio.serve import Place, listen, make_server  # noqa: E402
 
+STATUS = {"schema": 1, "prompt": "a red mug", "config_hash": "c0ffee", "status": "finished", "seed": 3, "seconds": 31.0,
+          "metrics": {"faces": 998, "roundtrip_psnr": 33.0}}  # fmt: skip
 OFFERS = [{"name": "toybox", "needs": "words", "purpose": "the default", "steps": 3},
           {"name": "zero123-toy", "needs": "picture", "purpose": "a photo", "steps": 3}]  # fmt: skip
 
@@ -40,7 +44,7 @@ class Fake:
         async def nothing() -> None: ...
 
         self.server = make_server(
-            lambda: make_app(Studio(self.hub, self.runs), nothing, nothing), sock, place, self.told.append
+            lambda keys: make_app(Studio(self.hub, self.runs, keys), nothing, nothing), sock, place, self.told.append
         )
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [sock]}, daemon=True)
         self.thread.start()
@@ -49,6 +53,11 @@ class Fake:
     def close(self) -> None:
         self.server.should_exit = True
         self.thread.join(10)
+
+    @property
+    def token(self) -> str:
+        """Of the printed address."""
+        return self.told[0].partition("#token=")[2]
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str):
         return ask(self.port, method, path, body, **headers)
@@ -101,13 +110,15 @@ def post(port: int, path: str, body, **headers: str):
 class Visitor:
     """A page's live connection."""
 
-    def __init__(self, port: int, **headers: str) -> None:
+    def __init__(self, port: int, token: str = "", **headers: str) -> None:
         from websockets.sync.client import connect
 
         given = {"Origin": f"http://127.0.0.1:{port}", **headers}
+        names = ["dreamlift", token] if token else None
         self.socket = connect(
-            f"ws://127.0.0.1:{port}/api/live", additional_headers=given, max_size=16 << 20, open_timeout=60, ping_interval=None
-        )
+            f"ws://127.0.0.1:{port}/api/live", additional_headers=given, max_size=16 << 20, open_timeout=60, ping_interval=None,
+            subprotocols=names,
+        )  # fmt: skip
 
     def tell(self, message) -> None:
         self.socket.send(message if isinstance(message, str) else json.dumps(message))
@@ -142,6 +153,7 @@ class Process:
         )
         assert self.process.stdout is not None
         self.lines: list[str] = []
+        self.root = root
         for line in self.process.stdout:
             self.lines.append(line)
             if found := re.search(r"studio: http://127\.0\.0\.1:(\d+)/", line):
@@ -172,3 +184,26 @@ def until(true, seconds: float = 60.0):
         assert time.monotonic() < end, f"not within {seconds} s"
         time.sleep(0.02)
     return found
+
+
+def png(side=32):
+    """The bytes of a red picture."""
+    out = io.BytesIO()
+    Image.new("RGB", (side, side), (200, 30, 30)).save(out, "PNG")
+    return out.getvalue()
+
+
+def make_run(root, name="a-red-mug-20260101-000000", **changes):
+    """The folder of a finished run as the studio lists it, with files that it does not serve."""
+    folder = root / name
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(STATUS | changes))
+    files = (
+        ("asset.glb", b"glTF" * 50_000), ("preview.png", b"png"), ("config.yaml", b"steps: 3\n"), (".lock", b"{}"),
+        ("events.jsonl", b"{}\n"), ("notes.txt", b"mine"), ("checkpoints/state.json", b"{}"),
+    )  # fmt: skip
+    for file, data in files:
+        (folder / file).write_bytes(data)
+    lines = [json.dumps({"step": step, "loss": 1.0 / (step + 1), "t": 0.5}) for step in range(2000)]
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    return folder

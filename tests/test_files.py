@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from dreamlift.system import files
-from dreamlift.system.files import atomic_write_bytes, atomic_write_text
+from dreamlift.system.failures import explained
+from dreamlift.system.files import atomic_write_bytes, atomic_write_text, replacing
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -25,6 +26,29 @@ def test_a_full_disk_leaves_the_old_file_and_no_rubbish(tmp_path: Path, monkeypa
     assert caught.value.errno == errno.ENOSPC
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_an_error_of_a_library_keeps_its_own_words(tmp_path: Path):
+    """It has no number of the system, and may name the temporary file."""
+
+    def fail() -> None:
+        with replacing(tmp_path / "a.mp4") as temporary:
+            temporary.write_bytes(b"x")
+            raise OSError(f"the encoder has ended: {temporary}: no such codec")
+
+    with pytest.raises(OSError, match="no such codec") as caught:
+        fail()
+    name = str(tmp_path / "a.mp4")
+    assert explained(caught.value) == f"{name!r} cannot be written: the encoder has ended: {name}: no such codec"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_users_are_told_of_errors():
+    assert explained(ValueError("the fix")) == "the fix"
+    assert explained(FileNotFoundError(errno.ENOENT, "No such file", "a.png")) == "'a.png' cannot be used: No such file"
+    assert explained(OSError(None, None, "a.png")) == "'a.png' cannot be used: OSError"
+    assert explained(KeyError("x"), "; more") == "unexpected KeyError: 'x'; more"
+    assert "--memory.micro_batch 1" in explained(MemoryError())
 
 
 def test_the_order_is_write_sync_rename_sync_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

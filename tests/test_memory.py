@@ -33,7 +33,6 @@ from dreamlift.memory import (
     check_memory,
     expected,
     model_of,
-    out_of_memory,
     parameters,
 )
 from dreamlift.presets import PRESETS
@@ -48,6 +47,7 @@ from dreamlift.scenes.nerf.scene import Nerf
 from dreamlift.scenes.nerf.voxel import Voxel
 from dreamlift.stages.photometric import Photometric
 from dreamlift.system import jit
+from dreamlift.system.failures import out_of_memory
 from dreamlift.system.streams import random_stream
 
 GB = 10**9

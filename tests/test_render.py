@@ -233,6 +233,16 @@ def test_a_missing_package_is_named(box, cwd, capsys, monkeypatch):
     refused(capsys, cwd, ["render", box, "--format", "mp4"], 'pip install "dreamlift[video]"')
 
 
+def test_a_failure_of_ffmpeg_is_said(box, cwd, capsys, monkeypatch):
+    pytest.importorskip("imageio_ffmpeg")
+    program = cwd / "ffmpeg"
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("imageio_ffmpeg._io.get_ffmpeg_exe", lambda: str(program))
+    words = ["render", box, "--format", "mp4", "--frames", "2", "--size", "256", "--out", "flight.mp4"]
+    refused(capsys, cwd, words, "'flight.mp4' cannot be written: ffmpeg has ended before the last frame", code=1)
+
+
 def test_a_run_is_rendered_into_its_folder(cwd, capsys):
     with Run.create(cwd / "run", "a card") as run:
         save_glb(card(), run.folder / "asset.glb")

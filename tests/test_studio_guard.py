@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import socket
 import time
 
 import pytest
-from lift_helpers import refused
-from PIL import Image
-from studio_helpers import OFFERS, Fake, Visitor, until
+from studio_helpers import OFFERS, Fake, Visitor, make_run, until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from dreamlift.studio.folder import WAITING
 from dreamlift.studio.guard import is_loopback
 from dreamlift.studio.hub import MAX_WAITING
 from dreamlift.studio.serve import Place, listen
-
-STATUS = {"schema": 1, "prompt": "a red mug", "config_hash": "c0ffee", "status": "finished", "seed": 3, "seconds": 31.0,
-          "metrics": {"faces": 998, "roundtrip_psnr": 33.0}}  # fmt: skip
-
-
-def make_run(root, name="a-red-mug-20260101-000000", **changes):
-    folder = root / name
-    (folder / "checkpoints").mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps(STATUS | changes))
-    files = (
-        ("asset.glb", b"glTF" * 50_000), ("preview.png", b"png"), ("config.yaml", b"steps: 3\n"), (".lock", b"{}"),
-        ("events.jsonl", b"{}\n"), ("notes.txt", b"mine"), ("checkpoints/state.json", b"{}"),
-    )  # fmt: skip
-    for file, data in files:
-        (folder / file).write_bytes(data)
-    lines = [json.dumps({"step": step, "loss": 1.0 / (step + 1), "t": 0.5}) for step in range(2000)]
-    (folder / "metrics.jsonl").write_text("\n".join(lines))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +31,6 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def studio(root):
     fake = Fake(root, Place(port=0))
-    yield fake
-    fake.close()
-
-
-@pytest.fixture(scope="module")
-def outside(root):
-    """One that other machines could reach."""
-    fake = Fake(root, Place("0.0.0.0", 0))
     yield fake
     fake.close()
 
@@ -119,35 +89,6 @@ def test_no_token_is_asked_for_on_this_machine(studio):
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "box", "")))
 
 
-def test_other_machines_need_the_token(outside):
-    address, warning = outside.told
-    token = address.partition("?token=")[2]
-    assert len(token) >= 40
-    assert "nothing is encrypted" in warning
-    assert outside.ask("GET", "/")[0] == 401
-    assert outside.ask("GET", "/studio.js")[0] == 401
-    assert outside.ask("GET", "/?token=guess")[0] == 401
-    assert outside.ask("GET", f"/?token={token[:-1]}")[0] == 401
-    assert outside.ask("GET", f"/studio.js?token={token}")[0] == 401  # only the first page takes it
-    assert outside.post("/api/start", {"prompt": "a mug"})[0] == 401
-    with pytest.raises(InvalidStatus):
-        Visitor(outside.port)
-    status, headers, _ = outside.ask("GET", f"/?token={token}")
-    assert (status, headers["location"]) == (303, "/")
-    cookie = headers["set-cookie"]
-    assert "HttpOnly" in cookie
-    assert "samesite=strict" in cookie.lower()
-    pair = cookie.partition(";")[0]
-    assert outside.ask("GET", "/", cookie=pair)[0] == 200
-    assert outside.ask("GET", "/", cookie=pair + "x")[0] == 401
-    assert outside.ask("GET", "/api/runs", authorization=f"Bearer {token}")[0] == 200
-    assert outside.ask("GET", "/", cookie=pair, host_=f"evil.example:{outside.port}")[0] == 421
-    assert (
-        outside.ask("GET", "/", cookie=pair, host_=f"192.168.7.7:{outside.port}")[0] == 200
-    )  # an address is no name to redirect
-    Visitor(outside.port, Cookie=pair).close()
-
-
 def test_every_answer_forbids_framing_sniffing_and_foreign_code(studio):
     for path in ("/", "/studio.js", "/api/runs", "/runs/a-red-mug-20260101-000000/asset.glb", "/api/runs/none"):
         _, headers, _ = studio.ask("GET", path)
@@ -189,9 +130,8 @@ def test_nothing_else_is_served(studio, path):
 
 def test_a_run_is_listed_described_and_downloaded(studio, root):
     found = json.loads(studio.ask("GET", "/api/runs")[2])["runs"]
-    assert found == [
-        {"name": "a-red-mug-20260101-000000", "prompt": "a red mug", "status": "finished", "seed": 3, "preview": True}
-    ]
+    about = {"name": "a-red-mug-20260101-000000", "prompt": "a red mug", "status": "finished", "seed": 3, "preview": True}
+    assert found == [{**about, "ticket": ""}]
     run = json.loads(studio.ask("GET", "/api/runs/a-red-mug-20260101-000000")[2])
     assert [file["name"] for file in run["files"]] == ["asset.glb", "preview.png", "config.yaml", "run.json", "metrics.jsonl"]
     assert (run["faces"], run["psnr"], run["view"]) == (998, 33.0, True)
@@ -231,52 +171,6 @@ def test_damaged_runs_break_nothing(studio, root, changes):
 
 
 # What visitors send
-
-
-def png(side=32):
-    out = io.BytesIO()
-    Image.new("RGB", (side, side), (200, 30, 30)).save(out, "PNG")
-    return out.getvalue()
-
-
-def test_a_picture_is_checked_and_kept_under_a_name_of_the_studios(studio, root):
-    status, found = studio.post("/api/pictures", png())
-    assert (status, found["width"], found["height"]) == (200, 32, 32)
-    (kept,) = list((root / ".pictures").iterdir())
-    assert kept.read_bytes() == png()
-    studio.sent.clear()
-    status, _ = studio.post("/api/start", {"prompt": "", "picture": found["picture"], "seed": 7})
-    assert status == 200
-    order = studio.hub.waiting.pop().order
-    assert order == {"prompt": "", "preset": "", "seed": 7, "picture": str(kept.resolve())}
-    assert studio.post("/api/start", {"prompt": "", "picture": "../../secret.glb"})[0] == 400
-
-
-BAD_PICTURES = {b"": "not a picture", b"<svg/>": "SVG", b"\x89PNG\r\n\x1a\n" + b"x" * 99: "cannot be used", png(8): "8 x 8",
-                png()[:60]: "cannot be used", b"PK\x03\x04": "not a picture"}  # fmt: skip
-
-
-@pytest.mark.parametrize("data", BAD_PICTURES)
-def test_what_is_no_picture_is_refused_in_one_line(studio, data):
-    status, found = studio.post("/api/pictures", data)
-    assert status == 400
-    assert BAD_PICTURES[data] in found["error"]
-    assert "\n" not in found["error"]
-
-
-def test_a_decompression_bomb_is_refused_by_its_header(studio):
-    out = io.BytesIO()
-    Image.new("1", (15000, 15000)).save(out, "PNG")
-    begun = time.monotonic()
-    status, found = studio.post("/api/pictures", out.getvalue())
-    assert (status, "15000 x 15000" in found["error"] or "pixels" in found["error"]) == (400, True)
-    assert time.monotonic() - begun < 5
-
-
-def test_pictures_that_no_run_uses_are_removed(studio, root):
-    for side in range(40, 40 + WAITING + 5):
-        assert studio.post("/api/pictures", png(side))[0] == 200
-    assert len([path for path in (root / ".pictures").iterdir() if path.suffix == ".png"]) <= WAITING + 1
 
 
 def test_bodies_are_limited(studio):
@@ -331,6 +225,15 @@ def test_four_more_have_the_next_seeds_and_the_queue_is_limited(studio):
     assert not studio.hub.waiting
 
 
+def test_four_more_are_queued_all_or_none(studio):
+    for number in range(MAX_WAITING - 2):
+        assert studio.post("/api/start", {"prompt": "a mug", "seed": number})[0] == 200
+    status, found = studio.post("/api/more", {"run": "a-red-mug-20260101-000000"})
+    assert (status, found["error"]) == (429, "4 more runs do not fit: 12 may wait, and 10 do; remove some")
+    assert len(studio.hub.waiting) == MAX_WAITING - 2
+    studio.hub.waiting.clear()
+
+
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"])
 def test_other_methods_are_refused(studio, method):
     assert studio.ask(method, "/api/runs")[0] == 405
@@ -341,7 +244,8 @@ def test_other_methods_are_refused(studio, method):
 
 @pytest.fixture
 def running(studio):
-    """A run that the test plays."""
+    """A run that the test plays, without visitors of an earlier test."""
+    until(lambda: not studio.hub.visitors)
     assert studio.post("/api/start", {"prompt": "a red mug"})[0] == 200
     studio.hub.take_order()
     studio.hear({"type": "begin", "name": "a-red-mug-20260101-000000", "folder": "x", "total": 9, "index": 0,
@@ -454,24 +358,6 @@ def test_a_visitor_who_reads_nothing_does_not_fill_the_memory(running):
     assert len(kept.pictures) <= 1
     assert kept.reports[0]["type"] in ("run", "state")
     visitor.close()
-
-
-def test_a_page_of_one_run_starts_none_and_shows_no_other(root):
-    make_run(root, "other")
-    fake = Fake(root, Place(port=0), only="a-red-mug-20260101-000000")
-    try:
-        assert [run["name"] for run in json.loads(fake.ask("GET", "/api/runs")[2])["runs"]] == ["a-red-mug-20260101-000000"]
-        assert fake.ask("GET", "/runs/other/asset.glb")[0] == 404
-        status, found = fake.post("/api/start", {"prompt": "a mug"})
-        assert (status, found["error"]) == (403, "this page shows one run; `dreamlift studio` starts others")
-    finally:
-        fake.close()
-
-
-def test_a_missing_package_is_said_with_the_fix(cwd, monkeypatch, capsys):
-    monkeypatch.setattr("dreamlift.studio.serve.PACKAGES", ("starlette", "no_such_package"))
-    for words in (["studio"], ["generate", "a red mug", "--watch"]):
-        refused(capsys, cwd, words, 'the studio needs no_such_package: pip install "dreamlift[studio]"')
 
 
 def test_a_port_that_is_taken_is_said_with_the_fix(studio):

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +11,10 @@ from lift_helpers import TINY, checkpoint_of, run_main, status_of
 from run_helpers import same
 from studio_helpers import Process, Visitor, ask, post, until
 
+from dreamlift.config.build import config_hash, save_yaml
+from dreamlift.runs.run import Run
 from dreamlift.studio.broadcast import Broadcast
-from dreamlift.studio.worker import config_of, offers, said
+from dreamlift.studio.worker import offers, order_of
 
 LONG = ["--stages.0.steps=3000" if word.startswith("--steps") else word for word in TINY]
 SHORT = ["--stages.0.steps=12" if word.startswith("--steps") else word for word in TINY]
@@ -71,6 +70,7 @@ def test_two_visitors_watch_a_run_one_leaves_and_it_is_stopped_and_continued(stu
     assert post(studio.port, "/api/stop", {"number": made["number"]})[0] == 200
     stopped = begun(first, "stopped")
     about = json.loads(ask(studio.port, "GET", f"/api/runs/{stopped['name']}")[2])
+    assert status_of(studio.root / stopped["name"])["preset"] == "magic3d-toy"  # a prior is named
     assert about["status"] == "stopped"
     assert not about["view"]
     assert post(studio.port, "/api/resume", {"run": run["name"]})[0] == 200
@@ -87,11 +87,24 @@ def test_the_worker_offers_what_runs_with_what_ships_and_says_errors_in_one_line
     assert (found["toybox"]["needs"], found["zero123-toy"]["needs"]) == ("words", "picture")
     assert "texture-toy" not in found  # it needs a mesh,
     assert "dreamfusion-sd" not in found  # and this one a prior that does not ship
-    assert config_of({"prompt": "a red mug", "seed": 3}, tmp_path, {"stages.0.steps": "7"}, Broadcast()).stages[0].steps == 7
+    order = order_of({"prompt": "a red mug", "seed": 3}, tmp_path, {"stages.0.steps": "7"}, Broadcast())
+    assert (order.config.stages[0].steps, order.config.seed) == (7, 3)
     with pytest.raises(ValueError, match="unknown preset 'nothing'"):
-        config_of({"prompt": "a mug", "preset": "nothing"}, tmp_path, {}, Broadcast())
-    assert said(ValueError("the fix")) == "the fix"
-    assert said(KeyError("x")) == "unexpected KeyError: 'x'"
+        order_of({"prompt": "a mug", "preset": "nothing"}, tmp_path, {}, Broadcast())
+
+
+def test_a_run_records_its_preset_and_four_more_like_it_have_the_same(tmp_path):
+    given = [({}, "toybox"), ({"preset": "vsd-toy"}, "vsd-toy")]
+    for number, (more, preset) in enumerate(given):
+        order = order_of({"prompt": "a red mug", **more}, tmp_path, {}, Broadcast())
+        assert order.preset == preset
+        info = {"preset": order.preset} if number else {}
+        Run.create(tmp_path / preset, "a red mug", config_text=save_yaml(order.config),
+                   config_hash=config_hash(order.config), info=info).close()  # fmt: skip
+    assert order_of({"prompt": "a mug"}, tmp_path, {"prior.name": "toybox"}, Broadcast()).preset == "magic3d-toy"
+    like = order_of({"like": "vsd-toy", "seed": 9}, tmp_path, {}, Broadcast())
+    assert (like.preset, like.config.seed, like.config.stages) == ("vsd-toy", 9, order.config.stages)
+    assert order_of({"like": "toybox", "seed": 9}, tmp_path, {}, Broadcast()).preset == ""  # of a run that has none
 
 
 def test_a_server_that_is_stopped_leaves_a_run_that_can_be_continued(stub, tmp_path, monkeypatch):
@@ -133,31 +146,3 @@ def test_a_server_that_is_killed_stops_its_run_with_a_checkpoint(stub, tmp_path)
         until(lambda: not (folder / ".lock").exists())
     finally:
         server.close()
-
-
-def test_watch_shows_one_run_and_ends_when_its_page_is_closed(stub, tmp_path):
-    # The prior means nothing: with small steps the scene stays one that can be meshed.
-    own = [*(word.replace("=12", "=100") for word in SHORT), "--stages.0.adam.lr_scale=0.01"]
-    words = [*settings(stub, own), "--out", str(tmp_path / "run"), "--watch"]
-    command = [sys.executable, "-m", "dreamlift.cli", "generate", "a red mug", *words]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    try:
-        assert process.stderr is not None
-        port = next(
-            int(found[1]) for line in process.stderr if (found := re.search(r"watch it at http://127.0.0.1:(\d+)/", line))
-        )
-        visitor = Visitor(port)
-        state = visitor.hear("state", 120)[0]
-        assert state["watch"]
-        if state["run"]["status"] == "loading":
-            begun(visitor)
-        visitor.look(0.5)
-        assert visitor.hear("frame")[1].startswith(b"\xff\xd8")
-        begun(visitor, "finished")
-        assert ask(port, "GET", "/runs/run/asset.glb")[2] == (tmp_path / "run" / "asset.glb").read_bytes()
-        visitor.close()
-        process.communicate(timeout=60)
-        assert process.returncode == 0
-    finally:
-        process.kill()
-        process.wait()

@@ -133,11 +133,6 @@ def build_parser(*more: Callable[[Callable[..., Parser]], None]) -> Parser:
     add_dreambooth(verb("dreambooth", "teach a prior the thing in a few photos: a new word for it"))
     add_invert(verb("invert", "learn a new word from photos, and nothing else: textual inversion"))
     add_gallery(verb("gallery", "a page with turntables of finished runs, which open in the viewer"))
-    studio = verb("studio", "make assets in the browser, and watch them while they are made (docs/studio.md)")
-    studio.add_argument("--out", type=Path, default=Path("outputs"), help="the folder of the runs (default: outputs)")
-    studio.add_argument("--host", default="127.0.0.1", help="address to listen on; one that other machines reach gets a token")
-    studio.add_argument("--port", type=int, default=8765, help="port to listen on; 0: any that is free (default: 8765)")
-    studio.add_argument("--token", action="store_true", help="ask for a token on this machine too, where others have accounts")
     verb("presets", "the named settings: paper, prior, resolution, steps, memory, purpose")
     add_render(verb("render", "render a finished asset along a camera path: MP4, WebP or PNG", epilog=RENDER_EXAMPLES))
     listing = verb("settings", "every setting with its type, default and meaning")
@@ -187,12 +182,12 @@ def _add_generate(make: Parser) -> None:
         "prompt", nargs="?", help='description of the object, for example "a red mug"; may be left out with --image'
     )
     _add_image(what)
-    _setting(what, "negative", "negative prompt: what the object should not look like")
-    _setting(what, "mesh", "initial mesh (.glb, .gltf, .obj, .ply, .stl), for presets such as texture-toy")
-    _setting(what, "up", "up axis of the initial mesh's file: y (default) or z")
-    _setting(what, "seed", "seed of all random numbers (default: 0)")
+    add_setting(what, "negative", "negative prompt: what the object should not look like")
+    add_setting(what, "mesh", "initial mesh (.glb, .gltf, .obj, .ply, .stl), for presets such as texture-toy")
+    add_setting(what, "up", "up axis of the initial mesh's file: y (default) or z")
+    add_setting(what, "seed", "seed of all random numbers (default: 0)")
     add_seeds(what)
-    _setting(what, "particles", "number of scenes that are optimized together (default: 1)")
+    add_setting(what, "particles", "number of scenes that are optimized together (default: 1)")
     what.add_argument(
         "--anyway", action="store_true", help="start even if the prior knows none of the prompt's nouns (the result is a blob)"
     )
@@ -211,10 +206,6 @@ def add_settings(make: Parser) -> Any:
         "--config", type=Path, metavar="FILE_OR_RUN",
         help="a config.yaml (without stages: the default preset's), or the folder of a run to repeat",
     )  # fmt: skip
-    _setting(how, "prior", "the 2D diffusion model: a name of `dreamlift priors`, a folder, a hub name or a .safetensors file")
-    _setting(how, "prior_config", "for a one-file checkpoint: the prior whose configs and tokenizers are used")
-    _setting(how, "camera_conditioning", "true or false: pass the cameras to a prior that was trained with cameras")
-    _setting(how, "linear_encoder", "true or false: replace a latent prior's encoder by a linear map of colors")
     how.add_argument(
         "--lora", action="append", metavar="FILE[@SCALE]", help="a LoRA, or a folder of dreambooth or invert; may be repeated"
     )
@@ -222,17 +213,26 @@ def add_settings(make: Parser) -> Any:
         "--embedding", action="append", metavar="FILE",
         help="a textual inversion (.safetensors); its name in the prompt is the file's stem; may be repeated",
     )  # fmt: skip
-    _setting(how, "steps", "optimization steps of the first stage")
-    _setting(how, "schedule_steps", "steps of it after which all schedules keep their last values (default: all its steps)")
-    _setting(how, "show", "what the prior is given: color, normal, or place (coordinates of the surface)")
-    _setting(how, "weight", "factor on the loss of the first teacher")
-    _setting(how, "angle_weight", "0 to 1: how far that loss is weighted by the angle between a view and the photo's")
-    _setting(how, "depth_model", "depth-estimation model for photometric.depth (a folder or hub name)")
-    _setting(how, "photometric", "compare renders with the photos: its settings as a mapping; {} for the defaults")
-    _setting(how, "backdrops", "background colors that the prompt names, as a list; [] for none")
+    return add_values(make, how)
+
+
+def add_values(make: Parser, how: Any) -> Any:
+    """Add the options of generate that are no inputs and set one value each; returns the group of those for files."""
+    add_setting(how, "prior", "2D diffusion model: a name of `dreamlift priors`, a folder, a hub name or a .safetensors file")
+    add_setting(how, "prior_config", "for a one-file checkpoint: the prior whose configs and tokenizers are used")
+    add_setting(how, "camera_conditioning", "true or false: pass the cameras to a prior that was trained with cameras")
+    add_setting(how, "linear_encoder", "true or false: replace a latent prior's encoder by a linear map of colors")
+    add_setting(how, "steps", "optimization steps of the first stage")
+    add_setting(how, "schedule_steps", "steps of it after which all schedules keep their last values (default: all its steps)")
+    add_setting(how, "show", "what the prior is given: color, normal, or place (coordinates of the surface)")
+    add_setting(how, "weight", "factor on the loss of the first teacher")
+    add_setting(how, "angle_weight", "0 to 1: how far that loss is weighted by the angle between a view and the photo's")
+    add_setting(how, "depth_model", "depth-estimation model for photometric.depth (a folder or hub name)")
+    add_setting(how, "photometric", "compare renders with the photos: its settings as a mapping; {} for the defaults")
+    add_setting(how, "backdrops", "background colors that the prompt names, as a list; [] for none")
     memory = make.add_argument_group("memory and device")
-    _setting(memory, "device", "auto (default), cpu, cuda, cuda:1 or mps")
-    _setting(memory, "engine", "who runs the prior's network: torch, onnx (ONNX Runtime, CPU only) or auto (default)")
+    add_setting(memory, "device", "auto (default), cpu, cuda, cuda:1 or mps")
+    add_setting(memory, "engine", "who runs the prior's network: torch, onnx (ONNX Runtime, CPU only) or auto (default)")
     for name, told in (
         ("memory.micro_batch", "pictures per call of the prior; 0 (default): all at once; 1 needs the least memory"),
         ("memory.gradient_checkpointing", "true: recompute activations in the backward pass instead of storing them"),
@@ -242,20 +242,25 @@ def add_settings(make: Parser) -> Any:
         memory.add_argument(f"--{name}", metavar="VALUE", help=told)  # for the help only: split_overrides reads --a.b
     files = make.add_argument_group("files")
     _add_files(files)
-    _setting(files, "checkpoint_every", "steps between two checkpoints (default: 50)")
-    _setting(files, "keep_checkpoints", "number of newest checkpoints to keep (default: 2)")
+    add_setting(files, "checkpoint_every", "steps between two checkpoints (default: 50)")
+    add_setting(files, "keep_checkpoints", "number of newest checkpoints to keep (default: 2)")
     return files
 
 
 def _add_image(what: Any) -> None:
-    """Add the options of one picture, and of its camera."""
+    """Add the options of one picture."""
     what.add_argument("--image", metavar="PICTURE", help="a picture of the object; `dreamlift cutout` shows what is seen of it")
-    _setting(what, "mask", MASK)
-    _setting(what, "elevation", "height of the picture's camera above level, degrees (default: estimated, or else 15)")
+    add_camera(what)
+
+
+def add_camera(what: Any) -> None:
+    """Add the options of how a picture is cut out, and of its camera."""
+    add_setting(what, "mask", MASK)
+    add_setting(what, "elevation", "height of the picture's camera above level, degrees (default: estimated, or else 15)")
     side = "side that the picture shows, degrees: 0 is the front, 90 the object's left (default: estimated, or else 0)"
-    _setting(what, "azimuth", side)
-    _setting(what, "fov", "vertical field of view of the picture's camera, degrees (default: 45)")
-    _setting(what, "distance", "of the picture's camera from the object's center, world units (default: 2.6)")
+    add_setting(what, "azimuth", side)
+    add_setting(what, "fov", "vertical field of view of the picture's camera, degrees (default: 45)")
+    add_setting(what, "distance", "of the picture's camera from the object's center, world units (default: 2.6)")
 
 
 def _add_subject(what: Any) -> None:
@@ -269,7 +274,7 @@ def _add_subject(what: Any) -> None:
         help="the kind of thing in the photos, such as duck, on which a prior is tuned first (--preset dreambooth3d-toy)",
     )  # fmt: skip
     what.add_argument("--word", help="its new word in the prompt: a zwx duck (default: the one before the class, or else zwx)")
-    _setting(what, "subject", "both as a mapping, as in a config: {class_name: duck, word: zwx}")
+    add_setting(what, "subject", "both as a mapping, as in a config: {class_name: duck, word: zwx}")
     what.add_argument(
         "--context", metavar="WORDS",
         help='with --config RUN: the thing that RUN has learnt, lifted again "on a wooden box" without tuning',
@@ -315,7 +320,7 @@ def view_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _setting(group: Any, name: str, told: str) -> None:
+def add_setting(group: Any, name: str, told: str) -> None:
     """Add an option for a setting, spelled with dashes or with underscores."""
     spellings = sorted({f"--{name.replace('_', '-')}", f"--{name}"})
     group.add_argument(*spellings, default=None, metavar="VALUE", help=told)
@@ -336,7 +341,7 @@ def _add_files(group: Any) -> None:
         "normal_map": "bake the normals of the mesh before decimation into a normal map",
     }  # fmt: skip
     for name in FILES:
-        _setting(group, name, told[name])
+        add_setting(group, name, told[name])
     for name in FILE_FLAGS:
         group.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=told[name])
 
@@ -384,8 +389,9 @@ def in_millimeters(length: str) -> str:
 
 
 def run_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings of the given options of generate; photos as a list of files, or as the text of a list."""
-    given = {target: getattr(arguments, name) for name, target in SETTINGS.items() if target}
-    if arguments.photos is not None and len(arguments.photos) == 1 and arguments.photos[0].lstrip()[:1] in ("[", ""):
-        given["photos"] = arguments.photos[0]
+    """The settings of the given options of generate or studio; photos as a list of files, or as the text of a list."""
+    given = {target: getattr(arguments, name, None) for name, target in SETTINGS.items() if target}
+    photos = given["photos"]
+    if photos is not None and len(photos) == 1 and photos[0].lstrip()[:1] in ("[", ""):
+        given["photos"] = photos[0]
     return {name: value for name, value in given.items() if value is not None} | file_settings(arguments)

@@ -62,7 +62,10 @@ class Mp4:
         self.writer.send(None)
 
     def add(self, frame: np.ndarray) -> None:
-        self.writer.send(np.ascontiguousarray(frame))
+        try:
+            self.writer.send(np.ascontiguousarray(frame))
+        except (OSError, StopIteration) as error:  # the package's own words are ffmpeg's whole command line
+            raise OSError("ffmpeg has ended before the last frame; what it says is above (is the disk full?)") from error
 
     def close(self) -> None:
         self.writer.close()

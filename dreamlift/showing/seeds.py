@@ -40,7 +40,7 @@ class Variations:
 
 
 def carry_out_seeds(
-    order: Order, seeds: int, reporters: Callable[[Config], Reporter], out: Path | None = None
+    order: Order, seeds: int, reporters: Callable[[], Reporter], reporter: Reporter, out: Path | None = None
 ) -> Variations:  # fmt: skip
     """Carry out ``order.config`` with ``seeds`` consecutive seeds from its own on, and write the sheet.
 
@@ -49,6 +49,7 @@ def carry_out_seeds(
     Args:
         order: the order of each run; its folder and seed are set here.
         reporters: makes the reporter of one run, since a run closes its own.
+        reporter: of the whole: what concerns several runs, and the sheet. It is closed at the end.
         out: the folder; None: a new one in outputs/. One that an earlier such command has begun is continued.
 
     Raises:
@@ -67,37 +68,31 @@ def carry_out_seeds(
     for own in each:
         check_same(folder / f"seed-{own.seed}", own)
     pool, failed = Priors(), []
-    for number, own in enumerate(each):
-        reporter, place = reporters(own), folder / f"seed-{own.seed}"
-        reporter.stage(f"seed {own.seed} ({number + 1} of {seeds})")
-        try:
-            outcome = _carry_out(replace(order, config=own, out=place, pool=pool), place, reporter)
-        except FAILURES as error:
-            failed.append(f"seed {own.seed}: {one_line(error)}")
-            reporter.note(failed[-1])
-            continue
-        if not outcome:
-            reporter.note("the same command with " + f"--out {folder}" + " goes on with the other seeds")
-            return Variations(folder, False)
-    if len(failed) == seeds:
-        raise RunError(f"no seed gave an asset; {failed[0]}")
-    reporter = reporters(config)
     try:
+        for number, own in enumerate(each):
+            place = folder / f"seed-{own.seed}"
+            begun = (place / "run.json").is_file()
+            if begun and read_status(place).get("status") == "finished":
+                reporter.note(f"{place} is finished already")
+                continue
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shown = reporters()
+            shown.stage(f"seed {own.seed} ({number + 1} of {seeds})")
+            try:
+                new = replace(order, config=own, out=place, pool=pool)
+                outcome = carry_out(Order(resume=place, pool=pool) if begun else new, shown)
+            except FAILURES as error:
+                failed.append(f"seed {own.seed}: {one_line(error)}")
+                reporter.note(failed[-1])
+                continue
+            if not outcome.finished:
+                reporter.note("the same command with " + f"--out {folder}" + " goes on with the other seeds")
+                return Variations(folder, False)
+        if len(failed) == seeds:
+            raise RunError(f"no seed gave an asset; {failed[0]}")
         return Variations(folder, True, save_sheet(found_in(folder, each), config.prompt, folder, reporter))
     finally:
         reporter.close()
-
-
-def _carry_out(order: Order, place: Path, reporter: Reporter) -> bool:
-    """Begin, resume or pass over one run; whether it is finished."""
-    if not (place / "run.json").is_file():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        return carry_out(order, reporter).finished
-    if read_status(place).get("status") == "finished":
-        reporter.note(f"{place} is finished already")
-        reporter.close()
-        return True
-    return carry_out(Order(resume=place, pool=order.pool), reporter).finished
 
 
 def check_same(place: Path, config: Config) -> None:

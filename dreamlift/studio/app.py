@@ -23,6 +23,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from dreamlift.prompts import check_prompt
 from dreamlift.runs.checkpoints import RunError
 from dreamlift.studio.folder import Refused, Runs, Served
+from dreamlift.studio.guard import PAGE, SUBPROTOCOL, Keys
 from dreamlift.studio.hub import Hub, Visitor
 from dreamlift.studio.wire import packed
 from dreamlift.system.text import one_line
@@ -37,18 +38,15 @@ CHUNK = 3 << 16  # bytes; divisible by 3, so that chunks in base64 can be joined
 MAX_SEED = 2**31 - 5
 KINDS = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8",
          "svg": "image/svg+xml"}  # fmt: skip
-PAGE = {"/": "studio.html", "/studio.css": "studio.css", "/studio.js": "studio.js", "/plot.js": "plot.js",
-        "/icon.svg": "icon.svg"}  # fmt: skip
 
 
 class Studio:
-    """The handlers of requests. ``stop``: called when the last visitor of a run that is over has gone (--watch)."""
+    """The handlers of requests."""
 
-    def __init__(self, hub: Hub, runs: Runs) -> None:
-        self.hub, self.runs = hub, runs
+    def __init__(self, hub: Hub, runs: Runs, keys: Keys) -> None:
+        self.hub, self.runs, self.keys = hub, runs, keys
         self.uploads = 0
         self.one_picture = asyncio.Lock()
-        self.left: Callable[[], None] = lambda: None
         static = resources.files("dreamlift.studio").joinpath("static")
         self.static = {name: static.joinpath(name).read_bytes() for name in (*PAGE.values(), "view.html", "view.css")}
         self.viewer, style = _viewer(), self.static["view.css"].decode("utf-8")
@@ -65,13 +63,18 @@ class Studio:
             Route("/api/runs/{name}", self.run, methods=["GET"]),
             Route("/runs/{name}/view", self.view, methods=["GET"]),
             Route("/runs/{name}/{file}", self.file, methods=["GET"]),
-            Route("/api/pictures", self.picture, methods=["POST"]),
-            Route("/api/start", self.start, methods=["POST"]),
-            Route("/api/more", self.more, methods=["POST"]),
-            Route("/api/resume", self.resume, methods=["POST"]),
-            Route("/api/stop", self.stop, methods=["POST"]),
+            *(Route(path, self.only_shown if self.hub.watch else act, methods=["POST"]) for path, act in self.acts().items()),
             WebSocketRoute("/api/live", self.live),
         ]
+
+    def acts(self) -> dict[str, Callable[[Request], Any]]:
+        """What changes something: the handlers of all requests that are no GET."""
+        return {"/api/pictures": self.picture, "/api/start": self.start, "/api/more": self.more, "/api/resume": self.resume,
+                "/api/stop": self.stop}  # fmt: skip
+
+    async def only_shown(self, request: Request) -> Response:
+        """The answer to all of them where the page shows runs of another process (--watch)."""
+        raise Refused(403, "this page shows one run; `dreamlift studio` starts others")
 
     # the page and the runs
 
@@ -80,10 +83,12 @@ class Studio:
         return Response(self.static[name], media_type=KINDS[name.rpartition(".")[2]])
 
     async def listing(self, request: Request) -> Response:
-        return JSONResponse({"runs": await asyncio.to_thread(self.runs.listing)})
+        found = await asyncio.to_thread(self.runs.listing)
+        return JSONResponse({"runs": [{**each, "ticket": self.keys.ticket(each["name"])} for each in found]})
 
     async def run(self, request: Request) -> Response:
-        return JSONResponse(await asyncio.to_thread(self.runs.detail, request.path_params["name"]))
+        found = await asyncio.to_thread(self.runs.detail, request.path_params["name"])
+        return JSONResponse({**found, "ticket": self.keys.ticket(found["name"])})
 
     async def file(self, request: Request) -> Response:
         served = await asyncio.to_thread(self.runs.open, request.path_params["name"], request.path_params["file"])
@@ -129,14 +134,16 @@ class Studio:
         if preset and known[preset]["needs"] == "picture" and not picture:
             raise Refused(400, f"{preset} starts from a picture: choose one, or another preset")
         order = {"prompt": prompt, "preset": preset, "seed": _seed(asked.get("seed", 0))}
-        if picture:
-            order["picture"] = str(self.runs.take_picture(picture))
-        return JSONResponse({"number": self.hub.order(order).number})
+        async with self.one_picture:  # so that none is removed between the two
+            if picture:
+                order["picture"] = str(self.runs.take_picture(picture))
+            return JSONResponse({"number": self.hub.order(order).number})
 
     async def more(self, request: Request) -> Response:
         """Four runs with the settings of one and the next seeds."""
         about = await self._known(request)
         seed, numbers = _seed(about["seed"] if type(about["seed"]) is int else 0), []
+        self.hub.check_room(4)
         for further in range(1, 5):
             order = {"like": about["name"], "seed": min(seed + further, MAX_SEED), "prompt": about["prompt"]}
             numbers.append(self.hub.order(order).number)
@@ -165,7 +172,7 @@ class Studio:
         if len(self.hub.visitors) >= VISITORS:
             await socket.close(1013)
             return
-        await socket.accept()
+        await socket.accept(SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
         visitor = self.hub.enter()
         sender = asyncio.create_task(_send(socket, visitor))
         try:
@@ -175,8 +182,6 @@ class Studio:
             visitor.something.set()
             sender.cancel()
             await asyncio.gather(sender, return_exceptions=True)
-            if not self.hub.visitors:
-                self.left()
             with contextlib.suppress(Exception):
                 await socket.close(1008)
 

@@ -15,6 +15,7 @@ import re
 import secrets
 import stat
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +24,7 @@ from dreamlift.images.read import PIXELS
 from dreamlift.runs.run import read_status
 from dreamlift.studio.history import History
 from dreamlift.system.files import atomic_write_bytes, open_to_read
+from dreamlift.system.processes import lives, pid_space, started
 
 # Files of a run that are served, with their kinds and what they are.
 FILES = (
@@ -43,6 +45,9 @@ LISTED = 2.0  # seconds for which a listing is kept
 MAX_METRICS = 64 << 20  # bytes of metrics.jsonl that are read for curves
 KEPT_CURVES = 8  # runs
 PICTURES = ".pictures"  # folder in the runs' folder
+USED = ".used"  # suffix of the file beside a picture that a run uses; the run's process makes it
+CLAIM = ".studio-"  # begins the name of the file there by which a server says that it may still need pictures
+CLAIM_SECONDS = 7 * 86400.0  # for which that of a server on another machine is believed
 WAITING = 16  # pictures that no run uses yet; older ones are removed
 SUFFIX = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp"}
 MAX_PIXELS = min(PIXELS, 25_000_000)  # of a visitor's picture; decoded it has 100 MB
@@ -74,6 +79,7 @@ class Runs:
         self.waiting: dict[str, Path] = {}
         self.listed: tuple[float, list[dict[str, Any]]] = (-math.inf, [])
         self.curves: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {}  # of the runs that were opened last
+        self.wanted: Callable[[], set[str]] = set  # the pictures of orders that wait or are carried out
 
     def folder(self, name: str) -> Path:
         """The folder of the run of this name. Raises Refused: there is none."""
@@ -173,30 +179,60 @@ class Runs:
         name, digest = secrets.token_hex(16), hashlib.sha256(data).hexdigest()[:32]
         folder = self.root / PICTURES
         folder.mkdir(parents=True, exist_ok=True)
+        self._claim().write_text(f"{pid_space()}\n{os.getpid()} {started(os.getpid())}")
         path = folder / (digest + next((end for mark, end in SUFFIX.items() if data.startswith(mark)), ".img"))
         if not path.exists():
             atomic_write_bytes(path, data)
         self.waiting[name] = path
         while len(self.waiting) > WAITING:
             oldest = self.waiting.pop(next(iter(self.waiting)))
-            if oldest not in self.waiting.values() and not (oldest.with_suffix(".used")).exists():
-                oldest.unlink(missing_ok=True)
+            if oldest not in self.waiting.values() and str(oldest.resolve()) not in self.wanted():
+                _remove_unused(oldest)
         return {"picture": name, "width": width, "height": height}
 
     def take_picture(self, name: str) -> Path:
-        """The file of a picture that a run is going to use, which is then kept. Raises Refused."""
+        """The file of a picture that a run is going to use. Raises Refused."""
         path = self.waiting.get(name)
         if path is None or not path.exists():
             raise Refused(400, "the picture is not here any more: choose it again")
-        path.with_suffix(".used").touch()
         return path.resolve()
 
-    def drop_pictures(self) -> None:
-        """Remove the pictures that no run uses."""
-        for path in self.waiting.values():
-            if not path.with_suffix(".used").exists():
-                path.unlink(missing_ok=True)
+    def sweep(self) -> None:
+        """Remove the pictures that no run uses, at the start and at the end of a server.
+
+        Those that killed servers have left are removed with them, unless another server of this folder lives.
+        """
+        folder, others = self.root / PICTURES, 0
+        with contextlib.suppress(OSError):
+            for claim in folder.glob(f"{CLAIM}*"):
+                if claim != self._claim() and _holds(claim):
+                    others += 1
+                else:
+                    claim.unlink(missing_ok=True)
+            for path in list(self.waiting.values()) if others else list(folder.iterdir()):
+                if not path.name.startswith(CLAIM):
+                    _remove_unused(path)
+            folder.rmdir()  # where nothing is left
         self.waiting.clear()
+
+    def _claim(self) -> Path:
+        return self.root / PICTURES / f"{CLAIM}{os.getpid()}"
+
+
+def _remove_unused(path: Path) -> None:
+    if not path.with_suffix(USED).exists():
+        path.unlink(missing_ok=True)
+
+
+def _holds(claim: Path) -> bool:
+    """Whether the server that made a claim may live; of one on another machine it is assumed for some days."""
+    with contextlib.suppress(OSError, ValueError):
+        space, _, rest = claim.read_text(encoding="utf-8").partition("\n")
+        pid, _, begun = rest.partition(" ")
+        if space and space == pid_space():
+            return lives(int(pid), begun)
+        return time.time() - claim.stat().st_mtime < CLAIM_SECONDS
+    return False
 
 
 def kind_of(name: str) -> tuple[int, str, str] | None:

@@ -1,28 +1,39 @@
 """Who may talk to the studio: its own page, and nobody else.
 
 A page of another site that the visitor has open can send requests to this machine too. So every request, the live connection's
-included, must name a known Host (against DNS rebinding), must not come from another Origin, and where the server can be
-reached from other machines it must carry the token of this start. No answer may be framed, cached or sniffed, and the page may
-load nothing from elsewhere.
+included, must name a known Host (against DNS rebinding), must not come from another Origin, and where others may reach the
+server it must carry the token of this start. No answer may be framed, cached or sniffed, and the page may load nothing from
+elsewhere.
+
+The token is in no cookie: a browser sends the cookies of a machine to all of its ports, so that another account's server there
+would get it. It is in the part of the printed address that no browser sends; the page keeps it for its own origin, whose port
+counts, and sends it as a header, or as a subprotocol of the live connection. What a browser fetches by itself (pictures, frames
+and downloads) has a ticket in its address, which opens the files of one run for some hours.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import ipaddress
 import secrets
 import socket
+import time
 from collections.abc import Iterable
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs
 
-from starlette.responses import PlainTextResponse, RedirectResponse
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 METHODS = ("GET", "HEAD", "POST")
 LONGEST = 2000  # characters of a path with its query
+# The page's own files: the same for everyone, so that they need no token. Nothing in them tells of a run.
+PAGE = {"/": "studio.html", "/studio.css": "studio.css", "/studio.js": "studio.js", "/server.js": "server.js",
+        "/plot.js": "plot.js", "/icon.svg": "icon.svg"}  # fmt: skip
+SUBPROTOCOL = "dreamlift"  # of the live connection; the token may be named beside it
+TICKET_SECONDS = 8 * 3600
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self' ws://{host} wss://{host}; frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -54,18 +65,43 @@ def known_hosts(host: str, names: Iterable[str] = ()) -> frozenset[str]:
     return frozenset(each.lower() for each in (*LOOPBACK, shown, socket.gethostname(), *names))
 
 
+class Keys:
+    """What opens the studio: the token of this start ("": none is needed), and tickets for the files of one run."""
+
+    def __init__(self, token: str = "") -> None:
+        self.token = token
+        self.secret = secrets.token_bytes(32)
+        self.digest = hashlib.sha256(token.encode()).digest()
+
+    def is_token(self, given: str) -> bool:
+        return secrets.compare_digest(hashlib.sha256(given.encode("utf-8", "replace")).digest(), self.digest)
+
+    def ticket(self, run: str) -> str:
+        """What opens the files of a run for :data:`TICKET_SECONDS`; "" where no token is needed."""
+        return self._signed(int(time.monotonic()) + TICKET_SECONDS, run) if self.token else ""
+
+    def fits(self, ticket: str, run: str) -> bool:
+        """Whether a ticket opens the files of a run now."""
+        until = ticket.partition("-")[0]
+        if not (until.isascii() and until.isdecimal() and len(until) < 20) or int(until) < time.monotonic():
+            return False
+        return secrets.compare_digest(self._signed(int(until), run).encode(), ticket.encode("utf-8", "replace"))
+
+    def _signed(self, until: int, run: str) -> str:
+        mac = hmac.new(self.secret, f"{until}/{run}".encode("utf-8", "surrogatepass"), hashlib.sha256)
+        return f"{until}-{mac.hexdigest()}"
+
+
 class Guard:
     """Passes on the requests of the studio's own page.
 
     Args:
         hosts: of :func:`known_hosts`. port: that the server listens on.
-        any_address: whether addresses in figures are accepted as Host too. token: "": none is needed.
+        any_address: whether addresses in figures are accepted as Host too.
     """
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str], port: int, any_address: bool, token: str) -> None:
-        self.app, self.hosts, self.port, self.any_address, self.token = app, hosts, port, any_address, token
-        self.cookie = f"dreamlift-{port}"
-        self.digest = hashlib.sha256(token.encode()).digest()
+    def __init__(self, app: ASGIApp, hosts: frozenset[str], port: int, any_address: bool, keys: Keys) -> None:
+        self.app, self.hosts, self.port, self.any_address, self.keys = app, hosts, port, any_address, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -77,9 +113,6 @@ class Guard:
             return
         if scope["type"] == "websocket":
             await self.app(scope, receive, send)
-            return
-        if self.token and scope["path"] == "/" and (given := _given(scope)):
-            await self._welcome(given, scope, receive, _with_headers(send, headers["host"]))
             return
         await self.app(scope, receive, _with_headers(send, headers["host"]))
 
@@ -101,7 +134,7 @@ class Guard:
             return 403, "requests of other sites are refused"
         if origin is None and (live or scope["method"] == "POST"):
             return 403, "the request does not say where it comes from (Origin)"
-        if self.token and not self._has_token(headers) and not (scope["path"] == "/" and not live and _given(scope)):
+        if self.keys.token and not (self._has_token(headers) or (not live and self._is_open(scope))):
             return 401, "open the whole address that the server has printed, with its token"
         return None
 
@@ -121,36 +154,24 @@ class Guard:
 
     def _has_token(self, headers: dict[str, str]) -> bool:
         kind, _, value = headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer" and self._is_token(value.strip()):
-            return True
-        try:
-            found = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
-        except CookieError:
+        named = headers.get("sec-websocket-protocol", "").split(",")  # a page can give a live connection no other header
+        return any(map(self.keys.is_token, [value.strip()] * (kind.lower() == "bearer") + [each.strip() for each in named[:4]]))
+
+    def _is_open(self, scope: Scope) -> bool:
+        """Whether a request needs no token: for the page's own files, or for a file of a run with a ticket."""
+        if scope["method"] not in ("GET", "HEAD"):
             return False
-        return found is not None and self._is_token(found.value)
-
-    def _is_token(self, given: str) -> bool:
-        return secrets.compare_digest(hashlib.sha256(given.encode("utf-8", "replace")).digest(), self.digest)
-
-    async def _welcome(self, given: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """Take the token out of the address into a cookie that no script can read."""
-        if not self._is_token(given):
-            await PlainTextResponse("this token is not that of the running server", 401)(scope, receive, send)
-            return
-        answer = RedirectResponse("/", 303)
-        answer.set_cookie(self.cookie, given, httponly=True, samesite="strict", path="/")
-        await answer(scope, receive, send)
+        parts = scope["path"].split("/")
+        if len(parts) == 4 and parts[1] == "runs":
+            given = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("ticket", [""])[0]
+            return self.keys.fits(given, parts[2])
+        return scope["path"] in PAGE
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, status: int, text: str) -> None:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": text})
             return
         await PlainTextResponse(f"{text}\n", status, {**HEADERS, "connection": "close"})(scope, receive, send)
-
-
-def _given(scope: Scope) -> str:
-    """The token in the address."""
-    return parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [""])[0]
 
 
 def _opens_page(scope: Scope, headers: dict[str, str]) -> bool:

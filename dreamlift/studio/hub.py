@@ -71,6 +71,8 @@ class Hub:
         self.live: Live | None = None
         self.numbers = itertools.count(1)
         self.seen = False  # whether somebody has looked at all
+        self.trouble = ""  # why no run can be carried out
+        runs.wanted = self.wanted_pictures
 
     @property
     def busy(self) -> bool:
@@ -80,15 +82,25 @@ class Hub:
 
     def order(self, order: Message) -> Live:
         """Queue a run. Raises Refused: too many are waiting."""
-        if self.watch:
-            raise Refused(403, "this page shows one run; `dreamlift studio` starts others")
-        if len(self.waiting) >= MAX_WAITING:
-            raise Refused(429, f"{MAX_WAITING} runs are waiting already: remove one, or wait for one to end")
+        self.check_room()
         made = Live(next(self.numbers), order)
         self.waiting.append(made)
         self.wanted()
         self.tell_queue()
         return made
+
+    def check_room(self, count: int = 1) -> None:
+        """Raise Refused where ``count`` further runs cannot wait."""
+        room = MAX_WAITING - len(self.waiting)
+        if room <= 0:
+            raise Refused(429, f"{MAX_WAITING} runs are waiting already: remove one, or wait for one to end")
+        if room < count:
+            raise Refused(429, f"{count} more runs do not fit: {MAX_WAITING} may wait, and {len(self.waiting)} do; remove some")
+
+    def wanted_pictures(self) -> set[str]:
+        """The visitors' pictures of the runs that wait, and of the one in progress."""
+        own = [*self.waiting, *([self.live] if self.live is not None and self.busy else [])]
+        return {str(each.order["picture"]) for each in own if each.order.get("picture")}
 
     def take_order(self) -> Live | None:
         """The next run, which begins; None: none is waiting, or one is in progress."""
@@ -152,7 +164,7 @@ class Hub:
         """Take a message of the run's process."""
         kind, live = message.get("type"), self.live
         if kind == "ready":
-            self.presets = message["presets"]
+            self.presets, self.trouble = message["presets"], ""
             self.tell(self.state())
         elif live is None:
             return
@@ -203,13 +215,20 @@ class Hub:
         self.runs.changed()
         self.tell_run()
 
+    def give_up(self, text: str) -> None:
+        """No run can be carried out, for a reason that all visitors are told: those that wait have failed."""
+        self.trouble = text
+        while self.take_order() is not None:
+            self.ended("failed", text)
+        self.tell(self.state())
+
     # what visitors are told
 
     def state(self) -> Message:
         """All that a page shows that has just been opened."""
         live = self.live
         return {"type": "state", "presets": self.presets, "watch": self.watch, "run": live.plain() if live else None,
-                "curves": live.history.plain() if live else None, **self._queue()}  # fmt: skip
+                "curves": live.history.plain() if live else None, "trouble": self.trouble, **self._queue()}  # fmt: skip
 
     def tell(self, message: Message) -> None:
         for visitor in self.visitors.values():

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreamlift.apps.options import Parser, add_camera, add_setting, add_values
 from dreamlift.system.files import can_be_written, expanded
 
 if TYPE_CHECKING:
     import uvicorn
+
+    from dreamlift.studio.guard import Keys
 
 PACKAGES = ("starlette", "uvicorn", "websockets")
 PORT = 8765
@@ -24,6 +27,20 @@ SILENT = 15.0  # seconds for a connection to say what it wants
 UNREAD = 60.0  # seconds for a client to read a part of an answer
 LINGER = 3.0  # seconds without a visitor after which the page of --watch ends, once its run is over: time to reload it
 CONNECTIONS = 400  # at a time, of all visitors
+
+
+def add_studio(verb: Callable[..., Parser]) -> None:
+    """Add the verb studio."""
+    make = verb("studio", "make assets in the browser, and watch them while they are made (docs/studio.md)")
+    make.add_argument("--out", type=Path, default=Path("outputs"), help="the folder of the runs (default: outputs)")
+    make.add_argument("--host", default="127.0.0.1", help="address to listen on; one that other machines reach gets a token")
+    make.add_argument("--port", type=int, default=PORT, help=f"port to listen on; 0: any that is free (default: {PORT})")
+    make.add_argument("--token", action="store_true", help="ask for a token on this machine too, where others have accounts")
+    runs = make.add_argument_group("every run that is started on the page")
+    add_setting(runs, "negative", "negative prompt: what the objects should not look like")
+    add_setting(runs, "particles", "number of scenes that are optimized together (default: 1)")
+    add_camera(runs)
+    add_values(make, runs)
 
 
 @dataclass(frozen=True)
@@ -69,7 +86,8 @@ def run_studio(root: Path, place: Place, overrides: dict[str, str], tell: Callab
         root: the runs' folder. overrides: settings of every run. tell: gets the address.
 
     Raises:
-        ValueError: a package is missing, or the address or the folder cannot be used.
+        ValueError: a package is missing, or the settings, the address or the folder cannot be used.
+        RunError: the process that checks the settings fails.
     """
     check_packages()
     root = expanded(root).resolve()
@@ -77,46 +95,49 @@ def run_studio(root: Path, place: Place, overrides: dict[str, str], tell: Callab
         raise ValueError(f"--out {root} is a file: give the folder of the runs")
     if not can_be_written(root):
         raise ValueError(f"--out {root} cannot be written: give another folder")
-    root.mkdir(parents=True, exist_ok=True)
     from dreamlift.studio.app import Studio, make_app
-    from dreamlift.studio.child import Child, worker_command
+    from dreamlift.studio.child import Child, check_settings, worker_command
     from dreamlift.studio.folder import Runs
     from dreamlift.studio.hub import Hub
 
+    if overrides:  # it takes seconds
+        check_settings(overrides)
     sock = listen(place)
+    root.mkdir(parents=True, exist_ok=True)
     runs = Runs(root)
+    runs.sweep()
     hub = Hub(runs)
     children: list[Child] = []
 
     async def begin() -> None:
-        children.append(Child(hub, worker_command(root, overrides)))
+        children.append(Child(hub, worker_command(root, overrides), tell))
         children[0].start()
 
     async def end() -> None:
         if hub.busy and hub.live is not None and hub.live.name:
             tell(f"stopping the run; continue it with: dreamlift resume {root / hub.live.name}")
         await children[0].close()
-        runs.drop_pictures()
+        runs.sweep()
 
-    server = make_server(lambda: make_app(Studio(hub, runs), begin, end), sock, place, tell)
+    server = make_server(lambda keys: make_app(Studio(hub, runs, keys), begin, end), sock, place, tell)
     server.run(sockets=[sock])
 
 
-def make_server(app: Callable[[], Any], sock: socket.socket, place: Place, tell: Callable[[str], None]) -> uvicorn.Server:
+def make_server(app: Callable[[Keys], Any], sock: socket.socket, place: Place, tell: Callable[[str], None]) -> uvicorn.Server:
     """The server of an application behind the guard; ``tell`` gets its address."""
     import uvicorn
 
-    from dreamlift.studio.guard import Guard, is_loopback, known_hosts
+    from dreamlift.studio.guard import Guard, Keys, is_loopback, known_hosts
 
     port, own = sock.getsockname()[1], is_loopback(place.host)
-    token = "" if own and not place.token else secrets.token_urlsafe(32)
+    keys = Keys("" if own and not place.token else secrets.token_urlsafe(16))
     try:
         everywhere = ipaddress.ip_address(place.host.strip("[]")).is_unspecified
     except ValueError:
         everywhere = False
     shown = socket.gethostname() if everywhere else f"[{place.host}]" if ":" in place.host else place.host
-    guarded = Guard(_Later(app), known_hosts(place.host), port, everywhere, token)
-    tell(f"studio: http://{shown}:{port}/" + (f"?token={token}" if token else ""))
+    guarded = Guard(_Later(lambda: app(keys)), known_hosts(place.host), port, everywhere, keys)
+    tell(f"studio: http://{shown}:{port}/" + (f"#token={keys.token}" if keys.token else ""))
     if not own:
         tell("other machines can reach it: whoever has this address, with its token, can start runs (nothing is encrypted)")
     return uvicorn.Server(uvicorn.Config(

@@ -1,7 +1,7 @@
-"""``dreamlift generate --watch``: the studio's page of one run, which the command's own process carries out.
+"""``dreamlift generate --watch``: the studio's page of a command's runs, which the command's own process carries out.
 
-The server is a process beside the run (:mod:`dreamlift.studio.watch_server`). It ends with the run, or, so that the finished
-asset can be looked at, when the last page has been closed after it.
+The server is a process beside the command (:mod:`dreamlift.studio.watch_server`). The page shows one run after the other. The
+server ends with the command, or, so that the finished asset can be looked at, when the last page has been closed after it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from dreamlift.runs.progress import Reporter, Several
@@ -18,41 +19,44 @@ from dreamlift.studio.wire import Link, Message, start_apart
 from dreamlift.system.text import one_line
 
 
-def watched(reporter: Reporter) -> Reporter:
-    """``reporter``, and the page, whose address it is told. Raises ValueError: a package is missing."""
+@contextlib.contextmanager
+def watching(beside: Reporter) -> Iterator[Page]:
+    """The page of the runs within; ``beside`` is told its address. Raises ValueError: a package is missing."""
     check_packages()
-    return Several(reporter, Watched(reporter))
+    page = Page(beside)
+    try:
+        yield page
+    finally:
+        if page.shown is not None and not page.shown.over:  # an error before the run began
+            page.shown.close()
+        page.close()
 
 
-class Watched(Broadcast):
+class Page:
     """Args: beside: is told the page's address."""
 
     def __init__(self, beside: Reporter) -> None:
-        super().__init__()
-        self.beside, self.ended = beside, "stopped"
+        self.beside, self.ended = beside, ""
+        self.shown: Watched | None = None
         self.server = start_apart([sys.executable, "-m", "dreamlift.studio.watch_server"])
         assert self.server.stdin is not None
         assert self.server.stdout is not None
         self.link = Link(self.server.stdout, self.server.stdin, self._received, lambda: None)
 
+    def show(self, beside: Reporter) -> Reporter:
+        """The reporter of the next run: ``beside``, and the page, which shows that run from now on."""
+        self.shown = Watched(self)
+        self.link.send({"type": "next"})
+        return Several(beside, self.shown)
+
     def _received(self, message: Message, _: bytes) -> None:
         if message.get("type") == "address":
             self.beside.note(message["text"])
-        else:
-            self.received(message)
-
-    def done(self, summary: dict[str, Any]) -> None:
-        super().done(summary)
-        self.ended = "finished"
+        elif self.shown is not None:
+            self.shown.received(message)
 
     def close(self) -> None:
-        """Tell the page that the run is over. That of a finished one stays until it is closed, or until Ctrl-C."""
-        error = sys.exc_info()[1]
-        if isinstance(error, Exception):
-            self.ended = "failed"
-        super().close()
-        self.send({"type": "end", "status": self.ended, "error": one_line(error) if self.ended == "failed" else ""})
-        assert self.link is not None
+        """End the server. The page of a finished run stays until it is closed in the browser, or until Ctrl-C."""
         self.link.close()
         try:
             self.server.wait(2 * LINGER)
@@ -64,3 +68,24 @@ class Watched(Broadcast):
         finally:
             self.server.terminate()
             self.server.wait()
+
+
+class Watched(Broadcast):
+    """The reporter of one run that the page shows."""
+
+    def __init__(self, page: Page) -> None:
+        super().__init__()
+        self.page, self.link, self.ended, self.over = page, page.link, "stopped", False
+
+    def done(self, summary: dict[str, Any]) -> None:
+        super().done(summary)
+        self.ended = "finished"
+
+    def close(self) -> None:
+        """Tell the page that the run is over."""
+        error = sys.exc_info()[1]
+        if isinstance(error, Exception):
+            self.ended = "failed"
+        super().close()
+        self.send({"type": "end", "status": self.ended, "error": one_line(error) if self.ended == "failed" else ""})
+        self.page.ended, self.over = self.ended, True

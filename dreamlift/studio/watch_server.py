@@ -1,4 +1,4 @@
-"""The server of ``dreamlift generate --watch``: a process that the run has started, and tells what it does."""
+"""The server of ``dreamlift generate --watch``: a process that the command has started, and tells what its runs do."""
 
 from __future__ import annotations
 
@@ -16,23 +16,29 @@ from dreamlift.studio.wire import Link, Message
 
 
 def main() -> int:
-    """Serve the run that standard input tells of."""
+    """Serve the runs that standard input tells of, one after the other."""
     source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    place, runs = Place(port=0), Runs(Path(), only="/")  # a name that no run has, until it begins
+    # The address is copied, not typed, so that a token is no trouble. "/": a name that no run has, until one begins.
+    place, runs = Place(port=0, token=True), Runs(Path(), only="/")
     sock = listen(place)
     hub = Hub(runs, watch=True)
-    hub.live = Live(1, {})
-    studio, link, over = Studio(hub, runs), [], asyncio.Event()
+    hub.live = Live(next(hub.numbers), {})
+    link, over = [], asyncio.Event()
 
     def heard(message: Message, data: bytes) -> None:
+        if message.get("type") == "next":
+            if not hub.busy:  # the first one is there from the start
+                hub.live = Live(next(hub.numbers), {})
+                hub.tell_run()
+            return
         if message.get("type") == "begin":
             folder = Path(message["folder"])
             runs.root, runs.only = folder.parent, folder.name
         hub.heard(message, data)
 
     async def ending() -> None:
-        """End the server when the run is over and nobody looks at it any more."""
+        """End the server when the command is over and nobody looks at its last run any more."""
         await over.wait()
         if hub.busy:
             hub.ended("failed", "the run has ended without a word; the terminal says why")
@@ -59,7 +65,10 @@ def main() -> int:
 
     tasks: list[Any] = []
     told: list[str] = []
-    server = make_server(lambda: make_app(studio, begin, end), sock, place, lambda text: told.append(f"watch it at {text[8:]}"))
+    server = make_server(
+        lambda keys: make_app(Studio(hub, runs, keys), begin, end), sock, place,
+        lambda text: told.append(f"watch it at {text[8:]}"),
+    )  # fmt: skip
     server.run(sockets=[sock])
     return 0
 

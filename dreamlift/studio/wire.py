@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -18,8 +19,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import IO, Any
 
+from dreamlift.system.text import one_line
+
 HEAD = struct.Struct(">II")  # bytes of the JSON, and of what follows it
 MAX_JSON, MAX_BYTES = 1 << 20, 64 << 20
+KEPT = 4000  # bytes of a process's last words
 WAITING = 256  # messages that wait to be written, beyond which those that may be lost are lost
 
 Message = dict[str, Any]
@@ -49,12 +53,47 @@ def read_message(source: IO[bytes]) -> tuple[Message, bytes] | None:
     return (message, data) if isinstance(message, dict) else None
 
 
-def start_apart(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    """A process with a pipe in each direction, which Ctrl-C in this process's terminal does not reach."""
+def start_apart(command: Sequence[str], errors: bool = False) -> subprocess.Popen[bytes]:
+    """A process with a pipe in each direction, which Ctrl-C in this process's terminal does not reach.
+
+    Args:
+        errors: also its standard error is a pipe, for :class:`LastWords`.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    pipe, more = subprocess.PIPE, subprocess.PIPE if errors else None
     if sys.platform == "win32":
-        flags = subprocess.CREATE_NEW_PROCESS_GROUP
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, creationflags=flags)  # noqa: S603
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)  # noqa: S603
+        group = subprocess.CREATE_NEW_PROCESS_GROUP
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=more, creationflags=group)  # noqa: S603
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=more, start_new_session=True)  # noqa: S603
+
+
+def last_line(text: bytes) -> str:
+    """The last line of an output that says something, as one for a message; "" if there is none."""
+    lines = [line for line in text.decode("utf-8", "replace").splitlines() if line.strip()]
+    return one_line(lines[-1]) if lines else ""
+
+
+class LastWords:
+    """Passes a process's standard error on to this process's, and keeps its end."""
+
+    def __init__(self, source: IO[bytes]) -> None:
+        self.source, self.end = source, b""
+        self.thread = threading.Thread(target=self._read, name="dreamlift-errors", daemon=True)
+        self.thread.start()
+
+    def line(self, patience: float = 2.0) -> str:
+        """The last line of a process that has ended; what it has started may hold the pipe open for longer."""
+        self.thread.join(patience)
+        return last_line(self.end)
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while data := os.read(self.source.fileno(), 1 << 16):
+                self.end = (self.end + data)[-KEPT:]
+                with contextlib.suppress(OSError):  # a terminal that has gone
+                    os.write(2, data)
 
 
 class Link:

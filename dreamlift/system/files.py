@@ -110,6 +110,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         # Name the target: the temporary name would mean nothing to the user.
+        if error.errno is None:  # a library's, whose words are all that it says
+            raise OSError(f"{str(path)!r} cannot be written: {str(error).replace(str(temporary), str(path))}") from error
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         with contextlib.suppress(OSError):

@@ -1,4 +1,5 @@
 // The studio's page: what a visitor asks for goes out, what the run does comes in over one live connection.
+import { ask, live, refused, ticketed, token } from "./server.js";
 import { Curves } from "./plot.js";
 
 const at = (id) => document.getElementById(id);
@@ -7,7 +8,7 @@ const page = {
   opened: "",  // the earlier run that is shown; "": the one in progress
   shown: "", detail: null,  // the finished run in the frame
   camera: { azimuth: null, elevation: 0.3, distance: 3.0, as: null }, last: 0,  // azimuth null: turning
-  picture: "", asked: false, socket: null, tries: 0, begun: null,
+  picture: "", asked: false, socket: null, tries: 0, begun: null, trouble: "",
 };
 const curves = new Curves(at("curves"));
 const busy = () => page.run !== null && ["loading", "running", "stopping"].includes(page.run.status);
@@ -15,24 +16,16 @@ const following = () => page.opened === "";
 
 // ---- the server
 
-async function ask(path, body, type = "application/json") {
-  const options = body === undefined ? {} : { method: "POST", headers: { "content-type": type }, body: type === "application/json" ? JSON.stringify(body) : body };
-  let answer;
-  try { answer = await fetch(path, options); } catch { throw new Error("the studio cannot be reached: is it still running?"); }
-  const found = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(found.error ?? `the studio has refused this (${answer.status})`);
-  return found;
-}
-
 function connect() {
-  const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/api/live`);
+  const socket = live();
   socket.binaryType = "arraybuffer";
   page.socket = socket;
   page.asked = false;
   socket.onmessage = (event) => typeof event.data === "string" ? hear(JSON.parse(event.data)) : receive(event.data);
-  socket.onclose = () => {
+  socket.onclose = async () => {
     if (page.watch && page.run !== null && !busy()) return;  // the page of one run, which is over
     page.tries += 1;
+    if (await refused()) { say("Open the whole address that the terminal shows, with its token", "bad"); return; }
     say("The studio cannot be reached; trying again", "bad");
     setTimeout(connect, Math.min(500 * 2 ** page.tries, 10000));
   };
@@ -43,7 +36,7 @@ const tell = (message) => { if (page.socket?.readyState === WebSocket.OPEN) page
 function hear(message) {
   if (message.type === "state") {
     page.tries = 0;
-    Object.assign(page, { run: message.run, queue: message.queue, watch: message.watch });
+    Object.assign(page, { run: message.run, queue: message.queue, watch: message.watch, trouble: message.trouble });
     document.body.classList.toggle("watch", page.watch);
     showPresets(message.presets);
     if (following()) curves.set(message.curves);
@@ -132,7 +125,8 @@ function showRun() {
   if (own) {
     const words = { loading: "Getting ready", running: "Making it", stopping: "Stopping", finished: "Finished", stopped: "Stopped; it can be continued", failed: "It failed" };
     const kind = run === null ? "idle" : busy() ? "busy" : run.status === "finished" ? "good" : run.status === "failed" ? "bad" : "idle";
-    say(run === null ? "Ready" : words[run.status] ?? run.status, kind);
+    if (page.trouble && !busy()) say("No run can be started", "bad");
+    else say(run === null ? "Ready" : words[run.status] ?? run.status, kind);
     at("title").textContent = run === null ? "Nothing is being made" : run.prompt || "a run";
     document.title = run !== null && busy() ? `${run.prompt} · dreamlift studio` : "dreamlift studio";
   } else if (page.detail) {
@@ -151,7 +145,8 @@ function showRun() {
   } else if (own && run === null) {
     at("empty").hidden = false;
   }
-  const notes = own && run !== null ? [...run.notes, ...(run.error ? [run.error] : [])] : page.detail?.error ? [page.detail.error] : [];
+  const said = own && run !== null ? [...run.notes, run.error] : [page.detail?.error];
+  const notes = [...new Set([...said, own ? page.trouble : ""])].filter(Boolean);
   at("notes").replaceChildren(...notes.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
   at("notes").hidden = notes.length === 0;
   showSteps();
@@ -188,10 +183,9 @@ async function showDetail(name) {
   at("empty").hidden = found.view || (following() && !at("live").hidden);
   if (found.view) {
     at("asset").onload = () => { at("asset").dataset.shown = name; if (held) at("asset").focus(); };
-    at("asset").src = `${where}/view#background=white`;
+    at("asset").src = `${ticketed(`${where}/view`, found.ticket)}#background=white`;
   }
-  at("files").replaceChildren(...found.files.map((file) => fileLink(where, file)));
-  at("downloads").hidden = found.files.length === 0;
+  showFiles(found);
   const facts = [["seed", found.seed], ["took", found.seconds && clock(found.seconds)], ["triangles", found.faces && Math.round(found.faces).toLocaleString("en")],
     ["file against scene", found.psnr && `${found.psnr.toFixed(1)} dB`], ["prior", found.prior]].filter(([, value]) => value || value === 0);
   at("facts").replaceChildren(...facts.map(([label, value]) => {
@@ -207,10 +201,28 @@ async function showDetail(name) {
   markRuns();
 }
 
-function fileLink(where, file) {
+function showFiles(found) {
+  const where = `/runs/${encodeURIComponent(found.name)}`;
+  at("files").replaceChildren(...found.files.map((file) => fileLink(ticketed(`${where}/${encodeURIComponent(file.name)}`, found.ticket), file)));
+  at("downloads").hidden = found.files.length === 0;
+}
+
+async function renew() {  // tickets hold for some hours
+  if (!token()) return;
+  listRuns();
+  const name = page.shown;
+  if (!name || at("files").contains(document.activeElement)) return;
+  try {
+    const found = await ask(`/api/runs/${encodeURIComponent(name)}`);
+    if (page.shown === name) showFiles(found);
+  } catch { /* the next time */ }
+}
+setInterval(renew, 3600e3);
+
+function fileLink(address, file) {
   const item = document.createElement("li"), link = document.createElement("a"), name = document.createElement("b");
   const size = document.createElement("span"), told = document.createElement("small");
-  link.href = `${where}/${encodeURIComponent(file.name)}`;
+  link.href = address;
   link.download = file.name;
   link.className = file.name === "asset.glb" ? "first" : "";
   name.textContent = file.name === "asset.glb" ? "Download asset.glb" : file.name;
@@ -240,7 +252,7 @@ function showPresets(presets) {
   at("preset").replaceChildren(first, ...presets.map((each) => new Option(each.name, each.name)));
   at("preset").value = presets.some((each) => each.name === chosen) ? chosen : "";
   at("start").disabled = presets.length === 0;
-  at("start").textContent = presets.length === 0 ? "Getting ready" : "Start";
+  at("start").textContent = presets.length > 0 ? "Start" : page.trouble ? "Not available" : "Getting ready";
   showPurpose();
 }
 
@@ -269,7 +281,7 @@ function runTile(run) {
   Object.assign(name, { className: "name", textContent: run.prompt });
   const status = run.status === "finished" ? "" : ` · ${page.run?.name === run.name && busy() ? "in progress" : run.status === "running" ? "interrupted" : run.status}`;
   Object.assign(what, { className: "what", textContent: `seed ${run.seed ?? "?"}${status}` });
-  if (run.preview) tile.append(Object.assign(new Image(), { alt: "", loading: "lazy", src: `/runs/${encodeURIComponent(run.name)}/preview.png` }));
+  if (run.preview) tile.append(Object.assign(new Image(), { alt: "", loading: "lazy", src: ticketed(`/runs/${encodeURIComponent(run.name)}/preview.png`, run.ticket) }));
   else tile.textContent = page.run?.name === run.name && busy() ? "in progress" : "no picture";
   button.append(tile, name, what);
   button.onclick = () => open(run.name);
