@@ -1,6 +1,6 @@
 """How near is the asset of a few photos to their subject? Subjects whose truth is known, by the preset dreambooth3d-toy.
 
-    python benchmarks/dreambooth3d.py [--subjects 6] [--jobs 2]
+    python benchmarks/dreambooth3d.py [--subjects 6] [--jobs 2] [--sheet assets.png]
     python benchmarks/dreambooth3d.py --subjects 1 --quick            # a look: few steps, rows of its own
 
 Six things of the procedural world, whose kinds the prior knows and whose looks no words name: the colours of their parts are
@@ -58,6 +58,7 @@ from dreamlift.stages.lift import Lift
 from dreamlift.stages.repaint import Repaint
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
     from dreamlift.toybox.world.parts import Rgb
@@ -125,6 +126,8 @@ def main() -> None:
         known |= {row["key"]: row for row in found}
         keep(arguments.results, known.values(), lambda row: row["key"])
     keys = {task.key for task in tasks}
+    if arguments.sheet:
+        sheet([task.pictures for task in tasks]).save(arguments.sheet, optimize=True)
     print(table([row for row in known.values() if row["key"].split(" ")[0] in keys]))
 
 
@@ -135,7 +138,22 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the rows are kept")
     parser.add_argument("--pictures", type=Path, default=Path("outputs/dreambooth3d"), help="photos, weights, views of assets")
     parser.add_argument("--jobs", type=int, default=1, help="subjects at a time, each on its share of the cores")
+    parser.add_argument("--sheet", type=Path, help="PNG: assets alone and in contexts, each above its truth; of new rows")
     return parser.parse_args()
+
+
+def sheet(folders: list[Path]) -> Image.Image:
+    """The views of the subjects' assets, alone and in contexts, each above its truth's, one below the other."""
+    from PIL import Image
+
+    names = ["preset", *(context.replace(" ", "-") for context in CONTEXTS)]
+    files = [file for folder in folders for name in names if (file := folder / f"{name}.png").is_file()]
+    rows = [Image.open(file).convert("RGB") for file in files]
+    found, down = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white"), 0
+    for row in rows:
+        found.paste(row, (0, down))
+        down += row.height
+    return found
 
 
 def subject_of(index: int) -> Subject:
