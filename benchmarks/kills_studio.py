@@ -51,7 +51,7 @@ def _visit(port: int, run: Path) -> None:
         number = _ask(port, "/api/resume", {"run": run.name})
     else:
         shutil.rmtree(run, ignore_errors=True)  # nothing is in it but its settings; a second run would get another name
-        number = _ask(port, "/api/start", {"prompt": "a red mug", "preset": "toybox-field", "seed": 0})
+        number = _ask(port, "/api/start", {"prompt": "a red mug", "seed": 0})
     assert number
     while _status(run) != "finished":
         with contextlib.suppress(FileNotFoundError):
