@@ -337,7 +337,9 @@ def _told(job: Job) -> Iterator[Note]:
     stage = job.config.stages[job.number]
     if isinstance(stage, Finetune):
         done, count = job.work.end - job.work.index, len(job.config.photos)
-        yield Note(f"tuning the weights {stage.name!r} on {count} photos, {done} steps")
+        photos, others = f"{count} photo{'s' * (count > 1)}", "the pictures of the stage before"
+        shown = {"photos": photos, "handover": others, "both": f"{photos} and {others}"}[stage.source]
+        yield Note(f"tuning the weights {stage.name!r} on {shown}, {done} steps")
 
 
 def finish(job: Job, on_stage: Callable[[str], None] = ignore) -> Asset:

@@ -277,3 +277,10 @@ def test_a_depth_that_no_stage_compares_is_noted_and_not_estimated(folder, monke
         (note,) = unused_inputs(replace(config, stages=stages), pictured=True)
     assert note.startswith("--depth-model has no effect, since no stage compares depths")
     assert told in note
+
+
+def test_photos_that_nothing_uses_are_refused(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["generate", "a yellow duck", "--photos", str(folder / "ente 1.png")]) == 2
+    assert "photos are given, but nothing here uses them: --class NOUN" in capsys.readouterr().err
+    assert not (tmp_path / "outputs").exists()

@@ -74,7 +74,7 @@ def _add_photos(what: Any, noun: str) -> None:
     what.add_argument(
         "--azimuth", metavar="DEGREES",
         help="sides that the photos show, such as 0,45,? (0 is the front, ? unknown); default: estimated if the prior takes "
-        "cameras; where the first is negative, --azimuth=-30,30",
+        "cameras",
     )  # fmt: skip
     what.add_argument("--elevation", metavar="DEGREES", help="heights of the cameras above level, one for all or one per photo")
     what.add_argument("--no-cameras", action="store_true", help="do not tell the prior the photos' cameras")

@@ -126,15 +126,19 @@ def check_stages(config: Config) -> None:
 
 
 def unused_inputs(config: Config, pictured: bool) -> list[str]:
-    """Notes on photos, and on a model of their depths, that no part of the run uses.
+    """Notes on a model of the photos' depths that no part of the run uses.
 
     Args:
         pictured: a prior is shown the photos.
+
+    Raises:
+        ValueError: no part of the run uses the photos.
     """
     notes = []
     if config.photos and not (pictured or config.tunes or any(stage.uses_photos for stage in config.stages)):
-        notes.append(
-            "photos are given, but nothing here uses them: --class NOUN tunes a prior on them, --preset zero123-toy lifts one"
+        raise ValueError(
+            "photos are given, but nothing here uses them: --class NOUN, their kind of thing, tunes a prior on them; "
+            "--image FILE lifts one"
         )
     if config.depth_model and not config.compares_depth:
         notes.append(f"--depth-model has no effect, since no stage compares depths{_depth_fix(config.stages)}")

@@ -113,6 +113,6 @@ def file_hash(path: Path) -> str:
 
 
 def _checked(path: str, what: str) -> Path:
-    file = user_file(path, what, "give the path of a .safetensors file")
+    file = user_file(path, what, "give the path of a .safetensors file, or the folder of a dreamlift dreambooth or invert")
     check_suffix(path)
     return file.resolve()
