@@ -211,7 +211,8 @@ def add_settings(make: Parser) -> Any:
     )
     how.add_argument(
         "--embedding", action="append", metavar="FILE",
-        help="a textual inversion (.safetensors); its word in the prompt is the one that the file states, or the file's stem; may be repeated",
+        help="a textual inversion (.safetensors); its word in the prompt is the one that the file "
+        "states, or the file's stem; may be repeated",
     )  # fmt: skip
     return add_values(make, how)
 
