@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,8 @@ from dreamlift.studio.broadcast import Broadcast
 from dreamlift.studio.serve import LINGER, check_packages
 from dreamlift.studio.wire import Link, Message, start_apart
 from dreamlift.system.text import one_line
+
+STARTING = 30.0  # seconds for the server to say its address
 
 
 @contextlib.contextmanager
@@ -41,7 +44,8 @@ class Page:
         self.server = start_apart([sys.executable, "-m", "dreamlift.studio.watch_server"])
         assert self.server.stdin is not None
         assert self.server.stdout is not None
-        self.link = Link(self.server.stdout, self.server.stdin, self._received, lambda: None)
+        self.told = threading.Event()  # the address was, or the server has ended
+        self.link = Link(self.server.stdout, self.server.stdin, self._received, self.told.set)
 
     def show(self, beside: Reporter) -> Reporter:
         """The reporter of the next run: ``beside``, and the page, which shows that run from now on."""
@@ -52,11 +56,13 @@ class Page:
     def _received(self, message: Message, _: bytes) -> None:
         if message.get("type") == "address":
             self.beside.note(message["text"])
+            self.told.set()
         elif self.shown is not None:
             self.shown.received(message)
 
     def close(self) -> None:
         """End the server. The page of a finished run stays until it is closed in the browser, or until Ctrl-C."""
+        self.told.wait(STARTING)  # of a run that is over before the server has started
         self.link.close()
         try:
             self.server.wait(2 * LINGER)
