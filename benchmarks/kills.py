@@ -318,11 +318,19 @@ def chain(bench: Bench, name: str, fresh: bool, most: int = MOST) -> None:
 
 def next_words(case: Any, folder: Path, tally: Counter[str]) -> list[str]:
     """The command that goes on: the first one again, in an empty folder, where the kill came before the run was written."""
-    if case.apart or (folder / "run.json").exists():
-        return case.again(folder)
-    if folder.exists() and files_of(folder):  # killed between config.yaml and run.json: the same command goes on
-        tally["between the first two files"] += 1
-    return case.start(folder)
+    if not goes_on(case, folder) and folder.exists() and files_of(folder):
+        tally["between the first two files"] += 1  # config.yaml and run.json: the same command goes on
+    return words_after(case, folder)
+
+
+def goes_on(case: Any, folder: Path) -> bool:
+    """Whether there is a run with which ``case.again`` goes on."""
+    return case.apart or (folder / "run.json").exists()
+
+
+def words_after(case: Any, folder: Path) -> list[str]:
+    """The command that goes on with what is in the folder."""
+    return case.again(folder) if goes_on(case, folder) else case.start(folder)
 
 
 # Other faults
@@ -361,8 +369,7 @@ def mend_and_compare(
     """
     case, log, whole = bench.cases[name], bench.work / "log.txt", bench.whole(name)
     half = half_files(folder, bench.allowed(name), steps_logged(whole))
-    again = case.again if case.apart or (folder / "run.json").exists() else case.start
-    code = Started(again(folder), log, False, before).wait() if failed else 0
+    code = Started(words_after(case, folder), log, False, before).wait() if failed else 0
     differing = [] if code else ends_like(folder, whole)
     if code or half or differing or not said:
         shutil.rmtree(bench.work / "chain", ignore_errors=True)
