@@ -92,7 +92,7 @@ def write_configs(work: Path) -> dict[str, Path]:
     first = {**FIELD, "teachers.0.prior.name": prior}
     runs = {
         "lift: field": ("toybox-field", [first]),
-        MESH: ("toybox", [first, {**surface, "scene.resolution": 12}]),
+        MESH: ("magic3d-toy", [first, {**surface, "scene.resolution": 12}]),
         "lift: gaussians, texture": (
             "dreamgaussian-toy",
             [
