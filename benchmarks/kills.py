@@ -37,8 +37,6 @@ from typing import Any
 
 import kills_studio
 
-os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", HF_HUB_OFFLINE="1")  # before torch is imported
-
 HERE = Path(__file__).resolve()
 RESULTS = HERE.parent / "results" / "kills.json"
 # What changes during a run or differs between two, beside all that is hidden: logs, and the pages of a batch, with its seconds.
@@ -520,4 +518,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", HF_HUB_OFFLINE="1")  # before torch is imported
     main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -14,6 +15,12 @@ from dreamlift.runs.run import Run, check_out
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import kills
+
+
+def test_who_imports_it_keeps_their_threads():
+    """It gives its own runs one thread each; the variable must not reach the runs of other tests."""
+    code = "import os; before = dict(os.environ); import kills; assert dict(os.environ) == before"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(kills.__file__).parent, check=True)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import time
 
 import pytest
 from studio_helpers import OFFERS, Fake, Visitor, make_run, until
@@ -349,8 +348,8 @@ def test_a_visitor_who_reads_nothing_does_not_fill_the_memory(running):
     visitor = Visitor(running.port)
     visitor.hear("state")
     (kept,) = running.hub.visitors.values()
-    kept.something = type("Never", (), {"set": lambda self: None, "clear": lambda self: None})()  # its sender sleeps
-    time.sleep(0.1)
+    kept.something.set = lambda: None  # nothing wakes its sender any more, once it has sent what it was woken for
+    until(lambda: any(not each.done() for each in kept.something._waiters))
     for number in range(500):
         running.hear({"type": "note", "text": f"note {number}"})
         running.hear({"type": "frame", "visitors": [kept.name], "index": number}, b"x" * 1000)
