@@ -102,11 +102,20 @@ def test_a_signal_lets_the_workers_stop_and_nothing_counts(ledger):
         stop.requested, stop.name = True, "SIGINT"
         return {"outcome": "stopped"}
 
-    tally, workers, _ = carried_out(ledger, answer, stop=stop)
+    tally, workers, told = carried_out(ledger, answer, stop=stop)
     assert (tally.ended, tally.done) == ("SIGINT", 2)
     assert len(workers.sent) < 6
+    assert {kind for kind, _ in told} == {"done"}, "the end of the command says that it was stopped, and how it goes on"
     tally, _, _ = carried_out(ledger, answers())
     assert (tally.done, tally.failed, tally.ended) == (6, 0, "")
+
+
+def test_a_signal_to_one_process_is_told_with_its_asset(ledger):
+    once = lambda times: DONE if times > 1 else {"outcome": "stopped"}  # noqa: E731
+    tally, _, told = carried_out(ledger, answers(_2=once), limits=Limits(attempts=1))
+    assert (tally.ended, tally.done, tally.failed) == ("", 6, 0)
+    folder = ledger.entries()[2].folder
+    assert [text for kind, text in told if kind == "note"] == [f"{folder}: its process was asked to stop; it goes on later"]
 
 
 def test_a_full_disk_stops_the_batch_and_no_asset_is_blamed(ledger):

@@ -238,7 +238,9 @@ class Coordinator:
             if not self._finish_failed(claim, told):
                 self._hold(entry, LOOK)
         else:
-            if outcome != "stopped":
+            if outcome == "stopped" and not self.tally.ended:  # else the end of the command says it
+                self.tell("note", f"{entry.folder}: its process was asked to stop; it goes on later", {"asset": entry.id})
+            elif outcome != "stopped":
                 more = {"id": entry.id, "attempt": counted(record.ends), "reason": reason}
                 self.tell("again", f"{entry.folder}: {reason}", more)
             self.waiting.append(entry)

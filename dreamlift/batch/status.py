@@ -17,6 +17,7 @@ from dreamlift.system.text import one_line
 
 RECENT = 200  # finished assets from which the rate is counted
 PAUSE = 5.0  # a gap of so many times the largest usual gap (of 95 %) is a pause of the batch, and is left out
+LEAST = 3  # gaps without the pauses from which a rate is told: one between two assets may be chance
 FAILED_SHOWN = 10
 
 
@@ -124,11 +125,11 @@ def last_step(folder: Path) -> int:
 def rate_of(times: list[float]) -> float:
     """Assets a second from the times at which the newest ones were finished, without pauses of the batch; 0: unknown."""
     gaps = [max(0.0, after - before) for before, after in itertools.pairwise(times[-RECENT:])]
-    if len(gaps) < 2:
+    if len(gaps) < LEAST:
         return 0.0
     most = PAUSE * sorted(gaps)[int(0.95 * (len(gaps) - 1))]
     kept = [gap for gap in gaps if gap <= most]
-    return len(kept) / sum(kept) if sum(kept) > 0 else 0.0
+    return len(kept) / sum(kept) if len(kept) >= LEAST and sum(kept) > 0 else 0.0
 
 
 def described(status: Status) -> str:

@@ -220,7 +220,7 @@ def _finished(run: Run, shown: dict[str, Any], reporter: Reporter, begun: float)
 def _stopped(run: Run, step: int, signal: str, reporter: Reporter, begun: float) -> Outcome:
     with suppress(RunError):  # stopping must not fail
         run.set_status("stopped", {"signal": signal, "step": step, **spent(begun)})
-    reporter.note(f"stopped by {signal}; continue with: dreamlift resume {run.folder}")
+    reporter.stopped(signal, run.folder)
     return Outcome(run.folder, False, None)
 
 

@@ -1,9 +1,10 @@
 """One process per run folder: ``.lock`` records its holder, and expires.
 
-The record (JSON: pid, host, boot id, start of the process, since, renewed, token) is read and written under a file lock of
-the library filelock, so that two processes cannot take it over at once. Its holder rewrites it every ``RENEW`` seconds.
-It is valid on its own host while the process lives (same boot id, pid and start time; no zombie), and on another host, where
-processes cannot be inspected, for ``VALID`` seconds after the last renewal. The age of a renewal is the modification time of
+The record (JSON: pid, host, boot id, space of process numbers, start of the process, since, renewed, token) is read and
+written under a file lock of the library filelock, so that two processes cannot take it over at once. Its holder rewrites it
+every ``RENEW`` seconds. It is valid on its own host while the process lives (same boot id, pid and start time; no zombie).
+Processes of another host, or of a container of this host with numbers of its own, cannot be inspected: there it is valid for
+``VALID`` seconds after the last renewal. The age of a renewal is the modification time of
 a new file minus the record's. Both are by the clock of the file system (or its server), so the hosts' clocks may differ;
 ``renewed``, by the holder's clock, is not compared. An age below ``-VALID`` counts as expired, so that a clock that was set
 back cannot block a folder. The holder deletes the file of the file lock after use, which is safe: filelock >= 3.30 releases a
@@ -33,11 +34,12 @@ from filelock import FileLock, SoftFileLock
 from dreamlift.runs.checkpoints import RunError
 from dreamlift.system.files import atomic_write_text
 from dreamlift.system.processes import boot_id as _boot_id
+from dreamlift.system.processes import pid_space as _space
 from dreamlift.system.processes import started as _started
 
 NAME, GUARD, SOFT = ".lock", ".lock.guard", ".lock.soft"
 NAMES = frozenset({NAME, GUARD, SOFT})  # not counted as content of a run folder
-RENEW, VALID, WAIT = 30.0, 300.0, 10.0  # seconds between renewals; of validity on another host; of waiting for the guard
+RENEW, VALID, WAIT = 30.0, 300.0, 10.0  # seconds between renewals; of validity elsewhere; of waiting for the guard
 
 
 @dataclass(eq=False)
@@ -58,11 +60,12 @@ def acquire(folder: Path, new: bool = False) -> Lock:
         new: for a new run, which can also go to another folder.
 
     Raises:
-        RunError: another process holds the lock, or may hold it (on another host, with a record renewed recently).
+        RunError: another process holds the lock, or may hold it (on another host or in another container, with a record
+            renewed recently).
         OSError: the record cannot be read or written, or another process holds the guard for ``WAIT`` seconds.
     """
     host, since, token = socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"), secrets.token_hex(8)
-    record = {"pid": os.getpid(), "host": host, "boot": _boot_id(), "started": _started(os.getpid())}
+    record = {"pid": os.getpid(), "host": host, "boot": _boot_id(), "space": _space(), "started": _started(os.getpid())}
     lock = Lock(folder / NAME, {**record, "since": since, "token": token})
     with _guard(folder):
         if (holder := _read(lock.path)) and (left := _seconds_left(holder, folder)) > 0:
@@ -81,7 +84,8 @@ def acquire(folder: Path, new: bool = False) -> Lock:
 def seconds_left(folder: Path) -> float:
     """For how many seconds the lock of ``folder`` is valid without a renewal.
 
-    Infinite: its holder lives on this machine; 0: nobody holds it, or that cannot be read, which :func:`acquire` then tells.
+    Infinite: its holder lives on this machine, where it can be looked up; 0: nobody holds it, or that cannot be read, which
+    :func:`acquire` then tells.
     """
     try:
         holder = _read(folder / NAME)
@@ -134,7 +138,9 @@ def _seconds_left(holder: dict[str, Any], folder: Path) -> float:
     here = holder["host"] == socket.gethostname()
     if here and (holder["boot"] != _boot_id() or holder["pid"] <= 0):
         return 0.0  # the machine was restarted since, or the record is not from dreamlift
-    if not here or os.name == "nt":  # os.kill(pid, 0) would end the process on Windows
+    space = _space()
+    elsewhere = holder.get("space", space) != space  # in another container; earlier records do not say it
+    if not here or elsewhere or os.name == "nt":  # os.kill(pid, 0) would end the process on Windows
         age = _age(holder["modified"], folder)
         return VALID - age if abs(age) < VALID else 0.0
     try:

@@ -53,6 +53,10 @@ class Reporter(ABC):
         """Entry ``index`` of ``total`` of the work ``name``, other than a lift's, is finished; ``terms`` are its figures."""
         return
 
+    def stopped(self, signal: str, folder: Path) -> None:
+        """A signal, such as "SIGTERM", has stopped the run at a checkpoint in its folder."""
+        self.note(f"stopped by {signal}; continue with: dreamlift resume {folder}")
+
     def close(self) -> None:
         """The run is over, well or not; called once at the end."""
         return
@@ -121,6 +125,10 @@ class Several(Reporter):
     def counted(self, name: str, index: int, total: int, terms: dict[str, float]) -> None:
         for reporter in self.reporters:
             reporter.counted(name, index, total, terms)
+
+    def stopped(self, signal: str, folder: Path) -> None:
+        for reporter in self.reporters:
+            reporter.stopped(signal, folder)
 
     def close(self) -> None:
         for reporter in self.reporters:

@@ -130,6 +130,9 @@ class Told(Silent):
     def note(self, text: str) -> None:
         self.say({"note": one_line(text)})
 
+    def stopped(self, signal: str, folder: Path) -> None:
+        return  # the coordinator says it: `dreamlift resume` makes one asset, and the batch's own command goes on with all
+
     def _count(self, index: int, total: int) -> None:
         now = time.monotonic()
         if now - self.last >= 1.0 or index + 1 == total:
