@@ -46,7 +46,7 @@ def check_nouns(prompt: str, folder: Path, name: str, taught: Collection[str] = 
     text = f" {' '.join(words)} "
     if any(f" {noun} " in text for noun in nouns):
         return
-    said = f"the prior {one_line(name, 36)} knows no noun of {one_line(repr(prompt), 52)}; {_suggested(words, nouns, near)}"
+    said = f"the prior {one_line(name, 36)} knows no noun of {one_line(repr(prompt), 42)}; {_suggested(words, nouns, near)}"
     new = next((word for word in words if word in taught or looks_invented(word)), "")
     if new and nouns and len(new) <= LONGEST:
         kind = "duck" if "duck" in nouns else nouns[0]
