@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dreamlift.apps.cutout import default_preset, with_cameras, with_image
 from dreamlift.apps.evaluate import Item, find_items
 from dreamlift.apps.evaluate import evaluate as evaluate_items
-from dreamlift.apps.presets import find_preset
+from dreamlift.apps.presets import find_preset, twin_named
 from dreamlift.apps.views import ViewOrder, Views, draw_views
 from dreamlift.asset import Asset
 from dreamlift.config.schema import Config
@@ -66,15 +66,17 @@ def generate(
         load_plugins()
     given = {name.replace("__", "."): as_setting(value) for name, value in settings.items()}
     default = default_preset(image is not None, class_name is not None, given)
-    config = dataclasses.replace(find_preset(preset or default) if config is None else config, prompt=prompt)
+    begun = (preset or default) if config is None else ""
+    config = dataclasses.replace(find_preset(begun) if config is None else config, prompt=prompt)
     if image is not None:
         config = with_image(config, image, "photos" in settings)
     config = override(with_subject(config, class_name, word), given, text=False)
     reporter = _reporter(progress)
     try:
         with warnings_to(reporter):
-            config = with_cameras(config, reporter)
-            resolved = resolve(config, anyway=anyway)
+            with twin_named(begun):
+                config = with_cameras(config, reporter, known=not anyway)
+                resolved = resolve(config, anyway=anyway)
             for text in resolved.notes:
                 reporter.note(text)
             job = load(resolved, pool=pool)

@@ -120,21 +120,22 @@ def split_overrides(words: list[str]) -> tuple[list[str], Overrides]:
 
 def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.apps.cutout import with_cameras
+    from dreamlift.apps.presets import twin_named
     from dreamlift.apps.start import config_of, preset_of
     from dreamlift.runs.carry_out import Order, carry_out
     from dreamlift.runs.progress import warnings_to
     from dreamlift.runs.run import check_out
     from dreamlift.showing.seeds import carry_out_seeds, save_particles
 
-    config = config_of(arguments, overrides)
+    config, preset = config_of(arguments, overrides), preset_of(arguments, overrides)
     reporter = _reporter(arguments, config)
     if arguments.seeds is None:
         check_out(arguments.out)
-    with _page(arguments, reporter) as show:
+    with _page(arguments, reporter) as show, twin_named(preset):
         own = show(reporter) if arguments.seeds is None else reporter
         with warnings_to(own):
-            config = with_cameras(config, own)
-        order = Order(config, arguments.out, anyway=arguments.anyway, preset=preset_of(arguments, overrides))
+            config = with_cameras(config, own, known=not arguments.anyway)
+        order = Order(config, arguments.out, anyway=arguments.anyway, preset=preset)
         if arguments.seeds is not None:
             found = carry_out_seeds(order, arguments.seeds, lambda: show(_reporter(arguments)), reporter, arguments.out)
             return _chosen(arguments, found.folder, found.ranked) if found.finished else 130

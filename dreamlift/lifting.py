@@ -8,8 +8,8 @@ finish: extract the mesh from the scene and bake its texture
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,10 +23,9 @@ from dreamlift.cameras import turntable
 from dreamlift.config.schema import Config, check_stages, unused_inputs
 from dreamlift.images.photos import read_photos, resolved_photo
 from dreamlift.memory import Need, check_memory, tuning_need
-from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.engine import INSTALL, Engine, UsedEngine, available
-from dreamlift.priors.kinds import Located, Priors, find
-from dreamlift.priors.loading.sources import is_one_file, whole_name
+from dreamlift.priors.kinds import Located, Priors
+from dreamlift.priors.loading.sources import whole_name
 from dreamlift.priors.lora.additions import file_hash, with_whole_paths
 from dreamlift.prompts import Backdrop, Embeds, check_prompt
 from dreamlift.reading.mesh import load_mesh
@@ -34,8 +33,9 @@ from dreamlift.reading.photos import Photo
 from dreamlift.scenes.base import Scene
 from dreamlift.stages.base import Ready, SavedState, Stage, Work, explained_by, with_priors
 from dreamlift.stages.finetune import Finetune, find_tuned
+from dreamlift.stages.located import locate_priors, unknown_words_told
 from dreamlift.stages.teacher import Teacher
-from dreamlift.stages.tuned import Material, Shelf, base_of, base_priors, on_top, tuned_name, tuned_priors
+from dreamlift.stages.tuned import Material, Shelf, on_top, tuned_name, tuned_priors
 from dreamlift.system.files import expanded, user_file
 from dreamlift.system.streams import random_stream
 from dreamlift.texturing.extract import finalize, levels_of_detail
@@ -124,21 +124,11 @@ def resolve(config: Config, saved: SavedState | None = None, anyway: bool = Fals
     engine = _engine(config, device, saved)
     shown = config.photos and (not config.tunes or any(stage.uses_photos for stage in config.stages))
     photos = read_photos(config.photos, said.append) if shown else None
-    found: dict[Any, Located] = {}
-    bases = base_priors(config.stages)
-    priors = tuple(
-        tuple(_located(choice, number, place, config, found, bases) for place, choice in enumerate(stage.choices))
-        for number, stage in enumerate(config.stages)
-    )
-    _check_words(config, found.values(), known=saved is None and not anyway)
-    for stage, located in zip(config.stages, priors, strict=True):
-        stage.check_priors([each.views for each in located], [each.adapts for each in located])
-        for teacher, each in zip(stage.teachers, located, strict=False):
-            each.check_task(teacher.show, teacher.wording, photos is not None)
-        for each in located:
-            each.kind.check_memory(config.memory)
-            if config.engine == "onnx" and each.parts is not None and not each.kind.takes_onnx:
-                raise ValueError(f"ONNX Runtime does not run the prior {each.choice.name}: use --engine auto or torch")
+    priors = locate_priors(config.stages, config.prompt, photos is not None, known=saved is None and not anyway)
+    for each in itertools.chain(*priors):
+        each.kind.check_memory(config.memory)
+        if config.engine == "onnx" and each.parts is not None and not each.kind.takes_onnx:
+            raise ValueError(f"ONNX Runtime does not run the prior {each.choice.name}: use --engine auto or torch")
     stages = tuple(_with_choices(stage, located) for stage, located in zip(config.stages, priors, strict=True))
     config = replace(config, stages=stages)
     for place, stage, located in zip(config.places(), config.stages, priors, strict=True):
@@ -148,7 +138,7 @@ def resolve(config: Config, saved: SavedState | None = None, anyway: bool = Fals
             said += [told] * bool(told)
     # For all stages, so that a later stage that does not fit is refused before the first one starts.
     need, notes = check_memory(config, priors, device)
-    used = any(each.reads_pictures for each in found.values())
+    used = any(each.reads_pictures for each in itertools.chain(*priors))
     notes = (*dict.fromkeys(said), *notes, *unused_inputs(config, used))
     return Resolved(config, priors, device, Task(config.prompt, config.negative, photos), engine, mesh, need, notes)
 
@@ -186,34 +176,6 @@ def _with_mesh(config: Config, note: Callable[[str], None]) -> tuple[Mesh, Confi
     return mesh, replace(config, asset=replace(config.asset, home=home))
 
 
-def _located(
-    choice: PriorChoice | None, number: int, place: int, config: Config, found: dict[Any, Located],
-    bases: dict[str, PriorChoice],
-) -> Located:  # fmt: skip
-    """The prior of a teacher, located once for all teachers with the same choice; of tuned weights, their base prior."""
-    assert choice is not None  # with_priors has stated it
-    choice = base_of(choice, bases, f"stages.{number}")
-    key = (dataclasses.astuple(replace(choice, loaded=None)), id(choice.loaded))
-    if key not in found:
-        if choice.settings and not is_one_file(choice.name):
-            raise ValueError("--prior-config is for a one-file checkpoint only (--prior FILE.safetensors); leave it out")
-        option = "--prior" if (number, place) == (0, 0) else f"--stages.{number}.teachers.{place}.prior"
-        found[key] = find(choice, option)
-    return found[key]
-
-
-def _check_words(config: Config, priors: Iterable[Located], known: bool) -> None:
-    """Refuse an empty prompt that a prior needs, and, where ``known`` asks for it, a prompt of whose nouns it knows none."""
-    for located in priors:
-        if config.prompt and known:
-            located.check_prompt(config.prompt)
-        elif not config.prompt and not located.reads_pictures:
-            raise ValueError(
-                f"the prompt is empty, but the prior {located.choice.name} draws from words: add a description of what the "
-                'picture shows, such as "a red mug"'
-            )
-
-
 def _with_choices(stage: Stage, located: tuple[Located, ...]) -> Stage:
     """The stage with the absolute paths of its priors; tuned weights keep their name."""
     pairs = [(choice, each) for choice, each in zip(stage.choices, located, strict=True) if choice is not None]
@@ -234,15 +196,16 @@ def load(
     config, number = resolved.config, saved.stage if saved else 0
     known: dict[Any, Embeds] = {}
     embeds = []
-    for stage, priors in zip(config.stages[number:], resolved.priors[number:], strict=True):
-        own: list[Embeds | None] = []
-        for teacher, located in zip(stage.teachers, priors, strict=False):
-            # Prompts are encoded once where these are the same.
-            key = (id(located), teacher.wording, _spoken(stage, located, teacher, resolved))
-            if key not in known and not tuned_name(teacher.prior):
-                known[key] = _read(stage, located, teacher, resolved)
-            own.append(None if tuned_name(teacher.prior) else known[key])
-        embeds.append(tuple(own))
+    with unknown_words_told(resolved.priors[number:], number + 1):
+        for stage, priors in zip(config.stages[number:], resolved.priors[number:], strict=True):
+            own: list[Embeds | None] = []
+            for teacher, located in zip(stage.teachers, priors, strict=False):
+                # Prompts are encoded once where these are the same.
+                key = (id(located), teacher.wording, _spoken(stage, located, teacher, resolved))
+                if key not in known and not tuned_name(teacher.prior):
+                    known[key] = _read(stage, located, teacher, resolved)
+                own.append(None if tuned_name(teacher.prior) else known[key])
+            embeds.append(tuple(own))
     embeds = [()] * number + embeds  # those of stages that are done are not needed any more
     handover = saved.handover if saved else Handover(meshes=(resolved.mesh,))
     pool, shelf = pool or Priors(), shelf or Shelf()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -335,10 +336,24 @@ def test_kohyas_third_text_encoder_is_the_one_that_is_a_t5(tmp_path):
 
 def test_the_scale_stands_behind_the_last_at_sign():
     assert parse_lora("a@b.safetensors") == LoraFile("a@b.safetensors")
-    with pytest.raises(ValueError, match=r"'abc' is not a scale; give a number, such as a\.safetensors@0\.8"):
-        parse_lora("a.safetensors@abc")
     assert parse_lora("a@b.safetensors@-0.25") == LoraFile("a@b.safetensors", -0.25)
-    assert parse_lora("a.safetensors@inf") == LoraFile("a.safetensors@inf")
+    assert parse_lora("@0.5") == LoraFile("@0.5")
+
+
+@pytest.mark.parametrize(
+    "text", ["a.safetensors@abc", "a.safetensors@inf", "duck@2x", "duck@nan", "duck@", "duck@0,8", "here@x"]
+)
+def test_a_weight_that_is_no_number_is_refused_with_what_is_accepted(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    path, _, weight = text.partition("@")
+    with pytest.raises(
+        ValueError, match=f"--lora {re.escape(text)}: the weight '{re.escape(weight)}' is not a number"
+    ) as caught:
+        parse_lora(text)
+    assert str(caught.value).endswith(f"accepted: FOLDER (or FILE), or FOLDER@WEIGHT, such as {path}@0.8")
+    (tmp_path / text).mkdir()  # its name has the @
+    assert parse_lora(text) == LoraFile(text)
 
 
 def test_a_scale_is_for_a_lora_and_not_for_a_word(tmp_path):

@@ -90,8 +90,8 @@ def test_what_the_prior_does_not_read_is_said(cwd, capsys, monkeypatch, stub):
     assert run_main("generate", "red mug " * 40, "--prior", stub, "--out", "long") == 0
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
     assert notes == ["note: the prompt is longer than 77 tokens: the rest is ignored"]
-    assert run_main("generate", "a read mug", "--prior", stub, "--out", "typo") == 0
-    assert "the prior's vocabulary does not contain 'read'; similar known words: red" in capsys.readouterr().err
+    assert run_main("generate", "a red taepot", "--prior", stub, "--out", "typo") == 0
+    assert f"the prior {stub.name} does not know 'taepot'; similar known words: teapot" in capsys.readouterr().err
     assert run_main("generate", " ".join(WORDS[:4]), "--prior", stub, "--out", "fine") == 0
     assert "note: " not in capsys.readouterr().err
 
@@ -106,7 +106,7 @@ BAD_OPTIONS = {
     "prior": (["--prior", "toybax"], "unknown prior 'toybax' (did you mean 'toybox'?)", "or a .safetensors checkpoint"),
     "prior folder": (["--prior", "."], "is not a diffusers folder"),
     "prior escape": (["--prior", "\x1b[31m"], r"unknown prior '\x1b[31m'"),
-    "prior not cached": (["--prior", "sd-2.1-base"], "HF_HUB_OFFLINE is set", "--prior toybox"),
+    "prior not cached": (["--prior", "sd-2.1-base"], "HF_HUB_OFFLINE is set", "--prior toybox needs no download"),
     "hub name": (["--prior", "nobody/nothing"], "'nobody/nothing' is not available", "is not in the local cache"),
     "setting": (["--guidance.guidence_scale", "5"], "unknown name", "did you mean 'guidance.guidance_scale'?"),
     "section": (["--guidence.t_min", "0.1"], "unknown name", "did you mean 'guidance'?"),

@@ -199,7 +199,7 @@ def counted(monkeypatch):
         return call
 
     monkeypatch.setattr(photos, "_kept", {})
-    monkeypatch.setattr(read, "_sound", set())
+    monkeypatch.setattr(read, "_sound", {})
     monkeypatch.setattr(photos, "cut_out", counting("cut", photos.cut_out))
     for module in (photos, read):
         monkeypatch.setattr(module, "decoded", counting("decoded", module.decoded))

@@ -175,7 +175,7 @@ def test_prompts_are_encoded_as_transformers_does(name):
     with pytest.warns(UserWarning, match="longer than 77 tokens"):
         got = encode_prompts(parts, prompts, CPU, torch.float32, engine="onnx").states
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
-    with pytest.warns(UserWarning, match="does not contain 'xylophone'"):
+    with pytest.warns(UserWarning, match=f"the prior {name} does not know 'xylophone'"):
         encode_prompts(parts, ["a xylophone"], CPU, torch.float32, engine="onnx")
 
 

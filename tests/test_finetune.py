@@ -48,7 +48,7 @@ from dreamlift.tuning.settings import Tuning
 from dreamlift.tuning.words import SubjectWords
 from dreamlift.types import Counted, LoraFile, Step
 
-pytestmark = pytest.mark.filterwarnings("ignore:the prior's vocabulary does not contain")
+pytestmark = pytest.mark.filterwarnings("ignore:.* does not know '")
 WHOLE, LORA = (
     Tuning(all_weights=True, text_encoder=True, batch=1, lr=1e-2),
     Tuning(rank=2, targets="attention", batch=1, lr=0.1),

@@ -44,9 +44,10 @@ STOPPED = {
     "a kitten": "near are: cat.",
     "two red mugs": "near are: mug.",
     "A TEAPPOT": "near are: teapot.",
-    "an orange": "it knows 80, such as mug, ",
-    "a red wooden thing with ice": "it knows 80, such as mug, ",
-    "???": "it knows 80, such as mug, ",
+    "an orange": "it knows 80 nouns, synonyms counted, such as mug, ",
+    "a red wooden thing with ice": "it knows 80 nouns, synonyms counted, such as mug, ",
+    "???": "it knows 80 nouns, synonyms counted, such as mug, ",
+    "a ball on a horn": "it knows 80 nouns",  # no bell, no house
 }
 ACCEPTED = [
     "a dragon riding a car", "An Automobile!", "a red mug.", "(teapot)", "an ice cream", "an ice-cream", "a teddy bear",
@@ -74,6 +75,16 @@ def test_the_longest_prompt_and_name_make_a_message_of_one_line():
     with pytest.raises(UnknownNounsError) as caught:
         check_nouns("dragon " * 142, TOYBOX, "/a/folder" * 30)
     assert len(str(caught.value)) <= 300
+
+
+@pytest.mark.parametrize(("prompt", "taught"), [("a zwx", ()), ("SKS!", ()), ("a bobo", ("bobo",)), ("a photo of ohwx", ())])
+def test_a_new_word_alone_needs_the_kind_beside_it(prompt, taught):
+    with pytest.raises(UnknownNounsError) as caught:
+        check_nouns(prompt, EMBEDDED / "toybox-geometry", "toybox-geometry", taught)
+    word, said = words_of(prompt)[-1], str(caught.value)
+    assert f'Name the kind beside a new word, as in "a {word} duck" (--lora FOLDER if it was taught), or give --anyway' in said
+    assert len(said) <= 300
+    check_nouns(f"a {word} duck", EMBEDDED / "toybox-geometry", "toybox-geometry", taught)
 
 
 def test_words_are_those_of_the_embedded_tokenizers():
@@ -127,7 +138,9 @@ def test_a_trained_prior_lists_its_nouns_and_a_damaged_list_is_named(tmp_path):
     save_folder(networks, folder)
     located = find(PriorChoice(str(folder)))
     located.check_prompt("a teapot")
-    with pytest.raises(UnknownNounsError, match="knows no noun of 'a car'; it knows 2, such as mug, teapot"):
+    with pytest.raises(
+        UnknownNounsError, match="knows no noun of 'a car'; it knows 2 nouns, synonyms counted, such as mug, teapot"
+    ):
         located.check_prompt("a car")
     for damage in ("", "[]", "{}", '{"nouns": 3, "near": {}}', '{"nouns": [], "near": []}', "[" * 100_000):
         (folder / NOUNS).write_text(damage)

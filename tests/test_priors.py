@@ -260,12 +260,16 @@ def test_unknown_words_and_truncation_are_named():
     from dreamlift.toybox.training.network import make_tokenizer
 
     tokenizer = make_tokenizer(["a", "red", "mug", "rocket"])
-    lines = complaints(tokenizer, ["a red rocked"])
-    assert lines == ["the prior's vocabulary does not contain 'rocked'; similar known words: rocket, red"]
-    assert "longer than 77 tokens" in complaints(tokenizer, ["red " * 80])[0]
+
+    def said(prompts):
+        return list(map(str, complaints(tokenizer, prompts)))
+
+    lines = said(["a red roccket"])
+    assert lines == ["the prior does not know 'roccket'; similar known words: rocket"]
+    assert "longer than 77 tokens" in said(["red " * 80])[0]
     assert complaints(tokenizer, ["a red mug", ""]) == []
     assert complaints(tokenizer, ["a red mug.", '"a (red) mug!"', "a red, mug ...", "\u201ca red mug\u201d"]) == []
-    assert complaints(tokenizer, ["a red rocked!"]) == lines
+    assert said(["a red roccket!"]) == lines
 
 
 @pytest.mark.parametrize("name", ["toybox", "toybox-latent"])

@@ -260,7 +260,7 @@ def test_what_cannot_work_is_said_before_the_first_stage(stub, tmp_path, capsys,
 def test_the_prior_of_a_later_stage_is_named_by_its_own_option(monkeypatch, stub):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     config = taught(staged(stub, MESH), 1, prior=PriorChoice("sd-1.5"))
-    with pytest.raises(ValueError, match=r"'sd-1.5' is not available.* \(--stages\.1\.teachers\.0\.prior toybox\)"):
+    with pytest.raises(ValueError, match=r"'sd-1.5' is not available.* --stages\.1\.teachers\.0\.prior toybox needs no"):
         resolve(config)
 
 

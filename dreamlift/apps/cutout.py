@@ -19,10 +19,12 @@ from dreamlift.images.matting import Cutout
 from dreamlift.images.photos import REFERENCE_SIDE, read_cutout
 from dreamlift.images.read import explained, picture_bytes, read_picture
 from dreamlift.priors.kinds import find
+from dreamlift.prompts import check_prompt
 from dreamlift.reading.photos import RATIO, Photo
 from dreamlift.runs.progress import Reporter
 from dreamlift.stages.base import with_priors
 from dreamlift.stages.finetune import Finetune
+from dreamlift.stages.located import locate_priors
 from dreamlift.stages.tuned import base_of, base_priors
 from dreamlift.system.files import atomic_write_bytes
 
@@ -56,24 +58,29 @@ def with_image(config: Config, image: str | os.PathLike[str] | Photo, has_photos
     return replace(config, photos=(replace(stated, path=os.fspath(image)),))
 
 
-def with_cameras(config: Config, reporter: Reporter) -> Config:
+def with_cameras(config: Config, reporter: Reporter, known: bool = False) -> Config:
     """The config with the cameras of its photos estimated, as far as they are not given, and the photos placed.
 
     See :func:`dreamlift.images.camera.prepared`. Runs whose stages do not use photos are left as they are. Of photos that a
     prior is tuned on, only the cameras are estimated, as ``dreamlift dreambooth`` does.
 
+    Args:
+        known: refuse a prompt of whose nouns a prior knows none, as :func:`dreamlift.lifting.resolve` does, before anything is
+            estimated.
+
     Raises:
-        ValueError: a picture or a prior that cannot be used.
+        ValueError: a picture or a prior that cannot be used, or an empty prompt that a prior needs.
     """
     stages = with_priors(config.stages)
     if config.tunes:
-        return _of_subject(config, reporter)
+        return _of_subject(config, reporter, known)
     if not config.photos or not any(stage.uses_photos for stage in stages):
         return config
     check_stages(config)
     for photo in config.photos:
         with explained(photo.path):
             picture_bytes(photo.path)
+    _check_priors(config, known)
     reporter.stage("looking at the photo")
     for photo in config.photos:  # what cannot be used is said before cameras are estimated
         read_cutout(photo)
@@ -83,12 +90,19 @@ def with_cameras(config: Config, reporter: Reporter) -> Config:
     return replace(config, photos=prepared_photos(config.photos, config.prompt, priors, reporter.note, config.engine))
 
 
-def _of_subject(config: Config, reporter: Reporter) -> Config:
+def _check_priors(config: Config, known: bool) -> None:
+    """Refuse priors, and words for them, before cameras are estimated, which takes far longer. Raises ValueError."""
+    prompt, stages = check_prompt(config.prompt, may_be_empty=True), with_priors(config.stages)
+    locate_priors(stages, prompt, not config.tunes or any(stage.uses_photos for stage in stages), known)
+
+
+def _of_subject(config: Config, reporter: Reporter, known: bool) -> Config:
     """The config with the cameras of its subject's photos, where the prior that is tuned takes cameras."""
     from dreamlift.tuning.dreambooth import with_cameras as estimated
 
     config = replace(config, photos=tuple(photo for photo in config.photos if photo.path))
     check_stages(config)
+    _check_priors(config, known)
     bases = base_priors(config.stages)
     place, stage = next((place, stage) for place, stage in zip(config.places(), config.stages, strict=True)
                         if isinstance(stage, Finetune))  # fmt: skip

@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from dreamlift.config.schema import Config
 from dreamlift.memory import expected
 from dreamlift.plugins import load_plugins
 from dreamlift.presets import ABOUT, PRESETS
-from dreamlift.priors.loading.sources import is_embedded
+from dreamlift.priors.loading.sources import PriorNotFoundError, is_embedded
 from dreamlift.stages.lift import Lift
 from dreamlift.stages.tuned import base_of, base_priors
+
+# Presets with an embedded prior, of papers whose preset has another name than theirs without "-toy".
+TWINS = {
+    "dreamfusion-if": "dreamfusion-toy", "dreamfusion-sd": "dreamfusion-toy", "latent-paint": "texture-toy",
+    "sd3-flow": "rfds-toy", "stable-zero123": "zero123-toy",
+}  # fmt: skip
+
+
+def toy_twin(name: str) -> str:
+    """The preset of the same paper that needs no download; "" if there is none."""
+    twin = TWINS.get(name, f"{name}-toy")
+    return twin if twin in PRESETS else ""
+
+
+@contextmanager
+def twin_named(preset: str) -> Iterator[None]:
+    """Name the preset that needs no download where a prior of ``preset`` ("": none) is missing."""
+    try:
+        yield
+    except PriorNotFoundError as error:
+        if not error.stand_in or not (twin := toy_twin(preset)):
+            raise
+        said = str(error).removesuffix(error.stand_in)
+        raise PriorNotFoundError(f"{said}; --preset {twin} needs no download") from None
 
 
 def find_preset(name: str) -> Config:

@@ -17,8 +17,9 @@ from dreamlift.config.schema import Config
 from dreamlift.config.short import override, with_additions
 from dreamlift.config.subject import in_context, with_subject
 from dreamlift.priors.lora.additions import parse_lora
+from dreamlift.runs.run import TUNED
 from dreamlift.runs.settings import read_config
-from dreamlift.system.files import address_of, user_file
+from dreamlift.system.files import address_of, expanded, user_file
 from dreamlift.system.text import read_text
 
 OF_PHOTO = {name: full.removeprefix("photos.0.") for name, full in SETTINGS.items() if full.startswith("photos.0.")}
@@ -90,7 +91,9 @@ def config_in(path: Path, preset: str = "toybox") -> Config:
 
 def _in_context(config: Config, arguments: argparse.Namespace) -> Config:
     if arguments.config is None or not arguments.config.is_dir():
-        raise ValueError("--context is for a run that has tuned a prior: give its folder, --config RUN")
+        own = arguments.out is not None and (expanded(str(arguments.out)) / TUNED).is_dir()
+        fix = f"--config {arguments.out} without a prompt, and another --out or none" if own else "--config RUN"
+        raise ValueError(f"--context is for a run that has tuned a prior: give its folder, {fix}")
     if arguments.prompt is not None:
         raise ValueError("--context follows the run's own prompt: leave the prompt out")
     return in_context(config, arguments.config, arguments.context)

@@ -6,8 +6,9 @@ import hashlib
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ FILE_BYTES = 64 << 20
 PIXELS = 8192 * 8192  # of one file; decoded, such a picture has 268 MB
 SIDE = (16, 16384)  # smallest and largest accepted width and height, pixels
 PROFILE_BYTES = 4 << 20  # of a colour profile
-_sound: set[bytes] = set()  # digests of files that check_picture has decoded
+_sound: dict[bytes, bytes] = {}  # of files that have been decoded: the digest of the bytes, and that of the pixels
 # What a file begins with, at which byte, and how it is called; these are not read.
 OTHER = (
     (4, (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1", b"ftyphevc", b"ftypheim"), "a HEIC picture, as iPhones take them"),
@@ -52,12 +53,32 @@ def read_picture(path: str | os.PathLike[str], note: Callable[[str], None] = ign
 
 def check_picture(path: str | os.PathLike[str]) -> None:
     """Refuse a picture as :func:`read_picture`; what has been decoded once by this call is not decoded again."""
+    _pixels(path)
+
+
+def same_pictures(paths: Sequence[str]) -> list[str]:
+    """The files whose pictures have the same pixels, as text: "a.png, b.png and c.png", one entry for each such picture.
+
+    Formats and metadata do not count. What :func:`check_picture` has decoded is not decoded again.
+
+    Raises:
+        ValueError: as :func:`read_picture`.
+    """
+    found: dict[bytes, list[str]] = {}
+    for path in paths:
+        found.setdefault(_pixels(path), []).append(Path(path).name)
+    return [f"{', '.join(names[:-1])} and {names[-1]}" for names in found.values() if len(names) > 1]
+
+
+def _pixels(path: str | os.PathLike[str]) -> bytes:
+    """A digest of the pixels in a file, and of their number. Raises ValueError as :func:`read_picture`."""
     with explained(path):
         data = picture_bytes(path)
         digest = hashlib.sha256(data).digest()
         if digest not in _sound:
-            decoded(data)
-            _sound.add(digest)
+            picture = decoded(data)
+            _sound[digest] = hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).digest()
+        return _sound[digest]
 
 
 def picture_bytes(path: str | os.PathLike[str]) -> bytes:

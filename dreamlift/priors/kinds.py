@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,13 +56,24 @@ class Located:
         """Whether the prior is conditioned on a picture of the object."""
         return self.kind.reads_pictures if self.parts is not None else self.choice.loaded.reads_pictures
 
-    def check_prompt(self, prompt: str) -> None:
+    @property
+    def title(self) -> str:
+        """What messages call the prior."""
+        return self.choice.name if self.parts is None else self.parts.title
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the user's LoRAs or embeddings are added to the prior."""
+        return bool(self.choice.loras or self.choice.embeddings)
+
+    def check_prompt(self, prompt: str, taught: Collection[str] = ()) -> None:
         """Refuse a prompt of whose nouns the prior knows none, where its folder lists them.
 
-        A LoRA or an embedding may have taught it others. Raises UnknownNounsError.
+        A LoRA or an embedding may have taught it others. ``taught``: words that another prior of the run has been taught, in
+        lower case. Raises UnknownNounsError.
         """
-        if isinstance(self.parts, FolderParts) and not self.choice.loras and not self.choice.embeddings:
-            check_nouns(prompt, self.parts.folder, self.choice.name)
+        if isinstance(self.parts, FolderParts) and not self.is_changed:
+            check_nouns(prompt, self.parts.folder, self.choice.name, taught)
 
     @property
     def maps(self) -> dict[str, str]:
@@ -124,7 +136,8 @@ def find(choice: PriorChoice, option: str = "--prior") -> Located:
     else:
         folder = locate(choice.name, choice.settings, option=option)
         choice = replace(choice, name=whole_name(choice.name), settings=whole_name(choice.settings) if choice.settings else "")
-        parts, revision = FolderParts(folder.resolve()), revision_of(folder)
+        title = Path(choice.name).name if Path(choice.name).is_absolute() else choice.name
+        parts, revision = FolderParts(folder.resolve(), title), revision_of(folder)
     kind = kind_of(parts)
     kind.check(parts, choice)
     return Located(choice, kind, parts, revision + fingerprint(choice))

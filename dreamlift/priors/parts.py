@@ -19,7 +19,7 @@ import torch
 
 from dreamlift.priors.files.folder import read_json, read_weights
 from dreamlift.priors.files.networks import load_network
-from dreamlift.priors.files.nouns import maps_of
+from dreamlift.priors.files.nouns import maps_of, near_of
 
 T5 = "T5EncoderModel"
 MAX_TIMESTEPS = 100_000  # of a scheduler's training; published models have 1,000
@@ -29,6 +29,7 @@ class Parts(ABC):
     """The parts of one model."""
 
     shared = False  # True: the networks are also used elsewhere, so they are copied before they are changed
+    title = ""  # what messages call the model
 
     @abstractmethod
     def has(self, part: str) -> bool:
@@ -80,16 +81,22 @@ class Parts(ABC):
         """What the model draws instead of colours, with the words that ask for it; empty: colours; None: not known."""
         return None
 
+    @property
+    def near(self) -> dict[str, str]:
+        """What the model has in place of nouns that it does not know."""
+        return {}
+
     def is_t5(self, part: str) -> bool:
         """Whether a part exists and is a T5."""
         return self.has(part) and self.architecture(part) == T5
 
 
 class FolderParts(Parts):
-    """The parts in a diffusers ``folder``."""
+    """The parts in a diffusers ``folder``. ``title``: what messages call the model; "": the folder's name."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, title: str = "") -> None:
         self.folder = Path(folder)
+        self.title = title or self.folder.name
 
     def __str__(self) -> str:
         return str(self.folder)
@@ -97,6 +104,10 @@ class FolderParts(Parts):
     @property
     def maps(self) -> dict[str, str]:
         return maps_of(self.folder)
+
+    @property
+    def near(self) -> dict[str, str]:
+        return near_of(self.folder)
 
     def has(self, part: str) -> bool:
         return (self.folder / part).is_dir()
@@ -180,6 +191,7 @@ class LoadedParts(Parts):
                 f"a {type(pipeline).__name__} is not a prior: give a diffusers pipeline, a Prior, a name or a folder"
             )
         self.pipeline = pipeline
+        self.title = f"<{type(pipeline).__name__} in memory>"
 
     def __str__(self) -> str:
         return f"the {type(self.pipeline).__name__} in memory"

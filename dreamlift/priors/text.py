@@ -6,7 +6,6 @@ Each encoder is loaded to encode the prompts and then freed: T5-XXL alone needs 
 from __future__ import annotations
 
 import copy
-import difflib
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from dreamlift.priors.engine import UsedEngine
+from dreamlift.priors.files.words import UnknownWordWarning, suggested
 from dreamlift.priors.lora.embedding_files import TOKEN, Embedding, install, read_embeddings, unused
 from dreamlift.priors.lora.lora_files import merge_loras
 from dreamlift.priors.parts import T5, Parts, named
@@ -45,7 +45,7 @@ def encode_prompts(
     """
     quick = find_encoder(parts) if engine == "onnx" and not loras and not embeddings else None
     if quick is not None:
-        for message in complaints(quick.tokenizer, prompts):
+        for message in complaints(quick.tokenizer, prompts, parts):
             warnings.warn(message, stacklevel=1)
         return TextStates(quick(prompts, TEXT_LENGTH))
     words = read_embeddings(embeddings)
@@ -95,7 +95,7 @@ def _run(
     prompts = install(embeddings, tokenizer, encoder, part, prompts)
     further = any(parts.is_t5(other) for other in parts.text_encoders()[1:])
     with named(f"the tokenizer{suffix} of {parts} does not fit its text encoder"):
-        messages = complaints(tokenizer, prompts, further) if suffix == "" else []
+        messages = complaints(tokenizer, prompts, parts, further) if suffix == "" else []
     for message in messages:
         warnings.warn(message, stacklevel=1)  # a higher level would name torch's file: no_grad wraps the caller
     inputs = tokenized(parts, suffix, tokenizer, encoder, prompts, length)
@@ -133,16 +133,17 @@ def tokenized(
     return {"input_ids": tokens["input_ids"].to(encoder.device), "attention_mask": mask}
 
 
-def complaints(tokenizer: Any, prompts: list[str], further: bool = False) -> list[str]:
+def complaints(tokenizer: Any, prompts: list[str], parts: Parts | None = None, further: bool = False) -> list[UserWarning]:
     """One warning for each word outside the tokenizer's vocabulary, with similar known words, and one if a prompt is too long.
 
     Args:
+        parts: of the prior, whose title and synonyms are used; None: not known.
         further: a second encoder, a T5, reads more tokens than this one.
     """
-    lines = []
+    lines: list[UserWarning] = []
     if max(len(tokenizer(prompt, verbose=False)["input_ids"]) for prompt in prompts) > TEXT_LENGTH:
         rest = "only T5 reads the rest" if further else "the rest is ignored"
-        lines.append(f"the prompt is longer than {TEXT_LENGTH} tokens: {rest}")
+        lines.append(UserWarning(f"the prompt is longer than {TEXT_LENGTH} tokens: {rest}"))
     unknown = tokenizer.unk_token_id
     # A sub-word tokenizer (CLIP, T5) can represent any text; a word tokenizer has a closed vocabulary.
     # Punctuation is not part of a word, except within it; tokens of embeddings are known.
@@ -151,11 +152,11 @@ def complaints(tokenizer: Any, prompts: list[str], further: bool = False) -> lis
     if unknown is None:
         return lines
     known = [word for word in tokenizer.get_vocab() if word.isalpha()]
+    title, synonyms = ("", {}) if parts is None else (parts.title, parts.near)
     for word in sorted(words):
         if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]:
-            near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
-            hint = f"; similar known words: {', '.join(near)}" if near else ""
-            lines.append(f"the prior's vocabulary does not contain {word!r}{hint}")
+            near = suggested(word, [prompt.lower() for prompt in prompts], known, synonyms)
+            lines.append(UnknownWordWarning(word, near, title))
     return lines
 
 

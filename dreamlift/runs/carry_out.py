@@ -20,7 +20,7 @@ from dreamlift.priors.kinds import Priors
 from dreamlift.runs.about import peak_memory, versions
 from dreamlift.runs.progress import Reporter, warnings_to
 from dreamlift.runs.results import write_results
-from dreamlift.runs.run import Run, RunError, check_out, particle_folders
+from dreamlift.runs.run import TUNED, Run, RunError, check_out, particle_folders
 from dreamlift.runs.settings import adopt, check_length, lengthened, nothing_to_do, read_config
 from dreamlift.runs.warmup import cache_trouble, warm_beside
 from dreamlift.stages.tuned import Shelf
@@ -28,8 +28,6 @@ from dreamlift.system.files import atomic_write_bytes
 from dreamlift.system.signals import Stop, stop_signals
 from dreamlift.system.text import one_line
 from dreamlift.types import Counted, StageBegan, Step
-
-TUNED = "tuned"  # the folder in a run's of the weights that it tunes
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,7 @@ import contextlib
 import json
 import math
 import os
-import re
 import time
-import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +31,7 @@ from dreamlift.runs import checkpoints
 from dreamlift.runs import lock as locks
 from dreamlift.runs.checkpoints import RunError
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text, expanded
-from dreamlift.system.text import read_text
+from dreamlift.system.text import read_text, slugify
 
 if TYPE_CHECKING:
     from dreamlift.stages.base import SavedState
@@ -42,8 +40,8 @@ __all__ = ["Run", "RunError", "read_metrics", "slugify"]
 
 SCHEMA = 1
 MAX_STATUS = 10_000_000  # bytes of run.json
+TUNED = "tuned"  # the folder in a run's of the weights that it tunes
 LEDGER = ".asset"  # what a batch writes down of the asset in the run's folder: see dreamlift.batch.ledger
-_WINDOWS = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -206,18 +204,6 @@ class Run:
             raise self.fault(self.folder / name, error) from error
 
 
-def slugify(prompt: str) -> str:
-    """A folder name that is valid on every system: letters and digits of any script and "-"; "asset" if none is left."""
-    text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", prompt).lower())
-    kept = "".join(c if unicodedata.category(c)[0] in "LM" or unicodedata.category(c) == "Nd" else "-" for c in text)
-    # A combining mark needs a letter before it. The byte limit keeps the name with its time and a suffix below 255 bytes.
-    kept = re.sub(r"-+", "-", kept).lstrip("-" + "".join(c for c in kept if unicodedata.category(c)[0] == "M"))
-    slug = kept[:60].encode("utf-8")[:150].decode("utf-8", "ignore").strip("-")
-    if not slug:
-        return "asset"
-    return f"{slug}-asset" if _WINDOWS.fullmatch(slug) else slug
-
-
 def particle_folders(folder: Path, particles: int) -> list[Path]:
     """The folder of each particle's files: the run's folder for the first, ``particle-2`` and so on for the others."""
     return [folder, *(folder / f"particle-{number}" for number in range(2, particles + 1))]
@@ -325,7 +311,11 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 
 def runs_below(folder: Path) -> str:
-    """What a message says of a folder that is no run but holds some: the newest of them; "" if it holds none."""
+    """What a message says of a folder that is no run: how a tuned prior is used, or the newest runs in it; "" for others."""
+    from dreamlift.tuning.card import use_of  # imported here, since it imports torch
+
+    if told := use_of(folder):
+        return f"; {told}"
     try:
         found = [(path.parent.stat().st_mtime, path.parent) for path in folder.glob("*/run.json")]
     except OSError:
@@ -395,6 +385,9 @@ def check_out(out: Path | None) -> None:
     if not folder.is_dir():
         raise ValueError(f"{folder} is a file: give --out a new or an empty folder")
     if (folder / "run.json").exists():
-        raise ValueError(f"{folder} holds a run already: `dreamlift resume {folder}`, or give --out another folder")
+        fix = f"`dreamlift resume {folder}`, or give --out another folder"
+        if (folder / TUNED).is_dir():
+            fix += f"; what it has learnt is lifted in a new context by `dreamlift generate --config {folder} --context WORDS`"
+        raise ValueError(f"{folder} holds a run already: {fix}")
     if _content(folder) not in ([], ["config.yaml"]):  # Run.create compares that one with its own
         raise ValueError(f"{folder} is not empty, and nothing is overwritten: give --out a new or an empty folder")

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import stat
+import unicodedata
 
 from dreamlift.system.files import open_to_read
 
 MAX_MESSAGE = 300  # characters of an error or a note
 TAIL = 120  # of them, at the end of a shortened message
+_WINDOWS = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])", re.IGNORECASE)
 
 
 def printable(text: object) -> str:
@@ -63,3 +66,15 @@ def read_text(path: str | os.PathLike[str], limit: int) -> str:
         line, column = data.count(b"\n", 0, error.start) + 1, error.start - data.rfind(b"\n", 0, error.start)
         byte = f"the byte 0x{data[error.start]:02X} in line {line}, column {column}"
         raise ValueError(f"{name} is not UTF-8 text ({byte}; Latin-1 or Windows-1252?): save it as UTF-8") from None
+
+
+def slugify(prompt: str) -> str:
+    """A folder name that is valid on every system: letters and digits of any script and "-"; "asset" if none is left."""
+    text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", prompt).lower())
+    kept = "".join(c if unicodedata.category(c)[0] in "LM" or unicodedata.category(c) == "Nd" else "-" for c in text)
+    # A combining mark needs a letter before it. The byte limit keeps the name with its time and a suffix below 255 bytes.
+    kept = re.sub(r"-+", "-", kept).lstrip("-" + "".join(c for c in kept if unicodedata.category(c)[0] == "M"))
+    slug = kept[:60].encode("utf-8")[:150].decode("utf-8", "ignore").strip("-")
+    if not slug:
+        return "asset"
+    return f"{slug}-asset" if _WINDOWS.fullmatch(slug) else slug

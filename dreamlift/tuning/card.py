@@ -30,6 +30,25 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return found
 
 
+def use_of(folder: Path) -> str:
+    """What a message says of the folder of a tuning that was given as something else; "" for any other folder."""
+    try:
+        record = read_record(folder)
+        if record is None:
+            return ""
+        settings, prompt = record["settings"], str(record["prompt"])
+        verb = "invert" if settings.get("word_only") else "dreambooth"
+        if not record.get("files"):
+            return f"it is an unfinished tuning: the same `dreamlift {verb} ... --out {folder}` goes on with it"
+        use = f"--prior {folder}" if settings["all_weights"] else f"--lora {folder}"
+        if not settings["all_weights"] and record["prior"] != "toybox":
+            use += f" --prior {record['prior']}"
+    except (AttributeError, KeyError, TypeError, ValueError):  # a file of that name of something else
+        return ""
+    more = f"`dreamlift {verb} ... --out {folder}` with more --steps trains it further"
+    return f"it is a tuning: `dreamlift generate {json.dumps(prompt, ensure_ascii=False)} {use}` uses it, {more}"
+
+
 def shown_prior(name: str) -> str:
     """A prior's name for a record: of a local file or folder without its place on this machine; the revision identifies it."""
     return Path(name).name if Path(name).is_absolute() else name

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from dreamlift.images.read import check_picture, read_picture
+from dreamlift.images.read import check_picture, read_picture, same_pictures
 from dreamlift.priors.engine import Engine, available
 from dreamlift.priors.kinds import Located, find
 from dreamlift.priors.latent import LatentPrior
@@ -157,6 +157,8 @@ def planned(subject: Taught, settings: Tuning, note: Note, located: Located | No
     """
     for photo in subject.photos:
         check_picture(photo.path)
+    for same in same_pictures([photo.path for photo in subject.photos]):
+        note(f"{same} are the same picture: a copy teaches nothing new, another side of the thing would")
     located = located or find(subject.prior)
     check_tunable(located)
     if settings.all_weights and located.choice.embeddings:

@@ -11,15 +11,17 @@ without ``nouns``, or without the file, take any words.
 
 from __future__ import annotations
 
-import difflib
 import json
+from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
 
+from dreamlift.priors.files.words import looks_invented, similar
 from dreamlift.prompts import words_of
 from dreamlift.system.text import one_line, read_text
 
 NOUNS = "nouns.json"
+LONGEST = 20  # letters of a new word that a message repeats
 MAX_BYTES = 1_000_000
 
 
@@ -27,8 +29,11 @@ class UnknownNounsError(ValueError):
     """The prior knows none of the prompt's nouns."""
 
 
-def check_nouns(prompt: str, folder: Path, name: str) -> None:
+def check_nouns(prompt: str, folder: Path, name: str, taught: Collection[str] = ()) -> None:
     """Refuse a prompt of whose nouns the prior ``name`` in ``folder`` knows none. Models without a list take any prompt.
+
+    Args:
+        taught: words in lower case that another prior of the run has been taught.
 
     Raises:
         UnknownNounsError: one line with what the prior knows that is near, and the ways to go on.
@@ -41,11 +46,27 @@ def check_nouns(prompt: str, folder: Path, name: str) -> None:
     text = f" {' '.join(words)} "
     if any(f" {noun} " in text for noun in nouns):
         return
-    said = f"the prior {one_line(name, 36)} knows no noun of {one_line(repr(prompt), 52)}; {_suggested(words, nouns, near)}"
+    said = f"the prior {one_line(name, 36)} knows no noun of {one_line(repr(prompt), 42)}; {_suggested(words, nouns, near)}"
+    new = next((word for word in words if word in taught or looks_invented(word)), "")
+    if new and nouns and len(new) <= LONGEST:
+        kind = "duck" if "duck" in nouns else nouns[0]
+        raise UnknownNounsError(
+            f'{said}. Name the kind beside a new word, as in "a {new} {kind}" (--lora FOLDER if it was taught), or give '
+            "--anyway to start all the same"
+        )
     raise UnknownNounsError(
         f"{said}. Use a noun that it knows, a prior for any words (--prior deepfloyd-if or sd-1.5), or --anyway to start "
         "all the same"
     )
+
+
+def near_of(folder: Path) -> dict[str, str]:
+    """What the prior in ``folder`` has in place of nouns that it does not know; empty if it lists nothing.
+
+    Raises:
+        ValueError: the list is damaged.
+    """
+    return _read(folder)[1]
 
 
 def maps_of(folder: Path) -> dict[str, str]:
@@ -80,9 +101,7 @@ def _suggested(words: list[str], nouns: list[str], near: dict[str, str]) -> str:
     """What the prior knows that is near to the words; if there is nothing, some of what it knows."""
     found: list[str] = []
     for word in words:
-        # Short words resemble too many others.
-        like = difflib.get_close_matches(word, nouns, n=1, cutoff=0.7) if len(word) > 2 else []
-        found += [near[word]] if word in near else like
+        found += [near[word]] if word in near else similar(word, nouns)[:1]
     if found:
         return f"near are: {', '.join(dict.fromkeys(found[:4]))}"
-    return f"it knows {len(nouns)}, such as {', '.join(nouns[:: max(1, len(nouns) // 6)][:6])}"
+    return f"it knows {len(nouns)} nouns, synonyms counted, such as {', '.join(nouns[:: max(1, len(nouns) // 4)][:4])}"

@@ -23,6 +23,8 @@ NETWORKS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "tex
 class NotCachedError(ValueError):
     """What of a repository the local cache lacks; the message is a part of a sentence."""
 
+    absent = False  # whether the cache has nothing of it
+
 
 def cached(address: str, weights: bool) -> Path:
     """The folder of the repository ``address`` in the local cache, with all that is wanted of it.
@@ -41,7 +43,9 @@ def cached(address: str, weights: bool) -> Path:
     except Exception as error:  # of several types; IncompleteSnapshotError is in newer versions only
         incomplete = type(error).__name__ == "IncompleteSnapshotError" or isinstance(error, ValueError)
         state = "was fetched only in part" if incomplete else "is not in the local cache"
-        raise NotCachedError(f"{address} {state}") from error
+        found = NotCachedError(f"{address} {state}")
+        found.absent = not incomplete
+        raise found from error
     missing = [part for part in _networks(folder) if not _has_weights(folder / part)] if weights else []
     if not missing:
         return folder

@@ -24,6 +24,8 @@ EMBEDDED = Path(__file__).parents[2] / "weights"
 class PriorNotFoundError(ValueError):
     """The prior is not available; the message states the locations that were searched and the fix."""
 
+    stand_in = ""  # the end of the message that names an embedded prior to use instead
+
 
 @dataclass(frozen=True)
 class Source:
@@ -188,26 +190,31 @@ def _checked(folder: Path) -> Path:
 
 
 def _from_hub(addresses: tuple[str, ...], name: str, weights: bool = True, option: str = "--prior") -> Path:
-    reasons = []
+    absent, parts = [], []
     for address in addresses:
         try:
             return hub.cached(address, weights)
         except hub.NotCachedError as error:
-            reasons.append(str(error))
+            (absent if error.absent else parts).append(address if error.absent else str(error)[:90])
+    if absent:
+        names = " and ".join(filter(None, [", ".join(absent[:-1]), absent[-1]]))
+        parts.append(f"{names} {'are' if len(absent) > 1 else 'is'} not in the local cache")
     if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
-        reasons.insert(0, "HF_HUB_OFFLINE is set")
+        fix = "HF_HUB_OFFLINE is set: unset it to download, or give a copy's folder"
     elif not _reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
-        reasons.insert(0, "the model hub cannot be reached")
+        fix = "The model hub cannot be reached: connect, or give a copy's folder"
     else:
+        fix = "Give a copy's folder"
         for address in addresses:
             try:
                 return hub.fetched(address, weights)
             except Exception as error:  # removed, gated or interrupted: try the next address
-                reasons.append(f"{address}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
-    raise PriorNotFoundError(
-        f"the prior {name!r} is not available: {'; '.join(reason[:90] for reason in reasons)}. Give the folder of a copy "
-        f"({option} FOLDER), or use the embedded one ({option} toybox)"
-    )
+                parts.append(f"{address}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"[:90])
+    # The embedded prior that draws what this one does.
+    stand_in = f"; {option} {'toybox-view' if 'zero123' in name else 'toybox'} needs no download"
+    error = PriorNotFoundError(f"the prior {name!r} is not available: {'; '.join(parts)}. {fix} ({option} FOLDER){stand_in}")
+    error.stand_in = stand_in
+    raise error
 
 
 def _reachable(endpoint: str, seconds: float = 3.0) -> bool:

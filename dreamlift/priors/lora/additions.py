@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.files.tensors import check_suffix, open_tensors
 from dreamlift.system.files import expanded, user_file
+from dreamlift.system.text import one_line
 from dreamlift.types import LoraFile
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' name, which its own loader looks for in a folder
 T5_LORA_FILE = "text_encoder_lora.safetensors"  # beside it: that of a T5 encoder, which diffusers' loader does not know
 EMBEDDING_FILE = "learned_embeds.safetensors"  # that of its textual inversions of one text encoder
+NUMERIC = re.compile(r"[-+.]?\d|[-+]?(inf|nan)\b|$", re.IGNORECASE)  # the beginning of what is meant as a number, or nothing
 PAIR = {"clip_l", "clip_g"}  # the entries of one of two encoders
 
 
@@ -22,18 +25,22 @@ def parse_lora(text: str) -> LoraFile:
     """The value ``FILE`` or ``FILE@SCALE`` of the command line; a folder in place of a file is taken whole.
 
     Raises:
-        ValueError: the text after the @ of a .safetensors file is not a number.
+        ValueError: the text after the @ is not a finite number, and no file has the @ in its name.
     """
-    path, at, scale = text.rpartition("@")
+    path, _, scale = text.rpartition("@")
     try:
         number = float(scale)
     except ValueError:
-        if path.endswith(".safetensors") and not scale.endswith(".safetensors"):
-            raise ValueError(f"--lora {text}: {scale!r} is not a scale; give a number, such as {path}@0.8") from None
+        number = math.nan
+    if path and math.isfinite(number):
+        return LoraFile(path, number)
+    meant = path.endswith(".safetensors") or NUMERIC.match(scale) or (path and expanded(path).exists())
+    if not path or not meant or scale.endswith(".safetensors") or expanded(text).exists():
         return LoraFile(text)
-    if not at or not path or not math.isfinite(number):
-        return LoraFile(text)
-    return LoraFile(path, number)
+    raise ValueError(
+        f"--lora {one_line(text, 80)}: the weight {one_line(repr(scale), 40)} is not a number; accepted: FOLDER (or FILE), or "
+        f"FOLDER@WEIGHT, such as {one_line(path, 60)}@0.8"
+    )
 
 
 def with_whole_paths(choice: PriorChoice) -> PriorChoice:
