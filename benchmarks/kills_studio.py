@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 VERB = "a-studio"  # first word of the command; then the folder of the runs, and the studio's settings
-RUN = "a-red-mug"  # the folder of the only run
+RUNS = "a-red-mug-*"  # the folder of the only run; the studio names it, with the time of its start
 
 
 def run_studio(words: list[str]) -> int:
@@ -25,15 +25,15 @@ def run_studio(words: list[str]) -> int:
     root, settings = Path(words[1]), words[2:]
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    threading.Thread(target=_leave_after, args=(port, root / RUN), daemon=True).start()
+    threading.Thread(target=_leave_after, args=(port, root), daemon=True).start()
     return main(["studio", "--out", str(root), "--port", str(port), *settings])
 
 
-def _leave_after(port: int, run: Path) -> None:
+def _leave_after(port: int, root: Path) -> None:
     """The visit, and then the end of the process."""
     code = 97
     try:
-        _visit(port, run)
+        _visit(port, root)
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -41,27 +41,30 @@ def _leave_after(port: int, run: Path) -> None:
         os._exit(code)
 
 
-def _visit(port: int, run: Path) -> None:
+def _visit(port: int, root: Path) -> None:
     while True:
         with contextlib.suppress(OSError):
             _ask(port, "/api/runs")
             break
         time.sleep(0.02)
-    if (run / "run.json").exists():
-        number = _ask(port, "/api/resume", {"run": run.name})
+    begun = next((run for run in root.glob(RUNS) if (run / "run.json").exists()), None)
+    if begun is not None:
+        number = _ask(port, "/api/resume", {"run": begun.name})
     else:
-        shutil.rmtree(run, ignore_errors=True)  # nothing is in it but its settings; a second run would get another name
+        for run in root.glob(RUNS):
+            shutil.rmtree(run)  # nothing is in it but its settings; there shall be one run
         number = _ask(port, "/api/start", {"prompt": "a red mug", "seed": 0})
     assert number
-    while _status(run) != "finished":
-        with contextlib.suppress(FileNotFoundError):
-            assert _status(run) != "failed", "the run has failed"
+    while (status := _status(root)) != "finished":
+        assert status != "failed", "the run has failed"
         time.sleep(0.05)
 
 
-def _status(run: Path) -> str:
-    with contextlib.suppress(OSError, ValueError):
-        return str(json.loads((run / "run.json").read_text(encoding="utf-8"))["status"])
+def _status(root: Path) -> str:
+    """What the only run says of itself; "": there is none yet."""
+    for run in root.glob(RUNS):
+        with contextlib.suppress(OSError, ValueError):
+            return str(json.loads((run / "run.json").read_text(encoding="utf-8"))["status"])
     return ""
 
 

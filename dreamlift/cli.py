@@ -12,7 +12,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -167,22 +167,18 @@ def _cutout(arguments: argparse.Namespace, overrides: Overrides) -> int:
     files, told = save_cutout(
         arguments.image, arguments.mask, lambda: _report_folder(arguments.out, arguments.image.stem), reporter.note
     )
-    if arguments.json:
-        reporter.done({**told, "files": [str(file) for file in files]})
-    else:
-        print("\n".join(map(str, files)))
-    return 0
+    return _written(arguments, reporter, files, told)
 
 
 def _resume(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.runs.carry_out import Order, carry_out
-    from dreamlift.showing.seeds import save_particles
+    from dreamlift.showing.seeds import lacks_sheet, save_particles
 
     refuse(overrides, "resume")
     reporter = _reporter(arguments)
     with _page(arguments, reporter) as show:
         outcome = carry_out(Order(resume=arguments.run, steps=arguments.steps), show(reporter))
-        if outcome.asset is not None and outcome.asset.others:
+        if outcome.finished and (lacks_sheet(outcome.folder) if outcome.asset is None else outcome.asset.others):
             return _chosen(arguments, outcome.folder, save_particles(outcome.folder, reporter))
     return 0 if outcome.finished else 130
 
@@ -201,12 +197,7 @@ def _export(arguments: argparse.Namespace, overrides: Overrides) -> int:
     with named(option_names(arguments)):
         config = apply_overrides(read_config(arguments.run), given)
     reporter = _reporter(arguments, config)
-    paths = [str(path) for path in export_run(arguments.run, config, reporter)]
-    if arguments.json:
-        reporter.done({"files": paths})
-    else:
-        print("\n".join(paths))
-    return 0
+    return _written(arguments, reporter, export_run(arguments.run, config, reporter))
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: Overrides) -> int:
@@ -244,12 +235,7 @@ def _views(arguments: argparse.Namespace, overrides: Overrides) -> int:
     with warnings_to(reporter):
         views = draw_views(photo, arguments.prior, order, reporter.note)
     folder = _report_folder(arguments.out, f"views-{path.stem}")
-    paths = [str(each) for each in save_views(views, folder)]
-    if arguments.json:
-        reporter.done({"files": paths})
-    else:
-        print("\n".join(paths))
-    return 0
+    return _written(arguments, reporter, save_views(views, folder))
 
 
 def _dreambooth(arguments: argparse.Namespace, overrides: Overrides) -> int:
@@ -297,12 +283,7 @@ def _render(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
     refuse(overrides, "render")
     reporter = _reporter(arguments)
-    paths = [str(path) for path in run_render(arguments, reporter)]
-    if arguments.json:
-        reporter.done({"files": paths})
-    else:
-        print("\n".join(paths))
-    return 0
+    return _written(arguments, reporter, run_render(arguments, reporter))
 
 
 def _studio(arguments: argparse.Namespace, overrides: Overrides) -> int:
@@ -313,6 +294,18 @@ def _studio(arguments: argparse.Namespace, overrides: Overrides) -> int:
     place = Place(arguments.host, arguments.port, arguments.token)
     with named(option_names(arguments)):
         run_studio(arguments.out, place, {**run_settings(arguments), **overrides}, lambda text: print(text, flush=True))
+    return 0
+
+
+def _written(
+    arguments: argparse.Namespace, reporter: Reporter, files: Iterable[Path], figures: Mapping[str, object] | None = None
+) -> int:  # fmt: skip
+    """Tell which files a verb has written, with ``figures`` in JSON; returns the exit code of success."""
+    names = [str(file) for file in files]
+    if arguments.json:
+        reporter.done({**(figures or {}), "files": names})
+    else:
+        print("\n".join(names))
     return 0
 
 

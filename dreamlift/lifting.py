@@ -286,7 +286,7 @@ def lift(job: Job) -> Iterator[Event]:
         if job.number + 1 == len(stages):
             return
         following = stages[job.number + 1]
-        yield Note(f"stage {job.number + 1} of {len(stages)} is finished; the next one starts from its result")
+        yield Note(f"stage {job.number + 1} of {len(stages)} is finished; the next one starts from its result", progress=True)
         job.handover = job.work.leave(following.needs_of_handover(job.config.mesh))
         del job.work  # before the next prior is loaded, since a loss's LoRA references the network
         job.number += 1

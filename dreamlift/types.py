@@ -198,6 +198,7 @@ class Note:
     """A message to the user, in one line."""
 
     text: str
+    progress: bool = False  # it says how the run gets on, and nothing that could be changed
 
 
 @dataclass(frozen=True)

@@ -313,3 +313,10 @@ def test_workers_that_never_start_end_the_batch(ledger, monkeypatch):
     monkeypatch.setattr("batch_helpers.Scripted.start", lambda self, slot: self.told.append(Told(slot, None, "no module")))
     with pytest.raises(RunError, match="workers cannot start: no module"):
         carried_out(ledger, answers())
+
+
+def test_the_steps_of_what_is_in_work_are_told_in_between(ledger, monkeypatch):
+    monkeypatch.setattr(module, "QUIET", 0.0)
+    tally, _, told = carried_out(ledger, answers(_2=Told(0, {"step": 3, "total": 9})), limits=Limits(1, 0.2))
+    assert (tally.done, tally.failed) == (5, 1)  # it hangs after that step
+    assert ("work", f"{ledger.entries()[2].folder} step 3/9") in told

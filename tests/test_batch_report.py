@@ -7,6 +7,7 @@ import json
 import os
 import time
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from batch_helpers import DONE, carried_out, entries_of, ledger_of
@@ -16,6 +17,7 @@ from dreamlift.batch.ledger import Entry
 from dreamlift.batch.remote import check, upload
 from dreamlift.batch.report import write_report
 from dreamlift.batch.status import described, duration, rate_of, status_of
+from dreamlift.batch.verbs import teller
 from dreamlift.cli import main
 
 
@@ -76,13 +78,48 @@ def test_a_command_without_a_sign_of_life_is_said_and_not_counted_as_running(tmp
     assert lines[4].endswith(f"{third.folder}  loading  no sign of life from far (begun 2025-01-01 10:00:00)")
 
 
+def test_a_batch_is_not_begun_in_a_runs_folder_or_before_its_upload_is_checked(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("a red mug\n")
+    Path("run").mkdir()
+    Path("run/run.json").write_text("{}")
+    assert main(["batch", "a.txt", "--out", "run"]) == 2
+    assert "run is the folder of a run: give --out another one, such as runs" in capsys.readouterr().err
+    assert main(["batch", "a.txt", "--out", "new", "--upload", "no-address"]) == 2
+    assert "--upload is 'no-address'" in capsys.readouterr().err
+    assert not Path("new").exists()
+    assert [path.name for path in Path("run").iterdir()] == ["run.json"]
+
+
+def test_lines_say_whose_they_are(capsys):
+    tell = teller(False)
+    tell("note", "PSNR 17 dB", {"asset": "1", "folder": "a-mug"})
+    tell("note", "PSNR 18 dB", {"asset": "2", "folder": "a-hat"})  # alike
+    tell("work", "a-mug step 3/9", {"done": 1, "failed": 1, "assets": 5, "running": 1})
+    assert capsys.readouterr().err.splitlines() == ["note (a-mug): PSNR 17 dB", "[2/5] in work: a-mug step 3/9"]
+
+
 def test_the_rate_leaves_pauses_out():
-    assert rate_of([]) == rate_of([1.0, 2.0]) == rate_of([0.0, 480.0, 489.0]) == 0.0  # too few to tell a pause from the rate
-    assert rate_of([0.0, 10.0, 20.0, 30.0]) == pytest.approx(0.1)
-    night = [*(10.0 * i for i in range(20)), *(40_000 + 10.0 * i for i in range(20))]
-    assert rate_of(night) == pytest.approx(0.1)
-    pairs = [x for i in range(20) for x in (20.0 * i, 20.0 * i + 0.01)]  # two workers in step
-    assert rate_of(pairs) == pytest.approx(0.1, rel=0.06)
+    assert rate_of([]) == rate_of([(1.0, 1.0)]) == 0.0
+    one = [(10.0 * i, 10.0 * (i + 1)) for i in range(20)]
+    assert rate_of(one[:1]) == rate_of(one) == pytest.approx(0.1)
+    assert rate_of([*one, *((40_000 + begin, 40_000 + end) for begin, end in one)]) == pytest.approx(0.1)
+    # Three assets of two workers: 3 in 190 s, though they ended within 48 s.
+    assert rate_of([(0.0, 142.0), (0.0, 151.0), (151.0, 190.0)]) == pytest.approx(3 / 190)
+    assert rate_of([(0.0, 100.0), (20.0, 30.0), (90.0, 110.0)]) == pytest.approx(3 / 110)
+
+
+def test_the_rate_is_that_of_the_newest_list(tmp_path):
+    old, new = entries_of(4)[:2], entries_of(4)[2:]
+    ledger = ledger_of(tmp_path / "runs", old)
+    carried_out(ledger, lambda job, _: DONE, old)
+    ledger.write(new, {"settings": {}})
+    assert status_of(ledger).unlisted == 2
+    assert status_of(ledger).per_hour == 0.0
+    claim = ledger.claim(new[0], 1, {})
+    ledger.finish(claim, "done", {"attempt_seconds": 36.0})
+    assert status_of(ledger).per_hour == pytest.approx(100.0)
+    assert status_of(ledger).seconds_left == 36
 
 
 @pytest.mark.parametrize("limit", ["free", "quota"])

@@ -51,8 +51,8 @@ def test_the_three_kinds_of_lists(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
-        ("a.csv", "prompt,guidance_scale\na,1\n", ["line 1: the column 'guidance_scale' is unknown; did you mean --guid"]),
-        ("a.csv", "prompt,sede\na,1\n", ["line 1: the column 'sede' is unknown; did you mean --seed?"]),
+        ("a.csv", "prompt,guidance_scale\na,1\n", ["line 1: the column 'guidance_scale' is unknown; did you mean guida"]),
+        ("a.csv", "prompt,sede\na,1\n", ["line 1: the column 'sede' is unknown; did you mean seed?"]),
         ("a.csv", "prompt,seed,seed\na,1,1\n", ["line 1: the column 'seed' stands there twice"]),
         ("a.csv", "prompt,device\na,cpu\n", ["line 1: the column 'device' is not accepted: give --device once, for all"]),
         ("a.csv", "prompt;seed\na;1\n", ["line 1: the columns are separated by semicolons"]),
@@ -72,7 +72,9 @@ def test_faulty_lines_are_named_together(tmp_path, name, text, expected):
 @pytest.mark.parametrize(
     ("name", "data", "expected"),
     [
-        ("a.txt", b"# nothing\n", "has no assets"),
+        ("a.txt", b"# nothing\n", "has no assets: write one prompt a line"),
+        ("a.csv", b"prompt,seed\n", "has no assets: write the columns in the first line, such as prompt,seed, and below it"),
+        ("a.jsonl", b"\n", 'has no assets: write an object a line, such as {"prompt"'),
         ("a.txt", "a caf\xe9".encode("latin-1"), "is not UTF-8 text (the byte 0xE9 in line 1, column 6"),
         ("a.txt", b"a\n" * 1001, "has 1,001 assets; accepted: at most 1,000"),
         ("a.xlsx", b"PK", "is no list: accepted are .txt, .csv, .jsonl files"),

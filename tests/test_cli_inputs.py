@@ -139,7 +139,7 @@ BAD_OPTIONS = {
     "device": (["--device", "gpu"], "unknown device 'gpu'; accepted: auto, cpu, cuda"),
     "device without values": (["--device", "meta"], "unknown device 'meta'; accepted: auto, cpu, cuda"),
     "no such device": (["--device", "cuda:99"], "device 'cuda:99' is not available"),
-    "unknown option": (["--stepz", "5"], "unrecognized arguments: --stepz 5", "dreamlift --help"),
+    "unknown option": (["--stepz", "5"], "unrecognized arguments: --stepz 5", "dreamlift generate --help"),
     "line end": (["--step\nz"], "unrecognized arguments: --step z"),
     "second prompt": (["a car"], "unrecognized arguments: a car"),
     "option without value": (["--steps"], "argument --steps: expected one argument"),

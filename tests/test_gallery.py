@@ -65,6 +65,19 @@ def test_an_unfinished_run_among_others_is_left_out(runs, tmp_path, capsys):
     assert "<h1>1 asset</h1>" in (tmp_path / "page" / "index.html").read_text()
 
 
+def test_a_folder_of_runs_stands_for_its_runs(runs, tmp_path, capsys):
+    (tmp_path / "page").mkdir()
+    assert main(["gallery", str(tmp_path), "--out", str(tmp_path / "page")]) == 0
+    assert len(read(tmp_path / "page").found["img"]) == 2
+    (tmp_path / "sheet.png").touch()
+    assert main(["gallery", *map(str, [tmp_path / "sheet.png", *runs[0]]), "--out", str(tmp_path / "other")]) == 0
+    assert "sheet.png is neither a run folder nor a GLB file (left out)" in capsys.readouterr().err
+    assert main(["gallery", str(tmp_path / "sheet.png")]) == 2
+    (tmp_path / "empty").mkdir()
+    assert main(["gallery", str(tmp_path / "empty")]) == 2
+    assert "empty is not a run folder, and has none in it: there is no run.json" in capsys.readouterr().err
+
+
 def test_a_page_shows_every_turntable_and_opens_every_asset(runs, tmp_path, capsys):
     folders, prompts = runs
     out = tmp_path / "page"

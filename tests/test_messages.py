@@ -96,13 +96,8 @@ def test_a_folder_of_runs_names_them(cwd, capsys):
         (folder / "run.json").write_text(json.dumps({}))
         os.utime(folder, (1e9 + number, 1e9 + number))
     told = "; runs in it: " + ", ".join(os.path.join("outputs", f"mug-{number}") for number in (4, 3, 2)) + " and 2 more"
-    for words in (["resume", "outputs"], ["export", "outputs"], ["evaluate", "outputs"], ["generate", "--config", "outputs"]):
-        refused(
-            capsys,
-            cwd,
-            words,
-            f"outputs is not a run folder: it has no {'run.json' if words[0] == 'evaluate' else 'config.yaml'}{told}",
-        )
+    for words in (["resume", "outputs"], ["export", "outputs"], ["generate", "--config", "outputs"]):
+        refused(capsys, cwd, words, f"outputs is not a run folder: it has no config.yaml{told}")
     assert "runs in it" not in refused(capsys, cwd, ["resume", "outputs/mug-1"], "outputs/mug-1 is not a run folder")
 
 

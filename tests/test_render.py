@@ -222,7 +222,7 @@ def test_what_cannot_be_rendered_is_refused_before_anything_is_read(box, cwd, ca
 def test_assets_that_are_none_are_refused(box, cwd, capsys):
     (cwd / "a.fbx").write_text("x")
     refused(capsys, cwd, ["render", "a.fbx"], "give a run's folder, or a file: .glb")
-    refused(capsys, cwd, ["render", "b.glb"], "there is no file 'b.glb'")
+    refused(capsys, cwd, ["render", "b.glb"], "there is no file or folder 'b.glb'")
     refused(capsys, cwd, ["render", "."], ". is not a run folder")
     Run.create(cwd / "run", "a mug").close()
     refused(capsys, cwd, ["render", "run"], "run has no asset.glb yet (the run is running)", "dreamlift resume run")

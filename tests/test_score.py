@@ -219,7 +219,6 @@ def test_a_file_of_any_origin_is_judged_by_its_prompt(runs, tmp_path, monkeypatc
     [
         ("none", "has no asset.glb yet: resume the run with `dreamlift resume"),
         ("missing", "is neither a run folder nor a GLB file"),
-        (".", "is not a run folder: it has no run.json"),
         ("one/asset.glb", "is a GLB file, whose prompt is not known: give --prompt"),
         ("broken.glb", "broken.glb cannot be read as a GLB file: "),
     ],

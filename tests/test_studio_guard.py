@@ -201,11 +201,10 @@ def test_bad_orders_are_refused_in_one_line(studio, body, expected):
 
 
 def test_a_folder_cannot_be_chosen(studio):
-    assert (
-        studio.post("/api/start", {"prompt": "a mug", "out": "/tmp/x", "resume": "/tmp/x", "like": "x", "type": "stop"})[0]
-        == 200
-    )
-    assert studio.hub.waiting.pop().order == {"prompt": "a mug", "preset": "", "seed": 0}
+    for name in ("out", "resume", "like", "type", "steps"):
+        status, found = studio.post("/api/start", {"prompt": "a mug", name: "/tmp/x"})
+        assert (status, found["error"]) == (400, f"unknown: {name}; accepted: prompt, preset, seed, picture")
+    assert not studio.hub.waiting
     for path in ("/api/more", "/api/resume"):
         for name in ("../outputs", "/etc", "linked", "no-run", "", "a-red-mug-20260101-000000/checkpoints", ".pictures"):
             assert studio.post(path, {"run": name})[0] == 404

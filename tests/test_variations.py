@@ -173,8 +173,13 @@ def test_the_particles_of_a_run_have_a_sheet(cwd):
         save_glb(mesh_of(make_thing("mug", "red", seed, ""), 24, 300, 32), cwd / place / "asset.glb")
     ranked = save_particles(cwd / "run", Silent())
     assert {each.variation.name for each in ranked} == {"particle 1", "particle 2"}
-    assert (cwd / "run/sheet.png").is_file()
+    sheet = (cwd / "run/sheet.png").read_bytes()
     assert save_particles(saved_run(cwd / "one"), Silent()) == ()
+    (cwd / "run/ranking.json").unlink()  # as after a kill between the run's end and its sheet
+    (cwd / "run/sheet.png").unlink()
+    assert run_main("resume", "run") == 0
+    assert (cwd / "run/sheet.png").read_bytes() == sheet
+    assert (cwd / "run/ranking.json").is_file()
 
 
 # What differs

@@ -24,7 +24,7 @@ from dreamlift.export.glb import load_glb
 from dreamlift.export.video import contact_sheet
 from dreamlift.reading.photos import Photo
 from dreamlift.runs.progress import Reporter
-from dreamlift.runs.run import LEDGER, particle_folders, read_status, runs_below
+from dreamlift.runs.run import LEDGER, particle_folders, read_status
 from dreamlift.showing.differences import differences, in_words, settings_of
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text
 from dreamlift.system.text import one_line, printable
@@ -58,13 +58,15 @@ class Item:
 
 
 def find_items(paths: list[Path], prompt: str | None = None, note: Callable[[str], None] = lambda text: None) -> list[Item]:
-    """The assets of run folders, or GLB files with ``prompt``. Folders of earlier evaluations and galleries are skipped, and
-    so are runs without an asset, with a ``note``.
+    """The assets of run folders, of folders of runs (those of ``--seeds``, a batch or a studio), or GLB files with ``prompt``.
+
+    Folders of earlier evaluations and galleries are skipped, and so are runs without an asset, with a ``note``.
 
     Raises:
         ValueError: a path that is neither, or no run has an asset; one line with the fix.
     """
     items, unfinished = [], []
+    paths = [run for path in paths for run in (_runs_in(path) or [path])]
     runs = [path for path in paths if (path / "run.json").is_file() or not (path / "index.html").is_file()]
     for path in runs or paths:  # `outputs/*` includes evaluations and galleries
         if path.is_dir():
@@ -72,7 +74,7 @@ def find_items(paths: list[Path], prompt: str | None = None, note: Callable[[str
                 if (path / LEDGER).is_dir():
                     unfinished.append(f"{path} is an asset of a batch whose run has not begun")
                     continue
-                raise ValueError(f"{path} is not a run folder: it has no run.json{runs_below(path)}")
+                raise ValueError(f"{path} is not a run folder, and has none in it: there is no run.json")
             status = read_status(path)
             if not (path / "asset.glb").is_file():
                 unfinished.append(f"{path} has no asset.glb yet: resume the run with `dreamlift resume {path}`")
@@ -85,13 +87,20 @@ def find_items(paths: list[Path], prompt: str | None = None, note: Callable[[str
             if prompt is None:
                 raise ValueError(f"{path} is a GLB file, whose prompt is not known: give --prompt")
             items.append(Item(path.name, path, prompt, math.nan, math.nan))
+        elif path.is_file():  # `folder/*` includes the sheet of several variations
+            unfinished.append(f"{path} is neither a run folder nor a GLB file")
         else:
-            raise ValueError(f"{path} is neither a run folder nor a GLB file")
+            raise ValueError(f"{path} is neither a run folder nor a GLB file: there is nothing of this name")
     if unfinished and not items:
         raise ValueError(unfinished[0])
     for text in unfinished:
         note(f"{text} (left out)")
     return items
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """The runs in a folder that is none itself, by name; [] where there are none."""
+    return [] if (folder / "run.json").exists() else sorted(path.parent for path in folder.glob("*/run.json"))
 
 
 @dataclass(frozen=True)

@@ -75,19 +75,20 @@ class Parser(argparse.ArgumentParser):
         if "unrecognized arguments:" in text:
             words = text.split(":", 1)[1].split()
             unknown = next((word.partition("=")[0] for word in words if word.startswith("-")), "")
-            prompted = " generate" in self.prog
-            text += (
-                suggestion(unknown, self._options())
-                if unknown or not prompted
-                else "; a prompt of several words goes in quotes"
-            )
-        see = f" (see: {self.prog} --help)"
+            prompted = not unknown and self._given()[0] == ["generate"]
+            text += "; a prompt of several words goes in quotes" if prompted else suggestion(unknown, self._options())
+        see = f" (see: {' '.join([self.prog, *self._given()[0]])} --help)"
         self.exit(2, f"dreamlift: error: {one_line(text, MAX_MESSAGE - len(see))}{see}\n")
+
+    def _given(self) -> tuple[list[str], list[Parser]]:
+        """The verb that was given, and its parser; the parsers of all verbs where none was."""
+        verbs = next((action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)), {})
+        words = [word for word in self.words if word in verbs][:1]
+        return words, [verbs[word] for word in words] or list(verbs.values())
 
     def _options(self) -> list[str]:
         """The options of the verb that was given; of all verbs where none was."""
-        verbs = next((action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)), {})
-        given = [verbs[word] for word in self.words if word in verbs][:1] or list(verbs.values())
+        given = self._given()[1]
         return [name for parser in (self, *given) for name in parser._option_string_actions]
 
 
@@ -97,7 +98,8 @@ def suggestion(unknown: str, known: Iterable[str]) -> str:
     rows = rows_of("toybox") or []
     near = [f"--{name}" for name, *_ in rows if name.rpartition(".")[2] == last and not name.startswith("stages.")]
     near = [name for name in near if name != unknown]
-    near = near or difflib.get_close_matches(unknown, [name for name in known if name != unknown], n=1, cutoff=0.6)
+    others = {name.lstrip("-"): name for name in known if name != unknown}  # the dashes are alike in all of them
+    near = near or [others[name] for name in difflib.get_close_matches(unknown.lstrip("-"), others, n=1, cutoff=0.6)]
     return f"; did you mean {near[0]}?" if near else ""
 
 

@@ -27,6 +27,7 @@ from dreamlift.system.signals import Stop
 
 POLL, LOOK, GRACE = 0.25, 2.0, 120.0  # seconds between looks at the workers, at others' assets, and until a stop is forced
 BUSY = 10.0  # until the next look where another process has, or had, the asset's folder
+QUIET, NAMED = 60.0, 3  # seconds without a finished asset until the steps of those in work are told, and how many of them
 SWEEP = 30.0  # between looks for heartbeats of killed commands
 STARTS = 3  # workers in a row that end, or are killed, before they are ready: something is wrong with the installation
 Tell = Callable[[str, str, dict[str, Any]], None]
@@ -76,6 +77,7 @@ class Coordinator:
         self.waiting: deque[Entry] = deque()
         self.held: dict[str, tuple[Entry, float]] = {}  # that another process has, and when to look again
         self.tally, self.starts, self.stopped, self.swept = Tally(), 0, 0.0, -math.inf
+        self.quiet = time.monotonic()  # since when nothing was told of the assets in work
         self.beat = Heartbeat(self.ledger, self.about, token=self.workers.token)
         self.observer = Observer(self.ledger) if self.lease is None else Observer(self.ledger, self.lease)
         self.room = Room(self.ledger.root, self.limits)
@@ -196,7 +198,8 @@ class Coordinator:
             slot.step, slot.total = what["step"], what["total"]
         elif "note" in what:
             entry = slot.claim.entry if slot.claim else None
-            self.tell("note", what["note"], {"asset": entry.id if entry else ""})
+            more = {"asset": entry.id, "folder": entry.folder} if entry else {"asset": ""}
+            self.tell("note", what["note"], more)
         elif "end" in what and slot.claim is not None and (slot.verdict is None or what["outcome"] == "done"):
             claim, slot.claim, slot.state = slot.claim, None, "idle" if slot.verdict is None else "off"
             self._ended(slot, claim, what, time.monotonic() - slot.since)
@@ -221,6 +224,7 @@ class Coordinator:
 
     def _ended(self, slot: Slot, claim: Claim, what: dict[str, Any], seconds: float) -> None:
         """Write down how an attempt ended."""
+        self.quiet = time.monotonic()
         entry, outcome = claim.entry, what["outcome"]
         self.room.add(self.ledger.folder(entry))
         if outcome == "done":
@@ -305,12 +309,23 @@ class Coordinator:
                 self.workers.kill(slot.number)
 
     def _tidy(self) -> None:
-        """What goes on beside the assets: uploads, and heartbeats of commands that were killed."""
+        """What goes on beside the assets: uploads, heartbeats of commands that were killed, and a line of how far they are."""
+        if (now := time.monotonic()) - self.quiet > QUIET:
+            self.quiet = now
+            self._tell_work()
         if self.uploads is not None:
             self.uploads.look()
         if time.monotonic() - self.swept > SWEEP:
             self.swept = time.monotonic()
             self.observer.sweep(self.beat.token)
+
+    def _tell_work(self) -> None:
+        work = [(slot.claim.entry.folder, slot.step, slot.total) for slot in self.slots if slot.claim is not None]
+        named = [f"{folder} step {step}/{total}" if total else folder for folder, step, total in work[:NAMED]]
+        more = [f"{len(work) - NAMED} more"] if len(work) > NAMED else []
+        if work:
+            ended = {"done": self.tally.done, "failed": self.tally.failed, "assets": len(self.entries)}
+            self.tell("work", ", ".join(named + more), {**ended, "running": len(work)})
 
     def _check(self, stop: Stop, seconds: float) -> None:
         """End the work where a signal or the time asks for it; force it where workers do not follow."""

@@ -117,11 +117,11 @@ class Ledger:
         names = (name.partition(".") for name in names_in(self.ended_folder))
         return {name: state for name, _, state in names if state in ("done", "failed")}
 
-    def end_times(self) -> list[float]:
-        """When assets were finished, by the file system's clock, ascending."""
+    def end_times(self) -> dict[str, float]:
+        """When assets were finished, by their ids and the file system's clock."""
         with contextlib.suppress(OSError), os.scandir(self.ended_folder) as found:
-            return sorted(each.stat().st_mtime for each in found if each.name.endswith(".done"))
-        return []
+            return {each.name.removesuffix(".done"): each.stat().st_mtime for each in found if each.name.endswith(".done")}
+        return {}
 
     def folders(self) -> set[str]:
         """The names in the batch's folder."""

@@ -23,6 +23,11 @@ from dreamlift.system.files import user_file
 from dreamlift.system.text import one_line, read_text
 
 KINDS = (".txt", ".csv", ".jsonl")
+WRITE = {  # what an empty list lacks
+    ".txt": "write one prompt a line",
+    ".csv": "write the columns in the first line, such as prompt,seed, and below it one asset a line",
+    ".jsonl": 'write an object a line, such as {"prompt": "a red mug"}',
+}
 MAX_BYTES, MAX_ROWS = 200_000_000, 100_000
 SHOWN = 10  # faulty lines that are named
 # Options of generate that are no settings. "name" is the folder of the asset.
@@ -66,7 +71,7 @@ def read_rows(path: Path) -> list[Row]:
         )
     refuse_faults(path, faults)
     if not rows:
-        raise ValueError(f"{str(path)!r} has no assets: write one prompt a line")
+        raise ValueError(f"{str(path)!r} has no assets: {WRITE[kind]}")
     return rows
 
 
@@ -171,7 +176,7 @@ def _bad_columns(names: list[str]) -> list[str]:
         if name in REFUSED:
             faults.append(f"the column {name!r} is not accepted: {REFUSED[name]}")
         elif name not in COLUMNS and "." not in name and name not in _settings():
-            near = suggestion(f"--{name}", [f"--{known}" for known in {*COLUMNS, *_settings()}])
+            near = suggestion(f"--{name}", [f"--{known}" for known in {*COLUMNS, *_settings()}]).replace("--", "")
             faults.append(f"the column {name!r} is unknown{near or '; accepted: prompt, seed, image and any setting'}")
     return faults
 

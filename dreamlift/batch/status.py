@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 import time
@@ -16,8 +15,6 @@ from dreamlift.batch.ledger import Entry, Ledger, Record
 from dreamlift.system.text import one_line
 
 RECENT = 200  # finished assets from which the rate is counted
-PAUSE = 5.0  # a gap of so many times the largest usual gap (of 95 %) is a pause of the batch, and is left out
-LEAST = 3  # gaps without the pauses from which a rate is told: one between two assets may be chance
 FAILED_SHOWN = 10
 
 
@@ -65,7 +62,7 @@ def status_of(ledger: Ledger) -> Status:
         if state in counts:
             counts[state] += 1
         failed += [entry] * (state == "failed")
-    rate = rate_of(ledger.end_times())
+    rate = rate_of(attempts_of(ledger, listed))
     left = len(listed) - counts["done"] - counts["failed"]
     reasons = {entry.folder: str(ledger.detail(entry, "failed").get("reason", "?")) for entry in failed[:FAILED_SHOWN]}
     return Status(
@@ -122,14 +119,24 @@ def last_step(folder: Path) -> int:
     return int(found[-1]) + 1 if found else 0
 
 
-def rate_of(times: list[float]) -> float:
-    """Assets a second from the times at which the newest ones were finished, without pauses of the batch; 0: unknown."""
-    gaps = [max(0.0, after - before) for before, after in itertools.pairwise(times[-RECENT:])]
-    if len(gaps) < LEAST:
-        return 0.0
-    most = PAUSE * sorted(gaps)[int(0.95 * (len(gaps) - 1))]
-    kept = [gap for gap in gaps if gap <= most]
-    return len(kept) / sum(kept) if len(kept) >= LEAST and sum(kept) > 0 else 0.0
+def attempts_of(ledger: Ledger, entries: list[Entry]) -> list[tuple[float, float]]:
+    """When the attempts that made the newest of ``entries`` began and ended, in seconds, by the clock of the file system."""
+    known, found = {entry.id: entry for entry in entries}, []
+    newest = sorted((when, name) for name, when in ledger.end_times().items() if name in known)[-RECENT:]
+    for when, name in newest:
+        took = ledger.detail(known[name], "done").get("attempt_seconds")
+        if isinstance(took, (int, float)) and 0.0 <= took < math.inf:
+            found.append((when - took, when))
+    return found
+
+
+def rate_of(attempts: list[tuple[float, float]]) -> float:
+    """Finished assets a second of the time in which at least one was being made, which leaves pauses out; 0: unknown."""
+    busy, until = 0.0, -math.inf
+    for begin, end in sorted(attempts):
+        busy += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return len(attempts) / busy if busy > 0.0 else 0.0
 
 
 def described(status: Status) -> str:

@@ -37,6 +37,10 @@ def batch(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     from dreamlift.system.signals import stop_signals
 
     check_work(arguments)
+    if arguments.upload:
+        from dreamlift.batch.remote import check
+
+        check(arguments.upload)
     ledger = Ledger(expanded(arguments.out))
     tell = teller(arguments.json)
     entries = listed(arguments, overrides, ledger, tell)
@@ -45,10 +49,6 @@ def batch(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
         if told := ledger.stranger(entry):
             raise ValueError(told)
     more = {"device": arguments.device or "auto", "drop_checkpoints": arguments.drop_checkpoints}
-    if arguments.upload:
-        from dreamlift.batch.remote import check
-
-        check(arguments.upload)
     workers = workers_of(arguments, ledger, more)  # before the handlers of signals: Ray sets its own
     sending = uploads(ledger, arguments.upload, tell, workers.token) if arguments.upload else None
     coordinator = Coordinator(
@@ -92,6 +92,8 @@ def listed(arguments: argparse.Namespace, overrides: dict[str, str], ledger: Led
         return [entry for entry in ledger.entries() if entry.listed]
     if root.exists() and not root.is_dir():
         raise ValueError(f"{root} is a file: give --out a folder")
+    if (root / "run.json").exists():
+        raise ValueError(f"{root} is the folder of a run: give --out another one, such as {root.parent / 'runs'}")
     try:
         rows = read_rows(arguments.list)
         from dreamlift.batch.plan import Planner, plan
@@ -200,8 +202,9 @@ def teller(as_json: bool) -> Callable[[str, str, dict[str, Any]], None]:
             if kind != "table":
                 print(json.dumps({"event": kind, "text": text, **more}), flush=True)
             return
-        count = f"[{more['done'] + more['failed']}/{more['assets']}] " if kind in ("done", "failed") else ""
-        word = {"note": "note: ", "again": "again: ", "done": "done ", "failed": ""}.get(kind, "")
+        count = f"[{more['done'] + more['failed']}/{more['assets']}] " if kind in ("done", "failed", "work") else ""
+        word = {"note": "note: ", "again": "again: ", "done": "done ", "work": "in work: "}.get(kind, "")
+        word = f"note ({more['folder']}): " if kind == "note" and "folder" in more else word
         print("\n".join(count + word + printable(line) for line in text.splitlines()), file=sys.stderr, flush=True)
 
     return tell

@@ -118,10 +118,10 @@ def file_of(asset: Path) -> Path:
             state = read_status(asset).get("status")
             raise ValueError(f"{asset} has no asset.glb yet (the run is {state}): resume it with `dreamlift resume {asset}`")
         return asset / "asset.glb"
+    if not asset.is_file():
+        raise ValueError(f"there is no file or folder {str(asset)!r}: {accepted}")
     if asset.suffix.lower() not in FILE_BYTES:
         raise ValueError(f"{asset} cannot be rendered: {accepted}")
-    if not asset.is_file():
-        raise ValueError(f"there is no file {str(asset)!r}: {accepted}")
     return asset
 
 

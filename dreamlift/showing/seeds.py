@@ -142,6 +142,15 @@ def found_in(folder: Path, configs: Sequence[Config]) -> list[Variation]:
     return found
 
 
+def lacks_sheet(folder: Path) -> bool:
+    """Whether a finished run of several particles was killed before its sheet was there.
+
+    Raises:
+        ValueError, RunError: as those of ``read_config``.
+    """
+    return read_config(folder).particles > 1 and not all((folder / name).is_file() for name in (SHEET, RANKING))
+
+
 def save_particles(folder: Path, reporter: Reporter) -> Sequence[Ranked]:
     """The sheet of one run's particles, in its folder; nothing for a run with one.
 

@@ -35,6 +35,7 @@ MAX_GLB = 256 << 20  # bytes of an asset that the page shows
 PER_SECOND = 40.0  # messages of a visitor; one with more is cut off
 SEND_SECONDS = 20.0  # for one message to a visitor; one who takes longer is cut off
 CHUNK = 3 << 16  # bytes; divisible by 3, so that chunks in base64 can be joined
+ASKED = ("prompt", "preset", "seed", "picture")  # of a new run; settings are those of the command
 MAX_SEED = 2**31 - 5
 KINDS = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8",
          "svg": "image/svg+xml"}  # fmt: skip
@@ -123,6 +124,8 @@ class Studio:
 
     async def start(self, request: Request) -> Response:
         asked = await _json(request)
+        if other := set(asked) - {*ASKED}:
+            raise Refused(400, f"unknown: {one_line(min(other), 60)}; accepted: {', '.join(ASKED)}")
         picture, preset = str(asked.get("picture") or ""), str(asked.get("preset") or "")
         try:
             prompt = check_prompt(str(asked.get("prompt") or ""), may_be_empty=bool(picture))

@@ -23,7 +23,7 @@ from dreamlift.runs.progress import Silent, warnings_to
 from dreamlift.runs.run import LEDGER, RunError, read_status
 from dreamlift.system.failures import is_out_of_memory
 from dreamlift.system.text import one_line
-from dreamlift.types import Step
+from dreamlift.types import Event, Note, Step
 
 UNBEGUN = ("config.yaml", "events.jsonl")  # what a killed process leaves of a run that has not begun
 RESUME = re.compile(r",? then `dreamlift resume .*$", re.DOTALL)  # of a single run: a batch goes on by its own command
@@ -126,6 +126,10 @@ class Told(Silent):
 
     def counted(self, name: str, index: int, total: int, terms: dict[str, float]) -> None:
         self._count(index, total)
+
+    def event(self, event: Event, total: int) -> None:
+        if not (isinstance(event, Note) and event.progress):  # a batch tells what may need a change, not how each asset gets on
+            super().event(event, total)
 
     def note(self, text: str) -> None:
         self.say({"note": one_line(text)})
