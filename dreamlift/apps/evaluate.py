@@ -24,7 +24,7 @@ from dreamlift.export.glb import load_glb
 from dreamlift.export.video import contact_sheet
 from dreamlift.reading.photos import Photo
 from dreamlift.runs.progress import Reporter
-from dreamlift.runs.run import LEDGER, particle_folders, read_status
+from dreamlift.runs.run import LEDGER, particle_folders, read_status, runs_below
 from dreamlift.showing.differences import differences, in_words, settings_of
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text
 from dreamlift.system.text import one_line, printable
@@ -74,7 +74,8 @@ def find_items(paths: list[Path], prompt: str | None = None, note: Callable[[str
                 if (path / LEDGER).is_dir():
                     unfinished.append(f"{path} is an asset of a batch whose run has not begun")
                     continue
-                raise ValueError(f"{path} is not a run folder, and has none in it: there is no run.json")
+                why = runs_below(path) or ", and has none in it: there is no run.json"
+                raise ValueError(f"{path} is not a run folder{why}")
             status = read_status(path)
             if not (path / "asset.glb").is_file():
                 unfinished.append(f"{path} has no asset.glb yet: resume the run with `dreamlift resume {path}`")

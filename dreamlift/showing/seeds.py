@@ -148,7 +148,8 @@ def lacks_sheet(folder: Path) -> bool:
     Raises:
         ValueError, RunError: as those of ``read_config``.
     """
-    return read_config(folder).particles > 1 and not all((folder / name).is_file() for name in (SHEET, RANKING))
+    lacking = not all((folder / name).is_file() for name in (SHEET, RANKING))
+    return lacking and (folder / "asset.glb").is_file() and read_config(folder).particles > 1
 
 
 def save_particles(folder: Path, reporter: Reporter) -> Sequence[Ranked]:
