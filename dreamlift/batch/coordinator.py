@@ -260,7 +260,9 @@ class Coordinator:
         if self.ledger.finish(claim, "done", detail):
             self.tally.made += 1
         self._count("done")
-        self.tell("done", f"{entry.folder} ({seconds:.1f} s)", self._numbers(entry) | {"seconds": round(seconds, 1)})
+        self.tell(
+            "done", f"{entry.folder} ({seconds:.1f} s)", {"id": entry.id, **self._numbers(), "seconds": round(seconds, 1)}
+        )
         if self.uploads is not None:
             self.uploads.add(entry)
 
@@ -271,7 +273,7 @@ class Coordinator:
         if not self.ledger.finish(claim, "failed", {"reason": reason, "attempts": tried, "host": host}):
             return False
         self._count("failed")
-        self.tell("failed", f"{entry.folder} is given up: {reason}", self._numbers(entry) | {"reason": reason})
+        self.tell("failed", f"{entry.folder} is given up: {reason}", {"id": entry.id, **self._numbers(), "reason": reason})
         return True
 
     def _end_attempt(
@@ -291,8 +293,8 @@ class Coordinator:
     def _count(self, state: str) -> None:
         setattr(self.tally, state, getattr(self.tally, state) + 1)
 
-    def _numbers(self, entry: Entry) -> dict[str, Any]:
-        return {"id": entry.id, "done": self.tally.done, "failed": self.tally.failed, "assets": len(self.entries)}
+    def _numbers(self) -> dict[str, int]:
+        return {"done": self.tally.done, "failed": self.tally.failed, "assets": len(self.entries)}
 
     def _watch(self) -> None:
         """Kill workers that do not start, or take too long or too much memory."""
@@ -324,8 +326,7 @@ class Coordinator:
         named = [f"{folder} step {step}/{total}" if total else folder for folder, step, total in work[:NAMED]]
         more = [f"{len(work) - NAMED} more"] if len(work) > NAMED else []
         if work:
-            ended = {"done": self.tally.done, "failed": self.tally.failed, "assets": len(self.entries)}
-            self.tell("work", ", ".join(named + more), {**ended, "running": len(work)})
+            self.tell("work", ", ".join(named + more), {**self._numbers(), "running": len(work)})
 
     def _check(self, stop: Stop, seconds: float) -> None:
         """End the work where a signal or the time asks for it; force it where workers do not follow."""

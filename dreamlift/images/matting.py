@@ -16,6 +16,7 @@ from dreamlift.images.border import cut_border
 from dreamlift.images.components import components, without_specks
 from dreamlift.images.edges import grown, own_colors
 from dreamlift.images.grabcut import INSTALL, cut_colors, is_installed
+from dreamlift.system.text import listed
 
 WORK = 768  # pixels of the longer side of a picture that is cut
 MARGIN = 0.15  # of the object's box, relative to its longer side, when it is cut again
@@ -200,7 +201,7 @@ def _notes(alpha: np.ndarray, factor: int, trimmed: bool = False) -> tuple[str, 
     if len(sides) == 4 and not trimmed and solid.mean() > 0.98:
         raise ValueError(f"the object fills the whole picture, so nothing tells it from its background: {FIX}")
     if sides and not (trimmed and len(sides) == 4):
-        which = " and ".join(", ".join(sides).rsplit(", ", 1))
+        which = listed(sides)
         notes.append(
             f"the object is cut off by the picture's {which} border, and will end there: take a picture with all of it"
         )

@@ -15,6 +15,7 @@ import numpy as np
 
 from dreamlift.reading.pictures import read_plain
 from dreamlift.system.files import address_of, expanded
+from dreamlift.system.text import listed
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")
 ACCEPTED = "PNG, JPEG, WebP, TIFF, BMP, GIF and AVIF"
@@ -67,7 +68,7 @@ def same_pictures(paths: Sequence[str]) -> list[str]:
     found: dict[bytes, list[str]] = {}
     for path in paths:
         found.setdefault(_pixels(path), []).append(Path(path).name)
-    return [f"{', '.join(names[:-1])} and {names[-1]}" for names in found.values() if len(names) > 1]
+    return [listed(names) for names in found.values() if len(names) > 1]
 
 
 def _pixels(path: str | os.PathLike[str]) -> bytes:

@@ -20,6 +20,7 @@ from dreamlift.priors.loading.sources import is_one_file
 from dreamlift.priors.lora.embedding_files import read_embeddings
 from dreamlift.stages.base import Stage
 from dreamlift.stages.tuned import base_of, base_priors
+from dreamlift.system.text import listed
 
 Priors = tuple[tuple[Located, ...], ...]
 """One for each choice of each stage; in place of weights that the run is still to tune, their base prior."""
@@ -124,14 +125,10 @@ def _who(word: str, lacking: list[str], priors: Priors, first: int) -> str:
         return f"the prior {lacking[0]} does not know {word!r}"
 
     def named(wanted: Callable[[str], bool]) -> list[str]:
-        return [f"{title} (stage{'s' * (len(own) > 1)} {_listed(list(map(str, own)))})"
+        return [f"{title} (stage{'s' * (len(own) > 1)} {listed(list(map(str, own)))})"
                 for title, own in stages.items() if wanted(title)]  # fmt: skip
 
     without, others = named(lambda title: title in lacking), named(lambda title: title not in lacking)
     do, does = ("do" if len(each) > 1 else "does" for each in (without, others))
-    rest = f", {_listed(others)} {does}" if others else ""
-    return f"{_listed(without)} {do} not know {word!r}{rest}"
-
-
-def _listed(words: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+    rest = f", {listed(others)} {does}" if others else ""
+    return f"{listed(without)} {do} not know {word!r}{rest}"

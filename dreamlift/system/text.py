@@ -11,6 +11,7 @@ import os
 import re
 import stat
 import unicodedata
+from collections.abc import Sequence
 
 from dreamlift.system.files import open_to_read
 
@@ -66,6 +67,11 @@ def read_text(path: str | os.PathLike[str], limit: int) -> str:
         line, column = data.count(b"\n", 0, error.start) + 1, error.start - data.rfind(b"\n", 0, error.start)
         byte = f"the byte 0x{data[error.start]:02X} in line {line}, column {column}"
         raise ValueError(f"{name} is not UTF-8 text ({byte}; Latin-1 or Windows-1252?): save it as UTF-8") from None
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words as a message lists them: "a", "a and b", "a, b and c"; "" for none."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def slugify(prompt: str) -> str:

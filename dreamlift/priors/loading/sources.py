@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from dreamlift.priors.files.folder import checked
 from dreamlift.priors.loading import hub
 from dreamlift.system.files import expanded
+from dreamlift.system.text import listed
 
 ONE_FILE = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # the last four are pickled and refused
 EMBEDDED = Path(__file__).parents[2] / "weights"
@@ -197,8 +198,7 @@ def _from_hub(addresses: tuple[str, ...], name: str, weights: bool = True, optio
         except hub.NotCachedError as error:
             (absent if error.absent else parts).append(address if error.absent else str(error)[:90])
     if absent:
-        names = " and ".join(filter(None, [", ".join(absent[:-1]), absent[-1]]))
-        parts.append(f"{names} {'are' if len(absent) > 1 else 'is'} not in the local cache")
+        parts.append(f"{listed(absent)} {'are' if len(absent) > 1 else 'is'} not in the local cache")
     if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
         fix = "HF_HUB_OFFLINE is set: unset it to download, or give a copy's folder"
     elif not _reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
