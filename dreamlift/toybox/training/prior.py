@@ -30,6 +30,7 @@ from dreamlift.prompts import DIRECTIONS, article
 from dreamlift.system.startup import tune_process
 from dreamlift.toybox.training import dataset, geometry
 from dreamlift.toybox.training.dataset import SHARD, Pictures, vocabulary
+from dreamlift.toybox.training.distill import guided_x0
 from dreamlift.toybox.training.geometry import MAPS, Geometry
 from dreamlift.toybox.training.latent import load_vae, make_latent_networks
 from dreamlift.toybox.training.network import MAP_WORDS, Networks, begin_with, load_folder, make_networks, save_folder
@@ -124,8 +125,11 @@ def taught_pictures(teacher: Networks, captions: list[str], eps: Tensor) -> Tens
     return teacher.decode(x0).permute(0, 3, 1, 2) * 2.0 - 1.0
 
 
-def x0_loss(networks: Networks, batch: Batch, teacher: Networks | None = None) -> Tensor:
+def x0_loss(networks: Networks, batch: Batch, teacher: Networks | None = None, guided: float = 0.0) -> Tensor:
     """The loss () of the predicted clean pictures (or latents).
+
+    With ``guided`` the target is the ``teacher``'s prediction with a guidance of this scale, for every picture
+    (:mod:`dreamlift.toybox.training.distill`).
 
     For pictures with ``batch.taught`` the target is the ``teacher``'s mean picture. At pure noise a single picture is a noisy
     estimate of that mean, in particular of its dependence on the view: a wrong view raises the error by two thirds in a trained
@@ -144,9 +148,12 @@ def x0_loss(networks: Networks, batch: Batch, teacher: Networks | None = None) -
         rgb[own] = functional.interpolate(taught_pictures(teacher, asked, noise), rgb.shape[-2:], mode="bilinear")
         weight = torch.where(own.view(-1, 1, 1, 1), 1.0, weight)
     x = networks.encode(rgb)
+    x_t = abar.sqrt() * x + (1 - abar).sqrt() * eps
+    if teacher is not None and guided:
+        x = guided_x0(teacher, x_t, t, batch.captions, camera, guided)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         text = networks.encode_text(tokens)
-        x0 = networks.predict_x0(abar.sqrt() * x + (1 - abar).sqrt() * eps, t, text, camera).float()
+        x0 = networks.predict_x0(x_t, t, text, camera).float()
     text = text.float()
     loss = (weight * (x0 - x).square()).mean()
     if isinstance(networks.reader, ViewReader):  # for captions with view words and a given camera
@@ -234,6 +241,7 @@ def milestone(folder: Path, networks: Networks, kinds: Sequence[str], maps: bool
 def train(
     settings: Training, folder: Path, data: Path, device: str, save_every: int, init: Path | None = None,
     kinds: Sequence[str] = tuple(CATEGORIES), vae: Path | None = None, teacher: Path | None = None, maps: bool = False,
+    guided: float = 0.0,
 ) -> None:  # fmt: skip
     """Train until ``settings.steps`` or for ``settings.seconds``, resuming from ``folder``.
 
@@ -241,7 +249,8 @@ def train(
 
     ``init``: folder of a prior whose weights a new run begins with; ``kinds``: the categories of the data; ``vae``: folder of
     an autoencoder, to train a latent prior; ``teacher``: folder of a pixel prior whose predictions are targets at high noise;
-    ``maps``: the data are places and normals instead of colours.
+    ``maps``: the data are places and normals instead of colours; ``guided``: every target is the teacher's prediction with this
+    guidance scale.
     """
     torch.manual_seed(settings.seed)
     if torch.device(device).type == "cuda":
@@ -256,8 +265,8 @@ def train(
         guide.move(device)
     lessons = Lessons(
         partial((geometry if maps else dataset).load_shards, data, settings.size),
-        lambda pictures, step: draw_batch(pictures, settings, step, networks.shape, taught=guide is not None),
-        lambda batch: x0_loss(networks, batch, guide),
+        lambda pictures, step: draw_batch(pictures, settings, step, networks.shape, taught=guide is not None and not guided),
+        lambda batch: x0_loss(networks, batch, guide, guided),
         lambda: milestone(folder, networks, kinds, maps),
     )
     fit_lessons(settings, networks, make_optimizers(networks, settings.lr), lessons, folder, device, save_every)
@@ -271,6 +280,8 @@ def main() -> None:
     parser.add_argument("--maps", action="store_true", help="learn places and normals (toybox-geometry) instead of colors")
     parser.add_argument("--vae", type=Path, help="folder of an autoencoder, to train a latent prior (with --size 128)")
     parser.add_argument("--teacher", type=Path, help="folder of a pixel prior whose predictions are the target at high noise")
+    told = "with --teacher: learn its predictions with this guidance scale, to need one pass instead of two"
+    parser.add_argument("--guided", type=float, default=0.0, metavar="SCALE", help=told)
     parser.add_argument("--init", type=Path, help="diffusers folder whose weights a new run begins with")
     known = tuple(CATEGORIES)
     parser.add_argument("--kinds", nargs="+", choices=known, default=known, metavar="KIND", help="categories; default: all")
@@ -280,14 +291,15 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     tune_process()  # torch is imported already, so only the malloc settings take effect
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    folder, data, device, every, init, kinds, vae, teacher, maps = (
-        arguments.pop(key) for key in ("out", "data", "device", "save_every", "init", "kinds", "vae", "teacher", "maps")
-    )
+    names = "out", "data", "device", "save_every", "init", "kinds", "vae", "teacher", "maps", "guided"
+    folder, data, device, every, init, kinds, vae, teacher, maps, guided = (arguments.pop(name) for name in names)
+    if guided < 0 or (guided and teacher is None):
+        parser.error(f"--guided is {guided:g}: give a scale above 0, and with --teacher the folder of the prior to learn from")
     for index in range(-(-arguments.pop("pictures") // SHARD)):
         (geometry if maps else dataset).make_shard(data, index, arguments["size"], kinds)
     settings = Training(**arguments)
     save_settings(folder, settings, kinds=list(kinds), maps=maps)
-    train(settings, folder, data, device, every, init, kinds, vae, teacher, maps)
+    train(settings, folder, data, device, every, init, kinds, vae, teacher, maps, guided)
 
 
 if __name__ == "__main__":
