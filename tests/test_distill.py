@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 
+import pytest
 import torch
 
 from dreamlift import load_prior
 from dreamlift.cameras import orbit_cameras
+from dreamlift.config.short import override
 from dreamlift.guidance.base import denoise
+from dreamlift.presets import PRESETS
 from dreamlift.priors.choice import PriorChoice
 from dreamlift.priors.kinds import find
 from dreamlift.priors.network import camera_features
+from dreamlift.stages.located import locate_priors
 from dreamlift.toybox.training.distill import guided_x0, negative_of
 from dreamlift.toybox.training.geometry import sample_maps
-from dreamlift.toybox.training.network import load_folder
+from dreamlift.toybox.training.network import load_folder, make_networks, save_folder
 from dreamlift.toybox.training.prior import draw_batch, x0_loss
 from dreamlift.toybox.training.steps.loop import Training
 from dreamlift.types import Conditioning
@@ -53,3 +58,20 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn_without_guidance():
         own, guided, pictures = (x0_loss(networks, batch, networks, scale) for scale in (1.0, 4.0, 0.0))
     assert float(own) < 0.02 * float(pictures)  # what is left is clipped
     assert float(guided) > 2.0 * float(own)
+
+
+def test_guidance_on_top_of_distilled_guidance_is_told(tmp_path):
+    """The folder says what was distilled into it; a run with guidance on top is told, one without is not."""
+    save_folder(make_networks(["a", "red", "mug"], 16, (8, 16)), tmp_path / "prior", guided=4.0)
+    assert find(PriorChoice(str(tmp_path / "prior"))).guided == 4.0
+    assert find(PriorChoice("toybox")).guided == 1.0
+    prior = {"stages.0.teachers.0.prior.name": str(tmp_path / "prior")}
+    config = override(PRESETS["toybox-field"], prior)
+    with pytest.warns(
+        UserWarning, match="prior gives guidance of scale 4 in one pass, and guidance_scale 7.5 comes on"
+    ):
+        locate_priors(config.stages, "a red mug", False, True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plain = override(config, {"stages.0.teachers.0.guidance.guidance_scale": "1"})
+        locate_priors(plain.stages, "a red mug", False, True)

@@ -80,6 +80,11 @@ class Located:
         """What the prior draws instead of colours, with the words that ask for it; empty if it draws colours."""
         return (self.parts.maps if self.parts is not None else None) or {}
 
+    @property
+    def guided(self) -> float:
+        """The guidance scale that was distilled into the weights; 1 for none."""
+        return 1.0 if self.parts is None else self.parts.guided
+
     def check_task(self, show: str, wording: Wording, has_photos: bool) -> None:
         """Refuse what a teacher shows or says that the prior does not support. Raises ValueError."""
         self.kind.check_task(self.parts or getattr(self.choice.loaded, "parts", None), show, wording, has_photos)

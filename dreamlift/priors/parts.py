@@ -19,7 +19,7 @@ import torch
 
 from dreamlift.priors.files.folder import read_json, read_weights
 from dreamlift.priors.files.networks import load_network
-from dreamlift.priors.files.nouns import maps_of, near_of
+from dreamlift.priors.files.nouns import guided_of, maps_of, near_of
 
 T5 = "T5EncoderModel"
 MAX_TIMESTEPS = 100_000  # of a scheduler's training; published models have 1,000
@@ -86,6 +86,11 @@ class Parts(ABC):
         """What the model has in place of nouns that it does not know."""
         return {}
 
+    @property
+    def guided(self) -> float:
+        """The guidance scale that was distilled into the weights; 1 for none."""
+        return 1.0
+
     def is_t5(self, part: str) -> bool:
         """Whether a part exists and is a T5."""
         return self.has(part) and self.architecture(part) == T5
@@ -108,6 +113,10 @@ class FolderParts(Parts):
     @property
     def near(self) -> dict[str, str]:
         return near_of(self.folder)
+
+    @property
+    def guided(self) -> float:
+        return guided_of(self.folder)
 
     def has(self, part: str) -> bool:
         return (self.folder / part).is_dir()

@@ -48,7 +48,18 @@ def locate_priors(stages: Sequence[Stage], prompt: str, has_photos: bool, known:
         stage.check_priors([each.views for each in located], [each.adapts for each in located])
         for teacher, each in zip(stage.teachers, located, strict=False):
             each.check_task(teacher.show, teacher.wording, has_photos)
+            _tell_guidance(each, getattr(teacher.guidance, "guidance_scale", 1.0))
     return priors
+
+
+def _tell_guidance(located: Located, scale: float) -> None:
+    """Warn of guidance on top of the guidance that was distilled into a prior's weights."""
+    if located.guided != 1.0 and scale != 1.0:
+        warnings.warn(
+            f"the prior {located.title} gives guidance of scale {located.guided:g} in one pass, and guidance_scale {scale:g} "
+            "comes on top of it: set guidance_scale to 1",
+            stacklevel=2,
+        )
 
 
 def _located(

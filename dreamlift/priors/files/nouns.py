@@ -2,10 +2,12 @@
 
 A prior of a few kinds of things draws a blob for all others. A diffusers folder may have a file ``nouns.json``::
 
-    {"nouns": ["mug", "cup", "ice cream"], "near": {"beaker": "mug"}, "maps": {"place": "places"}}
+    {"nouns": ["mug", "cup", "ice cream"], "near": {"beaker": "mug"}, "maps": {"place": "places"},
+     "guided": 4.0}
 
 ``near`` names what is suggested for words that the prior does not know. ``maps`` is there if the prior draws no colours, but
-what a teacher may show instead (:data:`dreamlift.stages.teacher.Show`), with the word that asks for it ("" for none). Models
+what a teacher may show instead (:data:`dreamlift.stages.teacher.Show`), with the word that asks for it ("" for none).
+``guided`` is there if a guidance of this scale was distilled into the weights: they are used with a guidance scale of 1. Models
 without ``nouns``, or without the file, take any words.
 """
 
@@ -15,6 +17,7 @@ import json
 from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from dreamlift.priors.files.words import looks_invented, similar
 from dreamlift.prompts import words_of
@@ -23,6 +26,15 @@ from dreamlift.system.text import one_line, read_text
 NOUNS = "nouns.json"
 LONGEST = 20  # letters of a new word that a message repeats
 MAX_BYTES = 1_000_000
+
+
+class Told(NamedTuple):
+    """What the file of a prior says."""
+
+    nouns: list[str] | None  # None: any
+    near: dict[str, str]
+    maps: dict[str, str]
+    guided: float
 
 
 class UnknownNounsError(ValueError):
@@ -39,7 +51,7 @@ def check_nouns(prompt: str, folder: Path, name: str, taught: Collection[str] = 
         UnknownNounsError: one line with what the prior knows that is near, and the ways to go on.
         ValueError: the list is damaged.
     """
-    nouns, near, _ = _read(folder)
+    nouns, near, *_ = _read(folder)
     if nouns is None:
         return
     words = words_of(prompt)
@@ -66,7 +78,7 @@ def near_of(folder: Path) -> dict[str, str]:
     Raises:
         ValueError: the list is damaged.
     """
-    return _read(folder)[1]
+    return _read(folder).near
 
 
 def maps_of(folder: Path) -> dict[str, str]:
@@ -75,24 +87,34 @@ def maps_of(folder: Path) -> dict[str, str]:
     Raises:
         ValueError: the list is damaged.
     """
-    return _read(folder)[2]
+    return _read(folder).maps
 
 
-def _read(folder: Path) -> tuple[list[str] | None, dict[str, str], dict[str, str]]:
-    """The nouns (None: any), what is near to other words, and the maps. Raises ValueError if the file is damaged."""
+def guided_of(folder: Path) -> float:
+    """The guidance scale that was distilled into the weights of the prior in ``folder``; 1 for none.
+
+    Raises:
+        ValueError: the list is damaged.
+    """
+    return _read(folder).guided
+
+
+def _read(folder: Path) -> Told:
+    """What the prior's folder says. Raises ValueError if the file is damaged."""
     file = folder / NOUNS
-    return _listed(file, file.stat().st_mtime_ns) if file.is_file() else (None, {}, {})
+    return _listed(file, file.stat().st_mtime_ns) if file.is_file() else Told(None, {}, {}, 1.0)
 
 
 @lru_cache(maxsize=8)
-def _listed(file: Path, _: int) -> tuple[list[str] | None, dict[str, str], dict[str, str]]:
+def _listed(file: Path, _: int) -> Told:
     """What :func:`_read` gives; a batch asks for it with every prompt. The second argument: the file's time."""
     try:
         found = json.loads(read_text(file, MAX_BYTES))
-        if not {"nouns", "maps"} & set(found):
+        if not {"nouns", "maps", "guided"} & set(found):
             raise KeyError("nouns")
         near, maps = ({str(k): str(v) for k, v in found.get(name, {}).items()} for name in ("near", "maps"))
-        return ([str(noun) for noun in found["nouns"]] if "nouns" in found else None), near, maps
+        nouns = [str(noun) for noun in found["nouns"]] if "nouns" in found else None
+        return Told(nouns, near, maps, float(found.get("guided", 1.0)))
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{str(file)!r} is no list of nouns ({error}): restore the prior's folder") from None
 

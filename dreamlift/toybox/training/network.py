@@ -204,8 +204,11 @@ def save_module(module: Any, folder: Path, dtype: torch.dtype) -> None:
         atomic_write_text(folder / "config.json", json.dumps({**config, "dtype": "float32"}, indent=2) + "\n")
 
 
-def save_folder(networks: Networks, folder: Path, half: bool = True) -> None:
-    """Write a standard diffusers folder (safetensors; fp16, or fp32 without ``half``)."""
+def save_folder(networks: Networks, folder: Path, half: bool = True, guided: float = 0.0) -> None:
+    """Write a standard diffusers folder (safetensors; fp16, or fp32 without ``half``).
+
+    ``guided``: the guidance scale that was distilled into the weights; 0 for none.
+    """
     dtype = torch.float16 if half else torch.float32
     folder.mkdir(parents=True, exist_ok=True)
     save_module(networks.unet, folder / "unet", dtype)
@@ -228,7 +231,8 @@ def save_folder(networks: Networks, folder: Path, half: bool = True) -> None:
         "unet": ["diffusers", "UNet2DConditionModel"],
         **own,
     }
-    atomic_write_text(folder / NOUNS, json.dumps(nouns_known(networks.tokenizer), indent=1) + "\n")
+    known = nouns_known(networks.tokenizer) | ({"guided": guided} if guided else {})
+    atomic_write_text(folder / NOUNS, json.dumps(known, indent=1) + "\n")
     atomic_write_text(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
 
 

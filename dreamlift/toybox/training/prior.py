@@ -227,15 +227,15 @@ def save_grid(path: Path, pictures: Tensor, columns: int, scale: int = 2) -> Non
     Image.fromarray(sheet).resize((columns * s * scale, rows * s * scale), Image.Resampling.NEAREST).save(path)
 
 
-def milestone(folder: Path, networks: Networks, kinds: Sequence[str], maps: bool = False) -> None:
-    """Save the weights as a diffusers folder and a grid of samples beside it."""
+def milestone(folder: Path, networks: Networks, kinds: Sequence[str], maps: bool = False, guided: float = 0.0) -> None:
+    """Save the weights as a diffusers folder and a grid of samples beside it. ``guided``: as in :func:`train`."""
     colors = list(COLORS)
     nouns = [f"{colors[i % len(colors)]} {name.replace('_', ' ')}" for i, name in enumerate(kinds)]
     shown = [list(MAP_WORDS.values())[i % 2] for i in range(len(nouns))] if maps else [""] * len(nouns)
     views = [DIRECTIONS[i % len(DIRECTIONS)] for i in range(len(nouns))]
     prompts = [", ".join(filter(None, (f"{article(n)} {n}", *said))) for n, *said in zip(nouns, shown, views, strict=True)]
-    save_grid(folder / "samples.png", sample_grid(networks, prompts, negative=shown), columns=8)
-    save_folder(networks, folder / "prior")
+    save_grid(folder / "samples.png", sample_grid(networks, prompts, 0, 1.0 if guided else 3.0, negative=shown), columns=8)
+    save_folder(networks, folder / "prior", guided=guided)
 
 
 def train(
@@ -267,7 +267,7 @@ def train(
         partial((geometry if maps else dataset).load_shards, data, settings.size),
         lambda pictures, step: draw_batch(pictures, settings, step, networks.shape, taught=guide is not None and not guided),
         lambda batch: x0_loss(networks, batch, guide, guided),
-        lambda: milestone(folder, networks, kinds, maps),
+        lambda: milestone(folder, networks, kinds, maps, guided),
     )
     fit_lessons(settings, networks, make_optimizers(networks, settings.lr), lessons, folder, device, save_every)
 
