@@ -160,6 +160,7 @@ def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
             what = repr(config.prompt) if config.prompt else Path(config.photos[0].path).name
             reporter.stage(f"lifting {what}{taught} on {job.resolved.device}, into {run.folder}")
             for event in lift(job):
+                run.check_held()
                 reporter.event(event, config.total_steps)
                 if isinstance(event, StageBegan) and event.number:
                     save_handover(run, event, config)
@@ -176,13 +177,11 @@ def _carry_out(run: Run, job: Job, reporter: Reporter, begun: float) -> Outcome:
                 elif index % config.checkpoint_every == 0 or index in ends or stop.requested:
                     run.save_checkpoint(index, job.saved())
                     run.set_status("running", spent(begun))  # here, since a killed process writes nothing at its end
-                if run.lock.lost:
-                    raise RunError(f"another process has taken over {run.folder}: this one stops and writes nothing more to it")
                 if stop.requested and not event.note:
                     return _stopped(run, index, stop.name, reporter, begun)
         with stop_signals(at_once=True) as stop:
             asset = finish(job, reporter.stage)
-            shown = write_results(particle_folders(run.folder, config.particles), asset, reporter)
+            shown = write_results(particle_folders(run.folder, config.particles), asset, reporter, run.check_held)
             _finished(run, shown, reporter, begun)
     except KeyboardInterrupt:
         return _stopped(run, job.index, stop.name or "SIGINT", reporter, begun)

@@ -38,9 +38,11 @@ def export_run(folder: Path, config: Config, reporter: Reporter) -> list[Path]:
         for scene, place in zip(config.stages[saved.stage].rebuild(saved), places, strict=True):
             asset = asset_of(config, scene, reporter.stage)
             try:
+                run.check_held()
                 place.mkdir(exist_ok=True)
                 written += save_files(asset, place, config.asset.formats)
                 if "glb" in config.asset.formats:
+                    run.check_held()
                     metrics.append(show_asset(place, asset, reporter))
             except OSError as error:
                 raise run.fault(Path(error.filename or place), error) from error

@@ -40,6 +40,7 @@ from dreamlift.system.processes import started as _started
 NAME, GUARD, SOFT = ".lock", ".lock.guard", ".lock.soft"
 NAMES = frozenset({NAME, GUARD, SOFT})  # not counted as content of a run folder
 RENEW, VALID, WAIT = 30.0, 300.0, 10.0  # seconds between renewals; of validity elsewhere; of waiting for the guard
+LATE = 2 * RENEW  # seconds since the last renewal after which a holder looks whether it still has the lock
 
 
 @dataclass(eq=False)
@@ -105,15 +106,30 @@ def release(lock: Lock) -> None:
             lock.path.unlink()
 
 
+def is_lost(lock: Lock) -> bool:
+    """Whether another process has taken over the lock, as far as that can be read; to be asked before each write.
+
+    The thread renews every ``RENEW`` seconds. Where the last renewal is older, the process or its machine was suspended, or cut
+    off from the folder, so that the record is renewed here, before anything else is written.
+    """
+    if not lock.lost and os.getpid() == lock.record["pid"] and time.time() - lock.record["renewed"] > LATE:
+        _renew(lock)
+    return lock.lost
+
+
 def _keep_renewing(lock: Lock) -> None:
     while not lock.lost and not lock.stop.wait(RENEW):
-        # On a full disk, and in a read-only or deleted folder, the next renewal tries again.
-        with contextlib.suppress(OSError), _guard(lock.path.parent):
-            holder = _read(lock.path)
-            # No record: deleted by the user, or by a process that took over the expired lock and has finished.
-            lock.lost = holder["token"] != lock.record["token"] if holder else time.time() - lock.record["renewed"] > VALID
-            if not lock.lost and not lock.stop.is_set():
-                _write(lock)
+        _renew(lock)
+
+
+def _renew(lock: Lock) -> None:
+    """Rewrite the record, unless it is another process's. On a full disk, and in a read-only or deleted folder, it stays."""
+    with contextlib.suppress(OSError), _guard(lock.path.parent):
+        holder = _read(lock.path)
+        # No record: deleted by the user, or by a process that took over the expired lock and has finished.
+        lock.lost = holder["token"] != lock.record["token"] if holder else time.time() - lock.record["renewed"] > VALID
+        if not lock.lost and not lock.stop.is_set():
+            _write(lock)
 
 
 def _write(lock: Lock) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,22 @@ AT_ONCE = 4  # views that are drawn together: in float32, with depth and normals
 POOR_PSNR = 22.0  # dB; below it the exported file looks different from the scene
 
 
-def write_results(folders: list[Path], asset: Asset, reporter: Reporter) -> dict[str, Any]:
-    """Write each particle's files to its folder; returns the figures for run.json."""
+def write_results(
+    folders: list[Path], asset: Asset, reporter: Reporter, check: Callable[[], None] = lambda: None
+) -> dict[str, Any]:  # fmt: skip
+    """Write each particle's files to its folder; returns the figures for run.json.
+
+    Args:
+        check: is called before each group of files, which take seconds; raises if the folders are not this process's any more.
+    """
     assets = [asset, *asset.others]
     metrics = []
     for folder, each in zip(folders, assets, strict=True):
+        check()
         folder.mkdir(exist_ok=True)
         # The GLB is always written, since the pictures and figures are made from it.
         save_files(each, folder, dict.fromkeys(["glb", *each.config.asset.formats]))
+        check()
         metrics.append(show_asset(folder, each, reporter))
     if told := older_files(folders, asset.config.asset.formats):
         reporter.note(told)

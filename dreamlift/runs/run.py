@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "RunError", "read_metrics", "slugify"]
 
-SCHEMA = 1
-MAX_STATUS = 10_000_000  # bytes of run.json
+SCHEMA, MAX_STATUS = 1, 10_000_000  # version of run.json, and its largest size in bytes
 TUNED = "tuned"  # the folder in a run's of the weights that it tunes
 LEDGER = ".asset"  # what a batch writes down of the asset in the run's folder: see dreamlift.batch.ledger
 
@@ -141,8 +140,14 @@ class Run:
         """Release the lock."""
         locks.release(self.lock)
 
+    def check_held(self) -> None:
+        """Raise RunError if another process has taken over the folder; every write begins with it."""
+        if locks.is_lost(self.lock):
+            raise RunError(f"another process has taken over {self.folder}: this one stops and writes nothing more to it")
+
     def save_checkpoint(self, step: int, saved: SavedState) -> Path:
         """Write the state after ``step`` finished steps. Errors as :func:`dreamlift.runs.checkpoints.save_checkpoint`."""
+        self.check_held()
         # The metrics are synced first: a checkpoint on disk must not have more steps than they have.
         with contextlib.suppress(OSError), open(self.folder / "metrics.jsonl", "rb") as file:
             os.fsync(file.fileno())
@@ -151,8 +156,7 @@ class Run:
         return path
 
     def load_latest(self) -> SavedState | None:
-        """The newest intact checkpoint; None if there is none. Errors as
-        :func:`dreamlift.runs.checkpoints.load_latest`."""
+        """The newest intact checkpoint; None if there is none. Errors as :func:`dreamlift.runs.checkpoints.load_latest`."""
         from dreamlift.stages.base import SavedState  # imported here, since it imports torch
 
         found = checkpoints.load_latest(self.folder / "checkpoints", self.config_hash, self.earlier)
@@ -161,6 +165,7 @@ class Run:
     def resume(self, saved: SavedState | None) -> None:
         """Continue from ``saved`` (None: from the first step): later metrics are removed. Raises RunError."""
         step = saved.index if saved else 0
+        self.check_held()
         path = self.folder / "metrics.jsonl"
         kept = [line for line in read_metrics(self.folder) if line["step"] < step]
         try:
@@ -184,6 +189,7 @@ class Run:
 
     def set_status(self, status: str, changes: Mapping[str, Any]) -> None:
         """Rewrite ``run.json`` with a status (running, stopped, finished, failed) and further plain values."""
+        self.check_held()
         path = self.folder / "run.json"
         known = read_status(self.folder) if path.exists() else {}
         fixed = {"schema": SCHEMA, "prompt": self.prompt, "config_hash": self.config_hash, "status": status}
@@ -198,6 +204,7 @@ class Run:
         return checkpoints.explain("write", path, error, self.folder, self.verb)
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
+        self.check_held()
         try:
             _append(self.folder / name, record)
         except OSError as error:
