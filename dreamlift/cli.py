@@ -291,7 +291,7 @@ def _studio(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from dreamlift.config.named import named
     from dreamlift.studio.serve import Place, run_studio
 
-    place = Place(arguments.host, arguments.port, arguments.token)
+    place = Place(arguments.host, arguments.port, arguments.token, tuple(arguments.allow_host))
     with named(option_names(arguments)):
         run_studio(arguments.out, place, {**run_settings(arguments), **overrides}, lambda text: print(text, flush=True))
     return 0

@@ -9,6 +9,7 @@ import socket
 import pytest
 from studio_helpers import OFFERS, Fake, Visitor, make_run, until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
 
 from dreamlift.studio.guard import is_loopback
 from dreamlift.studio.hub import MAX_WAITING
@@ -36,10 +37,12 @@ def studio(root):
 
 # Hosts, origins and tokens
 
+# Another port is that of a tunnel, of a container, or of a proxy.
 HOSTS = {
     "127.0.0.1:{}": 200, "localhost:{}": 200, "LOCALHOST:{}": 200, "[::1]:{}": 200, "evil.example:{}": 421, "127.0.0.1":
-    421, "127.0.0.1:1": 421, "127.0.0.1.evil.example:{}": 421, "localhost.:{}": 421, "10.0.0.1:{}": 421, "": 421, "[::1":
-    421, "127.0.0.1:{}@evil.example": 421, "127.0.0.1:٣": 421,
+    200, "127.0.0.1:1": 200, "[::1]:9999": 200, "127.0.0.1.evil.example:{}": 421, "localhost.:{}": 421, "10.0.0.1:{}": 421,
+    "": 421, "[::1": 421, "127.0.0.1:{}@evil.example": 421, "127.0.0.1:٣": 421, "localhost:": 421, "evil.example:9999": 421,
+    "localhost:1234567": 421,
 }  # fmt: skip
 
 
@@ -48,7 +51,26 @@ def test_only_known_hosts_are_answered(studio, host):
     given = host.format(studio.port).encode("utf-8").decode("latin-1")
     status, _, body = studio.ask("GET", "/", host_=given)
     assert status == HOSTS[host] or (host == "" and status == 400)
-    assert (b"dreamlift" in body) == (status == 200)
+    assert (b"<title>" in body) == (status == 200)
+    if status == 421 and "evil" in host:
+        assert body.decode() == (
+            f"no answer to the name {given!r} (any port will do): open an address that the studio has printed, or start it "
+            "with --allow-host NAME\n"
+        )
+
+
+def test_a_tunnels_port_is_the_origins_too(studio):
+    """As with `ssh -L 9999:127.0.0.1:PORT`: the browser sends the port that it has connected to."""
+    for host, origin, expected in (
+        ("127.0.0.1:9999", "http://127.0.0.1:9999", 404),
+        ("127.0.0.1:9999", f"http://127.0.0.1:{studio.port}", 403),
+        (f"127.0.0.1:{studio.port}", "http://127.0.0.1:9999", 403),  # another server of this machine
+        ("evil.example:9999", "http://evil.example:9999", 421),
+    ):
+        assert studio.post("/api/stop", {"number": 99}, host_=host, origin=origin)[0] == expected
+    tunnel = socket.create_connection(("127.0.0.1", studio.port))
+    connect("ws://localhost:9999/api/live", sock=tunnel, additional_headers={"Origin": "http://localhost:9999"}).close()
+    assert "connect-src 'self' ws://127.0.0.1:9999" in studio.ask("GET", "/", host_="127.0.0.1:9999")[1]["content-security-policy"]
 
 
 ORIGINS = {

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import socket
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 
 import pytest
 from browser_helpers import Browser, browser
+from lift_helpers import refused
 from studio_helpers import Fake, Visitor, make_run, png
 from websockets.exceptions import InvalidStatus
 
 from dreamlift.studio.guard import PAGE, TICKET_SECONDS, Keys
-from dreamlift.studio.serve import Place
+from dreamlift.studio.serve import Place, figures_of, listen
 
 RUN = "a-red-mug-20260101-000000"
 
@@ -47,8 +50,13 @@ def bearer(studio):
 
 
 def test_other_machines_need_the_token(outside):
-    address, warning = outside.told
+    address, *figures, warning = outside.told
     token = address.partition("/#token=")[2]
+    assert address.startswith(f"studio: http://{socket.gethostname().lower()}:{outside.port}/#")
+    for line in figures:  # where this machine has an address on a network
+        own = line.removeprefix("or: http://").removesuffix(f":{outside.port}/#token={token}")
+        assert not ipaddress.ip_address(own).is_unspecified
+        assert outside.ask("GET", "/", host_=f"{own}:{outside.port}")[0] == 200
     assert len(token) >= 22  # 128 bits
     assert "nothing is encrypted" in warning
     for path in ("/api/runs", f"/api/runs/{RUN}", f"/runs/{RUN}/asset.glb", f"/runs/{RUN}/view", "/runs", "/none"):
@@ -61,6 +69,47 @@ def test_other_machines_need_the_token(outside):
     assert outside.ask("GET", "/api/runs", authorization=f"Bearer {token}", host_=f"evil.example:{outside.port}")[0] == 421
     own = f"192.168.7.7:{outside.port}"  # an address is no name to redirect
     assert outside.ask("GET", "/api/runs", authorization=f"Bearer {token}", host_=own)[0] == 200
+
+
+def test_the_address_in_figures_is_the_one_that_leads_elsewhere():
+    with listen(Place("127.0.0.1", 0)) as sock:
+        assert figures_of(sock) == "127.0.0.1"
+    with listen(Place("0.0.0.0", 0)) as sock, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("198.51.100.1", 9))
+        except OSError:
+            assert figures_of(sock) == ""
+        else:
+            assert figures_of(sock) == probe.getsockname()[0]
+
+
+def test_a_further_name_is_answered_with_the_token(root):
+    """As behind a proxy with TLS: its name, its port or none, and the origin https."""
+    fake = Fake(root, Place(port=0, names=("Machine.example.org", "10.0.0.7", "fd00::7")))
+    try:
+        assert fake.told[0].startswith(f"studio: http://127.0.0.1:{fake.port}/#token=")
+        for host, expected in (
+            ("machine.example.org", 200), ("MACHINE.example.org:8443", 200), ("10.0.0.7:80", 200), ("[fd00::7]", 200),
+            ("other.example.org", 421), ("machine.example.org.evil.example", 421), ("10.0.0.8", 421),
+        ):  # fmt: skip
+            assert fake.ask("GET", "/api/runs", host_=host)[0] == (401 if expected == 200 else 421)
+            assert fake.ask("GET", "/api/runs", host_=host, **bearer(fake))[0] == expected
+        own = {"host_": "machine.example.org", **bearer(fake)}
+        assert fake.post("/api/stop", {"number": 9}, **own, origin="https://machine.example.org")[0] == 404
+        assert fake.post("/api/stop", {"number": 9}, **own, origin="https://other.example.org")[0] == 403
+    finally:
+        fake.close()
+
+
+@pytest.mark.parametrize("name", ["https://machine.example.org", "machine.example.org:8443", "*", "", "a b", "machine/x", "ä"])
+def test_a_further_name_is_a_name_alone(name):
+    with pytest.raises(ValueError, match=r"--allow-host is .*; accepted: a name without http:// and port: machine"):
+        listen(Place(port=0, names=("box", name)))
+
+
+def test_the_command_takes_further_names(cwd, capsys):
+    words = ["studio", "--port", "0", "--allow-host", "machine.example.org", "--allow-host", "machine:80"]
+    refused(capsys, cwd, words, "--allow-host is 'machine:80'; accepted: a name without http:// and port")
 
 
 def test_the_pages_own_files_tell_nothing_and_need_no_token(outside):

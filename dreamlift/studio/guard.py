@@ -2,7 +2,8 @@
 
 A page of another site that the visitor has open can send requests to this machine too. So every request, the live connection's
 included, must name a known Host (against DNS rebinding), must not come from another Origin, and where others may reach the
-server it must carry the token of this start. No answer may be framed, cached or sniffed, and the page may load nothing from
+server it must carry the token of this start. Of the Host only the name counts, since a tunnel or a container has a port of its
+own; the Origin must be the Host with its port, and a page of another site can set neither of them. No answer may be framed, cached or sniffed, and the page may load nothing from
 elsewhere.
 
 The token is in no cookie: a browser sends the cookies of a machine to all of its ports, so that another account's server there
@@ -58,11 +59,14 @@ def is_loopback(host: str) -> bool:
 def known_hosts(host: str, names: Iterable[str] = ()) -> frozenset[str]:
     """The names in the header Host, without a port, that a server which listens on ``host`` answers to.
 
-    One that listens on all addresses answers to each address (in figures, which no name server can redirect), to this
-    machine's name, and to ``names``.
+    It answers to the loopback names, to ``host``, to this machine's name, and to ``names``.
     """
-    shown = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    return frozenset(each.lower() for each in (*LOOPBACK, shown, socket.gethostname(), *names))
+    return frozenset(map(in_address, (*LOOPBACK, host, socket.gethostname(), *names)))
+
+
+def in_address(host: str) -> str:
+    """A name or an address in figures as browsers write it in front of the port."""
+    return f"[{host.lower()}]" if ":" in host and not host.startswith("[") else host.lower()
 
 
 class Keys:
@@ -96,12 +100,12 @@ class Guard:
     """Passes on the requests of the studio's own page.
 
     Args:
-        hosts: of :func:`known_hosts`. port: that the server listens on.
-        any_address: whether addresses in figures are accepted as Host too.
+        hosts: of :func:`known_hosts`.
+        any_address: whether every address in figures, which no name server can redirect, is accepted as Host too.
     """
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str], port: int, any_address: bool, keys: Keys) -> None:
-        self.app, self.hosts, self.port, self.any_address, self.keys = app, hosts, port, any_address, keys
+    def __init__(self, app: ASGIApp, hosts: frozenset[str], any_address: bool, keys: Keys) -> None:
+        self.app, self.hosts, self.any_address, self.keys = app, hosts, any_address, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -125,7 +129,10 @@ class Guard:
         if not live and scope["method"] not in METHODS:
             return 405, "accepted: GET, HEAD, POST"
         if sum(name == b"host" for name, _ in scope["headers"]) != 1 or not self._knows(headers.get("host", "")):
-            return 421, "this server does not answer to that name: open the address that it has printed"
+            return 421, (
+                f"no answer to the name {headers.get('host', '')[:60]!r} (any port will do): open an address that the studio has "
+                "printed, or start it with --allow-host NAME"
+            )
         own = {f"{scheme}://{headers['host'].lower()}" for scheme in ("http", "https")}
         origin = headers.get("origin")
         if origin is not None and origin.lower() not in own:
@@ -140,7 +147,7 @@ class Guard:
 
     def _knows(self, host: str) -> bool:
         name, _, port = host.lower().rpartition(":") if not host.endswith("]") and ":" in host else (host.lower(), "", "80")
-        if not port.isdecimal() or int(port) != self.port:
+        if not (port.isascii() and port.isdecimal() and len(port) <= 5):
             return False
         if name in self.hosts:
             return True

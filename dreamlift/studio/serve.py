@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib.util
 import ipaddress
+import re
 import secrets
 import socket
 import sys
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("starlette", "uvicorn", "websockets")
 PORT = 8765
+NAME = re.compile(r"[\w.-]+|\[?[\da-f]*:[\da-f:.]+\]?", re.ASCII | re.IGNORECASE)  # a machine's, or its address in figures
 SILENT = 15.0  # seconds for a connection to say what it wants
 UNREAD = 60.0  # seconds for a client to read a part of an answer
 LINGER = 3.0  # seconds without a visitor after which the page of --watch ends, once its run is over: time to reload it
@@ -35,6 +38,10 @@ def add_studio(verb: Callable[..., Parser]) -> None:
     make.add_argument("--out", type=Path, default=Path("outputs"), help="the folder of the runs (default: outputs)")
     make.add_argument("--host", default="127.0.0.1", help="address to listen on; one that other machines reach gets a token")
     make.add_argument("--port", type=int, default=PORT, help=f"port to listen on; 0: any that is free (default: {PORT})")
+    make.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME",
+        help="a further name in the browser's address, as of a proxy: machine.example.org; asks for a token; may be repeated",
+    )  # fmt: skip
     make.add_argument("--token", action="store_true", help="ask for a token on this machine too, where others have accounts")
     runs = make.add_argument_group("every run that is started on the page")
     add_setting(runs, "negative", "negative prompt: what the objects should not look like")
@@ -50,6 +57,7 @@ class Place:
     host: str = "127.0.0.1"
     port: int = PORT  # 0: any that is free
     token: bool = False  # ask for a token on this machine too
+    names: tuple[str, ...] = ()  # further ones in the browser's address; with them a token is asked for
 
 
 def check_packages() -> None:
@@ -60,7 +68,10 @@ def check_packages() -> None:
 
 
 def listen(place: Place) -> socket.socket:
-    """The socket of the server. Raises ValueError: the address or the port cannot be used."""
+    """The socket of the server. Raises ValueError: the address, the port or a further name cannot be used."""
+    for name in place.names:
+        if not NAME.fullmatch(name):
+            raise ValueError(f"--allow-host is {name[:60]!r}; accepted: a name without http:// and port: machine.example.org")
     if not 0 <= place.port <= 65535:
         raise ValueError(f"--port is {place.port}; accepted: 1 to 65535, or 0 for any that is free")
     try:
@@ -124,21 +135,20 @@ def run_studio(root: Path, place: Place, overrides: dict[str, str], tell: Callab
 
 
 def make_server(app: Callable[[Keys], Any], sock: socket.socket, place: Place, tell: Callable[[str], None]) -> uvicorn.Server:
-    """The server of an application behind the guard; ``tell`` gets its address."""
+    """The server of an application behind the guard; ``tell`` gets its addresses."""
     import uvicorn
 
-    from dreamlift.studio.guard import Guard, Keys, is_loopback, known_hosts
+    from dreamlift.studio.guard import Guard, Keys, in_address, is_loopback, known_hosts
 
     port, own = sock.getsockname()[1], is_loopback(place.host)
-    keys = Keys("" if own and not place.token else secrets.token_urlsafe(16))
-    try:
-        everywhere = ipaddress.ip_address(place.host.strip("[]")).is_unspecified
-    except ValueError:
-        everywhere = False
-    shown = socket.gethostname() if everywhere else f"[{place.host}]" if ":" in place.host else place.host
-    guarded = Guard(_Later(lambda: app(keys)), known_hosts(place.host), port, everywhere, keys)
-    tell(f"studio: http://{shown}:{port}/" + (f"#token={keys.token}" if keys.token else ""))
+    keys = Keys("" if own and not place.token and not place.names else secrets.token_urlsafe(16))
+    guarded = Guard(_Later(lambda: app(keys)), known_hosts(place.host, place.names), not own, keys)
+    shown = in_address(socket.gethostname() if _is_unspecified(place.host) else place.host)
+    end = f":{port}/" + (f"#token={keys.token}" if keys.token else "")
+    tell(f"studio: http://{shown}{end}")
     if not own:
+        if (figures := in_address(figures_of(sock))) not in ("", shown):  # not every machine's name is known to the others
+            tell(f"or: http://{figures}{end}")
         tell("other machines can reach it: whoever has this address, with its token, can start runs (nothing is encrypted)")
     return uvicorn.Server(uvicorn.Config(
         guarded, http=_protocol(), ws="websockets-sansio", lifespan="on", log_level="error", access_log=False,
@@ -146,6 +156,29 @@ def make_server(app: Callable[[Keys], Any], sock: socket.socket, place: Place, t
         timeout_graceful_shutdown=3, ws_max_size=4096, ws_ping_interval=20.0, ws_ping_timeout=30.0,
         h11_max_incomplete_event_size=16 << 10,
     ))  # fmt: skip
+
+
+def figures_of(sock: socket.socket) -> str:
+    """The address in figures at which other machines reach the server of a socket; "" if that is not known."""
+    bound = sock.getsockname()[0]
+    if not _is_unspecified(bound):
+        return bound
+    elsewhere = {socket.AF_INET: "192.0.2.1"}  # addresses of nobody
+    if sock.family == socket.AF_INET6:  # where "::" stands for those of both kinds
+        elsewhere[socket.AF_INET6] = "2001:db8::1"
+    for family, address in elsewhere.items():
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, 9))  # sends nothing: the system only chooses which of its addresses it would use
+            return probe.getsockname()[0]
+    return ""
+
+
+def _is_unspecified(host: str) -> bool:
+    """Whether it stands for all addresses: 0.0.0.0 or ::."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_unspecified
+    except ValueError:
+        return False
 
 
 class _Later:
