@@ -64,7 +64,7 @@ def _run(words: list[str]) -> int:
     if not words:
         parser.print_help()
         return 0
-    rest, overrides = split_overrides(with_negative_lists(words))
+    rest, overrides = split_overrides(with_watch(with_negative_lists(words)))
     parser.words = rest
     arguments = parser.parse_args(rest)
     if arguments.verb is None:
@@ -94,6 +94,13 @@ def with_negative_lists(words: list[str]) -> list[str]:
         else:
             found.append(word)
     return found
+
+
+def with_watch(words: list[str]) -> list[str]:
+    """The words with ``--watch=0`` for a ``--watch`` without a port: argparse would take a prompt behind it for the port."""
+    i = words.index("--watch") if "--watch" in words else len(words)
+    alone = i < len(words) and "--" not in words[:i] and not "".join(words[i + 1 : i + 2]).isdecimal()
+    return [*words[:i], "--watch=0", *words[i + 1 :]] if alone else words
 
 
 def split_overrides(words: list[str]) -> tuple[list[str], Overrides]:
@@ -354,12 +361,12 @@ def _reporter(arguments: argparse.Namespace, config: Config | None = None) -> Re
 @contextlib.contextmanager
 def _page(arguments: argparse.Namespace, beside: Reporter) -> Iterator[Callable[[Reporter], Reporter]]:
     """What adds the page of --watch, where it is asked for, to the reporter of a run; ``beside`` is told its address."""
-    if not arguments.watch:
+    if arguments.watch is None:
         yield lambda reporter: reporter
         return
     from dreamlift.studio.watch import watching
 
-    with watching(beside) as page:
+    with watching(beside, arguments.watch) as page:
         yield page.show
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import io
 import re
 from pathlib import Path
@@ -134,6 +135,34 @@ def test_the_examples_run(shell, path, tmp_path, monkeypatch):
         assert results[-1]._repr_html_().startswith("<iframe")
         assert any(update and "<progress" in data.get("text/html", "") for data, update in shown)
         assert set(session.user_ns["curves"]) >= {"t", "grad_rms"}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])
+@pytest.mark.parametrize(
+    ("source", "installed"),
+    [
+        ("", None),
+        ("clone", "{here}/clone[fast]"),  # a folder, and never a name that pip would look up in an index
+        ("dreamlift", "{here}/dreamlift[fast]"),
+        ("git+https://example.org/dreamlift", "dreamlift[fast] @ git+https://example.org/dreamlift"),
+    ],
+)
+def test_the_first_cell_installs_from_where_the_reader_says(shell, path, source, installed, tmp_path, monkeypatch):
+    session, called = shell[0], []
+    monkeypatch.chdir(tmp_path)
+    session.register_magic_function(called.append, "line", "pip")
+    (first, *_) = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert first.source.count('SOURCE = ""') == 1
+    found, text = importlib.util.find_spec, first.source.replace('SOURCE = ""', f"SOURCE = {source!r}")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *words: None if name == "dreamlift" else found(name, *words))
+    done = session.run_cell(text)
+    if installed is None:
+        assert isinstance(done.error_in_exec, ImportError)
+        assert "set SOURCE above to a clone's folder or git+https://..." in str(done.error_in_exec)
+        assert called == []
+    else:
+        done.raise_error()
+        assert called == [f'install -q "{installed.format(here=tmp_path)}"']
 
 
 def test_there_are_two_examples():

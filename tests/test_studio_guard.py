@@ -70,7 +70,8 @@ def test_a_tunnels_port_is_the_origins_too(studio):
         assert studio.post("/api/stop", {"number": 99}, host_=host, origin=origin)[0] == expected
     tunnel = socket.create_connection(("127.0.0.1", studio.port))
     connect("ws://localhost:9999/api/live", sock=tunnel, additional_headers={"Origin": "http://localhost:9999"}).close()
-    assert "connect-src 'self' ws://127.0.0.1:9999" in studio.ask("GET", "/", host_="127.0.0.1:9999")[1]["content-security-policy"]
+    headers = studio.ask("GET", "/", host_="127.0.0.1:9999")[1]
+    assert "connect-src 'self' ws://127.0.0.1:9999" in headers["content-security-policy"]
 
 
 ORIGINS = {

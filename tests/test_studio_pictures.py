@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from studio_helpers import Fake, png
 
-from dreamlift.studio.folder import CLAIM, PICTURES, WAITING, Runs
+from dreamlift.studio.folder import CLAIM, CLAIM_SECONDS, PICTURES, WAITING, Runs
 from dreamlift.studio.serve import Place
 from dreamlift.studio.worker import marked
 from dreamlift.system.processes import pid_space, started
@@ -33,6 +33,12 @@ def studio(root):
 def pictures(root):
     """The files of pictures, without those that say who needs them."""
     return sorted(path for path in (root / PICTURES).glob("*") if path.suffix == ".png")
+
+
+def names_picture(run, picture):
+    """The folder of a run from a picture."""
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(f"photos:\n- path: {picture}\n", encoding="utf-8")
 
 
 def ordered(studio, side=32):
@@ -91,9 +97,55 @@ def test_a_picture_is_kept_when_its_run_has_begun_and_no_longer_than_its_order_e
     _, kept = ordered(studio, 40)
     with marked(str(root / PICTURES / kept)) as mark:  # as the process of a run does
         mark.wanted = True
+        studio.runs.sweep()  # of a server that starts while the run of a killed one has not written its config.yaml yet
+        assert [path.name for path in pictures(root)] == [kept]
+        names_picture(root / "from-a-picture", root / PICTURES / kept)
     studio.runs.sweep()
     assert [path.name for path in pictures(root)] == [kept]
     assert name != kept
+
+
+def test_a_picture_goes_with_the_last_run_that_names_it(root, tmp_path):
+    """Also with one in a folder of several seeds, and with one that is linked from another disk."""
+    folder, runs = root / PICTURES, (root / "a", root / "seeds" / "seed-1", root / "linked")
+    folder.mkdir(parents=True)
+    for name in ("kept", "gone"):
+        (folder / f"{name}.png").write_bytes(png())
+        (folder / f"{name}.used").touch()
+    for run in (*runs[:2], tmp_path / "other disk"):
+        names_picture(run, folder / "kept.png")
+    runs[2].symlink_to(tmp_path / "other disk")
+    Runs(root).sweep()
+    for run in runs:
+        assert sorted(os.listdir(folder)) == ["kept.png", "kept.used"]
+        (run / "config.yaml").unlink()
+        Runs(root).sweep()
+    assert not folder.exists()
+
+
+def test_a_run_that_was_killed_elsewhere_may_still_begin(root):
+    folder = root / PICTURES
+    folder.mkdir(parents=True)
+    (folder / "run.png").write_bytes(png())
+    (folder / "run.used").write_text("another machine\n12 345")
+    Runs(root).sweep()
+    assert sorted(os.listdir(folder)) == ["run.png", "run.used"]
+    os.utime(folder / "run.used", (time.time() - CLAIM_SECONDS - 9,) * 2)
+    Runs(root).sweep()
+    assert not folder.exists()
+
+
+def test_where_a_config_cannot_be_read_no_picture_of_a_run_goes(root):
+    folder = root / PICTURES
+    folder.mkdir(parents=True)
+    for name in ("run.png", "run.used", "left.png"):
+        (folder / name).write_bytes(b"")
+    (root / "run").mkdir()
+    os.mkfifo(root / "run" / "config.yaml")
+    (root / "broken").mkdir()
+    (root / "broken" / "config.yaml").mkdir()
+    Runs(root).sweep()
+    assert sorted(os.listdir(folder)) == ["run.png", "run.used"]
 
 
 def test_a_run_that_wrote_nothing_leaves_the_mark_of_another_run_alone(root):
@@ -114,6 +166,7 @@ def test_what_a_killed_server_has_left_is_removed_at_the_next_start(root):
     folder.mkdir(parents=True)
     for name in ("left.png", "used.png", "used.used", ".tmp-0123"):
         (folder / name).write_bytes(png())
+    names_picture(root / "run", folder / "used.png")
     (folder / f"{CLAIM}1").write_text(f"{pid_space()}\n{2**22 + 1} 7")  # no process has this number
     Runs(root).sweep()
     assert sorted(os.listdir(folder)) == ["used.png", "used.used"]

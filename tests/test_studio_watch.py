@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ import pytest
 from lift_helpers import TINY, refused, run_main
 from studio_helpers import Fake, Visitor, ask, make_run, png, until
 
+from dreamlift import verbs
+from dreamlift.cli import with_watch
 from dreamlift.runs.progress import Silent
 from dreamlift.studio import watch
 from dreamlift.studio.hub import Live
@@ -130,6 +133,33 @@ def test_several_seeds_start_one_server(no_steps, tmp_path, monkeypatch, capsys)
     assert err.count("note: watch it at ") == 1
     assert err.count("--print-size is that of STL and 3MF files") == 1
     assert [line for line in err.splitlines() if line.startswith("seed ")] == [f"seed {n} ({n + 1} of 3)" for n in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["a mug"], (None, "a mug")), (["a mug", "--watch"], (0, "a mug")), (["--watch", "a mug"], (0, "a mug")),
+        (["--watch", "8123", "a mug"], (8123, "a mug")), (["a mug", "--watch=8123"], (8123, "a mug")),
+        (["--watch", "--seed", "3", "a mug"], (0, "a mug")), (["--", "--watch"], (None, "--watch")),
+    ],
+)  # fmt: skip
+def test_the_port_may_be_left_out_in_front_of_the_prompt(words, expected):
+    found = verbs.build_parser().parse_args(with_watch(["generate", *words]))
+    assert (found.watch, found.prompt) == expected
+
+
+def test_the_page_is_at_the_given_port(no_steps, tmp_path, monkeypatch, capsys):
+    """So that one `ssh -L` serves all runs on another machine; a port that is taken is refused before the run begins."""
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        words = ["generate", "a red mug", *TINY, "--out", "run", "--watch"]
+        refused(
+            capsys, tmp_path, [*words, port], f"port {port}: another program (or studio) uses", "give --watch another one, or 0"
+        )
+    refused(capsys, tmp_path, [*words, "70000"], "--watch is 70000; accepted: 1 to 65535, or 0 for any that is free")
+    assert run_main(*words, port) == 0
+    assert f"watch it at http://127.0.0.1:{port}/#token=" in capsys.readouterr().err
 
 
 def test_a_missing_package_is_said_with_the_fix(cwd, monkeypatch, capsys):

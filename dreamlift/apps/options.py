@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import dreamlift
 from dreamlift.apps.dreambooth_options import add_dreambooth, add_invert
 from dreamlift.config.table import rows_of
-from dreamlift.showing.options import RENDER_EXAMPLES, add_evaluate, add_gallery, add_render, add_seeds
+from dreamlift.showing.options import RENDER_EXAMPLES, add_evaluate, add_gallery, add_render, add_seeds, add_watch
 from dreamlift.system.text import MAX_MESSAGE, one_line
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _add_shared(verbs: Any) -> None:
             help="import a plugin (docs/extend.md); may be repeated",
         )  # fmt: skip
     for name in ("generate", "resume"):
-        verbs[name].add_argument("--watch", action="store_true", help="show the object in a browser page while it is made")
+        add_watch(verbs[name])
         verbs[name].add_argument(
             "--log", action="append", default=[], choices=("tensorboard", "wandb"),
             help="also log to TensorBoard or Weights & Biases; may be repeated",

@@ -1,4 +1,4 @@
-"""The options of ``dreamlift render``, and the order that they make; imports no large packages."""
+"""The options of what shows assets, and the order that those of ``dreamlift render`` make; imports no large packages."""
 
 from __future__ import annotations
 
@@ -51,6 +51,15 @@ def add_seeds(group: Any) -> None:
     group.add_argument(
         "--seeds", type=int, metavar="N", help="make N assets with consecutive seeds, and a sheet of them, the best first"
     )
+
+
+def add_watch(make: Any) -> None:
+    """Add the option of generate and resume for a page of the run: its port, 0 for any that is free, or None for no page."""
+    make.add_argument(
+        "--watch", nargs="?", type=int, const=0, metavar="PORT",
+        help="show the object in a browser page while it is made, at this port (default: one that is free); seen from another "
+        "machine after: ssh -L PORT:127.0.0.1:PORT MACHINE",
+    )  # fmt: skip
 
 
 def run_render(arguments: argparse.Namespace, reporter: Reporter) -> list[Path]:

@@ -15,7 +15,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -43,9 +43,10 @@ FILES = (
 SHOWN = 100  # newest runs that are listed
 LISTED = 2.0  # seconds for which a listing is kept
 MAX_METRICS = 64 << 20  # bytes of metrics.jsonl that are read for curves
+MAX_CONFIG = 1 << 20  # bytes of a config.yaml; none is larger
 KEPT_CURVES = 8  # runs
 PICTURES = ".pictures"  # folder in the runs' folder
-USED = ".used"  # suffix of the file beside a picture that a run uses; the run's process makes it
+USED = ".used"  # suffix of the file beside a picture that a run uses; the run's process makes it, and is named in it
 CLAIM = ".studio-"  # begins the name of the file there by which a server says that it may still need pictures
 CLAIM_SECONDS = 7 * 86400.0  # for which that of a server on another machine is believed
 WAITING = 16  # pictures that no run uses yet; older ones are removed
@@ -179,7 +180,7 @@ class Runs:
         name, digest = secrets.token_hex(16), hashlib.sha256(data).hexdigest()[:32]
         folder = self.root / PICTURES
         folder.mkdir(parents=True, exist_ok=True)
-        self._claim().write_text(f"{pid_space()}\n{os.getpid()} {started(os.getpid())}")
+        self._claim().write_text(holder(), encoding="utf-8")
         path = folder / (digest + next((end for mark, end in SUFFIX.items() if data.startswith(mark)), ".img"))
         if not path.exists():
             atomic_write_bytes(path, data)
@@ -200,7 +201,8 @@ class Runs:
     def sweep(self) -> None:
         """Remove the pictures that no run uses, at the start and at the end of a server.
 
-        Those that killed servers have left are removed with them, unless another server of this folder lives.
+        Those that killed servers have left are removed with them, and those whose runs were deleted, unless another server of
+        this folder lives.
         """
         folder, others = self.root / PICTURES, 0
         with contextlib.suppress(OSError):
@@ -209,11 +211,26 @@ class Runs:
                     others += 1
                 else:
                     claim.unlink(missing_ok=True)
+            if not others:
+                with contextlib.suppress(OSError):  # what cannot be read may need any of them
+                    self._unmark({mark for mark in folder.glob(f"*{USED}") if not _holds(mark)})
             for path in list(self.waiting.values()) if others else list(folder.iterdir()):
                 if not path.name.startswith(CLAIM):
                     _remove_unused(path)
             folder.rmdir()  # where nothing is left
         self.waiting.clear()
+
+    def _unmark(self, marks: set[Path]) -> None:
+        """Remove the marks of pictures that no run's config.yaml below the folder names: the runs were deleted, or moved away.
+
+        Raises:
+            OSError: a folder or a file cannot be read; no mark is removed.
+        """
+        if marks:
+            for text in _configs(self.root):
+                marks = {mark for mark in marks if f"{mark.stem}.".encode() not in text}
+        for mark in marks:
+            mark.unlink(missing_ok=True)
 
     def _claim(self) -> Path:
         return self.root / PICTURES / f"{CLAIM}{os.getpid()}"
@@ -224,9 +241,33 @@ def _remove_unused(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def holder() -> str:
+    """What this process writes in a claim or a mark, to be found in it as long as it lives."""
+    return f"{pid_space()}\n{os.getpid()} {started(os.getpid())}"
+
+
+def _configs(root: Path) -> Iterator[bytes]:
+    """The config.yaml of each run below a folder, also of one that is linked from another disk. Raises OSError."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for folder, below, _ in os.walk(root, onerror=fail):
+        below[:] = [name for name in below if name not in (PICTURES, "checkpoints")]
+        for path in (Path(folder, name, "config.yaml") for name in below):
+            if path.exists():
+                with open(open_to_read(path)[0], "rb") as file:  # at once, also where it is a pipe
+                    yield file.read(MAX_CONFIG) or b""
+
+
 def _holds(claim: Path) -> bool:
-    """Whether the server that made a claim may live; of one on another machine it is assumed for some days."""
+    """Whether the process that made a claim or a mark may live; of one on another machine it is assumed for some days.
+
+    That of a run that has ended is empty.
+    """
     with contextlib.suppress(OSError, ValueError):
+        if not claim.stat().st_size:
+            return False
         space, _, rest = claim.read_text(encoding="utf-8").partition("\n")
         pid, _, begun = rest.partition(" ")
         if space and space == pid_space():

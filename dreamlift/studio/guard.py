@@ -3,8 +3,8 @@
 A page of another site that the visitor has open can send requests to this machine too. So every request, the live connection's
 included, must name a known Host (against DNS rebinding), must not come from another Origin, and where others may reach the
 server it must carry the token of this start. Of the Host only the name counts, since a tunnel or a container has a port of its
-own; the Origin must be the Host with its port, and a page of another site can set neither of them. No answer may be framed, cached or sniffed, and the page may load nothing from
-elsewhere.
+own; the Origin must be the Host with its port, and a page can set neither of them. No answer may be framed, cached or sniffed,
+and the page may load nothing from elsewhere.
 
 The token is in no cookie: a browser sends the cookies of a machine to all of its ports, so that another account's server there
 would get it. It is in the part of the printed address that no browser sends; the page keeps it for its own origin, whose port
@@ -130,8 +130,8 @@ class Guard:
             return 405, "accepted: GET, HEAD, POST"
         if sum(name == b"host" for name, _ in scope["headers"]) != 1 or not self._knows(headers.get("host", "")):
             return 421, (
-                f"no answer to the name {headers.get('host', '')[:60]!r} (any port will do): open an address that the studio has "
-                "printed, or start it with --allow-host NAME"
+                f"no answer to the name {headers.get('host', '')[:60]!r} (any port will do): open an address that the studio "
+                "has printed, or start it with --allow-host NAME"
             )
         own = {f"{scheme}://{headers['host'].lower()}" for scheme in ("http", "https")}
         origin = headers.get("origin")

@@ -67,13 +67,13 @@ def check_packages() -> None:
         raise ValueError(f'the studio needs {", ".join(missing)}: pip install "dreamlift[studio]"')
 
 
-def listen(place: Place) -> socket.socket:
-    """The socket of the server. Raises ValueError: the address, the port or a further name cannot be used."""
+def listen(place: Place, option: str = "--port") -> socket.socket:
+    """The socket of the server. Raises ValueError: the address, the port (of ``option``) or a further name cannot be used."""
     for name in place.names:
         if not NAME.fullmatch(name):
             raise ValueError(f"--allow-host is {name[:60]!r}; accepted: a name without http:// and port: machine.example.org")
     if not 0 <= place.port <= 65535:
-        raise ValueError(f"--port is {place.port}; accepted: 1 to 65535, or 0 for any that is free")
+        raise ValueError(f"{option} is {place.port}; accepted: 1 to 65535, or 0 for any that is free")
     try:
         family, kind, number, _, address = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind, number)
@@ -85,7 +85,7 @@ def listen(place: Place) -> socket.socket:
         raise ValueError(f"--host {place.host!r} is not an address or a name of this machine") from None
     except OSError as error:
         taken = error.errno == errno.EADDRINUSE
-        fix = "another program (or studio) uses this port: give --port another one, or 0" if taken else str(error.strerror)
+        fix = f"another program (or studio) uses this port: give {option} another one, or 0" if taken else str(error.strerror)
         raise ValueError(f"the studio cannot listen on {place.host}, port {place.port}: {fix}") from None
     return found
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from dreamlift.runs.progress import Reporter, Several
 from dreamlift.studio.broadcast import Broadcast
-from dreamlift.studio.serve import LINGER, check_packages
+from dreamlift.studio.serve import LINGER, Place, check_packages, listen
 from dreamlift.studio.wire import Link, Message, start_apart
 from dreamlift.system.text import one_line
 
@@ -23,10 +23,18 @@ STARTING = 30.0  # seconds for the server to say its address
 
 
 @contextlib.contextmanager
-def watching(beside: Reporter) -> Iterator[Page]:
-    """The page of the runs within; ``beside`` is told its address. Raises ValueError: a package is missing."""
+def watching(beside: Reporter, port: int = 0) -> Iterator[Page]:
+    """The page of the runs within; ``beside`` is told its address.
+
+    Args:
+        port: 0: any that is free.
+
+    Raises:
+        ValueError: a package is missing, or the port cannot be used.
+    """
     check_packages()
-    page = Page(beside)
+    listen(Place(port=port), "--watch").close()  # here, since nobody would wait for what the server's process says of it
+    page = Page(beside, port)
     try:
         yield page
     finally:
@@ -36,12 +44,12 @@ def watching(beside: Reporter) -> Iterator[Page]:
 
 
 class Page:
-    """Args: beside: is told the page's address."""
+    """Args: beside: is told the page's address. port: of the address; 0: any that is free."""
 
-    def __init__(self, beside: Reporter) -> None:
+    def __init__(self, beside: Reporter, port: int = 0) -> None:
         self.beside, self.ended = beside, ""
         self.shown: Watched | None = None
-        self.server = start_apart([sys.executable, "-m", "dreamlift.studio.watch_server"])
+        self.server = start_apart([sys.executable, "-m", "dreamlift.studio.watch_server", str(port)])
         assert self.server.stdin is not None
         assert self.server.stdout is not None
         self.told = threading.Event()  # the address was, or the server has ended

@@ -15,12 +15,12 @@ from dreamlift.studio.serve import LINGER, Place, listen, make_server
 from dreamlift.studio.wire import Link, Message
 
 
-def main() -> int:
-    """Serve the runs that standard input tells of, one after the other."""
+def main(port: int) -> int:
+    """Serve the runs that standard input tells of, one after the other; ``port`` 0: at any that is free."""
     source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     # The address is copied, not typed, so that a token is no trouble. "/": a name that no run has, until one begins.
-    place, runs = Place(port=0, token=True), Runs(Path(), only="/")
+    place, runs = Place(port=port, token=True), Runs(Path(), only="/")
     sock = listen(place)
     hub = Hub(runs, watch=True)
     hub.live = Live(next(hub.numbers), {})
@@ -74,4 +74,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(int(sys.argv[1])))

@@ -156,17 +156,19 @@ class Mark:
 @contextlib.contextmanager
 def marked(picture: str) -> Iterator[Mark]:
     """Keep a visitor's picture (:class:`dreamlift.studio.folder.Runs`) from now on; here, since a server may be killed."""
-    from dreamlift.studio.folder import USED
+    from dreamlift.studio.folder import USED, holder
 
     mark, file = Mark(), Path(picture).with_suffix(USED) if picture else None
     fresh = file is not None and not file.exists()  # other runs may use it as well
     if file is not None:
-        file.touch()
+        file.write_text(holder(), encoding="utf-8")  # until the run's config.yaml says that it needs the picture
     try:
         yield mark
     finally:
         if file is not None and fresh and not mark.wanted:
             file.unlink(missing_ok=True)
+        elif file is not None:
+            file.write_text("", encoding="utf-8")
 
 
 def order_of(message: Message, root: Path, overrides: dict[str, str], reporter: Broadcast) -> Order:
