@@ -47,7 +47,7 @@ def resources(nodes: list[Node], device: str, jobs: int | None, threads: int | N
     each: dict[str, float]
     if kind == "cuda" or (kind == "auto" and shares):
         # The least share, so that the actors fill the GPUs of every node; 1 where nodes are still to be added.
-        each = {"num_gpus": 1, "num_cpus": threads or max(1, min([CPUS_BESIDE, *shares or [1]]))}
+        each = {"num_gpus": 1, "num_cpus": threads or max(1, min([CPUS_BESIDE, *(shares or [1])]))}
     else:
         each = {"num_cpus": _cpus(nodes, jobs, threads)}
     fits = sum(held(node, each) for node in nodes)
