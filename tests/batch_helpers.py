@@ -59,6 +59,9 @@ class Scripted:
     def process(self, slot):
         return os.getpid()
 
+    def host(self, slot):
+        return ""
+
     def memory(self, slot):
         return self.bytes
 

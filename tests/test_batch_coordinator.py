@@ -77,7 +77,7 @@ def test_what_would_happen_again_is_not_tried_again(ledger, outcome, times):
     assert (tally.done, tally.failed) == (5, 1)
     assert workers.sent.count(entry.id) == times
     assert ledger.detail(entry, "failed")["reason"] == "why"
-    assert bool(workers.killed) == (outcome == "memory")  # a process that has met the end of memory is not used again
+    assert bool(workers.killed) == (outcome != "refused")  # full memory, or a GPU's error, would stay with its process
 
 
 def test_a_worker_that_hangs_or_grows_is_killed(ledger):
@@ -118,9 +118,10 @@ def test_a_signal_to_one_process_is_told_with_its_asset(ledger):
     assert [text for kind, text in told if kind == "note"] == [f"{folder}: its process was asked to stop; it goes on later"]
 
 
-def test_a_full_disk_stops_the_batch_and_no_asset_is_blamed(ledger):
-    tally, _, _ = carried_out(ledger, answers(_1={"outcome": "disk", "reason": "no space"}))
-    assert (tally.ended, tally.reason) == ("disk", "no space")
+@pytest.mark.parametrize("outcome", ["disk", "prior"])
+def test_a_full_disk_or_a_prior_that_has_gone_stops_the_batch_and_no_asset_is_blamed(ledger, outcome):
+    tally, _, _ = carried_out(ledger, answers(_1={"outcome": outcome, "reason": "no space"}), limits=Limits(attempts=1))
+    assert (tally.ended, tally.reason) == (outcome, "no space")
     assert tally.failed == 0
     assert carried_out(ledger, answers())[0].done == 6
 

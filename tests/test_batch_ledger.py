@@ -180,6 +180,52 @@ def test_a_new_list_keeps_the_assets_of_the_old_one(ledger):
     assert ledger.settings() == {"settings": {}, "more": {"a": 1}}
 
 
+WRITER = """
+import contextlib, sys, time
+from pathlib import Path
+from dreamlift.batch import ledger as module
+root, own, other = Path(sys.argv[1]), *sys.argv[2:]
+write = module._write_changed
+
+def slow(path, text):  # both have read the old list before one of them writes, where no lock keeps them apart
+    (root / own).touch()
+    end = time.monotonic() + 1.0 * (path.name == "settings.jsonl")
+    while not (root / other).exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    write(path, text)
+
+module._write_changed = slow
+module.Ledger(root / "runs").write([module.Entry(own * 12, own, own, 0, own)], {own: {}})
+"""
+
+
+def test_two_lists_that_are_given_at_the_same_time_are_both_kept(tmp_path):
+    words = [sys.executable, "-c", WRITER, str(tmp_path)]
+    writers = [subprocess.Popen([*words, own, other]) for own, other in ("ab", "ba")]
+    assert [writer.wait(30) for writer in writers] == [0, 0]
+    ledger = Ledger(tmp_path / "runs")
+    assert {entry.id[0]: entry.settings for entry in ledger.entries()} == {"a": "a", "b": "b"}
+    assert ledger.settings() == {"a": {}, "b": {}}
+    assert [path.name for path in ledger.home.iterdir() if path.name.startswith(".")] == []
+
+
+def test_an_attempt_that_counts_no_longer_and_its_end_are_undone(ledger):
+    entry = ledger.entries()[0]
+    for attempt in (1, 2):
+        ledger.claim(entry, attempt, {})
+        ledger.end(entry, attempt, {"outcome": "error", "step": attempt})
+    ledger.finish(Claim(entry, 2), "failed", {"reason": "x"})
+    assert not ledger.uncharge(Claim(entry, 1))  # the asset was not given up after this one
+    assert ledger.record(entry).state == "failed"
+    assert ledger.uncharge(Claim(entry, 2))
+    assert not ledger.uncharge(Claim(entry, 2))
+    record = ledger.record(entry)
+    assert (record.state, record.attempt) == ("waiting", 2)
+    assert [(end["outcome"], end["step"]) for end in record.ends] == [("void", 1), ("void", 2)]
+    assert ledger.ended() == {}
+
+
 def test_a_ledger_without_presets_is_read(ledger):
     path = ledger.home / "entries.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]

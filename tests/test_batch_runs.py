@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+import torch
 from lift_helpers import TINY
 
 from dreamlift.cli import main
@@ -76,7 +77,12 @@ def test_a_killed_batch_goes_on_and_a_poison_prompt_costs_itself_alone(cwd, caps
         assert [line["step"] for line in read(folder / "metrics.jsonl")] == [*range(6)]
     before = {path: path.stat().st_mtime_ns for folder in good for path in folder.rglob("*")}
     assert main(["batch", "--out", "runs"]) == 3  # the one that was given up stays so
-    assert "all 4 assets are finished, so there is nothing to do" in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    again = "1 was given up: `dreamlift batch --out runs --retry-failed` tries it again"
+    assert errors.splitlines()[-1] == f"dreamlift: 3 of 4 are made and {again}"
+    assert "nothing to do" not in errors
+    assert main(["status", "runs"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].strip() == again
     assert main(["resume", str(good[0])]) == 0
     assert "is finished, so there is nothing to resume" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for folder in good for path in folder.rglob("*")} == before
@@ -144,6 +150,38 @@ def test_errors_of_an_asset_are_told_apart(tmp_path):
     assert {name: outcome_of(error, tmp_path) for name, error in cases.items()} == {name: name for name in cases}
     assert outcome_of(ValueError("bad"), tmp_path) == "refused"
     assert outcome_of(OSError(5, "Input/output error"), tmp_path) == "error"
+
+
+def test_a_prior_that_has_gone_is_no_fault_of_an_asset(tmp_path, monkeypatch):
+    """Its folder, a file of settings, the weights, the tokenizer, or all on a shared disk that does not answer."""
+    from dreamlift.batch.workers.making import outcome_of
+    from dreamlift.priors.choice import PriorChoice
+    from dreamlift.priors.kinds import find
+    from dreamlift.priors.parts import FolderParts
+
+    def outcome(act):
+        with pytest.raises(ValueError, match=r".") as caught:
+            act()
+        return outcome_of(caught.value, tmp_path)
+
+    def stale(_):
+        raise OSError(116, "Stale file handle")
+
+    folder = tmp_path / "prior"
+    parts = FolderParts(folder)
+    acts = [
+        lambda: find(PriorChoice(str(folder))),
+        lambda: parts.config("unet"),
+        lambda: parts.tensors("unet", torch.float32),
+        lambda: parts.tokenizer("tokenizer"),
+        parts.noise_schedule,
+    ]
+    assert [outcome(act) for act in acts] == ["prior"] * len(acts)
+    (folder / "unet").mkdir(parents=True)
+    (folder / "unet" / "model.safetensors").write_bytes(b"")
+    assert [outcome(act) for act in acts] == ["prior"] * len(acts)
+    monkeypatch.setattr("dreamlift.priors.kinds.revision_of", stale)
+    assert outcome(lambda: find(PriorChoice("toybox"))) == "prior"
 
 
 def test_a_batch_on_ray_makes_each_asset_once(cwd, capsys):

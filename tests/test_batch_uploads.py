@@ -103,6 +103,18 @@ def test_one_that_fails_does_not_hold_up_the_others(ledger):
     assert len(ledger.sent("memory://a")) == 2
 
 
+def test_a_signal_ends_the_wait_for_uploads(ledger):
+    finished(ledger, 0, 1)
+    stop = Stop()
+
+    def hangs(job, times):
+        stop.requested = True
+
+    sending, _ = scripted(ledger, hangs)
+    sending.rest(ledger.entries(), stop)
+    assert len(sending.busy) == 2
+
+
 def test_real_processes_copy_what_is_finished_and_go_on_after_a_deleted_one(ledger, tmp_path):
     pytest.importorskip("fsspec")
     finished(ledger, 0, 1, 2)

@@ -15,7 +15,8 @@ from dreamlift.batch.coordinator import Coordinator
 from dreamlift.batch.limits import Limits
 from dreamlift.batch.workers.local import Local, ended
 from dreamlift.batch.workers.making import make_asset
-from dreamlift.batch.workers.on_ray import beside
+from dreamlift.batch.workers.on_ray import OnRay
+from dreamlift.batch.workers.places import beside, living, resources
 from dreamlift.batch.workers.worker import BEGIN, Asked
 from dreamlift.system.signals import Stop
 
@@ -189,8 +190,81 @@ def test_a_full_disk_names_the_command_of_the_batch_alone(tmp_path, monkeypatch)
     ],
 )
 def test_actors_share_the_memory_of_their_node(nodes, count, each, expected):
-    ray = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": node} for node in nodes])
-    assert beside(ray, count, each) == expected
+    assert beside(nodes, count, each) == expected
+
+
+HEAD, GPU_NODE = {"CPU": 16}, {"CPU": 4, "GPU": 1}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "device", "jobs", "threads", "count", "each"),
+    [
+        ([HEAD, GPU_NODE], "auto", None, None, 1, {"num_gpus": 1, "num_cpus": 4}),  # the head's CPUs are no use to the GPU
+        ([{"CPU": 64, "GPU": 8}, {"CPU": 16, "GPU": 4}], "auto", None, None, 12, {"num_gpus": 1, "num_cpus": 4}),
+        ([{"CPU": 64, "GPU": 2}], "cuda", 1, None, 1, {"num_gpus": 1, "num_cpus": 8}),
+        ([HEAD, GPU_NODE], "cpu", None, None, 10, {"num_cpus": 2}),
+        ([{"CPU": 4}, {"CPU": 4}], "cpu", 1, None, 1, {"num_cpus": 4}),  # not the 8 of both
+        ([{"CPU": 2}, {"CPU": 8}], "auto", 2, None, 2, {"num_cpus": 4}),
+        ([{"CPU": 2}, {"CPU": 8}], "auto", None, 16, 1, {"num_cpus": 8}),
+        ([{"CPU": 1}], "auto", 3, None, 3, {"num_cpus": 1}),
+    ],
+)
+def test_an_actor_takes_what_a_node_has(nodes, device, jobs, threads, count, each):
+    found = resources(nodes, device, jobs, threads, grows=False)
+    assert (found.count, found.each, found.note) == (count, each, "")
+
+
+def test_an_actor_that_no_node_can_hold_is_refused_unless_nodes_may_be_added():
+    with pytest.raises(ValueError, match=r"no living node .* 1 GPU, 8 CPU \(nodes: 16 CPU; 1 GPU, 4 CPU\): state fewer"):
+        resources([HEAD, GPU_NODE], "auto", None, 8, grows=False)
+    with pytest.raises(ValueError, match="1 GPU, 1 CPU"):
+        resources([HEAD], "cuda", None, None, grows=False)
+    found = resources([HEAD], "cuda", 4, None, grows=True)
+    assert (found.count, found.each) == (4, {"num_gpus": 1, "num_cpus": 1})
+    assert "the autoscaler may add one" in found.note
+    assert living([{"Alive": False, "Resources": HEAD}, {"Alive": True, "Resources": GPU_NODE}]) == [GPU_NODE]
+
+
+class Pending:
+    """A cluster without a place: its actors are never ready."""
+
+    def __init__(self):
+        self.killed = []
+
+    def remote(self, **options):
+        method = SimpleNamespace(remote=lambda *_: object())
+        return lambda kind: SimpleNamespace(remote=lambda *_: SimpleNamespace(about=method, make=method))
+
+    def nodes(self):
+        return []
+
+    def wait(self, calls, num_returns, timeout):
+        return [], calls
+
+    def kill(self, actor):
+        self.killed.append(actor)
+
+
+def test_actors_that_wait_for_a_place_say_so(tmp_path, monkeypatch):
+    workers = OnRay(Pending(), 2, {"num_gpus": 1, "num_cpus": 4}, tmp_path, "0123")
+    for slot in range(2):
+        workers.start(slot)
+    assert workers.hear(0.0) == []
+    monkeypatch.setattr("dreamlift.batch.workers.on_ray.PLACE", 0.0)
+    (told,) = workers.hear(0.0)
+    assert told.what == {"note": "waiting for a place: 1 GPU, 4 CPU each"}
+    workers.placing.pop(1)  # one is ready
+    assert workers.hear(0.0) == []
+
+
+def test_an_actor_that_failed_is_killed_and_its_end_told_once(tmp_path):
+    workers = OnRay(Pending(), 1, {"num_cpus": 4}, tmp_path, "0123")
+    workers.start(0)
+    workers.calls.clear()  # nothing is under way, as after an error
+    workers.kill(0)
+    workers.kill(0)
+    assert len(workers.ray.killed) == 2
+    assert [told.what for told in workers.hear(0.0)] == [None]
 
 
 def test_processes_share_the_memory_of_the_machine(monkeypatch):

@@ -298,7 +298,7 @@ def test_the_holder_renews_its_record(held):
 @pytest.mark.parametrize("released", [False, True], ids=["held by the other", "given back by the other"])
 def test_a_holder_notices_that_it_lost_the_lock(held, monkeypatch, released):
     other, now = json.loads(held.path.read_text()) | {"host": "another-host", "token": "another"}, time.time()
-    with locks._guard(held.path.parent):
+    with locks.guard(held.path.parent):
         assert not held.lost
         if released:  # more than five minutes after this one's last renewal
             monkeypatch.setattr(time, "time", lambda: now + 400)
@@ -327,7 +327,7 @@ def test_renewals_survive_faults_silently(held, monkeypatch, capfd, fault):
         raise OSError(errno.ENOSPC if fault == "full" else errno.EROFS, "fault")
 
     if fault == "deleted":
-        with locks._guard(held.path.parent):
+        with locks.guard(held.path.parent):
             shutil.rmtree(held.path.parent)
         time.sleep(0.1)
         assert not held.path.parent.exists()

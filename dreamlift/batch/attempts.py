@@ -9,7 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-FREE_OF_BLAME = ("stopped", "busy", "disk", "lost")
+from dreamlift.batch.ledger import VOID, Claim
+
+FREE_OF_BLAME = ("stopped", "busy", "disk", "prior", "lost", VOID)
+BROKEN = ("error", "crashed", "memory")  # where the asset may be at fault, or its process, GPU or machine
+ROW, EACH = 5, 3  # attempts in a row that end so: at least, and for each worker, until these are at fault
 LOST = 20  # attempts that were cut short from outside and got no further, before an asset is given up
 
 
@@ -34,23 +38,52 @@ def given_up(ends: Sequence[dict[str, Any]], attempts: int) -> str:
     return f"its process was gone {cut} times, and got no further each time" if cut >= LOST else ""
 
 
-def end_of(folder: Path, outcome: str, reason: str, seconds: float, alone: bool = False) -> dict[str, Any]:
+def end_of(
+    folder: Path, outcome: str, reason: str, seconds: float, alone: bool = False, host: str = ""
+) -> dict[str, Any]:  # fmt: skip
     """What is written down of an attempt that has ended.
 
     Args:
         folder: of the asset's run.
         seconds: that the attempt took.
         alone: a signal stopped the asset's process, and not the whole command.
+        host: where the process was; "": this machine.
     """
     found = {
         "outcome": outcome,
         "reason": reason,
         "step": newest_step(folder),
         "seconds": round(seconds, 1),
-        "host": socket.gethostname(),
+        "host": host or socket.gethostname(),
         "time": time.strftime("%F %T"),
     }
     return found | ({"alone": True} if alone and outcome == "stopped" else {})
+
+
+class Streak:
+    """The newest attempts of a worker, or of all, that have failed on different assets, with none made between them."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most  # different assets, until the fault is not theirs
+        self.claims: list[Claim] = []
+
+    def add(self, claim: Claim) -> None:
+        """An attempt has failed."""
+        self.claims.append(claim)
+
+    def clear(self) -> None:
+        """An asset was made."""
+        self.claims = []
+
+    @property
+    def assets(self) -> int:
+        """Different assets that have failed."""
+        return len({claim.entry.id for claim in self.claims})
+
+    @property
+    def full(self) -> bool:
+        """Whether something else than the assets is at fault."""
+        return self.assets >= self.most
 
 
 def newest_step(folder: Path) -> int:

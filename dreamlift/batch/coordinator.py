@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import math
-import socket
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from dreamlift.batch.attempts import FREE_OF_BLAME, counted, end_of, given_up
+from dreamlift.batch.attempts import BROKEN, EACH, FREE_OF_BLAME, ROW, Streak, counted, end_of, given_up
 from dreamlift.batch.heartbeat import Heartbeat, Observer
-from dreamlift.batch.ledger import Claim, Entry, Ledger
+from dreamlift.batch.ledger import VOID, Claim, Entry, Ledger
 from dreamlift.batch.limits import Limits, Room
+from dreamlift.batch.status import last_step
 from dreamlift.batch.workers.local import Told, Workers
 from dreamlift.batch.workers.uploads import Uploads
 from dreamlift.runs.checkpoints import RunError
@@ -30,6 +31,7 @@ BUSY = 10.0  # until the next look where another process has, or had, the asset'
 QUIET, NAMED = 60.0, 3  # seconds without a finished asset until the steps of those in work are told, and how many of them
 SWEEP = 30.0  # between looks for heartbeats of killed commands
 STARTS = 3  # workers in a row that end, or are killed, before they are ready: something is wrong with the installation
+CANNOT = ("time", "disk", "prior", "workers")  # why a batch cannot go on: limits, a prior that has gone, broken workers
 Tell = Callable[[str, str, dict[str, Any]], None]
 
 
@@ -44,6 +46,8 @@ class Slot:
     step: int = 0
     total: int = 0
     verdict: tuple[str, str] | None = None  # outcome and reason where the coordinator has killed it
+    streak: Streak = field(default_factory=lambda: Streak(ROW))
+    dropped: bool = False  # it has failed with one asset after the other, and gets no more
 
 
 @dataclass
@@ -53,7 +57,7 @@ class Tally:
     done: int = 0
     failed: int = 0
     made: int = 0  # by this command
-    ended: str = ""  # "": all are done or failed; else a signal's name, "time", or "disk"
+    ended: str = ""  # "": all are done or failed; else a signal's name, or one of CANNOT
     reason: str = ""
 
 
@@ -77,6 +81,7 @@ class Coordinator:
         self.waiting: deque[Entry] = deque()
         self.held: dict[str, tuple[Entry, float]] = {}  # that another process has, and when to look again
         self.tally, self.starts, self.stopped, self.swept = Tally(), 0, 0.0, -math.inf
+        self.streak = Streak(max(ROW, EACH * self.workers.count))
         self.quiet = time.monotonic()  # since when nothing was told of the assets in work
         self.beat = Heartbeat(self.ledger, self.about, token=self.workers.token)
         self.observer = Observer(self.ledger) if self.lease is None else Observer(self.ledger, self.lease)
@@ -95,18 +100,21 @@ class Coordinator:
         ended, folders = self.ledger.ended(), self.ledger.folders()
         deleted = {entry.id for entry in self.entries if entry.id in ended and entry.folder not in folders}
         self.ledger.forget(deleted)
+        last: list[Entry] = []  # that were in a row of failures: others show first whether the workers are in order
         for entry in self.entries:
-            state = "" if entry.id in deleted else ended.get(entry.id, "")
+            state, failed = "" if entry.id in deleted else ended.get(entry.id, ""), False
             if not state and entry.folder in folders:
                 record = self.ledger.record(entry)
                 state = record.state if record.state in ("done", "failed") else ""
+                failed = any(end.get("outcome") == VOID for end in record.ends)
             if state == "failed" and self.retry_failed:
                 self.ledger.retry(entry)
                 state = ""
             if state:
                 self._count(state)
             else:
-                self.waiting.append(entry)
+                (last if failed else self.waiting).append(entry)
+        self.waiting.extend(last)
         return len(self.waiting)
 
     def run(self, stop: Stop) -> Tally:
@@ -128,7 +136,7 @@ class Coordinator:
             finally:
                 self.workers.close()
                 self._release()
-        if self.tally.ended in ("disk", "time") and not self.waiting and not self.held:
+        if self.tally.ended in CANNOT and not self.waiting and not self.held:
             self.tally.ended = ""  # the last asset was finished all the same
         return self.tally
 
@@ -180,7 +188,7 @@ class Coordinator:
         if record.state == "claimed":  # by another process, since the look above
             return self._hold(entry, LOOK)
         if told := given_up(record.ends, self.limits.attempts):
-            return None if self._finish_failed(Claim(entry, record.attempt), told) else self._hold(entry, LOOK)
+            return None if self._finish_failed(slot, Claim(entry, record.attempt), told) else self._hold(entry, LOOK)
         owner = self.beat.owner(self.workers.process(slot.number)) | {"id": entry.id}
         return self.ledger.claim(entry, record.attempt + 1, owner) or self._hold(entry, LOOK)
 
@@ -203,7 +211,7 @@ class Coordinator:
         elif "end" in what and slot.claim is not None and (slot.verdict is None or what["outcome"] == "done"):
             claim, slot.claim, slot.state = slot.claim, None, "idle" if slot.verdict is None else "off"
             self._ended(slot, claim, what, time.monotonic() - slot.since)
-            if what["outcome"] == "memory":  # what is left of the failed attempt should not weigh on the next asset
+            if what["outcome"] in BROKEN:  # memory that is not given back, or a GPU's error, stays with the process
                 slot.state = "off"
                 self.workers.kill(slot.number)
 
@@ -219,7 +227,7 @@ class Coordinator:
             if self.starts >= STARTS:
                 raise RunError(f"workers cannot start: {reason}{self._log(slot)}")
         slot.state = "off"
-        if not self.tally.ended:
+        if not self.tally.ended and not slot.dropped:
             self._start(slot)
 
     def _ended(self, slot: Slot, claim: Claim, what: dict[str, Any], seconds: float) -> None:
@@ -228,18 +236,20 @@ class Coordinator:
         entry, outcome = claim.entry, what["outcome"]
         self.room.add(self.ledger.folder(entry))
         if outcome == "done":
-            self._finish_done(claim, what, seconds)
+            slot.streak.clear()
+            self.streak.clear()
+            self._finish_done(slot, claim, what, seconds)
             return
         reason = str(what.get("reason", "")) + (self._log(slot) if outcome not in FREE_OF_BLAME else "")
-        self._end_attempt(entry, claim.attempt, outcome, reason, seconds, alone=not self.tally.ended)
+        self._end_attempt(entry, claim.attempt, outcome, reason, seconds, alone=not self.tally.ended, host=self._host(slot))
         record = self.ledger.record(entry)
         if outcome == "busy":
             self._hold(entry, BUSY)
-        elif outcome == "disk":
-            self._end("disk", reason)
+        elif outcome in CANNOT:
+            self._end(outcome, reason)
             self.waiting.append(entry)
         elif told := given_up(record.ends, self.limits.attempts):
-            if not self._finish_failed(claim, told):
+            if not self._finish_failed(slot, claim, told):
                 self._hold(entry, LOOK)
         else:
             if outcome == "stopped" and not self.tally.ended:  # else the end of the command says it
@@ -248,11 +258,33 @@ class Coordinator:
                 more = {"id": entry.id, "attempt": counted(record.ends), "reason": reason}
                 self.tell("again", f"{entry.folder}: {reason}", more)
             self.waiting.append(entry)
+        if outcome in BROKEN and counted(record.ends) > counted(record.ends[:-1]) and not self.tally.ended:
+            self._in_a_row(slot, claim, reason)
 
-    def _finish_done(self, claim: Claim, what: dict[str, Any], seconds: float) -> None:
+    def _in_a_row(self, slot: Slot, claim: Claim, reason: str) -> None:
+        """Count an asset that failed. After many in a row their worker gets no more, or the work ends, and none is charged."""
+        slot.streak.add(claim)
+        self.streak.add(claim)
+        fault = f"the machine, its GPU or a plugin may be at fault, and no asset is charged; last: {reason}"
+        if slot.streak.full and not self.streak.full:
+            slot.dropped = True
+            self._uncharge(slot.streak)
+            told = f"worker {slot.number} gets no more assets: {slot.streak.assets} failed in a row, and none was made"
+            self.tell("dropped", f"{told}: {fault}", {"worker": slot.number, "reason": reason})
+        if self.streak.full or all(each.dropped for each in self.slots):
+            self._uncharge(self.streak)
+            self._end("workers", f"{self.streak.assets} assets failed in a row, and none was made: {fault}")
+
+    def _uncharge(self, streak: Streak) -> None:
+        for claim in streak.claims:
+            if self.ledger.uncharge(claim):
+                self.tally.failed -= 1
+                self.waiting.append(claim.entry)
+
+    def _finish_done(self, slot: Slot, claim: Claim, what: dict[str, Any], seconds: float) -> None:
         entry = claim.entry
         detail = {
-            "host": socket.gethostname(),
+            "host": self._host(slot),
             "attempts": counted(self.ledger.record(entry).ends) + 1,
             "attempt_seconds": round(seconds, 1),
             **what.get("figures", {}),
@@ -266,9 +298,9 @@ class Coordinator:
         if self.uploads is not None:
             self.uploads.add(entry)
 
-    def _finish_failed(self, claim: Claim, reason: str) -> bool:
+    def _finish_failed(self, slot: Slot, claim: Claim, reason: str) -> bool:
         """Give an asset up, unless another command has taken it over; returns whether it was given up."""
-        entry, host = claim.entry, socket.gethostname()
+        entry, host = claim.entry, self._host(slot)
         tried = counted(self.ledger.record(entry).ends)
         if not self.ledger.finish(claim, "failed", {"reason": reason, "attempts": tried, "host": host}):
             return False
@@ -277,15 +309,18 @@ class Coordinator:
         return True
 
     def _end_attempt(
-        self, entry: Entry, attempt: int, outcome: str, reason: str, seconds: float = 0.0, alone: bool = False
+        self, entry: Entry, attempt: int, outcome: str, reason: str, seconds: float = 0.0, alone: bool = False, host: str = ""
     ) -> None:
-        self.ledger.end(entry, attempt, end_of(self.ledger.folder(entry), outcome, reason, seconds, alone))
+        self.ledger.end(entry, attempt, end_of(self.ledger.folder(entry), outcome, reason, seconds, alone, host))
+
+    def _host(self, slot: Slot) -> str:
+        return self.workers.host(slot.number)
 
     def _log(self, slot: Slot) -> str:
-        """Where to read what a worker's process printed, which is kept; "": nowhere."""
+        """Where to read what a worker's process printed, which is kept; without such a file, its machine."""
         path = self.workers.kept_log(slot.number)
         if path is None:
-            return ""
+            return f" (on {host})" if (host := self._host(slot)) else ""
         with contextlib.suppress(ValueError):
             path = path.relative_to(self.ledger.root)
         return f" (log: {path})"
@@ -305,8 +340,8 @@ class Coordinator:
             if slot.state == "starting" and now - slot.since > self.workers.patience:
                 slot.verdict = ("crashed", f"a process was not ready after {self.workers.patience:g} s")
             elif slot.claim is not None:
-                where = f"at step {slot.step} of {slot.total}"
-                slot.verdict = self.limits.exceeded(now - slot.since, self.workers.memory(slot.number), where)
+                used, where = self.workers.memory(slot.number), partial(self._at, slot, slot.claim.entry)
+                slot.verdict = self.limits.exceeded(now - slot.since, used, where)
             if slot.verdict is not None:
                 self.workers.kill(slot.number)
 
@@ -322,11 +357,18 @@ class Coordinator:
             self.observer.sweep(self.beat.token)
 
     def _tell_work(self) -> None:
-        work = [(slot.claim.entry.folder, slot.step, slot.total) for slot in self.slots if slot.claim is not None]
-        named = [f"{folder} step {step}/{total}" if total else folder for folder, step, total in work[:NAMED]]
+        work = [(slot, slot.claim.entry) for slot in self.slots if slot.claim is not None]
+        named = [f"{entry.folder} {self._at(slot, entry)}".rstrip() for slot, entry in work[:NAMED]]
         more = [f"{len(work) - NAMED} more"] if len(work) > NAMED else []
         if work:
             self.tell("work", ", ".join(named + more), {**self._numbers(), "running": len(work)})
+
+    def _at(self, slot: Slot, entry: Entry) -> str:
+        """The step of an asset in work; by its folder where the worker tells none, as with Ray. "": it has not begun."""
+        if slot.total:
+            return f"step {slot.step}/{slot.total}"
+        step = last_step(self.ledger.folder(entry))
+        return f"step {step}" if step else ""
 
     def _check(self, stop: Stop, seconds: float) -> None:
         """End the work where a signal or the time asks for it; force it where workers do not follow."""

@@ -15,6 +15,7 @@
             .asset/end-0001       how that attempt ended; without it, it is under way or its process was killed
             .asset/done           the attempt that made it, and its figures; or
             .asset/failed         why it was given up
+            .asset/void-0001      the attempt does not count: the machine, or all that it made, was at fault
 
 Each of these small files is created once, by a hard link, which succeeds for one of several processes only, also on a network
 file system; none but the heartbeat is ever changed. So attempt N + 1 has one owner, and an asset is finished once. An owner
@@ -36,7 +37,8 @@ from typing import Any
 from dreamlift.system.files import atomic_write_text, create_exclusively
 
 BATCH, ASSET = ".batch", ".asset"
-ATTEMPT = re.compile(r"(claim|end)-(\d{4,})")
+VOID = "void"  # the outcome of an attempt that counts no longer
+WAIT = 120.0  # seconds until the list is written: other commands write theirs, with up to 100,000 assets each
 
 
 @dataclass(frozen=True)
@@ -89,17 +91,26 @@ class Ledger:
         return self.root / entry.folder
 
     def write(self, entries: list[Entry], settings: dict[str, Any]) -> None:
-        """Write the list; assets of an earlier one that are not in it stay in the ledger as not listed. Raises OSError."""
+        """Write the list; assets of an earlier one that are not in it stay in the ledger as not listed.
+
+        Under a lock: of two lists that are given at the same time, the one that is written later keeps the assets of the other.
+
+        Raises:
+            OSError: it cannot be written, or others have been writing theirs for ``WAIT`` seconds.
+        """
+        from dreamlift.runs.lock import guard  # here, since it imports numpy, and ``dreamlift status`` writes nothing
+
         for folder in (self.ended_folder, self.workers):
             folder.mkdir(parents=True, exist_ok=True)
-        old, known = (self.entries(), self.settings()) if self.exists() else ([], {})
-        new = {entry.id for entry in entries}
-        entries = [*entries, *(Entry(**{**vars(entry), "listed": False}) for entry in old if entry.id not in new)]
-        _write_changed(
-            self.home / "settings.jsonl",
-            _lines({"name": name, "settings": value} for name, value in {**known, **settings}.items()),
-        )
-        _write_changed(self.home / "entries.jsonl", _lines(map(vars, entries)))  # last: it makes a ledger of the folder
+        with guard(self.home, WAIT):
+            old, known = (self.entries(), self.settings()) if self.exists() else ([], {})
+            new = {entry.id for entry in entries}
+            every = [*entries, *(Entry(**{**vars(entry), "listed": False}) for entry in old if entry.id not in new)]
+            _write_changed(
+                self.home / "settings.jsonl",
+                _lines({"name": name, "settings": value} for name, value in {**known, **settings}.items()),
+            )
+            _write_changed(self.home / "entries.jsonl", _lines(map(vars, every)))  # last: it makes a ledger of the folder
 
     def entries(self) -> list[Entry]:
         """All assets, in the list's order. Raises ValueError if the file was changed."""
@@ -154,7 +165,8 @@ class Ledger:
         claims, past = _numbers(names, "claim"), max(_numbers(names, "retried"), default=0)
         ends = [(number, read_json(place / f"end-{number:04}")) for number in sorted(_numbers(names, "end")) if number > past]
         newest = max(claims, default=0)
-        found = tuple(end for _, end in ends)
+        void = _numbers(names, "void")
+        found = tuple(end | {"outcome": VOID} if number in void else end for number, end in ends)
         if newest and newest not in _numbers(names, "end"):
             return Record("claimed", newest, read_json(place / f"claim-{newest:04}"), found)
         return Record("waiting", newest, {}, found)
@@ -184,6 +196,17 @@ class Ledger:
         if made:
             self._note_end(claim.entry, state)
         return made
+
+    def uncharge(self, claim: Claim) -> bool:
+        """Let an attempt that has ended count no longer; returns whether the asset was given up after it, and now is not."""
+        place = self.folder(claim.entry) / ASSET
+        create_exclusively(place / f"void-{claim.attempt:04}", b"")
+        if self.detail(claim.entry, "failed").get("attempt") != claim.attempt:
+            return False
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(place / "failed", place / f"unfailed-{claim.attempt:04}")
+        (self.ended_folder / f"{claim.entry.id}.failed").unlink(missing_ok=True)
+        return True
 
     def retry(self, entry: Entry) -> None:
         """Let an asset that was given up be made again, with all its attempts."""

@@ -28,16 +28,18 @@ class Limits:
     seconds: float = math.inf  # of the command
     disk: float = math.inf  # bytes of the batch's folder
 
-    def exceeded(self, seconds: float, used: int, where: str) -> tuple[str, str] | None:
+    def exceeded(self, seconds: float, used: int, where: Callable[[], str]) -> tuple[str, str] | None:
         """The outcome and the reason of an attempt that takes too much; None: it does not.
 
         Args:
             seconds: since the attempt began.
             used: resident bytes of its process.
-            where: it is, such as "at step 3 of 600".
+            where: returns where it is, such as "step 3/600"; "" before the first step.
         """
         if seconds > self.timeout:
-            return "timeout", f"it took longer than --timeout {self.timeout:g}s, {where}"
+            at = where()
+            told = f"at {at}" if at else "before its first step"
+            return "timeout", f"it took longer than --timeout {self.timeout:g}s, {told}"
         return ("memory", too_much_memory(used, self.memory)) if used > self.memory else None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def file_system(address: str) -> tuple[Any, str]:
 def check(address: str) -> None:
     """Write and delete a small file there. Raises ValueError if that is impossible."""
     system, path = file_system(address)
-    probe = f"{path.rstrip('/')}/.dreamlift-{os.getpid()}"
+    probe = f"{path.rstrip('/')}/.dreamlift-{secrets.token_hex(8)}"
     try:
         system.makedirs(path, exist_ok=True)
         system.pipe_file(probe, b"")

@@ -30,15 +30,21 @@ COLUMNS = (
     "roundtrip_psnr",
     "host",
     "reason",
+    "list",  # newest or earlier
 )
 PAGE = 200  # assets a page
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would calculate such a cell
 
 
 def write_report(ledger: Ledger, entries: list[Entry]) -> tuple[Path, dict[str, float]]:
-    """Write ``report/table.csv`` and ``report/index.html``; returns the latter, and the medians of the finished assets."""
-    ended = ledger.ended()
-    rows = [_row(ledger, entry, ended.get(entry.id, "")) for entry in entries]
+    """Write ``report/table.csv`` and ``report/index.html`` with all assets of the folder, those of the newest list first.
+
+    Returns:
+        The latter, and the medians of the finished assets of ``entries``.
+    """
+    ended, chosen = ledger.ended(), {entry.id for entry in entries}
+    every = ledger.entries()
+    rows = [_row(ledger, entry, ended.get(entry.id, "")) for entry in every]
     folder = ledger.root / "report"
     folder.mkdir(exist_ok=True)
     atomic_write_text(folder / "table.csv", _table(rows))
@@ -48,7 +54,11 @@ def write_report(ledger: Ledger, entries: list[Entry]) -> tuple[Path, dict[str, 
         atomic_write_text(folder / _name(number), _page(rows, part, number, len(pages)))
     figures = {}
     for name in ("seconds", "peak_memory_gb"):
-        values = [float(row[name]) for row in rows if row["state"] == "done" and row[name] != ""]
+        values = [
+            float(row[name])
+            for entry, row in zip(every, rows, strict=True)
+            if entry.id in chosen and row["state"] == "done" and row[name] != ""
+        ]
         if values:
             figures[f"median_{name}"] = round(statistics.median(values), 3)
     return folder / "index.html", figures
@@ -63,6 +73,7 @@ def _row(ledger: Ledger, entry: Entry, state: str) -> dict[str, Any]:
         "prompt": entry.prompt,
         "seed": entry.seed,
         "attempts": detail.get("attempts", detail.get("attempt", "")),
+        "list": "newest" if entry.listed else "earlier",
     }
     return {name: found.get(name, "") for name in COLUMNS}
 

@@ -29,13 +29,17 @@ class Status:
     waiting: int = 0  # with the silent ones
     per_hour: float = 0.0  # 0: unknown
     seconds_left: float = 0.0  # 0: unknown, or nothing is left
-    unlisted: int = 0  # assets of earlier lists
+    unlisted: int = 0  # assets of other lists
     reasons: dict[str, str] = field(default_factory=dict)  # of the first failed assets, by folder
     silent: list[dict[str, Any]] = field(default_factory=list)  # as running, and heard: of commands that may be gone
+    others: list[dict[str, Any]] = field(default_factory=list)  # as running: assets of other lists, which do not count
 
 
-def status_of(ledger: Ledger) -> Status:
+def status_of(ledger: Ledger, listed: list[Entry] | None = None) -> Status:
     """The status of a batch.
+
+    Args:
+        listed: the assets that count; None: those of the newest list.
 
     Raises:
         ValueError: the folder has no batch.
@@ -45,12 +49,14 @@ def status_of(ledger: Ledger) -> Status:
             f"{ledger.root} is no folder of a batch (there is no .batch/entries.jsonl): give --out of `dreamlift batch`"
         )
     every = ledger.entries()
-    listed = [entry for entry in every if entry.listed]
+    listed = [entry for entry in every if entry.listed] if listed is None else listed
+    counting = {entry.id for entry in listed}
     ended, folders = ledger.ended(), ledger.folders()
     beats = heartbeats(ledger)
     counts = {"done": 0, "failed": 0}
     running: list[dict[str, Any]] = []
     silent: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
     failed: list[Entry] = []
     for entry in listed:
         state = ended.get(entry.id, "") if entry.folder in folders else ""
@@ -62,6 +68,11 @@ def status_of(ledger: Ledger) -> Status:
         if state in counts:
             counts[state] += 1
         failed += [entry] * (state == "failed")
+    for entry in every:
+        if entry.id not in counting and entry.folder in folders and entry.id not in ended:
+            record = ledger.record(entry)
+            if record.state == "claimed":
+                _tell_claimed(ledger, entry, record, beats, others, [])
     rate = rate_of(attempts_of(ledger, listed))
     left = len(listed) - counts["done"] - counts["failed"]
     reasons = {entry.folder: str(ledger.detail(entry, "failed").get("reason", "?")) for entry in failed[:FAILED_SHOWN]}
@@ -76,6 +87,7 @@ def status_of(ledger: Ledger) -> Status:
         len(every) - len(listed),
         reasons,
         silent,
+        others,
     )
 
 
@@ -149,9 +161,7 @@ def described(status: Status) -> str:
     if status.per_hour:
         left = f", about {duration(status.seconds_left)} left" if status.seconds_left else ""
         lines[0] += f"; {status.per_hour:.0f} an hour{left}"
-    for each in status.running:
-        again = f", attempt {each['attempt']}" if each["attempt"] > 1 else ""
-        lines.append(f"  running  {each['folder']}  {_step(each)}  on {each['host']} since {each['since']}{again}")
+    lines += map(_running, status.running)
     for each in status.silent:
         heard = f"since {each['heard']}" if each["heard"] else f"(begun {each['since']})"
         lines.append(f"  waiting  {each['folder']}  {_step(each)}  no sign of life from {each['host']} {heard}")
@@ -159,8 +169,14 @@ def described(status: Status) -> str:
     if (more := status.failed - len(status.reasons)) > 0:
         lines.append(f"  and {more} more that are given up: report/table.csv")
     if status.unlisted:
-        lines.append(f"  {status.unlisted} assets of earlier lists are in the folder as well")
+        lines.append(f"  {status.unlisted} assets of other lists are in the folder as well")
+    lines += [f"{_running(each)}, of another list" for each in status.others]
     return "\n".join(lines)
+
+
+def _running(about: dict[str, Any]) -> str:
+    again = f", attempt {about['attempt']}" if about["attempt"] > 1 else ""
+    return f"  running  {about['folder']}  {_step(about)}  on {about['host']} since {about['since']}{again}"
 
 
 def _step(about: dict[str, Any]) -> str:

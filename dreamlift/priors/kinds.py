@@ -13,6 +13,7 @@ from dreamlift.priors.base import Prior
 from dreamlift.priors.choice import NO_OPTIONS, PriorChoice, as_choice
 from dreamlift.priors.engine import Engine, UsedEngine
 from dreamlift.priors.files.nouns import check_nouns
+from dreamlift.priors.files.tensors import PriorFilesError
 from dreamlift.priors.flow import FlowPrior
 from dreamlift.priors.latent import LatentPrior
 from dreamlift.priors.loading.sources import locate, revision_of, whole_name
@@ -142,7 +143,11 @@ def find(choice: PriorChoice, option: str = "--prior") -> Located:
         folder = locate(choice.name, choice.settings, option=option)
         choice = replace(choice, name=whole_name(choice.name), settings=whole_name(choice.settings) if choice.settings else "")
         title = Path(choice.name).name if Path(choice.name).is_absolute() else choice.name
-        parts, revision = FolderParts(folder.resolve(), title), revision_of(folder)
+        parts = FolderParts(folder.resolve(), title)
+        try:
+            revision = revision_of(folder)
+        except OSError as error:  # a file that has just gone, or a shared disk that does not answer
+            raise PriorFilesError(f"{folder} cannot be read ({error.strerror or error}): fetch the folder again") from error
     kind = kind_of(parts)
     kind.check(parts, choice)
     return Located(choice, kind, parts, revision + fingerprint(choice))

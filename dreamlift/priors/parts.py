@@ -20,6 +20,7 @@ import torch
 from dreamlift.priors.files.folder import read_json, read_weights
 from dreamlift.priors.files.networks import load_network
 from dreamlift.priors.files.nouns import guided_of, maps_of, near_of
+from dreamlift.priors.files.tensors import PriorFilesError
 
 T5 = "T5EncoderModel"
 MAX_TIMESTEPS = 100_000  # of a scheduler's training; published models have 1,000
@@ -177,12 +178,12 @@ class FolderParts(Parts):
 
 @contextmanager
 def named(problem: str, kinds: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
-    """Turn errors of a library, which raise all kinds for damaged files, into a ValueError that begins with ``problem``."""
+    """Turn errors of a library, which raises all kinds for damaged files, into a PriorFilesError beginning with ``problem``."""
     try:
         yield
     except kinds as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise ValueError(f"{problem} ({reason}): fetch the folder again") from error
+        raise PriorFilesError(f"{problem} ({reason}): fetch the folder again") from error
 
 
 class LoadedParts(Parts):

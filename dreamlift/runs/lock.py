@@ -68,7 +68,7 @@ def acquire(folder: Path, new: bool = False) -> Lock:
     host, since, token = socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"), secrets.token_hex(8)
     record = {"pid": os.getpid(), "host": host, "boot": _boot_id(), "space": _space(), "started": _started(os.getpid())}
     lock = Lock(folder / NAME, {**record, "since": since, "token": token})
-    with _guard(folder):
+    with guard(folder):
         if (holder := _read(lock.path)) and (left := _seconds_left(holder, folder)) > 0:
             who = f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
             text = f"{folder} is in use by {who}: wait for it" + " or choose another --out" * new
@@ -101,7 +101,7 @@ def release(lock: Lock) -> None:
         return
     lock.stop.set()
     lock.thread.join(WAIT)
-    with contextlib.suppress(OSError), _guard(lock.path.parent):
+    with contextlib.suppress(OSError), guard(lock.path.parent):
         if (holder := _read(lock.path)) and holder["token"] == lock.record["token"]:
             lock.path.unlink()
 
@@ -124,7 +124,7 @@ def _keep_renewing(lock: Lock) -> None:
 
 def _renew(lock: Lock) -> None:
     """Rewrite the record, unless it is another process's. On a full disk, and in a read-only or deleted folder, it stays."""
-    with contextlib.suppress(OSError), _guard(lock.path.parent):
+    with contextlib.suppress(OSError), guard(lock.path.parent):
         holder = _read(lock.path)
         # No record: deleted by the user, or by a process that took over the expired lock and has finished.
         lock.lost = holder["token"] != lock.record["token"] if holder else time.time() - lock.record["renewed"] > VALID
@@ -175,19 +175,20 @@ def _age(modified: float, folder: Path) -> float:
 
 
 @contextlib.contextmanager
-def _guard(folder: Path) -> Iterator[None]:
-    """The critical section. OSError: no folder, no access, or not free for ``WAIT`` seconds (filelock.Timeout)."""
+def guard(folder: Path, wait: float | None = None) -> Iterator[None]:
+    """The critical section of a folder. OSError: no folder, no access, or not free for ``wait`` seconds (filelock.Timeout)."""
+    wait = WAIT if wait is None else wait
     folder.stat()  # a missing folder is an error here; filelock would create it
     soft = folder / SOFT
     try:
-        held = FileLock(folder / GUARD, WAIT, fallback_to_soft=False).acquire(poll_interval=0.01)
+        held = FileLock(folder / GUARD, wait, fallback_to_soft=False).acquire(poll_interval=0.01)
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP):
             raise
         with contextlib.suppress(FileNotFoundError):
             if abs(_age(soft.stat().st_mtime, folder)) > VALID:  # it is held for milliseconds only, so its process has ended
                 soft.unlink()
-        held = SoftFileLock(soft, WAIT).acquire(poll_interval=0.01)
+        held = SoftFileLock(soft, wait).acquire(poll_interval=0.01)
     try:
         yield
     finally:

@@ -18,13 +18,16 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stop_signals(at_once: bool = False) -> Iterator[Stop]:
+def stop_signals(at_once: bool = False, stop: Stop | None = None) -> Iterator[Stop]:
     """Turn the first SIGINT or SIGTERM into ``stop.requested``, so that the step can be finished and saved.
 
     A later SIGINT raises KeyboardInterrupt; with ``at_once`` the first signal does. The previous handlers are restored at
     the end. Outside the main thread Python accepts no handlers, and the flag stays False.
+
+    Args:
+        stop: that of an outer block, which is then set here, too; None: a new one.
     """
-    stop = Stop()
+    stop = stop or Stop()
 
     def handle(number: int, _: FrameType | None) -> None:
         again = stop.requested and number == signal.SIGINT

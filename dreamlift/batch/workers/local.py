@@ -8,6 +8,7 @@ import os
 import queue
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -50,6 +51,8 @@ class Workers(Protocol):
     def stop(self, slot: int) -> None: ...
 
     def process(self, slot: int) -> int: ...
+
+    def host(self, slot: int) -> str: ...
 
     def memory(self, slot: int) -> int: ...
 
@@ -126,6 +129,10 @@ class Local:
     def process(self, slot: int) -> int:
         """The number of a worker's process."""
         return self.processes[slot].pid
+
+    def host(self, slot: int) -> str:
+        """The name of this machine."""
+        return socket.gethostname()
 
     def memory(self, slot: int) -> int:
         """Resident bytes of a worker; 0: unknown."""

@@ -16,6 +16,7 @@ from typing import Any
 from dreamlift.apps.cutout import with_cameras
 from dreamlift.batch.ledger import Entry
 from dreamlift.batch.plan import config_from
+from dreamlift.priors.files.tensors import PriorFilesError
 from dreamlift.priors.kinds import Priors
 from dreamlift.runs import lock as locks
 from dreamlift.runs.carry_out import Order, carry_out
@@ -34,8 +35,9 @@ Say = Callable[[dict[str, Any]], None]
 def make_asset(job: dict[str, Any], pool: Priors, say: Say) -> dict[str, Any]:
     """Make the asset of ``job``, or go on with it; returns how it ended: ``{"outcome": ..., "reason": ...}``.
 
-    Outcomes: done (with its figures), stopped (a signal), busy (another process has the folder), disk (it is full), refused
-    (what another attempt would meet again: invalid input, a scene that stays empty), memory (it is exhausted) and error.
+    Outcomes: done (with its figures), stopped (a signal), busy (another process has the folder), disk (it is full), prior (its
+    files cannot be found or read), refused (what another attempt would meet again: invalid input, a scene that stays empty),
+    memory (it is exhausted) and error.
 
     Args:
         job: ``folder``, ``entry``, ``settings``, ``device`` and further options, as the coordinator gives them.
@@ -61,6 +63,8 @@ def outcome_of(error: BaseException, folder: Path) -> str:
         return "disk"
     if is_out_of_memory(error):
         return "memory"
+    if isinstance(error, PriorFilesError):  # the list was checked with it, so that it has gone, or is being replaced
+        return "prior"
     names = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, RunError):
         return "busy" if " is in use by " in str(error) else "error"

@@ -10,6 +10,7 @@ import contextlib
 import math
 import os
 import signal
+import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +18,13 @@ from typing import Any
 
 from dreamlift.batch.limits import too_much_memory
 from dreamlift.batch.workers.local import Told
+from dreamlift.batch.workers.places import beside, living, shown
 from dreamlift.system.files import expanded
 from dreamlift.system.processes import resident_bytes
 
 LOOK = 5.0  # seconds between looks for nodes that are drained
 STARTS = 3  # of a cluster on this machine, which may be busy
+PLACE = 60.0  # seconds without any actor, until it is told what they wait for
 WATCH = 1.0  # between an actor's looks at its memory and at its stop file
 PASSED_ON = (
     "HF_HUB_OFFLINE",
@@ -64,24 +67,6 @@ def connect(address: str) -> Any:
     return ray
 
 
-def resources(ray: Any, device: str, jobs: int | None, threads: int | None) -> tuple[int, dict[str, float]]:
-    """The number of actors, and the resources of each: a GPU where the cluster has some and the device may be one."""
-    found = ray.cluster_resources()
-    gpus, cpus = int(found.get("GPU", 0)), int(found.get("CPU", 1))
-    if gpus and device.partition(":")[0] in ("auto", "cuda"):
-        return jobs or gpus, {"num_gpus": 1, "num_cpus": threads or max(1, min(8, cpus // gpus))}
-    each = threads or max(1, cpus // jobs if jobs else 2)
-    return jobs or max(1, cpus // each), {"num_cpus": min(each, cpus)}
-
-
-def beside(ray: Any, count: int, each: dict[str, float]) -> int:
-    """How many of ``count`` actors may be on one node, by the ``each`` resources of one: the most of all nodes."""
-    names = {"num_gpus": "GPU", "num_cpus": "CPU"}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    fits = [min(int(node.get(names[name], 0) / need) for name, need in each.items() if need) for node in nodes]
-    return max(1, min(count, max(fits, default=1)))
-
-
 class Maker:
     """What an actor does: it makes one asset at a time, in the main thread of its process."""
 
@@ -100,10 +85,10 @@ class Maker:
         self.pool, self.memory = Priors(), memory or 0.9 * (available_host() or float("inf")) / sharing
 
     def about(self) -> dict[str, Any]:
-        """The node and the process of the actor."""
+        """The node, the host and the process of the actor."""
         import ray
 
-        return {"node": ray.get_runtime_context().get_node_id(), "ready": os.getpid()}
+        return {"node": ray.get_runtime_context().get_node_id(), "host": socket.gethostname(), "ready": os.getpid()}
 
     def make(self, job: dict[str, Any], stop: str) -> dict[str, Any]:
         """Make an asset. ``stop``: a file whose existence asks to stop, and that says why where memory is exceeded."""
@@ -150,6 +135,9 @@ class OnRay:
     patience: float = math.inf  # an actor may wait for a place in the cluster
     actors: dict[int, Any] = field(default_factory=dict)
     nodes: dict[int, str] = field(default_factory=dict)
+    hosts: dict[int, str] = field(default_factory=dict)
+    placing: dict[int, float] = field(default_factory=dict)  # slots whose actor is not ready, and since when
+    ended: set[int] = field(default_factory=set)  # slots of whose end it was told
     calls: dict[Any, int] = field(default_factory=dict)  # the slot of each call that has not returned
     told: list[Told] = field(default_factory=list)
     looked: float = 0.0
@@ -159,7 +147,10 @@ class OnRay:
         self._stop_file(slot).unlink(missing_ok=True)
         threads = int(self.options["num_cpus"])
         made = self.ray.remote(max_restarts=0, **self.options)(Maker)
-        self.actors[slot] = made.remote(threads, list(self.plugins), self.limit, beside(self.ray, self.count, self.options))
+        sharing = beside(living(self.ray.nodes()), self.count, self.options)
+        self.actors[slot] = made.remote(threads, list(self.plugins), self.limit, sharing)
+        self.placing[slot] = time.monotonic()
+        self.ended.discard(slot)
         self.calls[self.actors[slot].about.remote()] = slot
 
     def send(self, slot: int, job: dict[str, Any]) -> None:
@@ -168,7 +159,7 @@ class OnRay:
 
     def hear(self, timeout: float) -> list[Told]:
         """What has happened, after a wait of at most ``timeout`` seconds."""
-        found, self.told = self.told, []
+        found, self.told = [*self.told, *self._waiting()], []
         if not self.calls:
             time.sleep(0 if found else timeout)
             return found
@@ -186,22 +177,33 @@ class OnRay:
         except self.ray.exceptions.RayError as error:
             return [self._dead(slot, error)]
         if "node" in answer:
-            self.nodes[slot] = answer["node"]
+            self.nodes[slot], self.hosts[slot] = answer["node"], answer["host"]
+            self.placing.pop(slot, None)
             return [Told(slot, {"ready": answer["ready"]})]
         told = [Told(slot, {"note": text}) for text in answer.pop("notes", [])] + [Told(slot, answer)]
         if self._stop_file(slot).exists():  # its node is being drained: the next actor starts elsewhere
             self.ray.kill(self.actors[slot])
+            self.ended.add(slot)
             told.append(Told(slot, None, "its node is being drained", lost=True))
         return told
+
+    def _waiting(self) -> list[Told]:
+        """What the actors wait for, where none is ready. It is told once a minute, and equal notes are printed once."""
+        now = time.monotonic()
+        if not self.placing or self.actors.keys() != self.placing.keys() or now - min(self.placing.values()) < PLACE:
+            return []
+        self.placing = dict.fromkeys(self.placing, now)
+        return [Told(min(self.placing), {"note": f"waiting for a place: {shown(self.options)} each"})]
 
     def _dead(self, slot: int, error: Exception) -> Told:
         memory = Path(f"{self._stop_file(slot)}-memory")
         alive = {node["NodeID"] for node in self.ray.nodes() if node["Alive"]}
         lost = slot in self.nodes and self.nodes[slot] not in alive
-        reason = "its node is gone" if lost else f"its actor has ended: {_cause(error)}"
+        reason = f"its node {self.host(slot)} is gone" if lost else f"its actor has ended: {_cause(error)}"
         with contextlib.suppress(OSError):
             reason = memory.read_text(encoding="ascii")
             memory.unlink()
+        self.ended.add(slot)
         return Told(slot, None, reason, lost)
 
     def _drain(self) -> None:
@@ -223,7 +225,8 @@ class OnRay:
     def kill(self, slot: int) -> None:
         """End an actor at once."""
         self.ray.kill(self.actors[slot])
-        if slot not in self.calls.values():
+        if slot not in self.calls.values() and slot not in self.ended:
+            self.ended.add(slot)
             self.told.append(Told(slot, None, "ended"))
 
     def stop(self, slot: int) -> None:
@@ -234,6 +237,10 @@ class OnRay:
     def process(self, slot: int) -> int:
         """0: an actor is not looked up by its number."""
         return 0
+
+    def host(self, slot: int) -> str:
+        """The name of the machine, or of the pod, of a slot's newest actor that was ready."""
+        return self.hosts.get(slot, "?")
 
     def memory(self, slot: int) -> int:
         """0: each actor watches its own memory."""

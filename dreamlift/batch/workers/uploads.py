@@ -20,6 +20,7 @@ from dreamlift.batch.remote import upload
 from dreamlift.batch.workers.local import Local, Workers
 from dreamlift.batch.workers.worker import connected
 from dreamlift.runs.checkpoints import RunError
+from dreamlift.system.signals import Stop
 from dreamlift.system.text import one_line
 
 MAIN = "import sys; sys.path[:] = sys.argv[1:]; from dreamlift.batch.workers.uploads import main; main()"
@@ -68,8 +69,8 @@ class Uploads:
             if self.waiting and slot not in self.busy and slot not in self.hung:
                 self._begin(slot, self.waiting.popleft())
 
-    def rest(self, entries: list[Entry]) -> None:
-        """Upload the finished assets of ``entries`` that are not at the address yet, and wait for all.
+    def rest(self, entries: list[Entry], stop: Stop | None = None) -> None:
+        """Upload the finished assets of ``entries`` that are not at the address yet, and wait for all, or until a signal.
 
         Raises:
             RunError: some could not be uploaded; all others were.
@@ -78,12 +79,12 @@ class Uploads:
         known = {entry.id for entry in (*self.waiting, *(entry for entry, _ in self.busy.values()))}
         sent, ended = self.ledger.sent(self.address) | known, self.ledger.ended()
         self.waiting.extend(entry for entry in entries if ended.get(entry.id) == "done" and entry.id not in sent)
-        while self.waiting or self.busy:
+        while (self.waiting or self.busy) and not (stop and stop.requested):
             self.look(POLL)
         if self.sent:
             what = "1 asset" if self.sent == 1 else f"{self.sent} assets"
             self.tell("uploaded", f"{what} uploaded to {self.address}", {"uploaded": self.sent})
-        if self.failed:
+        if self.failed and not (stop and stop.requested):  # then the same command goes on anyway
             folder, reason = next(iter(self.failed.items()))
             what = "1 finished asset is" if len(self.failed) == 1 else f"{len(self.failed)} finished assets are"
             raise RunError(f"{what} not at {self.address} yet, such as {folder} ({reason}): the same command tries again")

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamlift.priors.files.tensors import check_finite, other_kind, read_tensors
+from dreamlift.priors.files.tensors import PriorFilesError, check_finite, other_kind, read_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -40,17 +40,17 @@ def read_json(file: Path) -> dict[str, Any]:
         with open(file, "rb") as opened:
             data = opened.read(MAX_SETTINGS + 1)
     except OSError as error:
-        raise ValueError(f"{file} cannot be read ({error.strerror or error}): fetch the folder again") from None
+        raise PriorFilesError(f"{file} cannot be read ({error.strerror or error}): fetch the folder again") from None
     if len(data) > MAX_SETTINGS:
-        raise ValueError(f"{file} has more than {MAX_SETTINGS:,} bytes: it is not a settings file")
+        raise PriorFilesError(f"{file} has more than {MAX_SETTINGS:,} bytes: it is not a settings file")
     if told := other_kind(data):
-        raise ValueError(f"{file} {told}")
+        raise PriorFilesError(f"{file} {told}")
     try:
         found = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not valid JSON ({' '.join(str(error).split())[:80]}): fetch it again") from None
+        raise PriorFilesError(f"{file} is not valid JSON ({' '.join(str(error).split())[:80]}): fetch it again") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{file} holds {type(found).__name__} instead of a JSON object: fetch it again")
+        raise PriorFilesError(f"{file} holds {type(found).__name__} instead of a JSON object: fetch it again")
     return found
 
 
@@ -77,7 +77,7 @@ def standard_files(folder: Path, dtype: torch.dtype) -> list[Path]:
         if whole.is_file():
             return [whole]
     if faults:
-        raise ValueError(faults[0])
+        raise PriorFilesError(faults[0])
     return []
 
 
@@ -90,7 +90,7 @@ def listed(index: Path) -> list[str]:
     places = read_json(index).get("weight_map")
     names = sorted(set(places.values())) if isinstance(places, dict) and all(map(_is_name, places.values())) else []
     if not names:
-        raise ValueError(f"{index} lists no weight files of its folder: fetch it again")
+        raise PriorFilesError(f"{index} lists no weight files of its folder: fetch it again")
     return names
 
 
@@ -110,7 +110,7 @@ def weight_files(folder: Path, dtype: torch.dtype) -> list[Path]:
         return named
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise ValueError(f"no .safetensors weights in {folder}: {NO_WEIGHTS}")
+        raise PriorFilesError(f"no .safetensors weights in {folder}: {NO_WEIGHTS}")
     half = [file for file in files if HALF.search(file.name)]
     full = [file for file in files if file not in half]
     return half if not full or (dtype == torch.float16 and half) else full
@@ -147,7 +147,7 @@ def checked(folder: Path) -> Path:
     """The diffusers ``folder``, if it has the parts of a prior. Raises ValueError."""
     index = folder / "model_index.json"
     if not index.is_file():
-        raise ValueError(
+        raise PriorFilesError(
             f"{folder} is not a diffusers folder: it has no model_index.json (DiffusionPipeline.save_pretrained writes one)"
         )
     parts = read_json(index)
@@ -156,5 +156,5 @@ def checked(folder: Path) -> Path:
     needed = [network, "scheduler", *words]
     missing = [name for name in needed if name not in parts or not (folder / name).is_dir()]
     if missing:
-        raise ValueError(f"{folder} lacks {', '.join(missing)}; a prior needs {', '.join(needed)}")
+        raise PriorFilesError(f"{folder} lacks {', '.join(missing)}; a prior needs {', '.join(needed)}")
     return folder

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dreamlift.priors.files.folder import read_json, read_weights
+from dreamlift.priors.files.tensors import PriorFilesError
 
 MAX_LAYERS = 1000  # of a network's settings: the largest published ones have about 100
 
@@ -28,10 +29,10 @@ def load_network(folder: Path, kind: Any, dtype: torch.dtype) -> Any:
     """
     config = read_json(folder / "config.json")
     if config.get("quantization_config") is not None:
-        raise ValueError(f"{folder} holds quantized weights, which are not supported: fetch the model's plain ones")
+        raise PriorFilesError(f"{folder} holds quantized weights, which are not supported: fetch the model's plain ones")
     for name, value in config.items():
         if "layers" in name and isinstance(value, int) and value > MAX_LAYERS:
-            raise ValueError(f"{folder / 'config.json'} has {name} {value}; accepted: at most {MAX_LAYERS}")
+            raise PriorFilesError(f"{folder / 'config.json'} has {name} {value}; accepted: at most {MAX_LAYERS}")
     weights = read_weights(folder, dtype)
     build = _of_transformers if hasattr(kind, "config_class") and kind.config_class is not None else _of_diffusers
     try:
@@ -39,10 +40,11 @@ def load_network(folder: Path, kind: Any, dtype: torch.dtype) -> Any:
             warnings.simplefilter("ignore")
             network, unknown = build(folder, kind, config, weights, dtype)
     except _UnfitError as error:
-        raise ValueError(str(error)) from None
+        raise PriorFilesError(str(error)) from None
     except Exception as error:  # the libraries raise anything for wrong settings
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise ValueError(f"{folder / 'config.json'} does not describe a {kind.__name__} ({reason}): fetch it again") from error
+        told = f"{folder / 'config.json'} does not describe a {kind.__name__} ({reason}): fetch it again"
+        raise PriorFilesError(told) from error
     if unknown:
         told = f"{folder}: {len(unknown)} weights are not part of its network and are left out, such as {min(unknown)}"
         warnings.warn(told, stacklevel=1)

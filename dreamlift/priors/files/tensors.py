@@ -28,6 +28,10 @@ KINDS = (
 )  # fmt: skip
 
 
+class PriorFilesError(ValueError):
+    """A file of a prior, or of an addition to it, is missing, unreadable, damaged or another one: no prompt is to blame."""
+
+
 @contextmanager
 def open_tensors(path: str | Path) -> Iterator[Any]:
     """safetensors' open file, whose tensors are read when they are asked for.
@@ -41,12 +45,12 @@ def open_tensors(path: str | Path) -> Iterator[Any]:
     try:
         file = safe_open(path, "pt")
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} {what_it_is(Path(path), error)}") from error
+        raise PriorFilesError(f"{path} {what_it_is(Path(path), error)}") from error
     with file:
         try:
             yield file
         except SafetensorError as error:
-            raise ValueError(f"{path} is damaged ({_line(error)}): fetch it again") from error
+            raise PriorFilesError(f"{path} is damaged ({_line(error)}): fetch it again") from error
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -65,9 +69,9 @@ def check_suffix(path: str | Path) -> None:
     """Raise ValueError for the name of a file that is not a ``.safetensors`` file; pickles are told how to be converted."""
     suffix = Path(path).suffix.lower()
     if suffix in PICKLED:
-        raise ValueError(f"{path} is a pickle ({suffix}), which is never opened, as that can run code: {CONVERT}")
+        raise PriorFilesError(f"{path} is a pickle ({suffix}), which is never opened, as that can run code: {CONVERT}")
     if suffix != ".safetensors":
-        raise ValueError(f"{path} is not a .safetensors file, the only kind of weights that is read")
+        raise PriorFilesError(f"{path} is not a .safetensors file, the only kind of weights that is read")
 
 
 def what_it_is(path: Path, error: Exception) -> str:
@@ -108,7 +112,7 @@ def check_finite(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
         # One pass without a mask: the sum of finite values is finite, unless it overflows, which the second pass decides.
         if not bool(torch.isfinite(values.sum(dtype=torch.float64))) and not bool(torch.isfinite(values).all()):
             what = "NaN" if bool(torch.isnan(values).any()) else "infinite values"
-            raise ValueError(
+            raise PriorFilesError(
                 f"{path} holds {what} in {name}: it is damaged or was saved by a failed training; use another file"
             )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from dreamlift.priors.files.folder import checked
+from dreamlift.priors.files.tensors import PriorFilesError
 from dreamlift.priors.loading import hub
 from dreamlift.system.files import expanded
 from dreamlift.system.text import listed
@@ -22,7 +23,7 @@ ONE_FILE = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # the last four are
 EMBEDDED = Path(__file__).parents[2] / "weights"
 
 
-class PriorNotFoundError(ValueError):
+class PriorNotFoundError(PriorFilesError):
     """The prior is not available; the message states the locations that were searched and the fix."""
 
     stand_in = ""  # the end of the message that names an embedded prior to use instead
