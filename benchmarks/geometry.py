@@ -3,7 +3,8 @@
     python benchmarks/geometry.py [--count 32] [--prior toybox-geometry] [--sheet docs/pictures/geometry.png]
 
 Things that no training has shown (other seeds, held-out combinations as well), each from one camera, 20 degrees below to 85
-above. The prior is told the words and the camera and samples once (20 DDIM steps, guidance 2 away from the map's word alone).
+above. The prior is told the words and the camera and samples once (20 DDIM steps; guidance 2 away from
+the map's word alone, or 1 where guidance was distilled into the weights).
 Words do not determine a thing's proportions: so a second true thing with the same words is measured in the same way.
 
 Printed for both: IoU of the masks; mean distance of the places (the things have a radius of 0.85) and median angle of the
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreamlift.priors.files.nouns import guided_of
 from dreamlift.priors.loading.sources import locate
 from dreamlift.priors.network import camera_features
 from dreamlift.prompts import compass_words
@@ -40,15 +42,15 @@ def true_maps(seed: int, cameras: Cameras, other: bool = False) -> tuple[Tensor,
     return maps[0], told.caption()
 
 
-def drawn_maps(networks: Networks, words: list[str], cameras: list[Cameras]) -> Tensor:
-    """The prior's places and normals ``(N, 2, S, S, 3)``."""
+def drawn_maps(networks: Networks, words: list[str], cameras: list[Cameras], scale: float) -> Tensor:
+    """The prior's places and normals ``(N, 2, S, S, 3)``, with guidance of ``scale``."""
     azimuth, elevation = (torch.cat([getattr(each, name) for each in cameras]) for name in ("azimuth", "elevation"))
     views = [compass_words(float(a), float(e)) for a, e in zip(azimuth, elevation, strict=True)]
     told = camera_features(azimuth, elevation)
     drawn = []
     for word in MAP_WORDS.values():
         prompts = [f"{said}, {word}, {view}" for said, view in zip(words, views, strict=True)]
-        drawn.append(sample_grid(networks, prompts, 0, 2.0, told, [word] * len(prompts)))
+        drawn.append(sample_grid(networks, prompts, 0, scale, told, [word] * len(prompts)))
     return torch.stack(drawn, dim=1)
 
 
@@ -77,7 +79,9 @@ def main() -> None:
     with torch.inference_mode():
         true = [true_maps(seed, each) for seed, each in zip(seeds, cameras, strict=True)]
         again = [true_maps(seed, each, True)[0] for seed, each in zip(seeds, cameras, strict=True)]
-        drawn = drawn_maps(load_folder(locate(arguments.prior)), [words for _, words in true], cameras)
+        folder = locate(arguments.prior)
+        scale = 2.0 if guided_of(folder) == 1.0 else 1.0
+        drawn = drawn_maps(load_folder(folder), [words for _, words in true], cameras, scale)
     for name, maps in (("the prior", list(drawn)), ("another true thing", again)):
         rows = [figures(found, wanted) for found, (wanted, _) in zip(maps, true, strict=True)]
         iou, places, angle = (each(row[key] for row in rows) for key, each in

@@ -62,15 +62,6 @@ def test_a_cameras_own_side_is_near_to_it():
     assert float(right) > 0.15 and float(left) < -0.15  # noqa: PT018
 
 
-def test_boxes_are_drawn_more_often_than_the_set_has_them():
-    few = replace(sample_maps(0, 16), box=np.arange(10) < 2)
-    rows = few.random_rows(np.random.default_rng(0), 4000)
-    assert np.isin(rows, (0, 1)).mean() == pytest.approx(geometry.BOX_SHARE, abs=0.03)
-    assert np.unique(rows).tolist() == list(range(10))
-    none = replace(few, box=np.zeros(10, dtype=bool))
-    assert np.unique(none.random_rows(np.random.default_rng(0), 400)).tolist() == list(range(10))
-
-
 def test_mirrored_maps_are_those_of_the_mirrored_camera():
     thing, size = make_thing("duck", "yellow", 5), 32
     maps, opacity = map_pictures(thing, cameras_at([35.0], [20.0], size))

@@ -1,18 +1,27 @@
 """Guidance distillation (Meng et al. 2023, https://arxiv.org/abs/2210.03142): one pass gives what guidance makes of two.
 
 The student's target is not the picture of the training set but the teacher's guided prediction for the same noised picture,
-clipped as the presets clip it. Meng et al. give the scale as an input; here it is fixed: the presets that use the prior agree.
-The distilled prior is used with a guidance scale of 1.
+clipped as the presets clip it. Meng et al. give the scale as an input; here it is fixed. The distilled prior is used with a
+guidance scale of 1. The embedded weights are not distilled: docs/shape.md says what it gained and lost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dreamlift.toybox.training.network import MAP_WORDS, Networks
+
+
+class Guide(NamedTuple):
+    """A prior that another one learns from."""
+
+    folder: Path
+    scale: float = 0.0  # of the guidance that is distilled; 0: it only gives the mean pictures at high noise
 
 
 def negative_of(caption: str) -> str:

@@ -32,7 +32,6 @@ from dreamlift.types import Cameras
 VIEWS = 10  # pictures per thing
 ELEVATION_DEG = (-20.0, 85.0)
 MAPS = {show: f", {word}" for show, word in MAP_WORDS.items()}  # what a picture shows -> words in the caption
-BOX_SHARE = 0.4  # share of the drawn pictures with a wooden box, 0.15 of the set: what stands on one is small, and learnt last
 NORMAL_SHARE = 0.2  # share of the drawn pictures that show normals: they are simpler than places
 SEEDS = 0x6E0  # apart from the seeds of the coloured pictures
 
@@ -61,7 +60,7 @@ class Geometry(Described):
         ``plain`` is the share of the captions that name one of BACKDROPS, which changes nothing in these pictures. ``rows`` of
         the result are those of :meth:`caption`: 2 i for the places of picture i, 2 i + 1 for its normals.
         """
-        rows = self.random_rows(rng, count)
+        rows = rng.integers(0, len(self), count)
         shows = (rng.random(count) < NORMAL_SHARE).astype(np.int64)
         flips = self.mirrored[rows] & (rng.random(count) < 0.5)
         rgb = self.maps[rows, shows].copy()
@@ -70,14 +69,6 @@ class Geometry(Described):
         rgb[flips] = rgb[flips, :, ::-1]
         azimuth = self.azimuth[rows] * np.where(flips, -1.0, 1.0)
         return Drawn(2 * rows + shows, flips, draw_backdrops(rng, count, plain), rgb, azimuth)
-
-    def random_rows(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """``count`` pictures, ``BOX_SHARE`` of them with a box as far as the set has both kinds."""
-        boxes = np.flatnonzero(self.box)
-        if len(boxes) in (0, len(self)):
-            return rng.integers(0, len(self), count)
-        wanted = rng.random(count) < BOX_SHARE
-        return np.where(wanted, rng.choice(boxes, count), rng.choice(np.flatnonzero(~self.box), count))
 
     def elevations(self, rows: np.ndarray) -> np.ndarray:
         """Elevations ``(B,)`` of drawn ``rows``, radians."""

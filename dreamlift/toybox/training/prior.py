@@ -30,7 +30,7 @@ from dreamlift.prompts import DIRECTIONS, article
 from dreamlift.system.startup import tune_process
 from dreamlift.toybox.training import dataset, geometry
 from dreamlift.toybox.training.dataset import SHARD, Pictures, vocabulary
-from dreamlift.toybox.training.distill import guided_x0
+from dreamlift.toybox.training.distill import Guide, guided_x0
 from dreamlift.toybox.training.geometry import MAPS, Geometry
 from dreamlift.toybox.training.latent import load_vae, make_latent_networks
 from dreamlift.toybox.training.network import MAP_WORDS, Networks, begin_with, load_folder, make_networks, save_folder
@@ -228,7 +228,8 @@ def save_grid(path: Path, pictures: Tensor, columns: int, scale: int = 2) -> Non
 
 
 def milestone(folder: Path, networks: Networks, kinds: Sequence[str], maps: bool = False, guided: float = 0.0) -> None:
-    """Save the weights as a diffusers folder and a grid of samples beside it. ``guided``: as in :func:`train`."""
+    """Save the weights as a diffusers folder and a grid of samples beside it. ``guided``: the scale
+    of the guidance that was distilled into them; 0 for none."""
     colors = list(COLORS)
     nouns = [f"{colors[i % len(colors)]} {name.replace('_', ' ')}" for i, name in enumerate(kinds)]
     shown = [list(MAP_WORDS.values())[i % 2] for i in range(len(nouns))] if maps else [""] * len(nouns)
@@ -240,17 +241,15 @@ def milestone(folder: Path, networks: Networks, kinds: Sequence[str], maps: bool
 
 def train(
     settings: Training, folder: Path, data: Path, device: str, save_every: int, init: Path | None = None,
-    kinds: Sequence[str] = tuple(CATEGORIES), vae: Path | None = None, teacher: Path | None = None, maps: bool = False,
-    guided: float = 0.0,
+    kinds: Sequence[str] = tuple(CATEGORIES), vae: Path | None = None, teacher: Guide | None = None, maps: bool = False,
 ) -> None:  # fmt: skip
     """Train until ``settings.steps`` or for ``settings.seconds``, resuming from ``folder``.
 
     ``data`` is read again at every checkpoint. The end, by steps or by time, is a checkpoint too.
 
     ``init``: folder of a prior whose weights a new run begins with; ``kinds``: the categories of the data; ``vae``: folder of
-    an autoencoder, to train a latent prior; ``teacher``: folder of a pixel prior whose predictions are targets at high noise;
-    ``maps``: the data are places and normals instead of colours; ``guided``: every target is the teacher's prediction with this
-    guidance scale.
+    an autoencoder, to train a latent prior; ``teacher``: a pixel prior whose predictions are targets at high noise, or, with a
+    scale, everywhere; ``maps``: the data are places and normals instead of colours.
     """
     torch.manual_seed(settings.seed)
     if torch.device(device).type == "cuda":
@@ -260,7 +259,7 @@ def train(
     if init is not None:
         begin_with(networks, init)
     networks.move(device)
-    guide = None if teacher is None else load_folder(teacher)
+    guide, guided = (None, 0.0) if teacher is None else (load_folder(teacher.folder), teacher.scale)
     if guide is not None:
         guide.move(device)
     lessons = Lessons(
@@ -297,9 +296,10 @@ def main() -> None:
         parser.error(f"--guided is {guided:g}: give a scale above 0, and with --teacher the folder of the prior to learn from")
     for index in range(-(-arguments.pop("pictures") // SHARD)):
         (geometry if maps else dataset).make_shard(data, index, arguments["size"], kinds)
+    guide = None if teacher is None else Guide(teacher, guided)
     settings = Training(**arguments)
     save_settings(folder, settings, kinds=list(kinds), maps=maps)
-    train(settings, folder, data, device, every, init, kinds, vae, teacher, maps, guided)
+    train(settings, folder, data, device, every, init, kinds, vae, guide, maps)
 
 
 if __name__ == "__main__":
