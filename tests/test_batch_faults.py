@@ -24,6 +24,8 @@ from dreamlift.system.signals import Stop
 
 ERROR = {"outcome": "error", "reason": "CUDA error: an illegal memory access"}
 
+BAD = (1, 2, 4, 6, 7, 9, 11)  # seeds of 0 to 11
+
 
 @pytest.fixture
 def ledger(tmp_path):
@@ -69,6 +71,25 @@ def _ends(ledger, entry):
 def test_bad_assets_between_good_ones_are_given_up(ledger):
     tally, _, _ = carried_out(ledger, lambda job, _: ERROR if job["entry"]["seed"] % 2 else DONE, limits=Limits(attempts=1))
     assert (tally.ended, tally.done, tally.failed) == ("", 6, 6)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_bad_assets_that_fail_again_at_the_end_of_the_list_are_given_up(ledger, count):
+    """Seven of twelve: all that is left in the end fails, and the machine is in order."""
+    workers = Scripted(lambda job, _: ERROR if job["entry"]["seed"] in BAD else DONE, count)
+    coordinator = module.Coordinator(ledger, ledger.entries(), {"settings": {}}, workers, Limits(), lambda *_: None)
+    coordinator.look()
+    tally = coordinator.run(Stop())
+    assert (tally.ended, tally.done, tally.failed) == ("", 5, 7)
+
+
+def test_a_list_of_bad_assets_is_given_up_by_the_second_command(ledger):
+    """The first one stops: it cannot know that the machine is in order."""
+    tally, _, _ = carried_out(ledger, lambda *_: ERROR)
+    assert (tally.ended, tally.failed) == ("workers", 0)
+    for _ in range(2):  # the second one begins with the other six, of which it knows as little
+        tally, _, _ = carried_out(ledger, lambda *_: ERROR)
+    assert (tally.ended, tally.failed) == ("", 12)
 
 
 def test_one_broken_gpu_of_several_gets_no_more_assets(tmp_path):

@@ -38,6 +38,14 @@ def given_up(ends: Sequence[dict[str, Any]], attempts: int) -> str:
     return f"its process was gone {cut} times, and got no further each time" if cut >= LOST else ""
 
 
+def first_failure(ends: Sequence[dict[str, Any]]) -> bool:
+    """Whether the newest attempt is charged and is the first that is, those in a row of failures counted.
+
+    Only such failures show that a machine is at fault: an asset that fails again, at the end of the list, is bad itself.
+    """
+    return counted(ends) == 1 and counted(ends[:-1]) == 0 and all(end.get("outcome") != VOID for end in ends)
+
+
 def end_of(
     folder: Path, outcome: str, reason: str, seconds: float, alone: bool = False, host: str = ""
 ) -> dict[str, Any]:  # fmt: skip

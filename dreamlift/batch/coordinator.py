@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from dreamlift.batch.attempts import BROKEN, EACH, FREE_OF_BLAME, ROW, Streak, counted, end_of, given_up
+from dreamlift.batch.attempts import BROKEN, EACH, FREE_OF_BLAME, ROW, Streak, counted, end_of, first_failure, given_up
 from dreamlift.batch.heartbeat import Heartbeat, Observer
 from dreamlift.batch.ledger import VOID, Claim, Entry, Ledger
 from dreamlift.batch.limits import Limits, Room
@@ -258,7 +258,7 @@ class Coordinator:
                 more = {"id": entry.id, "attempt": counted(record.ends), "reason": reason}
                 self.tell("again", f"{entry.folder}: {reason}", more)
             self.waiting.append(entry)
-        if outcome in BROKEN and counted(record.ends) > counted(record.ends[:-1]) and not self.tally.ended:
+        if outcome in BROKEN and first_failure(record.ends) and not self.tally.ended:
             self._in_a_row(slot, claim, reason)
 
     def _in_a_row(self, slot: Slot, claim: Claim, reason: str) -> None:
