@@ -2,8 +2,11 @@
 
     python benchmarks/true_shapes.py [--kinds mug chair] [--seeds 100] [--jobs 2]
 
+    python benchmarks/true_shapes.py --prompts "a black airplane on a wooden box"     # any words, and nothing is stored
+
 The seed is none of those of the members with which assets are compared. The table is kept in the package and printed beside the
-figures of assets; rows of kinds that are not named are kept.
+figures of assets; rows of kinds that are not named are kept. With --prompts the share of eight views in colour that the judge
+names rightly is printed as well, the mean over the seeds.
 """
 
 from __future__ import annotations
@@ -38,13 +41,40 @@ def measure(task: tuple[str, tuple[int, ...]]) -> tuple[str, dict[str, float | N
     return kind, found, (time.perf_counter() - began) / len(seeds)
 
 
+def measure_prompt(task: tuple[str, tuple[int, ...]]) -> tuple[str, dict[str, float], float]:
+    """The prompt, the means over the seeds of what its true things have, and the seconds per thing."""
+    from dreamlift.toybox.judging.judge import load_judge
+    from dreamlift.toybox.judging.score import VIEWS, around, background_for
+    from dreamlift.toybox.judging.shape import FIGURES, described, shape_of_thing
+    from dreamlift.toybox.world.render import Background, Lighting, render
+    from dreamlift.toybox.world.things import make_thing
+
+    prompt, seeds = task
+    began, judge, wanted, rows = time.perf_counter(), load_judge()[0], described(prompt), []
+    assert wanted is not None, f"no kind of the toybox in {prompt!r}"
+    paper = background_for(wanted.color)
+    for seed in seeds:
+        thing = make_thing(wanted.category, wanted.color, seed, wanted.attribute, wanted.hat, wanted.box)
+        seen = judge.judge(render(thing, around(VIEWS), Lighting(), Background(paper, paper)).rgb)
+        named = seen.category.argmax(dim=1) == judge.categories.index(wanted.category)
+        shape = shape_of_thing(thing, wanted, judge).shape
+        rows.append({"category": float(named.float().mean()), **{name: getattr(shape, name) for name in FIGURES}})
+    return prompt, {key: round(sum(row[key] for row in rows) / len(rows), 3) for key in rows[0]}, time.perf_counter() - began
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", choices=tuple(CATEGORIES), default=tuple(CATEGORIES), metavar="KIND")
+    parser.add_argument("--prompts", nargs="+", default=(), help="print what true things with these words have, instead")
     parser.add_argument("--seeds", type=int, nargs="+", default=(100,), help="of the things that are measured")
     parser.add_argument("--jobs", type=int, default=1, help="kinds at a time, each on its share of the cores")
     parser.add_argument("--out", type=Path, default=TABLE)
     arguments = parser.parse_args()
+    if arguments.prompts:
+        asked = [(prompt, tuple(arguments.seeds)) for prompt in arguments.prompts]
+        for prompt, values, _ in in_processes(measure_prompt, asked, arguments.jobs):
+            print(f"{prompt}: " + "  ".join(f"{name} {value}" for name, value in values.items()), flush=True)
+        return
     rows: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
     tasks = [(kind, tuple(arguments.seeds)) for kind in arguments.kinds]
     for kind, found, seconds in in_processes(measure, tasks, arguments.jobs):

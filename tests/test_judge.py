@@ -60,8 +60,10 @@ def test_front_is_the_share_within_45_degrees():
     [
         ("a red mug", Wanted("mug", "red")),
         ("A tall blue CUP", Wanted("mug", "blue", "tall")),
-        ("a yellow duck wearing a blue hat", Wanted("duck", "yellow")),
-        ("a green teddy bear on a wooden box", Wanted("bear", "green")),
+        ("a yellow duck wearing a blue hat", Wanted("duck", "yellow", "", "blue")),
+        ("a green teddy bear on a wooden box", Wanted("bear", "green", box=True)),
+        ("a mug wearing a blue hat", Wanted("mug")),  # it cannot
+        ("a mug on a wooden table, on a wooden box", Wanted("mug", box=True)),
         ("a wooden ice cream", Wanted("ice_cream", "", "wooden")),
         ("a spotted pink toadstool, front view", Wanted("mushroom", "pink", "spotted")),
         ("a hamburger", Wanted()),
@@ -78,7 +80,7 @@ def test_every_caption_of_the_world_is_understood():
 
     for _ in range(300):
         told = describe(rng, training=False)
-        assert understand(told.caption()) == Wanted(told.category, told.color, told.attribute)
+        assert understand(told.caption()) == Wanted(told.category, told.color, told.attribute, told.hat, told.box)
 
 
 def test_clay_hides_colour_and_finish():

@@ -26,7 +26,7 @@ from dreamlift.toybox.judging.score import around, chamfer, diversity, fitted, h
 from dreamlift.toybox.training.network import make_tokenizer
 from dreamlift.toybox.world.render import Background, render
 from dreamlift.toybox.world.things import COLORS, make_thing
-from dreamlift.toybox.world.truth import mesh_of
+from dreamlift.toybox.world.truth import mesh_of, surface_of
 from dreamlift.types import Mesh
 
 
@@ -267,3 +267,11 @@ def test_a_clip_model_that_is_not_there_is_said_before_anything_is_judged(second
         evaluate(items, Plain(), "nothing")
     assert "\n" not in str(caught.value)
     assert "judging" not in capsys.readouterr().err
+
+
+def test_the_outline_is_compared_with_things_on_boxes_where_the_words_say_so(judge):
+    """A car on a box beside cars on boxes, and beside cars without one."""
+    mesh = surface_of(make_thing("car", "red", 3, box=True), 48)
+    found = [score_mesh(mesh, Wanted("car", "red", box=box), judge).score for box in (True, False)]
+    assert found[0].silhouette_iou > 0.9 > 0.75 > found[1].silhouette_iou
+    assert found[0].chamfer < 0.5 * found[1].chamfer

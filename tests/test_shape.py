@@ -359,9 +359,23 @@ def test_true_things_of_every_kind_have_figures():
     table = json.loads(references.TABLE.read_text())
     assert set(table) == set(CATEGORIES)
     for kind in CATEGORIES:
-        found = references.true_figures(kind)
+        found = references.true_figures(Description(kind, "red"), Named())
         assert 0.6 < found["volume_iou"] <= 1, kind
         assert found["chamfer_inside"] < 0.05, kind
-    assert references.true_figures("mug")["hollow"] > 0.4
-    assert all(math.isnan(value) for value in references.true_figures("hamburger").values())
-    assert asdict(shape.Shape(**references.true_figures("mug")))["hollow_ratio"] == pytest.approx(1.0, abs=0.2)
+    mug = references.true_figures(Description("mug", "blue"), Named())
+    assert mug["hollow"] > 0.4
+    assert asdict(shape.Shape(**mug))["hollow_ratio"] == pytest.approx(1.0, abs=0.2)
+
+
+def test_a_true_thing_on_a_box_is_measured_with_its_box(monkeypatch):
+    seen = []
+
+    def measured(thing, wanted, judge):
+        seen.append((len(thing.parts), wanted))
+        return shape.Shaped(shape.Shape(**dict.fromkeys(shape.FIGURES, 0.5)), 3, Fitted(1, (0, 0, 0), 0.5))
+
+    monkeypatch.setattr(references, "shape_of_thing", measured)
+    wanted, judge = Description("goblet", "orange", box=True), Named()
+    for _ in range(2):
+        assert references.true_figures(wanted, judge) == dict.fromkeys(shape.FIGURES, 0.5)
+    assert seen == [(len(make_thing("goblet", "orange", references.SEED, "", "", True).parts), wanted)]  # once

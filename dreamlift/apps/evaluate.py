@@ -160,7 +160,7 @@ def shape_figures(mesh: Mesh, prompt: str, judge: Judge) -> dict[str, Any]:
     if wanted is None:
         return dict.fromkeys(SHAPE_HEADS, math.nan) | {"member": None, "true": {}}
     found = shape_of(mesh, wanted, judge)
-    return {**asdict(found.shape), "member": found.member, "true": true_figures(wanted.category)}
+    return {**asdict(found.shape), "member": found.member, "true": true_figures(wanted, judge)}
 
 
 def _report(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text
-from dreamlift.toybox.world.things import ATTRIBUTES, CATEGORIES, COLORS, SYNONYMS
+from dreamlift.toybox.world.things import ATTRIBUTES, CATEGORIES, COLORS, SYNONYMS, can_wear
 
 FOLDER = Path(__file__).parents[2] / "weights" / "judge"
 SIZE = 64  # pixels per side of the network's input
@@ -169,11 +170,13 @@ class Wanted:
     category: str = ""
     color: str = ""
     attribute: str = ""
+    hat: str = ""  # its colour
+    box: bool = False  # whether it stands on a wooden box
 
 
 def understand(prompt: str) -> Wanted:
-    """The toybox's words in ``prompt``, without those of accessories (such as "wearing a blue hat")."""
-    text = f" {prompt.lower().replace(',', ' ')} "
+    """The toybox's words in ``prompt``; those of other accessories (such as "with a blue ribbon") are passed over."""
+    told = text = f" {prompt.lower().replace(',', ' ')} "
     for accessory in (" wearing ", " with ", " on "):
         text = text.split(accessory)[0] + " "
     text = " ".join(text.split())
@@ -183,7 +186,10 @@ def understand(prompt: str) -> Wanted:
     places = [(f" {text} ".rfind(f" {noun} ") + len(noun), len(noun), name) for noun, name in nouns.items()
               if f" {noun} " in f" {text} "]  # fmt: skip
     if places:
-        wanted = replace(wanted, category=max(places)[2])
+        hats = [color for color in re.findall(r" wearing an? (\w+) hat ", told) if color in COLORS]
+        category = max(places)[2]
+        hat = hats[0] if hats and can_wear(category) else ""
+        wanted = replace(wanted, category=category, hat=hat, box=" on a wooden box " in told)
     for word in text.split():
         if word in COLORS:
             wanted = replace(wanted, color=word)

@@ -67,7 +67,7 @@ def score_mesh(mesh: Mesh, wanted: Wanted, judge: Judge) -> Scored:
         EmptySceneError, ValueError: the mesh is empty or malformed.
     """
     mesh, cameras = fitted(mesh), around(VIEWS)
-    backdrop = _background(wanted.color)
+    backdrop = background_for(wanted.color)
     colored = render_mesh(mesh, cameras, torch.tensor(backdrop))
     grey = render_mesh(mesh, cameras, torch.tensor(backdrop), clay_light(cameras))
     verdict, bare = judge.judge(colored.rgb), judge.judge(grey.rgb)
@@ -118,7 +118,7 @@ def named_in_clay(mesh: Mesh, category: str, judge: Judge, elevation_deg: float)
 def _compared(score: Score, wanted: Wanted, mesh: Mesh, pictures: Tensor, opacity: Tensor) -> Score:
     """``score`` with the values from the comparison with things of the category."""
     outline = opacity[..., 0] > 0.5
-    members = _members(wanted.category, wanted.color or "red", wanted.attribute)
+    members = _members(replace(wanted, color=wanted.color or "red"))
     overlaps = [_iou(outline, member.outline) for member in members]
     best = members[int(np.argmax(overlaps))]
     score = replace(score, silhouette_iou=max(overlaps), chamfer=chamfer(sample_surface(mesh), best.surface()))
@@ -153,7 +153,7 @@ def has_two_fronts(front: Tensor) -> bool:
 
 def embed_mesh(mesh: Mesh, judge: Judge) -> Tensor:
     """The judge's embeddings ``(8, E)`` of a mesh's views, as in :attr:`Scored.embedding`."""
-    return judge.judge(render_mesh(fitted(mesh), around(VIEWS), torch.tensor(_background(""))).rgb).embedding
+    return judge.judge(render_mesh(fitted(mesh), around(VIEWS), torch.tensor(background_for(""))).rgb).embedding
 
 
 def diversity(embeddings: list[Tensor]) -> float:
@@ -211,9 +211,9 @@ class _Member:
 
 
 @cache
-def _members(category: str, color: str, attribute: str) -> tuple[_Member, ...]:
+def _members(wanted: Wanted) -> tuple[_Member, ...]:
     def member(seed: int) -> _Member:
-        thing = make_thing(category, color, seed, attribute)
+        thing = make_thing(wanted.category, wanted.color, seed, wanted.attribute, wanted.hat, wanted.box)
         with torch.inference_mode():
             seen = render(thing, around(VIEWS), supersample=1)
         outline = seen.opacity[..., 0] > 0.5
@@ -241,7 +241,7 @@ def _share(right: Tensor) -> float:
     return float(right.float().mean())
 
 
-def _background(color: str) -> tuple[float, float, float]:
+def background_for(color: str) -> tuple[float, float, float]:
     """The first of BACKGROUNDS that contrasts with the colour."""
     own = np.asarray(COLORS.get(color, COLORS["red"]))
     return next((rgb for rgb in BACKGROUNDS if np.linalg.norm(own - rgb) > APART), BACKGROUNDS[-1])

@@ -8,7 +8,6 @@ and the judge's are taken after this fit. docs/evaluate-shape.md defines them.
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from dreamlift.toybox.judging.score import MEMBERS, around, fitted, named_in_cla
 from dreamlift.toybox.judging.surfaces import bound_of, compared, roughness_deg
 from dreamlift.toybox.judging.volume import Fitted, fit_best
 from dreamlift.toybox.world.render import render
-from dreamlift.toybox.world.things import COLORS, Description, Thing, can_wear, make_thing
+from dreamlift.toybox.world.things import Description, Thing, make_thing
 from dreamlift.toybox.world.truth import surface_of
 from dreamlift.types import Cameras, Mesh
 
@@ -73,10 +72,7 @@ def described(prompt: str) -> Description | None:
     wanted = understand(prompt)
     if not wanted.category:
         return None
-    words = prompt.lower()
-    hats = [color for color in re.findall(r"wearing an? (\w+) hat", words) if color in COLORS]
-    hat = hats[0] if hats and can_wear(wanted.category) else ""
-    return Description(wanted.category, wanted.color or "red", wanted.attribute, hat, "on a wooden box" in words)
+    return Description(wanted.category, wanted.color or "red", wanted.attribute, wanted.hat, wanted.box)
 
 
 def shape_of(mesh: Mesh, wanted: Description, judge: Judge, draw: Draw | None = None) -> Shaped:
