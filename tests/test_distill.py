@@ -51,6 +51,18 @@ def test_a_negative_prompt_stays_unguided():
     assert [negative_of(words) for words in ("a mug, normals, side view", "a mug", "")] == ["normals", "", ""]
 
 
+def test_negative_prompts_learn_without_a_camera():
+    """As a lift asks for them; the other captions are told it in three of four pictures."""
+    settings = replace(Training(), batch=64, size=16)
+    batches = [draw_batch(sample_maps(0, 16), settings, step, (12, 8, 8)) for step in range(4)]
+    told = [(words in ("places", "normals"), bool(camera.abs().sum())) for each in batches
+            for words, camera in zip(each.captions, each.camera, strict=True)]  # fmt: skip
+    negative = [given for alone, given in told if alone]
+    others = [given for alone, given in told if not alone]
+    assert len(negative) > 10 and not any(negative)  # noqa: PT018
+    assert 0.65 < sum(others) / len(others) < 0.85
+
+
 def test_a_student_that_is_its_teacher_has_nothing_to_learn_without_guidance():
     networks, settings = load_folder(FOLDER), replace(Training(), batch=4, size=64)
     batch = draw_batch(sample_maps(0, 64), settings, 0, networks.shape)
@@ -67,9 +79,7 @@ def test_guidance_on_top_of_distilled_guidance_is_told(tmp_path):
     assert find(PriorChoice("toybox")).guided == 1.0
     prior = {"stages.0.teachers.0.prior.name": str(tmp_path / "prior")}
     config = override(PRESETS["toybox-field"], prior)
-    with pytest.warns(
-        UserWarning, match="prior gives guidance of scale 4 in one pass, and guidance_scale 7.5 comes on"
-    ):
+    with pytest.warns(UserWarning, match="prior gives guidance of scale 4 in one pass, and guidance_scale 7.5 comes on"):
         locate_priors(config.stages, "a red mug", False, True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -43,6 +43,7 @@ from dreamlift.toybox.world.things import CATEGORIES, COLORS
 TAUGHT, TAUGHT_FROM = (3, 8), 0.95  # with a teacher: 3 of 8 pictures have its predictions as target, at t >= 0.95
 
 PLAIN_SHARE = 0.75  # share of the pictures with a plain background
+UNCAPTIONED = ("", *MAP_WORDS.values())  # the negative prompts, which are told no camera when they are used
 READING = 0.05  # weight of the reader's loss relative to that of the pictures
 FAST = 20.0  # learning-rate factor of parameters that begin near zero and must grow large (position biases, the reader)
 
@@ -84,7 +85,7 @@ def draw_batch(
     drawn = pictures.draw(rng, settings.batch, PLAIN_SHARE)
     rgb = torch.from_numpy(drawn.rgb).permute(0, 3, 1, 2).float() / 127.5 - 1.0
     captions = [pictures.caption(int(i), rng, flip, backdrop) for i, flip, backdrop in zip(*drawn[:3], strict=True)]
-    given = torch.tensor([bool(caption) and rng.random() < 0.75 for caption in captions])
+    given = torch.tensor([caption not in UNCAPTIONED and rng.random() < 0.75 for caption in captions])
     azimuth, elevation = torch.from_numpy(drawn.azimuth).float(), torch.from_numpy(pictures.elevations(drawn.rows)).float()
     camera = camera_features(azimuth, elevation) * given[:, None]
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
