@@ -86,9 +86,9 @@ def lift_all(jobs: list[tuple[str, Path, list[str]]], workers: int) -> list[Path
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="12 prompts instead of 48")
-    parser.add_argument("--count", type=int, default=48, help="so many prompts")
+    parser.add_argument("--count", type=int, default=48, help="so many prompts, half of them held out; an even number")
     parser.add_argument("--prompts", nargs="+", help="these instead")
     parser.add_argument("--runs", type=Path, default=Path("outputs/quality"), help="folders are kept and reused")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its share of the cores")
@@ -96,6 +96,8 @@ def main() -> None:
     parser.add_argument("settings", nargs=argparse.REMAINDER, help="after --, passed on to generate")
     arguments = parser.parse_args()
     count = 12 if arguments.quick else arguments.count
+    if not arguments.prompts and (count < 2 or count % 2):
+        parser.error(f"--count is {count}; accepted: an even number from 2, since half of the prompts are held out")
     extra = [word for word in arguments.settings if word != "--"]
     hidden, shown = ([], arguments.prompts) if arguments.prompts else choose_prompts(count, "toybox")
     folders = lift_all([(prompt, arguments.runs, extra) for prompt in [*hidden, *shown]], arguments.jobs)

@@ -76,14 +76,14 @@ def draw_rows(rows: list[list[Image.Image]], columns: int, group: int) -> Image.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders")
-    parser.add_argument("--columns", type=int, default=1)
+    parser.add_argument("--columns", type=int, default=1, help="runs beside each other")
     parser.add_argument("--size", type=int, default=64, help="pixels of a view")
     parser.add_argument("--group", type=int, help="rows between two gaps; default: no gaps")
     parser.add_argument("--clay", nargs="+", type=float, metavar="DEGREES", help="in color, and as clay from these heights")
     parser.add_argument("--cut", action="store_true", help="with --clay: also cut open")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="the PNG")
     arguments = parser.parse_args()
     if missing := [str(run) for run in arguments.runs if not (run / "preview.png").is_file()]:
         parser.error(f"no preview.png in {', '.join(missing)}: name folders of finished runs")

@@ -36,7 +36,10 @@ class WordsPrior(Prior):
         maps = None if parts is None else parts.maps
         if maps and show not in maps:
             drawn = " and ".join(f"{each}s" for each in maps)
-            raise ValueError(f"show is {show}, but this prior draws {drawn} only: set show to {' or '.join(maps)}")
+            raise ValueError(
+                f"show is {show}, but this prior draws {drawn} only: set show to {' or '.join(maps)} there, "
+                "or use another prior"
+            )
         if maps == {} and show == "place":
             raise ValueError(
                 "show is place, but this prior draws colors: use the prior toybox-geometry, set show to color, or choose a "

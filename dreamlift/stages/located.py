@@ -44,20 +44,24 @@ def locate_priors(stages: Sequence[Stage], prompt: str, has_photos: bool, known:
         for number, stage in enumerate(stages)
     )
     check_words(prompt, found.values(), known)
-    for stage, located in zip(stages, priors, strict=True):
+    for number, (stage, located) in enumerate(zip(stages, priors, strict=True)):
         stage.check_priors([each.views for each in located], [each.adapts for each in located])
-        for teacher, each in zip(stage.teachers, located, strict=False):
-            each.check_task(teacher.show, teacher.wording, has_photos)
-            _tell_guidance(each, getattr(teacher.guidance, "guidance_scale", 1.0))
+        for place, (teacher, each) in enumerate(zip(stage.teachers, located, strict=False)):
+            where = f"stages.{number}.teachers.{place}"
+            try:
+                each.check_task(teacher.show, teacher.wording, has_photos)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}" if len(stages) > 1 else str(error)) from None
+            _tell_guidance(each, getattr(teacher.guidance, "guidance_scale", 1.0), where)
     return priors
 
 
-def _tell_guidance(located: Located, scale: float) -> None:
+def _tell_guidance(located: Located, scale: float, where: str) -> None:
     """Warn of guidance on top of the guidance that was distilled into a prior's weights."""
     if located.guided != 1.0 and scale != 1.0:
         warnings.warn(
             f"the prior {located.title} gives guidance of scale {located.guided:g} in one pass, and guidance_scale {scale:g} "
-            "comes on top of it: set guidance_scale to 1",
+            f"comes on top of it: add --{where}.guidance.guidance_scale 1",
             stacklevel=2,
         )
 

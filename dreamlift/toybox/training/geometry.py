@@ -5,7 +5,7 @@ https://arxiv.org/abs/2310.02596); normals are those of the world, (n + 1) / 2. 
 they lie on black, as :func:`dreamlift.stages.teacher.shown` renders them. Light and shading play no part, so a picture costs a
 third of a coloured one. The cameras reach from below to almost straight down, into vessels.
 
-    python -m dreamlift.toybox.training.geometry --data data/geometry --shards 60
+    python -m dreamlift.toybox.training.geometry --data data/geometry --shards 120
 """
 
 from __future__ import annotations

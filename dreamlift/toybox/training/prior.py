@@ -280,7 +280,7 @@ def main() -> None:
     parser.add_argument("--maps", action="store_true", help="learn places and normals (toybox-geometry) instead of colors")
     parser.add_argument("--vae", type=Path, help="folder of an autoencoder, to train a latent prior (with --size 128)")
     parser.add_argument("--teacher", type=Path, help="folder of a pixel prior whose predictions are the target at high noise")
-    told = "with --teacher: learn its predictions with this guidance scale, to need one pass instead of two"
+    told = "with --teacher: its predictions with this guidance scale are the target everywhere, so that one pass is enough"
     parser.add_argument("--guided", type=float, default=0.0, metavar="SCALE", help=told)
     parser.add_argument("--init", type=Path, help="diffusers folder whose weights a new run begins with")
     known = tuple(CATEGORIES)
@@ -293,8 +293,10 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     names = "out", "data", "device", "save_every", "init", "kinds", "vae", "teacher", "maps", "guided"
     folder, data, device, every, init, kinds, vae, teacher, maps, guided = (arguments.pop(name) for name in names)
-    if guided < 0 or (guided and teacher is None):
-        parser.error(f"--guided is {guided:g}: give a scale above 0, and with --teacher the folder of the prior to learn from")
+    if guided < 0:
+        parser.error(f"--guided is {guided:g}; accepted: a guidance scale above 0")
+    if guided and teacher is None:
+        parser.error("--guided learns from a prior: add --teacher FOLDER")
     for index in range(-(-arguments.pop("pictures") // SHARD)):
         (geometry if maps else dataset).make_shard(data, index, arguments["size"], kinds)
     guide = None if teacher is None else Guide(teacher, guided)
