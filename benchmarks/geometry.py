@@ -28,7 +28,7 @@ from dreamlift.prompts import compass_words
 from dreamlift.toybox.training.geometry import make_views, map_pictures
 from dreamlift.toybox.training.network import MAP_WORDS, Networks, load_folder
 from dreamlift.toybox.training.prior import sample_grid, save_grid
-from dreamlift.toybox.world.things import describe, make_thing
+from dreamlift.toybox.world.things import describe
 from dreamlift.types import Cameras
 
 FIRST = 10**7  # seeds of things that are in no training set
@@ -38,7 +38,7 @@ def true_maps(seed: int, cameras: Cameras, other: bool = False) -> tuple[Tensor,
     """Places and normals ``(2, S, S, 3)`` of the thing of ``seed`` (or of one more with its words), and the words."""
     told = describe(np.random.default_rng(seed), False)
     own = 2 * seed + other
-    maps, _ = map_pictures(make_thing(told.category, told.color, own, told.attribute, told.hat, told.box), cameras)
+    maps, _ = map_pictures(told.thing(own), cameras)
     return maps[0], told.caption()
 
 

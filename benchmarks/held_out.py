@@ -13,7 +13,7 @@ from dreamlift.cameras import orbit_cameras
 from dreamlift.toybox.training.pairs import BLACK, FRAMED, HELD_OUT, framed
 from dreamlift.toybox.world.composites import make_composite
 from dreamlift.toybox.world.render import Lighting, render
-from dreamlift.toybox.world.things import CATEGORIES, Thing, describe, make_thing
+from dreamlift.toybox.world.things import CATEGORIES, Thing, describe
 from dreamlift.types import Cameras
 
 GROUPS = ("toy", "composite", "kind")  # kinds that the pairs show; no kind; kinds that no pair shows
@@ -39,7 +39,7 @@ def held_object(group: str, index: int) -> Held:
     if group == "kind":  # each of them in turn
         kinds = kinds[index % len(kinds) :][:1]
     told = describe(rng, group == "toy", kinds)
-    thing = make_thing(told.category, told.color, int(rng.integers(2**31)), told.attribute, told.hat, told.box)
+    thing = told.thing(int(rng.integers(2**31)))
     return Held(group, seed, thing, told.caption())
 
 

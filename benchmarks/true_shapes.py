@@ -21,7 +21,7 @@ from typing import Any
 from processes import in_processes
 
 from dreamlift.system.files import atomic_write_text
-from dreamlift.toybox.judging.references import TABLE
+from dreamlift.toybox.judging.references import SEED, TABLE
 from dreamlift.toybox.world.things import CATEGORIES
 
 
@@ -29,11 +29,12 @@ def measure(task: tuple[str, tuple[int, ...]]) -> tuple[str, dict[str, float | N
     """The kind, the means of its figures over the seeds, and the seconds per thing."""
     from dreamlift.toybox.judging.judge import load_judge
     from dreamlift.toybox.judging.shape import FIGURES, shape_of_thing
-    from dreamlift.toybox.world.things import Description, make_thing
+    from dreamlift.toybox.world.things import Description
 
     kind, seeds = task
     began, judge = time.perf_counter(), load_judge()[0]
-    rows = [shape_of_thing(make_thing(kind, "red", seed), Description(kind, "red"), judge).shape for seed in seeds]
+    plain = Description(kind, "red")
+    rows = [shape_of_thing(plain.thing(seed), plain, judge).shape for seed in seeds]
     found: dict[str, float | None] = {}
     for name in FIGURES:
         values = [value for row in rows if not math.isnan(value := getattr(row, name))]
@@ -47,14 +48,13 @@ def measure_prompt(task: tuple[str, tuple[int, ...]]) -> tuple[str, dict[str, fl
     from dreamlift.toybox.judging.score import VIEWS, around, background_for
     from dreamlift.toybox.judging.shape import FIGURES, described, shape_of_thing
     from dreamlift.toybox.world.render import Background, Lighting, render
-    from dreamlift.toybox.world.things import make_thing
 
     prompt, seeds = task
     began, judge, wanted, rows = time.perf_counter(), load_judge()[0], described(prompt), []
     assert wanted is not None, f"no kind of the toybox in {prompt!r}"
     paper = background_for(wanted.color)
     for seed in seeds:
-        thing = make_thing(wanted.category, wanted.color, seed, wanted.attribute, wanted.hat, wanted.box)
+        thing = wanted.thing(seed)
         seen = judge.judge(render(thing, around(VIEWS), Lighting(), Background(paper, paper)).rgb)
         named = seen.category.argmax(dim=1) == judge.categories.index(wanted.category)
         shape = shape_of_thing(thing, wanted, judge).shape
@@ -66,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", choices=tuple(CATEGORIES), default=tuple(CATEGORIES), metavar="KIND")
     parser.add_argument("--prompts", nargs="+", default=(), help="print what true things with these words have, instead")
-    parser.add_argument("--seeds", type=int, nargs="+", default=(100,), help="of the things that are measured")
+    parser.add_argument("--seeds", type=int, nargs="+", default=(SEED,), help="of the things that are measured")
     parser.add_argument("--jobs", type=int, default=1, help="kinds at a time, each on its share of the cores")
     parser.add_argument("--out", type=Path, default=TABLE)
     arguments = parser.parse_args()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dreamlift.system.files import atomic_write_bytes, atomic_write_text
-from dreamlift.toybox.world.things import ATTRIBUTES, CATEGORIES, COLORS, SYNONYMS, can_wear
+from dreamlift.toybox.world.things import ATTRIBUTES, CATEGORIES, COLORS, SYNONYMS, Description, can_wear
 
 FOLDER = Path(__file__).parents[2] / "weights" / "judge"
 SIZE = 64  # pixels per side of the network's input
@@ -164,14 +164,11 @@ def load_judge(folder: Path = FOLDER) -> tuple[Judge, dict[str, float]]:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Wanted(Description):
     """The toybox's words in a prompt; "" where it names none."""
 
     category: str = ""
     color: str = ""
-    attribute: str = ""
-    hat: str = ""  # its colour
-    box: bool = False  # whether it stands on a wooden box
 
 
 def understand(prompt: str) -> Wanted:

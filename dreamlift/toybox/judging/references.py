@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dreamlift.toybox.judging.judge import Judge
 from dreamlift.toybox.judging.shape import FIGURES, shape_of_thing
-from dreamlift.toybox.world.things import Description, make_thing
+from dreamlift.toybox.world.things import Description
 
 TABLE = Path(__file__).parent / "true_shapes.json"
 HEADS = dict(
@@ -35,8 +35,7 @@ def true_figures(wanted: Description, judge: Judge) -> dict[str, float]:
     on boxes.
     """
     if wanted.hat or wanted.box or wanted.attribute:
-        words = (wanted.attribute, wanted.hat, wanted.box)
-        return asdict(shape_of_thing(make_thing(wanted.category, wanted.color, SEED, *words), wanted, judge).shape)
+        return asdict(shape_of_thing(wanted.thing(SEED), wanted, judge).shape)
     rows = json.loads(TABLE.read_text()) if TABLE.is_file() else {}
     found = rows.get(wanted.category, {})
     return {name: math.nan if found.get(name) is None else float(found[name]) for name in FIGURES}

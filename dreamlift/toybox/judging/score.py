@@ -19,7 +19,7 @@ from dreamlift.meshing.geometry import face_areas
 from dreamlift.texturing.draw import render_mesh
 from dreamlift.toybox.judging.judge import SIZE, Judge, Verdict, Wanted, azimuth_error_deg
 from dreamlift.toybox.world.render import render
-from dreamlift.toybox.world.things import COLORS, FIT_RADIUS, Thing, make_thing
+from dreamlift.toybox.world.things import COLORS, FIT_RADIUS, Thing
 from dreamlift.toybox.world.truth import is_asymmetric, surface_of
 from dreamlift.types import Cameras, Mesh, Shading
 
@@ -213,7 +213,7 @@ class _Member:
 @cache
 def _members(wanted: Wanted) -> tuple[_Member, ...]:
     def member(seed: int) -> _Member:
-        thing = make_thing(wanted.category, wanted.color, seed, wanted.attribute, wanted.hat, wanted.box)
+        thing = wanted.thing(seed)
         with torch.inference_mode():
             seen = render(thing, around(VIEWS), supersample=1)
         outline = seen.opacity[..., 0] > 0.5

@@ -26,7 +26,7 @@ from dreamlift.toybox.judging.score import MEMBERS, around, fitted, named_in_cla
 from dreamlift.toybox.judging.surfaces import bound_of, compared, roughness_deg
 from dreamlift.toybox.judging.volume import Fitted, fit_best
 from dreamlift.toybox.world.render import render
-from dreamlift.toybox.world.things import Description, Thing, make_thing
+from dreamlift.toybox.world.things import Description, Thing
 from dreamlift.toybox.world.truth import surface_of
 from dreamlift.types import Cameras, Mesh
 
@@ -130,8 +130,7 @@ def shape_of_thing(thing: Thing, wanted: Description, judge: Judge, faces: int =
 @cache
 def members(wanted: Description) -> tuple[Thing, ...]:
     """The true things with which an asset is compared; the index is the seed."""
-    words = (wanted.attribute, wanted.hat, wanted.box)
-    return tuple(make_thing(wanted.category, wanted.color, seed, *words) for seed in range(MEMBERS))
+    return tuple(map(wanted.thing, range(MEMBERS)))
 
 
 @cache

@@ -26,7 +26,7 @@ from dreamlift.toybox.training.network import MAP_WORDS
 from dreamlift.toybox.training.reader import UNTOLD
 from dreamlift.toybox.training.shards import joined, read_shards, render_shards, write_shard
 from dreamlift.toybox.world.render import is_symmetric, normals, traced_pixels
-from dreamlift.toybox.world.things import ATTRIBUTES, CATEGORIES, COLORS, Thing, describe, make_thing
+from dreamlift.toybox.world.things import ATTRIBUTES, CATEGORIES, COLORS, Thing, describe
 from dreamlift.types import Cameras
 
 VIEWS = 10  # pictures per thing
@@ -122,7 +122,7 @@ def sample_maps(seed: int, size: int = 64, training: bool = True, kinds: Sequenc
     """Pictures of one random thing; they depend on the arguments only. With ``training``, no held-out combination."""
     rng = np.random.default_rng([seed, SEEDS])
     told = describe(rng, training, kinds)
-    thing = make_thing(told.category, told.color, int(rng.integers(2**31)), told.attribute, told.hat, told.box)
+    thing = told.thing(int(rng.integers(2**31)))
     cameras = make_views(rng, VIEWS, size)
     with torch.inference_mode():
         maps, opacity = ((each * 255 + 0.5).to(torch.uint8).numpy() for each in map_pictures(thing, cameras))

@@ -30,7 +30,7 @@ from dreamlift.texturing.extract import grid_points
 from dreamlift.toybox.training.shards import read_shards, write_shard
 from dreamlift.toybox.world.composites import make_composite
 from dreamlift.toybox.world.render import SHADINGS, Background, Rendered, render, sample_lighting, traced_pixels
-from dreamlift.toybox.world.things import CATEGORIES, Thing, describe, make_thing
+from dreamlift.toybox.world.things import CATEGORIES, Thing, describe
 from dreamlift.types import Cameras
 
 SHARD = 100  # objects per file
@@ -186,7 +186,7 @@ def make_object(seed: int, training: bool = True) -> Thing:
     rng = np.random.default_rng([seed, 0x70])
     kinds = tuple(kind for kind in CATEGORIES if not training or kind not in HELD_OUT)
     told = describe(rng, training, kinds)
-    return make_thing(told.category, told.color, int(rng.integers(2**31)), told.attribute, told.hat, told.box)
+    return told.thing(int(rng.integers(2**31)))
 
 
 def view_cameras(azimuth: Tensor, elevation: Tensor, size: int = 64) -> Cameras:

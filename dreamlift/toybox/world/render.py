@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dreamlift.cameras import orbit_cameras, rays_of, rescaled
-from dreamlift.toybox.world.things import CATEGORIES, COLORS, FIT_RADIUS, Description, Thing, describe, make_thing
+from dreamlift.toybox.world.things import CATEGORIES, COLORS, FIT_RADIUS, Description, Thing, describe
 from dreamlift.types import Cameras
 
 BOUND = FIT_RADIUS + 0.05  # radius of a sphere that contains the thing: rays that miss it are skipped
@@ -296,7 +296,7 @@ def sample_pictures(
     """
     rng = np.random.default_rng(seed)
     told = describe(rng, training, kinds)
-    thing = make_thing(told.category, told.color, int(rng.integers(2**31)), told.attribute, told.hat, told.box)
+    thing = told.thing(int(rng.integers(2**31)))
     cameras = sample_views(rng, VIEWS, size)
     lights = [sample_lighting(rng, float(azimuth)) for azimuth in cameras.azimuth]
     backdrops = [sample_background(rng, told.color) for _ in range(VIEWS)]

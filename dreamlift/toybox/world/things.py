@@ -95,6 +95,10 @@ class Description:
     def accessory(self) -> str:
         return "hat" if self.hat else "box" if self.box else ""
 
+    def thing(self, seed: int) -> Thing:
+        """A thing of this description, with proportions drawn from ``seed``. Raises ValueError, see :func:`make_thing`."""
+        return make_thing(self.category, self.color, seed, self.attribute, self.hat, self.box)
+
     def caption(self, noun: str | None = None, colored: bool = True) -> str:
         """The caption, such as "a tall red duck wearing a blue hat"; ``noun`` may be one of the category's ``SYNONYMS``."""
         noun = noun or self.category.replace("_", " ")
